@@ -1,0 +1,91 @@
+//! `MacAddr`: an Ethernet address that is six octets and nothing else (IEEE 802).
+
+use std::{fmt, str::FromStr};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// A 48-bit Ethernet address in transmission order.
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
+    Unaligned,
+)]
+#[repr(transparent)]
+pub struct MacAddr(pub [u8; 6]);
+
+impl MacAddr {
+    /// ff:ff:ff:ff:ff:ff
+    pub const BROADCAST: Self = Self([0xff; 6]);
+
+    /// Whether the group bit is set (broadcast included).
+    pub const fn is_multicast(self) -> bool {
+        self.0[0] & 1 != 0
+    }
+
+    /// The group address of an IPv6 multicast destination (RFC 2464 §7).
+    pub const fn ipv6_multicast(group: std::net::Ipv6Addr) -> Self {
+        let o = group.octets();
+        Self([0x33, 0x33, o[12], o[13], o[14], o[15]])
+    }
+}
+
+/// The text is not six colon-separated hexadecimal octets.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected six hexadecimal octets separated by colons, like 52:54:00:12:34:56")]
+pub struct MalformedMac;
+
+impl FromStr for MacAddr {
+    type Err = MalformedMac;
+
+    fn from_str(text: &str) -> Result<Self, MalformedMac> {
+        let mut octets = [0; 6];
+        let mut parts = text.split(':');
+        for octet in &mut octets {
+            let part = parts.next().ok_or(MalformedMac)?;
+            if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(MalformedMac);
+            }
+            *octet = u8::from_str_radix(part, 16).map_err(|_| MalformedMac)?;
+        }
+        if parts.next().is_some() { Err(MalformedMac) } else { Ok(Self(octets)) }
+    }
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl serde::Serialize for MacAddr {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for MacAddr {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_round_trips_and_junk_is_refused() {
+        let mac: MacAddr = "52:54:00:aB:cd:0f".parse().unwrap();
+        assert_eq!(mac, MacAddr([0x52, 0x54, 0, 0xab, 0xcd, 0x0f]));
+        assert_eq!(mac.to_string(), "52:54:00:ab:cd:0f");
+        for junk in ["", "52:54:00:ab:cd", "52:54:00:ab:cd:0f:00", "5:54:00:ab:cd:0f", "+2:54:00:ab:cd:0f", "52-54-00-ab-cd-0f"] {
+            assert_eq!(junk.parse::<MacAddr>(), Err(MalformedMac), "{junk}");
+        }
+    }
+}

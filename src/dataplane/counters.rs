@@ -1,0 +1,65 @@
+//! What a port has carried, answered and dropped. One writer, the port's reactor; any reader.
+
+use super::verdict::DropReason;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A count that one thread writes: a plain load and store, no locked operation.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds `n`. Only the owning reactor calls this.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// The count so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// The counters of one port.
+#[derive(Debug)]
+pub struct PortCounters {
+    /// Frames taken from the guest.
+    pub ingress_frames: Count,
+    /// Their octets.
+    pub ingress_octets: Count,
+    /// Of those, delivered to another port.
+    pub ingress_forwarded: Count,
+    /// Of those, answered by the gateway.
+    pub ingress_answered: Count,
+    /// Frames given to the guest.
+    pub egress_frames: Count,
+    /// Their octets.
+    pub egress_octets: Count,
+    drops: Box<[Count]>,
+}
+
+impl Default for PortCounters {
+    fn default() -> Self {
+        Self {
+            ingress_frames: Count::default(),
+            ingress_octets: Count::default(),
+            ingress_forwarded: Count::default(),
+            ingress_answered: Count::default(),
+            egress_frames: Count::default(),
+            egress_octets: Count::default(),
+            drops: DropReason::ALL.iter().map(|_| Count::default()).collect(),
+        }
+    }
+}
+
+impl PortCounters {
+    /// Counts a dropped frame.
+    pub fn drop_frame(&self, reason: DropReason) {
+        self.drops[reason as usize].add(1);
+    }
+
+    /// The reasons that occurred, and how often.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        let counts = DropReason::ALL.iter().zip(&self.drops);
+        counts.map(|(reason, count)| (*reason, count.get())).filter(|(_, count)| *count > 0)
+    }
+}

@@ -1,0 +1,224 @@
+//! The forwarding table of a network: exact addresses first, then the longest routed prefix.
+//!
+//! Immutable once built. Both steps are probes of open-addressed tables (load at most one half) whose hash has a
+//! seed of its own, so that a tenant who chooses addresses cannot choose collisions: one probe for an exact address,
+//! then one for each prefix length present.
+
+use super::super::snapshot::NextHop;
+use ipnet::{Ipv4Net, Ipv6Net};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// What an address looks like to a table.
+trait Key: Copy + Eq {
+    fn hash(self, seed: u64) -> u64;
+    /// The first `len` bits; the rest zero.
+    fn masked(self, len: u8) -> Self;
+}
+
+/// Both halves of a 128-bit product, folded.
+fn mix(value: u64) -> u64 {
+    let product = u128::from(value) * 0x9e37_79b9_7f4a_7c15;
+    (product >> 64) as u64 ^ product as u64
+}
+
+impl Key for u32 {
+    fn hash(self, seed: u64) -> u64 {
+        mix(u64::from(self) ^ seed)
+    }
+    fn masked(self, len: u8) -> Self {
+        self & Self::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0)
+    }
+}
+
+impl Key for u128 {
+    fn hash(self, seed: u64) -> u64 {
+        mix(mix(self as u64 ^ seed) ^ (self >> 64) as u64)
+    }
+    fn masked(self, len: u8) -> Self {
+        self & Self::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0)
+    }
+}
+
+/// Keys to next hops, open addressing with linear probing.
+#[derive(Debug)]
+struct Table<K> {
+    seed: u64,
+    /// A power of two, at least twice the entries; empty where there is none.
+    slots: Box<[Option<(K, NextHop)>]>,
+}
+
+impl<K: Key> Table<K> {
+    fn build(seed: u64, entries: &[(K, NextHop)]) -> Self {
+        let len = if entries.is_empty() { 0 } else { (entries.len() * 2).next_power_of_two() };
+        let mut table = Self { seed, slots: vec![None; len].into() };
+        for (key, next_hop) in entries {
+            let mut at = table.home(*key);
+            while table.slots[at].is_some_and(|(other, _)| other != *key) {
+                at = (at + 1) & (len - 1);
+            }
+            table.slots[at] = Some((*key, *next_hop));
+        }
+        table
+    }
+
+    fn home(&self, key: K) -> usize {
+        key.hash(self.seed) as usize & (self.slots.len() - 1)
+    }
+
+    fn get(&self, key: K) -> Option<NextHop> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        let mut at = self.home(key);
+        loop {
+            match self.slots[at] {
+                Some((other, next_hop)) if other == key => return Some(next_hop),
+                Some(_) => at = (at + 1) & (self.slots.len() - 1),
+                None => return None,
+            }
+        }
+    }
+}
+
+/// One family.
+#[derive(Debug)]
+struct Family<K> {
+    hosts: Table<K>,
+    /// By prefix length, longest first.
+    prefixes: Vec<(u8, Table<K>)>,
+}
+
+impl<K: Key> Family<K> {
+    fn build(seed: u64, hosts: &[(K, NextHop)], prefixes: &mut [(u8, K, NextHop)]) -> Self {
+        prefixes.sort_by_key(|(len, ..)| std::cmp::Reverse(*len));
+        let by_len = prefixes.chunk_by(|a, b| a.0 == b.0).map(|group| {
+            let entries: Vec<_> = group.iter().map(|(_, key, hop)| (*key, *hop)).collect();
+            (group[0].0, Table::build(seed, &entries))
+        });
+        Self { hosts: Table::build(seed, hosts), prefixes: by_len.collect() }
+    }
+
+    fn lookup(&self, key: K) -> Option<NextHop> {
+        self.hosts.get(key).or_else(|| {
+            self.prefixes.iter().find_map(|(len, table)| table.get(key.masked(*len)))
+        })
+    }
+}
+
+/// Addresses and prefixes of one network to next hops.
+#[derive(Debug)]
+pub struct Fib {
+    ipv4: Family<u32>,
+    ipv6: Family<u128>,
+}
+
+impl Fib {
+    /// The next hop towards `address`.
+    pub fn lookup_ipv4(&self, address: Ipv4Addr) -> Option<NextHop> {
+        self.ipv4.lookup(address.to_bits())
+    }
+
+    /// The next hop towards `address`.
+    pub fn lookup_ipv6(&self, address: Ipv6Addr) -> Option<NextHop> {
+        self.ipv6.lookup(address.to_bits())
+    }
+}
+
+/// Collects what a [`Fib`] is made of.
+#[derive(Debug, Default)]
+pub struct FibBuilder {
+    hosts_ipv4: Vec<(u32, NextHop)>,
+    hosts_ipv6: Vec<(u128, NextHop)>,
+    prefixes_ipv4: Vec<(u8, u32, NextHop)>,
+    prefixes_ipv6: Vec<(u8, u128, NextHop)>,
+}
+
+impl FibBuilder {
+    /// Adds an exact address.
+    pub fn host_ipv4(&mut self, address: Ipv4Addr, next_hop: NextHop) {
+        self.hosts_ipv4.push((address.to_bits(), next_hop));
+    }
+
+    /// Adds an exact address.
+    pub fn host_ipv6(&mut self, address: Ipv6Addr, next_hop: NextHop) {
+        self.hosts_ipv6.push((address.to_bits(), next_hop));
+    }
+
+    /// Adds a prefix.
+    pub fn prefix_ipv4(&mut self, prefix: Ipv4Net, next_hop: NextHop) {
+        self.prefixes_ipv4.push((prefix.prefix_len(), prefix.network().to_bits(), next_hop));
+    }
+
+    /// Adds a prefix.
+    pub fn prefix_ipv6(&mut self, prefix: Ipv6Net, next_hop: NextHop) {
+        self.prefixes_ipv6.push((prefix.prefix_len(), prefix.network().to_bits(), next_hop));
+    }
+
+    /// The table; `seed` is secret and random.
+    pub fn build(mut self, seed: u64) -> Fib {
+        Fib {
+            ipv4: Family::build(seed, &self.hosts_ipv4, &mut self.prefixes_ipv4),
+            ipv6: Family::build(seed, &self.hosts_ipv6, &mut self.prefixes_ipv6),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{addr::MacAddr, dataplane::snapshot::PortId};
+    use proptest::prelude::*;
+
+    fn hop(slot: u32) -> NextHop {
+        NextHop {
+            port: PortId { slot, generation: 0 },
+            reactor: 0,
+            mtu: 1500,
+            mac: MacAddr([2, 0, 0, 0, 0, 9]),
+        }
+    }
+
+    #[test]
+    fn exact_wins_over_longest_wins_over_shorter() {
+        let mut builder = FibBuilder::default();
+        builder.host_ipv4("10.1.2.3".parse().unwrap(), hop(1));
+        builder.prefix_ipv4("10.0.0.0/8".parse().unwrap(), hop(2));
+        builder.prefix_ipv4("10.1.2.0/24".parse().unwrap(), hop(3));
+        builder.prefix_ipv6("::/0".parse().unwrap(), hop(4));
+        builder.prefix_ipv6("fd00::/16".parse().unwrap(), hop(5));
+        let fib = builder.build(7);
+        let ipv4 = |a: &str| fib.lookup_ipv4(a.parse().unwrap()).map(|h| h.port.slot);
+        let ipv6 = |a: &str| fib.lookup_ipv6(a.parse().unwrap()).map(|h| h.port.slot);
+        assert_eq!((ipv4("10.1.2.3"), ipv4("10.1.2.4"), ipv4("10.2.0.1")), (Some(1), Some(3), Some(2)));
+        assert_eq!((ipv4("11.0.0.1"), ipv6("fd00::1"), ipv6("2001:db8::1")), (None, Some(5), Some(4)));
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_linear_search(
+            hosts in proptest::collection::vec(0_u32..64, 0..20),
+            prefixes in proptest::collection::vec((0_u8..=32, any::<u32>()), 0..20),
+            probes in proptest::collection::vec(any::<u32>(), 1..40),
+            seed: u64,
+        ) {
+            let mut builder = FibBuilder::default();
+            let mut routes = Vec::new();
+            for (at, host) in hosts.iter().enumerate() {
+                routes.push((33, Ipv4Net::new((*host).into(), 32).unwrap(), hop(at as u32)));
+                builder.host_ipv4((*host).into(), hop(at as u32));
+            }
+            for (at, (len, bits)) in prefixes.iter().enumerate() {
+                let prefix = Ipv4Net::new((*bits).into(), *len).unwrap().trunc();
+                routes.push((*len, prefix, hop(100 + at as u32)));
+                builder.prefix_ipv4(prefix, hop(100 + at as u32));
+            }
+            let fib = builder.build(seed);
+            for probe in probes.into_iter().chain(0..64) {
+                let address = Ipv4Addr::from(probe);
+                // The last of equal routes wins in the table too.
+                let best = routes.iter().filter(|(_, net, _)| net.contains(&address)).max_by_key(|(len, ..)| *len);
+                prop_assert_eq!(fib.lookup_ipv4(address), best.map(|(.., hop)| *hop));
+            }
+        }
+    }
+}

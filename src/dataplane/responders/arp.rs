@@ -1,0 +1,30 @@
+//! ARP: the gateway is at its MAC, and so is every other address of the subnet for a guest that sees one (RFC 826,
+//! RFC 1027).
+
+use super::{
+    super::snapshot::{Addressing, GATEWAY_IPV4, GATEWAY_MAC, NetworkTable, Vnic},
+    DropReason, write_ethernet,
+};
+use crate::wire::{Writer, arp, ethernet};
+use std::net::Ipv4Addr;
+
+/// Answers a request; a probe (RFC 5227) for the guest's own address gets none, so that it may take it.
+pub(super) fn respond(
+    vnic: &Vnic,
+    table: &NetworkTable,
+    packet: &arp::Packet,
+    writer: &mut Writer<'_>,
+) -> Result<(), DropReason> {
+    if packet.operation() != arp::REQUEST || !is_ours(vnic, table, packet.target_ip()) {
+        return Err(DropReason::Absorbed);
+    }
+    write_ethernet(writer, vnic.mac, ethernet::ARP)?;
+    writer.push(&packet.reply_from(GATEWAY_MAC))?;
+    Ok(())
+}
+
+fn is_ours(vnic: &Vnic, table: &NetworkTable, target: Ipv4Addr) -> bool {
+    let in_subnet = table.ipv4_subnet.is_some_and(|subnet| subnet.contains(&target));
+    target == GATEWAY_IPV4
+        || (vnic.addressing == Addressing::Subnet && in_subnet && !vnic.owns_ipv4(target))
+}

@@ -1,0 +1,205 @@
+//! DHCPv6 (RFC 8415, options of RFC 3646, RFC 4075, RFC 5908): one client, one address as /128, for ever.
+//!
+//! There is no lease state: what a guest is told follows from its vNIC.
+
+use super::{
+    super::{
+        classify::Ipv6,
+        snapshot::{GATEWAY_IPV6, GATEWAY_MAC, NetworkTable},
+    },
+    DropReason, Question, write_ethernet,
+};
+use crate::wire::{Writer, checksum::Checksum as Sum, ethernet, protocol, udp, vnet::Checksum};
+use dhcproto::{
+    Decodable as _, Encodable as _,
+    v6::{
+        DhcpOption, DhcpOptions, IAAddr, IANA, IAPD, IATA, Message, MessageType, NtpSuboption,
+        OptionCode, Status, StatusCode, UnknownOption,
+    },
+};
+use std::net::Ipv6Addr;
+
+const INFINITE: u32 = u32::MAX;
+const DOMAIN_SEARCH: u16 = 24;
+const SNTP_SERVERS: u16 = 31;
+
+/// DUID-LL (RFC 8415 §11.4) of the gateway's MAC.
+fn server_duid() -> Vec<u8> {
+    [&[0, 3, 0, 1][..], &GATEWAY_MAC.0].concat()
+}
+
+/// Answers a client's message.
+pub(super) fn respond(
+    question: &Question<'_>,
+    packet: &Ipv6,
+    writer: &mut Writer<'_>,
+) -> Result<(), DropReason> {
+    let address = question.vnic.ipv6.ok_or(DropReason::NotServed)?;
+    let request = parse(question, packet)?;
+    check_ids(&request)?;
+    let reply = reply(question.table, &request, address)?;
+    let payload = reply.to_vec().map_err(|_| DropReason::MalformedMessage)?;
+    write_ethernet(writer, question.vnic.mac, ethernet::IPV6)?;
+    let from = (GATEWAY_IPV6, udp::DHCPV6_SERVER);
+    udp::write_ipv6(writer, from, (packet.source, udp::DHCPV6_CLIENT), &payload)?;
+    Ok(())
+}
+
+fn parse(question: &Question<'_>, packet: &Ipv6) -> Result<Message, DropReason> {
+    let segment = question.packet_from(packet.header_len);
+    let (header, payload) = udp::Header::parse(segment).ok_or(DropReason::MalformedMessage)?;
+    if question.checksum == Checksum::Complete {
+        let len = header.len.get();
+        let mut sum =
+            Sum::pseudo_ipv6(packet.source, packet.destination, protocol::UDP, len.into());
+        sum.add(segment.get(..usize::from(len)).unwrap_or(segment));
+        if sum.folded() != 0xffff {
+            return Err(DropReason::BadChecksum);
+        }
+    }
+    Message::from_bytes(payload).map_err(|_| DropReason::MalformedMessage)
+}
+
+/// Which identifiers a message must carry and must not (RFC 8415 §16).
+fn check_ids(request: &Message) -> Result<(), DropReason> {
+    let has_client = request.opts().get(OptionCode::ClientId).is_some();
+    let server = match request.opts().get(OptionCode::ServerId) {
+        Some(DhcpOption::ServerId(id)) => Some(id.as_slice() == server_duid()),
+        _ => None,
+    };
+    let valid = match request.msg_type() {
+        MessageType::Solicit | MessageType::Confirm | MessageType::Rebind => {
+            has_client && server.is_none()
+        }
+        MessageType::Request | MessageType::Renew | MessageType::Release | MessageType::Decline => {
+            has_client && server.is_some()
+        }
+        MessageType::InformationRequest => true,
+        _ => false,
+    };
+    match (valid, server) {
+        (false, _) => Err(DropReason::MalformedMessage),
+        (true, Some(false)) => Err(DropReason::Absorbed), // for another server
+        (true, _) => Ok(()),
+    }
+}
+
+fn reply(
+    table: &NetworkTable,
+    request: &Message,
+    address: Ipv6Addr,
+) -> Result<Message, DropReason> {
+    let rapid = request.opts().get(OptionCode::RapidCommit).is_some();
+    let kind = match request.msg_type() {
+        MessageType::Solicit if !rapid => MessageType::Advertise,
+        _ => MessageType::Reply,
+    };
+    let mut reply = Message::new_with_id(kind, request.xid());
+    let options = reply.opts_mut();
+    if let Some(id) = request.opts().get(OptionCode::ClientId) {
+        options.insert(id.clone());
+    }
+    options.insert(DhcpOption::ServerId(server_duid()));
+    match request.msg_type() {
+        MessageType::Solicit | MessageType::Request | MessageType::Renew | MessageType::Rebind => {
+            if request.msg_type() == MessageType::Solicit && rapid {
+                options.insert(DhcpOption::RapidCommit);
+            }
+            insert_identity_associations(request, address, options);
+            insert_configuration(table, options);
+        }
+        MessageType::Confirm => {
+            let on_link = confirm(request, address).ok_or(DropReason::Absorbed)?;
+            options.insert(status(if on_link { Status::Success } else { Status::NotOnLink }));
+            insert_configuration(table, options);
+        }
+        MessageType::InformationRequest => insert_configuration(table, options),
+        _ => options.insert(status(Status::Success)),
+    }
+    Ok(reply)
+}
+
+/// Whether all addresses a client asks to confirm are its own; `None` if it names none (RFC 8415 §18.3.3).
+fn confirm(request: &Message, address: Ipv6Addr) -> Option<bool> {
+    let mut named = request.opts().iter().filter_map(|option| match option {
+        DhcpOption::IANA(ia) => Some(&ia.opts),
+        _ => None,
+    });
+    let addresses = named.by_ref().flat_map(DhcpOptions::iter).filter_map(|option| match option {
+        DhcpOption::IAAddr(named) => Some(named.addr),
+        _ => None,
+    });
+    addresses.map(|named| named == address).reduce(|a, b| a && b)
+}
+
+/// Answers each identity association: the first IA_NA gets the address, everything else that there is none.
+fn insert_identity_associations(request: &Message, address: Ipv6Addr, options: &mut DhcpOptions) {
+    let mut given = false;
+    for option in request.opts().iter() {
+        match option {
+            DhcpOption::IANA(ia) => {
+                let mut answer = DhcpOptions::new();
+                if given {
+                    answer.insert(status(Status::NoAddrsAvail));
+                } else {
+                    answer.insert(lease(address, INFINITE));
+                    insert_withdrawn(ia, address, &mut answer);
+                }
+                given = true;
+                let (t1, t2) = (INFINITE, INFINITE);
+                options.insert(DhcpOption::IANA(IANA { id: ia.id, t1, t2, opts: answer }));
+            }
+            DhcpOption::IATA(ia) => {
+                let mut answer = DhcpOptions::new();
+                answer.insert(status(Status::NoAddrsAvail));
+                options.insert(DhcpOption::IATA(IATA { id: ia.id, opts: answer }));
+            }
+            DhcpOption::IAPD(ia) => {
+                let mut answer = DhcpOptions::new();
+                answer.insert(status(Status::NoPrefixAvail));
+                options.insert(DhcpOption::IAPD(IAPD { id: ia.id, t1: 0, t2: 0, opts: answer }));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Addresses that the client holds and that are not its own live no longer (RFC 8415 §18.3.4).
+fn insert_withdrawn(ia: &IANA, address: Ipv6Addr, answer: &mut DhcpOptions) {
+    for option in ia.opts.iter() {
+        if let DhcpOption::IAAddr(held) = option
+            && held.addr != address
+        {
+            answer.insert(lease(held.addr, 0));
+        }
+    }
+}
+
+fn lease(addr: Ipv6Addr, lifetime: u32) -> DhcpOption {
+    DhcpOption::IAAddr(IAAddr {
+        addr,
+        preferred_life: lifetime,
+        valid_life: lifetime,
+        opts: DhcpOptions::new(),
+    })
+}
+
+fn status(status: Status) -> DhcpOption {
+    DhcpOption::StatusCode(StatusCode { status, msg: String::new() })
+}
+
+fn insert_configuration(table: &NetworkTable, options: &mut DhcpOptions) {
+    if !table.dns_ipv6.is_empty() {
+        options.insert(DhcpOption::DomainNameServers(table.dns_ipv6.clone()));
+    }
+    if let Some(domain) = &table.domain {
+        let octets = domain.octets().to_vec();
+        options.insert(DhcpOption::Unknown(UnknownOption::new(DOMAIN_SEARCH.into(), octets)));
+    }
+    if !table.ntp_ipv6.is_empty() {
+        let octets: Vec<u8> = table.ntp_ipv6.iter().flat_map(Ipv6Addr::octets).collect();
+        options.insert(DhcpOption::Unknown(UnknownOption::new(SNTP_SERVERS.into(), octets)));
+        let servers = table.ntp_ipv6.iter().map(|s| NtpSuboption::ServerAddress(*s)).collect();
+        options.insert(DhcpOption::NtpServer(servers));
+    }
+}

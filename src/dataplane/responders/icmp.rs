@@ -1,0 +1,96 @@
+//! Echo to the gateway, and the errors a router owes the sender of a packet it cannot forward (RFC 792, RFC 1812
+//! §4.3, RFC 4443).
+
+use super::{
+    super::{
+        classify::{Headers, Ipv4, Ipv6, Packet, Upper},
+        snapshot::{GATEWAY_IPV4, GATEWAY_IPV6, Vnic},
+        verdict::{DropReason, Rejection},
+    },
+    Question, write_ethernet,
+};
+use crate::wire::{Writer, checksum, ethernet, icmpv4, icmpv6};
+use zerocopy::FromBytes as _;
+
+/// Answers a ping over IPv4.
+pub(super) fn echo_ipv4(
+    question: &Question<'_>,
+    packet: &Ipv4,
+    writer: &mut Writer<'_>,
+) -> Result<(), DropReason> {
+    if packet.destination != GATEWAY_IPV4 {
+        return Err(DropReason::Broadcast);
+    }
+    let message = question.packet_from(packet.header_len);
+    if checksum::checksum(message) != 0 {
+        return Err(DropReason::BadChecksum);
+    }
+    let (header, body) =
+        icmpv4::Header::ref_from_prefix(message).map_err(|_| DropReason::MalformedMessage)?;
+    write_ethernet(writer, question.vnic.mac, ethernet::IPV4)?;
+    let words = (icmpv4::ECHO_REPLY, 0, header.rest.get());
+    icmpv4::write(writer, GATEWAY_IPV4, packet.source, words, body)?;
+    Ok(())
+}
+
+/// Answers a ping over IPv6, also one to all nodes or all routers.
+pub(super) fn echo_ipv6(
+    question: &Question<'_>,
+    packet: &Ipv6,
+    writer: &mut Writer<'_>,
+) -> Result<(), DropReason> {
+    let message = question.packet_from(packet.header_len);
+    if !icmpv6::checksum_is_right(packet.source, packet.destination, message) {
+        return Err(DropReason::BadChecksum);
+    }
+    let (header, body) =
+        icmpv6::Header::ref_from_prefix(message).map_err(|_| DropReason::MalformedMessage)?;
+    write_ethernet(writer, question.vnic.mac, ethernet::IPV6)?;
+    let words = (icmpv6::ECHO_REPLY, 0, header.rest.get());
+    icmpv6::write(writer, (GATEWAY_IPV6, packet.source, 64), words, body)?;
+    Ok(())
+}
+
+/// Writes the ICMP error for a packet that was rejected, unless it is one that no error may answer (RFC 1122
+/// §3.2.2, RFC 4443 §2.4 e). `frame` is the frame without padding.
+pub fn reject(
+    vnic: &Vnic,
+    headers: &Headers,
+    frame: &[u8],
+    rejection: Rejection,
+    writer: &mut Writer<'_>,
+) -> Result<(), DropReason> {
+    let packet_octets = frame.get(ethernet::HEADER_LEN..).unwrap_or(&[]);
+    match &headers.packet {
+        Packet::Ipv4(packet) if answerable_ipv4(packet) => {
+            write_ethernet(writer, vnic.mac, ethernet::IPV4)?;
+            let error = match rejection {
+                Rejection::NoRoute => icmpv4::Error::NetworkUnreachable,
+                Rejection::TimeExceeded => icmpv4::Error::TimeExceeded,
+                Rejection::TooBig(mtu) => icmpv4::Error::FragmentationNeeded { mtu },
+            };
+            icmpv4::write_error(writer, GATEWAY_IPV4, packet.source, error, packet_octets)?;
+        }
+        Packet::Ipv6(packet) if answerable_ipv6(packet) => {
+            write_ethernet(writer, vnic.mac, ethernet::IPV6)?;
+            let error = match rejection {
+                Rejection::NoRoute => icmpv6::Error::NoRoute,
+                Rejection::TimeExceeded => icmpv6::Error::TimeExceeded,
+                Rejection::TooBig(mtu) => icmpv6::Error::TooBig { mtu: mtu.into() },
+            };
+            icmpv6::write_error(writer, GATEWAY_IPV6, packet.source, error, packet_octets)?;
+        }
+        _ => return Err(DropReason::Absorbed),
+    }
+    Ok(())
+}
+
+fn answerable_ipv4(packet: &Ipv4) -> bool {
+    let about_error = matches!(packet.upper, Upper::Icmp(kind) if icmpv4::is_error(kind));
+    !about_error && !packet.source.is_unspecified()
+}
+
+fn answerable_ipv6(packet: &Ipv6) -> bool {
+    let about_error = matches!(packet.upper, Upper::Icmp(kind) if icmpv6::is_error(kind));
+    !about_error && !packet.source.is_unspecified()
+}

@@ -1,0 +1,105 @@
+//! The gateway's voice: each responder is a function from a guest's frame to the octets of an answer.
+//!
+//! ```text
+//! ARP who-has ─────────── arp       NS, RS ──── ndp       DHCPv4 ── dhcpv4
+//! echo, ICMP errors ───── icmp                            DHCPv6 ── dhcpv6
+//! ```
+//! Takes a private copy of the whole frame and the network's table, writes the answering frame, or says why there is
+//! none. No clock, no state: what is told follows from the table alone.
+#![deny(clippy::indexing_slicing)]
+
+mod arp;
+mod dhcpv4;
+mod dhcpv6;
+mod icmp;
+mod ndp;
+
+pub use icmp::reject;
+pub use ndp::{FIRST_ADVERTISEMENTS, next_advertisement, router_advertisement};
+
+use super::{
+    classify::{Headers, Packet, Upper},
+    snapshot::{GATEWAY_MAC, NetworkTable, Vnic},
+    verdict::DropReason,
+};
+use crate::{
+    addr::MacAddr,
+    wire::{Full, Writer, ethernet, icmpv4, icmpv6, udp, vnet::Checksum},
+};
+use zerocopy::big_endian::U16;
+
+/// A frame to the gateway, with whom it is from.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// The network of the asking vNIC.
+    pub table: &'a NetworkTable,
+    /// The asking vNIC.
+    pub vnic: &'a Vnic,
+    /// What the frame is.
+    pub headers: &'a Headers,
+    /// The whole frame without padding.
+    pub frame: &'a [u8],
+    /// Whether its transport checksum is complete.
+    pub checksum: Checksum,
+}
+
+impl Question<'_> {
+    /// The frame from `offset` octets into its packet on.
+    fn packet_from(&self, offset: usize) -> &[u8] {
+        self.frame.get(ethernet::HEADER_LEN + offset..).unwrap_or(&[])
+    }
+}
+
+/// The answer does not fit the buffer it is written to: the question is too long to be answered.
+impl From<Full> for DropReason {
+    fn from(_: Full) -> Self {
+        Self::MalformedMessage
+    }
+}
+
+/// Writes the answer to a frame for the gateway.
+pub fn respond(question: &Question<'_>, writer: &mut Writer<'_>) -> Result<(), DropReason> {
+    match &question.headers.packet {
+        Packet::Arp(packet) => arp::respond(question.vnic, question.table, packet, writer),
+        Packet::Ipv4(packet) => match packet.upper {
+            Upper::Icmp(icmpv4::ECHO_REQUEST) => icmp::echo_ipv4(question, packet, writer),
+            Upper::Udp { destination: udp::DHCPV4_SERVER, .. } => {
+                dhcpv4::respond(question, packet, writer)
+            }
+            _ => Err(unserved(packet.destination.is_broadcast(), packet.destination.is_multicast())),
+        },
+        Packet::Ipv6(packet) => match packet.upper {
+            Upper::Icmp(icmpv6::ECHO_REQUEST) => icmp::echo_ipv6(question, packet, writer),
+            Upper::Icmp(icmpv6::NEIGHBOUR_SOLICITATION) => {
+                ndp::neighbour_solicitation(question, packet, writer)
+            }
+            Upper::Icmp(icmpv6::NEIGHBOUR_ADVERTISEMENT) => {
+                ndp::neighbour_advertisement(question, packet)
+            }
+            Upper::Icmp(icmpv6::ROUTER_SOLICITATION) => {
+                ndp::router_solicitation(question, packet, writer)
+            }
+            Upper::Udp { destination: udp::DHCPV6_SERVER, .. } => {
+                dhcpv6::respond(question, packet, writer)
+            }
+            _ => Err(unserved(false, packet.destination.is_multicast())),
+        },
+    }
+}
+
+fn unserved(broadcast: bool, multicast: bool) -> DropReason {
+    match (broadcast, multicast) {
+        (true, _) => DropReason::Broadcast,
+        (_, true) => DropReason::Multicast,
+        _ => DropReason::NotServed,
+    }
+}
+
+/// The Ethernet header of an answer.
+fn write_ethernet(writer: &mut Writer<'_>, to: MacAddr, ether_type: u16) -> Result<(), Full> {
+    writer.push(&ethernet::Header {
+        destination: to,
+        source: GATEWAY_MAC,
+        ether_type: U16::new(ether_type),
+    })
+}

@@ -1,0 +1,144 @@
+//! Neighbour discovery and router advertisements (RFC 4861, RFC 8106): the gateway is `fe80::1` and the default
+//! router; addresses come by DHCPv6 (M=1, O=1), no prefix is on link.
+
+use super::{
+    super::{
+        classify::Ipv6,
+        guard,
+        snapshot::{Addressing, GATEWAY_IPV6, GATEWAY_MAC, NetworkTable, Vnic},
+    },
+    DropReason, Question, write_ethernet,
+};
+use crate::{
+    addr::MacAddr,
+    wire::{Writer, ethernet, icmpv6, ndp},
+};
+use std::{
+    net::Ipv6Addr,
+    time::{Duration, Instant},
+};
+
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
+/// How many advertisements a new guest gets in quick succession (RFC 4861 §6.2.4).
+pub const FIRST_ADVERTISEMENTS: u8 = 3;
+const FIRST_INTERVAL: Duration = Duration::from_secs(16);
+const MIN_INTERVAL_SECONDS: u64 = 200;
+const MAX_INTERVAL_SECONDS: u64 = 600;
+
+/// When the next unsolicited advertisement is due, after `sent` of them; `random` spreads it (RFC 4861 §6.2.4).
+pub fn next_advertisement(now: Instant, sent: u8, random: u64) -> Instant {
+    if sent < FIRST_ADVERTISEMENTS {
+        return now + FIRST_INTERVAL;
+    }
+    let spread = random % ((MAX_INTERVAL_SECONDS - MIN_INTERVAL_SECONDS) * 1000);
+    now + Duration::from_secs(MIN_INTERVAL_SECONDS) + Duration::from_millis(spread)
+}
+
+/// Writes an advertisement to all nodes of the vNIC's link; there is none on a network without IPv6.
+pub fn router_advertisement(
+    table: &NetworkTable,
+    vnic: &Vnic,
+    writer: &mut Writer<'_>,
+) -> Result<(), DropReason> {
+    advertise(table, vnic, (ALL_NODES, MacAddr::ipv6_multicast(ALL_NODES)), writer)
+}
+
+fn advertise(
+    table: &NetworkTable,
+    vnic: &Vnic,
+    (to, mac): (Ipv6Addr, MacAddr),
+    writer: &mut Writer<'_>,
+) -> Result<(), DropReason> {
+    if vnic.ipv6.is_none() {
+        return Err(DropReason::NotServed);
+    }
+    let mut body = [0; 1024];
+    let mut options = Writer::new(&mut body);
+    ndp::RouterAdvertisement {
+        mac: GATEWAY_MAC,
+        mtu: table.mtu.into(),
+        dns: &table.dns_ipv6,
+        domain: table.domain.as_ref(),
+    }
+    .write(&mut options)?;
+    write_ethernet(writer, mac, ethernet::IPV6)?;
+    let words = (icmpv6::ROUTER_ADVERTISEMENT, 0, ndp::RouterAdvertisement::WORD);
+    icmpv6::write(writer, (GATEWAY_IPV6, to, 255), words, options.since(0))?;
+    Ok(())
+}
+
+/// The message, if it could only come from the link itself: hop limit 255, code 0, a right checksum.
+fn message<'a>(question: &Question<'a>, packet: &Ipv6) -> Result<&'a [u8], DropReason> {
+    let message =
+        question.frame.get(ethernet::HEADER_LEN + packet.header_len..).unwrap_or(&[]);
+    if packet.hop_limit != 255 || message.get(1) != Some(&0) {
+        return Err(DropReason::MalformedMessage);
+    }
+    if !icmpv6::checksum_is_right(packet.source, packet.destination, message) {
+        return Err(DropReason::BadChecksum);
+    }
+    Ok(message)
+}
+
+pub(super) fn router_solicitation(
+    question: &Question<'_>,
+    packet: &Ipv6,
+    writer: &mut Writer<'_>,
+) -> Result<(), DropReason> {
+    let message = message(question, packet)?;
+    let options = message.get(icmpv6::HEADER_LEN..).ok_or(DropReason::MalformedMessage)?;
+    if !ndp::options_are_valid(options) {
+        return Err(DropReason::MalformedMessage);
+    }
+    let to = if packet.source.is_unspecified() {
+        (ALL_NODES, MacAddr::ipv6_multicast(ALL_NODES))
+    } else {
+        (packet.source, question.vnic.mac)
+    };
+    advertise(question.table, question.vnic, to, writer)
+}
+
+pub(super) fn neighbour_solicitation(
+    question: &Question<'_>,
+    packet: &Ipv6,
+    writer: &mut Writer<'_>,
+) -> Result<(), DropReason> {
+    let message = message(question, packet)?;
+    let (target, _) = ndp::target(message).ok_or(DropReason::MalformedMessage)?;
+    if !is_ours(question.vnic, question.table, target) {
+        return Err(DropReason::Absorbed);
+    }
+    let (to, mac, flags) = if packet.source.is_unspecified() {
+        (ALL_NODES, MacAddr::ipv6_multicast(ALL_NODES), ndp::ROUTER_OVERRIDE)
+    } else {
+        (packet.source, question.vnic.mac, ndp::ROUTER_SOLICITED_OVERRIDE)
+    };
+    let mut body = [0; 24];
+    let mut options = Writer::new(&mut body);
+    ndp::write_neighbour_advertisement(&mut options, target, GATEWAY_MAC)?;
+    write_ethernet(writer, mac, ethernet::IPV6)?;
+    let words = (icmpv6::NEIGHBOUR_ADVERTISEMENT, 0, flags);
+    icmpv6::write(writer, (GATEWAY_IPV6, to, 255), words, options.since(0))?;
+    Ok(())
+}
+
+fn is_ours(vnic: &Vnic, table: &NetworkTable, target: Ipv6Addr) -> bool {
+    let in_prefix = table.ipv6_prefix.is_some_and(|prefix| prefix.contains(&target));
+    target == GATEWAY_IPV6
+        || (vnic.addressing == Addressing::Subnet && in_prefix && !vnic.owns_ipv6(target))
+}
+
+/// A guest may say where it is itself; nothing is learnt from it.
+pub(super) fn neighbour_advertisement(
+    question: &Question<'_>,
+    packet: &Ipv6,
+) -> Result<(), DropReason> {
+    let message = message(question, packet)?;
+    let (target, _) = ndp::target(message).ok_or(DropReason::MalformedMessage)?;
+    if guard::may_advertise(question.vnic, target) {
+        Err(DropReason::Absorbed)
+    } else {
+        Err(DropReason::SpoofedNeighbour)
+    }
+}

@@ -1,0 +1,110 @@
+//! The compiled, immutable truth of one network, as control publishes it and reactors read it.
+//!
+//! A reactor holds an `Arc` of it and swaps that between two bursts. Nothing in it changes with traffic.
+
+use super::forward::Fib;
+use crate::{addr::MacAddr, wire::dns};
+use ipnet::{Ipv4Net, Ipv6Net};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// The gateway's MAC on every vNIC.
+pub const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x01]);
+/// The gateway's IPv4 address on every vNIC.
+pub const GATEWAY_IPV4: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
+/// The gateway's IPv6 address on every vNIC.
+pub const GATEWAY_IPV6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// A port of the switch. Slots are reused; the generation tells their users apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PortId {
+    /// Index into a reactor's slots.
+    pub slot: u32,
+    /// How often the slot was given out.
+    pub generation: u32,
+}
+
+/// Names a network within the data plane, for the life of the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NetworkKey(pub u64);
+
+/// Where a packet leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextHop {
+    /// The port.
+    pub port: PortId,
+    /// The reactor that owns it.
+    pub reactor: u16,
+    /// The MTU of its guest, in octets of an IP packet.
+    pub mtu: u16,
+    /// The MAC of its guest.
+    pub mac: MacAddr,
+}
+
+/// How a guest sees its IPv4 subnet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Addressing {
+    /// As a /32.
+    Host,
+    /// With the subnet's own mask.
+    Subnet,
+}
+
+/// What the data plane knows of one vNIC.
+#[derive(Debug, Clone)]
+pub struct Vnic {
+    /// Its port.
+    pub port: PortId,
+    /// Its guest's MAC.
+    pub mac: MacAddr,
+    /// Its guest's IPv4 address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its guest's IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Prefixes behind its guest.
+    pub routed_ipv4: Vec<Ipv4Net>,
+    /// Prefixes behind its guest.
+    pub routed_ipv6: Vec<Ipv6Net>,
+    /// How its guest sees the IPv4 subnet.
+    pub addressing: Addressing,
+    /// Its guest's name, where the vNIC's name is a valid DNS label.
+    pub hostname: Option<String>,
+}
+
+impl Vnic {
+    /// Whether the guest may send from `address`, which is its own or in a routed prefix.
+    pub fn owns_ipv4(&self, address: Ipv4Addr) -> bool {
+        self.ipv4 == Some(address) || self.routed_ipv4.iter().any(|p| p.contains(&address))
+    }
+
+    /// Whether the guest may send from `address`, which is its own or in a routed prefix.
+    pub fn owns_ipv6(&self, address: Ipv6Addr) -> bool {
+        self.ipv6 == Some(address) || self.routed_ipv6.iter().any(|p| p.contains(&address))
+    }
+}
+
+/// One network.
+#[derive(Debug)]
+pub struct NetworkTable {
+    /// Which.
+    pub key: NetworkKey,
+    /// Its IPv4 subnet.
+    pub ipv4_subnet: Option<Ipv4Net>,
+    /// Its IPv6 prefix.
+    pub ipv6_prefix: Option<Ipv6Net>,
+    /// Told to guests.
+    pub dns_ipv4: Vec<Ipv4Addr>,
+    /// Told to guests.
+    pub dns_ipv6: Vec<Ipv6Addr>,
+    /// Told to guests.
+    pub ntp_ipv4: Vec<Ipv4Addr>,
+    /// Told to guests.
+    pub ntp_ipv6: Vec<Ipv6Addr>,
+    /// Octets of an IP packet.
+    pub mtu: u16,
+    /// Told to guests.
+    pub domain: Option<dns::Name>,
+    /// Its vNICs.
+    pub vnics: Vec<Vnic>,
+    /// Where addresses are.
+    pub fib: Fib,
+}

@@ -1,0 +1,4 @@
+//! mvirt-net
+pub mod addr;
+pub mod dataplane;
+pub mod wire;

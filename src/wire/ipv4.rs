@@ -1,0 +1,156 @@
+//! IPv4 headers (RFC 791 §3.1).
+
+use super::{Full, Writer, checksum};
+use std::net::Ipv4Addr;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, big_endian::U16};
+
+/// Octets of a header without options.
+pub const HEADER_LEN: usize = 20;
+const _: () = assert!(size_of::<Header>() == HEADER_LEN);
+
+const DONT_FRAGMENT: u16 = 0x4000;
+const MORE_FRAGMENTS: u16 = 0x2000;
+const OFFSET: u16 = 0x1fff;
+
+/// The fixed part of an IPv4 header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Header {
+    version_ihl: u8,
+    tos: u8,
+    total_len: U16,
+    identification: U16,
+    fragment: U16,
+    /// Hops left.
+    pub ttl: u8,
+    /// What follows, an IANA protocol number.
+    pub protocol: u8,
+    /// Over the header alone.
+    pub checksum: U16,
+    source: [u8; 4],
+    destination: [u8; 4],
+}
+
+impl Header {
+    /// The header at the start of `packet`, of which `packet_len` octets exist in all (`packet` may hold fewer).
+    /// `None` unless version, header length and total length are consistent.
+    pub fn parse(packet: &[u8], packet_len: usize) -> Option<&Self> {
+        let (header, _) = Self::ref_from_prefix(packet).ok()?;
+        let (header_len, total_len) = (header.header_len(), header.total_len());
+        let consistent = header.version_ihl >> 4 == 4
+            && header_len >= HEADER_LEN
+            && header_len <= total_len
+            && header_len <= packet.len()
+            && total_len <= packet_len;
+        consistent.then_some(header)
+    }
+
+    /// Appends a header without options for a payload of `payload_len` octets.
+    pub fn write(
+        writer: &mut Writer<'_>,
+        source: Ipv4Addr,
+        destination: Ipv4Addr,
+        protocol: u8,
+        payload_len: usize,
+    ) -> Result<(), Full> {
+        let total_len = u16::try_from(HEADER_LEN + payload_len).map_err(|_| Full)?;
+        let mut header = Self {
+            version_ihl: 0x45,
+            tos: 0,
+            total_len: U16::new(total_len),
+            identification: U16::ZERO,
+            fragment: U16::new(DONT_FRAGMENT),
+            ttl: 64,
+            protocol,
+            checksum: U16::ZERO,
+            source: source.octets(),
+            destination: destination.octets(),
+        };
+        header.checksum = U16::new(checksum::checksum(header.as_bytes()));
+        writer.push(&header)
+    }
+
+    /// Octets of the header, options included.
+    pub fn header_len(&self) -> usize {
+        usize::from(self.version_ihl & 15) * 4
+    }
+
+    /// Octets of the packet, header included.
+    pub fn total_len(&self) -> usize {
+        usize::from(self.total_len.get())
+    }
+
+    /// Where from.
+    pub fn source(&self) -> Ipv4Addr {
+        self.source.into()
+    }
+
+    /// Where to.
+    pub fn destination(&self) -> Ipv4Addr {
+        self.destination.into()
+    }
+
+    /// Whether this is one of several fragments.
+    pub fn is_fragment(&self) -> bool {
+        self.fragment.get() & (MORE_FRAGMENTS | OFFSET) != 0
+    }
+
+    /// Whether this is a fragment other than the first, without an upper-layer header.
+    pub fn is_later_fragment(&self) -> bool {
+        self.fragment.get() & OFFSET != 0
+    }
+}
+
+/// Decrements the TTL of the IPv4 header that starts `packet`, and updates its checksum (RFC 1624).
+/// The caller has parsed the header and found a TTL above 1.
+pub fn decrement_ttl(packet: &mut [u8]) {
+    if let Ok((header, _)) = Header::mut_from_prefix(packet) {
+        let word = |ttl: u8| u16::from_be_bytes([ttl, header.protocol]);
+        let (old, new) = (word(header.ttl), word(header.ttl.wrapping_sub(1)));
+        header.checksum.set(checksum::update(header.checksum.get(), old, new));
+        header.ttl = header.ttl.wrapping_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The header of a UDP packet of 115 octets, from 192.168.0.1 to 192.168.0.199.
+    const UDP: [u8; 20] = [
+        0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0xb8, 0x61, 192, 168, 0, 1, 192, 168, 0, 199,
+    ];
+
+    #[test]
+    fn a_header_is_understood() {
+        let header = Header::parse(&UDP, 115).unwrap();
+        assert_eq!(header.source(), Ipv4Addr::new(192, 168, 0, 1));
+        assert_eq!(header.destination(), Ipv4Addr::new(192, 168, 0, 199));
+        assert_eq!((header.total_len(), header.ttl, header.protocol), (115, 64, 17));
+        assert!(!header.is_fragment());
+        assert_eq!(checksum::checksum(&UDP), 0);
+    }
+
+    #[test]
+    fn ttl_is_decremented_with_its_checksum() {
+        let mut packet = UDP;
+        decrement_ttl(&mut packet);
+        assert_eq!(packet[8], 63);
+        assert_eq!(checksum::checksum(&packet), 0);
+    }
+
+    #[test]
+    fn inconsistent_lengths_are_refused() {
+        assert!(Header::parse(&UDP, 114).is_none(), "total length beyond the packet");
+        let with = |at: usize, value: u8| {
+            let mut packet = UDP;
+            packet[at] = value;
+            Header::parse(&packet, 115).is_none()
+        };
+        assert!(with(0, 0x65), "version 6");
+        assert!(with(0, 0x44), "header of 16 octets");
+        assert!(with(0, 0x46), "options that are not there");
+        assert!(with(3, 19), "total length below the header");
+        assert!(Header::parse(&UDP[..19], 115).is_none());
+    }
+}

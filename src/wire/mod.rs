@@ -1,0 +1,34 @@
+//! Octets ⇄ types, one file a protocol, its RFC in its head.
+//!
+//! Takes private octets (never guest memory) and gives typed views of them, or `None` where they are too short or
+//! inconsistent. Writers put octets into a caller's buffer through [`Writer`]. Nothing here does I/O, reads a clock,
+//! logs, locks, allocates or decides.
+#![deny(clippy::indexing_slicing)]
+
+pub mod arp;
+pub mod checksum;
+pub mod dns;
+pub mod ethernet;
+pub mod icmpv4;
+pub mod icmpv6;
+pub mod ipv4;
+pub mod ipv6;
+pub mod ndp;
+pub mod tcp;
+pub mod udp;
+pub mod vnet;
+mod writer;
+
+pub use writer::{Full, Writer};
+
+/// IANA protocol numbers used here.
+pub mod protocol {
+    /// ICMP for IPv4 (RFC 792).
+    pub const ICMP: u8 = 1;
+    /// TCP (RFC 9293).
+    pub const TCP: u8 = 6;
+    /// UDP (RFC 768).
+    pub const UDP: u8 = 17;
+    /// ICMP for IPv6 (RFC 4443).
+    pub const ICMPV6: u8 = 58;
+}

@@ -1,0 +1,159 @@
+//! Neighbour discovery (RFC 4861) and the router advertisement options of RFC 8106.
+//!
+//! Readers take an ICMPv6 message from its header on; the writer of an advertisement gives the message's body, which
+//! starts after the eight octets of [`super::icmpv6::Header`].
+
+use super::{Full, Writer, dns};
+use crate::addr::MacAddr;
+use std::net::Ipv6Addr;
+
+const SOURCE_LINK_LAYER: u8 = 1;
+const TARGET_LINK_LAYER: u8 = 2;
+const MTU: u8 = 5;
+const RDNSS: u8 = 25;
+const DNSSL: u8 = 31;
+
+/// At most so many options of a message are looked at.
+const MAX_OPTIONS: usize = 64;
+
+/// Flags of a solicited neighbour advertisement from a router that overrides caches: R, S, O.
+pub const ROUTER_SOLICITED_OVERRIDE: u32 = 0xe000_0000;
+/// Flags of an unsolicited neighbour advertisement from a router that overrides caches: R, O.
+pub const ROUTER_OVERRIDE: u32 = 0xa000_0000;
+
+/// A router is asked with no longer delay than this for RDNSS and DNSSL: three periods of advertisement, at most the
+/// router's own lifetime.
+pub const ROUTER_LIFETIME_SECONDS: u16 = 9000;
+
+/// The options of a neighbour discovery message, each as its type and the octets after type and length.
+/// Stops at the first malformed option, and says so with `None`.
+pub fn options(mut octets: &[u8]) -> impl Iterator<Item = Option<(u8, &[u8])>> {
+    let mut left = MAX_OPTIONS;
+    std::iter::from_fn(move || {
+        if octets.is_empty() || left == 0 {
+            return None;
+        }
+        left -= 1;
+        let option = (|| {
+            let (kind, len) = (*octets.first()?, usize::from(*octets.get(1)?) * 8);
+            let value = octets.get(2..len)?;
+            octets = octets.get(len..)?;
+            Some((kind, value))
+        })();
+        if option.is_none() {
+            left = 0;
+        }
+        Some(option)
+    })
+}
+
+/// Whether every option of a message is well formed (RFC 4861 §6.1, §7.1: silently discard otherwise).
+pub fn options_are_valid(octets: &[u8]) -> bool {
+    options(octets).all(|option| option.is_some())
+}
+
+/// The target of a neighbour solicitation or advertisement, and its options. `None` if it is malformed.
+pub fn target(message: &[u8]) -> Option<(Ipv6Addr, &[u8])> {
+    let target: [u8; 16] = message.get(8..24)?.try_into().ok()?;
+    let rest = message.get(24..)?;
+    options_are_valid(rest).then_some((target.into(), rest))
+}
+
+/// The body of a neighbour advertisement for `target` at `mac`.
+pub fn write_neighbour_advertisement(
+    writer: &mut Writer<'_>,
+    target: Ipv6Addr,
+    mac: MacAddr,
+) -> Result<(), Full> {
+    writer.push_slice(&target.octets())?;
+    write_link_layer(writer, TARGET_LINK_LAYER, mac)
+}
+
+fn write_link_layer(writer: &mut Writer<'_>, kind: u8, mac: MacAddr) -> Result<(), Full> {
+    writer.push_slice(&[kind, 1])?;
+    writer.push(&mac)
+}
+
+/// What a router advertisement tells.
+#[derive(Debug, Clone, Copy)]
+pub struct RouterAdvertisement<'a> {
+    /// The router's MAC.
+    pub mac: MacAddr,
+    /// Octets of an IP packet.
+    pub mtu: u32,
+    /// Recursive DNS servers.
+    pub dns: &'a [Ipv6Addr],
+    /// DNS search domain.
+    pub domain: Option<&'a dns::Name>,
+}
+
+impl RouterAdvertisement<'_> {
+    /// The word after the checksum: hop limit 64, managed addresses and other configuration by DHCPv6 (M, O), and
+    /// the router's lifetime.
+    pub const WORD: u32 = 64 << 24 | 0xc0 << 16 | ROUTER_LIFETIME_SECONDS as u32;
+
+    /// The body of the advertisement: timers left to the host, then options.
+    pub fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
+        writer.push_zeros(8)?;
+        write_link_layer(writer, SOURCE_LINK_LAYER, self.mac)?;
+        writer.push_slice(&[MTU, 1, 0, 0])?;
+        writer.push_slice(&self.mtu.to_be_bytes())?;
+        let lifetime = u32::from(ROUTER_LIFETIME_SECONDS).to_be_bytes();
+        let dns = self.dns.get(..MAX_OPTIONS).unwrap_or(self.dns);
+        if !dns.is_empty() {
+            writer.push_slice(&[RDNSS, 1 + 2 * dns.len() as u8, 0, 0])?;
+            writer.push_slice(&lifetime)?;
+            for server in dns {
+                writer.push_slice(&server.octets())?;
+            }
+        }
+        if let Some(domain) = self.domain {
+            let name = domain.octets();
+            let units = name.len().div_ceil(8);
+            writer.push_slice(&[DNSSL, 1 + units as u8, 0, 0])?;
+            writer.push_slice(&lifetime)?;
+            writer.push_slice(name)?;
+            writer.push_zeros(units * 8 - name.len())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_advertisement_is_these_octets() {
+        let mut buffer = [0; 256];
+        let mut writer = Writer::new(&mut buffer);
+        let domain = "prod.internal".parse().unwrap();
+        RouterAdvertisement {
+            mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            mtu: 1500,
+            dns: &["fd00::53".parse().unwrap()],
+            domain: Some(&domain),
+        }
+        .write(&mut writer)
+        .unwrap();
+        #[rustfmt::skip]
+        let expected = [
+            0, 0, 0, 0, 0, 0, 0, 0,
+            1, 1, 2, 0, 0, 0, 0, 1,
+            5, 1, 0, 0, 0, 0, 0x05, 0xdc,
+            25, 3, 0, 0, 0, 0, 0x23, 0x28, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x53,
+            31, 3, 0, 0, 0, 0, 0x23, 0x28,
+            4, b'p', b'r', b'o', b'd', 8, b'i', b'n', b't', b'e', b'r', b'n', b'a', b'l', 0, 0,
+        ];
+        assert_eq!(writer.since(0), expected);
+        assert!(options_are_valid(&expected[8..]));
+    }
+
+    #[test]
+    fn malformed_options_are_seen() {
+        assert!(options_are_valid(&[]));
+        assert!(!options_are_valid(&[1, 0, 0, 0, 0, 0, 0, 0]), "length zero");
+        assert!(!options_are_valid(&[1, 2, 0, 0, 0, 0, 0, 0]), "beyond the end");
+        assert!(!options_are_valid(&[1]));
+    }
+}
