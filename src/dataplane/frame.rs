@@ -1,0 +1,144 @@
+//! A frame on its way: a private copy of its head, a handle to its tail, and the burst they come in.
+//!
+//! The head is copied out of guest memory once and owned; everything is decided and rewritten there. The tail stays
+//! where it is: spans whose only operation is to be copied somewhere else.
+
+use super::{port::vhost_user::memory::Span, verdict::DropReason};
+use crate::wire::vnet::Checksum;
+use std::ops::Range;
+
+/// Octets of a frame that are copied into its head.
+pub const HEAD_LEN: usize = 128;
+/// Frames in a burst.
+pub const BURST: usize = 64;
+/// Octets of the longest frame: a 64 KiB packet and its Ethernet header.
+pub const MAX_FRAME_LEN: usize = 65535 + 14;
+
+/// A frame that a guest has sent.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    /// The first octets of the frame.
+    pub head: [u8; HEAD_LEN],
+    /// How many octets of `head` there are.
+    pub head_len: usize,
+    /// Octets of the whole frame.
+    pub len: usize,
+    /// The state of its transport checksum.
+    pub checksum: Checksum,
+    /// The spans of the burst that hold what follows the head.
+    pub tail: Range<usize>,
+    /// Set where the port found the frame unfit before it could be classified.
+    pub unfit: Option<DropReason>,
+}
+
+impl Default for Frame {
+    fn default() -> Self {
+        Self {
+            head: [0; HEAD_LEN],
+            head_len: 0,
+            len: 0,
+            checksum: Checksum::Complete,
+            tail: 0..0,
+            unfit: None,
+        }
+    }
+}
+
+impl Frame {
+    /// The octets of the head.
+    pub fn head(&self) -> &[u8] {
+        &self.head[..self.head_len]
+    }
+
+    /// Leaves out what follows the first `len` octets: padding.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        self.head_len = self.head_len.min(len);
+    }
+}
+
+/// What a port has to send, one burst at a time. Its buffers are made once and used again.
+#[derive(Debug)]
+pub struct Burst {
+    frames: Box<[Frame]>,
+    len: usize,
+    /// The tails of all frames.
+    pub spans: Vec<Span>,
+    /// The queue of the port that the burst came from.
+    pub queue: usize,
+}
+
+impl Default for Burst {
+    fn default() -> Self {
+        Self {
+            frames: vec![Frame::default(); BURST].into(),
+            len: 0,
+            spans: Vec::with_capacity(BURST * 64),
+            queue: 0,
+        }
+    }
+}
+
+impl Burst {
+    /// Empties the burst for frames of `queue`.
+    pub fn clear(&mut self, queue: usize) {
+        self.len = 0;
+        self.spans.clear();
+        self.queue = queue;
+    }
+
+    /// The next frame to be filled in. The caller adds no more than [`BURST`].
+    pub fn push(&mut self) -> &mut Frame {
+        self.len += 1;
+        let frame = &mut self.frames[self.len - 1];
+        (frame.head_len, frame.len, frame.checksum, frame.unfit) = (0, 0, Checksum::Complete, None);
+        frame.tail = self.spans.len()..self.spans.len();
+        frame
+    }
+
+    /// How many frames there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no frame.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Frame number `at`, and the spans of all frames.
+    pub fn frame_mut(&mut self, at: usize) -> (&mut Frame, &mut Vec<Span>) {
+        (&mut self.frames[..self.len][at], &mut self.spans)
+    }
+
+    /// Copies frame number `at` into `buffer` as a whole; gives its octets.
+    pub fn linearise<'b>(&self, at: usize, buffer: &'b mut [u8]) -> &'b mut [u8] {
+        let frame = &self.frames[..self.len][at];
+        let (head, rest) = buffer[..frame.len].split_at_mut(frame.head_len);
+        head.copy_from_slice(frame.head());
+        Span::gather(&self.spans[frame.tail.clone()], rest);
+        &mut buffer[..frame.len]
+    }
+}
+
+/// A frame on its way into a port.
+#[derive(Debug, Clone, Copy)]
+pub struct Outgoing<'a> {
+    /// The state of its transport checksum.
+    pub checksum: Checksum,
+    /// Its first octets.
+    pub head: &'a [u8],
+    /// Where the rest is.
+    pub tail: &'a [Span],
+    /// Octets of the whole frame.
+    pub len: usize,
+    /// The queue of its sender: frames of one flow keep to one queue.
+    pub queue: usize,
+}
+
+impl<'a> Outgoing<'a> {
+    /// A frame that is all in private memory.
+    pub fn private(frame: &'a [u8], checksum: Checksum, queue: usize) -> Self {
+        Self { checksum, head: frame, tail: &[], len: frame.len(), queue }
+    }
+}

@@ -1,0 +1,283 @@
+//! A guest behind a vhost-user socket.
+//!
+//! ```text
+//! VMM ── messages ── session: a pure state machine ── plan ── VhostUserPort: rings over mapped memory
+//!                       │                                        tx: chains → frames
+//!                       └─ memory: mmap, checks, copies          rx: frames → chains
+//! ```
+//! The session runs with the connection and owns what it was told; the port is built from it, complete, whenever
+//! something changed while it was detached, and goes on where the last port stopped.
+
+pub mod memory;
+pub mod message;
+pub mod ring;
+mod rx;
+pub mod session;
+mod tx;
+
+use super::{Port, PortFailure, Undelivered};
+use crate::dataplane::frame::{Burst, Outgoing};
+use memory::GuestMemory;
+use ring::{RingConfig, RingError, SplitRing};
+use rustix::net::{SendFlags, send};
+use rx::RxQueue;
+use std::{
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+use tx::TxQueue;
+
+fn failure(queue: &str, error: RingError) -> PortFailure {
+    PortFailure(format!("{queue} queue: {error}"))
+}
+
+/// A descriptor to wake a guest with. Never blocks: eventfds are set non-blocking, sockets are told not to.
+#[derive(Debug, Clone)]
+pub struct Doorbell {
+    fd: Arc<OwnedFd>,
+    is_socket: bool,
+}
+
+impl Doorbell {
+    /// Wraps a call descriptor.
+    pub fn new(fd: OwnedFd) -> Self {
+        let is_socket = rustix::fs::fstat(&fd).is_ok_and(|stat| {
+            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Socket
+        });
+        if let Ok(flags) = rustix::fs::fcntl_getfl(&fd) {
+            let set = rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK);
+            tracing::trace!(?set, "call descriptor made non-blocking");
+        }
+        Self { fd: Arc::new(fd), is_socket }
+    }
+
+    /// Rings. A descriptor that takes no more was rung and not yet heard, which is as good; one that is broken is
+    /// its owner's loss.
+    fn ring(&self) {
+        let one = 1_u64.to_ne_bytes();
+        let rung = if self.is_socket {
+            send(&self.fd, &one, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+        } else {
+            rustix::io::write(&self.fd, &one)
+        };
+        rung.ok();
+    }
+}
+
+/// Where processing of a ring has come to: written by the port when it stops, read by the session.
+#[derive(Debug, Clone)]
+pub struct Position(Arc<AtomicU32>);
+
+impl Default for Position {
+    fn default() -> Self {
+        Self(Arc::new(AtomicU32::new(Self::UNKNOWN)))
+    }
+}
+
+impl Position {
+    const UNKNOWN: u32 = u32::MAX;
+
+    /// The index of the next available entry, if a port has left one.
+    pub fn get(&self) -> Option<u16> {
+        u16::try_from(self.0.load(Ordering::Acquire)).ok()
+    }
+
+    fn set(&self, position: u16) {
+        self.0.store(position.into(), Ordering::Release);
+    }
+}
+
+/// One ring of a plan.
+#[derive(Debug, Clone)]
+pub struct RingPlan {
+    /// The ring.
+    pub config: RingConfig,
+    /// Readable when the guest kicks.
+    pub kick: Option<Arc<OwnedFd>>,
+    /// Rung when the guest is to look at its used ring.
+    pub call: Option<Doorbell>,
+    /// Whether the VMM has enabled it.
+    pub enabled: bool,
+    /// Where the ring's position is left when the port stops.
+    pub position: Position,
+}
+
+/// What a port is to be built from: what the session knows that runs.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// By queue pair: receive, transmit. A ring that does not run is absent.
+    pub pairs: Vec<(Option<RingPlan>, Option<RingPlan>)>,
+    /// VIRTIO_NET_F_MRG_RXBUF is negotiated.
+    pub mergeable: bool,
+    /// VIRTIO_NET_F_GUEST_CSUM is negotiated.
+    pub guest_checksum: bool,
+}
+
+impl Plan {
+    /// Whether frames can go both ways: the vNIC is active.
+    pub fn is_complete(&self) -> bool {
+        matches!(self.pairs.first(), Some((Some(rx), Some(tx))) if rx.enabled && tx.enabled)
+    }
+}
+
+#[derive(Debug)]
+struct Pair {
+    rx: Option<(RxQueue, RingPlan)>,
+    tx: Option<(TxQueue, RingPlan)>,
+}
+
+/// A running guest.
+#[derive(Debug)]
+pub struct VhostUserPort {
+    memory: Arc<GuestMemory>,
+    pairs: Vec<Pair>,
+    /// The pairs whose receive queue is enabled.
+    receiving: Vec<usize>,
+    guest_checksum: bool,
+}
+
+impl VhostUserPort {
+    /// Checks every ring of the plan against memory and starts at the right place.
+    pub fn new(memory: Arc<GuestMemory>, plan: Plan) -> Result<Self, PortFailure> {
+        let ring = |name, plan: &RingPlan| {
+            SplitRing::new(&memory, &plan.config).map_err(|error| failure(name, error))
+        };
+        let mut pairs = Vec::with_capacity(plan.pairs.len());
+        for (rx, tx) in plan.pairs {
+            let rx = match rx.filter(|rx| rx.enabled) {
+                Some(rx) => Some((RxQueue::new(ring("receive", &rx)?, plan.mergeable), rx)),
+                None => None,
+            };
+            let tx = match tx {
+                Some(tx) => Some((TxQueue::new(ring("transmit", &tx)?, tx.enabled), tx)),
+                None => None,
+            };
+            pairs.push(Pair { rx, tx });
+        }
+        let receiving = (0..pairs.len()).filter(|at| pairs[*at].rx.is_some()).collect();
+        let mut port = Self { memory, pairs, receiving, guest_checksum: plan.guest_checksum };
+        port.start();
+        Ok(port)
+    }
+
+    /// Kicks of receive queues are never wanted, and whatever the last device said of interrupts is unknown: the
+    /// guest is called once.
+    fn start(&mut self) {
+        for pair in &mut self.pairs {
+            if let Some((queue, plan)) = &mut pair.rx {
+                queue.ring.disarm();
+                plan.call.iter().for_each(Doorbell::ring);
+            }
+            if let Some((_, plan)) = &pair.tx {
+                plan.call.iter().for_each(Doorbell::ring);
+            }
+        }
+    }
+
+    fn tx(&mut self, queue: usize) -> Option<&mut (TxQueue, RingPlan)> {
+        self.pairs.get_mut(queue)?.tx.as_mut()
+    }
+
+    fn check_memory(&self) -> Result<(), PortFailure> {
+        if self.memory.is_dead() {
+            return Err(PortFailure("the VMM truncated memory that it shares".into()));
+        }
+        Ok(())
+    }
+}
+
+impl Port for VhostUserPort {
+    fn queues(&self) -> usize {
+        self.pairs.len()
+    }
+
+    fn runs(&self, queue: usize) -> bool {
+        self.pairs.get(queue).is_some_and(|pair| pair.tx.is_some())
+    }
+
+    fn doorbell(&self, queue: usize) -> Option<BorrowedFd<'_>> {
+        let (_, plan) = self.pairs.get(queue)?.tx.as_ref()?;
+        plan.kick.as_ref().map(|fd| fd.as_fd())
+    }
+
+    fn poll(&mut self, queue: usize, burst: &mut Burst) -> Result<(), PortFailure> {
+        self.check_memory()?;
+        let Self { memory, pairs, .. } = self;
+        let Some(Pair { tx: Some((tx, _)), .. }) = pairs.get_mut(queue) else { return Ok(()) };
+        tx.poll(memory, burst).map_err(|error| failure("transmit", error))
+    }
+
+    fn complete(&mut self, queue: usize, frames: usize) {
+        if let Some((tx, _)) = self.tx(queue) {
+            tx.complete(frames);
+        }
+    }
+
+    fn arm(&mut self, queue: usize) -> Result<bool, PortFailure> {
+        let Some((tx, _)) = self.tx(queue) else { return Ok(false) };
+        tx.ring.arm().map_err(|error| failure("transmit", error))
+    }
+
+    fn disarm(&mut self, queue: usize) {
+        if let Some((tx, _)) = self.tx(queue) {
+            tx.ring.disarm();
+        }
+    }
+
+    fn takes_partial_checksums(&self) -> bool {
+        self.guest_checksum
+    }
+
+    fn deliver(&mut self, frame: &Outgoing<'_>) -> Result<(), Undelivered> {
+        self.check_memory().map_err(Undelivered::Failed)?;
+        let Some(at) = self.receiving.get(frame.queue % self.receiving.len().max(1)) else {
+            return Err(Undelivered::Full);
+        };
+        match &mut self.pairs[*at].rx {
+            Some((queue, _)) => queue.deliver(&self.memory, frame),
+            None => Err(Undelivered::Full),
+        }
+    }
+
+    fn publish(&mut self) {
+        for pair in &mut self.pairs {
+            if let Some((queue, _)) = &mut pair.rx {
+                queue.ring.publish();
+            }
+            if let Some((queue, _)) = &mut pair.tx {
+                queue.ring.publish();
+            }
+        }
+    }
+
+    fn notify(&mut self) {
+        for pair in &mut self.pairs {
+            if let Some((queue, RingPlan { call: Some(call), .. })) = &mut pair.rx
+                && queue.ring.wants_signal()
+            {
+                call.ring();
+            }
+            if let Some((queue, RingPlan { call: Some(call), .. })) = &mut pair.tx
+                && queue.ring.wants_signal()
+            {
+                call.ring();
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        self.publish();
+        for Pair { rx, tx } in self.pairs.drain(..) {
+            if let Some((queue, plan)) = rx {
+                plan.position.set(queue.ring.position());
+            }
+            if let Some((queue, plan)) = tx {
+                plan.position.set(queue.ring.position());
+            }
+        }
+        self.receiving.clear();
+    }
+}

@@ -1,0 +1,351 @@
+//! The conversation with a VMM, as a state machine: `(state, request, descriptors) → (state, reply, memory change)`.
+//!
+//! Takes requests in any order that real VMMs use (QEMU enables rings before it sets features, UML sets doorbells
+//! first) and refuses what no VMM may ask. Does no I/O: whoever drives it maps memory, stops the port before a request
+//! that [`Session::disturbs`] it, and builds the next port from [`Session::plan`].
+
+use super::{
+    Doorbell, Plan, Position, RingPlan,
+    memory::{MAX_REGIONS, RegionRequest},
+    message::{Region, Request},
+    ring::{MAX_SIZE, RingAddresses, RingConfig, Start},
+};
+use crate::addr::MacAddr;
+use std::{os::fd::OwnedFd, sync::Arc};
+use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
+use virtio_bindings::{virtio_config, virtio_net, virtio_ring};
+
+const PROTOCOL_FEATURES: u64 = 1 << 30;
+const VERSION_1: u64 = 1 << virtio_config::VIRTIO_F_VERSION_1;
+const EVENT_IDX: u64 = 1 << virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+const INDIRECT: u64 = 1 << virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
+const MRG_RXBUF: u64 = 1 << virtio_net::VIRTIO_NET_F_MRG_RXBUF;
+const GUEST_CSUM: u64 = 1 << virtio_net::VIRTIO_NET_F_GUEST_CSUM;
+const MULTI_QUEUE: u64 = 1 << virtio_net::VIRTIO_NET_F_MQ | 1 << virtio_net::VIRTIO_NET_F_CTRL_VQ;
+
+/// Octets of the configuration space that can be read (virtio 1.2 §5.1.4; the rest is zero).
+const CONFIG_LEN: usize = 256;
+
+/// What a new vNIC offers. It is recorded with the vNIC and never shrinks: VMMs refuse to reconnect otherwise.
+pub fn features(queue_pairs: u16) -> u64 {
+    let single = PROTOCOL_FEATURES
+        | VERSION_1
+        | EVENT_IDX
+        | INDIRECT
+        | MRG_RXBUF
+        | GUEST_CSUM
+        | 1 << virtio_net::VIRTIO_NET_F_CSUM
+        | 1 << virtio_net::VIRTIO_NET_F_MAC
+        | 1 << virtio_net::VIRTIO_NET_F_MTU
+        | 1 << virtio_net::VIRTIO_NET_F_STATUS;
+    // The control queue ends in the VMM; VMMs that pass it to the backend (UML) take vNICs of one pair.
+    if queue_pairs > 1 { single | MULTI_QUEUE } else { single }
+}
+
+fn protocol_features() -> Protocol {
+    Protocol::MQ
+        | Protocol::REPLY_ACK
+        | Protocol::MTU
+        | Protocol::BACKEND_REQ
+        | Protocol::CONFIG
+        | Protocol::CONFIGURE_MEM_SLOTS
+        | Protocol::RESET_DEVICE
+}
+
+/// What the guest's device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device {
+    /// Virtio features, as [`features`] gave them when the vNIC was made.
+    pub features: u64,
+    /// Queue pairs.
+    pub queue_pairs: u16,
+    /// The guest's MAC.
+    pub mac: MacAddr,
+    /// The guest's MTU.
+    pub mtu: u16,
+}
+
+/// Why a request is refused; the connection ends.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such ring.
+    #[error("ring {ring} of {rings}")]
+    Ring {
+        /// Asked for.
+        ring: u32,
+        /// There are.
+        rings: usize,
+    },
+    /// Not a possible ring size.
+    #[error("ring size {0} is not a power of two from 2 to {MAX_SIZE}")]
+    RingSize(u32),
+    /// Not a ring index.
+    #[error("ring position {0} is above 65535")]
+    Base(u32),
+    /// Features that were not offered.
+    #[error("features {0:#x} were not offered")]
+    Features(u64),
+    /// A guest older than virtio 1.0.
+    #[error("features {0:#x} lack VIRTIO_F_VERSION_1, which mvirt-net requires")]
+    Legacy(u64),
+    /// Fewer descriptors than the request needs.
+    #[error("{got} descriptors where {needed} are needed")]
+    Descriptors {
+        /// Came.
+        got: usize,
+        /// Needed.
+        needed: usize,
+    },
+    /// An MTU that does not fit the vNIC's.
+    #[error("MTU {asked}, more than the vNIC's {limit}")]
+    Mtu {
+        /// Asked for.
+        asked: u64,
+        /// The vNIC's.
+        limit: u16,
+    },
+    /// The configuration space is read-only.
+    #[error("the configuration space is read-only")]
+    ReadOnly,
+}
+
+/// How a request changes the guest's memory.
+#[derive(Debug)]
+pub enum MemoryChange {
+    /// All of it.
+    Replace(Vec<RegionRequest>),
+    /// One region more.
+    Add(RegionRequest),
+    /// One region less.
+    Remove(Region),
+}
+
+/// What a request leads to.
+#[derive(Debug, Default)]
+pub struct Effect {
+    /// The payload of the reply; without one, the request is acknowledged if the VMM wants that.
+    pub reply: Option<Vec<u8>>,
+    /// To be carried out before the reply.
+    pub memory: Option<MemoryChange>,
+    /// The request is not known: acknowledged as failed, and nothing else.
+    pub unknown: bool,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    size: u32,
+    addresses: Option<RingAddresses>,
+    base: u16,
+    /// Where a port left it since `base` was set.
+    position: Position,
+    /// Set when the VMM has started the ring; the descriptor is absent where it wants us to poll.
+    kick: Option<Option<Arc<OwnedFd>>>,
+    call: Option<Doorbell>,
+    /// `None`: not said; then the ring is enabled unless protocol features were negotiated.
+    enabled: Option<bool>,
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub struct Session {
+    device: Device,
+    features: Option<u64>,
+    protocol: Protocol,
+    rings: Vec<Ring>,
+    /// Held open, because VMMs want it taken; nothing is ever sent.
+    backend_channel: Option<OwnedFd>,
+}
+
+impl Session {
+    /// A new connection.
+    pub fn new(device: Device) -> Self {
+        let rings = usize::from(device.queue_pairs) * 2;
+        Self {
+            device,
+            features: None,
+            protocol: Protocol::empty(),
+            rings: (0..rings).map(|_| Ring::default()).collect(),
+            backend_channel: None,
+        }
+    }
+
+    /// Whether the VMM waits for the outcome of requests that ask for it.
+    pub fn acknowledges(&self) -> bool {
+        self.protocol.contains(Protocol::REPLY_ACK)
+    }
+
+    /// Whether the port must be stopped before `request` is handled.
+    pub fn disturbs(request: &Request) -> bool {
+        !matches!(
+            request,
+            Request::GetFeatures
+                | Request::GetProtocolFeatures
+                | Request::GetQueueNum
+                | Request::GetConfig { .. }
+                | Request::GetMaxMemSlots
+                | Request::SetOwner
+                | Request::SetVringErr { .. }
+                | Request::SendRarp
+                | Request::SetBackendReqFd
+                | Request::NetSetMtu(_)
+                | Request::SetConfig
+                | Request::Unknown(_)
+        )
+    }
+
+    /// Handles one request. The port, if there was one, has stopped if the request disturbs it.
+    pub fn handle(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<Effect, Refusal> {
+        let number = |value: u64| Effect { reply: Some(value.to_ne_bytes().into()), ..Effect::default() };
+        match request {
+            Request::GetFeatures => return Ok(number(self.device.features)),
+            Request::GetProtocolFeatures => return Ok(number(protocol_features().bits())),
+            Request::GetQueueNum => return Ok(number(self.rings.len() as u64)),
+            Request::GetMaxMemSlots => return Ok(number(MAX_REGIONS as u64)),
+            Request::GetConfig { offset, size } => return Ok(self.config(offset, size)),
+            Request::GetVringBase { ring } => return self.stop_ring(ring),
+            Request::SetMemTable(_) | Request::AddMemReg(_) | Request::RemMemReg(_) => {
+                return memory_change(request, fds);
+            }
+            Request::Unknown(_) => return Ok(Effect { unknown: true, ..Effect::default() }),
+            Request::SetFeatures(features) => self.set_features(features)?,
+            Request::SetProtocolFeatures(features) => {
+                self.protocol = Protocol::from_bits_truncate(features) & protocol_features();
+            }
+            Request::ResetOwner | Request::ResetDevice => {
+                self.rings.iter_mut().for_each(|ring| *ring = Ring::default());
+            }
+            Request::SetBackendReqFd => self.backend_channel = Some(one(fds)?),
+            Request::NetSetMtu(asked) => self.check_mtu(asked)?,
+            Request::SetConfig => return Err(Refusal::ReadOnly),
+            Request::SetOwner | Request::SendRarp => {}
+            Request::SetVringNum { ring, size } => {
+                if !size.is_power_of_two() || !(2..=MAX_SIZE).contains(&size) {
+                    return Err(Refusal::RingSize(size));
+                }
+                self.ring(ring)?.size = size;
+            }
+            Request::SetVringAddr { ring, addresses } => {
+                self.ring(ring)?.addresses = Some(addresses);
+            }
+            Request::SetVringBase { ring, base } => {
+                let base = u16::try_from(base).map_err(|_| Refusal::Base(base))?;
+                let ring = self.ring(ring)?;
+                (ring.base, ring.position) = (base, Position::default());
+            }
+            Request::SetVringKick { ring, polled } => {
+                self.ring(ring)?.kick = Some(if polled { None } else { Some(Arc::new(one(fds)?)) });
+            }
+            Request::SetVringCall { ring, polled } => {
+                self.ring(ring)?.call = if polled { None } else { Some(Doorbell::new(one(fds)?)) };
+            }
+            Request::SetVringErr { ring } => drop(self.ring(ring)?),
+            Request::SetVringEnable { ring, enabled } => self.ring(ring)?.enabled = Some(enabled),
+        }
+        Ok(Effect::default())
+    }
+
+    fn ring(&mut self, ring: u32) -> Result<&mut Ring, Refusal> {
+        let rings = self.rings.len();
+        self.rings.get_mut(ring as usize).ok_or(Refusal::Ring { ring, rings })
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<(), Refusal> {
+        let foreign = features & !(self.device.features | PROTOCOL_FEATURES);
+        if foreign != 0 {
+            return Err(Refusal::Features(foreign));
+        }
+        if features & VERSION_1 == 0 {
+            return Err(Refusal::Legacy(features));
+        }
+        self.features = Some(features);
+        Ok(())
+    }
+
+    fn check_mtu(&self, asked: u64) -> Result<(), Refusal> {
+        let limit = self.device.mtu;
+        if asked > u64::from(limit) { Err(Refusal::Mtu { asked, limit }) } else { Ok(()) }
+    }
+
+    /// Answers GET_VRING_BASE: the ring stands still until it is kicked off again.
+    fn stop_ring(&mut self, number: u32) -> Result<Effect, Refusal> {
+        let ring = self.ring(number)?;
+        ring.base = ring.position.get().unwrap_or(ring.base);
+        (ring.position, ring.kick, ring.call) = (Position::default(), None, None);
+        let state = [number, u32::from(ring.base)];
+        let reply = state.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        Ok(Effect { reply: Some(reply), ..Effect::default() })
+    }
+
+    /// A part of the configuration space; an empty one where it is out of range.
+    fn config(&self, offset: u32, size: u32) -> Effect {
+        let mut space = [0; CONFIG_LEN];
+        space[..6].copy_from_slice(&self.device.mac.0);
+        space[6..8].copy_from_slice(&(virtio_net::VIRTIO_NET_S_LINK_UP as u16).to_le_bytes());
+        space[8..10].copy_from_slice(&self.device.queue_pairs.to_le_bytes());
+        space[10..12].copy_from_slice(&self.device.mtu.to_le_bytes());
+        let end = offset.saturating_add(size) as usize;
+        let part = space.get(offset as usize..end).unwrap_or(&[]);
+        let head = [offset, part.len() as u32, 0];
+        let mut reply: Vec<u8> = head.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        reply.extend_from_slice(part);
+        Effect { reply: Some(reply), ..Effect::default() }
+    }
+
+    /// What runs now: the rings that are addressed and started. `None` where there is nothing to run.
+    pub fn plan(&self) -> Option<Plan> {
+        let features = self.features?;
+        let by_default = features & PROTOCOL_FEATURES == 0;
+        let ring = |ring: &Ring| {
+            let kick = ring.kick.clone()?;
+            Some(RingPlan {
+                config: RingConfig {
+                    size: (ring.size > 0).then_some(ring.size)?,
+                    addresses: ring.addresses?,
+                    event_idx: features & EVENT_IDX != 0,
+                    indirect: features & INDIRECT != 0,
+                    start: ring.position.get().map_or(Start::Told(ring.base), Start::Exactly),
+                },
+                kick,
+                call: ring.call.clone(),
+                enabled: ring.enabled.unwrap_or(by_default),
+                position: ring.position.clone(),
+            })
+        };
+        let pairs = self.rings.chunks(2).map(|pair| (ring(&pair[0]), ring(&pair[1])));
+        let pairs: Vec<_> = pairs.collect();
+        let runs = pairs.iter().any(|(rx, tx)| rx.is_some() || tx.is_some());
+        runs.then_some(Plan {
+            pairs,
+            mergeable: features & MRG_RXBUF != 0,
+            guest_checksum: features & GUEST_CSUM != 0,
+        })
+    }
+}
+
+fn one(fds: Vec<OwnedFd>) -> Result<OwnedFd, Refusal> {
+    let got = fds.len();
+    fds.into_iter().next().ok_or(Refusal::Descriptors { got, needed: 1 })
+}
+
+fn memory_change(request: Request, fds: Vec<OwnedFd>) -> Result<Effect, Refusal> {
+    let got = fds.len();
+    let with_fd = |(region, fd): (Region, OwnedFd)| RegionRequest {
+        guest_address: region.guest_address,
+        len: region.len,
+        user_address: region.user_address,
+        offset: region.offset,
+        fd,
+    };
+    let change = match request {
+        Request::SetMemTable(regions) if regions.len() > got => {
+            return Err(Refusal::Descriptors { got, needed: regions.len() });
+        }
+        Request::SetMemTable(regions) => {
+            MemoryChange::Replace(regions.into_iter().zip(fds).map(with_fd).collect())
+        }
+        Request::AddMemReg(region) => MemoryChange::Add(with_fd((region, one(fds)?))),
+        Request::RemMemReg(region) => MemoryChange::Remove(region),
+        _ => return Ok(Effect::default()),
+    };
+    Ok(Effect { memory: Some(change), ..Effect::default() })
+}
