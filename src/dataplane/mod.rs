@@ -1,11 +1,224 @@
-//! dp
+//! The data plane's boundary: what control may do to it.
+//!
+//! ```text
+//! control ── place, attach, publish, detach ──▶ sessions (a task a vNIC) ── attach, detach ──▶ reactors
+//!         ◀── events, counters ────────────────                            ◀── publish ───────
+//!
+//! frame: port/ → pipeline: classify → guard → responders │ forward → egress → port/
+//! ```
+//! [`Dataplane::place`] gives a vNIC its port and reactor for life; [`Dataplane::attach`] makes its socket; tables are
+//! published whole. Everything else is private to this folder.
+
 pub mod classify;
 pub mod counters;
 pub mod egress;
 pub mod forward;
 pub mod frame;
 pub mod guard;
+pub mod pipeline;
 pub mod port;
+pub mod ports;
+pub mod reactor;
 pub mod responders;
+mod sessions;
 pub mod snapshot;
+mod socket;
 pub mod verdict;
+
+pub use port::vhost_user::session::{Device, features};
+pub use reactor::Hugepages;
+pub use socket::longest_socket_path;
+
+use counters::PortCounters;
+use snapshot::{NetworkKey, NetworkTable, PortId};
+use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+/// vNICs of a network that share a reactor before another one gets some: within it, a frame is copied once.
+pub const VNICS_TOGETHER: usize = 64;
+
+/// How the data plane runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Threads.
+    pub reactors: usize,
+    /// CPUs to pin them to, in turn; none: wherever the scheduler likes.
+    pub cpus: Vec<usize>,
+    /// How long a queue is polled after its last frame.
+    pub busy_poll: Duration,
+    /// Backing of the channels between reactors.
+    pub hugepages: Hugepages,
+}
+
+/// What a port's VMM and guest do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortState {
+    /// Nothing runs.
+    Idle,
+    /// Frames can go both ways.
+    Active,
+    /// They broke the protocol.
+    Failed,
+}
+
+/// A change of a port's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Event {
+    /// Whose.
+    pub port: PortId,
+    /// To what.
+    pub state: PortState,
+}
+
+/// Where a vNIC is for as long as it exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Its port.
+    pub port: PortId,
+    /// The reactor that owns the port.
+    pub reactor: u16,
+}
+
+/// A vNIC's socket to be made.
+#[derive(Debug)]
+pub struct Socket {
+    /// Where the vNIC is.
+    pub place: Place,
+    /// The network it is in.
+    pub network: NetworkKey,
+    /// Its name, for the log.
+    pub name: String,
+    /// Where the socket is to be.
+    pub path: PathBuf,
+    /// What the guest's device is.
+    pub device: Device,
+}
+
+/// A socket that listens, until closed.
+#[derive(Debug)]
+pub struct Listening {
+    path: PathBuf,
+    counters: Arc<PortCounters>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Listening {
+    /// What the port has carried.
+    pub fn counters(&self) -> &PortCounters {
+        &self.counters
+    }
+
+    /// Removes the socket and disconnects its VMM, whose memory is unmapped when this returns.
+    pub async fn close(self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove a socket");
+        }
+        // The task has ended only if it panicked, which the next line tells.
+        self.stop.send(()).ok();
+        if let Err(error) = self.task.await {
+            tracing::error!(path = %self.path.display(), %error, "a session ended by a panic");
+        }
+    }
+}
+
+/// The running data plane. Dropping it ends the reactors.
+#[derive(Debug)]
+pub struct Dataplane {
+    reactors: Vec<Arc<reactor::Handle>>,
+    events: mpsc::UnboundedSender<Event>,
+    /// vNICs placed on each reactor.
+    load: Vec<usize>,
+    /// How many vNICs of a network are placed where.
+    homes: HashMap<(NetworkKey, u16), usize>,
+    /// The generation of every slot ever used, and those free now.
+    generations: Vec<u32>,
+    free: Vec<u32>,
+    /// Published tables that a reactor may still hold: freed here, never on a reactor.
+    published: Vec<Arc<NetworkTable>>,
+}
+
+impl Dataplane {
+    /// Starts the reactors. Gives the events of their ports.
+    pub fn start(settings: &Settings) -> io::Result<(Self, mpsc::UnboundedReceiver<Event>)> {
+        let reactors = reactor::start(
+            settings.reactors,
+            &settings.cpus,
+            reactor::Settings { busy_poll: settings.busy_poll, hugepages: settings.hugepages },
+        )?;
+        let (events, receiver) = mpsc::unbounded_channel();
+        let dataplane = Self {
+            load: vec![0; reactors.len()],
+            reactors: reactors.into_iter().map(Arc::new).collect(),
+            events,
+            homes: HashMap::new(),
+            generations: Vec::new(),
+            free: Vec::new(),
+            published: Vec::new(),
+        };
+        Ok((dataplane, receiver))
+    }
+
+    /// A port for a new vNIC: beside others of its network while those are few, else where there is least.
+    pub fn place(&mut self, network: NetworkKey) -> Place {
+        let together = |at: &u16| {
+            self.homes.get(&(network, *at)).is_some_and(|count| !count.is_multiple_of(VNICS_TOGETHER))
+        };
+        let all = 0..self.reactors.len() as u16;
+        let reactor = all.clone().find(together);
+        let least = || all.min_by_key(|at| self.load[usize::from(*at)]).unwrap_or(0);
+        let reactor = reactor.unwrap_or_else(least);
+        self.load[usize::from(reactor)] += 1;
+        *self.homes.entry((network, reactor)).or_default() += 1;
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.generations.push(0);
+            self.generations.len() as u32 - 1
+        });
+        let generation = &mut self.generations[slot as usize];
+        *generation += 1;
+        Place { port: PortId { slot, generation: *generation }, reactor }
+    }
+
+    /// Gives back the port of a vNIC that is no more: its socket is closed and no table names it.
+    pub fn release(&mut self, network: NetworkKey, place: Place) {
+        self.load[usize::from(place.reactor)] -= 1;
+        if let Some(count) = self.homes.get_mut(&(network, place.reactor)) {
+            *count -= 1;
+            if *count == 0 {
+                self.homes.remove(&(network, place.reactor));
+            }
+        }
+        self.free.push(place.port.slot);
+    }
+
+    /// Makes a vNIC's socket, which listens when this returns. Replaces what is at its path.
+    pub fn attach(&self, socket: Socket) -> io::Result<Listening> {
+        let listener = socket::listen(&socket.path)?;
+        let counters = Arc::new(PortCounters::default());
+        let (stop, stopped) = oneshot::channel();
+        let served = sessions::Served {
+            id: socket.place.port,
+            network: socket.network,
+            name: socket.name,
+            device: socket.device,
+            reactor: Arc::clone(&self.reactors[usize::from(socket.place.reactor)]),
+            counters: Arc::clone(&counters),
+            events: self.events.clone(),
+        };
+        let task = tokio::spawn(sessions::serve(served, listener, stopped));
+        Ok(Listening { path: socket.path, counters, stop, task })
+    }
+
+    /// Gives all reactors a network's new table; an empty one says that the network is gone.
+    pub fn publish(&mut self, table: NetworkTable) {
+        let table = Arc::new(table);
+        for reactor in &self.reactors {
+            reactor.publish(Arc::clone(&table));
+        }
+        self.published.retain(|table| Arc::strong_count(table) > 1);
+        self.published.push(table);
+    }
+}

@@ -1,0 +1,238 @@
+//! The ports a reactor owns, each with what is known of it between two bursts.
+
+use super::{
+    counters::PortCounters,
+    port::{Port, PortFailure},
+    snapshot::{NetworkKey, NetworkTable, PortId, Vnic},
+};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How long a frame waits for a receiver without buffers before it is dropped and the receiver marked stalled.
+pub const HOLD: Duration = Duration::from_micros(100);
+/// Answers the gateway gives a guest in a second, and how many at once.
+const REPLIES_PER_SECOND: u32 = 1000;
+
+/// A port as it is given to a reactor.
+pub struct Attachment {
+    /// Its name.
+    pub id: PortId,
+    /// The network it is in.
+    pub network: NetworkKey,
+    /// The running port.
+    pub port: Box<dyn Port>,
+    /// Written by the reactor.
+    pub counters: Arc<PortCounters>,
+    /// Called once, if the port fails.
+    pub on_failure: Box<dyn FnOnce(PortFailure) + Send>,
+}
+
+impl fmt::Debug for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attachment").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A port and its state.
+pub struct Slot {
+    /// Its name.
+    pub id: PortId,
+    /// The port.
+    pub port: Box<dyn Port>,
+    /// The network it is in.
+    pub network: NetworkKey,
+    /// The network's table, and which of its vNICs this is.
+    pub table: Option<(Arc<NetworkTable>, usize)>,
+    /// What it has carried.
+    pub counters: Arc<PortCounters>,
+    /// It had no receive buffers for [`HOLD`]: nobody waits for it until it takes a frame.
+    pub stalled: bool,
+    /// Since when its oldest frame waits for a receiver.
+    pub held_since: Option<Instant>,
+    /// How many advertisements it was sent unasked.
+    pub advertisements: u8,
+    replies: TokenBucket,
+    /// Absent once it was called: the port has failed.
+    on_failure: Option<Box<dyn FnOnce(PortFailure) + Send>>,
+    touched: bool,
+}
+
+impl Slot {
+    /// The vNIC, once its network's table is known.
+    pub fn vnic(&self) -> Option<(&NetworkTable, &Vnic)> {
+        let (table, at) = self.table.as_ref()?;
+        Some((table, table.vnics.get(*at)?))
+    }
+
+    /// Whether it may be called.
+    pub fn is_sound(&self) -> bool {
+        self.on_failure.is_some()
+    }
+
+    /// Takes one of the answers the gateway may give this second.
+    pub fn may_reply(&mut self, now: Instant) -> bool {
+        self.replies.take(now)
+    }
+
+    fn learn(&mut self, table: &Arc<NetworkTable>) {
+        let found = table.vnics.binary_search_by_key(&self.id.slot, |vnic| vnic.port.slot);
+        let found = found.ok().filter(|at| table.vnics[*at].port == self.id);
+        self.table = found.map(|at| (Arc::clone(table), at));
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// All ports of a reactor, and the tables of their networks.
+#[derive(Debug, Default)]
+pub struct Ports {
+    slots: Vec<Option<Slot>>,
+    tables: std::collections::HashMap<NetworkKey, Arc<NetworkTable>>,
+    /// Slots with something to publish.
+    touched: Vec<u32>,
+}
+
+impl Ports {
+    /// Takes a port over.
+    pub fn attach(&mut self, attachment: Attachment, now: Instant) {
+        let at = attachment.id.slot as usize;
+        if self.slots.len() <= at {
+            self.slots.resize_with(at + 1, || None);
+        }
+        let mut slot = Slot {
+            id: attachment.id,
+            port: attachment.port,
+            network: attachment.network,
+            table: None,
+            counters: attachment.counters,
+            stalled: false,
+            held_since: None,
+            advertisements: 0,
+            replies: TokenBucket::new(now),
+            on_failure: Some(attachment.on_failure),
+            touched: false,
+        };
+        if let Some(table) = self.tables.get(&slot.network) {
+            slot.learn(table);
+        }
+        self.slots[at] = Some(slot);
+    }
+
+    /// Gives a port back, stopped.
+    pub fn detach(&mut self, id: PortId) -> Option<Slot> {
+        self.get_mut(id)?;
+        let mut slot = self.slots.get_mut(id.slot as usize)?.take()?;
+        self.touched.retain(|at| *at != id.slot);
+        slot.port.stop();
+        Some(slot)
+    }
+
+    /// Takes a network's new table over.
+    pub fn publish(&mut self, table: &Arc<NetworkTable>) {
+        for slot in self.slots.iter_mut().flatten().filter(|slot| slot.network == table.key) {
+            slot.learn(table);
+        }
+        if table.vnics.is_empty() {
+            self.tables.remove(&table.key);
+        } else {
+            self.tables.insert(table.key, Arc::clone(table));
+        }
+    }
+
+    /// The port in a slot.
+    pub fn at(&self, slot: u32) -> Option<&Slot> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    /// A port.
+    pub fn get_mut(&mut self, id: PortId) -> Option<&mut Slot> {
+        self.slots.get_mut(id.slot as usize)?.as_mut().filter(|slot| slot.id == id)
+    }
+
+    /// A port that has not failed.
+    pub fn sound_mut(&mut self, id: PortId) -> Option<&mut Slot> {
+        self.get_mut(id).filter(|slot| slot.is_sound())
+    }
+
+    /// Notes that a port has something to publish.
+    pub fn touch(&mut self, id: PortId) {
+        if let Some(slot) = self.get_mut(id)
+            && !std::mem::replace(&mut slot.touched, true)
+        {
+            self.touched.push(id.slot);
+        }
+    }
+
+    /// A port failed: it is not called again, and its owner is told.
+    pub fn fail(&mut self, id: PortId, failure: PortFailure) {
+        if let Some(on_failure) = self.get_mut(id).and_then(|slot| slot.on_failure.take()) {
+            on_failure(failure);
+        }
+    }
+
+    /// Publishes what was touched; then, after one full fence, wakes those guests that want it.
+    pub fn publish_touched(&mut self) {
+        for at in &self.touched {
+            if let Some(slot) = self.slots[*at as usize].as_mut().filter(|slot| slot.is_sound()) {
+                slot.port.publish();
+            }
+        }
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        for at in self.touched.drain(..) {
+            if let Some(slot) = &mut self.slots[at as usize] {
+                slot.touched = false;
+                if slot.is_sound() {
+                    slot.port.notify();
+                }
+            }
+        }
+    }
+}
+
+/// Refilled continuously, full at the start.
+#[derive(Debug)]
+struct TokenBucket {
+    tokens: u32,
+    filled: Instant,
+}
+
+impl TokenBucket {
+    fn new(now: Instant) -> Self {
+        Self { tokens: REPLIES_PER_SECOND, filled: now }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let elapsed = now.saturating_duration_since(self.filled);
+        let fresh = elapsed.as_millis().min(1000) as u32 * REPLIES_PER_SECOND / 1000;
+        if fresh > 0 {
+            self.tokens = (self.tokens + fresh).min(REPLIES_PER_SECOND);
+            self.filled = now;
+        }
+        let left = self.tokens.checked_sub(1);
+        self.tokens = left.unwrap_or(0);
+        left.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thousand_replies_a_second_and_no_more() {
+        let start = Instant::now();
+        let mut bucket = TokenBucket::new(start);
+        assert_eq!((0..1500).filter(|_| bucket.take(start)).count(), 1000);
+        let later = start + Duration::from_millis(10);
+        assert_eq!((0..1500).filter(|_| bucket.take(later)).count(), 10);
+        let hour = start + Duration::from_secs(3600);
+        assert_eq!((0..1500).filter(|_| bucket.take(hour)).count(), 1000);
+    }
+}

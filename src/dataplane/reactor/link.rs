@@ -1,0 +1,334 @@
+//! Channels between reactors: for each ordered pair one ring of variable-length records in one huge page, with one
+//! producer and one consumer, made when first used.
+//!
+//! ```text
+//! head ──▶ [len│port│…│frame…][len│port│…│frame…] ◀── tail      positions run freely; a record never wraps
+//! ```
+//! The producer writes records behind `tail` and publishes it; the consumer reads up to `tail` and publishes `head`.
+//! A sleeping consumer is woken by its [`Waker`]: the producer publishes, fences, looks whether it sleeps; the consumer
+//! says that it sleeps, fences, looks whether there is a record.
+#![expect(unsafe_code, reason = "a single-producer single-consumer ring hands memory from one thread to another")]
+
+use super::hugepage::{HugePage, Hugepages, LEN};
+use crate::{
+    dataplane::{
+        frame::Outgoing,
+        pipeline,
+        port::vhost_user::memory::Span,
+        snapshot::PortId,
+    },
+    wire::vnet::Checksum,
+};
+use rustix::event::{EventfdFlags, eventfd};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering, fence},
+    },
+};
+
+/// Records start at multiples of this.
+const ALIGN: usize = 64;
+
+/// What stands before the octets of a frame.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct Record {
+    /// Octets of the frame; `u32::MAX`: nothing more before the end of the page.
+    len: u32,
+    port: PortId,
+    queue: u32,
+    checksum: Checksum,
+}
+
+const SKIP: u32 = u32::MAX;
+const FRAME_AT: usize = size_of::<Record>().next_multiple_of(ALIGN);
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Position(AtomicUsize);
+
+/// One direction between two reactors.
+#[derive(Debug)]
+struct Link {
+    page: HugePage,
+    head: Position,
+    tail: Position,
+}
+
+impl Link {
+    fn new(hugepages: Hugepages) -> io::Result<Self> {
+        let page = HugePage::new(hugepages)?;
+        Ok(Self { page, head: Position::default(), tail: Position::default() })
+    }
+
+    /// Appends a frame; false if there is no room. Called by one thread.
+    fn push(&self, port: PortId, frame: &Outgoing<'_>) -> bool {
+        let needed = (FRAME_AT + frame.len).next_multiple_of(ALIGN);
+        let mut tail = self.tail.0.load(Ordering::Relaxed);
+        let used = tail - self.head.0.load(Ordering::Acquire);
+        let to_end = LEN - tail % LEN;
+        let skipped = if to_end < needed { to_end } else { 0 };
+        if used + skipped + needed > LEN {
+            return false;
+        }
+        if skipped > 0 {
+            self.write(tail, Record { len: SKIP, port, queue: 0, checksum: Checksum::Complete });
+            tail += skipped;
+        }
+        let record = Record {
+            len: frame.len as u32,
+            port,
+            queue: frame.queue as u32,
+            checksum: frame.checksum,
+        };
+        self.write(tail, record);
+        // SAFETY: the octets lie in the free part of the page, which is the producer's until `tail` is published.
+        let octets = unsafe {
+            std::slice::from_raw_parts_mut(self.at(tail + FRAME_AT), frame.len)
+        };
+        let (head, rest) = octets.split_at_mut(frame.head.len());
+        head.copy_from_slice(frame.head);
+        Span::gather(frame.tail, rest);
+        self.tail.0.store(tail + needed, Ordering::Release);
+        true
+    }
+
+    /// Gives the oldest frame to `take`; false if there is none. Called by one thread.
+    fn pop(&self, take: impl FnOnce(PortId, &Outgoing<'_>)) -> bool {
+        let mut head = self.head.0.load(Ordering::Relaxed);
+        if head == self.tail.0.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut record = self.read(head);
+        if record.len == SKIP {
+            head += LEN - head % LEN;
+            record = self.read(head);
+        }
+        let len = record.len as usize;
+        // SAFETY: a published record is the consumer's until `head` is published, and lies in the page.
+        let octets = unsafe { std::slice::from_raw_parts(self.at(head + FRAME_AT), len) };
+        take(record.port, &Outgoing::private(octets, record.checksum, record.queue as usize));
+        self.head.0.store(head + (FRAME_AT + len).next_multiple_of(ALIGN), Ordering::Release);
+        true
+    }
+
+    fn is_empty(&self) -> bool {
+        self.head.0.load(Ordering::Relaxed) == self.tail.0.load(Ordering::Acquire)
+    }
+
+    fn at(&self, position: usize) -> *mut u8 {
+        self.page.pointer().wrapping_add(position % LEN)
+    }
+
+    fn write(&self, position: usize, record: Record) {
+        // SAFETY: positions are aligned to 64 and a record fits before the page ends; the place is the producer's.
+        unsafe { self.at(position).cast::<Record>().write(record) };
+    }
+
+    fn read(&self, position: usize) -> Record {
+        // SAFETY: as `write`; the place is the consumer's, and the producer wrote a record there.
+        unsafe { self.at(position).cast::<Record>().read() }
+    }
+}
+
+/// Wakes a reactor that sleeps.
+#[derive(Debug)]
+pub(super) struct Waker {
+    sleeping: AtomicBool,
+    /// Commands wait.
+    called: AtomicBool,
+    /// Readable when woken. Written at most once a sleep, so it never fills.
+    pub(super) doorbell: OwnedFd,
+}
+
+impl Waker {
+    /// A waker for a reactor that is awake.
+    pub(super) fn new() -> io::Result<Self> {
+        let doorbell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { sleeping: AtomicBool::new(false), called: AtomicBool::new(false), doorbell })
+    }
+
+    /// Tells the reactor that commands wait.
+    pub(super) fn call(&self) {
+        self.called.store(true, Ordering::Release);
+        fence(Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Whether commands wait; says so once.
+    pub(super) fn was_called(&self) -> bool {
+        self.called.load(Ordering::Relaxed) && self.called.swap(false, Ordering::Acquire)
+    }
+
+    /// Wakes the reactor if it sleeps. The caller has fenced since it made work visible.
+    fn wake(&self) {
+        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
+            let rung = rustix::io::write(&self.doorbell, &1_u64.to_ne_bytes());
+            debug_assert!(rung.is_ok(), "the doorbell is ours and never full");
+        }
+    }
+}
+
+/// All links, shared by all reactors.
+#[derive(Debug)]
+pub(super) struct Matrix {
+    /// By producer, then by consumer.
+    links: Vec<OnceLock<Link>>,
+    wakers: Vec<Arc<Waker>>,
+    hugepages: Hugepages,
+}
+
+impl Matrix {
+    /// Links between the reactors of `wakers`.
+    pub(super) fn new(wakers: Vec<Arc<Waker>>, hugepages: Hugepages) -> Self {
+        let links = (0..wakers.len() * wakers.len()).map(|_| OnceLock::new()).collect();
+        Self { links, wakers, hugepages }
+    }
+}
+
+/// One reactor's ends of the links: the only producer of its row, the only consumer of its column.
+#[derive(Debug)]
+pub(super) struct Links {
+    here: usize,
+    matrix: Arc<Matrix>,
+    /// Reactors that were sent something since the last flush.
+    sent: Vec<usize>,
+}
+
+impl Links {
+    /// The ends of reactor `here`. There is one of these a reactor.
+    pub(super) fn new(here: usize, matrix: Arc<Matrix>) -> Self {
+        Self { here, matrix, sent: Vec::with_capacity(16) }
+    }
+
+    /// Gives up to `limit` frames of each link to `take`.
+    pub(super) fn receive(&mut self, limit: usize, mut take: impl FnMut(PortId, &Outgoing<'_>)) {
+        for link in self.incoming() {
+            for _ in 0..limit {
+                if !link.pop(&mut take) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn incoming(&self) -> impl Iterator<Item = &Link> {
+        let reactors = self.matrix.wakers.len();
+        (0..reactors).filter_map(move |from| self.matrix.links[from * reactors + self.here].get())
+    }
+
+    /// Wakes those reactors that were sent something. The caller has fenced since.
+    pub(super) fn flush(&mut self) {
+        for reactor in self.sent.drain(..) {
+            self.matrix.wakers[reactor].wake();
+        }
+    }
+
+    /// Says that this reactor is about to sleep; false if it must not, because there is work.
+    pub(super) fn prepare_to_sleep(&self) -> bool {
+        let waker = &self.matrix.wakers[self.here];
+        waker.sleeping.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let work = waker.called.load(Ordering::Relaxed) || self.incoming().any(|link| !link.is_empty());
+        if work {
+            self.awake();
+        }
+        !work
+    }
+
+    /// Says that this reactor is awake.
+    pub(super) fn awake(&self) {
+        self.matrix.wakers[self.here].sleeping.store(false, Ordering::Relaxed);
+    }
+}
+
+impl pipeline::Links for Links {
+    fn here(&self) -> u16 {
+        self.here as u16
+    }
+
+    fn send(&mut self, reactor: u16, port: PortId, frame: &Outgoing<'_>) -> bool {
+        let to = usize::from(reactor);
+        let cell = &self.matrix.links[self.here * self.matrix.wakers.len() + to];
+        let link = match cell.get() {
+            Some(link) => link,
+            None => match Link::new(self.matrix.hugepages) {
+                Ok(link) => cell.get_or_init(|| link),
+                Err(error) => {
+                    tracing::error!(%error, from = self.here, to, "no memory for a channel between reactors");
+                    return false;
+                }
+            },
+        };
+        let pushed = link.push(port, frame);
+        if pushed && !self.sent.contains(&to) {
+            self.sent.push(to);
+        }
+        pushed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(octets: &[u8]) -> Outgoing<'_> {
+        Outgoing::private(octets, Checksum::Partial { start: 34, offset: 16 }, 3)
+    }
+
+    fn port(slot: u32) -> PortId {
+        PortId { slot, generation: slot + 1 }
+    }
+
+    #[test]
+    fn frames_of_all_sizes_come_out_as_they_went_in() {
+        let link = Link::new(Hugepages::Off).unwrap();
+        let octets: Vec<u8> = (0..65549_u32).map(|n| n as u8).collect();
+        for round in 0..400 {
+            let len = 14 + (round * 7919) % 65000;
+            assert!(link.push(port(round as u32), &frame(&octets[..len])));
+            assert!(link.pop(|to, got| {
+                assert_eq!((to, got.queue, got.checksum), (port(round as u32), 3, frame(&[]).checksum));
+                assert_eq!(got.head, &octets[..len]);
+            }));
+            assert!(link.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_full_link_refuses_and_recovers() {
+        let link = Link::new(Hugepages::Off).unwrap();
+        let octets = [7; 1500];
+        let fits = (0..).take_while(|n| link.push(port(*n), &frame(&octets))).count();
+        assert_eq!(fits, LEN / (FRAME_AT + 1500_usize).next_multiple_of(ALIGN));
+        assert!(link.pop(|to, _| assert_eq!(to, port(0))));
+        assert!(link.pop(|to, _| assert_eq!(to, port(1))));
+        assert!(link.push(port(9), &frame(&octets)));
+    }
+
+    #[test]
+    fn one_thread_hears_the_other_in_order() {
+        let link = Link::new(Hugepages::Off).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..100_000_u32 {
+                    let octets = n.to_be_bytes().repeat(1 + n as usize % 100);
+                    while !link.push(port(n), &frame(&octets)) {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+            for n in 0..100_000_u32 {
+                while !link.pop(|to, got| {
+                    assert_eq!(to, port(n));
+                    assert_eq!(got.head, n.to_be_bytes().repeat(1 + n as usize % 100));
+                }) {
+                    std::thread::yield_now();
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,384 @@
+//! A reactor: one thread, one io_uring, the ports it owns, private tables, no locks.
+//!
+//! ```text
+//! commands → wake-ups → bursts of active queues → links → timers → publish, fence, notify → sleep if all is armed
+//! ```
+//! A queue is ACTIVE (polled, the guest's kicks suppressed) or ARMED (not polled, its doorbell watched). It becomes
+//! armed when it was empty for the busy-poll time, and active by its doorbell. A reactor whose queues are all armed
+//! sleeps. Nothing reaches a reactor but attach, detach and publish.
+
+mod hugepage;
+mod link;
+mod timers;
+mod uring;
+
+pub use hugepage::Hugepages;
+
+use super::{
+    pipeline::Pipeline,
+    port::PortFailure,
+    ports::{Attachment, Ports},
+    snapshot::{NetworkTable, PortId},
+};
+use link::{Links, Matrix, Waker};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use std::{
+    fmt, io,
+    os::fd::AsFd as _,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+use timers::Timers;
+use uring::{Uring, Wake};
+
+/// How long a reactor sleeps at most while a queue has no doorbell.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
+/// Frames taken from a link before something else has its turn.
+const LINK_BURST: usize = 256;
+const WAKER_TOKEN: u64 = u64::MAX - 1;
+
+/// How reactors run.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// How long a queue is polled after its last frame.
+    pub busy_poll: Duration,
+    /// Backing of links.
+    pub hugepages: Hugepages,
+}
+
+enum Command {
+    Attach(Attachment),
+    Detach(PortId, Box<dyn FnOnce() + Send>),
+    Publish(Arc<NetworkTable>),
+    Stop,
+}
+
+/// The way to a reactor, for any thread.
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    waker: Arc<Waker>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    /// Gives the reactor a port.
+    pub fn attach(&self, attachment: Attachment) {
+        self.send(Command::Attach(attachment));
+    }
+
+    /// Takes a port away; `done` is called when the reactor touches none of its memory any more.
+    pub fn detach(&self, port: PortId, done: impl FnOnce() + Send + 'static) {
+        self.send(Command::Detach(port, Box::new(done)));
+    }
+
+    /// Gives the reactor a network's new table.
+    pub fn publish(&self, table: Arc<NetworkTable>) {
+        self.send(Command::Publish(table));
+    }
+
+    fn send(&self, command: Command) {
+        // A reactor only ends when its handle is dropped, and then nobody is left to command it.
+        if self.commands.send(command).is_ok() {
+            self.waker.call();
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.send(Command::Stop);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("a reactor ended by a panic");
+        }
+    }
+}
+
+/// Starts `count` reactors, pinned to `cpus` in turn if there are any.
+pub fn start(count: usize, cpus: &[usize], settings: Settings) -> io::Result<Vec<Handle>> {
+    let wakers = (0..count).map(|_| Waker::new().map(Arc::new)).collect::<io::Result<Vec<_>>>()?;
+    let matrix = Arc::new(Matrix::new(wakers.clone(), settings.hugepages));
+    let spawn = |(at, waker): (usize, Arc<Waker>)| {
+        let (commands, receiver) = mpsc::channel();
+        let (ready, started) = mpsc::channel();
+        let cpu = (!cpus.is_empty()).then(|| cpus[at % cpus.len()]);
+        let (links, doorbell) = (Links::new(at, Arc::clone(&matrix)), Arc::clone(&waker));
+        let thread = std::thread::Builder::new().name(format!("reactor-{at}")).spawn(move || {
+            match Reactor::new(receiver, doorbell, links, settings, cpu) {
+                Ok(mut reactor) => {
+                    drop(ready.send(Ok(())));
+                    reactor.run();
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            }
+        })?;
+        let handle = Handle { commands, waker, thread: Some(thread) };
+        let outcome = started.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended")));
+        outcome.map(|()| handle)
+    };
+    wakers.into_iter().enumerate().map(spawn).collect()
+}
+
+/// A queue that is polled.
+#[derive(Debug, Clone, Copy)]
+struct Active {
+    port: PortId,
+    queue: usize,
+    /// When it last had frames.
+    busy: Instant,
+}
+
+struct Reactor {
+    commands: mpsc::Receiver<Command>,
+    waker: Arc<Waker>,
+    links: Links,
+    settings: Settings,
+    uring: Uring,
+    wakes: Vec<Wake>,
+    ports: Ports,
+    pipeline: Pipeline,
+    active: Vec<Active>,
+    /// Queues without a doorbell, which are polled at intervals.
+    deaf: Vec<(PortId, usize)>,
+    /// When ports are due to be told of their router, by slot and generation.
+    advertisements: Timers<(u32, u32)>,
+    random: u64,
+}
+
+fn token(port: PortId, queue: usize) -> u64 {
+    u64::from(port.generation & 0xff_ffff) << 40 | (queue as u64 & 0xff) << 32 | u64::from(port.slot)
+}
+
+impl Reactor {
+    fn new(
+        commands: mpsc::Receiver<Command>,
+        waker: Arc<Waker>,
+        links: Links,
+        settings: Settings,
+        cpu: Option<usize>,
+    ) -> io::Result<Self> {
+        if let Some(cpu) = cpu {
+            let mut set = CpuSet::new();
+            set.set(cpu);
+            sched_setaffinity(None, &set)
+                .map_err(|e| io::Error::other(format!("cannot run on CPU {cpu}: {e}")))?;
+        }
+        let mut uring = Uring::new()
+            .map_err(|e| io::Error::new(e.kind(), format!("cannot set up io_uring: {e} (is it disabled by kernel.io_uring_disabled or seccomp?)")))?;
+        uring.watch(waker.doorbell.as_fd(), WAKER_TOKEN)?;
+        let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+        Ok(Self {
+            commands,
+            waker,
+            links,
+            settings,
+            uring,
+            wakes: Vec::with_capacity(512),
+            ports: Ports::default(),
+            pipeline: Pipeline::default(),
+            active: Vec::with_capacity(64),
+            deaf: Vec::new(),
+            advertisements: Timers::default(),
+            random: seed | 1,
+        })
+    }
+
+    fn run(&mut self) {
+        loop {
+            let now = Instant::now();
+            if self.waker.was_called() && !self.obey(now) {
+                return;
+            }
+            self.take_wakes(now);
+            self.poll_active(now);
+            self.take_links();
+            self.advertise(now);
+            self.ports.publish_touched();
+            self.links.flush();
+            if self.active.is_empty() {
+                self.sleep(now);
+            }
+        }
+    }
+
+    /// Carries out commands; false if there will be none.
+    fn obey(&mut self, now: Instant) -> bool {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Attach(attachment) => self.attach(attachment, now),
+                Command::Detach(port, done) => {
+                    self.detach(port);
+                    done();
+                }
+                Command::Publish(table) => self.ports.publish(&table),
+                Command::Stop => return false,
+            }
+        }
+        true
+    }
+
+    fn attach(&mut self, attachment: Attachment, now: Instant) {
+        let id = attachment.id;
+        for queue in (0..attachment.port.queues()).filter(|queue| attachment.port.runs(*queue)) {
+            match attachment.port.doorbell(queue) {
+                Some(doorbell) => {
+                    if let Err(error) = self.uring.watch(doorbell, token(id, queue)) {
+                        (attachment.on_failure)(PortFailure(format!("cannot watch its doorbell: {error}")));
+                        return;
+                    }
+                }
+                None => self.deaf.push((id, queue)),
+            }
+            self.active.push(Active { port: id, queue, busy: now });
+        }
+        self.ports.attach(attachment, now);
+        self.advertisements.add(now, (id.slot, id.generation));
+    }
+
+    fn detach(&mut self, id: PortId) {
+        self.forget(id);
+        drop(self.ports.detach(id));
+    }
+
+    /// Neither polls nor watches a port's queues any more.
+    fn forget(&mut self, id: PortId) {
+        self.active.retain(|active| active.port != id);
+        self.deaf.retain(|(port, _)| *port != id);
+        let Some(slot) = self.ports.get_mut(id) else { return };
+        for queue in (0..slot.port.queues()).filter(|queue| slot.port.doorbell(*queue).is_some()) {
+            if let Err(error) = self.uring.unwatch(token(id, queue)) {
+                tracing::warn!(%error, port = id.slot, "cannot end the watch of a doorbell");
+            }
+        }
+    }
+
+    /// Makes queues active whose doorbell rang.
+    fn take_wakes(&mut self, now: Instant) {
+        if !self.uring.has_wakes() {
+            return;
+        }
+        let mut wakes = std::mem::take(&mut self.wakes);
+        self.uring.wakes(&mut wakes);
+        for wake in &wakes {
+            self.take_wake(wake, now);
+        }
+        self.wakes = wakes;
+    }
+
+    fn take_wake(&mut self, wake: &Wake, now: Instant) {
+        if wake.token == WAKER_TOKEN {
+            if wake.ended {
+                self.uring.watch(self.waker.doorbell.as_fd(), WAKER_TOKEN).expect("the doorbell could be watched before");
+            }
+            return;
+        }
+        let (slot, queue) = (wake.token as u32, (wake.token >> 32 & 0xff) as usize);
+        let found = self.ports.at(slot).filter(|found| token(found.id, queue) == wake.token);
+        let Some(found) = found else { return };
+        let id = found.id;
+        if wake.ended
+            && let Some(doorbell) = found.port.doorbell(queue)
+            && let Err(error) = self.uring.watch(doorbell, wake.token)
+        {
+            self.ports.fail(id, PortFailure(format!("cannot watch its doorbell: {error}")));
+            return;
+        }
+        self.activate(id, queue, now);
+    }
+
+    fn activate(&mut self, port: PortId, queue: usize, now: Instant) {
+        if self.active.iter().any(|active| (active.port, active.queue) == (port, queue)) {
+            return;
+        }
+        if let Some(slot) = self.ports.sound_mut(port) {
+            slot.port.disarm(queue);
+            self.active.push(Active { port, queue, busy: now });
+        }
+    }
+
+    /// A burst of every active queue; those that stay empty are armed and leave.
+    fn poll_active(&mut self, now: Instant) {
+        let mut active = std::mem::take(&mut self.active);
+        active.retain_mut(|queue| self.poll(queue, now));
+        self.active = active;
+    }
+
+    /// One burst; false if the queue is active no longer. A panic is that port's failure, nobody else's.
+    fn poll(&mut self, active: &mut Active, now: Instant) -> bool {
+        let from = (active.port, active.queue);
+        let (ports, links) = (&mut self.ports, &mut self.links);
+        let burst = AssertUnwindSafe(|| self.pipeline.run(ports, links, from, now));
+        let failure = match catch_unwind(burst) {
+            Ok(Ok(0)) if now.duration_since(active.busy) < self.settings.busy_poll => return true,
+            Ok(Ok(0)) => match self.arm(active.port, active.queue) {
+                Ok(more) => return more,
+                Err(failure) => failure,
+            },
+            Ok(Ok(_)) => {
+                active.busy = now;
+                return true;
+            }
+            Ok(Err(failure)) => failure,
+            Err(_) => PortFailure("internal error: a burst panicked (see the log)".into()),
+        };
+        self.ports.fail(active.port, failure);
+        false
+    }
+
+    /// Asks the guest to ring; says whether the queue is to stay active, because frames came meanwhile.
+    fn arm(&mut self, port: PortId, queue: usize) -> Result<bool, PortFailure> {
+        let Some(slot) = self.ports.sound_mut(port) else { return Ok(false) };
+        let more = slot.port.arm(queue)?;
+        if more {
+            slot.port.disarm(queue);
+        }
+        Ok(more)
+    }
+
+    fn take_links(&mut self) {
+        let (ports, pipeline) = (&mut self.ports, &mut self.pipeline);
+        self.links.receive(LINK_BURST, |port, frame| {
+            pipeline.deliver_from_link(ports, port, frame);
+        });
+    }
+
+    /// Tells guests of their router when that is due.
+    fn advertise(&mut self, now: Instant) {
+        while let Some((slot, generation)) = self.advertisements.pop(now) {
+            let port = PortId { slot, generation };
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 7;
+            self.random ^= self.random << 17;
+            let next = self.pipeline.advertise(&mut self.ports, port, now, self.random);
+            if let Some(next) = next {
+                self.advertisements.add(next, (slot, generation));
+            }
+        }
+    }
+
+    /// Sleeps until there is work.
+    fn sleep(&mut self, now: Instant) {
+        if !self.links.prepare_to_sleep() {
+            return;
+        }
+        let due = self.advertisements.next().map(|when| when.saturating_duration_since(now));
+        let interval = (!self.deaf.is_empty()).then_some(POLL_INTERVAL);
+        let timeout = [due, interval].into_iter().flatten().min();
+        self.uring.sleep(timeout).expect("a ring that was set up can be waited for");
+        self.links.awake();
+        let now = Instant::now();
+        for at in 0..self.deaf.len() {
+            let (port, queue) = self.deaf[at];
+            self.activate(port, queue, now);
+        }
+    }
+}

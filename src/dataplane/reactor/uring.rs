@@ -1,0 +1,105 @@
+//! Sleeping until a descriptor is readable, by io_uring multishot polls.
+//!
+//! Takes descriptors with tokens and gives the tokens of those that became readable. A poll stands until cancelled;
+//! nothing is ever read, an eventfd's every write wakes again.
+#![expect(unsafe_code, reason = "io_uring submissions name descriptors by number: the caller's must be open")]
+
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use std::{
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd},
+    time::Duration,
+};
+
+/// The token of completions nobody waits for.
+const IGNORED: u64 = u64::MAX;
+const ENTRIES: u32 = 256;
+/// IORING_ENTER_GETEVENTS.
+const GET_EVENTS: u32 = 1;
+const FAILED: u32 = (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) as u32;
+
+/// One io_uring, used by the thread that made it.
+pub(super) struct Uring {
+    ring: IoUring,
+}
+
+/// A completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wake {
+    /// Whose.
+    pub(super) token: u64,
+    /// The poll has ended though its descriptor is in order: it is to be started again.
+    pub(super) ended: bool,
+}
+
+impl Uring {
+    /// Sets up a ring for this thread; kernels before 6.1 get one without deferred task work.
+    pub(super) fn new() -> io::Result<Self> {
+        let best = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .build(ENTRIES);
+        let ring = best.or_else(|_| IoUring::builder().build(ENTRIES))?;
+        Ok(Self { ring })
+    }
+
+    /// Polls `fd` for readability until cancelled. The kernel holds the file itself from the next submission on, which
+    /// happens before this returns.
+    pub(super) fn watch(&mut self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        let poll = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), libc::POLLIN as u32);
+        self.submit(&poll.multi(true).build().user_data(token))
+    }
+
+    /// Ends the poll of `token`.
+    pub(super) fn unwatch(&mut self, token: u64) -> io::Result<()> {
+        self.submit(&opcode::PollRemove::new(token).build().user_data(IGNORED))
+    }
+
+    fn submit(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        // SAFETY: the entry refers to no memory, and to a descriptor that is open while it is submitted, below.
+        let pushed = unsafe { self.ring.submission().push(entry) };
+        pushed.map_err(|_| io::Error::other("the submission queue is full"))?;
+        self.ring.submit().map(|_| ())
+    }
+
+    /// Whether [`Uring::wakes`] would give something; cheap enough for every turn of a busy loop.
+    pub(super) fn has_wakes(&mut self) -> bool {
+        if self.ring.submission().taskrun() {
+            // SAFETY: submits nothing and waits for nothing: deferred work becomes completions. An error shows again
+            // when sleeping.
+            unsafe { self.ring.submitter().enter::<libc::sigset_t>(0, 0, GET_EVENTS, None) }.ok();
+        }
+        !self.ring.completion().is_empty()
+    }
+
+    /// Sleeps until there is a completion, `timeout` has passed or a signal came.
+    pub(super) fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let result = match timeout.map(types::Timespec::from) {
+            Some(timespec) => {
+                let args = types::SubmitArgs::new().timespec(&timespec);
+                self.ring.submitter().submit_with_args(1, &args)
+            }
+            None => self.ring.submit_and_wait(1),
+        };
+        match result {
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The completions so far.
+    pub(super) fn wakes(&mut self, wakes: &mut Vec<Wake>) {
+        wakes.clear();
+        for entry in self.ring.completion() {
+            let (token, result) = (entry.user_data(), entry.result());
+            if token == IGNORED || result < 0 {
+                continue;
+            }
+            let ended = !cqueue::more(entry.flags()) && result as u32 & FAILED == 0;
+            wakes.push(Wake { token, ended });
+        }
+    }
+}

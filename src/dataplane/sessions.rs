@@ -1,0 +1,369 @@
+//! One async task a vNIC: listens on its socket, talks to one VMM at a time, and keeps the reactor's port in step.
+//!
+//! ```text
+//! message ── disturbs? detach, wait for the reactor ── session.handle ── memory ── attach what runs now ── reply
+//! ```
+//! A reply that promises a ring is stopped or memory unused is sent only after the reactor has given the port back.
+
+use super::{
+    Event, PortState,
+    counters::PortCounters,
+    port::{
+        PortFailure,
+        vhost_user::{
+            VhostUserPort,
+            memory::{GuestMemory, MemoryError, RegionRequest},
+            message::{self, Header, MAX_FDS, Malformed, Request},
+            session::{Device, MemoryChange, Refusal, Session},
+        },
+    },
+    ports::Attachment,
+    reactor,
+    snapshot::{NetworkKey, PortId},
+};
+use rustix::{
+    io::IoSliceMut,
+    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg},
+};
+use std::{io, mem::MaybeUninit, os::fd::OwnedFd, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncWriteExt as _, Interest},
+    net::{UnixListener, UnixStream},
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+/// How long the rest of a message may take once it has begun, and a reply to be taken.
+const MESSAGE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// What a task needs to serve one vNIC.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub(super) id: PortId,
+    pub(super) network: NetworkKey,
+    /// For the log.
+    pub(super) name: String,
+    pub(super) device: Device,
+    pub(super) reactor: Arc<reactor::Handle>,
+    pub(super) counters: Arc<PortCounters>,
+    pub(super) events: mpsc::UnboundedSender<Event>,
+}
+
+/// Why a connection ended badly.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("malformed message {request}: {source}")]
+    Malformed { request: u32, source: Malformed },
+    #[error("refused {request}: {source}")]
+    Refused { request: &'static str, source: Refusal },
+    #[error("refused memory: {0}")]
+    Memory(#[from] MemoryError),
+    #[error("{0}")]
+    Port(#[from] PortFailure),
+    #[error("the VMM sent more than {MAX_FDS} descriptors with a message")]
+    TooManyFds,
+    #[error("a kick descriptor is neither an eventfd nor a pipe or socket")]
+    KickDescriptor,
+    #[error("the VMM took longer than {MESSAGE_DEADLINE:?} for a message")]
+    Slow,
+    #[error("the socket failed: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Serves connections, one at a time, until `stop`.
+pub(super) async fn serve(served: Served, listener: UnixListener, mut stop: oneshot::Receiver<()>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = &mut stop => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: others may return some.
+                tracing::warn!(nic = served.name, %error, "cannot accept a VMM");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        tracing::info!(nic = served.name, "VMM connected");
+        let mut connection = Connection::new(&served, stream);
+        let ended = tokio::select! {
+            ended = connection.run(&listener) => ended,
+            _ = &mut stop => {
+                connection.detach().await;
+                return;
+            }
+        };
+        connection.detach().await;
+        match ended {
+            Ok(()) => {
+                tracing::info!(nic = served.name, "VMM disconnected");
+                connection.tell(PortState::Idle);
+            }
+            Err(reason) => {
+                tracing::warn!(nic = served.name, %reason, "VMM disconnected: it or its guest broke the protocol");
+                connection.tell(PortState::Failed);
+            }
+        }
+    }
+}
+
+struct Connection<'a> {
+    served: &'a Served,
+    stream: UnixStream,
+    session: Session,
+    memory: Arc<GuestMemory>,
+    attached: bool,
+    failures: (mpsc::UnboundedSender<PortFailure>, mpsc::UnboundedReceiver<PortFailure>),
+}
+
+impl<'a> Connection<'a> {
+    fn new(served: &'a Served, stream: UnixStream) -> Self {
+        Self {
+            served,
+            stream,
+            session: Session::new(served.device),
+            memory: Arc::default(),
+            attached: false,
+            failures: mpsc::unbounded_channel(),
+        }
+    }
+
+    fn tell(&self, state: PortState) {
+        // Nobody listens once the daemon is going down.
+        self.served.events.send(Event { port: self.served.id, state }).ok();
+    }
+
+    /// Talks to the VMM until it leaves. Another one that connects meanwhile is turned away.
+    async fn run(&mut self, listener: &UnixListener) -> Result<(), Broken> {
+        loop {
+            tokio::select! {
+                biased;
+                readable = self.stream.readable() => {
+                    readable?;
+                    if !self.exchange().await? {
+                        return Ok(());
+                    }
+                }
+                failure = self.failures.1.recv() => {
+                    return Err(failure.unwrap_or_else(|| PortFailure("unknown".into())).into());
+                }
+                second = listener.accept() => {
+                    drop(second);
+                    tracing::warn!(nic = self.served.name, "turned away a second VMM: the vNIC is in use");
+                }
+            }
+        }
+    }
+
+    /// One request and its reply; false if the VMM has left.
+    async fn exchange(&mut self) -> Result<bool, Broken> {
+        let Some((header, payload, fds)) = receive(&self.stream).await? else { return Ok(false) };
+        let code = header.request;
+        let request = Request::parse(code, &payload)
+            .map_err(|source| Broken::Malformed { request: code, source })?;
+        tracing::trace!(nic = self.served.name, ?request, fds = fds.len(), "request");
+        let wants_ack = header.needs_reply();
+        let handled = self.handle(request, fds).await;
+        let acknowledge = wants_ack && self.session.acknowledges();
+        let reply = match &handled {
+            Ok(Handled::Reply(payload)) => Some(message::reply(code, payload)),
+            Ok(Handled::Done) if acknowledge => Some(message::reply(code, &0_u64.to_ne_bytes())),
+            Ok(Handled::Unknown) | Err(_) if acknowledge => {
+                Some(message::reply(code, &1_u64.to_ne_bytes()))
+            }
+            _ => None,
+        };
+        if let Some(reply) = reply {
+            timeout(MESSAGE_DEADLINE, self.stream.write_all(&reply)).await.map_err(|_| Broken::Slow)??;
+        }
+        handled.map(|_| true)
+    }
+
+    async fn handle(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<Handled, Broken> {
+        let disturbs = Session::disturbs(&request);
+        if disturbs {
+            self.detach().await;
+        }
+        if matches!(request, Request::SetVringKick { polled: false, .. }) {
+            check_kick(&fds)?;
+        }
+        let name = name_of(&request);
+        let effect = self
+            .session
+            .handle(request, fds)
+            .map_err(|source| Broken::Refused { request: name, source })?;
+        if let Some(change) = effect.memory {
+            self.change_memory(change)?;
+        }
+        if disturbs {
+            self.attach()?;
+        }
+        Ok(match (effect.unknown, effect.reply) {
+            (true, _) => Handled::Unknown,
+            (false, Some(reply)) => Handled::Reply(reply),
+            (false, None) => Handled::Done,
+        })
+    }
+
+    fn change_memory(&mut self, change: MemoryChange) -> Result<(), MemoryError> {
+        let held = |memory: &Arc<GuestMemory>| GuestMemory::clone(memory);
+        self.memory = Arc::new(match change {
+            MemoryChange::Replace(regions) => {
+                // Unmapped first: a guest's memory need not fit the address space twice.
+                self.memory = Arc::default();
+                GuestMemory::map(regions)?
+            }
+            MemoryChange::Add(region @ RegionRequest { .. }) => held(&self.memory).with(region)?,
+            MemoryChange::Remove(region) => {
+                held(&self.memory).without(region.guest_address, region.len)?
+            }
+        });
+        Ok(())
+    }
+
+    /// Takes the port back, if there is one: afterwards nothing touches the guest's memory.
+    async fn detach(&mut self) {
+        if !self.attached {
+            return;
+        }
+        let (done, detached) = oneshot::channel();
+        self.served.reactor.detach(self.served.id, move || drop(done.send(())));
+        // An error says that the reactor has ended, and its ports with it.
+        detached.await.ok();
+        self.attached = false;
+    }
+
+    /// Gives the reactor a port of what runs now.
+    fn attach(&mut self) -> Result<(), Broken> {
+        let Some(plan) = self.session.plan() else { return Ok(()) };
+        if self.memory.is_empty() {
+            return Ok(());
+        }
+        let complete = plan.is_complete();
+        let port = VhostUserPort::new(Arc::clone(&self.memory), plan)?;
+        let failures = self.failures.0.clone();
+        self.served.reactor.attach(Attachment {
+            id: self.served.id,
+            network: self.served.network,
+            port: Box::new(port),
+            counters: Arc::clone(&self.served.counters),
+            // The connection may be over.
+            on_failure: Box::new(move |failure| drop(failures.send(failure))),
+        });
+        self.attached = true;
+        self.tell(if complete { PortState::Active } else { PortState::Idle });
+        Ok(())
+    }
+}
+
+enum Handled {
+    Done,
+    Reply(Vec<u8>),
+    Unknown,
+}
+
+fn name_of(request: &Request) -> &'static str {
+    match request {
+        Request::SetFeatures(_) => "SET_FEATURES",
+        Request::SetMemTable(_) => "SET_MEM_TABLE",
+        Request::AddMemReg(_) => "ADD_MEM_REG",
+        Request::SetVringNum { .. } => "SET_VRING_NUM",
+        Request::SetVringBase { .. } => "SET_VRING_BASE",
+        Request::SetVringKick { .. } => "SET_VRING_KICK",
+        Request::SetVringCall { .. } => "SET_VRING_CALL",
+        Request::SetVringEnable { .. } => "SET_VRING_ENABLE",
+        Request::NetSetMtu(_) => "NET_SET_MTU",
+        Request::SetConfig => "SET_CONFIG",
+        Request::SetBackendReqFd => "SET_BACKEND_REQ_FD",
+        _ => "a ring request",
+    }
+}
+
+/// A descriptor that is always readable, like a file, would keep a reactor busy.
+fn check_kick(fds: &[OwnedFd]) -> Result<(), Broken> {
+    use rustix::fs::{FileType, fstat, readlinkat};
+    for fd in fds {
+        let mode = fstat(fd).map_err(io::Error::from)?.st_mode;
+        if matches!(FileType::from_raw_mode(mode), FileType::Fifo | FileType::Socket) {
+            continue;
+        }
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
+        let target = readlinkat(rustix::fs::CWD, path, Vec::new()).map_err(io::Error::from)?;
+        if target.as_bytes() != b"anon_inode:[eventfd]" {
+            return Err(Broken::KickDescriptor);
+        }
+    }
+    Ok(())
+}
+
+/// The next message; `None` at the end of the stream between two messages.
+async fn receive(stream: &UnixStream) -> Result<Option<(Header, Vec<u8>, Vec<OwnedFd>)>, Broken> {
+    let message = async {
+        let mut fds = Vec::new();
+        let mut octets = [0; message::HEADER_LEN];
+        if !fill(stream, &mut octets, &mut fds).await? {
+            return Ok(None);
+        }
+        let header = Header::parse(octets).map_err(|source| Broken::Malformed {
+            request: u32::from_ne_bytes([octets[0], octets[1], octets[2], octets[3]]),
+            source,
+        })?;
+        let mut payload = vec![0; header.size as usize];
+        if !payload.is_empty() && !fill(stream, &mut payload, &mut fds).await? {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        Ok(Some((header, payload, fds)))
+    };
+    timeout(MESSAGE_DEADLINE, message).await.map_err(|_| Broken::Slow)?
+}
+
+/// Fills `octets`; false if the stream ends before the first.
+async fn fill(
+    stream: &UnixStream,
+    octets: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+) -> Result<bool, Broken> {
+    let mut filled = 0;
+    while filled < octets.len() {
+        match receive_some(stream, &mut octets[filled..], fds).await? {
+            0 if filled == 0 => return Ok(false),
+            0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            received => filled += received,
+        }
+    }
+    Ok(true)
+}
+
+/// Octets and the descriptors that came with them.
+async fn receive_some(
+    stream: &UnixStream,
+    octets: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+) -> Result<usize, Broken> {
+    loop {
+        stream.readable().await?;
+        let received = stream.try_io(Interest::READABLE, || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+            let received = recvmsg(stream, &mut [IoSliceMut::new(octets)], &mut control, flags)?;
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(rights) = message {
+                    fds.extend(rights);
+                }
+            }
+            Ok((received.bytes, received.flags.contains(ReturnFlags::CTRUNC)))
+        });
+        match received {
+            Ok((_, true)) => return Err(Broken::TooManyFds),
+            Ok(_) if fds.len() > MAX_FDS => return Err(Broken::TooManyFds),
+            Ok((count, false)) => return Ok(count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // A VMM that was killed.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(0),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

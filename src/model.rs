@@ -1,0 +1,144 @@
+//! The nouns of the product, already valid: what is stored, served and compiled.
+//!
+//! Values are made by `control::convert`, which refuses what the API forbids, or read back from the store.
+
+use crate::{addr::MacAddr, wire::dns};
+use ipnet::{Ipv4Net, Ipv6Net};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
+use uuid::Uuid;
+
+/// The name of a network or vNIC.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(String);
+
+/// The text is not a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected 1-63 of A-Z a-z 0-9 . _ -, starting with a letter or digit, and not a UUID")]
+pub struct MalformedName;
+
+impl FromStr for Name {
+    type Err = MalformedName;
+
+    fn from_str(text: &str) -> Result<Self, MalformedName> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let valid = (1..=63).contains(&text.len())
+            && text.chars().all(allowed)
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && Uuid::parse_str(text).is_err();
+        if valid { Ok(Self(text.into())) } else { Err(MalformedName) }
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = MalformedName;
+
+    fn try_from(text: String) -> Result<Self, MalformedName> {
+        text.parse()
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0
+    }
+}
+
+impl std::borrow::Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An isolated network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Network {
+    /// Unique for ever.
+    pub id: Uuid,
+    /// Unique among networks.
+    pub name: Name,
+    /// At least one of both families is there.
+    pub ipv4_subnet: Option<Ipv4Net>,
+    /// At least one of both families is there.
+    pub ipv6_prefix: Option<Ipv6Net>,
+    /// Told to guests.
+    pub dns_servers: Vec<IpAddr>,
+    /// Told to guests.
+    pub ntp_servers: Vec<IpAddr>,
+    /// Octets of an IP packet.
+    pub mtu: u16,
+    /// Told to guests.
+    pub domain: Option<dns::Name>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was changed last.
+    pub updated_at: Timestamp,
+}
+
+/// How a guest sees its IPv4 subnet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Addressing {
+    /// As a /32.
+    Host,
+    /// With the subnet's own mask.
+    Subnet,
+}
+
+/// A virtual network interface.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Nic {
+    /// Unique for ever.
+    pub id: Uuid,
+    /// Unique among vNICs.
+    pub name: Name,
+    /// The network it is in.
+    pub network_id: Uuid,
+    /// Unique in its network.
+    pub mac: MacAddr,
+    /// There if the network has IPv4.
+    pub ipv4: Option<Ipv4Addr>,
+    /// There if the network has IPv6.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Prefixes behind its guest.
+    pub routed_ipv4: Vec<Ipv4Net>,
+    /// Prefixes behind its guest.
+    pub routed_ipv6: Vec<Ipv6Net>,
+    /// How its guest sees the IPv4 subnet.
+    pub addressing: Addressing,
+    /// Queue pairs offered to the VMM.
+    pub queue_pairs: u16,
+    /// The virtio features it offers: they never shrink, or VMMs refuse to reconnect.
+    pub features: u64,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was changed last.
+    pub updated_at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        for good in ["a", "vm1-eth0", "0.a_b-C", &"x".repeat(63)] {
+            assert!(good.parse::<Name>().is_ok(), "{good}");
+        }
+        for bad in ["", "-a", ".a", "a b", "ä", "a/b", &"x".repeat(64), "67e55044-10b1-426f-9247-bb680e5fe0c8", "67e5504410b1426f9247bb680e5fe0c8"] {
+            assert!(bad.parse::<Name>().is_err(), "{bad}");
+        }
+    }
+}

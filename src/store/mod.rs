@@ -1,0 +1,50 @@
+//! The durable form of the desired state.
+//!
+//! A change that a [`Store`] has returned from is on stable storage; one it has refused is not there after a restart.
+
+pub mod json;
+
+use crate::model::{Network, Nic};
+use std::{io, path::PathBuf};
+use uuid::Uuid;
+
+/// What was stored.
+#[derive(Debug, Default, PartialEq)]
+pub struct Contents {
+    /// All networks.
+    pub networks: Vec<Network>,
+    /// All vNICs; each one's network is there.
+    pub nics: Vec<Nic>,
+}
+
+/// A change could not be made durable, or the store not be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A system call failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Another daemon uses it.
+    #[error("{} is in use by another mvirt-net", .0.display())]
+    InUse(PathBuf),
+}
+
+/// Keeps networks and vNICs.
+pub trait Store: Send {
+    /// What was stored, at the start. What cannot be understood is set aside with a warning, not an error.
+    fn load(&mut self) -> Result<Contents, StoreError>;
+    /// Stores a network, new or changed.
+    fn put_network(&mut self, network: &Network) -> Result<(), StoreError>;
+    /// Stores a vNIC, new or changed.
+    fn put_nic(&mut self, nic: &Nic) -> Result<(), StoreError>;
+    /// Removes a network and its vNICs: all of them or none, also if the daemon dies meanwhile.
+    fn delete_network(&mut self, id: Uuid, nics: &[Uuid]) -> Result<(), StoreError>;
+    /// Removes a vNIC.
+    fn delete_nic(&mut self, id: Uuid) -> Result<(), StoreError>;
+}
