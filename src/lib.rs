@@ -1,4 +1,23 @@
-//! mvirt-net
+//! mvirt-net: the network between your virtual machines.
+//!
+//! One daemon per host gives VMs isolated, routed networks; every vNIC is a vhost-user socket.
+//!
+//! ```text
+//! bin/mvirt-net ─ daemon ─ control/ (API, desired state) ─ store/ (JSON on disk)
+//!                             │ publish, attach, detach
+//!                          dataplane/ ─ sessions (one a socket) ─ port/vhost_user/ (messages, memory, rings)
+//!                             └ reactor/ (one a thread) ─ pipeline: classify → guard → responders │ forward → egress
+//! ```
+//! Where to start: a frame enters in `dataplane/port/vhost_user/tx.rs`, is decided in `dataplane/pipeline.rs` and leaves
+//! in `dataplane/port/vhost_user/rx.rs`. A request enters in `control/service.rs` and ends in `store/json.rs`.
+//! Formats are in `wire/`; nouns in `model`; defaults in `config`. `tests/layering.rs` says who may use whom.
+
 pub mod addr;
+pub mod config;
+pub mod control;
+pub mod daemon;
 pub mod dataplane;
+pub mod model;
+pub mod proto;
+pub mod store;
 pub mod wire;

@@ -229,7 +229,10 @@ impl<'a> Connection<'a> {
             return;
         }
         let (done, detached) = oneshot::channel();
-        self.served.reactor.detach(self.served.id, move || drop(done.send(())));
+        self.served.reactor.detach(self.served.id, move || {
+            // Nobody waits once the daemon is going down.
+            done.send(()).ok();
+        });
         // An error says that the reactor has ended, and its ports with it.
         detached.await.ok();
         self.attached = false;

@@ -1,0 +1,249 @@
+//! Every default, path and flag of the daemon.
+
+use crate::dataplane::Hugepages;
+use clap::{Parser, ValueEnum};
+use std::{env, net::SocketAddr, path::PathBuf, str::FromStr};
+
+/// Where the daemon listens, and the CLI looks for it.
+pub const DEFAULT_LISTEN: &str = "[::1]:50054";
+/// Octets of an IP packet, where a network does not say.
+pub const DEFAULT_MTU: u16 = 1500;
+const MAX_REACTORS: usize = 64;
+/// With `--reactors auto`: half of the CPUs are for guests, and few hosts need more than this.
+const MAX_AUTO_REACTORS: usize = 4;
+
+/// An address of the API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A UNIX socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.starts_with('/') {
+                Ok(Self::Unix(path.into()))
+            } else {
+                Err("expected an absolute path after unix:, like unix:/run/mvirt/net.sock".into())
+            };
+        }
+        text.parse().map(Self::Tcp).map_err(|_| {
+            format!("expected ADDRESS:PORT like {DEFAULT_LISTEN}, or unix:/path")
+        })
+    }
+}
+
+impl std::fmt::Display for Listen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// How many reactors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reactors {
+    /// As many as suit the machine, or `--cpus`.
+    Auto,
+    /// So many.
+    Count(usize),
+}
+
+impl FromStr for Reactors {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let count = text.parse().ok().filter(|count| (1..=MAX_REACTORS).contains(count));
+        match (text, count) {
+            ("auto", _) => Ok(Self::Auto),
+            (_, Some(count)) => Ok(Self::Count(count)),
+            _ => Err(format!("expected auto or 1-{MAX_REACTORS}")),
+        }
+    }
+}
+
+/// A list of CPUs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cpus(pub Vec<usize>);
+
+impl FromStr for Cpus {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let malformed = || "expected CPUs like 2,3 or 2-5".to_owned();
+        let mut cpus = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let number = |text: &str| text.parse::<usize>().ok().filter(|cpu| *cpu < 1024);
+            let (Some(first), Some(last)) = (number(first), number(last)) else {
+                return Err(malformed());
+            };
+            if first > last {
+                return Err(malformed());
+            }
+            cpus.extend(first..=last);
+        }
+        Ok(Self(cpus))
+    }
+}
+
+/// Backing of the channels between reactors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HugepagesFlag {
+    /// 2 MiB pages if there are any, else ordinary memory and one warning
+    Auto,
+    /// 2 MiB pages or nothing
+    On,
+    /// Ordinary memory
+    Off,
+}
+
+impl From<HugepagesFlag> for Hugepages {
+    fn from(flag: HugepagesFlag) -> Self {
+        match flag {
+            HugepagesFlag::Auto => Self::Auto,
+            HugepagesFlag::On => Self::On,
+            HugepagesFlag::Off => Self::Off,
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// Isolated, routed networks for virtual machines: the daemon.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "mvirt-net", version, about)]
+pub struct Config {
+    /// gRPC address, or unix:/path; may be given several times
+    #[arg(long, value_name = "ADDR", env = "MVIRT_NET_LISTEN", default_value = DEFAULT_LISTEN, value_delimiter = ',')]
+    pub listen: Vec<Listen>,
+
+    /// Where the vNICs' sockets are made [default: /run/mvirt/net; not root: $XDG_RUNTIME_DIR/mvirt/net]
+    #[arg(long, value_name = "DIR", env = "MVIRT_NET_SOCKET_DIR")]
+    pub socket_dir: Option<PathBuf>,
+
+    /// Where networks and vNICs are kept [default: /var/lib/mvirt/net; not root: $XDG_STATE_HOME/mvirt/net]
+    #[arg(long, value_name = "DIR", env = "MVIRT_NET_METADATA_DIR")]
+    pub metadata_dir: Option<PathBuf>,
+
+    /// Data-plane threads: auto or a number
+    #[arg(long, value_name = "N", env = "MVIRT_NET_REACTORS", default_value = "auto")]
+    pub reactors: Reactors,
+
+    /// Pin reactors to these CPUs, like 2,3 or 2-5
+    #[arg(long, value_name = "LIST", env = "MVIRT_NET_CPUS")]
+    pub cpus: Option<Cpus>,
+
+    /// Back the channels between reactors with 2 MiB pages
+    #[arg(long, value_name = "WHEN", env = "MVIRT_NET_HUGEPAGES", default_value = "auto")]
+    pub hugepages: HugepagesFlag,
+
+    /// How long a reactor keeps polling after the last frame before it sleeps; 0: sleep at once
+    #[arg(long, value_name = "MICROS", env = "MVIRT_NET_BUSY_POLL", default_value = "50",
+          value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    pub busy_poll: u64,
+
+    /// How log lines look, on stderr; RUST_LOG says which there are
+    #[arg(long, value_name = "FORMAT", env = "MVIRT_NET_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+impl Config {
+    /// Where sockets are made; `None` where no default can be told.
+    pub fn socket_dir(&self) -> Option<PathBuf> {
+        self.socket_dir.clone().or_else(|| {
+            if is_root() {
+                return Some("/run/mvirt/net".into());
+            }
+            env_dir("XDG_RUNTIME_DIR").map(|dir| dir.join("mvirt/net"))
+        })
+    }
+
+    /// Where metadata is kept; `None` where no default can be told.
+    pub fn metadata_dir(&self) -> Option<PathBuf> {
+        self.metadata_dir.clone().or_else(|| {
+            if is_root() {
+                return Some("/var/lib/mvirt/net".into());
+            }
+            let state = env_dir("XDG_STATE_HOME")
+                .or_else(|| env_dir("HOME").map(|home| home.join(".local/state")));
+            state.map(|dir| dir.join("mvirt/net"))
+        })
+    }
+
+    /// How many data-plane threads.
+    pub fn reactor_count(&self) -> usize {
+        match (self.reactors, &self.cpus) {
+            (Reactors::Count(count), _) => count,
+            (Reactors::Auto, Some(Cpus(cpus))) => cpus.len().min(MAX_REACTORS),
+            (Reactors::Auto, None) => {
+                let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+                (cpus / 2).clamp(1, MAX_AUTO_REACTORS)
+            }
+        }
+    }
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn env_dir(name: &str) -> Option<PathBuf> {
+    env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<Config, String> {
+        let args = ["mvirt-net"].iter().chain(flags);
+        Config::try_parse_from(args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_documentation() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.listen, [Listen::Tcp("[::1]:50054".parse().unwrap())]);
+        assert_eq!((config.busy_poll, config.reactors), (50, Reactors::Auto));
+    }
+
+    #[test]
+    fn lists_and_paths_are_understood() {
+        let config = parse(&["--cpus", "2,4-6", "--listen", "unix:/run/x", "--listen", "[::]:1"]).unwrap();
+        assert_eq!(config.cpus, Some(Cpus(vec![2, 4, 5, 6])));
+        assert_eq!(config.reactor_count(), 4);
+        assert_eq!(config.listen.len(), 2);
+    }
+
+    #[test]
+    fn a_refused_flag_is_named_with_its_value() {
+        for (flag, value, hint) in [
+            ("--reactors", "0", "expected auto or 1-64"),
+            ("--cpus", "5-2", "expected CPUs like"),
+            ("--listen", "nowhere", "expected ADDRESS:PORT"),
+            ("--listen", "unix:here", "expected an absolute path"),
+            ("--hugepages", "maybe", "possible values"),
+            ("--busy-poll", "1000001", "1000000"),
+        ] {
+            let error = parse(&[flag, value]).unwrap_err();
+            for part in [flag, value, hint] {
+                assert!(error.contains(part), "{error:?} lacks {part:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The one owner of the desired state. A change is validated, stored durably, published to the data plane, told to
+//! watchers, and then answered.
+//!
+//! ```text
+//! gRPC ── service ── call ──▶ Control (its own thread): convert → store → compile → publish → watchers
+//! ```
+//! Requests are closures that run one after the other on Control's thread: no locks, no half-made change.
+
+pub mod compile;
+pub mod convert;
+pub mod ipam;
+mod networks;
+mod nics;
+pub mod refusal;
+pub mod service;
+
+use crate::{
+    addr::MacAddr,
+    dataplane::{Dataplane, Event, Listening, Place, PortState, snapshot::{NetworkKey, PortId}},
+    model::{Name, Network, Nic},
+    proto,
+    store::{Store, StoreError},
+};
+use ipam::Pool;
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    hash::BuildHasher as _,
+    path::PathBuf,
+};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use uuid::Uuid;
+
+/// Events a watcher may be behind before it is disconnected.
+const WATCH_BACKLOG: usize = 1024;
+/// Requests that may wait for their turn.
+const REQUEST_BACKLOG: usize = 1024;
+
+#[derive(Debug)]
+struct NetworkState {
+    model: Network,
+    key: NetworkKey,
+    ipv4: Option<Pool>,
+    ipv6: Option<Pool>,
+    macs: HashSet<MacAddr>,
+    nics: BTreeSet<Uuid>,
+}
+
+#[derive(Debug)]
+struct NicState {
+    model: Nic,
+    place: Place,
+    state: proto::NicState,
+    /// Absent only while it is being made.
+    listening: Option<Listening>,
+}
+
+/// The desired state and everything that follows it.
+pub struct Control {
+    networks: HashMap<Uuid, NetworkState>,
+    network_names: HashMap<Name, Uuid>,
+    nics: HashMap<Uuid, NicState>,
+    nic_names: HashMap<Name, Uuid>,
+    by_port: HashMap<PortId, Uuid>,
+    next_key: u64,
+    seed: u64,
+    socket_dir: PathBuf,
+    store: Box<dyn Store>,
+    dataplane: Dataplane,
+    nic_events: broadcast::Sender<proto::NicEvent>,
+    network_events: broadcast::Sender<proto::NetworkEvent>,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").field("networks", &self.networks.len()).finish_non_exhaustive()
+    }
+}
+
+/// Why the state could not be brought back at the start.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A vNIC's socket could not be made.
+    #[error("cannot make the socket of vNIC {name} at {}: {source}", path.display())]
+    Socket {
+        /// Whose.
+        name: Name,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl Control {
+    /// Brings back what is stored: addresses, tables, sockets.
+    pub fn restore(
+        mut store: Box<dyn Store>,
+        dataplane: Dataplane,
+        socket_dir: PathBuf,
+    ) -> Result<Self, RestoreError> {
+        let contents = store.load()?;
+        let mut control = Self {
+            networks: HashMap::new(),
+            network_names: HashMap::new(),
+            nics: HashMap::new(),
+            nic_names: HashMap::new(),
+            by_port: HashMap::new(),
+            next_key: 0,
+            seed: std::hash::RandomState::new().hash_one(0),
+            socket_dir,
+            store,
+            dataplane,
+            nic_events: broadcast::Sender::new(WATCH_BACKLOG),
+            network_events: broadcast::Sender::new(WATCH_BACKLOG),
+        };
+        for network in contents.networks {
+            control.adopt_network(network);
+        }
+        for nic in contents.nics {
+            control.adopt_nic(nic);
+        }
+        let ids: Vec<Uuid> = control.networks.keys().copied().collect();
+        ids.into_iter().for_each(|id| control.publish(id));
+        let ids: Vec<Uuid> = control.nics.keys().copied().collect();
+        for id in ids {
+            if let Err(source) = control.listen(id) {
+                let nic = &control.nics[&id].model;
+                let (name, path) = (nic.name.clone(), control.socket_path(id));
+                return Err(RestoreError::Socket { name, path, source });
+            }
+        }
+        control.remove_stale_sockets();
+        tracing::info!(networks = control.networks.len(), nics = control.nics.len(), "state restored");
+        Ok(control)
+    }
+
+    /// Sockets of vNICs that are no more; anything else in the directory is left alone.
+    fn remove_stale_sockets(&self) {
+        let entries = std::fs::read_dir(&self.socket_dir).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let id = name.strip_suffix(".tmp").unwrap_or(&name).strip_suffix(".sock");
+            let id = id.and_then(|id| Uuid::try_parse(id).ok());
+            let stale = id.is_some_and(|id| !self.nics.contains_key(&id) || name.ends_with(".tmp"));
+            if stale && let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove a stale socket");
+            }
+        }
+    }
+
+    fn socket_path(&self, nic: Uuid) -> PathBuf {
+        self.socket_dir.join(format!("{nic}.sock"))
+    }
+
+    /// Gives the data plane the whole truth of a network.
+    fn publish(&mut self, id: Uuid) {
+        let network = &self.networks[&id];
+        let nics = network.nics.iter().map(|nic| &self.nics[nic]).map(|nic| (&nic.model, nic.place));
+        let table = compile::compile(network.key, &network.model, nics, self.seed);
+        self.dataplane.publish(table);
+    }
+
+    /// Takes over what a VMM and its guest do.
+    pub fn port_changed(&mut self, event: Event) {
+        let Some(id) = self.by_port.get(&event.port).copied() else { return };
+        let Some(nic) = self.nics.get_mut(&id) else { return };
+        let state = match event.state {
+            PortState::Idle => proto::NicState::Created,
+            PortState::Active => proto::NicState::Active,
+            PortState::Failed => proto::NicState::Error,
+        };
+        if std::mem::replace(&mut nic.state, state) != state {
+            tracing::info!(nic = %nic.model.name, state = state.as_str_name(), "vNIC changed");
+            self.tell_nic(id);
+        }
+    }
+
+    fn tell_nic(&self, id: Uuid) {
+        let nic = self.nics.get(&id).map(|nic| self.nic_view(nic));
+        let event = proto::NicEvent { nic_id: id.to_string(), timestamp: unix_ms(), nic };
+        // Without watchers there is nobody to tell.
+        self.nic_events.send(event).ok();
+    }
+
+    fn tell_network(&self, id: Uuid) {
+        let network = self.networks.get(&id).map(network_view);
+        let event =
+            proto::NetworkEvent { network_id: id.to_string(), timestamp: unix_ms(), network };
+        self.network_events.send(event).ok();
+    }
+
+    fn nic_view(&self, nic: &NicState) -> proto::Nic {
+        let path = self.socket_path(nic.model.id).to_string_lossy().into_owned();
+        convert::nic(&nic.model, path, nic.state)
+    }
+
+    /// The vNICs now, and every change from now on.
+    pub fn watch_nics(&self) -> (Vec<proto::NicEvent>, broadcast::Receiver<proto::NicEvent>) {
+        let present = self.nics.values().map(|nic| proto::NicEvent {
+            nic_id: nic.model.id.to_string(),
+            timestamp: unix_ms(),
+            nic: Some(self.nic_view(nic)),
+        });
+        (present.collect(), self.nic_events.subscribe())
+    }
+
+    /// The networks now, and every change from now on.
+    pub fn watch_networks(
+        &self,
+    ) -> (Vec<proto::NetworkEvent>, broadcast::Receiver<proto::NetworkEvent>) {
+        let present = self.networks.values().map(|network| proto::NetworkEvent {
+            network_id: network.model.id.to_string(),
+            timestamp: unix_ms(),
+            network: Some(network_view(network)),
+        });
+        (present.collect(), self.network_events.subscribe())
+    }
+
+    /// Closes all sockets, for the end of the daemon.
+    pub fn shut_down(&mut self) -> Vec<Listening> {
+        self.nics.values_mut().filter_map(|nic| nic.listening.take()).collect()
+    }
+}
+
+fn network_view(network: &NetworkState) -> proto::Network {
+    convert::network(&network.model, network.nics.len())
+}
+
+fn unix_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+type Request = Box<dyn FnOnce(&mut Control) + Send>;
+
+/// The way to Control, for any task.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+}
+
+/// Control has ended: the daemon is going down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the daemon is shutting down")]
+pub struct Gone;
+
+impl Handle {
+    /// Gives `control` a thread of its own and the events of its ports. The thread ends, and with it the data plane,
+    /// when the last handle and the sender of events are gone.
+    pub fn spawn(
+        mut control: Control,
+        mut events: mpsc::UnboundedReceiver<Event>,
+    ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
+        let (requests, mut receiver) = mpsc::channel::<Request>(REQUEST_BACKLOG);
+        let runtime = tokio::runtime::Handle::current();
+        let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
+            let _in_runtime = runtime.enter();
+            runtime.block_on(async {
+                loop {
+                    tokio::select! {
+                        request = receiver.recv() => match request {
+                            Some(request) => request(&mut control),
+                            None => return,
+                        },
+                        Some(event) = events.recv() => control.port_changed(event),
+                    }
+                }
+            });
+        })?;
+        Ok((Self { requests }, thread))
+    }
+
+    /// Runs `request` on Control's thread when its turn comes.
+    pub async fn call<T: Send + 'static>(
+        &self,
+        request: impl FnOnce(&mut Control) -> T + Send + 'static,
+    ) -> Result<T, Gone> {
+        let (answer, answered) = oneshot::channel();
+        // A caller that has gone away does not want the answer.
+        let request: Request = Box::new(move |control| drop(answer.send(request(control))));
+        self.requests.send(request).await.map_err(|_| Gone)?;
+        answered.await.map_err(|_| Gone)
+    }
+}

@@ -1,0 +1,226 @@
+//! Wires the daemon together, top to bottom, and takes it apart in reverse.
+
+use crate::{
+    config::{Config, Listen},
+    control::{Control, Handle, RestoreError, service::Service},
+    dataplane::{Dataplane, Settings},
+    proto::{DESCRIPTORS, net_service_server::NetServiceServer},
+    store::{StoreError, json::JsonStore},
+};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use std::{
+    io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tonic::transport::Server;
+
+/// Octets of the longest request.
+const MAX_REQUEST: usize = 1 << 20;
+/// How long requests in progress may take once the daemon is told to end.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A directory is not given and cannot be guessed.
+    #[error("--{0} is needed: neither root nor $XDG_RUNTIME_DIR or $HOME tell where it would be")]
+    NoDirectory(&'static str),
+    /// A directory cannot be used.
+    #[error("--{flag} {}: {source}", path.display())]
+    Directory {
+        /// Its flag.
+        flag: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The metadata cannot be used.
+    #[error("--metadata-dir: {0}")]
+    Store(#[from] StoreError),
+    /// A reactor could not start.
+    #[error("cannot start the data plane: {0}")]
+    Dataplane(#[source] io::Error),
+    /// What is stored cannot be served.
+    #[error("{0}")]
+    Restore(#[from] RestoreError),
+    /// An address cannot be listened on.
+    #[error("--listen {address}: {source}")]
+    Listen {
+        /// Which.
+        address: Listen,
+        /// Why.
+        source: io::Error,
+    },
+    /// Something else of the system failed.
+    #[error("{0}")]
+    System(#[from] io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(config: Config) -> Result<(), StartError> {
+    raise_file_limit();
+    let socket_dir = directory("socket-dir", config.socket_dir())?;
+    let metadata_dir = directory("metadata-dir", config.metadata_dir())?;
+    let store = JsonStore::open(&metadata_dir)?;
+    let listeners = listen_all(&config.listen).await?;
+    let settings = Settings {
+        reactors: config.reactor_count(),
+        cpus: config.cpus.clone().map(|cpus| cpus.0).unwrap_or_default(),
+        busy_poll: Duration::from_micros(config.busy_poll),
+        hugepages: config.hugepages.into(),
+    };
+    let (dataplane, events) = Dataplane::start(&settings).map_err(StartError::Dataplane)?;
+    let control = Control::restore(Box::new(store), dataplane, socket_dir)?;
+    let (control, thread) = Handle::spawn(control, events)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (stop, stopped) = watch::channel(());
+    let mut servers = JoinSet::new();
+    let addresses: Vec<String> = listeners.iter().map(Listener::address).collect();
+    for listener in listeners {
+        servers.spawn(serve(listener, control.clone(), stopped.clone()));
+    }
+    tracing::info!(addresses = addresses.join(" "), reactors = settings.reactors, "ready");
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::debug!(%error, "no service manager to tell");
+    }
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        Some(ended) = servers.join_next() => tracing::error!(?ended, "a listener of the API ended"),
+    }
+    tracing::info!("shutting down");
+    drop(stop);
+    let sockets = control.call(Control::shut_down).await.unwrap_or_default();
+    for socket in sockets {
+        socket.close().await;
+    }
+    let drained = async { while servers.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, drained).await.is_err() {
+        servers.shutdown().await;
+    }
+    drop(control);
+    if tokio::task::spawn_blocking(|| thread.join()).await.is_err() {
+        tracing::error!("control ended by a panic");
+    }
+    remove_unix(&config.listen);
+    Ok(())
+}
+
+/// Thousands of vNICs need a few descriptors each; the soft limit is for programs that use select(2).
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+fn directory(flag: &'static str, path: Option<PathBuf>) -> Result<PathBuf, StartError> {
+    let path = path.ok_or(StartError::NoDirectory(flag))?;
+    let refused = |source| StartError::Directory { flag, path: path.clone(), source };
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o750).create(&path).map_err(refused)?;
+    // A directory that cannot be written is told now, not at the first change.
+    let probe = path.join(format!(".probe-{}", std::process::id()));
+    std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(refused)?;
+    std::path::absolute(&path).map_err(refused)
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    fn address(&self) -> String {
+        match self {
+            Self::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => address.to_string(),
+                Err(error) => error.to_string(),
+            },
+            Self::Unix(_, path) => format!("unix:{}", path.display()),
+        }
+    }
+}
+
+async fn listen_all(addresses: &[Listen]) -> Result<Vec<Listener>, StartError> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = match address {
+            Listen::Tcp(address) => TcpListener::bind(address).await.map(Listener::Tcp),
+            Listen::Unix(path) => listen_unix(path).map(|l| Listener::Unix(l, path.clone())),
+        };
+        let address = address.clone();
+        listeners.push(listener.map_err(|source| StartError::Listen { address, source })?);
+    }
+    Ok(listeners)
+}
+
+/// Replaces a socket that a daemon left behind, but not one that somebody listens on.
+fn listen_unix(path: &Path) -> io::Result<UnixListener> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::ErrorKind::AddrInUse.into());
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
+            std::fs::remove_file(path)?;
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+fn remove_unix(addresses: &[Listen]) {
+    for address in addresses {
+        if let Listen::Unix(path) = address
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            tracing::warn!(path = %path.display(), %error, "cannot remove the API's socket");
+        }
+    }
+}
+
+async fn serve(
+    listener: Listener,
+    control: Handle,
+    mut stopped: watch::Receiver<()>,
+) -> Result<(), tonic::transport::Error> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<NetServiceServer<Service>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let service = NetServiceServer::new(Service::new(control)).max_decoding_message_size(MAX_REQUEST);
+    let router = Server::builder()
+        .max_concurrent_streams(64)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .add_service(service)
+        .add_service(health_service)
+        .add_service(reflection().build_v1().expect("our own descriptors are sound"))
+        .add_service(reflection().build_v1alpha().expect("our own descriptors are sound"));
+    // The sender is dropped, nothing is ever sent.
+    let stopped = async move { drop(stopped.changed().await) };
+    match listener {
+        Listener::Tcp(listener) => {
+            router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped).await
+        }
+        Listener::Unix(listener, _) => {
+            router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped).await
+        }
+    }
+}
