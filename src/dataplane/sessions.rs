@@ -138,13 +138,16 @@ impl<'a> Connection<'a> {
     /// Talks to the VMM until it leaves. Another one that connects meanwhile is turned away.
     async fn run(&mut self, listener: &UnixListener) -> Result<(), Broken> {
         loop {
+            let mut begun = Begun::default();
             tokio::select! {
                 biased;
-                readable = self.stream.readable() => {
-                    readable?;
-                    if !self.exchange().await? {
+                // Dropping this loses nothing: it either takes octets and ends, or has taken none.
+                count = receive_some(&self.stream, &mut begun.octets, &mut begun.fds) => {
+                    begun.filled = count?;
+                    if begun.filled == 0 {
                         return Ok(());
                     }
+                    self.exchange(begun).await?;
                 }
                 failure = self.failures.1.recv() => {
                     return Err(failure.unwrap_or_else(|| PortFailure("unknown".into())).into());
@@ -157,9 +160,10 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// One request and its reply; false if the VMM has left.
-    async fn exchange(&mut self) -> Result<bool, Broken> {
-        let Some((header, payload, fds)) = receive(&self.stream).await? else { return Ok(false) };
+    /// The rest of one request, and its reply.
+    async fn exchange(&mut self, begun: Begun) -> Result<(), Broken> {
+        let message = timeout(MESSAGE_DEADLINE, receive(&self.stream, begun)).await;
+        let (header, payload, fds) = message.map_err(|_| Broken::Slow)??;
         let code = header.request;
         let request = Request::parse(code, &payload)
             .map_err(|source| Broken::Malformed { request: code, source })?;
@@ -178,7 +182,7 @@ impl<'a> Connection<'a> {
         if let Some(reply) = reply {
             timeout(MESSAGE_DEADLINE, self.stream.write_all(&reply)).await.map_err(|_| Broken::Slow)??;
         }
-        handled.map(|_| true)
+        handled.map(|_| ())
     }
 
     async fn handle(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<Handled, Broken> {
@@ -301,42 +305,43 @@ fn check_kick(fds: &[OwnedFd]) -> Result<(), Broken> {
     Ok(())
 }
 
-/// The next message; `None` at the end of the stream between two messages.
-async fn receive(stream: &UnixStream) -> Result<Option<(Header, Vec<u8>, Vec<OwnedFd>)>, Broken> {
-    let message = async {
-        let mut fds = Vec::new();
-        let mut octets = [0; message::HEADER_LEN];
-        if !fill(stream, &mut octets, &mut fds).await? {
-            return Ok(None);
-        }
-        let header = Header::parse(octets).map_err(|source| Broken::Malformed {
-            request: u32::from_ne_bytes([octets[0], octets[1], octets[2], octets[3]]),
-            source,
-        })?;
-        let mut payload = vec![0; header.size as usize];
-        if !payload.is_empty() && !fill(stream, &mut payload, &mut fds).await? {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
-        Ok(Some((header, payload, fds)))
-    };
-    timeout(MESSAGE_DEADLINE, message).await.map_err(|_| Broken::Slow)?
+/// The beginning of a message: some of its header, and all descriptors so far.
+#[derive(Default)]
+struct Begun {
+    octets: [u8; message::HEADER_LEN],
+    filled: usize,
+    fds: Vec<OwnedFd>,
 }
 
-/// Fills `octets`; false if the stream ends before the first.
+/// The whole of a message that has begun.
+async fn receive(
+    stream: &UnixStream,
+    mut begun: Begun,
+) -> Result<(Header, Vec<u8>, Vec<OwnedFd>), Broken> {
+    fill(stream, &mut begun.octets[begun.filled..], &mut begun.fds).await?;
+    let [a, b, c, d, ..] = begun.octets;
+    let request = u32::from_ne_bytes([a, b, c, d]);
+    let header = Header::parse(begun.octets)
+        .map_err(|source| Broken::Malformed { request, source })?;
+    let mut payload = vec![0; header.size as usize];
+    fill(stream, &mut payload, &mut begun.fds).await?;
+    Ok((header, payload, begun.fds))
+}
+
+/// Fills `octets`.
 async fn fill(
     stream: &UnixStream,
     octets: &mut [u8],
     fds: &mut Vec<OwnedFd>,
-) -> Result<bool, Broken> {
+) -> Result<(), Broken> {
     let mut filled = 0;
     while filled < octets.len() {
         match receive_some(stream, &mut octets[filled..], fds).await? {
-            0 if filled == 0 => return Ok(false),
             0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             received => filled += received,
         }
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Octets and the descriptors that came with them.

@@ -1,0 +1,36 @@
+# What people and CI run. `make help` lists it.
+SHELL := /bin/bash
+CARGO ?= cargo
+
+help: ## Show this
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+
+build: ## Build the daemon and the CLI (target/release)
+	$(CARGO) build --release --locked
+
+demo: build ## Boot three real Linux guests on two networks and show what they reach
+	scripts/install.sh
+	guests/build.sh
+	scripts/demo.sh
+
+check: ## Format, lints, documentation, licences, layering
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	scripts/deny.sh
+	$(CARGO) test --locked --quiet --test layering
+
+test: ## Every test, with real guests; installs what they need
+	scripts/install.sh
+	guests/build.sh
+	scripts/test.sh
+
+fuzz: ## Fuzz every target for a minute each (needs cargo-fuzz)
+	scripts/fuzz.sh 60
+
+install: build ## Install to $(DESTDIR)/usr/local and the systemd unit
+	install -D -m 755 target/release/mvirt-net $(DESTDIR)/usr/local/bin/mvirt-net
+	install -D -m 755 target/release/mvirt $(DESTDIR)/usr/local/bin/mvirt
+	install -D -m 644 dist/mvirt-net.service $(DESTDIR)/etc/systemd/system/mvirt-net.service
+
+.PHONY: help build demo check test fuzz install

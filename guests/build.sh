@@ -1,0 +1,65 @@
+#!/bin/bash
+# Builds the initial RAM disks of the test guests into target/guests: uml.cpio.gz for User-mode Linux, and
+# qemu.cpio.gz with vmlinuz (Debian's cloud kernel) for QEMU. Each holds busybox, dhclient for DHCPv6, the network
+# modules of its kernel, and guests/init.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${CARGO_TARGET_DIR:-target}/guests
+mkdir -p "$out"
+
+# Everything but the modules.
+base() {
+    local root=$1
+    rm -rf "$root"
+    mkdir -p "$root"/{bin,sbin,dev,etc,lib/modules,lib64,proc,sys,tmp,var/lib/dhcp}
+    cp /bin/busybox "$root/bin/"
+    cp "$(command -v dhclient)" "$root/bin/"
+    local library
+    for library in $(ldd "$(command -v dhclient)" | grep -o '/[^ ]*'); do
+        mkdir -p "$root$(dirname "$library")"
+        cp -L "$library" "$root$library"
+    done
+    cp guests/init "$root/init"
+    cp guests/lease4 guests/lease6 guests/dhcp-event "$root/bin/"
+    chmod +x "$root/init" "$root/bin/"*
+}
+
+# pack ROOT FILE: whole or not at all.
+pack() {
+    (cd "$1" && find . -print0 | cpio --null --quiet -o -H newc | gzip -1) >"$2.part"
+    mv "$2.part" "$2"
+}
+
+stamp=$(cat guests/* "$(command -v dhclient)" "$(command -v linux.uml)" | sha256sum)
+[ "$(cat "$out/stamp" 2>/dev/null)" = "$stamp" ] && exit 0
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# Harmless where linux.uml does not need it.
+cc -O2 -shared -fPIC -o "$out/uml-xstate.so" guests/uml-xstate.c -ldl
+
+base "$work/uml"
+number=0
+for module in crc-ccitt failover net_failover virtio_net ipv6; do
+    number=$((number + 1))
+    cp "$(find /usr/lib/uml/modules -name "$module.ko" | tail -1)" "$work/uml/lib/modules/$number-$module.ko"
+done
+pack "$work/uml" "$out/uml.cpio.gz"
+
+# The kernel is unpacked, not installed: the host keeps its own.
+image=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -1)
+(cd "$work" && apt-get -o APT::Sandbox::User=root download -qq "$image" && dpkg-deb -x "$image"_*.deb kernel)
+version=$(ls "$work/kernel/lib/modules")
+depmod -b "$work/kernel" "$version"
+base "$work/qemu"
+number=0
+for module in virtio_pci virtio_net; do
+    while read -r _ file _; do
+        number=$((number + 1))
+        cp -n "$file" "$work/qemu/lib/modules/$number-$(basename "$file")"
+    done < <(modprobe -d "$work/kernel" -S "$version" --show-depends "$module" | grep '^insmod')
+done
+pack "$work/qemu" "$out/qemu.cpio.gz"
+cp "$work/kernel/boot/vmlinuz-$version" "$out/vmlinuz"
+echo "$stamp" >"$out/stamp"

@@ -1,0 +1,18 @@
+#!/bin/bash
+# Installs what the demo and the tests need, from Debian's packages. Does nothing where all of it is there.
+set -euo pipefail
+
+packages=(user-mode-linux qemu-system-x86 busybox-static isc-dhcp-client dpdk iproute2 cpio kmod ca-certificates)
+[ "$(id -u)" = 0 ] && as_root=() || as_root=(sudo)
+
+missing=()
+for package in "${packages[@]}"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+done
+if [ "${#missing[@]}" -gt 0 ]; then
+    echo "installing: ${missing[*]}"
+    "${as_root[@]}" apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+# A DHCP client that Debian starts at boot is none of ours; only its binary is wanted.
+command -v linux.uml qemu-system-x86_64 busybox dhclient dpdk-testpmd cpio >/dev/null
