@@ -1,6 +1,6 @@
 #!/bin/bash
 # Builds the initial RAM disks of the test guests into target/guests: uml.cpio.gz for User-mode Linux, and
-# qemu.cpio.gz with vmlinuz (Debian's cloud kernel) for QEMU. Each holds busybox, dhclient for DHCPv6, the network
+# qemu.cpio.gz with vmlinuz (Debian's cloud kernel) for QEMU. Each holds busybox, dhclient for DHCPv6, iperf3, the network
 # modules of its kernel, and guests/init.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,11 +13,13 @@ base() {
     rm -rf "$root"
     mkdir -p "$root"/{bin,sbin,dev,etc,lib/modules,lib64,proc,sys,tmp,var/lib/dhcp}
     cp /bin/busybox "$root/bin/"
-    cp "$(command -v dhclient)" "$root/bin/"
-    local library
-    for library in $(ldd "$(command -v dhclient)" | grep -o '/[^ ]*'); do
-        mkdir -p "$root$(dirname "$library")"
-        cp -L "$library" "$root$library"
+    local program library
+    for program in "$(command -v dhclient)" "$(command -v iperf3)"; do
+        cp "$program" "$root/bin/"
+        for library in $(ldd "$program" | grep -o '/[^ ]*'); do
+            mkdir -p "$root$(dirname "$library")"
+            cp -L "$library" "$root$library"
+        done
     done
     cp guests/init "$root/init"
     cp guests/lease4 guests/lease6 guests/dhcp-event "$root/bin/"

@@ -2,7 +2,7 @@
 # Installs what the demo and the tests need, from Debian's packages. Does nothing where all of it is there.
 set -euo pipefail
 
-packages=(user-mode-linux qemu-system-x86 busybox-static isc-dhcp-client dpdk iproute2 cpio kmod ca-certificates)
+packages=(user-mode-linux qemu-system-x86 busybox-static isc-dhcp-client iperf3 dpdk iproute2 cpio kmod ca-certificates)
 [ "$(id -u)" = 0 ] && as_root=() || as_root=(sudo)
 
 missing=()
@@ -15,4 +15,4 @@ if [ "${#missing[@]}" -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 # A DHCP client that Debian starts at boot is none of ours; only its binary is wanted.
-command -v linux.uml qemu-system-x86_64 busybox dhclient dpdk-testpmd cpio >/dev/null
+command -v linux.uml qemu-system-x86_64 busybox dhclient iperf3 dpdk-testpmd cpio >/dev/null

@@ -260,24 +260,20 @@ impl Pipeline {
     ) -> Option<Instant> {
         let slot = ports.sound_mut(port)?;
         let mut writer = Writer::new(&mut self.answer);
+        let mut heard = Ok(());
         if let Some((table, vnic)) = slot.vnic()
             && responders::router_advertisement(table, vnic, &mut writer).is_ok()
         {
-            let frame = Outgoing::private(writer.since(0), Checksum::Complete, 0);
-            match put(slot, &frame) {
-                Err(Undelivered::Failed(failure)) => {
-                    ports.fail(port, failure);
-                    return None;
-                }
-                // A guest without buffers now hears the next one.
-                Ok(()) | Err(_) => {}
-            }
+            heard = put(slot, &Outgoing::private(writer.since(0), Checksum::Complete, 0));
         }
-        let slot = ports.sound_mut(port)?;
+        if let Err(Undelivered::Failed(failure)) = heard {
+            ports.fail(port, failure);
+            return None;
+        }
         slot.advertisements = slot.advertisements.saturating_add(1);
-        let next = responders::next_advertisement(now, slot.advertisements, random);
+        let tried = slot.advertisements;
         ports.touch(port);
-        Some(next)
+        Some(responders::next_advertisement(now, tried, heard.is_ok(), random))
     }
 }
 

@@ -26,10 +26,13 @@ const FIRST_INTERVAL: Duration = Duration::from_secs(16);
 const MIN_INTERVAL_SECONDS: u64 = 200;
 const MAX_INTERVAL_SECONDS: u64 = 600;
 
-/// When the next unsolicited advertisement is due, after `sent` of them; `random` spreads it (RFC 4861 §6.2.4).
-pub fn next_advertisement(now: Instant, sent: u8, random: u64) -> Instant {
-    if sent < FIRST_ADVERTISEMENTS {
-        return now + FIRST_INTERVAL;
+/// How soon an advertisement is tried again that found no receive buffer: the guest's driver is just starting.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// When the next unsolicited advertisement is due, after `tried` of them; `random` spreads it (RFC 4861 §6.2.4).
+pub fn next_advertisement(now: Instant, tried: u8, heard: bool, random: u64) -> Instant {
+    if tried < FIRST_ADVERTISEMENTS {
+        return now + if heard { FIRST_INTERVAL } else { RETRY_INTERVAL };
     }
     let spread = random % ((MAX_INTERVAL_SECONDS - MIN_INTERVAL_SECONDS) * 1000);
     now + Duration::from_secs(MIN_INTERVAL_SECONDS) + Duration::from_millis(spread)

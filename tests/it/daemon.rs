@@ -1,0 +1,204 @@
+//! The daemon under test: the real binary on temporary directories, and a client of its API.
+
+use hyper_util::rt::TokioIo;
+use mvirt_net::proto::{
+    CreateNetworkRequest, CreateNicRequest, GetNicRequest, GetNicStatsRequest, Network, Nic, NicState,
+    NicStats, get_nic_request::Identifier, net_service_client::NetServiceClient,
+};
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+use tokio::{net::UnixStream, runtime::Runtime};
+use tonic::transport::{Channel, Endpoint};
+
+/// How long anything may take that is bound to happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `what` is so.
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited too long until {what}");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+pub(crate) type Client = NetServiceClient<Channel>;
+
+pub(crate) struct Daemon {
+    process: Child,
+    directory: TempDir,
+    flags: Vec<String>,
+    runtime: Runtime,
+    client: Client,
+}
+
+impl Daemon {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&["--reactors", "1"])
+    }
+
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let process = spawn(&directory, &flags);
+        let client = connect(&runtime, &directory);
+        Self { process, directory, flags, runtime, client }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("unix:{}", self.path("api").display())
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// What the daemon has logged so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap()
+    }
+
+    /// kill -9, then the same daemon again.
+    pub(crate) fn crash_and_restart(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = spawn(&self.directory, &self.flags);
+        self.client = connect(&self.runtime, &self.directory);
+    }
+
+    /// SIGTERM; gives how it ended.
+    pub(crate) fn terminate(&mut self) -> std::process::ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.process.wait().unwrap()
+    }
+
+    pub(crate) fn call<T>(
+        &mut self,
+        request: impl AsyncFnOnce(&mut Client) -> Result<tonic::Response<T>, tonic::Status>,
+    ) -> Result<T, tonic::Status> {
+        self.runtime.block_on(request(&mut self.client)).map(tonic::Response::into_inner)
+    }
+
+    pub(crate) fn block_on<T>(&mut self, work: impl AsyncFnOnce(&mut Client) -> T) -> T {
+        self.runtime.block_on(work(&mut self.client))
+    }
+
+    /// A dual-stack network 10.0.0.0/24 and fd00::/64.
+    pub(crate) fn network(&mut self, name: &str) -> Network {
+        self.network_with(name, |_| {})
+    }
+
+    pub(crate) fn network_with(
+        &mut self,
+        name: &str,
+        change: impl FnOnce(&mut CreateNetworkRequest),
+    ) -> Network {
+        let mut request = CreateNetworkRequest {
+            name: name.into(),
+            ipv4_subnet: "10.0.0.0/24".into(),
+            ipv6_prefix: "fd00::/64".into(),
+            ..Default::default()
+        };
+        change(&mut request);
+        self.call(async |client| client.create_network(request).await).unwrap()
+    }
+
+    pub(crate) fn nic(&mut self, network: &str, name: &str) -> Nic {
+        self.nic_with(network, name, |_| {})
+    }
+
+    pub(crate) fn nic_with(
+        &mut self,
+        network: &str,
+        name: &str,
+        change: impl FnOnce(&mut CreateNicRequest),
+    ) -> Nic {
+        let mut request =
+            CreateNicRequest { network_id: network.into(), name: name.into(), ..Default::default() };
+        change(&mut request);
+        self.call(async |client| client.create_nic(request).await).unwrap()
+    }
+
+    pub(crate) fn get_nic(&mut self, name: &str) -> Nic {
+        let request = GetNicRequest { identifier: Some(Identifier::Name(name.into())) };
+        self.call(async |client| client.get_nic(request).await).unwrap()
+    }
+
+    pub(crate) fn stats(&mut self, name: &str) -> NicStats {
+        let request = GetNicStatsRequest { id: name.into() };
+        self.call(async |client| client.get_nic_stats(request).await).unwrap()
+    }
+
+    /// How often frames of a vNIC were dropped for a reason.
+    pub(crate) fn drops(&mut self, name: &str, reason: &str) -> u64 {
+        let stats = self.stats(name);
+        stats.drops.iter().find(|drop| drop.reason == reason).map_or(0, |drop| drop.frames)
+    }
+
+    pub(crate) fn wait_for_state(&mut self, name: &str, state: NicState) {
+        wait_until(&format!("{name} is {state:?}"), || self.get_nic(name).state() == state);
+    }
+
+    /// User and system time the daemon has used.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the daemon's log ---\n{}", self.log());
+        }
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+/// A daemon on the directory, not yet waited for.
+fn spawn(directory: &TempDir, flags: &[String]) -> Child {
+    let path = |name| directory.path().join(name);
+    let log = std::fs::File::options().create(true).append(true).open(path("log")).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_mvirt-net"))
+        .arg("--listen")
+        .arg(format!("unix:{}", path("api").display()))
+        .arg("--socket-dir")
+        .arg(path("s"))
+        .arg("--metadata-dir")
+        .arg(path("m"))
+        .args(flags)
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+fn connect(runtime: &Runtime, directory: &TempDir) -> Client {
+    let path = directory.path().join("api");
+    let mut channel = None;
+    wait_until("the daemon listens", || {
+        let path = path.clone();
+        let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        let endpoint = Endpoint::from_static("http://localhost");
+        channel = runtime.block_on(endpoint.connect_with_connector(connector)).ok();
+        channel.is_some()
+    });
+    NetServiceClient::new(channel.unwrap())
+}

@@ -1,0 +1,231 @@
+//! Frames from guest to guest: delivered, changed as a router changes them, and only within a network.
+
+use super::{
+    daemon::Daemon,
+    guest::{CSUM, EVENT_IDX, GATEWAY_MAC, GUEST_CSUM, Guest, MRG_RXBUF, PLAIN, Udp4, is_udp4},
+};
+use smoltcp::wire::{EthernetFrame, Icmpv4DstUnreachable, Icmpv4Message, Icmpv4Packet, Ipv4Packet};
+use std::time::Duration;
+
+fn pair(daemon: &mut Daemon) -> (Guest, Guest) {
+    daemon.network("prod");
+    let a = Guest::connect(&daemon.nic("prod", "a"));
+    let b = Guest::connect(&daemon.nic("prod", "b"));
+    (a, b)
+}
+
+#[test]
+fn guests_of_a_network_ping_each_other() {
+    let mut daemon = Daemon::start();
+    let (mut a, mut b) = pair(&mut daemon);
+    a.configure();
+    b.configure();
+    assert!(b.answers(&mut a, "10.0.0.2"));
+    assert!(a.answers(&mut b, "fd00::1"));
+}
+
+#[test]
+fn a_frame_arrives_as_a_router_sends_it() {
+    let mut daemon = Daemon::start();
+    let (mut a, mut b) = pair(&mut daemon);
+    let sent = Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", b"hello").frame();
+    a.send(&sent);
+    let frame = b.expect("the frame arrives", |frame| is_udp4(frame, b"hello"));
+    assert_eq!(frame.len(), sent.len());
+    assert_eq!(frame[..6], b.mac);
+    assert_eq!(frame[6..12], GATEWAY_MAC);
+    assert_eq!(frame[22], 63, "the TTL is one less");
+    assert_eq!(frame[26..], sent[26..], "from the addresses on nothing has changed");
+}
+
+#[test]
+fn long_frames_and_padding_are_carried_exactly() {
+    let mut daemon = Daemon::start();
+    let (mut a, mut b) = pair(&mut daemon);
+    for len in [0, 1, 17, 85, 86, 87, 115, 128, 600, 1472] {
+        let payload: Vec<u8> = (0..len).map(|n| n as u8).collect();
+        let mut sent = Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", &payload).frame();
+        sent.resize(sent.len().max(60), 0xee);
+        a.send(&sent);
+        let frame = b.expect("the frame arrives", |frame| is_udp4(frame, &payload));
+        assert_eq!(frame.len(), 42 + payload.len(), "without its padding");
+    }
+}
+
+#[test]
+fn merged_buffers_carry_what_one_does_not_hold() {
+    let mut daemon = Daemon::start();
+    daemon.network_with("prod", |r| r.mtu = 1800);
+    let mut a = Guest::connect(&daemon.nic("prod", "a"));
+    let mut b = Guest::connect_with(&daemon.nic("prod", "b"), PLAIN | MRG_RXBUF | EVENT_IDX, 256);
+    let mut c = Guest::connect_with(&daemon.nic("prod", "c"), PLAIN, 256);
+    let payload = [0x5a; 1700];
+    a.send(&Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", &payload).frame());
+    b.expect("the frame arrives in seven buffers", |frame| is_udp4(frame, &payload));
+    a.send(&Udp4::new(a.mac, "10.0.0.1", "10.0.0.3", &payload).frame());
+    a.send(&Udp4::new(a.mac, "10.0.0.1", "10.0.0.3", b"short").frame());
+    c.expect("a shorter one arrives", |frame| is_udp4(frame, b"short"));
+    assert_eq!(daemon.drops("a", "rx_buffer_too_small"), 1);
+}
+
+#[test]
+fn networks_with_equal_addresses_never_meet() {
+    let mut daemon = Daemon::start();
+    let (mut a, mut b) = pair(&mut daemon);
+    daemon.network("test");
+    let mut stranger = Guest::connect(&daemon.nic_with("test", "x", |r| r.ipv4_address = "10.0.0.9".into()));
+    stranger.configure();
+    a.configure();
+    b.configure();
+    assert!(b.answers(&mut a, "10.0.0.2"));
+    assert!(!stranger.ping_within("10.0.0.2", Duration::from_millis(300)));
+    assert!(!a.ping_within("10.0.0.9", Duration::from_millis(300)));
+    assert!(daemon.drops("x", "no_route") > 0);
+}
+
+#[test]
+fn a_sender_is_told_why_a_packet_goes_nowhere() {
+    let mut daemon = Daemon::start();
+    let (mut a, _b) = pair(&mut daemon);
+    let icmp = |a: &mut Guest| {
+        let is_icmp = |frame: &[u8]| frame[12..14] == [8, 0] && frame[23] == 1;
+        let frame = a.expect("an ICMP error comes", is_icmp);
+        let frame = EthernetFrame::new_checked(frame).unwrap();
+        let octets = frame.into_inner();
+        let ip = Ipv4Packet::new_checked(&octets[14..]).unwrap();
+        assert!(ip.verify_checksum());
+        assert_eq!(ip.src_addr().octets(), [169, 254, 0, 1]);
+        let message = Icmpv4Packet::new_checked(ip.payload()).unwrap();
+        assert!(message.verify_checksum());
+        (message.msg_type(), message.msg_code(), message.data().to_vec())
+    };
+    let lost = Udp4::new(a.mac, "10.0.0.1", "10.0.0.77", b"lost").frame();
+    a.send(&lost);
+    let (kind, code, quote) = icmp(&mut a);
+    assert_eq!((kind, code), (Icmpv4Message::DstUnreachable, u8::from(Icmpv4DstUnreachable::NetUnreachable)));
+    assert_eq!(quote, lost[14..]);
+    let mut dying = Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", b"");
+    dying.ttl = 1;
+    let dying = dying.frame();
+    a.send(&dying);
+    assert_eq!(icmp(&mut a).0, Icmpv4Message::TimeExceeded);
+    a.send(&Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", &[0; 1473]).frame());
+    let (kind, code, _) = icmp(&mut a);
+    assert_eq!((kind, code), (Icmpv4Message::DstUnreachable, u8::from(Icmpv4DstUnreachable::FragRequired)));
+    for reason in ["no_route", "hop_limit_exceeded", "exceeds_mtu"] {
+        assert_eq!(daemon.drops("a", reason), 1, "{reason}");
+    }
+}
+
+#[test]
+fn routed_prefixes_lead_to_their_vnic_and_move() {
+    let mut daemon = Daemon::start();
+    let (mut a, mut b) = pair(&mut daemon);
+    let to = "10.1.2.3";
+    let set = |daemon: &mut Daemon, nic: &str, prefixes: &[&str]| {
+        let prefixes = prefixes.iter().map(ToString::to_string).collect();
+        let request = mvirt_net::proto::UpdateNicRequest { id: nic.into(), routed_ipv4_prefixes: prefixes, routed_ipv6_prefixes: vec![] };
+        daemon.call(async |client| client.update_nic(request).await)
+    };
+    set(&mut daemon, "b", &["10.1.0.0/16"]).unwrap();
+    a.send(&Udp4::new(a.mac, "10.0.0.1", to, b"one").frame());
+    b.expect("the prefix leads to b", |frame| is_udp4(frame, b"one"));
+    b.send(&Udp4::new(b.mac, to, "10.0.0.1", b"back").frame());
+    a.expect("b may send from it", |frame| is_udp4(frame, b"back"));
+    let mut c = Guest::connect(&daemon.nic("prod", "c"));
+    set(&mut daemon, "c", &["10.1.2.0/24"]).unwrap();
+    a.send(&Udp4::new(a.mac, "10.0.0.1", to, b"two").frame());
+    c.expect("the longer prefix wins", |frame| is_udp4(frame, b"two"));
+    let refused = set(&mut daemon, "a", &["10.0.0.0/30"]).unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::AlreadyExists, "{refused}");
+}
+
+/// A frame whose UDP checksum is left to the device: the field holds the pseudo-header's sum.
+fn partial(a: &Guest, payload: &[u8]) -> ([u8; 12], Vec<u8>) {
+    let mut frame = Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", payload).frame();
+    let len = (8 + payload.len()) as u16;
+    let mut sum: u32 = frame[26..34].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+    sum += 17 + u32::from(len);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    frame[40..42].copy_from_slice(&(sum as u16).to_be_bytes());
+    ([1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 0, 0], frame)
+}
+
+#[test]
+fn partial_checksums_are_passed_on_or_completed() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let mut a = Guest::connect_with(&daemon.nic("prod", "a"), PLAIN | CSUM, 2048);
+    let b = daemon.nic("prod", "b");
+    let (header, frame) = partial(&a, b"payload");
+    let mut plain = Guest::connect(&b);
+    a.driver.send_with(header, &frame);
+    plain.expect("the checksum is completed", |frame| is_udp4(frame, b"payload"));
+    drop(plain);
+    let mut able = Guest::connect_with(&b, PLAIN | GUEST_CSUM, 2048);
+    a.driver.send_with(header, &frame);
+    let mut got = None;
+    super::daemon::wait_until("the frame arrives", || {
+        got = able.driver.receive_with_header().filter(|octets| octets.ends_with(b"payload"));
+        got.is_some()
+    });
+    let got = got.unwrap();
+    assert_eq!(got[..12], [1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 1, 0], "the header asks the guest for it");
+    a.driver.send_with([1, 0, 0, 0, 0, 0, 0xff, 0xff, 6, 0, 0, 0], &frame);
+    a.driver.send_with([0, 1, 0, 0, 0xb4, 5, 34, 0, 16, 0, 0, 0], &frame);
+    super::daemon::wait_until("both are dropped", || {
+        daemon.drops("a", "bad_vnet_header") == 1 && daemon.drops("a", "unexpected_segmentation") == 1
+    });
+}
+
+#[test]
+fn a_receiver_without_buffers_costs_others_nothing() {
+    let mut daemon = Daemon::start();
+    let (mut a, _deaf) = pair(&mut daemon);
+    let mut c = Guest::connect(&daemon.nic("prod", "c"));
+    for n in 0..400_u32 {
+        a.send(&Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", &n.to_be_bytes()).frame());
+    }
+    a.send(&Udp4::new(a.mac, "10.0.0.1", "10.0.0.3", b"through").frame());
+    c.expect("another receiver is reached", |frame| is_udp4(frame, b"through"));
+    assert!(daemon.drops("a", "rx_ring_full") > 200);
+    let stats = daemon.stats("a");
+    let dropped: u64 = stats.drops.iter().map(|drop| drop.frames).sum();
+    assert_eq!(stats.ingress_frames, stats.ingress_forwarded + stats.ingress_answered + dropped);
+}
+
+#[test]
+fn frames_cross_from_one_reactor_to_another() {
+    let mut daemon = Daemon::start_with(&["--reactors", "2", "--hugepages", "off"]);
+    daemon.network("prod");
+    let a = daemon.nic("prod", "a");
+    for n in 0..mvirt_net::dataplane::VNICS_TOGETHER - 1 {
+        daemon.nic("prod", &format!("filler{n}"));
+    }
+    let b = daemon.nic("prod", "b");
+    let (mut a, mut b) = (Guest::connect_with(&a, PLAIN | CSUM, 2048), Guest::connect(&b));
+    a.configure();
+    b.configure();
+    let b_address = format!("10.0.0.{}", mvirt_net::dataplane::VNICS_TOGETHER + 1);
+    assert!(b.answers(&mut a, &b_address));
+    for n in 0..1000_u32 {
+        let payload = n.to_be_bytes().repeat(1 + n as usize % 300);
+        a.send(&Udp4::new(a.mac, "10.0.0.1", &b_address, &payload).frame());
+        b.expect("every frame arrives, in order", |frame| is_udp4(frame, &payload));
+    }
+}
+
+#[test]
+fn an_idle_daemon_uses_no_cpu() {
+    let mut daemon = Daemon::start();
+    let (mut a, mut b) = pair(&mut daemon);
+    a.configure();
+    b.configure();
+    assert!(b.answers(&mut a, "10.0.0.2"));
+    std::thread::park_timeout(Duration::from_millis(200));
+    let before = daemon.cpu_time();
+    std::thread::park_timeout(Duration::from_secs(2));
+    let used = daemon.cpu_time() - before;
+    assert!(used <= Duration::from_millis(10), "{used:?} in 2 s with two quiet guests");
+    assert!(b.answers(&mut a, "10.0.0.2"), "and wakes up again");
+}

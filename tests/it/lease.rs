@@ -1,0 +1,231 @@
+//! What the gateway tells a guest that asks: its lease, its neighbours, its router.
+
+use super::{daemon::Daemon, guest::{GATEWAY_MAC, Guest, Udp4}};
+use dhcproto::{
+    Decodable as _, Encodable as _,
+    v4::{DhcpOption, Message, MessageType, OptionCode},
+    v6,
+};
+use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv6Packet, Ipv4Address, Ipv4Packet, Ipv6Address, Ipv6Packet, UdpPacket};
+
+#[test]
+fn a_guest_leases_its_address_as_a_host_route() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
+    assert_eq!(guest.lease(), ("10.0.0.1/32".into(), "169.254.0.1".into()));
+}
+
+/// Sends a DHCPv4 message as a client without an address would; gives the answer.
+fn ask(guest: &mut Guest, kind: MessageType, options: Vec<DhcpOption>) -> Message {
+    let mut request = Message::default();
+    request.set_xid(77).set_chaddr(&guest.mac);
+    request.opts_mut().insert(DhcpOption::MessageType(kind));
+    options.into_iter().for_each(|option| drop(request.opts_mut().insert(option)));
+    let payload = request.to_vec().unwrap();
+    let mut udp = Udp4::new(guest.mac, "0.0.0.0", "255.255.255.255", &payload);
+    (udp.to_mac, udp.ports) = ([0xff; 6], (68, 67));
+    let frame = udp.frame();
+    guest.send(&frame);
+    let answer = guest.expect("the gateway answers", |frame| frame[12..14] == [8, 0] && frame.len() > 282);
+    let ip = Ipv4Packet::new_checked(&answer[14..]).unwrap();
+    let udp = UdpPacket::new_checked(ip.payload()).unwrap();
+    assert!(ip.verify_checksum() && udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into()));
+    Message::from_bytes(udp.payload()).unwrap()
+}
+
+#[test]
+fn the_offer_has_everything_a_client_needs() {
+    let mut daemon = Daemon::start();
+    daemon.network_with("prod", |r| {
+        r.dns_servers = vec!["1.1.1.1".into(), "fd00::53".into()];
+        r.ntp_servers = vec!["10.0.0.9".into()];
+        r.domain = "prod.internal".into();
+        r.mtu = 1400;
+    });
+    let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
+    let offer = ask(&mut guest, MessageType::Discover, vec![]);
+    let options = offer.opts();
+    assert_eq!(offer.yiaddr(), Ipv4Address::new(10, 0, 0, 1));
+    let has = |code, expected: DhcpOption| assert_eq!(options.get(code), Some(&expected));
+    let gateway = Ipv4Address::new(169, 254, 0, 1);
+    has(OptionCode::MessageType, DhcpOption::MessageType(MessageType::Offer));
+    has(OptionCode::ServerIdentifier, DhcpOption::ServerIdentifier(gateway));
+    has(OptionCode::SubnetMask, DhcpOption::SubnetMask(Ipv4Address::new(255, 255, 255, 255)));
+    has(OptionCode::Router, DhcpOption::Router(vec![gateway]));
+    has(OptionCode::AddressLeaseTime, DhcpOption::AddressLeaseTime(u32::MAX));
+    has(OptionCode::DomainNameServer, DhcpOption::DomainNameServer(vec![Ipv4Address::new(1, 1, 1, 1)]));
+    has(OptionCode::NtpServers, DhcpOption::NtpServers(vec![Ipv4Address::new(10, 0, 0, 9)]));
+    has(OptionCode::InterfaceMtu, DhcpOption::InterfaceMtu(1400));
+    has(OptionCode::Hostname, DhcpOption::Hostname("vm1".into()));
+    has(OptionCode::DomainName, DhcpOption::DomainName("prod.internal".into()));
+    let routes = [32, 169, 254, 0, 1, 0, 0, 0, 0, 0, 169, 254, 0, 1];
+    let raw = |code: u8| match options.get(OptionCode::from(code)) {
+        Some(DhcpOption::Unknown(option)) => option.data().to_vec(),
+        other => panic!("option {code}: {other:?}"),
+    };
+    assert_eq!(raw(249), routes);
+    let octets = offer.to_vec().unwrap();
+    let rfc3442 = [&[121, 14][..], &routes].concat();
+    assert!(octets.windows(16).any(|window| window == rfc3442), "option 121");
+}
+
+#[test]
+fn requests_are_acknowledged_or_refused() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
+    let wanted = |a, b, c, d| DhcpOption::RequestedIpAddress(Ipv4Address::new(a, b, c, d));
+    let mut kind = |options| ask(&mut guest, MessageType::Request, options).opts().msg_type();
+    assert_eq!(kind(vec![wanted(10, 0, 0, 1)]), Some(MessageType::Ack), "INIT-REBOOT");
+    assert_eq!(kind(vec![wanted(10, 0, 0, 2)]), Some(MessageType::Nak), "another's address");
+    let ack = ask(&mut guest, MessageType::Discover, vec![DhcpOption::RapidCommit]);
+    assert_eq!(ack.opts().msg_type(), Some(MessageType::Ack));
+    assert!(ack.opts().contains(OptionCode::RapidCommit));
+}
+
+#[test]
+fn with_subnet_addressing_a_guest_sees_its_subnet() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nic = daemon.nic_with("prod", "vm1", |r| r.addressing = 2);
+    let mut guest = Guest::connect(&nic);
+    assert_eq!(guest.lease(), ("10.0.0.1/24".into(), "169.254.0.1".into()));
+    assert_eq!(who_has(&mut guest, "10.0.0.7"), GATEWAY_MAC);
+}
+
+fn arp(guest: &Guest, sender: &str, target: &str) -> Vec<u8> {
+    let request = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Request,
+        source_hardware_addr: EthernetAddress(guest.mac),
+        source_protocol_addr: sender.parse().unwrap(),
+        target_hardware_addr: EthernetAddress([0; 6]),
+        target_protocol_addr: target.parse().unwrap(),
+    };
+    let mut frame = vec![0; 42];
+    let mut ethernet = EthernetFrame::new_unchecked(&mut frame[..]);
+    ethernet.set_dst_addr(EthernetAddress([0xff; 6]));
+    ethernet.set_src_addr(EthernetAddress(guest.mac));
+    ethernet.set_ethertype(EthernetProtocol::Arp);
+    request.emit(&mut ArpPacket::new_unchecked(&mut frame[14..]));
+    frame
+}
+
+fn who_has(guest: &mut Guest, target: &str) -> [u8; 6] {
+    let frame = arp(guest, "10.0.0.1", target);
+    guest.send(&frame);
+    let reply = guest.expect("ARP is answered", |frame| frame[12..14] == [8, 6]);
+    let packet = ArpPacket::new_checked(&reply[14..]).unwrap();
+    assert_eq!(packet.operation(), ArpOperation::Reply);
+    assert_eq!(packet.source_protocol_addr(), target.parse::<Ipv4Address>().unwrap().octets());
+    packet.source_hardware_addr().try_into().unwrap()
+}
+
+#[test]
+fn the_gateway_answers_arp_for_itself_alone() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
+    assert_eq!(who_has(&mut guest, "169.254.0.1"), GATEWAY_MAC);
+    let other = arp(&guest, "10.0.0.1", "10.0.0.2");
+    guest.send(&other);
+    let probe = arp(&guest, "0.0.0.0", "10.0.0.1");
+    guest.send(&probe);
+    assert_eq!(who_has(&mut guest, "169.254.0.1"), GATEWAY_MAC, "the first answer since");
+    assert_eq!(daemon.drops("vm1", "absorbed"), 2);
+}
+
+#[test]
+fn the_router_advertises_itself_and_dns() {
+    let mut daemon = Daemon::start();
+    daemon.network_with("prod", |r| r.dns_servers = vec!["fd00::53".into()]);
+    let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
+    let is_advertisement = |frame: &[u8]| frame[12..14] == [0x86, 0xdd] && frame[20] == 58 && frame[54] == 134;
+    let frame = guest.expect("an advertisement comes unasked", is_advertisement);
+    let ip = Ipv6Packet::new_checked(&frame[14..]).unwrap();
+    assert_eq!((ip.src_addr(), ip.hop_limit()), ("fe80::1".parse::<Ipv6Address>().unwrap(), 255));
+    let message = Icmpv6Packet::new_checked(ip.payload()).unwrap();
+    assert!(message.verify_checksum(&ip.src_addr(), &ip.dst_addr()));
+    #[rustfmt::skip]
+    let expected = [
+        64, 0xc0, 0x23, 0x28, 0, 0, 0, 0, 0, 0, 0, 0,
+        1, 1, 2, 0, 0, 0, 0, 1,
+        5, 1, 0, 0, 0, 0, 0x05, 0xdc,
+        25, 3, 0, 0, 0, 0, 0x23, 0x28, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x53,
+    ];
+    assert_eq!(ip.payload()[4..], expected);
+}
+
+/// A DHCPv6 message from a link-local address, and the answer.
+fn ask_v6(guest: &mut Guest, request: &v6::Message) -> v6::Message {
+    use smoltcp::wire::{IpProtocol, Ipv6Repr, UdpRepr};
+    let payload = request.to_vec().unwrap();
+    let (from, to): (Ipv6Address, Ipv6Address) = ("fe80::99".parse().unwrap(), "ff02::1:2".parse().unwrap());
+    let mut frame = vec![0; 14 + 40 + 8 + payload.len()];
+    let mut ethernet = EthernetFrame::new_unchecked(&mut frame[..]);
+    ethernet.set_dst_addr(EthernetAddress([0x33, 0x33, 0, 1, 0, 2]));
+    ethernet.set_src_addr(EthernetAddress(guest.mac));
+    ethernet.set_ethertype(EthernetProtocol::Ipv6);
+    let ip = Ipv6Repr { src_addr: from, dst_addr: to, next_header: IpProtocol::Udp, payload_len: 8 + payload.len(), hop_limit: 1 };
+    ip.emit(&mut Ipv6Packet::new_unchecked(&mut frame[14..]));
+    let fill = |buffer: &mut [u8]| buffer.copy_from_slice(&payload);
+    let checksums = smoltcp::phy::ChecksumCapabilities::default();
+    let udp = UdpRepr { src_port: 546, dst_port: 547 };
+    udp.emit(&mut UdpPacket::new_unchecked(&mut frame[54..]), &from.into(), &to.into(), payload.len(), fill, &checksums);
+    guest.send(&frame);
+    let is_answer = |frame: &[u8]| frame[12..14] == [0x86, 0xdd] && frame[20] == 17;
+    let answer = guest.expect("DHCPv6 is answered", is_answer);
+    let ip = Ipv6Packet::new_checked(&answer[14..]).unwrap();
+    let udp = UdpPacket::new_checked(ip.payload()).unwrap();
+    assert!(udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into()));
+    v6::Message::from_bytes(udp.payload()).unwrap()
+}
+
+#[test]
+fn dhcpv6_gives_the_address_and_nothing_else() {
+    let mut daemon = Daemon::start();
+    daemon.network_with("prod", |r| r.dns_servers = vec!["fd00::53".into()]);
+    let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
+    let mut solicit = v6::Message::new_with_id(v6::MessageType::Solicit, [1, 2, 3]);
+    solicit.opts_mut().insert(v6::DhcpOption::ClientId(vec![0, 3, 0, 1, 9, 9, 9, 9, 9, 9]));
+    let ia = v6::IANA { id: 5, t1: 0, t2: 0, opts: v6::DhcpOptions::new() };
+    solicit.opts_mut().insert(v6::DhcpOption::IANA(ia));
+    let advertise = ask_v6(&mut guest, &solicit);
+    assert_eq!((advertise.msg_type(), advertise.xid()), (v6::MessageType::Advertise, [1, 2, 3]));
+    let Some(v6::DhcpOption::IANA(ia)) = advertise.opts().get(v6::OptionCode::IANA) else { panic!("no IA_NA") };
+    let Some(v6::DhcpOption::IAAddr(lease)) = ia.opts.get(v6::OptionCode::IAAddr) else { panic!("no address") };
+    assert_eq!((ia.id, lease.addr, lease.valid_life), (5, "fd00::1".parse().unwrap(), u32::MAX));
+    assert_eq!(advertise.opts().get(v6::OptionCode::DomainNameServers), Some(&v6::DhcpOption::DomainNameServers(vec!["fd00::53".parse().unwrap()])));
+    solicit.opts_mut().insert(v6::DhcpOption::RapidCommit);
+    assert_eq!(ask_v6(&mut guest, &solicit).msg_type(), v6::MessageType::Reply, "rapid commit");
+    let mut confirm = v6::Message::new_with_id(v6::MessageType::Confirm, [1, 2, 4]);
+    confirm.opts_mut().insert(v6::DhcpOption::ClientId(vec![0, 3, 0, 1, 9, 9, 9, 9, 9, 9]));
+    let mut opts = v6::DhcpOptions::new();
+    opts.insert(v6::DhcpOption::IAAddr(v6::IAAddr { addr: "fd00::7".parse().unwrap(), preferred_life: 1, valid_life: 1, opts: v6::DhcpOptions::new() }));
+    confirm.opts_mut().insert(v6::DhcpOption::IANA(v6::IANA { id: 5, t1: 0, t2: 0, opts }));
+    let reply = ask_v6(&mut guest, &confirm);
+    let Some(v6::DhcpOption::StatusCode(status)) = reply.opts().get(v6::OptionCode::StatusCode) else { panic!("no status") };
+    assert_eq!(status.status, v6::Status::NotOnLink);
+}
+
+#[test]
+fn changed_servers_are_told_at_the_next_question() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
+    assert!(!ask(&mut guest, MessageType::Discover, vec![]).opts().contains(OptionCode::DomainNameServer));
+    let request = mvirt_net::proto::UpdateNetworkRequest { id: "prod".into(), dns_servers: vec!["9.9.9.9".into()], ntp_servers: vec![] };
+    daemon.call(async |client| client.update_network(request).await).unwrap();
+    let offer = ask(&mut guest, MessageType::Discover, vec![]);
+    assert_eq!(offer.opts().get(OptionCode::DomainNameServer), Some(&DhcpOption::DomainNameServer(vec![Ipv4Address::new(9, 9, 9, 9)])));
+}
+
+#[test]
+fn the_gateway_answers_pings() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
+    guest.configure();
+    assert!(guest.ping("169.254.0.1"));
+    assert!(guest.ping("fe80::1"));
+}

@@ -1,0 +1,167 @@
+//! Real Linux kernels: User-mode Linux and QEMU, with their own virtio-net driver, IP stack and DHCP clients.
+//!
+//! `make test` builds their initial RAM disks (guests/build.sh).
+
+use super::daemon::Daemon;
+use mvirt_net::proto::Nic;
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+fn artefact(name: &str) -> PathBuf {
+    let target = PathBuf::from(env!("CARGO_BIN_EXE_mvirt")).parent().unwrap().parent().unwrap().to_owned();
+    let path = target.join("guests").join(name);
+    assert!(path.exists(), "{} is missing: run guests/build.sh, or make test", path.display());
+    path
+}
+
+/// A booted kernel with a shell on its console (guests/init).
+struct Machine {
+    process: Child,
+    input: ChildStdin,
+    output: mpsc::Receiver<String>,
+    _directory: tempfile::TempDir,
+}
+
+impl Machine {
+    fn boot(daemon: &Daemon, nic: &Nic, vmm: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut process = Command::new(env!("CARGO_BIN_EXE_mvirt"))
+            .env("MVIRT_NET_SERVER", daemon.address())
+            .env("HOME", directory.path())
+            .env("TMPDIR", "/dev/shm")
+            .args(["vm", "start", &nic.name, "--nic", &nic.name])
+            .args(vmm)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .env("LD_PRELOAD", if vmm.contains(&"uml") { artefact("uml-xstate.so") } else { PathBuf::new() })
+            .spawn()
+            .unwrap();
+        let input = process.stdin.take().unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).split(b'\n');
+        let (sender, output) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut machine = Self { process, input, output, _directory: directory };
+        machine.answer("boot", 120);
+        machine
+    }
+
+    fn uml(daemon: &Daemon, nic: &Nic) -> Self {
+        let initrd = artefact("uml.cpio.gz").display().to_string();
+        Self::boot(daemon, nic, &["--vmm", "uml", "--memory", "128M", "--initramfs", &initrd, "--cmdline", "quiet"])
+    }
+
+    fn qemu(daemon: &Daemon, nic: &Nic) -> Self {
+        let (kernel, initrd) = (artefact("vmlinuz").display().to_string(), artefact("qemu.cpio.gz").display().to_string());
+        Self::boot(daemon, nic, &["--vmm", "qemu", "--accel", "tcg", "--memory", "192M", "--kernel", &kernel, "--initramfs", &initrd, "--cmdline", "quiet"])
+    }
+
+    /// The lines up to the end of a command, and its status.
+    fn answer(&mut self, what: &str, seconds: u64) -> (String, i32) {
+        let mut text = String::new();
+        loop {
+            let line = self.output.recv_timeout(Duration::from_secs(seconds));
+            let line = line.unwrap_or_else(|_| panic!("{what}: no end within {seconds} s:\n{text}"));
+            match line.strip_prefix("@@ ") {
+                Some(status) => return (text, status.parse().unwrap_or(0)),
+                None => text += &(line + "\n"),
+            }
+        }
+    }
+
+    fn run(&mut self, command: &str) -> (String, i32) {
+        writeln!(self.input, "{command}").unwrap();
+        self.answer(command, 60)
+    }
+
+    /// Runs a command that must succeed.
+    fn succeed(&mut self, command: &str) -> String {
+        let (text, status) = self.run(command);
+        assert_eq!(status, 0, "{command}:\n{text}");
+        text
+    }
+
+    /// Takes both leases as a distribution would, and checks them.
+    fn lease(&mut self, nic: &Nic) {
+        let lease = self.succeed("lease4");
+        for line in [format!("address {}/32", nic.ipv4_address), "gateway 169.254.0.1".into(), "routes 169.254.0.1/32 0.0.0.0 0.0.0.0/0 169.254.0.1".into(), "dns 1.1.1.1".into()] {
+            assert!(lease.lines().any(|l| l == line), "{line:?} is not in\n{lease}");
+        }
+        let lease = self.succeed("lease6");
+        for line in [format!("address {}/128", nic.ipv6_address), "gateway fe80::1".into(), "dns fd00::53".into()] {
+            assert!(lease.lines().any(|l| l == line), "{line:?} is not in\n{lease}");
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // User-mode Linux is many processes; all are in the group.
+        if let Some(group) = rustix::process::Pid::from_raw(self.process.id() as i32) {
+            rustix::process::kill_process_group(group, rustix::process::Signal::KILL).ok();
+        }
+        self.process.wait().ok();
+    }
+}
+
+fn prod(daemon: &mut Daemon) -> (Nic, Nic) {
+    daemon.network_with("prod", |r| {
+        r.dns_servers = vec!["1.1.1.1".into(), "fd00::53".into()];
+        r.domain = "prod.internal".into();
+    });
+    (daemon.nic("prod", "vm1"), daemon.nic("prod", "vm2"))
+}
+
+/// Pings and a TCP transfer between two machines with leases.
+fn converse(a: &mut Machine, to: &Nic, b: &mut Machine, from: &Nic) {
+    a.succeed(&format!("ping -c 3 -i 0.2 -W 5 {}", to.ipv4_address));
+    b.succeed(&format!("ping -c 3 -i 0.2 -W 5 {}", from.ipv6_address));
+    a.succeed("ping -c 1 -W 5 169.254.0.1 && ping -c 1 -W 5 fe80::1%eth0");
+    b.succeed("iperf3 -s -D --logfile /dev/null && usleep 500000");
+    let report = a.succeed(&format!("iperf3 -c {} -n 16M -f m", to.ipv4_address));
+    assert!(report.contains("receiver"), "{report}");
+    let report = a.succeed(&format!("iperf3 -c {} -n 16M -f m", to.ipv6_address));
+    assert!(report.contains("receiver"), "{report}");
+}
+
+#[test]
+fn user_mode_linux_guests_find_their_network_and_each_other() {
+    let mut daemon = Daemon::start();
+    let (one, two) = prod(&mut daemon);
+    let (mut a, mut b) = (Machine::uml(&daemon, &one), Machine::uml(&daemon, &two));
+    a.lease(&one);
+    b.lease(&two);
+    converse(&mut a, &two, &mut b, &one);
+    let stats = daemon.stats("vm1");
+    for reason in ["bad_vnet_header", "malformed_ipv4", "malformed_ipv6", "spoofed_source_ipv4", "spoofed_source_ipv6", "bad_checksum"] {
+        assert!(stats.drops.iter().all(|drop| drop.reason != reason), "an honest guest: {stats:?}");
+    }
+}
+
+#[test]
+fn a_qemu_guest_talks_to_one_of_user_mode_linux_across_a_crash_of_the_daemon() {
+    let mut daemon = Daemon::start();
+    let (one, two) = prod(&mut daemon);
+    let (mut a, mut b) = (Machine::qemu(&daemon, &one), Machine::uml(&daemon, &two));
+    a.lease(&one);
+    b.lease(&two);
+    converse(&mut a, &two, &mut b, &one);
+    daemon.crash_and_restart();
+    // QEMU dials again within a second; the lease and the rings are as they were.
+    let (text, _) = a.run("n=0; until ping -c 1 -W 1 169.254.0.1 >/dev/null || [ $n -gt 30 ]; do n=$((n+1)); usleep 200000; done; ping -c 2 -W 2 169.254.0.1");
+    assert!(text.contains(" 0% packet loss"), "{text}");
+}

@@ -1,0 +1,16 @@
+//! The behaviour of the real daemon: guests ask, the switch answers, peers hear. A module a story.
+//!
+//! Most guests live in the test process (`guest`: a vhost-user frontend with smoltcp as its IP stack); `machines` boots
+//! real Linux kernels, `testpmd` is DPDK.
+
+mod api;
+mod cli;
+mod daemon;
+mod forwarding;
+mod guard;
+mod guest;
+mod lease;
+mod machines;
+mod misbehaviour;
+mod restart;
+mod testpmd;

@@ -1,0 +1,175 @@
+//! Hostile guests and VMMs: their own vNIC fails with a reason, comes back with the next good connection, and an
+//! innocent pair of guests notices nothing.
+
+use super::{
+    daemon::Daemon,
+    guest::{Driver, Guest, PLAIN, QUEUE, RX, TX, Udp4, is_udp4},
+};
+use mvirt_net::proto::{Nic, NicState};
+use std::{io::{Read as _, Write as _}, os::unix::net::UnixStream, path::Path};
+use vhost::VhostBackend as _;
+
+struct Neighbours(Guest, Guest, u32);
+
+impl Neighbours {
+    fn new(daemon: &mut Daemon) -> Self {
+        daemon.network("innocent");
+        let a = Guest::connect(&daemon.nic("innocent", "a"));
+        Self(a, Guest::connect(&daemon.nic("innocent", "b")), 0)
+    }
+
+    fn still_talk(&mut self) {
+        let Self(a, b, round) = self;
+        *round += 1;
+        let payload = round.to_be_bytes();
+        a.send(&Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", &payload).frame());
+        b.expect("the neighbours still talk", |frame| is_udp4(frame, &payload));
+    }
+}
+
+/// Runs a hostile act on a fresh connection; expects the vNIC to fail with `reason` and to come back.
+fn fails_with(daemon: &mut Daemon, neighbours: &mut Neighbours, nic: &Nic, reason: &str, act: impl FnOnce(&mut Driver)) {
+    let mut driver = Driver::connect(Path::new(&nic.socket_path), PLAIN, 2048);
+    daemon.wait_for_state("evil", NicState::Active);
+    act(&mut driver);
+    daemon.wait_for_state("evil", NicState::Error);
+    assert!(daemon.log().lines().last().is_some());
+    assert!(daemon.log().contains(reason), "the log says {reason:?}");
+    neighbours.still_talk();
+    drop(driver);
+    let mut guest = Guest::connect(nic);
+    assert_eq!(guest.lease().0, "10.0.0.1/32", "the next good connection works");
+    drop(guest);
+    daemon.wait_for_state("evil", NicState::Created);
+}
+
+#[test]
+fn broken_rings_cost_their_own_vnic_only() {
+    let mut daemon = Daemon::start();
+    let mut neighbours = Neighbours::new(&mut daemon);
+    daemon.network("prod");
+    let nic = daemon.nic("prod", "evil");
+    let offer = |driver: &mut Driver, head: u16| {
+        driver.offer(TX, 0, head);
+        driver.kick(1);
+    };
+    let mut case = |reason: &str, act: &dyn Fn(&mut Driver)| {
+        fails_with(&mut daemon, &mut neighbours, &nic, reason, act);
+    };
+    case("available index", &|d| {
+        d.write_u16(TX.available + 2, QUEUE + 1);
+        d.kick(1);
+    });
+    case("is outside its table", &|d| offer(d, QUEUE));
+    case("chain is longer than", &|d| {
+        d.describe(TX, 0, TX.buffers, 64, 1, 0);
+        offer(d, 0);
+    });
+    case("chain is longer than", &|d| {
+        d.describe(TX, 0, TX.buffers, 64, 1, 1);
+        d.describe(TX, 1, TX.buffers, 64, 1, 0);
+        offer(d, 0);
+    });
+    case("is outside its table", &|d| {
+        d.describe(TX, 0, TX.buffers, 64, 1, 0xffff);
+        offer(d, 0);
+    });
+    case("not within the guest's memory", &|d| {
+        d.describe(TX, 0, (4 << 20) - 10, 64, 0, 0);
+        offer(d, 0);
+    });
+    case("not within the guest's memory", &|d| {
+        d.describe(TX, 0, u64::MAX - 5, u32::MAX, 0, 0);
+        offer(d, 0);
+    });
+    case("not within the guest's memory", &|d| {
+        d.describe(TX, 0, 1 << 40, 0, 0, 0);
+        offer(d, 0);
+    });
+    case("a buffer is writable", &|d| {
+        d.describe(TX, 0, TX.buffers, 64, 2, 0);
+        offer(d, 0);
+    });
+    case("indirect descriptor table", &|d| {
+        d.describe(TX, 0, TX.buffers, 64, 4, 0);
+        offer(d, 0);
+    });
+    case("a buffer is not writable", &|d| {
+        for slot in 0..QUEUE {
+            d.describe(RX, slot, RX.buffers, 2048, 0, 0);
+        }
+        d.send_with([0; 12], &Udp4::new([0x52; 6], "10.0.0.1", "10.0.0.1", b"").frame());
+        // The gateway's answer to a request needs a receive buffer.
+        let mac = super::guest::parse_mac(&nic.mac_address);
+        let arp = [&[0xff; 6][..], &mac, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &mac, &[10, 0, 0, 1], &[0; 6], &[169, 254, 0, 1]].concat();
+        d.send_with([0; 12], &arp);
+    });
+    case("truncated memory", &|d| {
+        d.file.set_len(0).ok();
+        d.kick(1);
+        d.kick(0);
+        // Sealed against it, the VMM cannot; then it breaks the rules another way.
+        d.frontend.set_vring_num(0, 3).ok();
+    });
+}
+
+#[test]
+fn refused_messages_end_the_connection() {
+    let mut daemon = Daemon::start();
+    let mut neighbours = Neighbours::new(&mut daemon);
+    daemon.network("prod");
+    let nic = daemon.nic("prod", "evil");
+    let mut case = |reason: &str, act: &dyn Fn(&mut Driver)| {
+        fails_with(&mut daemon, &mut neighbours, &nic, reason, act);
+    };
+    case("ring size 3 is not", &|d| assert!(d.frontend.set_vring_num(0, 3).is_err()));
+    case("were not offered", &|d| assert!(d.frontend.set_features(PLAIN | 1 << 50).is_err()));
+    case("lack VIRTIO_F_VERSION_1", &|d| assert!(d.frontend.set_features(1 << 30).is_err()));
+    case("overlaps another", &|d| {
+        let region = d.region();
+        assert!(d.frontend.set_mem_table(&[region, region]).is_err());
+    });
+    case("used ring is misaligned", &|d| {
+        let data = vhost::VringConfigData {
+            queue_max_size: QUEUE,
+            queue_size: QUEUE,
+            flags: 0,
+            desc_table_addr: d.region().userspace_addr,
+            avail_ring_addr: d.region().userspace_addr + 0x1000,
+            used_ring_addr: d.region().userspace_addr + (4 << 20) - 64,
+            log_addr: None,
+        };
+        assert!(d.frontend.set_vring_addr(0, &data).is_err());
+    });
+}
+
+#[test]
+fn junk_on_the_socket_is_harmless() {
+    let mut daemon = Daemon::start();
+    let mut neighbours = Neighbours::new(&mut daemon);
+    daemon.network("prod");
+    let nic = daemon.nic("prod", "evil");
+    let descriptors = |daemon: &Daemon| std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    let before = descriptors(&daemon);
+    for junk in [&[0xff; 64][..], &[0; 12], &[1, 0, 0, 0, 1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], &[8, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 1, 2, 3, 4]] {
+        let mut stream = UnixStream::connect(&nic.socket_path).unwrap();
+        stream.write_all(junk).unwrap();
+        assert_eq!(stream.read(&mut [0; 64]).unwrap_or(0), 0, "the daemon hangs up");
+        daemon.wait_for_state("evil", NicState::Error);
+        neighbours.still_talk();
+    }
+    // An unknown request is no offence; half a message is, after two seconds.
+    let mut stream = UnixStream::connect(&nic.socket_path).unwrap();
+    stream.write_all(&[0xee, 3, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    stream.write_all(&[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    let mut reply = [0; 20];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(reply[..12], [1, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0]);
+    let mut second = UnixStream::connect(&nic.socket_path).unwrap();
+    assert_eq!(second.read(&mut reply).unwrap_or(0), 0, "a second VMM is turned away");
+    stream.write_all(&[1, 0, 0]).unwrap();
+    assert_eq!(stream.read(&mut reply).unwrap_or(0), 0);
+    assert!(daemon.log().contains("took longer than 2s"));
+    drop((stream, second));
+    super::daemon::wait_until("no descriptor is left behind", || descriptors(&daemon) == before);
+}

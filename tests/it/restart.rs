@@ -1,0 +1,91 @@
+//! VMMs come and go, and so may the daemon: addresses, sockets and traffic come back without anyone's help.
+
+use super::{daemon::Daemon, guest::{Guest, Udp4, is_udp4}};
+use mvirt_net::proto::NicState;
+use std::{os::unix::fs::PermissionsExt as _, path::Path};
+
+#[test]
+fn a_vmm_may_leave_and_come_back() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nic = daemon.nic("prod", "vm1");
+    assert_eq!(nic.state(), NicState::Created);
+    for _ in 0..20 {
+        let mut guest = Guest::connect(&nic);
+        assert_eq!(guest.lease().0, "10.0.0.1/32");
+        daemon.wait_for_state("vm1", NicState::Active);
+        drop(guest);
+        daemon.wait_for_state("vm1", NicState::Created);
+    }
+}
+
+#[test]
+fn everything_survives_kill_9() {
+    let mut daemon = Daemon::start();
+    let network = daemon.network("prod");
+    let (nic_a, nic_b) = (daemon.nic("prod", "a"), daemon.nic("prod", "b"));
+    let (mut a, mut b) = (Guest::connect(&nic_a), Guest::connect(&nic_b));
+    for (round, base) in [(0_u32, 0_u16), (1, 0xdead), (2, 0)] {
+        let before = round.to_be_bytes();
+        a.send(&Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", &before).frame());
+        b.expect("frames flow before", |frame| is_udp4(frame, &before));
+        daemon.crash_and_restart();
+        assert_eq!(daemon.get_nic("a").ipv4_address, nic_a.ipv4_address);
+        let found = daemon.call(async |client| client.list_networks(mvirt_net::proto::ListNetworksRequest {}).await).unwrap();
+        assert_eq!((found.networks[0].id.clone(), found.networks[0].nic_count), (network.id.clone(), 2));
+        // Whatever position the VMM tells: the used index in memory is the truth.
+        a.driver.reconnect(Path::new(&nic_a.socket_path), base);
+        b.driver.reconnect(Path::new(&nic_b.socket_path), base);
+        let after = (1000 + round).to_be_bytes();
+        a.send(&Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", &after).frame());
+        b.expect("frames flow after", |frame| is_udp4(frame, &after));
+    }
+}
+
+#[test]
+fn a_daemon_that_is_told_to_end_cleans_up() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nic = daemon.nic("prod", "vm1");
+    let _guest = Guest::connect(&nic);
+    let mode = std::fs::metadata(&nic.socket_path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let began = std::time::Instant::now();
+    assert!(daemon.terminate().success());
+    assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(!Path::new(&nic.socket_path).exists());
+    assert!(!daemon.path("api").exists());
+}
+
+#[test]
+fn a_deleted_vnic_leaves_nothing() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let descriptors = |daemon: &Daemon| std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    let before = descriptors(&daemon);
+    for _ in 0..10 {
+        let nic = daemon.nic("prod", "vm1");
+        let guest = Guest::connect(&nic);
+        let request = mvirt_net::proto::DeleteNicRequest { id: "vm1".into() };
+        daemon.call(async |client| client.delete_nic(request).await).unwrap();
+        assert!(!Path::new(&nic.socket_path).exists());
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", daemon.pid())).unwrap();
+        assert!(!maps.contains("memfd:guest"), "its memory is unmapped before the answer");
+        drop(guest);
+    }
+    assert_eq!(descriptors(&daemon), before);
+    assert_eq!(daemon.nic("prod", "vm1").ipv4_address, "10.0.0.1", "its address is free again");
+}
+
+#[test]
+fn corrupt_metadata_is_set_aside_and_the_rest_served() {
+    let mut daemon = Daemon::start();
+    let keep = daemon.network("keep");
+    let lose = daemon.network("lose");
+    std::fs::write(daemon.path("m/networks").join(format!("{}.json", lose.id)), b"{ torn").unwrap();
+    daemon.crash_and_restart();
+    let found = daemon.call(async |client| client.list_networks(mvirt_net::proto::ListNetworksRequest {}).await).unwrap();
+    assert_eq!(found.networks.iter().map(|n| &n.id).collect::<Vec<_>>(), [&keep.id]);
+    assert_eq!(std::fs::read_dir(daemon.path("m/quarantine")).unwrap().count(), 1);
+    assert!(daemon.log().contains("metadata set aside"));
+}
