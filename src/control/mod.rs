@@ -68,6 +68,7 @@ pub struct Control {
     dataplane: Dataplane,
     nic_events: broadcast::Sender<proto::NicEvent>,
     network_events: broadcast::Sender<proto::NetworkEvent>,
+    is_ending: bool,
 }
 
 impl std::fmt::Debug for Control {
@@ -115,6 +116,7 @@ impl Control {
             dataplane,
             nic_events: broadcast::Sender::new(WATCH_BACKLOG),
             network_events: broadcast::Sender::new(WATCH_BACKLOG),
+            is_ending: false,
         };
         for network in contents.networks {
             control.adopt_network(network);
@@ -219,8 +221,9 @@ impl Control {
         (present.collect(), self.network_events.subscribe())
     }
 
-    /// Closes all sockets, for the end of the daemon.
+    /// Closes all sockets and takes no more requests, for the end of the daemon.
     pub fn shut_down(&mut self) -> Vec<Listening> {
+        self.is_ending = true;
         self.nics.values_mut().filter_map(|nic| nic.listening.take()).collect()
     }
 }
@@ -248,7 +251,7 @@ pub struct Gone;
 
 impl Handle {
     /// Gives `control` a thread of its own and the events of its ports. The thread ends, and with it the data plane,
-    /// when the last handle and the sender of events are gone.
+    /// after [`Control::shut_down`].
     pub fn spawn(
         mut control: Control,
         mut events: mpsc::UnboundedReceiver<Event>,
@@ -265,6 +268,9 @@ impl Handle {
                             None => return,
                         },
                         Some(event) = events.recv() => control.port_changed(event),
+                    }
+                    if control.is_ending {
+                        return;
                     }
                 }
             });

@@ -18,8 +18,6 @@ fn pair(daemon: &mut Daemon) -> (Guest, Guest) {
 fn guests_of_a_network_ping_each_other() {
     let mut daemon = Daemon::start();
     let (mut a, mut b) = pair(&mut daemon);
-    a.configure();
-    b.configure();
     assert!(b.answers(&mut a, "10.0.0.2"));
     assert!(a.answers(&mut b, "fd00::1"));
 }
@@ -74,9 +72,6 @@ fn networks_with_equal_addresses_never_meet() {
     let (mut a, mut b) = pair(&mut daemon);
     daemon.network("test");
     let mut stranger = Guest::connect(&daemon.nic_with("test", "x", |r| r.ipv4_address = "10.0.0.9".into()));
-    stranger.configure();
-    a.configure();
-    b.configure();
     assert!(b.answers(&mut a, "10.0.0.2"));
     assert!(!stranger.ping_within("10.0.0.2", Duration::from_millis(300)));
     assert!(!a.ping_within("10.0.0.9", Duration::from_millis(300)));
@@ -204,8 +199,6 @@ fn frames_cross_from_one_reactor_to_another() {
     }
     let b = daemon.nic("prod", "b");
     let (mut a, mut b) = (Guest::connect_with(&a, PLAIN | CSUM, 2048), Guest::connect(&b));
-    a.configure();
-    b.configure();
     let b_address = format!("10.0.0.{}", mvirt_net::dataplane::VNICS_TOGETHER + 1);
     assert!(b.answers(&mut a, &b_address));
     for n in 0..1000_u32 {
@@ -219,8 +212,6 @@ fn frames_cross_from_one_reactor_to_another() {
 fn an_idle_daemon_uses_no_cpu() {
     let mut daemon = Daemon::start();
     let (mut a, mut b) = pair(&mut daemon);
-    a.configure();
-    b.configure();
     assert!(b.answers(&mut a, "10.0.0.2"));
     std::thread::park_timeout(Duration::from_millis(200));
     let before = daemon.cpu_time();

@@ -4,13 +4,14 @@
 use super::daemon::{PATIENCE, wait_until};
 use mvirt_net::proto::Nic;
 use smoltcp::{
-    iface::{Config, Interface, SocketHandle, SocketSet},
-    phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken},
-    socket::{dhcpv4, icmp},
+    iface::{Config, Interface, SocketSet},
+    phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken},
+    socket::dhcpv4,
     time::Instant as SmolInstant,
     wire::{
-        EthernetAddress, HardwareAddress, Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr,
-        IpAddress, IpCidr, Ipv4Address, Ipv6Address,
+        EthernetAddress, EthernetFrame, EthernetProtocol, HardwareAddress, Icmpv4Packet, Icmpv4Repr,
+        Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv4Address, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr,
+        UdpPacket, UdpRepr,
     },
 };
 use std::{
@@ -288,19 +289,6 @@ impl Guest {
         }
     }
 
-    /// Sets the vNIC's own addresses and the gateway, as a lease and an advertisement would.
-    pub(crate) fn configure(&mut self) {
-        let addresses = [format!("{}/32", self.ipv4), format!("{}/128", self.ipv6), "fe80::99/64".into()];
-        self.interface.update_ip_addrs(|all| {
-            for address in addresses.iter().filter_map(|text| text.parse::<IpCidr>().ok()) {
-                all.push(address).unwrap();
-            }
-        });
-        let routes = self.interface.routes_mut();
-        routes.add_default_ipv4_route(Ipv4Address::new(169, 254, 0, 1)).unwrap();
-        routes.add_default_ipv6_route("fe80::1".parse::<Ipv6Address>().unwrap()).unwrap();
-    }
-
     pub(crate) fn send(&mut self, frame: &[u8]) {
         self.driver.send_with([0; HEADER], frame);
     }
@@ -345,65 +333,116 @@ impl Guest {
         lease.unwrap()
     }
 
-    /// Pings `address`; whether it answers within `patience`.
+    /// Pings `address` through the gateway; whether it answers within `patience`.
     pub(crate) fn ping_within(&mut self, address: &str, patience: Duration) -> bool {
         self.ping_while(address, patience, || {})
-    }
-
-    fn ping_while(&mut self, address: &str, patience: Duration, mut meanwhile: impl FnMut()) -> bool {
-        let address: IpAddr = address.parse().unwrap();
-        let ident = 0x22b;
-        let buffer = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 4], vec![0; 1024]);
-        let mut socket = icmp::Socket::new(buffer(), buffer());
-        socket.bind(icmp::Endpoint::Ident(ident)).unwrap();
-        let handle = self.sockets.add(socket);
-        let deadline = Instant::now() + patience;
-        let mut sent = false;
-        let mut heard = false;
-        while !heard && Instant::now() < deadline {
-            if !sent {
-                sent = self.send_echo(handle, address, ident);
-            }
-            meanwhile();
-            self.turn();
-            let socket = self.sockets.get_mut::<icmp::Socket<'_>>(handle);
-            while let Ok((_, from)) = socket.recv() {
-                heard |= from == IpAddress::from(address);
-            }
-            std::thread::yield_now();
-        }
-        self.sockets.remove(handle);
-        heard
     }
 
     pub(crate) fn ping(&mut self, address: &str) -> bool {
         self.ping_within(address, PATIENCE)
     }
 
-    fn send_echo(&mut self, handle: SocketHandle, address: IpAddr, ident: u16) -> bool {
-        let source = self.interface.get_source_address(&address.into());
-        let socket = self.sockets.get_mut::<icmp::Socket<'_>>(handle);
-        let data = b"sixteen octets..";
-        let checksum = smoltcp::phy::ChecksumCapabilities::default();
-        match (address, source) {
-            (IpAddr::V4(_), _) => {
-                let echo = Icmpv4Repr::EchoRequest { ident, seq_no: 1, data };
-                let Ok(buffer) = socket.send(echo.buffer_len(), address.into()) else { return false };
-                echo.emit(&mut Icmpv4Packet::new_unchecked(buffer), &checksum);
+    /// Whether `other` can ping this guest, which answers.
+    pub(crate) fn answers(&mut self, other: &mut Guest, address: &str) -> bool {
+        other.ping_while(address, PATIENCE, || {
+            let requests = self.drain().into_iter().filter_map(|frame| Echo::parse(&frame));
+            for request in requests.filter(|echo| echo.is_request).collect::<Vec<_>>() {
+                let reply = Echo { is_request: false, from: request.to, to: request.from };
+                self.send(&reply.frame(self.mac));
             }
-            (IpAddr::V6(to), Some(IpAddress::Ipv6(from))) => {
-                let echo = Icmpv6Repr::EchoRequest { ident, seq_no: 1, data };
-                let Ok(buffer) = socket.send(echo.buffer_len(), address.into()) else { return false };
-                echo.emit(&from, &to, &mut Icmpv6Packet::new_unchecked(buffer), &checksum);
-            }
-            _ => return false,
-        }
-        true
+        })
     }
 
-    /// Whether `other` can ping this guest, whose stack answers.
-    pub(crate) fn answers(&mut self, other: &mut Guest, address: &str) -> bool {
-        other.ping_while(address, PATIENCE, || self.turn())
+    fn ping_while(&mut self, address: &str, patience: Duration, mut meanwhile: impl FnMut()) -> bool {
+        let to: IpAddr = address.parse().unwrap();
+        let own = match to {
+            IpAddr::V4(_) => &self.ipv4,
+            // Link-local addresses are asked from one.
+            IpAddr::V6(to) if to.is_unicast_link_local() => "fe80::99",
+            IpAddr::V6(_) => &self.ipv6,
+        };
+        let request = Echo { is_request: true, from: own.parse().unwrap(), to };
+        self.send(&request.frame(self.mac));
+        let reply = Echo { is_request: false, from: to, to: request.from };
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            meanwhile();
+            if self.drain().iter().any(|frame| Echo::parse(frame).as_ref() == Some(&reply)) {
+                return true;
+            }
+            std::thread::yield_now();
+        }
+        false
+    }
+}
+
+/// An ICMP echo, as smoltcp writes and judges it.
+#[derive(Debug, PartialEq)]
+struct Echo {
+    is_request: bool,
+    from: IpAddr,
+    to: IpAddr,
+}
+
+const ECHO_DATA: &[u8] = b"sixteen octets..";
+
+impl Echo {
+    fn frame(&self, mac: [u8; 6]) -> Vec<u8> {
+        let checksums = ChecksumCapabilities::default();
+        let (ident, seq_no, data) = (0x22b, 1, ECHO_DATA);
+        let mut frame = vec![0; 14 + 40 + 8 + data.len()];
+        let mut ethernet = EthernetFrame::new_unchecked(&mut frame[..]);
+        ethernet.set_src_addr(EthernetAddress(mac));
+        ethernet.set_dst_addr(EthernetAddress(GATEWAY_MAC));
+        match (self.from, self.to) {
+            (IpAddr::V4(src_addr), IpAddr::V4(dst_addr)) => {
+                let echo = if self.is_request { Icmpv4Repr::EchoRequest { ident, seq_no, data } } else { Icmpv4Repr::EchoReply { ident, seq_no, data } };
+                ethernet.set_ethertype(EthernetProtocol::Ipv4);
+                let ip = Ipv4Repr { src_addr, dst_addr, next_header: IpProtocol::Icmp, payload_len: echo.buffer_len(), hop_limit: 64 };
+                ip.emit(&mut Ipv4Packet::new_unchecked(&mut frame[14..]), &checksums);
+                echo.emit(&mut Icmpv4Packet::new_unchecked(&mut frame[34..58]), &checksums);
+                frame.truncate(58);
+            }
+            (IpAddr::V6(src_addr), IpAddr::V6(dst_addr)) => {
+                let echo = if self.is_request { Icmpv6Repr::EchoRequest { ident, seq_no, data } } else { Icmpv6Repr::EchoReply { ident, seq_no, data } };
+                ethernet.set_ethertype(EthernetProtocol::Ipv6);
+                let ip = Ipv6Repr { src_addr, dst_addr, next_header: IpProtocol::Icmpv6, payload_len: echo.buffer_len(), hop_limit: 64 };
+                ip.emit(&mut Ipv6Packet::new_unchecked(&mut frame[14..]));
+                echo.emit(&src_addr, &dst_addr, &mut Icmpv6Packet::new_unchecked(&mut frame[54..]), &checksums);
+            }
+            families => panic!("{families:?}"),
+        }
+        frame
+    }
+
+    /// The echo in a frame, if it is one of ours and every checksum is right.
+    fn parse(frame: &[u8]) -> Option<Self> {
+        let checksums = ChecksumCapabilities::default();
+        let ethernet = EthernetFrame::new_checked(frame).ok()?;
+        match ethernet.ethertype() {
+            EthernetProtocol::Ipv4 => {
+                let packet = Ipv4Packet::new_checked(ethernet.payload()).ok()?;
+                let ip = Ipv4Repr::parse(&packet, &checksums).ok()?;
+                let is_request = match Icmpv4Repr::parse(&Icmpv4Packet::new_checked(packet.payload()).ok()?, &checksums).ok()? {
+                    Icmpv4Repr::EchoRequest { data, .. } if data == ECHO_DATA => true,
+                    Icmpv4Repr::EchoReply { data, .. } if data == ECHO_DATA => false,
+                    _ => return None,
+                };
+                Some(Self { is_request, from: ip.src_addr.into(), to: ip.dst_addr.into() })
+            }
+            EthernetProtocol::Ipv6 => {
+                let packet = Ipv6Packet::new_checked(ethernet.payload()).ok()?;
+                let (from, to) = (packet.src_addr(), packet.dst_addr());
+                let message = Icmpv6Packet::new_checked(packet.payload()).ok()?;
+                let is_request = match Icmpv6Repr::parse(&from, &to, &message, &checksums).ok()? {
+                    Icmpv6Repr::EchoRequest { data, .. } if data == ECHO_DATA => true,
+                    Icmpv6Repr::EchoReply { data, .. } if data == ECHO_DATA => false,
+                    _ => return None,
+                };
+                Some(Self { is_request, from: from.into(), to: to.into() })
+            }
+            _ => None,
+        }
     }
 }
 
@@ -472,7 +511,6 @@ impl<'a> Udp4<'a> {
     }
 
     pub(crate) fn frame(&self) -> Vec<u8> {
-        use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr};
         let checksums = smoltcp::phy::ChecksumCapabilities::default();
         let (from, to): (Ipv4Address, Ipv4Address) = (self.from.parse().unwrap(), self.to.parse().unwrap());
         let udp = UdpRepr { src_port: self.ports.0, dst_port: self.ports.1 };
@@ -491,7 +529,6 @@ impl<'a> Udp4<'a> {
 
 /// Whether a frame is IPv4 UDP with exactly this payload, and its checksums right.
 pub(crate) fn is_udp4(frame: &[u8], payload: &[u8]) -> bool {
-    use smoltcp::wire::{EthernetFrame, Ipv4Packet, UdpPacket};
     let Ok(ethernet) = EthernetFrame::new_checked(frame) else { return false };
     let Ok(ip) = Ipv4Packet::new_checked(ethernet.payload()) else { return false };
     let Ok(udp) = UdpPacket::new_checked(ip.payload()) else { return false };

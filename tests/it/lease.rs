@@ -225,7 +225,6 @@ fn the_gateway_answers_pings() {
     let mut daemon = Daemon::start();
     daemon.network("prod");
     let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
-    guest.configure();
     assert!(guest.ping("169.254.0.1"));
     assert!(guest.ping("fe80::1"));
 }

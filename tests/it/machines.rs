@@ -76,8 +76,9 @@ impl Machine {
         loop {
             let line = self.output.recv_timeout(Duration::from_secs(seconds));
             let line = line.unwrap_or_else(|_| panic!("{what}: no end within {seconds} s:\n{text}"));
-            match line.strip_prefix("@@ ") {
-                Some(status) => return (text, status.parse().unwrap_or(0)),
+            // A serial console may have put control sequences before it.
+            match line.split_once("@@ ") {
+                Some((_, status)) => return (text, status.parse().unwrap_or(0)),
                 None => text += &(line + "\n"),
             }
         }

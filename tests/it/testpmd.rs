@@ -1,4 +1,4 @@
-//! DPDK's virtio-user ports: the reference poll-mode driver sends through one vNIC and receives from another.
+//! DPDK's virtio-user ports: the reference poll-mode driver exchanges frames through two vNICs.
 
 use super::daemon::Daemon;
 use std::{
@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-/// Sends for a while in `txonly`, counts in `rxonly`: two ports of one testpmd.
+/// Frames of the first burst.
+const FRAMES: u64 = 32;
+
+/// A burst of 32 frames from a to b, each swapped and sent back until its TTL has run out: 63 deliveries a frame.
 fn exchange(ring: &str) {
     let mut daemon = Daemon::start();
     daemon.network("prod");
@@ -18,7 +21,7 @@ fn exchange(ring: &str) {
         .env("XDG_RUNTIME_DIR", directory.path())
         .args(["--lcores", "0@0,1@1", "--no-huge", "-m", "256", "--no-pci", "--no-telemetry", "--file-prefix", "mvirt-test"])
         .args(["--vdev", &vdev(0), "--vdev", &vdev(1)])
-        .args(["--", "--total-num-mbufs=4096", "--auto-start", "--forward-mode=txonly", "--eth-peer=0,02:00:00:00:00:01", "--tx-ip=10.0.0.1,10.0.0.2", "--txpkts=64"])
+        .args(["--", "--total-num-mbufs=4096", "--auto-start", "--forward-mode=5tswap", "--port-topology=loop", "--tx-first", "--eth-peer=0,02:00:00:00:00:01", "--tx-ip=10.0.0.1,10.0.0.2", "--txpkts=64"])
         .args(["--stats-period=1"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -26,19 +29,22 @@ fn exchange(ring: &str) {
         .process_group(0)
         .spawn()
         .unwrap();
-    let mut delivered = 0;
-    super::daemon::wait_until("frames arrive at b", || {
-        std::thread::park_timeout(Duration::from_millis(100));
-        delivered = daemon.stats("b").egress_frames;
-        delivered > 100_000
+    let mut died = 0;
+    super::daemon::wait_until("every frame has died of its TTL", || {
+        std::thread::park_timeout(Duration::from_millis(50));
+        died = daemon.drops("a", "hop_limit_exceeded") + daemon.drops("b", "hop_limit_exceeded");
+        died == FRAMES
     });
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     child.wait().unwrap();
-    let stats = daemon.stats("a");
-    let dropped: u64 = stats.drops.iter().map(|drop| drop.frames).sum();
-    assert_eq!(stats.ingress_frames, stats.ingress_forwarded + stats.ingress_answered + dropped);
-    assert!(stats.ingress_forwarded >= 100_000, "{stats:?}");
+    let stats = ["a", "b"].map(|name| daemon.stats(name));
+    let forwarded: u64 = stats.iter().map(|stats| stats.ingress_forwarded).sum();
+    assert_eq!(forwarded, FRAMES * 63, "{stats:?}");
+    for stats in stats {
+        let dropped: u64 = stats.drops.iter().map(|drop| drop.frames).sum();
+        assert_eq!(stats.ingress_frames, stats.ingress_forwarded + stats.ingress_answered + dropped);
+    }
     let log = daemon.log();
     assert!(!log.contains("broke the protocol"), "{log}");
 }

@@ -218,7 +218,10 @@ impl Port for VhostUserPort {
 
     fn arm(&mut self, queue: usize) -> Result<bool, PortFailure> {
         let Some((tx, _)) = self.tx(queue) else { return Ok(false) };
-        tx.ring.arm().map_err(|error| failure("transmit", error))
+        let more = tx.ring.arm().map_err(|error| failure("transmit", error))?;
+        // Looked at last: memory that was taken away reads as an empty ring.
+        self.check_memory()?;
+        Ok(more)
     }
 
     fn disarm(&mut self, queue: usize) {
