@@ -5,7 +5,17 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// A 48-bit Ethernet address in transmission order.
 #[derive(
-    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
     Unaligned,
 )]
 #[repr(transparent)]
@@ -84,7 +94,14 @@ mod tests {
         let mac: MacAddr = "52:54:00:aB:cd:0f".parse().unwrap();
         assert_eq!(mac, MacAddr([0x52, 0x54, 0, 0xab, 0xcd, 0x0f]));
         assert_eq!(mac.to_string(), "52:54:00:ab:cd:0f");
-        for junk in ["", "52:54:00:ab:cd", "52:54:00:ab:cd:0f:00", "5:54:00:ab:cd:0f", "+2:54:00:ab:cd:0f", "52-54-00-ab-cd-0f"] {
+        for junk in [
+            "",
+            "52:54:00:ab:cd",
+            "52:54:00:ab:cd:0f:00",
+            "5:54:00:ab:cd:0f",
+            "+2:54:00:ab:cd:0f",
+            "52-54-00-ab-cd-0f",
+        ] {
             assert_eq!(junk.parse::<MacAddr>(), Err(MalformedMac), "{junk}");
         }
     }

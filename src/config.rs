@@ -32,9 +32,9 @@ impl FromStr for Listen {
                 Err("expected an absolute path after unix:, like unix:/run/mvirt/net.sock".into())
             };
         }
-        text.parse().map(Self::Tcp).map_err(|_| {
-            format!("expected ADDRESS:PORT like {DEFAULT_LISTEN}, or unix:/path")
-        })
+        text.parse()
+            .map(Self::Tcp)
+            .map_err(|_| format!("expected ADDRESS:PORT like {DEFAULT_LISTEN}, or unix:/path"))
     }
 }
 
@@ -224,7 +224,8 @@ mod tests {
 
     #[test]
     fn lists_and_paths_are_understood() {
-        let config = parse(&["--cpus", "2,4-6", "--listen", "unix:/run/x", "--listen", "[::]:1"]).unwrap();
+        let config =
+            parse(&["--cpus", "2,4-6", "--listen", "unix:/run/x", "--listen", "[::]:1"]).unwrap();
         assert_eq!(config.cpus, Some(Cpus(vec![2, 4, 5, 6])));
         assert_eq!(config.reactor_count(), 4);
         assert_eq!(config.listen.len(), 2);

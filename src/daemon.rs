@@ -205,7 +205,8 @@ async fn serve(
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let service = NetServiceServer::new(Service::new(control)).max_decoding_message_size(MAX_REQUEST);
+    let service =
+        NetServiceServer::new(Service::new(control)).max_decoding_message_size(MAX_REQUEST);
     let router = Server::builder()
         .max_concurrent_streams(64)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))

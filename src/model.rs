@@ -137,7 +137,17 @@ mod tests {
         for good in ["a", "vm1-eth0", "0.a_b-C", &"x".repeat(63)] {
             assert!(good.parse::<Name>().is_ok(), "{good}");
         }
-        for bad in ["", "-a", ".a", "a b", "ä", "a/b", &"x".repeat(64), "67e55044-10b1-426f-9247-bb680e5fe0c8", "67e5504410b1426f9247bb680e5fe0c8"] {
+        for bad in [
+            "",
+            "-a",
+            ".a",
+            "a b",
+            "ä",
+            "a/b",
+            &"x".repeat(64),
+            "67e55044-10b1-426f-9247-bb680e5fe0c8",
+            "67e5504410b1426f9247bb680e5fe0c8",
+        ] {
             assert!(bad.parse::<Name>().is_err(), "{bad}");
         }
     }

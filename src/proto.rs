@@ -1,5 +1,9 @@
 //! The types and services that `proto/net.proto` generates, and how its enums are named in JSON.
-#![allow(missing_docs, clippy::unwrap_used, reason = "generated code; the proto's comments are its documentation")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "generated code; the proto's comments are its documentation"
+)]
 
 mod generated {
     tonic::include_proto!("mvirt.net");

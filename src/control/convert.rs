@@ -62,13 +62,25 @@ impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
         let ipv4_subnet = optional("ipv4_subnet", &request.ipv4_subnet, ipv4_subnet)?;
         let ipv6_prefix = optional("ipv6_prefix", &request.ipv6_prefix, ipv6_prefix)?;
         if request.ipv4_enabled && ipv4_subnet.is_none() {
-            return Err(Refusal::invalid("ipv4_subnet", "", "required with ipv4_enabled, like 10.0.0.0/24"));
+            return Err(Refusal::invalid(
+                "ipv4_subnet",
+                "",
+                "required with ipv4_enabled, like 10.0.0.0/24",
+            ));
         }
         if request.ipv6_enabled && ipv6_prefix.is_none() {
-            return Err(Refusal::invalid("ipv6_prefix", "", "required with ipv6_enabled, like fd00::/64"));
+            return Err(Refusal::invalid(
+                "ipv6_prefix",
+                "",
+                "required with ipv6_enabled, like fd00::/64",
+            ));
         }
         if ipv4_subnet.is_none() && ipv6_prefix.is_none() {
-            return Err(Refusal::invalid("ipv4_subnet", "", "a network needs ipv4_subnet, ipv6_prefix or both"));
+            return Err(Refusal::invalid(
+                "ipv4_subnet",
+                "",
+                "a network needs ipv4_subnet, ipv6_prefix or both",
+            ));
         }
         let mtu = match request.mtu {
             0 => config::DEFAULT_MTU,
@@ -106,7 +118,11 @@ impl TryFrom<proto::CreateNicRequest> for NewNic {
             Ok(proto::Addressing::Unspecified | proto::Addressing::Host) => Addressing::Host,
             Ok(proto::Addressing::Subnet) => Addressing::Subnet,
             Err(_) => {
-                return Err(Refusal::invalid("addressing", request.addressing, "expected ADDRESSING_HOST or ADDRESSING_SUBNET"));
+                return Err(Refusal::invalid(
+                    "addressing",
+                    request.addressing,
+                    "expected ADDRESSING_HOST or ADDRESSING_SUBNET",
+                ));
             }
         };
         Ok(Self {
@@ -142,14 +158,20 @@ where
 
 fn parse_address<T: FromStr>(field: &'static str, text: &str) -> Result<T, Refusal> {
     text.parse().map_err(|_| {
-        let family = if field.contains("ipv6") { "an IPv6 address like fd00::2" } else { "an IPv4 address like 10.0.0.2" };
+        let family = if field.contains("ipv6") {
+            "an IPv6 address like fd00::2"
+        } else {
+            "an IPv4 address like 10.0.0.2"
+        };
         Refusal::invalid(field, text, format!("expected {family}"))
     })
 }
 
 fn uuid(field: &'static str, text: &str) -> Result<Uuid, Refusal> {
     let parsed = Uuid::try_parse(text).ok().filter(|id| !id.is_nil() && text.len() == 36);
-    parsed.ok_or_else(|| Refusal::invalid(field, text, "expected a UUID like 67e55044-10b1-426f-9247-bb680e5fe0c8"))
+    parsed.ok_or_else(|| {
+        Refusal::invalid(field, text, "expected a UUID like 67e55044-10b1-426f-9247-bb680e5fe0c8")
+    })
 }
 
 fn mac(field: &'static str, text: &str) -> Result<MacAddr, Refusal> {
@@ -165,14 +187,21 @@ fn mac(field: &'static str, text: &str) -> Result<MacAddr, Refusal> {
 
 pub(super) fn servers(field: &'static str, texts: &[String]) -> Result<Vec<IpAddr>, Refusal> {
     if texts.len() > MAX_SERVERS {
-        return Err(Refusal::invalid(field, format!("{} servers", texts.len()), format!("expected at most {MAX_SERVERS}")));
+        return Err(Refusal::invalid(
+            field,
+            format!("{} servers", texts.len()),
+            format!("expected at most {MAX_SERVERS}"),
+        ));
     }
     texts
         .iter()
         .map(|text| {
             let address = text.parse::<IpAddr>().ok();
-            let usable = address.filter(|a| !a.is_unspecified() && !a.is_multicast() && *a != Ipv4Addr::BROADCAST);
-            usable.ok_or_else(|| Refusal::invalid(field, text, "expected a unicast IPv4 or IPv6 address"))
+            let usable = address
+                .filter(|a| !a.is_unspecified() && !a.is_multicast() && *a != Ipv4Addr::BROADCAST);
+            usable.ok_or_else(|| {
+                Refusal::invalid(field, text, "expected a unicast IPv4 or IPv6 address")
+            })
         })
         .collect()
 }
@@ -191,25 +220,35 @@ fn without_host_bits<T: PartialEq + std::fmt::Display>(
 }
 
 fn ipv4_net(field: &'static str, text: &str) -> Result<Ipv4Net, Refusal> {
-    let net: Ipv4Net =
-        text.parse().map_err(|_| Refusal::invalid(field, text, "expected IPv4 CIDR like 10.0.0.0/24"))?;
+    let net: Ipv4Net = text
+        .parse()
+        .map_err(|_| Refusal::invalid(field, text, "expected IPv4 CIDR like 10.0.0.0/24"))?;
     let net = without_host_bits(field, text, net, net.trunc())?;
     let special = ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4"];
     let special = special.map(|s| s.parse::<Ipv4Net>().expect("a literal prefix"));
     if special.iter().any(|s| s.contains(&net) || net.contains(s)) {
-        return Err(Refusal::invalid(field, text, "it is in, or contains, loopback, link-local, multicast, reserved or unspecified space"));
+        return Err(Refusal::invalid(
+            field,
+            text,
+            "it is in, or contains, loopback, link-local, multicast, reserved or unspecified space",
+        ));
     }
     Ok(net)
 }
 
 fn ipv6_net(field: &'static str, text: &str) -> Result<Ipv6Net, Refusal> {
-    let net: Ipv6Net =
-        text.parse().map_err(|_| Refusal::invalid(field, text, "expected IPv6 CIDR like fd00::/64"))?;
+    let net: Ipv6Net = text
+        .parse()
+        .map_err(|_| Refusal::invalid(field, text, "expected IPv6 CIDR like fd00::/64"))?;
     let net = without_host_bits(field, text, net, net.trunc())?;
     let special = ["::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8"];
     let special = special.map(|s| s.parse::<Ipv6Net>().expect("a literal prefix"));
     if special.iter().any(|s| s.contains(&net) || net.contains(s)) {
-        return Err(Refusal::invalid(field, text, "it is in, or contains, loopback, IPv4-mapped, link-local, multicast or unspecified space"));
+        return Err(Refusal::invalid(
+            field,
+            text,
+            "it is in, or contains, loopback, IPv4-mapped, link-local, multicast or unspecified space",
+        ));
     }
     Ok(net)
 }
@@ -238,7 +277,11 @@ fn prefixes<T: PartialEq>(
     parse: impl Fn(&'static str, &str) -> Result<T, Refusal>,
 ) -> Result<Vec<T>, Refusal> {
     if texts.len() > MAX_PREFIXES {
-        return Err(Refusal::invalid(field, format!("{} prefixes", texts.len()), format!("expected at most {MAX_PREFIXES}")));
+        return Err(Refusal::invalid(
+            field,
+            format!("{} prefixes", texts.len()),
+            format!("expected at most {MAX_PREFIXES}"),
+        ));
     }
     let mut parsed = Vec::with_capacity(texts.len());
     for text in texts {
@@ -260,11 +303,20 @@ pub(super) fn routed_ipv6(texts: &[String]) -> Result<Vec<Ipv6Net>, Refusal> {
 }
 
 /// Refuses an address that its network cannot give.
-pub(super) fn check_usable(field: &'static str, address: IpAddr, usable: bool, subnet: impl std::fmt::Display) -> Result<(), Refusal> {
+pub(super) fn check_usable(
+    field: &'static str,
+    address: IpAddr,
+    usable: bool,
+    subnet: impl std::fmt::Display,
+) -> Result<(), Refusal> {
     if usable && address != IpAddr::from(GATEWAY_IPV4) {
         return Ok(());
     }
-    Err(Refusal::invalid(field, address, format!("expected an address of {subnet} other than its network or broadcast address")))
+    Err(Refusal::invalid(
+        field,
+        address,
+        format!("expected an address of {subnet} other than its network or broadcast address"),
+    ))
 }
 
 fn strings<T: ToString>(values: &[T]) -> Vec<String> {
@@ -341,21 +393,41 @@ mod tests {
 
     #[test]
     fn refusals_name_the_field_and_the_value() {
-        for subnet in ["10.0.0.1/24", "10.0.0.0/31", "10.0.0.0/7", "127.0.0.0/8", "169.254.0.0/24", "224.0.0.0/24", "0.0.0.0/8", "10.0.0.0", "x"] {
+        for subnet in [
+            "10.0.0.1/24",
+            "10.0.0.0/31",
+            "10.0.0.0/7",
+            "127.0.0.0/8",
+            "169.254.0.0/24",
+            "224.0.0.0/24",
+            "0.0.0.0/8",
+            "10.0.0.0",
+            "x",
+        ] {
             let refused = create(|r| r.ipv4_subnet = subnet.into()).unwrap_err();
             assert!(refused.starts_with(&format!("ipv4_subnet: {subnet:?}: ")), "{refused}");
         }
-        for prefix in ["fd00::1/64", "fd00::/127", "fc00::/15", "fe80::/64", "ff02::/64", "::/64", "::/0"] {
+        for prefix in
+            ["fd00::1/64", "fd00::/127", "fc00::/15", "fe80::/64", "ff02::/64", "::/64", "::/0"]
+        {
             let refused = create(|r| r.ipv6_prefix = prefix.into()).unwrap_err();
             assert!(refused.starts_with(&format!("ipv6_prefix: {prefix:?}: ")), "{refused}");
         }
         for mtu in [1, 1279, 65536] {
-            assert_eq!(create(|r| r.mtu = mtu).unwrap_err(), format!("mtu: \"{mtu}\": expected 1280-65535"));
+            assert_eq!(
+                create(|r| r.mtu = mtu).unwrap_err(),
+                format!("mtu: \"{mtu}\": expected 1280-65535")
+            );
         }
-        for id in ["x", "00000000-0000-0000-0000-000000000000", "67e5504410b1426f9247bb680e5fe0c8"] {
+        for id in ["x", "00000000-0000-0000-0000-000000000000", "67e5504410b1426f9247bb680e5fe0c8"]
+        {
             assert!(create(|r| r.id = id.into()).unwrap_err().starts_with("id: "));
         }
-        assert!(create(|r| r.dns_servers = vec!["1.1.1".into()]).unwrap_err().starts_with("dns_servers: \"1.1.1\""));
+        assert!(
+            create(|r| r.dns_servers = vec!["1.1.1".into()])
+                .unwrap_err()
+                .starts_with("dns_servers: \"1.1.1\"")
+        );
         assert!(create(|r| r.ipv4_subnet.clear()).unwrap_err().contains("or both"));
         assert!(create(|r| r.is_public = true).unwrap_err().contains("egress"));
         assert!(create(|r| r.domain = "-x".into()).unwrap_err().starts_with("domain: \"-x\""));
@@ -363,7 +435,13 @@ mod tests {
 
     #[test]
     fn macs_that_no_guest_can_have_are_refused() {
-        for bad in ["02:00:00:00:00:01", "01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "52:54"] {
+        for bad in [
+            "02:00:00:00:00:01",
+            "01:00:5e:00:00:01",
+            "ff:ff:ff:ff:ff:ff",
+            "00:00:00:00:00:00",
+            "52:54",
+        ] {
             assert!(mac("mac_address", bad).unwrap_err().to_string().contains(bad));
         }
     }

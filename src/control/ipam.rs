@@ -22,7 +22,9 @@ pub fn number(address: IpAddr) -> u128 {
 /// The addresses of a prefix.
 pub fn range(prefix: IpNet) -> RangeInclusive<u128> {
     match prefix {
-        IpNet::V4(prefix) => prefix.network().to_bits().into()..=prefix.broadcast().to_bits().into(),
+        IpNet::V4(prefix) => {
+            prefix.network().to_bits().into()..=prefix.broadcast().to_bits().into()
+        }
         IpNet::V6(prefix) => prefix.network().to_bits()..=prefix.broadcast().to_bits(),
     }
 }

@@ -16,7 +16,10 @@ pub mod service;
 
 use crate::{
     addr::MacAddr,
-    dataplane::{Dataplane, Event, Listening, Place, PortState, snapshot::{NetworkKey, PortId}},
+    dataplane::{
+        Dataplane, Event, Listening, Place, PortState,
+        snapshot::{NetworkKey, PortId},
+    },
     model::{Name, Network, Nic},
     proto,
     store::{Store, StoreError},
@@ -135,7 +138,11 @@ impl Control {
             }
         }
         control.remove_stale_sockets();
-        tracing::info!(networks = control.networks.len(), nics = control.nics.len(), "state restored");
+        tracing::info!(
+            networks = control.networks.len(),
+            nics = control.nics.len(),
+            "state restored"
+        );
         Ok(control)
     }
 
@@ -160,7 +167,8 @@ impl Control {
     /// Gives the data plane the whole truth of a network.
     fn publish(&mut self, id: Uuid) {
         let network = &self.networks[&id];
-        let nics = network.nics.iter().map(|nic| &self.nics[nic]).map(|nic| (&nic.model, nic.place));
+        let nics =
+            network.nics.iter().map(|nic| &self.nics[nic]).map(|nic| (&nic.model, nic.place));
         let table = compile::compile(network.key, &network.model, nics, self.seed);
         self.dataplane.publish(table);
     }

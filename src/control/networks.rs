@@ -1,6 +1,8 @@
 //! Networks: created, found, changed and deleted.
 
-use super::{Control, NetworkState, convert, convert::NewNetwork, ipam::Pool, network_view, refusal::Refusal};
+use super::{
+    Control, NetworkState, convert, convert::NewNetwork, ipam::Pool, network_view, refusal::Refusal,
+};
 use crate::{
     dataplane::{Listening, snapshot::NetworkKey},
     model::Network,
@@ -21,7 +23,11 @@ impl Control {
             return if is_same(&existing.model, &new) {
                 Ok(network_view(existing))
             } else {
-                Err(Refusal::taken("id", existing.model.id, format!("network {} with other content", existing.model.name)))
+                Err(Refusal::taken(
+                    "id",
+                    existing.model.id,
+                    format!("network {} with other content", existing.model.name),
+                ))
             };
         }
         if let Some(owner) = self.network_names.get(&new.name) {
@@ -130,7 +136,10 @@ impl Control {
         let network = &self.networks[&id];
         let nics: Vec<Uuid> = network.nics.iter().copied().collect();
         if !nics.is_empty() && !request.force {
-            return Err(Refusal::NotEmpty { name: network.model.name.to_string(), nics: nics.len() });
+            return Err(Refusal::NotEmpty {
+                name: network.model.name.to_string(),
+                nics: nics.len(),
+            });
         }
         self.store.delete_network(id, &nics)?;
         let closing = nics.iter().filter_map(|nic| self.forget_nic(*nic)).collect();

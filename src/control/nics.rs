@@ -26,7 +26,11 @@ impl Control {
             return if is_same(&existing.model, network_id, &new) {
                 Ok(self.nic_view(existing))
             } else {
-                Err(Refusal::taken("id", existing.model.id, format!("vNIC {} with other content", existing.model.name)))
+                Err(Refusal::taken(
+                    "id",
+                    existing.model.id,
+                    format!("vNIC {} with other content", existing.model.name),
+                ))
             };
         }
         if let Some(owner) = self.nic_names.get(&new.name) {
@@ -36,7 +40,10 @@ impl Control {
         let path = self.socket_path(nic.id);
         let longest = dataplane::longest_socket_path();
         if path.as_os_str().len() > longest {
-            return Err(Refusal::Socket(std::io::Error::other(format!("{} is longer than {longest} octets: choose a shorter --socket-dir", path.display()))));
+            return Err(Refusal::Socket(std::io::Error::other(format!(
+                "{} is longer than {longest} octets: choose a shorter --socket-dir",
+                path.display()
+            ))));
         }
         let id = nic.id;
         if let Err(error) = self.store.put_nic(&nic) {
@@ -61,8 +68,18 @@ impl Control {
     fn choose(&self, network_id: Uuid, new: NewNic) -> Result<Nic, Refusal> {
         let network = &self.networks[&network_id];
         let id = new.id.unwrap_or_else(Uuid::new_v4);
-        let ipv4 = self.choose_address(network, "ipv4_address", network.ipv4.as_ref(), new.ipv4.map(Into::into))?;
-        let ipv6 = self.choose_address(network, "ipv6_address", network.ipv6.as_ref(), new.ipv6.map(Into::into))?;
+        let ipv4 = self.choose_address(
+            network,
+            "ipv4_address",
+            network.ipv4.as_ref(),
+            new.ipv4.map(Into::into),
+        )?;
+        let ipv6 = self.choose_address(
+            network,
+            "ipv6_address",
+            network.ipv6.as_ref(),
+            new.ipv6.map(Into::into),
+        )?;
         let (routed_ipv4, routed_ipv6) = (new.routed_ipv4, new.routed_ipv6);
         let own = [ipv4, ipv6];
         self.check_routes(network, id, own, routed_ipv4.iter().map(|p| (*p).into()))?;
@@ -95,12 +112,16 @@ impl Control {
         let name = &network.model.name;
         match (pool, wanted) {
             (None, None) => Ok(None),
-            (None, Some(address)) => {
-                Err(Refusal::invalid(field, address, format!("network {name} does not have this family")))
-            }
+            (None, Some(address)) => Err(Refusal::invalid(
+                field,
+                address,
+                format!("network {name} does not have this family"),
+            )),
             (Some(pool), None) => match pool.lowest_free() {
                 Some(address) => Ok(Some(address)),
-                None => Err(Refusal::Exhausted(format!("{field}: network {name} has no free address left"))),
+                None => Err(Refusal::Exhausted(format!(
+                    "{field}: network {name} has no free address left"
+                ))),
             },
             (Some(pool), Some(address)) => {
                 let subnet = match address {
@@ -108,12 +129,25 @@ impl Control {
                     IpAddr::V6(_) => network.model.ipv6_prefix.map(IpNet::from),
                 };
                 let number = number(address);
-                convert::check_usable(field, address, pool.is_usable(number), subnet.unwrap_or_default())?;
+                convert::check_usable(
+                    field,
+                    address,
+                    pool.is_usable(number),
+                    subnet.unwrap_or_default(),
+                )?;
                 if pool.is_taken(number) {
-                    return Err(Refusal::taken(field, address, format!("another vNIC of network {name}")));
+                    return Err(Refusal::taken(
+                        field,
+                        address,
+                        format!("another vNIC of network {name}"),
+                    ));
                 }
                 if let Some((_, owner)) = pool.routed_over(number) {
-                    return Err(Refusal::taken(field, address, format!("a prefix routed to vNIC {owner}")));
+                    return Err(Refusal::taken(
+                        field,
+                        address,
+                        format!("a prefix routed to vNIC {owner}"),
+                    ));
                 }
                 Ok(Some(number))
             }
@@ -134,7 +168,11 @@ impl Control {
                 IpNet::V6(_) => ("routed_ipv6_prefixes", &network.ipv6, own[1]),
             };
             let Some(pool) = pool else {
-                return Err(Refusal::invalid(field, prefix, format!("network {} does not have this family", network.model.name)));
+                return Err(Refusal::invalid(
+                    field,
+                    prefix,
+                    format!("network {} does not have this family", network.model.name),
+                ));
             };
             if let Some(owner) = pool.route_owner(prefix).filter(|owner| *owner != nic) {
                 return Err(Refusal::taken(field, prefix, format!("vNIC {owner}")));
@@ -144,15 +182,25 @@ impl Control {
                 IpNet::V6(_) => network.model.ipv6_prefix.map(IpNet::from),
             };
             if subnet.is_some_and(|subnet| prefix.contains(&subnet)) {
-                return Err(Refusal::invalid(field, prefix, "it contains the network's whole subnet"));
+                return Err(Refusal::invalid(
+                    field,
+                    prefix,
+                    "it contains the network's whole subnet",
+                ));
             }
             let all = range(prefix);
             let taken = match (pool.first_taken(all.clone()), own) {
-                (Some(taken), Some(own)) if taken == own => pool.first_taken(own + 1..=(*all.end()).max(own + 1)),
+                (Some(taken), Some(own)) if taken == own => {
+                    pool.first_taken(own + 1..=(*all.end()).max(own + 1))
+                }
                 (taken, _) => taken,
             };
             if taken.is_some_and(|taken| all.contains(&taken)) {
-                return Err(Refusal::taken(field, prefix, "the address of another vNIC, which is inside"));
+                return Err(Refusal::taken(
+                    field,
+                    prefix,
+                    "the address of another vNIC, which is inside",
+                ));
             }
         }
         Ok(())
@@ -160,7 +208,10 @@ impl Control {
 
     /// Takes a stored vNIC into the state.
     pub(super) fn adopt_nic(&mut self, model: Nic) {
-        let network = self.networks.get_mut(&model.network_id).expect("the store and the API check the network");
+        let network = self
+            .networks
+            .get_mut(&model.network_id)
+            .expect("the store and the API check the network");
         network.nics.insert(model.id);
         network.macs.insert(model.mac);
         if let (Some(pool), Some(address)) = (&mut network.ipv4, model.ipv4) {
@@ -234,7 +285,8 @@ impl Control {
     pub fn list_nics(&self, network: &str) -> Result<Vec<proto::Nic>, Refusal> {
         let only = if network.is_empty() { None } else { Some(self.find_network(network)?) };
         let wanted = |nic: &&NicState| only.is_none_or(|id| nic.model.network_id == id);
-        let mut nics: Vec<_> = self.nics.values().filter(wanted).map(|nic| self.nic_view(nic)).collect();
+        let mut nics: Vec<_> =
+            self.nics.values().filter(wanted).map(|nic| self.nic_view(nic)).collect();
         nics.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(nics)
     }
@@ -317,9 +369,11 @@ impl NetworkState {
 
 fn choose_mac(network: &NetworkState, wanted: Option<MacAddr>) -> Result<MacAddr, Refusal> {
     match wanted {
-        Some(mac) if network.macs.contains(&mac) => {
-            Err(Refusal::taken("mac_address", mac, format!("another vNIC of network {}", network.model.name)))
-        }
+        Some(mac) if network.macs.contains(&mac) => Err(Refusal::taken(
+            "mac_address",
+            mac,
+            format!("another vNIC of network {}", network.model.name),
+        )),
         Some(mac) => Ok(mac),
         None => {
             // 2^24 of them: a /8 has no more addresses, so one is always free.
@@ -329,8 +383,12 @@ fn choose_mac(network: &NetworkState, wanted: Option<MacAddr>) -> Result<MacAddr
                 MacAddr([0x52, 0x54, 0x00, a, b, c])
             };
             let mut macs = std::iter::repeat_with(random).take(1 << 16);
-            macs.find(|mac| !network.macs.contains(mac))
-                .ok_or_else(|| Refusal::Exhausted(format!("mac_address: network {} has no free MAC left", network.model.name)))
+            macs.find(|mac| !network.macs.contains(mac)).ok_or_else(|| {
+                Refusal::Exhausted(format!(
+                    "mac_address: network {} has no free MAC left",
+                    network.model.name
+                ))
+            })
         }
     }
 }

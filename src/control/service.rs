@@ -44,7 +44,11 @@ async fn close(closing: impl IntoIterator<Item = Listening>) {
 
 /// The id or name of an object that must be told.
 fn told(what: &'static str, key: String) -> Result<String, Refusal> {
-    if key.is_empty() { Err(Refusal::invalid(what, key, "required: an id or a name")) } else { Ok(key) }
+    if key.is_empty() {
+        Err(Refusal::invalid(what, key, "required: an id or a name"))
+    } else {
+        Ok(key)
+    }
 }
 
 type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -60,7 +64,8 @@ fn watch<T: Clone + Send + 'static>(
         })
     });
     let mut failed = false;
-    let changes = changes.take_while(move |change| !std::mem::replace(&mut failed, change.is_err()));
+    let changes =
+        changes.take_while(move |change| !std::mem::replace(&mut failed, change.is_err()));
     Response::new(Box::pin(tokio_stream::iter(present.into_iter().map(Ok)).chain(changes)))
 }
 
@@ -117,7 +122,8 @@ impl NetService for Service {
     ) -> Result<Response<proto::DeleteNetworkResponse>, Status> {
         let mut request = request.into_inner();
         request.id = told("id", request.id)?;
-        let (response, closing) = self.call(move |control| control.delete_network(&request)).await?;
+        let (response, closing) =
+            self.call(move |control| control.delete_network(&request)).await?;
         close(closing).await;
         Ok(Response::new(response))
     }

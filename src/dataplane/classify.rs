@@ -101,9 +101,7 @@ pub fn classify(head: &[u8], frame_len: usize, checksum: Checksum) -> Result<Hea
     let packet = match header.ether_type.get() {
         ethernet::IPV4 => Packet::Ipv4(classify_ipv4(packet, packet_len, checksum)?),
         ethernet::IPV6 => Packet::Ipv6(classify_ipv6(packet, packet_len, checksum)?),
-        ethernet::ARP => {
-            Packet::Arp(arp::Packet::parse(packet).ok_or(DropReason::MalformedArp)?)
-        }
+        ethernet::ARP => Packet::Arp(arp::Packet::parse(packet).ok_or(DropReason::MalformedArp)?),
         ethernet::VLAN | ethernet::SERVICE_VLAN => return Err(DropReason::VlanTagged),
         _ => return Err(DropReason::UnknownEtherType),
     };
@@ -157,10 +155,7 @@ fn upper(octets: &[u8], offset: usize, protocol: u8, icmp: u8) -> Upper {
     if protocol == protocol::UDP
         && let Ok((header, _)) = udp::Header::ref_from_prefix(rest)
     {
-        return Upper::Udp {
-            source: header.source.get(),
-            destination: header.destination.get(),
-        };
+        return Upper::Udp { source: header.source.get(), destination: header.destination.get() };
     }
     if protocol == icmp
         && let Ok((header, _)) = icmpv4::Header::ref_from_prefix(rest)
@@ -200,7 +195,8 @@ mod tests {
     fn udp_frame() -> Vec<u8> {
         let mut frame = vec![2, 0, 0, 0, 0, 1, 0x52, 0x54, 0, 0, 0, 9, 8, 0];
         frame.extend([0x45, 0, 0, 32, 0, 0, 0x40, 0, 64, 17, 0xb8, 0xb4]);
-        frame.extend([192, 168, 0, 1, 192, 168, 0, 199, 0x04, 0xd2, 0, 53, 0, 12, 0, 0, 1, 2, 3, 4]);
+        frame
+            .extend([192, 168, 0, 1, 192, 168, 0, 199, 0x04, 0xd2, 0, 53, 0, 12, 0, 0, 1, 2, 3, 4]);
         frame
     }
 

@@ -26,14 +26,15 @@ pub fn check(vnic: &Vnic, headers: &Headers) -> Result<(), DropReason> {
 
 fn check_arp(vnic: &Vnic, packet: &arp::Packet) -> Result<(), DropReason> {
     let sender = packet.sender_ip();
-    let honest = packet.sender_mac() == vnic.mac
-        && (sender.is_unspecified() || vnic.owns_ipv4(sender));
+    let honest =
+        packet.sender_mac() == vnic.mac && (sender.is_unspecified() || vnic.owns_ipv4(sender));
     if honest { Ok(()) } else { Err(DropReason::SpoofedArp) }
 }
 
 fn check_ipv4(vnic: &Vnic, packet: &Ipv4) -> Result<(), DropReason> {
     let dhcp = matches!(packet.upper, Upper::Udp { destination: udp::DHCPV4_SERVER, .. });
-    let unconfigured = packet.source.is_unspecified() && dhcp && packet.destination == Ipv4Addr::BROADCAST;
+    let unconfigured =
+        packet.source.is_unspecified() && dhcp && packet.destination == Ipv4Addr::BROADCAST;
     if !unconfigured && !vnic.owns_ipv4(packet.source) {
         return Err(DropReason::SpoofedIpv4);
     }
@@ -68,10 +69,8 @@ fn source_ipv6_is_honest(vnic: &Vnic, packet: &Ipv6) -> bool {
         return matches!(
             packet.upper,
             Upper::Icmp(
-                icmpv6::NEIGHBOUR_SOLICITATION
-                    | icmpv6::ROUTER_SOLICITATION
-                    | icmpv6::MLD_QUERY..=132
-                    | icmpv6::MLD_REPORT_V2
+                icmpv6::NEIGHBOUR_SOLICITATION | icmpv6::ROUTER_SOLICITATION | icmpv6::MLD_QUERY
+                    ..=132 | icmpv6::MLD_REPORT_V2
             )
         );
     }

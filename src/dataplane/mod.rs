@@ -165,7 +165,9 @@ impl Dataplane {
     /// A port for a new vNIC: beside others of its network while those are few, else where there is least.
     pub fn place(&mut self, network: NetworkKey) -> Place {
         let together = |at: &u16| {
-            self.homes.get(&(network, *at)).is_some_and(|count| !count.is_multiple_of(VNICS_TOGETHER))
+            self.homes
+                .get(&(network, *at))
+                .is_some_and(|count| !count.is_multiple_of(VNICS_TOGETHER))
         };
         let all = 0..self.reactors.len() as u16;
         let reactor = all.clone().find(together);

@@ -6,9 +6,9 @@
 
 use super::{
     classify::{Packet, classify},
-    egress,
+    egress, forward,
     frame::{Burst, Frame, MAX_FRAME_LEN, Outgoing},
-    forward, guard,
+    guard,
     port::{PortFailure, Undelivered},
     ports::{HOLD, Ports, Slot},
     responders::{self, Question},
@@ -278,11 +278,7 @@ impl Pipeline {
 }
 
 /// What is to become of a frame of `vnic`; leaves out the frame's padding.
-fn decide(
-    table: &NetworkTable,
-    vnic: &Vnic,
-    frame: &mut Frame,
-) -> Result<Verdict, DropReason> {
+fn decide(table: &NetworkTable, vnic: &Vnic, frame: &mut Frame) -> Result<Verdict, DropReason> {
     if let Some(reason) = frame.unfit {
         return Err(reason);
     }
@@ -361,7 +357,8 @@ impl<L: Links> Passage<'_, L> {
                     return Outcome::Dropped(DropReason::RxRingFull);
                 }
                 let outcome = self.hold(DropReason::RxRingFull);
-                if let (Outcome::Dropped(_), Some(receiver)) = (&outcome, self.ports.get_mut(port)) {
+                if let (Outcome::Dropped(_), Some(receiver)) = (&outcome, self.ports.get_mut(port))
+                {
                     receiver.stalled = true;
                 }
                 outcome

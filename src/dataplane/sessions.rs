@@ -180,7 +180,9 @@ impl<'a> Connection<'a> {
             _ => None,
         };
         if let Some(reply) = reply {
-            timeout(MESSAGE_DEADLINE, self.stream.write_all(&reply)).await.map_err(|_| Broken::Slow)??;
+            timeout(MESSAGE_DEADLINE, self.stream.write_all(&reply))
+                .await
+                .map_err(|_| Broken::Slow)??;
         }
         handled.map(|_| ())
     }
@@ -321,8 +323,8 @@ async fn receive(
     fill(stream, &mut begun.octets[begun.filled..], &mut begun.fds).await?;
     let [a, b, c, d, ..] = begun.octets;
     let request = u32::from_ne_bytes([a, b, c, d]);
-    let header = Header::parse(begun.octets)
-        .map_err(|source| Broken::Malformed { request, source })?;
+    let header =
+        Header::parse(begun.octets).map_err(|source| Broken::Malformed { request, source })?;
     let mut payload = vec![0; header.size as usize];
     fill(stream, &mut payload, &mut begun.fds).await?;
     Ok((header, payload, begun.fds))

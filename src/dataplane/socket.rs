@@ -4,7 +4,9 @@
 use rustix::{
     fs::Mode,
     io::fcntl_dupfd_cloexec,
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen as start, socket_with},
+    net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen as start, socket_with,
+    },
 };
 use std::{
     io,

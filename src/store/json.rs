@@ -92,9 +92,8 @@ impl JsonStore {
         let path = self.path(folder, id);
         let text = encode(body).map_err(|e| failed("encode", &path)(e.into()))?;
         let temporary = path.with_extension("tmp");
-        let written = write_synced(&temporary, &text).and_then(|()| {
-            fs::rename(&temporary, &path).map_err(failed("rename to", &path))
-        });
+        let written = write_synced(&temporary, &text)
+            .and_then(|()| fs::rename(&temporary, &path).map_err(failed("rename to", &path)));
         if let Err(error) = written {
             if let Err(leftover) = fs::remove_file(&temporary) {
                 tracing::debug!(path = %temporary.display(), %leftover, "no temporary file to remove");
@@ -166,7 +165,8 @@ impl JsonStore {
     /// Completes deletions that a daemon began and did not live to end.
     fn finish_deletions(&self) -> Result<(), StoreError> {
         for path in self.files(NETWORKS, "deleting")? {
-            let id = path.file_stem().and_then(|stem| Uuid::parse_str(&stem.to_string_lossy()).ok());
+            let id =
+                path.file_stem().and_then(|stem| Uuid::parse_str(&stem.to_string_lossy()).ok());
             for file in self.files(NICS, "json")? {
                 if id.is_some() && read::<Nic>(&file).is_ok_and(|nic| Some(nic.network_id) == id) {
                     self.remove(&file)?;

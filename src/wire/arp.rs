@@ -12,7 +12,9 @@ pub const REPLY: u16 = 2;
 const _: () = assert!(size_of::<Packet>() == 28);
 
 /// An ARP packet of hardware type 1 and protocol type IPv4.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct Packet {
     hardware_type: U16,

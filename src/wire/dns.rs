@@ -11,7 +11,9 @@ pub struct Name {
 
 /// The text is not a domain name of letters, digits and hyphens.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected labels of 1-63 letters, digits and hyphens separated by dots, at most 253 characters in all")]
+#[error(
+    "expected labels of 1-63 letters, digits and hyphens separated by dots, at most 253 characters in all"
+)]
 pub struct MalformedName;
 
 /// Whether `label` is 1-63 letters, digits and hyphens, with no hyphen at either end (RFC 1123 §2.1).
@@ -99,7 +101,9 @@ mod tests {
 
     #[test]
     fn junk_is_refused() {
-        for junk in ["", ".", "a..b", "-a", "a-", "a b", "a_b", &"a".repeat(64), &["a"; 128].join(".")] {
+        for junk in
+            ["", ".", "a..b", "-a", "a-", "a b", "a_b", &"a".repeat(64), &["a"; 128].join(".")]
+        {
             assert_eq!(junk.parse::<Name>(), Err(MalformedName), "{junk}");
         }
     }

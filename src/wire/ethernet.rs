@@ -19,7 +19,9 @@ pub const HEADER_LEN: usize = 14;
 const _: () = assert!(size_of::<Header>() == HEADER_LEN);
 
 /// The 14 octets in front of a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct Header {
     /// Where to.

@@ -2,7 +2,10 @@
 
 use super::{Full, Writer, checksum, ipv4, protocol};
 use std::net::Ipv4Addr;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, big_endian::{U16, U32}};
+use zerocopy::{
+    FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
+    big_endian::{U16, U32},
+};
 
 /// Echo reply.
 pub const ECHO_REPLY: u8 = 0;
@@ -22,7 +25,9 @@ pub const HEADER_LEN: usize = 8;
 const _: () = assert!(size_of::<Header>() == HEADER_LEN);
 
 /// The header all ICMP messages share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct Header {
     /// What the message is.

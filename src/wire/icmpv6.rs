@@ -2,7 +2,10 @@
 
 use super::{Full, Writer, checksum::Checksum, ipv6, protocol};
 use std::net::Ipv6Addr;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, big_endian::{U16, U32}};
+use zerocopy::{
+    FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
+    big_endian::{U16, U32},
+};
 
 /// Destination unreachable.
 pub const UNREACHABLE: u8 = 1;
@@ -34,7 +37,9 @@ pub const HEADER_LEN: usize = 8;
 const _: () = assert!(size_of::<Header>() == HEADER_LEN);
 
 /// The header all ICMPv6 messages share, with the four octets that follow it in those used here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct Header {
     /// What the message is.

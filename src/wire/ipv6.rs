@@ -2,7 +2,10 @@
 
 use super::{Full, Writer};
 use std::net::Ipv6Addr;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, big_endian::{U16, U32}};
+use zerocopy::{
+    FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
+    big_endian::{U16, U32},
+};
 
 /// Octets of the fixed header.
 pub const HEADER_LEN: usize = 40;
@@ -17,7 +20,9 @@ const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 
 /// The fixed IPv6 header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct Header {
     version_class_flow: U32,
@@ -47,7 +52,8 @@ impl Header {
     /// `None` unless version and payload length are consistent.
     pub fn parse(packet: &[u8], packet_len: usize) -> Option<&Self> {
         let (header, _) = Self::ref_from_prefix(packet).ok()?;
-        let consistent = header.version_class_flow.get() >> 28 == 6 && header.total_len() <= packet_len;
+        let consistent =
+            header.version_class_flow.get() >> 28 == 6 && header.total_len() <= packet_len;
         consistent.then_some(header)
     }
 

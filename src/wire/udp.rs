@@ -20,7 +20,9 @@ pub const DHCPV6_CLIENT: u16 = 546;
 pub const DHCPV6_SERVER: u16 = 547;
 
 /// A UDP header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct Header {
     /// Port of the sender.

@@ -11,7 +11,9 @@ const NEEDS_CSUM: u8 = 1;
 const GSO_NONE: u8 = 0;
 
 /// The octets as they stand in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct Header {
     flags: u8,

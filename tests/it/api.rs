@@ -2,9 +2,9 @@
 
 use super::daemon::{Daemon, wait_until};
 use mvirt_net::proto::{
-    CreateNetworkRequest, CreateNicRequest, DeleteNetworkRequest, DeleteNicRequest, GetNetworkRequest,
-    GetVersionRequest, ListNicsRequest, NicState, UpdateNicRequest, WatchNetworksRequest, WatchNicsRequest,
-    get_network_request::Identifier,
+    CreateNetworkRequest, CreateNicRequest, DeleteNetworkRequest, DeleteNicRequest,
+    GetNetworkRequest, GetVersionRequest, ListNicsRequest, NicState, UpdateNicRequest,
+    WatchNetworksRequest, WatchNicsRequest, get_network_request::Identifier,
 };
 use tonic::Code;
 
@@ -29,7 +29,11 @@ fn refusals_have_their_code_name_the_value_and_change_nothing() {
     daemon.network_with("six", |r| r.ipv4_subnet.clear());
     daemon.nic_with("prod", "a", |r| r.routed_ipv4_prefixes = vec!["10.1.0.0/16".into()]);
     let mut nic = |code: Code, value: &str, change: &dyn Fn(&mut CreateNicRequest)| {
-        let mut request = CreateNicRequest { network_id: "prod".into(), name: "new".into(), ..Default::default() };
+        let mut request = CreateNicRequest {
+            network_id: "prod".into(),
+            name: "new".into(),
+            ..Default::default()
+        };
         change(&mut request);
         let refused = daemon.call(async |client| client.create_nic(request).await).unwrap_err();
         assert_eq!(refused.code(), code, "{refused}");
@@ -39,26 +43,44 @@ fn refusals_have_their_code_name_the_value_and_change_nothing() {
     nic(Code::InvalidArgument, "10.0.0.0", &|r| r.ipv4_address = "10.0.0.0".into());
     nic(Code::InvalidArgument, "10.0.0.255", &|r| r.ipv4_address = "10.0.0.255".into());
     nic(Code::InvalidArgument, "ten", &|r| r.ipv4_address = "ten".into());
-    nic(Code::InvalidArgument, "ipv4_address", &|r| (r.network_id, r.ipv4_address) = ("six".into(), "10.0.0.1".into()));
-    nic(Code::InvalidArgument, "02:00:00:00:00:01", &|r| r.mac_address = "02:00:00:00:00:01".into());
+    nic(Code::InvalidArgument, "ipv4_address", &|r| {
+        (r.network_id, r.ipv4_address) = ("six".into(), "10.0.0.1".into())
+    });
+    nic(Code::InvalidArgument, "02:00:00:00:00:01", &|r| {
+        r.mac_address = "02:00:00:00:00:01".into()
+    });
     nic(Code::InvalidArgument, "-x", &|r| r.name = "-x".into());
     nic(Code::InvalidArgument, "9", &|r| r.queue_pairs = 9);
-    nic(Code::InvalidArgument, "10.1.2.3/16", &|r| r.routed_ipv4_prefixes = vec!["10.1.2.3/16".into()]);
+    nic(Code::InvalidArgument, "10.1.2.3/16", &|r| {
+        r.routed_ipv4_prefixes = vec!["10.1.2.3/16".into()]
+    });
     nic(Code::InvalidArgument, "0.0.0.0/0", &|r| r.routed_ipv4_prefixes = vec!["0.0.0.0/0".into()]);
     nic(Code::AlreadyExists, "\"a\"", &|r| r.name = "a".into());
     nic(Code::AlreadyExists, "10.0.0.1", &|r| r.ipv4_address = "10.0.0.1".into());
-    nic(Code::AlreadyExists, "10.1.0.0/16", &|r| r.routed_ipv4_prefixes = vec!["10.1.0.0/16".into()]);
-    nic(Code::AlreadyExists, "10.0.0.0/29", &|r| r.routed_ipv4_prefixes = vec!["10.0.0.0/29".into()]);
+    nic(Code::AlreadyExists, "10.1.0.0/16", &|r| {
+        r.routed_ipv4_prefixes = vec!["10.1.0.0/16".into()]
+    });
+    nic(Code::AlreadyExists, "10.0.0.0/29", &|r| {
+        r.routed_ipv4_prefixes = vec!["10.0.0.0/29".into()]
+    });
     nic(Code::NotFound, "nowhere", &|r| r.network_id = "nowhere".into());
-    let all = daemon.call(async |client| client.list_nics(ListNicsRequest::default()).await).unwrap();
+    let all =
+        daemon.call(async |client| client.list_nics(ListNicsRequest::default()).await).unwrap();
     assert_eq!(all.nics.len(), 1);
 
     let refused = |daemon: &mut Daemon, request: CreateNetworkRequest| {
         daemon.call(async |client| client.create_network(request).await).unwrap_err().code()
     };
-    let network = |name: &str| CreateNetworkRequest { name: name.into(), ipv4_subnet: "10.0.0.0/24".into(), ..Default::default() };
+    let network = |name: &str| CreateNetworkRequest {
+        name: name.into(),
+        ipv4_subnet: "10.0.0.0/24".into(),
+        ..Default::default()
+    };
     assert_eq!(refused(&mut daemon, network("prod")), Code::AlreadyExists);
-    assert_eq!(refused(&mut daemon, CreateNetworkRequest { is_public: true, ..network("pub") }), Code::Unimplemented);
+    assert_eq!(
+        refused(&mut daemon, CreateNetworkRequest { is_public: true, ..network("pub") }),
+        Code::Unimplemented
+    );
     let delete = DeleteNetworkRequest { id: "prod".into(), force: false };
     let status = daemon.call(async |client| client.delete_network(delete).await).unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
@@ -76,7 +98,8 @@ fn a_small_subnet_runs_out() {
     daemon.network_with("tiny", |r| r.ipv4_subnet = "10.0.0.0/30".into());
     daemon.nic("tiny", "a");
     daemon.nic("tiny", "b");
-    let request = CreateNicRequest { network_id: "tiny".into(), name: "c".into(), ..Default::default() };
+    let request =
+        CreateNicRequest { network_id: "tiny".into(), name: "c".into(), ..Default::default() };
     let status = daemon.call(async |client| client.create_nic(request).await).unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
 }
@@ -87,7 +110,12 @@ fn a_repeated_request_with_its_own_id_is_the_same_object() {
     let id = "67e55044-10b1-426f-9247-bb680e5fe0c8";
     let first = daemon.network_with("prod", |r| r.id = id.into());
     assert_eq!(daemon.network_with("prod", |r| r.id = id.into()), first);
-    let other = CreateNetworkRequest { id: id.into(), name: "prod".into(), ipv4_subnet: "10.9.0.0/24".into(), ..Default::default() };
+    let other = CreateNetworkRequest {
+        id: id.into(),
+        name: "prod".into(),
+        ipv4_subnet: "10.9.0.0/24".into(),
+        ..Default::default()
+    };
     let status = daemon.call(async |client| client.create_network(other).await).unwrap_err();
     assert_eq!(status.code(), Code::AlreadyExists);
     let nic_id = "67e55044-10b1-426f-9247-bb680e5fe0c9";
@@ -102,16 +130,24 @@ fn watchers_see_the_present_and_then_every_change() {
     let a = daemon.nic("prod", "a");
     daemon.block_on(async |client| {
         let mut nics = client.watch_nics(WatchNicsRequest {}).await.unwrap().into_inner();
-        let mut networks = client.watch_networks(WatchNetworksRequest {}).await.unwrap().into_inner();
+        let mut networks =
+            client.watch_networks(WatchNetworksRequest {}).await.unwrap().into_inner();
         let event = nics.message().await.unwrap().unwrap();
         assert_eq!((event.nic_id, event.nic.unwrap()), (a.id.clone(), a.clone()));
         assert_eq!(networks.message().await.unwrap().unwrap().network.unwrap().nic_count, 1);
-        let request = UpdateNicRequest { id: "a".into(), routed_ipv4_prefixes: vec!["10.5.0.0/16".into()], routed_ipv6_prefixes: vec![] };
+        let request = UpdateNicRequest {
+            id: "a".into(),
+            routed_ipv4_prefixes: vec!["10.5.0.0/16".into()],
+            routed_ipv6_prefixes: vec![],
+        };
         client.update_nic(request).await.unwrap();
         let event = nics.message().await.unwrap().unwrap();
         assert_eq!(event.nic.unwrap().routed_ipv4_prefixes, ["10.5.0.0/16"]);
         assert!(event.timestamp > 1_700_000_000_000);
-        client.delete_network(DeleteNetworkRequest { id: network.id.clone(), force: true }).await.unwrap();
+        client
+            .delete_network(DeleteNetworkRequest { id: network.id.clone(), force: true })
+            .await
+            .unwrap();
         let event = nics.message().await.unwrap().unwrap();
         assert_eq!((event.nic_id, event.nic), (a.id.clone(), None));
         let event = networks.message().await.unwrap().unwrap();
@@ -129,7 +165,11 @@ fn a_slow_watcher_is_disconnected_not_buffered_for() {
         // Each event carries 256 prefixes: flow control stops the stream long before the backlog of 1024 is over.
         let prefixes = |n: u32| (0..256).map(|m| format!("10.{}.{m}.0/24", 1 + n % 2)).collect();
         for n in 0..1600 {
-            let request = UpdateNicRequest { id: "a".into(), routed_ipv4_prefixes: prefixes(n), routed_ipv6_prefixes: vec![] };
+            let request = UpdateNicRequest {
+                id: "a".into(),
+                routed_ipv4_prefixes: prefixes(n),
+                routed_ipv6_prefixes: vec![],
+            };
             client.update_nic(request).await.unwrap();
         }
         loop {
@@ -146,7 +186,8 @@ fn a_slow_watcher_is_disconnected_not_buffered_for() {
 #[test]
 fn version_health_and_reflection_are_served() {
     let mut daemon = Daemon::start();
-    let version = daemon.call(async |client| client.get_version(GetVersionRequest {}).await).unwrap();
+    let version =
+        daemon.call(async |client| client.get_version(GetVersionRequest {}).await).unwrap();
     assert_eq!(version.version, env!("CARGO_PKG_VERSION"));
     let path = daemon.path("api");
     daemon.block_on(async |_| {
@@ -178,7 +219,10 @@ fn many_vnics_are_made_and_come_back() {
         assert_eq!(daemon.nic("big", &format!("n{n}")).state(), NicState::Created);
     }
     daemon.crash_and_restart();
-    let all = daemon.call(async |client| client.list_nics(ListNicsRequest::default()).await).unwrap();
+    let all =
+        daemon.call(async |client| client.list_nics(ListNicsRequest::default()).await).unwrap();
     assert_eq!(all.nics.len(), 300);
-    wait_until("every socket is there", || all.nics.iter().all(|nic| std::path::Path::new(&nic.socket_path).exists()));
+    wait_until("every socket is there", || {
+        all.nics.iter().all(|nic| std::path::Path::new(&nic.socket_path).exists())
+    });
 }

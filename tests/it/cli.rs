@@ -22,18 +22,53 @@ fn stderr(output: &Output, code: i32) -> String {
 fn a_network_and_its_vnics_from_first_to_last() {
     let daemon = Daemon::start();
     let run = |args: &[&str]| mvirt(&daemon, args);
-    stdout(&run(&["network", "create", "--name", "prod", "--ipv4-subnet", "10.0.0.0/24", "--ipv6-prefix", "fd00::/64", "--dns", "1.1.1.1", "--ntp", "10.0.0.9", "--mtu", "1400", "--domain", "prod.internal"]));
-    let shown = stdout(&run(&["nic", "create", "--network", "prod", "--name", "vm1", "--route", "10.7.0.0/16", "--route", "fd07::/64", "--queues", "2"]));
+    stdout(&run(&[
+        "network",
+        "create",
+        "--name",
+        "prod",
+        "--ipv4-subnet",
+        "10.0.0.0/24",
+        "--ipv6-prefix",
+        "fd00::/64",
+        "--dns",
+        "1.1.1.1",
+        "--ntp",
+        "10.0.0.9",
+        "--mtu",
+        "1400",
+        "--domain",
+        "prod.internal",
+    ]));
+    let shown = stdout(&run(&[
+        "nic",
+        "create",
+        "--network",
+        "prod",
+        "--name",
+        "vm1",
+        "--route",
+        "10.7.0.0/16",
+        "--route",
+        "fd07::/64",
+        "--queues",
+        "2",
+    ]));
     assert!(shown.contains("10.0.0.1") && shown.contains("10.7.0.0/16 fd07::/64"), "{shown}");
     let table = stdout(&run(&["nic", "list", "--network", "prod"]));
     assert!(table.starts_with("NAME  NETWORK  STATE    IPV4"), "{table}");
     assert!(!table.contains('\x1b'), "no colour but on a terminal");
-    let json: serde_json::Value = serde_json::from_str(&stdout(&run(&["-o", "json", "nic", "get", "vm1"]))).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&stdout(&run(&["-o", "json", "nic", "get", "vm1"]))).unwrap();
     assert_eq!((&json["state"], &json["queue_pairs"]), (&"NIC_STATE_CREATED".into(), &2.into()));
-    let json: serde_json::Value = serde_json::from_str(&stdout(&run(&["-o", "json", "network", "list"]))).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&stdout(&run(&["-o", "json", "network", "list"]))).unwrap();
     assert_eq!(json["networks"][0]["mtu"], 1400);
     let shown = stdout(&run(&["network", "update", "prod", "--dns", "9.9.9.9"]));
-    assert!(shown.contains("9.9.9.9") && shown.contains("10.0.0.9") && !shown.contains("1.1.1.1"), "{shown}");
+    assert!(
+        shown.contains("9.9.9.9") && shown.contains("10.0.0.9") && !shown.contains("1.1.1.1"),
+        "{shown}"
+    );
     let shown = stdout(&run(&["nic", "update", "vm1", "--clear-routes"]));
     assert!(!shown.contains("routes"), "{shown}");
     assert!(stderr(&run(&["network", "delete", "prod"]), 1).contains("FAILED_PRECONDITION"));
@@ -50,27 +85,52 @@ fn every_vmm_gets_its_arguments() {
     daemon.network("prod");
     let nic = daemon.nic_with("prod", "vm1", |r| r.queue_pairs = 2);
     let (socket, mac) = (&nic.socket_path, &nic.mac_address);
-    let args = |vmm| stdout(&mvirt(&daemon, &["nic", "vmm-args", "vm1", "--accel", "tcg", "--memory", "1G", "--vmm", vmm]));
-    assert_eq!(args("cloud-hypervisor"), format!("--memory size=1G,shared=on --net vhost_user=true,socket={socket},mac={mac},num_queues=4,queue_size=256\n"));
-    assert_eq!(args("qemu"), format!("-object memory-backend-memfd,id=mem0,size=1G,share=on -numa node,memdev=mem0 -chardev socket,id=net0,path={socket},reconnect=1 -netdev vhost-user,id=net0,chardev=net0,queues=2 -device virtio-net-pci,netdev=net0,mac={mac},mq=on,vectors=0\n"));
+    let args = |vmm| {
+        stdout(&mvirt(
+            &daemon,
+            &["nic", "vmm-args", "vm1", "--accel", "tcg", "--memory", "1G", "--vmm", vmm],
+        ))
+    };
+    assert_eq!(
+        args("cloud-hypervisor"),
+        format!(
+            "--memory size=1G,shared=on --net vhost_user=true,socket={socket},mac={mac},num_queues=4,queue_size=256\n"
+        )
+    );
+    assert_eq!(
+        args("qemu"),
+        format!(
+            "-object memory-backend-memfd,id=mem0,size=1G,share=on -numa node,memdev=mem0 -chardev socket,id=net0,path={socket},reconnect=1 -netdev vhost-user,id=net0,chardev=net0,queues=2 -device virtio-net-pci,netdev=net0,mac={mac},mq=on,vectors=0\n"
+        )
+    );
     assert_eq!(args("uml"), format!("virtio_uml.device={socket}:1\n"));
-    assert_eq!(args("dpdk"), format!("--vdev net_virtio_user0,path={socket},queues=2,queue_size=256,mac={mac}\n"));
+    assert_eq!(
+        args("dpdk"),
+        format!("--vdev net_virtio_user0,path={socket},queues=2,queue_size=256,mac={mac}\n")
+    );
 }
 
 #[test]
 fn errors_say_what_to_do() {
     let daemon = Daemon::start();
-    assert!(stderr(&mvirt(&daemon, &["nic", "get", "nobody"]), 1).contains("vNIC \"nobody\" does not exist"));
+    assert!(
+        stderr(&mvirt(&daemon, &["nic", "get", "nobody"]), 1)
+            .contains("vNIC \"nobody\" does not exist")
+    );
     stderr(&mvirt(&daemon, &["network", "create"]), 2);
     stderr(&mvirt(&daemon, &["nic", "vmm-args", "x", "--memory", "lots"]), 2);
-    let nowhere = Command::new(env!("CARGO_BIN_EXE_mvirt")).args(["--net-server", "unix:/nonexistent", "network", "list"]).output().unwrap();
+    let nowhere = Command::new(env!("CARGO_BIN_EXE_mvirt"))
+        .args(["--net-server", "unix:/nonexistent", "network", "list"])
+        .output()
+        .unwrap();
     assert!(stderr(&nowhere, 1).contains("Is it running?"));
     assert!(stdout(&mvirt(&daemon, &["completions", "bash"])).contains("_mvirt"));
 }
 
 #[test]
 fn a_daemon_that_cannot_start_says_why_in_one_line() {
-    let start = |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_mvirt-net")).args(args).output().unwrap();
+    let start =
+        |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_mvirt-net")).args(args).output().unwrap();
     let refused = start(&["--reactors", "many"]);
     assert!(stderr(&refused, 2).contains("expected auto or 1-64"));
     let scratch = tempfile::tempdir().unwrap();
@@ -78,12 +138,26 @@ fn a_daemon_that_cannot_start_says_why_in_one_line() {
     std::fs::write(&file, b"").unwrap();
     let path = |name: &str| scratch.path().join(name).display().to_string();
     let inside = file.join("dir").display().to_string();
-    let refused = start(&["--socket-dir", &path("s"), "--metadata-dir", &inside, "--listen", &format!("unix:{}", path("api"))]);
+    let refused = start(&[
+        "--socket-dir",
+        &path("s"),
+        "--metadata-dir",
+        &inside,
+        "--listen",
+        &format!("unix:{}", path("api")),
+    ]);
     let said = stderr(&refused, 1);
     assert!(said.starts_with("mvirt-net: --metadata-dir ") && said.lines().count() == 1, "{said}");
     let taken = std::net::TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap();
     let listener = std::net::TcpListener::bind(taken).unwrap();
-    let refused = start(&["--socket-dir", &path("s"), "--metadata-dir", &path("m"), "--listen", &taken.to_string()]);
+    let refused = start(&[
+        "--socket-dir",
+        &path("s"),
+        "--metadata-dir",
+        &path("m"),
+        "--listen",
+        &taken.to_string(),
+    ]);
     assert!(stderr(&refused, 1).contains(&format!("--listen {taken}: Address already in use")));
     drop(listener);
 }

@@ -2,8 +2,8 @@
 
 use hyper_util::rt::TokioIo;
 use mvirt_net::proto::{
-    CreateNetworkRequest, CreateNicRequest, GetNicRequest, GetNicStatsRequest, Network, Nic, NicState,
-    NicStats, get_nic_request::Identifier, net_service_client::NetServiceClient,
+    CreateNetworkRequest, CreateNicRequest, GetNicRequest, GetNicStatsRequest, Network, Nic,
+    NicState, NicStats, get_nic_request::Identifier, net_service_client::NetServiceClient,
 };
 use std::{
     path::PathBuf,
@@ -123,8 +123,11 @@ impl Daemon {
         name: &str,
         change: impl FnOnce(&mut CreateNicRequest),
     ) -> Nic {
-        let mut request =
-            CreateNicRequest { network_id: network.into(), name: name.into(), ..Default::default() };
+        let mut request = CreateNicRequest {
+            network_id: network.into(),
+            name: name.into(),
+            ..Default::default()
+        };
         change(&mut request);
         self.call(async |client| client.create_nic(request).await).unwrap()
     }

@@ -71,7 +71,8 @@ fn networks_with_equal_addresses_never_meet() {
     let mut daemon = Daemon::start();
     let (mut a, mut b) = pair(&mut daemon);
     daemon.network("test");
-    let mut stranger = Guest::connect(&daemon.nic_with("test", "x", |r| r.ipv4_address = "10.0.0.9".into()));
+    let mut stranger =
+        Guest::connect(&daemon.nic_with("test", "x", |r| r.ipv4_address = "10.0.0.9".into()));
     assert!(b.answers(&mut a, "10.0.0.2"));
     assert!(!stranger.ping_within("10.0.0.2", Duration::from_millis(300)));
     assert!(!a.ping_within("10.0.0.9", Duration::from_millis(300)));
@@ -97,7 +98,10 @@ fn a_sender_is_told_why_a_packet_goes_nowhere() {
     let lost = Udp4::new(a.mac, "10.0.0.1", "10.0.0.77", b"lost").frame();
     a.send(&lost);
     let (kind, code, quote) = icmp(&mut a);
-    assert_eq!((kind, code), (Icmpv4Message::DstUnreachable, u8::from(Icmpv4DstUnreachable::NetUnreachable)));
+    assert_eq!(
+        (kind, code),
+        (Icmpv4Message::DstUnreachable, u8::from(Icmpv4DstUnreachable::NetUnreachable))
+    );
     assert_eq!(quote, lost[14..]);
     let mut dying = Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", b"");
     dying.ttl = 1;
@@ -106,7 +110,10 @@ fn a_sender_is_told_why_a_packet_goes_nowhere() {
     assert_eq!(icmp(&mut a).0, Icmpv4Message::TimeExceeded);
     a.send(&Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", &[0; 1473]).frame());
     let (kind, code, _) = icmp(&mut a);
-    assert_eq!((kind, code), (Icmpv4Message::DstUnreachable, u8::from(Icmpv4DstUnreachable::FragRequired)));
+    assert_eq!(
+        (kind, code),
+        (Icmpv4Message::DstUnreachable, u8::from(Icmpv4DstUnreachable::FragRequired))
+    );
     for reason in ["no_route", "hop_limit_exceeded", "exceeds_mtu"] {
         assert_eq!(daemon.drops("a", reason), 1, "{reason}");
     }
@@ -119,7 +126,11 @@ fn routed_prefixes_lead_to_their_vnic_and_move() {
     let to = "10.1.2.3";
     let set = |daemon: &mut Daemon, nic: &str, prefixes: &[&str]| {
         let prefixes = prefixes.iter().map(ToString::to_string).collect();
-        let request = mvirt_net::proto::UpdateNicRequest { id: nic.into(), routed_ipv4_prefixes: prefixes, routed_ipv6_prefixes: vec![] };
+        let request = mvirt_net::proto::UpdateNicRequest {
+            id: nic.into(),
+            routed_ipv4_prefixes: prefixes,
+            routed_ipv6_prefixes: vec![],
+        };
         daemon.call(async |client| client.update_nic(request).await)
     };
     set(&mut daemon, "b", &["10.1.0.0/16"]).unwrap();
@@ -139,7 +150,8 @@ fn routed_prefixes_lead_to_their_vnic_and_move() {
 fn partial(a: &Guest, payload: &[u8]) -> ([u8; 12], Vec<u8>) {
     let mut frame = Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", payload).frame();
     let len = (8 + payload.len()) as u16;
-    let mut sum: u32 = frame[26..34].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+    let mut sum: u32 =
+        frame[26..34].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
     sum += 17 + u32::from(len);
     let sum = (sum & 0xffff) + (sum >> 16);
     frame[40..42].copy_from_slice(&(sum as u16).to_be_bytes());
@@ -165,11 +177,16 @@ fn partial_checksums_are_passed_on_or_completed() {
         got.is_some()
     });
     let got = got.unwrap();
-    assert_eq!(got[..12], [1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 1, 0], "the header asks the guest for it");
+    assert_eq!(
+        got[..12],
+        [1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 1, 0],
+        "the header asks the guest for it"
+    );
     a.driver.send_with([1, 0, 0, 0, 0, 0, 0xff, 0xff, 6, 0, 0, 0], &frame);
     a.driver.send_with([0, 1, 0, 0, 0xb4, 5, 34, 0, 16, 0, 0, 0], &frame);
     super::daemon::wait_until("both are dropped", || {
-        daemon.drops("a", "bad_vnet_header") == 1 && daemon.drops("a", "unexpected_segmentation") == 1
+        daemon.drops("a", "bad_vnet_header") == 1
+            && daemon.drops("a", "unexpected_segmentation") == 1
     });
 }
 

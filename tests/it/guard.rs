@@ -1,6 +1,9 @@
 //! What a guest may not claim: each frame is dropped under its own name, and nobody hears it.
 
-use super::{daemon::{Daemon, wait_until}, guest::{Guest, Udp4, is_udp4}};
+use super::{
+    daemon::{Daemon, wait_until},
+    guest::{Guest, Udp4, is_udp4},
+};
 
 #[test]
 fn spoofed_frames_are_dropped_by_name() {
@@ -56,7 +59,8 @@ fn rogue_ipv6_is_dropped_by_name() {
     let mut a = Guest::connect(&daemon.nic("prod", "a"));
     // An ICMPv6 message from `source` to all nodes, hop limit 255; its checksum does not matter to the guard.
     let icmp = |source: &str, kind: u8, to_mac: [u8; 6]| {
-        let mut frame = [&to_mac[..], &a.mac, &[0x86, 0xdd, 0x60, 0, 0, 0, 0, 16, 58, 255]].concat();
+        let mut frame =
+            [&to_mac[..], &a.mac, &[0x86, 0xdd, 0x60, 0, 0, 0, 0, 16, 58, 255]].concat();
         frame.extend(source.parse::<std::net::Ipv6Addr>().unwrap().octets());
         frame.extend("ff02::1".parse::<std::net::Ipv6Addr>().unwrap().octets());
         frame.extend([kind, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);

@@ -9,9 +9,9 @@ use smoltcp::{
     socket::dhcpv4,
     time::Instant as SmolInstant,
     wire::{
-        EthernetAddress, EthernetFrame, EthernetProtocol, HardwareAddress, Icmpv4Packet, Icmpv4Repr,
-        Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv4Address, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr,
-        UdpPacket, UdpRepr,
+        EthernetAddress, EthernetFrame, EthernetProtocol, HardwareAddress, Icmpv4Packet,
+        Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv4Address, Ipv4Packet, Ipv4Repr,
+        Ipv6Packet, Ipv6Repr, UdpPacket, UdpRepr,
     },
 };
 use std::{
@@ -52,8 +52,10 @@ pub(crate) struct Layout {
     pub(crate) buffers: u64,
 }
 
-pub(crate) const RX: Layout = Layout { descriptors: 0, available: 0x1000, used: 0x2000, buffers: 0x10_0000 };
-pub(crate) const TX: Layout = Layout { descriptors: 0x4000, available: 0x5000, used: 0x6000, buffers: 0x20_0000 };
+pub(crate) const RX: Layout =
+    Layout { descriptors: 0, available: 0x1000, used: 0x2000, buffers: 0x10_0000 };
+pub(crate) const TX: Layout =
+    Layout { descriptors: 0x4000, available: 0x5000, used: 0x6000, buffers: 0x20_0000 };
 const BUFFER: u32 = 2048;
 
 /// The rings and memory of a device: a driver.
@@ -109,7 +111,9 @@ impl Driver {
         let offered = self.frontend.get_features().unwrap();
         assert_eq!(offered & self.features, self.features, "features are offered");
         let protocol = self.frontend.get_protocol_features().unwrap();
-        let wanted = VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::CONFIG;
+        let wanted = VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::CONFIG;
         assert!(protocol.contains(wanted));
         self.frontend.set_protocol_features(wanted).unwrap();
         self.frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
@@ -165,10 +169,20 @@ impl Driver {
     }
 
     pub(crate) fn write_u16(&self, address: u64, value: u16) {
-        self.memory.store(value, GuestAddress(address), std::sync::atomic::Ordering::Release).unwrap();
+        self.memory
+            .store(value, GuestAddress(address), std::sync::atomic::Ordering::Release)
+            .unwrap();
     }
 
-    pub(crate) fn describe(&self, layout: Layout, slot: u16, address: u64, len: u32, flags: u16, next: u16) {
+    pub(crate) fn describe(
+        &self,
+        layout: Layout,
+        slot: u16,
+        address: u64,
+        len: u32,
+        flags: u16,
+        next: u16,
+    ) {
         let at = layout.descriptors + 16 * u64::from(slot);
         let mut octets = [0; 16];
         octets[..8].copy_from_slice(&address.to_le_bytes());
@@ -187,7 +201,14 @@ impl Driver {
     /// Posts one receive buffer.
     fn post(&mut self) {
         let slot = self.rx_posted % QUEUE;
-        self.describe(RX, slot, RX.buffers + u64::from(slot) * u64::from(BUFFER), self.buffer, 2, 0);
+        self.describe(
+            RX,
+            slot,
+            RX.buffers + u64::from(slot) * u64::from(BUFFER),
+            self.buffer,
+            2,
+            0,
+        );
         self.offer(RX, self.rx_posted, slot);
         self.rx_posted = self.rx_posted.wrapping_add(1);
     }
@@ -353,7 +374,12 @@ impl Guest {
         })
     }
 
-    fn ping_while(&mut self, address: &str, patience: Duration, mut meanwhile: impl FnMut()) -> bool {
+    fn ping_while(
+        &mut self,
+        address: &str,
+        patience: Duration,
+        mut meanwhile: impl FnMut(),
+    ) -> bool {
         let to: IpAddr = address.parse().unwrap();
         let own = match to {
             IpAddr::V4(_) => &self.ipv4,
@@ -396,19 +422,44 @@ impl Echo {
         ethernet.set_dst_addr(EthernetAddress(GATEWAY_MAC));
         match (self.from, self.to) {
             (IpAddr::V4(src_addr), IpAddr::V4(dst_addr)) => {
-                let echo = if self.is_request { Icmpv4Repr::EchoRequest { ident, seq_no, data } } else { Icmpv4Repr::EchoReply { ident, seq_no, data } };
+                let echo = if self.is_request {
+                    Icmpv4Repr::EchoRequest { ident, seq_no, data }
+                } else {
+                    Icmpv4Repr::EchoReply { ident, seq_no, data }
+                };
                 ethernet.set_ethertype(EthernetProtocol::Ipv4);
-                let ip = Ipv4Repr { src_addr, dst_addr, next_header: IpProtocol::Icmp, payload_len: echo.buffer_len(), hop_limit: 64 };
+                let ip = Ipv4Repr {
+                    src_addr,
+                    dst_addr,
+                    next_header: IpProtocol::Icmp,
+                    payload_len: echo.buffer_len(),
+                    hop_limit: 64,
+                };
                 ip.emit(&mut Ipv4Packet::new_unchecked(&mut frame[14..]), &checksums);
                 echo.emit(&mut Icmpv4Packet::new_unchecked(&mut frame[34..58]), &checksums);
                 frame.truncate(58);
             }
             (IpAddr::V6(src_addr), IpAddr::V6(dst_addr)) => {
-                let echo = if self.is_request { Icmpv6Repr::EchoRequest { ident, seq_no, data } } else { Icmpv6Repr::EchoReply { ident, seq_no, data } };
+                let echo = if self.is_request {
+                    Icmpv6Repr::EchoRequest { ident, seq_no, data }
+                } else {
+                    Icmpv6Repr::EchoReply { ident, seq_no, data }
+                };
                 ethernet.set_ethertype(EthernetProtocol::Ipv6);
-                let ip = Ipv6Repr { src_addr, dst_addr, next_header: IpProtocol::Icmpv6, payload_len: echo.buffer_len(), hop_limit: 64 };
+                let ip = Ipv6Repr {
+                    src_addr,
+                    dst_addr,
+                    next_header: IpProtocol::Icmpv6,
+                    payload_len: echo.buffer_len(),
+                    hop_limit: 64,
+                };
                 ip.emit(&mut Ipv6Packet::new_unchecked(&mut frame[14..]));
-                echo.emit(&src_addr, &dst_addr, &mut Icmpv6Packet::new_unchecked(&mut frame[54..]), &checksums);
+                echo.emit(
+                    &src_addr,
+                    &dst_addr,
+                    &mut Icmpv6Packet::new_unchecked(&mut frame[54..]),
+                    &checksums,
+                );
             }
             families => panic!("{families:?}"),
         }
@@ -423,7 +474,12 @@ impl Echo {
             EthernetProtocol::Ipv4 => {
                 let packet = Ipv4Packet::new_checked(ethernet.payload()).ok()?;
                 let ip = Ipv4Repr::parse(&packet, &checksums).ok()?;
-                let is_request = match Icmpv4Repr::parse(&Icmpv4Packet::new_checked(packet.payload()).ok()?, &checksums).ok()? {
+                let is_request = match Icmpv4Repr::parse(
+                    &Icmpv4Packet::new_checked(packet.payload()).ok()?,
+                    &checksums,
+                )
+                .ok()?
+                {
                     Icmpv4Repr::EchoRequest { data, .. } if data == ECHO_DATA => true,
                     Icmpv4Repr::EchoReply { data, .. } if data == ECHO_DATA => false,
                     _ => return None,
@@ -447,7 +503,8 @@ impl Echo {
 }
 
 pub(crate) fn parse_mac(text: &str) -> [u8; 6] {
-    let octets: Vec<u8> = text.split(':').map(|part| u8::from_str_radix(part, 16).unwrap()).collect();
+    let octets: Vec<u8> =
+        text.split(':').map(|part| u8::from_str_radix(part, 16).unwrap()).collect();
     octets.try_into().unwrap()
 }
 
@@ -512,9 +569,16 @@ impl<'a> Udp4<'a> {
 
     pub(crate) fn frame(&self) -> Vec<u8> {
         let checksums = smoltcp::phy::ChecksumCapabilities::default();
-        let (from, to): (Ipv4Address, Ipv4Address) = (self.from.parse().unwrap(), self.to.parse().unwrap());
+        let (from, to): (Ipv4Address, Ipv4Address) =
+            (self.from.parse().unwrap(), self.to.parse().unwrap());
         let udp = UdpRepr { src_port: self.ports.0, dst_port: self.ports.1 };
-        let ip = Ipv4Repr { src_addr: from, dst_addr: to, next_header: IpProtocol::Udp, payload_len: 8 + self.payload.len(), hop_limit: self.ttl };
+        let ip = Ipv4Repr {
+            src_addr: from,
+            dst_addr: to,
+            next_header: IpProtocol::Udp,
+            payload_len: 8 + self.payload.len(),
+            hop_limit: self.ttl,
+        };
         let mut octets = vec![0; 14 + 20 + 8 + self.payload.len()];
         let mut ethernet = EthernetFrame::new_unchecked(&mut octets[..]);
         ethernet.set_src_addr(EthernetAddress(self.from_mac));
@@ -522,7 +586,14 @@ impl<'a> Udp4<'a> {
         ethernet.set_ethertype(EthernetProtocol::Ipv4);
         ip.emit(&mut Ipv4Packet::new_unchecked(&mut octets[14..]), &checksums);
         let fill = |buffer: &mut [u8]| buffer.copy_from_slice(self.payload);
-        udp.emit(&mut UdpPacket::new_unchecked(&mut octets[34..]), &from.into(), &to.into(), self.payload.len(), fill, &checksums);
+        udp.emit(
+            &mut UdpPacket::new_unchecked(&mut octets[34..]),
+            &from.into(),
+            &to.into(),
+            self.payload.len(),
+            fill,
+            &checksums,
+        );
         octets
     }
 }

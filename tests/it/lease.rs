@@ -1,12 +1,18 @@
 //! What the gateway tells a guest that asks: its lease, its neighbours, its router.
 
-use super::{daemon::Daemon, guest::{GATEWAY_MAC, Guest, Udp4}};
+use super::{
+    daemon::Daemon,
+    guest::{GATEWAY_MAC, Guest, Udp4},
+};
 use dhcproto::{
     Decodable as _, Encodable as _,
     v4::{DhcpOption, Message, MessageType, OptionCode},
     v6,
 };
-use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv6Packet, Ipv4Address, Ipv4Packet, Ipv6Address, Ipv6Packet, UdpPacket};
+use smoltcp::wire::{
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
+    Icmpv6Packet, Ipv4Address, Ipv4Packet, Ipv6Address, Ipv6Packet, UdpPacket,
+};
 
 #[test]
 fn a_guest_leases_its_address_as_a_host_route() {
@@ -27,10 +33,13 @@ fn ask(guest: &mut Guest, kind: MessageType, options: Vec<DhcpOption>) -> Messag
     (udp.to_mac, udp.ports) = ([0xff; 6], (68, 67));
     let frame = udp.frame();
     guest.send(&frame);
-    let answer = guest.expect("the gateway answers", |frame| frame[12..14] == [8, 0] && frame.len() > 282);
+    let answer =
+        guest.expect("the gateway answers", |frame| frame[12..14] == [8, 0] && frame.len() > 282);
     let ip = Ipv4Packet::new_checked(&answer[14..]).unwrap();
     let udp = UdpPacket::new_checked(ip.payload()).unwrap();
-    assert!(ip.verify_checksum() && udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into()));
+    assert!(
+        ip.verify_checksum() && udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into())
+    );
     Message::from_bytes(udp.payload()).unwrap()
 }
 
@@ -54,7 +63,10 @@ fn the_offer_has_everything_a_client_needs() {
     has(OptionCode::SubnetMask, DhcpOption::SubnetMask(Ipv4Address::new(255, 255, 255, 255)));
     has(OptionCode::Router, DhcpOption::Router(vec![gateway]));
     has(OptionCode::AddressLeaseTime, DhcpOption::AddressLeaseTime(u32::MAX));
-    has(OptionCode::DomainNameServer, DhcpOption::DomainNameServer(vec![Ipv4Address::new(1, 1, 1, 1)]));
+    has(
+        OptionCode::DomainNameServer,
+        DhcpOption::DomainNameServer(vec![Ipv4Address::new(1, 1, 1, 1)]),
+    );
     has(OptionCode::NtpServers, DhcpOption::NtpServers(vec![Ipv4Address::new(10, 0, 0, 9)]));
     has(OptionCode::InterfaceMtu, DhcpOption::InterfaceMtu(1400));
     has(OptionCode::Hostname, DhcpOption::Hostname("vm1".into()));
@@ -140,7 +152,8 @@ fn the_router_advertises_itself_and_dns() {
     let mut daemon = Daemon::start();
     daemon.network_with("prod", |r| r.dns_servers = vec!["fd00::53".into()]);
     let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
-    let is_advertisement = |frame: &[u8]| frame[12..14] == [0x86, 0xdd] && frame[20] == 58 && frame[54] == 134;
+    let is_advertisement =
+        |frame: &[u8]| frame[12..14] == [0x86, 0xdd] && frame[20] == 58 && frame[54] == 134;
     let frame = guest.expect("an advertisement comes unasked", is_advertisement);
     let ip = Ipv6Packet::new_checked(&frame[14..]).unwrap();
     assert_eq!((ip.src_addr(), ip.hop_limit()), ("fe80::1".parse::<Ipv6Address>().unwrap(), 255));
@@ -160,18 +173,32 @@ fn the_router_advertises_itself_and_dns() {
 fn ask_v6(guest: &mut Guest, request: &v6::Message) -> v6::Message {
     use smoltcp::wire::{IpProtocol, Ipv6Repr, UdpRepr};
     let payload = request.to_vec().unwrap();
-    let (from, to): (Ipv6Address, Ipv6Address) = ("fe80::99".parse().unwrap(), "ff02::1:2".parse().unwrap());
+    let (from, to): (Ipv6Address, Ipv6Address) =
+        ("fe80::99".parse().unwrap(), "ff02::1:2".parse().unwrap());
     let mut frame = vec![0; 14 + 40 + 8 + payload.len()];
     let mut ethernet = EthernetFrame::new_unchecked(&mut frame[..]);
     ethernet.set_dst_addr(EthernetAddress([0x33, 0x33, 0, 1, 0, 2]));
     ethernet.set_src_addr(EthernetAddress(guest.mac));
     ethernet.set_ethertype(EthernetProtocol::Ipv6);
-    let ip = Ipv6Repr { src_addr: from, dst_addr: to, next_header: IpProtocol::Udp, payload_len: 8 + payload.len(), hop_limit: 1 };
+    let ip = Ipv6Repr {
+        src_addr: from,
+        dst_addr: to,
+        next_header: IpProtocol::Udp,
+        payload_len: 8 + payload.len(),
+        hop_limit: 1,
+    };
     ip.emit(&mut Ipv6Packet::new_unchecked(&mut frame[14..]));
     let fill = |buffer: &mut [u8]| buffer.copy_from_slice(&payload);
     let checksums = smoltcp::phy::ChecksumCapabilities::default();
     let udp = UdpRepr { src_port: 546, dst_port: 547 };
-    udp.emit(&mut UdpPacket::new_unchecked(&mut frame[54..]), &from.into(), &to.into(), payload.len(), fill, &checksums);
+    udp.emit(
+        &mut UdpPacket::new_unchecked(&mut frame[54..]),
+        &from.into(),
+        &to.into(),
+        payload.len(),
+        fill,
+        &checksums,
+    );
     guest.send(&frame);
     let is_answer = |frame: &[u8]| frame[12..14] == [0x86, 0xdd] && frame[20] == 17;
     let answer = guest.expect("DHCPv6 is answered", is_answer);
@@ -192,19 +219,34 @@ fn dhcpv6_gives_the_address_and_nothing_else() {
     solicit.opts_mut().insert(v6::DhcpOption::IANA(ia));
     let advertise = ask_v6(&mut guest, &solicit);
     assert_eq!((advertise.msg_type(), advertise.xid()), (v6::MessageType::Advertise, [1, 2, 3]));
-    let Some(v6::DhcpOption::IANA(ia)) = advertise.opts().get(v6::OptionCode::IANA) else { panic!("no IA_NA") };
-    let Some(v6::DhcpOption::IAAddr(lease)) = ia.opts.get(v6::OptionCode::IAAddr) else { panic!("no address") };
+    let Some(v6::DhcpOption::IANA(ia)) = advertise.opts().get(v6::OptionCode::IANA) else {
+        panic!("no IA_NA")
+    };
+    let Some(v6::DhcpOption::IAAddr(lease)) = ia.opts.get(v6::OptionCode::IAAddr) else {
+        panic!("no address")
+    };
     assert_eq!((ia.id, lease.addr, lease.valid_life), (5, "fd00::1".parse().unwrap(), u32::MAX));
-    assert_eq!(advertise.opts().get(v6::OptionCode::DomainNameServers), Some(&v6::DhcpOption::DomainNameServers(vec!["fd00::53".parse().unwrap()])));
+    assert_eq!(
+        advertise.opts().get(v6::OptionCode::DomainNameServers),
+        Some(&v6::DhcpOption::DomainNameServers(vec!["fd00::53".parse().unwrap()]))
+    );
     solicit.opts_mut().insert(v6::DhcpOption::RapidCommit);
     assert_eq!(ask_v6(&mut guest, &solicit).msg_type(), v6::MessageType::Reply, "rapid commit");
     let mut confirm = v6::Message::new_with_id(v6::MessageType::Confirm, [1, 2, 4]);
     confirm.opts_mut().insert(v6::DhcpOption::ClientId(vec![0, 3, 0, 1, 9, 9, 9, 9, 9, 9]));
     let mut opts = v6::DhcpOptions::new();
-    opts.insert(v6::DhcpOption::IAAddr(v6::IAAddr { addr: "fd00::7".parse().unwrap(), preferred_life: 1, valid_life: 1, opts: v6::DhcpOptions::new() }));
+    opts.insert(v6::DhcpOption::IAAddr(v6::IAAddr {
+        addr: "fd00::7".parse().unwrap(),
+        preferred_life: 1,
+        valid_life: 1,
+        opts: v6::DhcpOptions::new(),
+    }));
     confirm.opts_mut().insert(v6::DhcpOption::IANA(v6::IANA { id: 5, t1: 0, t2: 0, opts }));
     let reply = ask_v6(&mut guest, &confirm);
-    let Some(v6::DhcpOption::StatusCode(status)) = reply.opts().get(v6::OptionCode::StatusCode) else { panic!("no status") };
+    let Some(v6::DhcpOption::StatusCode(status)) = reply.opts().get(v6::OptionCode::StatusCode)
+    else {
+        panic!("no status")
+    };
     assert_eq!(status.status, v6::Status::NotOnLink);
 }
 
@@ -213,11 +255,22 @@ fn changed_servers_are_told_at_the_next_question() {
     let mut daemon = Daemon::start();
     daemon.network("prod");
     let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
-    assert!(!ask(&mut guest, MessageType::Discover, vec![]).opts().contains(OptionCode::DomainNameServer));
-    let request = mvirt_net::proto::UpdateNetworkRequest { id: "prod".into(), dns_servers: vec!["9.9.9.9".into()], ntp_servers: vec![] };
+    assert!(
+        !ask(&mut guest, MessageType::Discover, vec![])
+            .opts()
+            .contains(OptionCode::DomainNameServer)
+    );
+    let request = mvirt_net::proto::UpdateNetworkRequest {
+        id: "prod".into(),
+        dns_servers: vec!["9.9.9.9".into()],
+        ntp_servers: vec![],
+    };
     daemon.call(async |client| client.update_network(request).await).unwrap();
     let offer = ask(&mut guest, MessageType::Discover, vec![]);
-    assert_eq!(offer.opts().get(OptionCode::DomainNameServer), Some(&DhcpOption::DomainNameServer(vec![Ipv4Address::new(9, 9, 9, 9)])));
+    assert_eq!(
+        offer.opts().get(OptionCode::DomainNameServer),
+        Some(&DhcpOption::DomainNameServer(vec![Ipv4Address::new(9, 9, 9, 9)]))
+    );
 }
 
 #[test]

@@ -14,7 +14,8 @@ use std::{
 };
 
 fn artefact(name: &str) -> PathBuf {
-    let target = PathBuf::from(env!("CARGO_BIN_EXE_mvirt")).parent().unwrap().parent().unwrap().to_owned();
+    let target =
+        PathBuf::from(env!("CARGO_BIN_EXE_mvirt")).parent().unwrap().parent().unwrap().to_owned();
     let path = target.join("guests").join(name);
     assert!(path.exists(), "{} is missing: run guests/build.sh, or make test", path.display());
     path
@@ -41,7 +42,10 @@ impl Machine {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .process_group(0)
-            .env("LD_PRELOAD", if vmm.contains(&"uml") { artefact("uml-xstate.so") } else { PathBuf::new() })
+            .env(
+                "LD_PRELOAD",
+                if vmm.contains(&"uml") { artefact("uml-xstate.so") } else { PathBuf::new() },
+            )
             .spawn()
             .unwrap();
         let input = process.stdin.take().unwrap();
@@ -62,12 +66,36 @@ impl Machine {
 
     fn uml(daemon: &Daemon, nic: &Nic) -> Self {
         let initrd = artefact("uml.cpio.gz").display().to_string();
-        Self::boot(daemon, nic, &["--vmm", "uml", "--memory", "128M", "--initramfs", &initrd, "--cmdline", "quiet"])
+        Self::boot(
+            daemon,
+            nic,
+            &["--vmm", "uml", "--memory", "128M", "--initramfs", &initrd, "--cmdline", "quiet"],
+        )
     }
 
     fn qemu(daemon: &Daemon, nic: &Nic) -> Self {
-        let (kernel, initrd) = (artefact("vmlinuz").display().to_string(), artefact("qemu.cpio.gz").display().to_string());
-        Self::boot(daemon, nic, &["--vmm", "qemu", "--accel", "tcg", "--memory", "192M", "--kernel", &kernel, "--initramfs", &initrd, "--cmdline", "quiet"])
+        let (kernel, initrd) = (
+            artefact("vmlinuz").display().to_string(),
+            artefact("qemu.cpio.gz").display().to_string(),
+        );
+        Self::boot(
+            daemon,
+            nic,
+            &[
+                "--vmm",
+                "qemu",
+                "--accel",
+                "tcg",
+                "--memory",
+                "192M",
+                "--kernel",
+                &kernel,
+                "--initramfs",
+                &initrd,
+                "--cmdline",
+                "quiet",
+            ],
+        )
     }
 
     /// The lines up to the end of a command, and its status.
@@ -75,7 +103,8 @@ impl Machine {
         let mut text = String::new();
         loop {
             let line = self.output.recv_timeout(Duration::from_secs(seconds));
-            let line = line.unwrap_or_else(|_| panic!("{what}: no end within {seconds} s:\n{text}"));
+            let line =
+                line.unwrap_or_else(|_| panic!("{what}: no end within {seconds} s:\n{text}"));
             // A serial console may have put control sequences before it.
             match line.split_once("@@ ") {
                 Some((_, status)) => return (text, status.parse().unwrap_or(0)),
@@ -99,11 +128,20 @@ impl Machine {
     /// Takes both leases as a distribution would, and checks them.
     fn lease(&mut self, nic: &Nic) {
         let lease = self.succeed("lease4");
-        for line in [format!("address {}/32", nic.ipv4_address), "gateway 169.254.0.1".into(), "routes 169.254.0.1/32 0.0.0.0 0.0.0.0/0 169.254.0.1".into(), "dns 1.1.1.1".into()] {
+        for line in [
+            format!("address {}/32", nic.ipv4_address),
+            "gateway 169.254.0.1".into(),
+            "routes 169.254.0.1/32 0.0.0.0 0.0.0.0/0 169.254.0.1".into(),
+            "dns 1.1.1.1".into(),
+        ] {
             assert!(lease.lines().any(|l| l == line), "{line:?} is not in\n{lease}");
         }
         let lease = self.succeed("lease6");
-        for line in [format!("address {}/128", nic.ipv6_address), "gateway fe80::1".into(), "dns fd00::53".into()] {
+        for line in [
+            format!("address {}/128", nic.ipv6_address),
+            "gateway fe80::1".into(),
+            "dns fd00::53".into(),
+        ] {
             assert!(lease.lines().any(|l| l == line), "{line:?} is not in\n{lease}");
         }
     }
@@ -148,7 +186,14 @@ fn user_mode_linux_guests_find_their_network_and_each_other() {
     b.lease(&two);
     converse(&mut a, &two, &mut b, &one);
     let stats = daemon.stats("vm1");
-    for reason in ["bad_vnet_header", "malformed_ipv4", "malformed_ipv6", "spoofed_source_ipv4", "spoofed_source_ipv6", "bad_checksum"] {
+    for reason in [
+        "bad_vnet_header",
+        "malformed_ipv4",
+        "malformed_ipv6",
+        "spoofed_source_ipv4",
+        "spoofed_source_ipv6",
+        "bad_checksum",
+    ] {
         assert!(stats.drops.iter().all(|drop| drop.reason != reason), "an honest guest: {stats:?}");
     }
 }

@@ -6,7 +6,11 @@ use super::{
     guest::{Driver, Guest, PLAIN, QUEUE, RX, TX, Udp4, is_udp4},
 };
 use mvirt_net::proto::{Nic, NicState};
-use std::{io::{Read as _, Write as _}, os::unix::net::UnixStream, path::Path};
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::Path,
+};
 use vhost::VhostBackend as _;
 
 struct Neighbours(Guest, Guest, u32);
@@ -28,7 +32,13 @@ impl Neighbours {
 }
 
 /// Runs a hostile act on a fresh connection; expects the vNIC to fail with `reason` and to come back.
-fn fails_with(daemon: &mut Daemon, neighbours: &mut Neighbours, nic: &Nic, reason: &str, act: impl FnOnce(&mut Driver)) {
+fn fails_with(
+    daemon: &mut Daemon,
+    neighbours: &mut Neighbours,
+    nic: &Nic,
+    reason: &str,
+    act: impl FnOnce(&mut Driver),
+) {
     let mut driver = Driver::connect(Path::new(&nic.socket_path), PLAIN, 2048);
     daemon.wait_for_state("evil", NicState::Active);
     act(&mut driver);
@@ -101,7 +111,16 @@ fn broken_rings_cost_their_own_vnic_only() {
         d.send_with([0; 12], &Udp4::new([0x52; 6], "10.0.0.1", "10.0.0.1", b"").frame());
         // The gateway's answer to a request needs a receive buffer.
         let mac = super::guest::parse_mac(&nic.mac_address);
-        let arp = [&[0xff; 6][..], &mac, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &mac, &[10, 0, 0, 1], &[0; 6], &[169, 254, 0, 1]].concat();
+        let arp = [
+            &[0xff; 6][..],
+            &mac,
+            &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1],
+            &mac,
+            &[10, 0, 0, 1],
+            &[0; 6],
+            &[169, 254, 0, 1],
+        ]
+        .concat();
         d.send_with([0; 12], &arp);
     });
     case("truncated memory", &|d| {
@@ -147,9 +166,15 @@ fn junk_on_the_socket_is_harmless() {
     let mut neighbours = Neighbours::new(&mut daemon);
     daemon.network("prod");
     let nic = daemon.nic("prod", "evil");
-    let descriptors = |daemon: &Daemon| std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    let descriptors =
+        |daemon: &Daemon| std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
     let before = descriptors(&daemon);
-    for junk in [&[0xff; 64][..], &[0; 12], &[1, 0, 0, 0, 1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], &[8, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 1, 2, 3, 4]] {
+    for junk in [
+        &[0xff; 64][..],
+        &[0; 12],
+        &[1, 0, 0, 0, 1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff],
+        &[8, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 1, 2, 3, 4],
+    ] {
         let mut stream = UnixStream::connect(&nic.socket_path).unwrap();
         stream.write_all(junk).unwrap();
         assert_eq!(stream.read(&mut [0; 64]).unwrap_or(0), 0, "the daemon hangs up");

@@ -1,6 +1,9 @@
 //! VMMs come and go, and so may the daemon: addresses, sockets and traffic come back without anyone's help.
 
-use super::{daemon::Daemon, guest::{Guest, Udp4, is_udp4}};
+use super::{
+    daemon::Daemon,
+    guest::{Guest, Udp4, is_udp4},
+};
 use mvirt_net::proto::NicState;
 use std::{os::unix::fs::PermissionsExt as _, path::Path};
 
@@ -31,8 +34,15 @@ fn everything_survives_kill_9() {
         b.expect("frames flow before", |frame| is_udp4(frame, &before));
         daemon.crash_and_restart();
         assert_eq!(daemon.get_nic("a").ipv4_address, nic_a.ipv4_address);
-        let found = daemon.call(async |client| client.list_networks(mvirt_net::proto::ListNetworksRequest {}).await).unwrap();
-        assert_eq!((found.networks[0].id.clone(), found.networks[0].nic_count), (network.id.clone(), 2));
+        let found = daemon
+            .call(async |client| {
+                client.list_networks(mvirt_net::proto::ListNetworksRequest {}).await
+            })
+            .unwrap();
+        assert_eq!(
+            (found.networks[0].id.clone(), found.networks[0].nic_count),
+            (network.id.clone(), 2)
+        );
         // Whatever position the VMM tells: the used index in memory is the truth.
         a.driver.reconnect(Path::new(&nic_a.socket_path), base);
         b.driver.reconnect(Path::new(&nic_b.socket_path), base);
@@ -61,7 +71,8 @@ fn a_daemon_that_is_told_to_end_cleans_up() {
 fn a_deleted_vnic_leaves_nothing() {
     let mut daemon = Daemon::start();
     daemon.network("prod");
-    let descriptors = |daemon: &Daemon| std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    let descriptors =
+        |daemon: &Daemon| std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
     let before = descriptors(&daemon);
     for _ in 0..10 {
         let nic = daemon.nic("prod", "vm1");
@@ -84,7 +95,9 @@ fn corrupt_metadata_is_set_aside_and_the_rest_served() {
     let lose = daemon.network("lose");
     std::fs::write(daemon.path("m/networks").join(format!("{}.json", lose.id)), b"{ torn").unwrap();
     daemon.crash_and_restart();
-    let found = daemon.call(async |client| client.list_networks(mvirt_net::proto::ListNetworksRequest {}).await).unwrap();
+    let found = daemon
+        .call(async |client| client.list_networks(mvirt_net::proto::ListNetworksRequest {}).await)
+        .unwrap();
     assert_eq!(found.networks.iter().map(|n| &n.id).collect::<Vec<_>>(), [&keep.id]);
     assert_eq!(std::fs::read_dir(daemon.path("m/quarantine")).unwrap().count(), 1);
     assert!(daemon.log().contains("metadata set aside"));

@@ -3,9 +3,27 @@
 use super::daemon::Daemon;
 use std::{
     os::unix::process::CommandExt as _,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
+
+/// A testpmd that ends with its test, however that ends.
+struct Peer(Child);
+
+impl Peer {
+    fn end(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        // It has ended by itself if this fails.
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
 
 /// Frames of the first burst.
 const FRAMES: u64 = 32;
@@ -15,35 +33,63 @@ fn exchange(ring: &str) {
     let mut daemon = Daemon::start();
     daemon.network("prod");
     let nics = ["a", "b"].map(|name| daemon.nic("prod", name));
-    let vdev = |n: usize| format!("net_virtio_user{n},path={},queues=1,queue_size=256,mac={},{ring}", nics[n].socket_path, nics[n].mac_address);
+    let vdev = |n: usize| {
+        format!(
+            "net_virtio_user{n},path={},queues=1,queue_size=256,mac={},{ring}",
+            nics[n].socket_path, nics[n].mac_address
+        )
+    };
     let directory = tempfile::tempdir().unwrap();
-    let mut child = Command::new("dpdk-testpmd")
-        .env("XDG_RUNTIME_DIR", directory.path())
-        .args(["--lcores", "0@0,1@1", "--no-huge", "-m", "256", "--no-pci", "--no-telemetry", "--file-prefix", "mvirt-test"])
-        .args(["--vdev", &vdev(0), "--vdev", &vdev(1)])
-        .args(["--", "--total-num-mbufs=4096", "--auto-start", "--forward-mode=5tswap", "--port-topology=loop", "--tx-first", "--eth-peer=0,02:00:00:00:00:01", "--tx-ip=10.0.0.1,10.0.0.2", "--txpkts=64"])
-        .args(["--stats-period=1"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .unwrap();
+    let mut peer = Peer(
+        Command::new("dpdk-testpmd")
+            .env("XDG_RUNTIME_DIR", directory.path())
+            .args([
+                "--lcores",
+                "0@0,1@1",
+                "--no-huge",
+                "-m",
+                "256",
+                "--no-pci",
+                "--no-telemetry",
+                "--file-prefix",
+                &format!("mvirt-test-{}", daemon.pid()),
+            ])
+            .args(["--vdev", &vdev(0), "--vdev", &vdev(1)])
+            .args([
+                "--",
+                "--total-num-mbufs=4096",
+                "--auto-start",
+                "--forward-mode=5tswap",
+                "--port-topology=loop",
+                "--tx-first",
+                "--eth-peer=0,02:00:00:00:00:01",
+                "--tx-ip=10.0.0.1,10.0.0.2",
+                "--txpkts=64",
+            ])
+            .args(["--stats-period=1"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .unwrap(),
+    );
     let mut died = 0;
     super::daemon::wait_until("every frame has died of its TTL", || {
         std::thread::park_timeout(Duration::from_millis(50));
         died = daemon.drops("a", "hop_limit_exceeded") + daemon.drops("b", "hop_limit_exceeded");
         died == FRAMES
     });
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    child.wait().unwrap();
+    peer.end();
     let stats = ["a", "b"].map(|name| daemon.stats(name));
     let forwarded: u64 = stats.iter().map(|stats| stats.ingress_forwarded).sum();
     assert_eq!(forwarded, FRAMES * 63, "{stats:?}");
     for stats in stats {
         let dropped: u64 = stats.drops.iter().map(|drop| drop.frames).sum();
-        assert_eq!(stats.ingress_frames, stats.ingress_forwarded + stats.ingress_answered + dropped);
+        assert_eq!(
+            stats.ingress_frames,
+            stats.ingress_forwarded + stats.ingress_answered + dropped
+        );
     }
     let log = daemon.log();
     assert!(!log.contains("broke the protocol"), "{log}");

@@ -31,8 +31,11 @@ pub(crate) async fn connect(address: &str) -> Result<Client, Failure> {
             Endpoint::from_static("http://localhost").connect_with_connector(connector).await
         }
         None => {
-            let with_scheme =
-                if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+            let with_scheme = if address.contains("://") {
+                address.to_owned()
+            } else {
+                format!("http://{address}")
+            };
             Endpoint::from_shared(with_scheme).map_err(unreachable)?.connect().await
         }
     };

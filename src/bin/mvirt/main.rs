@@ -59,7 +59,9 @@ enum Command {
 /// Why a command failed, in words for a person.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("cannot reach mvirt-net at {address}: {reason}\n  Is it running? Start it with `mvirt-net`, or name another with --net-server or MVIRT_NET_SERVER.")]
+    #[error(
+        "cannot reach mvirt-net at {address}: {reason}\n  Is it running? Start it with `mvirt-net`, or name another with --net-server or MVIRT_NET_SERVER."
+    )]
     Unreachable { address: String, reason: String },
     #[error("refused ({}): {}", code_name(.0.code()), .0.message())]
     Refused(#[from] tonic::Status),
@@ -87,7 +89,9 @@ async fn main() -> ExitCode {
     match run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         // A reader that has seen enough, like head(1).
-        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
         Err(failure) => {
             eprintln!("mvirt: {failure}");
             ExitCode::FAILURE
@@ -108,8 +112,10 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Nic(command) => nic::run(command, &mut client, &mut out).await,
         Command::Vm(command) => vm::run(command, &mut client).await,
         Command::Version => {
-            let server = client.get_version(mvirt_net::proto::GetVersionRequest {}).await?.into_inner();
-            let rows = [("server", server.version.clone()), ("mvirt", env!("CARGO_PKG_VERSION").into())];
+            let server =
+                client.get_version(mvirt_net::proto::GetVersionRequest {}).await?.into_inner();
+            let rows =
+                [("server", server.version.clone()), ("mvirt", env!("CARGO_PKG_VERSION").into())];
             out.object(&server, &rows)
         }
         Command::Completions { .. } => Ok(()),

@@ -76,7 +76,11 @@ pub(crate) struct Update {
     clear_ntp: bool,
 }
 
-pub(crate) async fn run(command: Command, client: &mut Client, out: &mut Output) -> Result<(), Failure> {
+pub(crate) async fn run(
+    command: Command,
+    client: &mut Client,
+    out: &mut Output,
+) -> Result<(), Failure> {
     match command {
         Command::Create(create) => {
             let request = CreateNetworkRequest {
@@ -98,7 +102,14 @@ pub(crate) async fn run(command: Command, client: &mut Client, out: &mut Output)
             let response = client.list_networks(ListNetworksRequest {}).await?.into_inner();
             let header = ["NAME", "IPV4", "IPV6", "MTU", "VNICS", "ID"];
             let row = |n: &Network| {
-                vec![n.name.clone(), n.ipv4_subnet.clone(), n.ipv6_prefix.clone(), n.mtu.to_string(), n.nic_count.to_string(), n.id.clone()]
+                vec![
+                    n.name.clone(),
+                    n.ipv4_subnet.clone(),
+                    n.ipv6_prefix.clone(),
+                    n.mtu.to_string(),
+                    n.nic_count.to_string(),
+                    n.id.clone(),
+                ]
             };
             let rows: Vec<_> = response.networks.iter().map(row).collect();
             out.list(&response, &header, &rows)
@@ -119,7 +130,8 @@ pub(crate) async fn run(command: Command, client: &mut Client, out: &mut Output)
         Command::Delete { network, force } => {
             let request = DeleteNetworkRequest { id: network.clone(), force };
             let response = client.delete_network(request).await?.into_inner();
-            let sentence = format!("Deleted network {network} and {} vNICs.", response.nics_deleted);
+            let sentence =
+                format!("Deleted network {network} and {} vNICs.", response.nics_deleted);
             out.done(&response, &sentence)
         }
     }

@@ -97,7 +97,11 @@ fn by_family(routes: Vec<String>) -> (Vec<String>, Vec<String>) {
     routes.into_iter().partition(|route| !route.contains(':'))
 }
 
-pub(crate) async fn run(command: Command, client: &mut Client, out: &mut Output) -> Result<(), Failure> {
+pub(crate) async fn run(
+    command: Command,
+    client: &mut Client,
+    out: &mut Output,
+) -> Result<(), Failure> {
     match command {
         Command::Create(create) => {
             show(&client.create_nic(request(create)).await?.into_inner(), out)
@@ -107,12 +111,23 @@ pub(crate) async fn run(command: Command, client: &mut Client, out: &mut Output)
         Command::Stats { nic } => {
             let stats = client.get_nic_stats(GetNicStatsRequest { id: nic }).await?.into_inner();
             let mut rows = vec![
-                ("from the guest", format!("{} frames, {} octets", stats.ingress_frames, stats.ingress_octets)),
+                (
+                    "from the guest",
+                    format!("{} frames, {} octets", stats.ingress_frames, stats.ingress_octets),
+                ),
                 ("  forwarded", format!("{} frames", stats.ingress_forwarded)),
                 ("  answered", format!("{} frames", stats.ingress_answered)),
-                ("to the guest", format!("{} frames, {} octets", stats.egress_frames, stats.egress_octets)),
+                (
+                    "to the guest",
+                    format!("{} frames, {} octets", stats.egress_frames, stats.egress_octets),
+                ),
             ];
-            rows.extend(stats.drops.iter().map(|drop| ("dropped", format!("{} frames: {}", drop.frames, drop.reason))));
+            rows.extend(
+                stats
+                    .drops
+                    .iter()
+                    .map(|drop| ("dropped", format!("{} frames: {}", drop.frames, drop.reason))),
+            );
             out.object(&stats, &rows)
         }
         Command::Update { nic, route, clear_routes: _ } => {
@@ -121,7 +136,8 @@ pub(crate) async fn run(command: Command, client: &mut Client, out: &mut Output)
             show(&client.update_nic(request).await?.into_inner(), out)
         }
         Command::Delete { nic } => {
-            let response = client.delete_nic(DeleteNicRequest { id: nic.clone() }).await?.into_inner();
+            let response =
+                client.delete_nic(DeleteNicRequest { id: nic.clone() }).await?.into_inner();
             out.done(&response, &format!("Deleted vNIC {nic}."))
         }
         Command::VmmArgs { nic, machine } => {
@@ -154,14 +170,23 @@ fn request(create: Create) -> CreateNicRequest {
 
 async fn list(client: &mut Client, network: String, out: &mut Output) -> Result<(), Failure> {
     let response = client.list_nics(ListNicsRequest { network_id: network }).await?.into_inner();
-    let networks = client.list_networks(mvirt_net::proto::ListNetworksRequest {}).await?.into_inner();
+    let networks =
+        client.list_networks(mvirt_net::proto::ListNetworksRequest {}).await?.into_inner();
     let name = |id: &str| {
         let found = networks.networks.iter().find(|network| network.id == id);
         found.map_or(id, |network| &network.name).to_owned()
     };
     let header = ["NAME", "NETWORK", "STATE", "IPV4", "IPV6", "MAC", "SOCKET"];
     let row = |nic: &Nic| {
-        vec![nic.name.clone(), name(&nic.network_id), state(nic).into(), nic.ipv4_address.clone(), nic.ipv6_address.clone(), nic.mac_address.clone(), nic.socket_path.clone()]
+        vec![
+            nic.name.clone(),
+            name(&nic.network_id),
+            state(nic).into(),
+            nic.ipv4_address.clone(),
+            nic.ipv6_address.clone(),
+            nic.mac_address.clone(),
+            nic.socket_path.clone(),
+        ]
     };
     let rows: Vec<_> = response.nics.iter().map(row).collect();
     out.list(&response, &header, &rows)

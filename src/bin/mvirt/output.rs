@@ -29,7 +29,11 @@ impl Output {
         let width = rows.clone().map(|(name, _)| name.len()).max().unwrap_or(0);
         let mut text = String::new();
         for (name, value) in rows {
-            text.push_str(&format!("{}  {}\n", self.bold(&format!("{name:width$}")), self.state(value)));
+            text.push_str(&format!(
+                "{}  {}\n",
+                self.bold(&format!("{name:width$}")),
+                self.state(value)
+            ));
         }
         Ok(std::io::stdout().write_all(text.as_bytes())?)
     }
@@ -63,7 +67,11 @@ impl Output {
     }
 
     /// Something done that leaves no object: JSON gets the response, people a sentence.
-    pub(crate) fn done(&mut self, response: &impl serde::Serialize, sentence: &str) -> Result<(), Failure> {
+    pub(crate) fn done(
+        &mut self,
+        response: &impl serde::Serialize,
+        sentence: &str,
+    ) -> Result<(), Failure> {
         if self.json {
             return self.print_json(response);
         }

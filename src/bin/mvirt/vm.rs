@@ -85,20 +85,26 @@ fn strings(args: &[&str]) -> Vec<String> {
 impl Machine {
     /// The arguments that connect the VMM to the vNIC, memory that it must share included.
     pub(crate) fn network_args(&self, nic: &Nic) -> Vec<String> {
-        let (socket, mac, pairs, memory) = (&nic.socket_path, &nic.mac_address, nic.queue_pairs, &self.memory);
+        let (socket, mac, pairs, memory) =
+            (&nic.socket_path, &nic.mac_address, nic.queue_pairs, &self.memory);
         match self.vmm {
             Vmm::CloudHypervisor => strings(&[
                 "--memory",
                 &format!("size={memory},shared=on"),
                 "--net",
-                &format!("vhost_user=true,socket={socket},mac={mac},num_queues={},queue_size=256", pairs * 2),
+                &format!(
+                    "vhost_user=true,socket={socket},mac={mac},num_queues={},queue_size=256",
+                    pairs * 2
+                ),
             ]),
             Vmm::Qemu => {
                 let (queues, device) = match (pairs, self.tcg()) {
                     (1, true) => (String::new(), ",vectors=0".to_owned()),
                     (1, false) => (String::new(), String::new()),
                     (_, true) => (format!(",queues={pairs}"), ",mq=on,vectors=0".to_owned()),
-                    (_, false) => (format!(",queues={pairs}"), format!(",mq=on,vectors={}", pairs * 2 + 2)),
+                    (_, false) => {
+                        (format!(",queues={pairs}"), format!(",mq=on,vectors={}", pairs * 2 + 2))
+                    }
                 };
                 strings(&[
                     "-object",
@@ -126,7 +132,9 @@ impl Machine {
         match self.accel {
             Accel::Kvm => false,
             Accel::Tcg => true,
-            Accel::Auto => std::fs::File::options().read(true).write(true).open("/dev/kvm").is_err(),
+            Accel::Auto => {
+                std::fs::File::options().read(true).write(true).open("/dev/kvm").is_err()
+            }
         }
     }
 }
@@ -135,7 +143,11 @@ impl Machine {
 pub(crate) fn shell_line(args: &[String]) -> String {
     let safe = |c: char| c.is_ascii_alphanumeric() || "-_=,./:@%+".contains(c);
     let quoted = args.iter().map(|arg| {
-        if !arg.is_empty() && arg.chars().all(safe) { arg.clone() } else { format!("'{}'", arg.replace('\'', r"'\''")) }
+        if !arg.is_empty() && arg.chars().all(safe) {
+            arg.clone()
+        } else {
+            format!("'{}'", arg.replace('\'', r"'\''"))
+        }
     });
     quoted.collect::<Vec<_>>().join(" ")
 }
@@ -192,28 +204,49 @@ impl Start {
     fn qemu(&self) -> Vec<String> {
         let accel = if self.machine.tcg() { "tcg" } else { "kvm" };
         let mut args = strings(&[
-            "-name", &self.name, "-accel", accel, "-cpu", "max", "-smp", &self.cpus.to_string(),
-            "-m", &self.machine.memory, "-nographic", "-no-reboot",
-            "-append", &format!("console=ttyS0 {}", self.cmdline),
+            "-name",
+            &self.name,
+            "-accel",
+            accel,
+            "-cpu",
+            "max",
+            "-smp",
+            &self.cpus.to_string(),
+            "-m",
+            &self.machine.memory,
+            "-nographic",
+            "-no-reboot",
+            "-append",
+            &format!("console=ttyS0 {}", self.cmdline),
         ]);
         args.extend(self.file("-kernel", self.kernel.as_ref()));
         args.extend(self.file("-initrd", self.initramfs.as_ref()));
-        args.extend(self.disk.iter().flat_map(|file| {
-            strings(&["-drive", &format!("file={},if=virtio", file.display())])
-        }));
+        args.extend(
+            self.disk.iter().flat_map(|file| {
+                strings(&["-drive", &format!("file={},if=virtio", file.display())])
+            }),
+        );
         args
     }
 
     fn cloud_hypervisor(&self) -> Vec<String> {
         let mut args = strings(&[
-            "--cpus", &format!("boot={}", self.cpus), "--serial", "tty", "--console", "off",
-            "--cmdline", &format!("console=ttyS0 {}", self.cmdline),
+            "--cpus",
+            &format!("boot={}", self.cpus),
+            "--serial",
+            "tty",
+            "--console",
+            "off",
+            "--cmdline",
+            &format!("console=ttyS0 {}", self.cmdline),
         ]);
         args.extend(self.file("--kernel", self.kernel.as_ref()));
         args.extend(self.file("--initramfs", self.initramfs.as_ref()));
-        args.extend(self.disk.iter().flat_map(|file| {
-            strings(&["--disk", &format!("path={}", file.display())])
-        }));
+        args.extend(
+            self.disk
+                .iter()
+                .flat_map(|file| strings(&["--disk", &format!("path={}", file.display())])),
+        );
         args
     }
 }

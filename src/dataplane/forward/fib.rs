@@ -99,9 +99,9 @@ impl<K: Key> Family<K> {
     }
 
     fn lookup(&self, key: K) -> Option<NextHop> {
-        self.hosts.get(key).or_else(|| {
-            self.prefixes.iter().find_map(|(len, table)| table.get(key.masked(*len)))
-        })
+        self.hosts
+            .get(key)
+            .or_else(|| self.prefixes.iter().find_map(|(len, table)| table.get(key.masked(*len))))
     }
 }
 
@@ -189,8 +189,14 @@ mod tests {
         let fib = builder.build(7);
         let ipv4 = |a: &str| fib.lookup_ipv4(a.parse().unwrap()).map(|h| h.port.slot);
         let ipv6 = |a: &str| fib.lookup_ipv6(a.parse().unwrap()).map(|h| h.port.slot);
-        assert_eq!((ipv4("10.1.2.3"), ipv4("10.1.2.4"), ipv4("10.2.0.1")), (Some(1), Some(3), Some(2)));
-        assert_eq!((ipv4("11.0.0.1"), ipv6("fd00::1"), ipv6("2001:db8::1")), (None, Some(5), Some(4)));
+        assert_eq!(
+            (ipv4("10.1.2.3"), ipv4("10.1.2.4"), ipv4("10.2.0.1")),
+            (Some(1), Some(3), Some(2))
+        );
+        assert_eq!(
+            (ipv4("11.0.0.1"), ipv6("fd00::1"), ipv6("2001:db8::1")),
+            (None, Some(5), Some(4))
+        );
     }
 
     proptest! {

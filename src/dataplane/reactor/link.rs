@@ -7,16 +7,14 @@
 //! The producer writes records behind `tail` and publishes it; the consumer reads up to `tail` and publishes `head`.
 //! A sleeping consumer is woken by its [`Waker`]: the producer publishes, fences, looks whether it sleeps; the consumer
 //! says that it sleeps, fences, looks whether there is a record.
-#![expect(unsafe_code, reason = "a single-producer single-consumer ring hands memory from one thread to another")]
+#![expect(
+    unsafe_code,
+    reason = "a single-producer single-consumer ring hands memory from one thread to another"
+)]
 
 use super::hugepage::{HugePage, Hugepages, LEN};
 use crate::{
-    dataplane::{
-        frame::Outgoing,
-        pipeline,
-        port::vhost_user::memory::Span,
-        snapshot::PortId,
-    },
+    dataplane::{frame::Outgoing, pipeline, port::vhost_user::memory::Span, snapshot::PortId},
     wire::vnet::Checksum,
 };
 use rustix::event::{EventfdFlags, eventfd};
@@ -86,9 +84,7 @@ impl Link {
         };
         self.write(tail, record);
         // SAFETY: the octets lie in the free part of the page, which is the producer's until `tail` is published.
-        let octets = unsafe {
-            std::slice::from_raw_parts_mut(self.at(tail + FRAME_AT), frame.len)
-        };
+        let octets = unsafe { std::slice::from_raw_parts_mut(self.at(tail + FRAME_AT), frame.len) };
         let (head, rest) = octets.split_at_mut(frame.head.len());
         head.copy_from_slice(frame.head);
         Span::gather(frame.tail, rest);
@@ -232,7 +228,8 @@ impl Links {
         let waker = &self.matrix.wakers[self.here];
         waker.sleeping.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        let work = waker.called.load(Ordering::Relaxed) || self.incoming().any(|link| !link.is_empty());
+        let work =
+            waker.called.load(Ordering::Relaxed) || self.incoming().any(|link| !link.is_empty());
         if work {
             self.awake();
         }
@@ -291,7 +288,10 @@ mod tests {
             let len = 14 + (round * 7919) % 65000;
             assert!(link.push(port(round as u32), &frame(&octets[..len])));
             assert!(link.pop(|to, got| {
-                assert_eq!((to, got.queue, got.checksum), (port(round as u32), 3, frame(&[]).checksum));
+                assert_eq!(
+                    (to, got.queue, got.checksum),
+                    (port(round as u32), 3, frame(&[]).checksum)
+                );
                 assert_eq!(got.head, &octets[..len]);
             }));
             assert!(link.is_empty());

@@ -112,15 +112,16 @@ pub fn start(count: usize, cpus: &[usize], settings: Settings) -> io::Result<Vec
         let (ready, started) = mpsc::channel();
         let cpu = (!cpus.is_empty()).then(|| cpus[at % cpus.len()]);
         let (links, doorbell) = (Links::new(at, Arc::clone(&matrix)), Arc::clone(&waker));
-        let thread = std::thread::Builder::new().name(format!("reactor-{at}")).spawn(move || {
-            match Reactor::new(receiver, doorbell, links, settings, cpu) {
-                Ok(mut reactor) => {
-                    drop(ready.send(Ok(())));
-                    reactor.run();
+        let thread =
+            std::thread::Builder::new().name(format!("reactor-{at}")).spawn(move || {
+                match Reactor::new(receiver, doorbell, links, settings, cpu) {
+                    Ok(mut reactor) => {
+                        drop(ready.send(Ok(())));
+                        reactor.run();
+                    }
+                    Err(error) => drop(ready.send(Err(error))),
                 }
-                Err(error) => drop(ready.send(Err(error))),
-            }
-        })?;
+            })?;
         let handle = Handle { commands, waker, thread: Some(thread) };
         let outcome = started.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended")));
         outcome.map(|()| handle)
@@ -155,7 +156,9 @@ struct Reactor {
 }
 
 fn token(port: PortId, queue: usize) -> u64 {
-    u64::from(port.generation & 0xff_ffff) << 40 | (queue as u64 & 0xff) << 32 | u64::from(port.slot)
+    u64::from(port.generation & 0xff_ffff) << 40
+        | (queue as u64 & 0xff) << 32
+        | u64::from(port.slot)
 }
 
 impl Reactor {
@@ -232,7 +235,9 @@ impl Reactor {
             match attachment.port.doorbell(queue) {
                 Some(doorbell) => {
                     if let Err(error) = self.uring.watch(doorbell, token(id, queue)) {
-                        (attachment.on_failure)(PortFailure(format!("cannot watch its doorbell: {error}")));
+                        (attachment.on_failure)(PortFailure(format!(
+                            "cannot watch its doorbell: {error}"
+                        )));
                         return;
                     }
                 }
@@ -277,7 +282,9 @@ impl Reactor {
     fn take_wake(&mut self, wake: &Wake, now: Instant) {
         if wake.token == WAKER_TOKEN {
             if wake.ended {
-                self.uring.watch(self.waker.doorbell.as_fd(), WAKER_TOKEN).expect("the doorbell could be watched before");
+                self.uring
+                    .watch(self.waker.doorbell.as_fd(), WAKER_TOKEN)
+                    .expect("the doorbell could be watched before");
             }
             return;
         }

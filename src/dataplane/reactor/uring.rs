@@ -2,7 +2,10 @@
 //!
 //! Takes descriptors with tokens and gives the tokens of those that became readable. A poll stands until cancelled;
 //! nothing is ever read, an eventfd's every write wakes again.
-#![expect(unsafe_code, reason = "io_uring submissions name descriptors by number: the caller's must be open")]
+#![expect(
+    unsafe_code,
+    reason = "io_uring submissions name descriptors by number: the caller's must be open"
+)]
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::{
@@ -85,7 +88,14 @@ impl Uring {
         };
         match result {
             Ok(_) => Ok(()),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY)) => Ok(()),
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ETIME | libc::EINTR | libc::EBUSY)
+                ) =>
+            {
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }

@@ -104,7 +104,8 @@ fn destination(
     mac: MacAddr,
     address: Ipv4Addr,
 ) -> (Ipv4Addr, MacAddr) {
-    if kind == MessageType::Nak || (request.ciaddr().is_unspecified() && request.flags().broadcast())
+    if kind == MessageType::Nak
+        || (request.ciaddr().is_unspecified() && request.flags().broadcast())
     {
         (Ipv4Addr::BROADCAST, MacAddr::BROADCAST)
     } else if request.ciaddr().is_unspecified() {

@@ -66,7 +66,9 @@ pub fn respond(question: &Question<'_>, writer: &mut Writer<'_>) -> Result<(), D
             Upper::Udp { destination: udp::DHCPV4_SERVER, .. } => {
                 dhcpv4::respond(question, packet, writer)
             }
-            _ => Err(unserved(packet.destination.is_broadcast(), packet.destination.is_multicast())),
+            _ => {
+                Err(unserved(packet.destination.is_broadcast(), packet.destination.is_multicast()))
+            }
         },
         Packet::Ipv6(packet) => match packet.upper {
             Upper::Icmp(icmpv6::ECHO_REQUEST) => icmp::echo_ipv6(question, packet, writer),

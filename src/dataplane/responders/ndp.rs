@@ -73,8 +73,7 @@ fn advertise(
 
 /// The message, if it could only come from the link itself: hop limit 255, code 0, a right checksum.
 fn message<'a>(question: &Question<'a>, packet: &Ipv6) -> Result<&'a [u8], DropReason> {
-    let message =
-        question.frame.get(ethernet::HEADER_LEN + packet.header_len..).unwrap_or(&[]);
+    let message = question.frame.get(ethernet::HEADER_LEN + packet.header_len..).unwrap_or(&[]);
     if packet.hop_limit != 255 || message.get(1) != Some(&0) {
         return Err(DropReason::MalformedMessage);
     }

@@ -3,7 +3,10 @@
 //! Takes regions as vhost-user describes them and refuses what could hurt: files that shrink, block or overlap.
 //! Gives [`Span`]s, whose only operation is a copy; nothing ever makes a reference or slice of guest memory. A copy
 //! that meets memory which the VMM took away (SIGBUS) ends in zeros, and the mapping is marked dead.
-#![expect(unsafe_code, reason = "guest memory is shared with another process: raw copies are the only way in")]
+#![expect(
+    unsafe_code,
+    reason = "guest memory is shared with another process: raw copies are the only way in"
+)]
 
 use rustix::fs::{FileType, OFlags, SealFlags, fcntl_add_seals, fcntl_getfl, fstat, fstatfs};
 use std::{
@@ -248,9 +251,11 @@ impl GuestMemory {
         if request.len == 0 {
             return Err(refuse("it is empty"));
         }
-        if self.regions.iter().any(|r| {
-            request.guest_address < r.guest_address + r.len && r.guest_address < guest_end
-        }) {
+        if self
+            .regions
+            .iter()
+            .any(|r| request.guest_address < r.guest_address + r.len && r.guest_address < guest_end)
+        {
             return Err(refuse("it overlaps another"));
         }
         check_file(&request.fd, file_end).map_err(|error| match error {
@@ -270,7 +275,8 @@ impl GuestMemory {
 
     /// This memory without one region.
     pub fn without(mut self, guest_address: u64, len: u64) -> Result<Self, MemoryError> {
-        let found = self.regions.iter().position(|r| (r.guest_address, r.len) == (guest_address, len));
+        let found =
+            self.regions.iter().position(|r| (r.guest_address, r.len) == (guest_address, len));
         let at = found.ok_or(MemoryError::Unknown { guest_address, len })?;
         self.regions.remove(at);
         Ok(self)
@@ -291,11 +297,15 @@ impl GuestMemory {
     pub fn translate(&self, mut address: u64, len: u32, spans: &mut Vec<Span>) -> Option<()> {
         let mut left = u64::from(len);
         loop {
-            let region = self.regions.iter().find(|r| address.wrapping_sub(r.guest_address) < r.len)?;
+            let region =
+                self.regions.iter().find(|r| address.wrapping_sub(r.guest_address) < r.len)?;
             let offset = address - region.guest_address;
             let here = left.min(region.len - offset);
             if here > 0 {
-                spans.push(Span { address: region.host_address + offset as usize, len: here as u32 });
+                spans.push(Span {
+                    address: region.host_address + offset as usize,
+                    len: here as u32,
+                });
             }
             left -= here;
             if left == 0 {
@@ -337,7 +347,9 @@ fn check_file(fd: &OwnedFd, end: u64) -> Result<(), FileProblem> {
     }
     let kind = fstatfs(fd).map_err(system("look at"))?.f_type as u64;
     if kind != TMPFS_MAGIC && kind != HUGETLBFS_MAGIC {
-        return Err(FileProblem::Unfit("its file is neither in tmpfs nor in hugetlbfs (use a memfd)"));
+        return Err(FileProblem::Unfit(
+            "its file is neither in tmpfs nor in hugetlbfs (use a memfd)",
+        ));
     }
     if u64::try_from(stat.st_size).unwrap_or(0) < end {
         return Err(FileProblem::Unfit("its file is shorter"));
@@ -378,8 +390,9 @@ impl Mapping {
         // SAFETY: the range was mapped just now; a core dump must not contain guests (and a refusal changes nothing).
         let advised = unsafe { libc::madvise(region.as_ptr().cast(), len, libc::MADV_DONTDUMP) };
         tracing::trace!(advised, len, "guest memory mapped");
-        let guard = claim_guard(address, len)
-            .ok_or_else(|| system("map", std::io::Error::other("too many mappings in the daemon")))?;
+        let guard = claim_guard(address, len).ok_or_else(|| {
+            system("map", std::io::Error::other("too many mappings in the daemon"))
+        })?;
         Ok(Self { address, guard, _region: region })
     }
 }
@@ -491,10 +504,17 @@ mod tests {
 
     #[test]
     fn ranges_must_be_mapped_to_the_last_octet() {
-        let memory = GuestMemory::map(vec![request(0x1000, 0x2000), request(0x3000, 0x1000), request(0x10000, 0x1000)]).unwrap();
+        let memory = GuestMemory::map(vec![
+            request(0x1000, 0x2000),
+            request(0x3000, 0x1000),
+            request(0x10000, 0x1000),
+        ])
+        .unwrap();
         let spans = |address, len| {
             let mut spans = Vec::new();
-            memory.translate(address, len, &mut spans).map(|()| spans.iter().map(|s| s.len()).collect::<Vec<_>>())
+            memory
+                .translate(address, len, &mut spans)
+                .map(|()| spans.iter().map(|s| s.len()).collect::<Vec<_>>())
         };
         assert_eq!(spans(0x1000, 0x2000), Some(vec![0x2000]));
         assert_eq!(spans(0x2ff0, 0x20), Some(vec![0x10, 0x10]), "touching regions");
@@ -514,7 +534,10 @@ mod tests {
     fn bad_regions_are_refused_with_their_reason() {
         let refused = |request| GuestMemory::map(vec![request]).unwrap_err().to_string();
         assert!(refused(request(0x1000, 0)).contains("it is empty"));
-        assert!(refused(RegionRequest { guest_address: u64::MAX - 10, ..request(0, 0x1000) }).contains("beyond"));
+        assert!(
+            refused(RegionRequest { guest_address: u64::MAX - 10, ..request(0, 0x1000) })
+                .contains("beyond")
+        );
         assert!(refused(RegionRequest { offset: 1, ..request(0, 0x1000) }).contains("shorter"));
         let null = std::fs::File::open("/dev/null").unwrap().into();
         assert!(refused(RegionRequest { fd: null, ..request(0, 0x1000) }).contains("not a file"));
@@ -538,11 +561,19 @@ mod tests {
     #[test]
     fn truncated_memory_reads_as_zeros_and_is_dead() {
         let path = format!("/dev/shm/mvirt-net-test-{}", std::process::id());
-        let file = std::fs::File::options().create(true).truncate(true).read(true).write(true).open(&path).unwrap();
+        let file = std::fs::File::options()
+            .create(true)
+            .truncate(true)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .unwrap();
         std::fs::remove_file(&path).unwrap();
         file.set_len(0x4000).unwrap();
         let shared = file.try_clone().unwrap();
-        let memory = GuestMemory::map(vec![RegionRequest { fd: file.into(), ..request(0, 0x4000) }]).unwrap();
+        let memory =
+            GuestMemory::map(vec![RegionRequest { fd: file.into(), ..request(0, 0x4000) }])
+                .unwrap();
         let span = memory.translate_whole(0x2000, 4).unwrap();
         assert_eq!(span.copy_from_slice(b"abcd"), 4);
         let mut octets = [1; 4];

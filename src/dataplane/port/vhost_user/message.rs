@@ -194,7 +194,9 @@ pub enum Request {
 }
 
 fn read<T: FromBytes>(payload: &[u8]) -> Result<T, Malformed> {
-    T::read_from_prefix(payload).map(|(value, _)| value).map_err(|_| Malformed::TooShort(payload.len()))
+    T::read_from_prefix(payload)
+        .map(|(value, _)| value)
+        .map_err(|_| Malformed::TooShort(payload.len()))
 }
 
 impl Request {
@@ -280,9 +282,11 @@ mod tests {
     #[test]
     fn uml_s_padded_memory_table_is_one_region() {
         let mut payload = vec![1, 0, 0, 0, 0, 0, 0, 0];
-        payload.extend([0x1000_u64, 0x2000, 0x60000000, 0x1000].iter().flat_map(|w| w.to_ne_bytes()));
+        payload
+            .extend([0x1000_u64, 0x2000, 0x60000000, 0x1000].iter().flat_map(|w| w.to_ne_bytes()));
         payload.extend([0; 32]);
-        let region = Region { guest_address: 0x1000, len: 0x2000, user_address: 0x60000000, offset: 0x1000 };
+        let region =
+            Region { guest_address: 0x1000, len: 0x2000, user_address: 0x60000000, offset: 0x1000 };
         assert_eq!(Request::parse(5, &payload), Ok(Request::SetMemTable(vec![region])));
         assert_eq!(Request::parse(5, &payload[..39]), Err(Malformed::TooShort(31)));
     }

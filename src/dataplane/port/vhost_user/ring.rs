@@ -3,7 +3,10 @@
 //! Takes the addresses of a ring inside checked guest memory and gives its chains as checked spans. Everything the
 //! driver wrote is read once into private memory and checked there: indices, chain lengths, directions, ranges. A ring
 //! that breaks a rule is an error, never a shorter packet.
-#![expect(unsafe_code, reason = "ring indices and descriptors are shared with the guest: volatile and atomic access")]
+#![expect(
+    unsafe_code,
+    reason = "ring indices and descriptors are shared with the guest: volatile and atomic access"
+)]
 
 use super::memory::{GuestMemory, Span};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -272,8 +275,14 @@ impl SplitRing {
                 continue;
             }
             match (direction, descriptor.flags & WRITE != 0) {
-                (Direction::Readable, true) => return Err(RingError::Direction("writable, but the guest sends it")),
-                (Direction::Writable, false) => return Err(RingError::Direction("not writable, but the guest receives into it")),
+                (Direction::Readable, true) => {
+                    return Err(RingError::Direction("writable, but the guest sends it"));
+                }
+                (Direction::Writable, false) => {
+                    return Err(RingError::Direction(
+                        "not writable, but the guest receives into it",
+                    ));
+                }
                 _ => {}
             }
             let (address, len) = (descriptor.address, descriptor.len);
@@ -347,7 +356,8 @@ impl SplitRing {
         if !self.event_idx {
             return self.index(self.available).load(Ordering::Relaxed) & NO_INTERRUPT == 0;
         }
-        let event = self.index(self.available + 4 + 2 * usize::from(self.size)).load(Ordering::Relaxed);
+        let event =
+            self.index(self.available + 4 + 2 * usize::from(self.size)).load(Ordering::Relaxed);
         old.is_none_or(|old| {
             self.published.wrapping_sub(event).wrapping_sub(1) < self.published.wrapping_sub(old)
         })

@@ -195,7 +195,8 @@ impl Session {
 
     /// Handles one request. The port, if there was one, has stopped if the request disturbs it.
     pub fn handle(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<Effect, Refusal> {
-        let number = |value: u64| Effect { reply: Some(value.to_ne_bytes().into()), ..Effect::default() };
+        let number =
+            |value: u64| Effect { reply: Some(value.to_ne_bytes().into()), ..Effect::default() };
         match request {
             Request::GetFeatures => return Ok(number(self.device.features)),
             Request::GetProtocolFeatures => return Ok(number(protocol_features().bits())),

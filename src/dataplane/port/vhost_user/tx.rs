@@ -29,7 +29,11 @@ impl TxQueue {
     }
 
     /// Appends waiting frames to the burst and leaves them in the ring.
-    pub(super) fn poll(&mut self, memory: &GuestMemory, burst: &mut Burst) -> Result<(), RingError> {
+    pub(super) fn poll(
+        &mut self,
+        memory: &GuestMemory,
+        burst: &mut Burst,
+    ) -> Result<(), RingError> {
         let waiting = usize::from(self.ring.waiting()?).min(BURST);
         for at in 0..waiting {
             let frame = burst.push();
