@@ -3,7 +3,7 @@
 use crate::{
     config::{Config, Listen},
     control::{Control, Handle, RestoreError, service::Service},
-    dataplane::{Dataplane, Settings},
+    dataplane::{self, Dataplane, Settings},
     proto::{DESCRIPTORS, net_service_server::NetServiceServer},
     store::{StoreError, json::JsonStore},
 };
@@ -47,9 +47,12 @@ pub enum StartError {
     /// The metadata cannot be used.
     #[error("--metadata-dir: {0}")]
     Store(#[from] StoreError),
+    /// A flag asks for what this machine does not have.
+    #[error("--{0}: {1}")]
+    Flag(&'static str, #[source] dataplane::StartError),
     /// A reactor could not start.
     #[error("cannot start the data plane: {0}")]
-    Dataplane(#[source] io::Error),
+    Dataplane(#[source] dataplane::StartError),
     /// What is stored cannot be served.
     #[error("{0}")]
     Restore(#[from] RestoreError),
@@ -66,6 +69,23 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
+impl StartError {
+    /// Whether the command line is to blame, rather than the machine's state.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Flag(..) | Self::NoDirectory(_))
+    }
+}
+
+impl From<dataplane::StartError> for StartError {
+    fn from(error: dataplane::StartError) -> Self {
+        match &error {
+            dataplane::StartError::Cpu(..) => Self::Flag("cpus", error),
+            dataplane::StartError::Hugepages(_) => Self::Flag("hugepages", error),
+            _ => Self::Dataplane(error),
+        }
+    }
+}
+
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> Result<(), StartError> {
     raise_file_limit();
@@ -79,7 +99,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         busy_poll: Duration::from_micros(config.busy_poll),
         hugepages: config.hugepages.into(),
     };
-    let (dataplane, events) = Dataplane::start(&settings).map_err(StartError::Dataplane)?;
+    let (dataplane, events) = Dataplane::start(&settings)?;
     let control = Control::restore(Box::new(store), dataplane, socket_dir)?;
     let (control, thread) = Handle::spawn(control, events)?;
     let mut terminate = signal(SignalKind::terminate())?;

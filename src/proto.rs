@@ -1,6 +1,8 @@
 //! The types and services that `proto/net.proto` generates, and how its enums are named in JSON.
 #![allow(
     missing_docs,
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
     clippy::unwrap_used,
     reason = "generated code; the proto's comments are its documentation"
 )]

@@ -1,4 +1,5 @@
 //! Who may use whom (docs/architecture.md): read from the sources, so that a wrong `use` fails before it is habit.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
     fs,

@@ -26,7 +26,7 @@ mod socket;
 pub mod verdict;
 
 pub use port::vhost_user::session::{Device, features};
-pub use reactor::Hugepages;
+pub use reactor::{Hugepages, StartError};
 pub use socket::longest_socket_path;
 
 use counters::PortCounters;
@@ -143,7 +143,9 @@ pub struct Dataplane {
 
 impl Dataplane {
     /// Starts the reactors. Gives the events of their ports.
-    pub fn start(settings: &Settings) -> io::Result<(Self, mpsc::UnboundedReceiver<Event>)> {
+    pub fn start(
+        settings: &Settings,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Event>), StartError> {
         let reactors = reactor::start(
             settings.reactors,
             &settings.cpus,

@@ -137,6 +137,10 @@ fn a_daemon_that_cannot_start_says_why_in_one_line() {
     let file = scratch.path().join("file");
     std::fs::write(&file, b"").unwrap();
     let path = |name: &str| scratch.path().join(name).display().to_string();
+    let (s, m) = (path("s"), path("m"));
+    let dirs = ["--listen", "[::1]:0", "--socket-dir", s.as_str(), "--metadata-dir", m.as_str()];
+    let refused = start(&[&dirs[..], &["--cpus", "1000"]].concat());
+    assert!(stderr(&refused, 2).contains("mvirt-net: --cpus: cannot run on CPU 1000"));
     let inside = file.join("dir").display().to_string();
     let refused = start(&[
         "--socket-dir",

@@ -2,6 +2,7 @@
 //!
 //! Most guests live in the test process (`guest`: a vhost-user frontend with smoltcp as its IP stack); `machines` boots
 //! real Linux kernels, `testpmd` is DPDK.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod api;
 mod cli;

@@ -185,7 +185,7 @@ impl Start {
         }
     }
 
-    fn file<'a>(&self, flag: &'a str, file: Option<&PathBuf>) -> Vec<String> {
+    fn file(&self, flag: &str, file: Option<&PathBuf>) -> Vec<String> {
         file.map(|file| strings(&[flag, &file.display().to_string()])).unwrap_or_default()
     }
 

@@ -12,6 +12,7 @@ mod link;
 mod timers;
 mod uring;
 
+use hugepage::HugePage;
 pub use hugepage::Hugepages;
 
 use super::{
@@ -46,6 +47,23 @@ pub struct Settings {
     pub busy_poll: Duration,
     /// Backing of links.
     pub hugepages: Hugepages,
+}
+
+/// Why reactors cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A CPU that threads of this process cannot run on.
+    #[error("cannot run on CPU {0}: {1}")]
+    Cpu(usize, #[source] io::Error),
+    /// Huge pages were demanded and there are none.
+    #[error("no 2 MiB page can be had: {0} (reserve some in /proc/sys/vm/nr_hugepages)")]
+    Hugepages(#[source] io::Error),
+    /// io_uring cannot be used.
+    #[error("cannot set up io_uring: {0} (is it disabled by kernel.io_uring_disabled or seccomp?)")]
+    Uring(#[source] io::Error),
+    /// A thread or descriptor cannot be had.
+    #[error("{0}")]
+    System(#[from] io::Error),
 }
 
 enum Command {
@@ -104,7 +122,10 @@ impl Drop for Handle {
 }
 
 /// Starts `count` reactors, pinned to `cpus` in turn if there are any.
-pub fn start(count: usize, cpus: &[usize], settings: Settings) -> io::Result<Vec<Handle>> {
+pub fn start(count: usize, cpus: &[usize], settings: Settings) -> Result<Vec<Handle>, StartError> {
+    if settings.hugepages == Hugepages::On {
+        drop(HugePage::new(Hugepages::On).map_err(StartError::Hugepages)?);
+    }
     let wakers = (0..count).map(|_| Waker::new().map(Arc::new)).collect::<io::Result<Vec<_>>>()?;
     let matrix = Arc::new(Matrix::new(wakers.clone(), settings.hugepages));
     let spawn = |(at, waker): (usize, Arc<Waker>)| {
@@ -123,7 +144,8 @@ pub fn start(count: usize, cpus: &[usize], settings: Settings) -> io::Result<Vec
                 }
             })?;
         let handle = Handle { commands, waker, thread: Some(thread) };
-        let outcome = started.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended")));
+        let ended = |_| Err(io::Error::other("the thread ended").into());
+        let outcome = started.recv().unwrap_or_else(ended);
         outcome.map(|()| handle)
     };
     wakers.into_iter().enumerate().map(spawn).collect()
@@ -168,15 +190,13 @@ impl Reactor {
         links: Links,
         settings: Settings,
         cpu: Option<usize>,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, StartError> {
         if let Some(cpu) = cpu {
             let mut set = CpuSet::new();
             set.set(cpu);
-            sched_setaffinity(None, &set)
-                .map_err(|e| io::Error::other(format!("cannot run on CPU {cpu}: {e}")))?;
+            sched_setaffinity(None, &set).map_err(|error| StartError::Cpu(cpu, error.into()))?;
         }
-        let mut uring = Uring::new()
-            .map_err(|e| io::Error::new(e.kind(), format!("cannot set up io_uring: {e} (is it disabled by kernel.io_uring_disabled or seccomp?)")))?;
+        let mut uring = Uring::new().map_err(StartError::Uring)?;
         uring.watch(waker.doorbell.as_fd(), WAKER_TOKEN)?;
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
         Ok(Self {
