@@ -28,7 +28,7 @@ const MAX_REQUEST: usize = 1 << 20;
 /// How long requests in progress may take once the daemon is told to end.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Why the daemon could not start.
+/// Why the daemon could not start, or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A directory is not given and cannot be guessed.
@@ -64,6 +64,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// Control panicked: a defect. What is stored is sound; the service manager starts the daemon again.
+    #[error("internal error: control ended by a panic (see the log)")]
+    Control,
     /// Something else of the system failed.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -101,7 +104,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     };
     let (dataplane, events) = Dataplane::start(&settings)?;
     let control = Control::restore(Box::new(store), dataplane, socket_dir)?;
-    let (control, thread) = Handle::spawn(control, events)?;
+    let (control, mut thread) = Handle::spawn(control, events)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (stop, stopped) = watch::channel(());
@@ -117,6 +120,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = thread.ended() => {}
         Some(ended) = servers.join_next() => tracing::error!(?ended, "a listener of the API ended"),
     }
     tracing::info!("shutting down");
@@ -129,12 +133,9 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     if tokio::time::timeout(GRACE, drained).await.is_err() {
         servers.shutdown().await;
     }
-    drop(control);
-    if tokio::task::spawn_blocking(|| thread.join()).await.is_err() {
-        tracing::error!("control ended by a panic");
-    }
+    let ended_well = thread.join().await;
     remove_unix(&config.listen);
-    Ok(())
+    if ended_well { Ok(()) } else { Err(StartError::Control) }
 }
 
 /// Thousands of vNICs need a few descriptors each; the soft limit is for programs that use select(2).

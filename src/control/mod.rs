@@ -252,6 +252,27 @@ pub struct Handle {
     requests: mpsc::Sender<Request>,
 }
 
+/// Control's thread.
+#[derive(Debug)]
+pub struct ControlThread {
+    ended: oneshot::Receiver<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl ControlThread {
+    /// Completes when the thread ends.
+    pub async fn ended(&mut self) {
+        // The sender is only ever dropped.
+        (&mut self.ended).await.ok();
+    }
+
+    /// Waits for the thread; false if it ended by a panic.
+    pub async fn join(self) -> bool {
+        let joined = tokio::task::spawn_blocking(|| self.thread.join()).await;
+        matches!(joined, Ok(Ok(())))
+    }
+}
+
 /// Control has ended: the daemon is going down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the daemon is shutting down")]
@@ -259,31 +280,27 @@ pub struct Gone;
 
 impl Handle {
     /// Gives `control` a thread of its own and the events of its ports. The thread ends, and with it the data plane,
-    /// after [`Control::shut_down`].
+    /// after [`Control::shut_down`], or by a panic.
     pub fn spawn(
         mut control: Control,
         mut events: mpsc::UnboundedReceiver<Event>,
-    ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
+    ) -> std::io::Result<(Self, ControlThread)> {
         let (requests, mut receiver) = mpsc::channel::<Request>(REQUEST_BACKLOG);
         let runtime = tokio::runtime::Handle::current();
+        let (running, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
-            let _in_runtime = runtime.enter();
+            let _running: oneshot::Sender<()> = running;
             runtime.block_on(async {
-                loop {
+                while !control.is_ending {
                     tokio::select! {
-                        request = receiver.recv() => match request {
-                            Some(request) => request(&mut control),
-                            None => return,
-                        },
+                        Some(request) = receiver.recv() => request(&mut control),
                         Some(event) = events.recv() => control.port_changed(event),
-                    }
-                    if control.is_ending {
-                        return;
+                        else => return,
                     }
                 }
             });
         })?;
-        Ok((Self { requests }, thread))
+        Ok((Self { requests }, ControlThread { ended, thread }))
     }
 
     /// Runs `request` on Control's thread when its turn comes.

@@ -62,8 +62,8 @@ enum Broken {
     Port(#[from] PortFailure),
     #[error("the VMM sent more than {MAX_FDS} descriptors with a message")]
     TooManyFds,
-    #[error("a kick descriptor is neither an eventfd nor a pipe or socket")]
-    KickDescriptor,
+    #[error("a kick or call descriptor is neither an eventfd nor a pipe or socket")]
+    Doorbell,
     #[error("the VMM took longer than {MESSAGE_DEADLINE:?} for a message")]
     Slow,
     #[error("the socket failed: {0}")]
@@ -192,8 +192,8 @@ impl<'a> Connection<'a> {
         if disturbs {
             self.detach().await;
         }
-        if matches!(request, Request::SetVringKick { polled: false, .. }) {
-            check_kick(&fds)?;
+        if matches!(request, Request::SetVringKick { .. } | Request::SetVringCall { .. }) {
+            check_doorbell(&fds)?;
         }
         let name = name_of(&request);
         let effect = self
@@ -290,8 +290,8 @@ fn name_of(request: &Request) -> &'static str {
     }
 }
 
-/// A descriptor that is always readable, like a file, would keep a reactor busy.
-fn check_kick(fds: &[OwnedFd]) -> Result<(), Broken> {
+/// A descriptor that is always readable, like a file, would keep a reactor busy; one that may block would stop it.
+fn check_doorbell(fds: &[OwnedFd]) -> Result<(), Broken> {
     use rustix::fs::{FileType, fstat, readlinkat};
     for fd in fds {
         let mode = fstat(fd).map_err(io::Error::from)?.st_mode;
@@ -301,7 +301,7 @@ fn check_kick(fds: &[OwnedFd]) -> Result<(), Broken> {
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
         let target = readlinkat(rustix::fs::CWD, path, Vec::new()).map_err(io::Error::from)?;
         if target.as_bytes() != b"anon_inode:[eventfd]" {
-            return Err(Broken::KickDescriptor);
+            return Err(Broken::Doorbell);
         }
     }
     Ok(())

@@ -235,7 +235,11 @@ impl Store for JsonStore {
     fn delete_network(&mut self, id: Uuid, nics: &[Uuid]) -> Result<(), StoreError> {
         let path = self.path(NETWORKS, id);
         let marked = path.with_extension("deleting");
-        fs::rename(&path, &marked).map_err(failed("rename", &path))?;
+        match fs::rename(&path, &marked) {
+            // A deletion that failed half-way is tried again.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && marked.exists() => {}
+            renamed => renamed.map_err(failed("rename", &path))?,
+        }
         self.sync(NETWORKS)?;
         for nic in nics {
             self.remove(&self.path(NICS, *nic))?;
@@ -328,6 +332,19 @@ mod tests {
         let contents = store.load().unwrap();
         assert_eq!(contents, Contents { networks: vec![other], nics: vec![stays] });
         assert_eq!(fs::read_dir(directory.path().join(QUARANTINE)).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_deletion_that_failed_is_tried_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = JsonStore::open(directory.path()).unwrap();
+        let network = network();
+        store.put_network(&network).unwrap();
+        let path = store.path(NETWORKS, network.id);
+        fs::rename(&path, path.with_extension("deleting")).unwrap();
+        store.delete_network(network.id, &[]).unwrap();
+        assert!(store.delete_network(network.id, &[]).is_err(), "nothing is left to delete");
+        assert_eq!(store.load().unwrap(), Contents::default());
     }
 
     #[test]

@@ -25,17 +25,17 @@ impl Drop for Peer {
     }
 }
 
-/// Frames of the first burst.
-const FRAMES: u64 = 32;
+/// Frames that testpmd sends first, on each queue.
+const BURST: u64 = 32;
 
-/// A burst of 32 frames from a to b, each swapped and sent back until its TTL has run out: 63 deliveries a frame.
-fn exchange(ring: &str) {
+/// A burst of frames from a to b, each swapped and sent back until its TTL has run out: 63 deliveries a frame.
+fn exchange(ring: &str, pairs: u32) {
     let mut daemon = Daemon::start();
     daemon.network("prod");
-    let nics = ["a", "b"].map(|name| daemon.nic("prod", name));
+    let nics = ["a", "b"].map(|name| daemon.nic_with("prod", name, |r| r.queue_pairs = pairs));
     let vdev = |n: usize| {
         format!(
-            "net_virtio_user{n},path={},queues=1,queue_size=256,mac={},{ring}",
+            "net_virtio_user{n},path={},queues={pairs},queue_size=256,mac={},{ring}",
             nics[n].socket_path, nics[n].mac_address
         )
     };
@@ -62,6 +62,8 @@ fn exchange(ring: &str) {
                 "--forward-mode=5tswap",
                 "--port-topology=loop",
                 "--tx-first",
+                &format!("--rxq={pairs}"),
+                &format!("--txq={pairs}"),
                 "--eth-peer=0,02:00:00:00:00:01",
                 "--tx-ip=10.0.0.1,10.0.0.2",
                 "--txpkts=64",
@@ -74,16 +76,17 @@ fn exchange(ring: &str) {
             .spawn()
             .unwrap(),
     );
+    let frames = BURST * u64::from(pairs);
     let mut died = 0;
     super::daemon::wait_until("every frame has died of its TTL", || {
         std::thread::park_timeout(Duration::from_millis(50));
         died = daemon.drops("a", "hop_limit_exceeded") + daemon.drops("b", "hop_limit_exceeded");
-        died == FRAMES
+        died == frames
     });
     peer.end();
     let stats = ["a", "b"].map(|name| daemon.stats(name));
     let forwarded: u64 = stats.iter().map(|stats| stats.ingress_forwarded).sum();
-    assert_eq!(forwarded, FRAMES * 63, "{stats:?}");
+    assert_eq!(forwarded, frames * 63, "{stats:?}");
     for stats in stats {
         let dropped: u64 = stats.drops.iter().map(|drop| drop.frames).sum();
         assert_eq!(
@@ -97,10 +100,15 @@ fn exchange(ring: &str) {
 
 #[test]
 fn the_reference_driver_exchanges_frames() {
-    exchange("packed_vq=0,mrg_rxbuf=1,in_order=0");
+    exchange("packed_vq=0,mrg_rxbuf=1,in_order=0", 1);
 }
 
 #[test]
 fn the_reference_driver_exchanges_frames_without_merged_buffers() {
-    exchange("packed_vq=0,mrg_rxbuf=0,in_order=0");
+    exchange("packed_vq=0,mrg_rxbuf=0,in_order=0", 1);
+}
+
+#[test]
+fn the_reference_driver_exchanges_frames_over_two_queue_pairs() {
+    exchange("packed_vq=0,mrg_rxbuf=1,in_order=0", 2);
 }
