@@ -50,7 +50,9 @@ done
 pack "$work/uml" "$out/uml.cpio.gz"
 
 # The kernel is unpacked, not installed: the host keeps its own.
-image=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -1)
+kernel_package() { apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -1; }
+image=$(kernel_package)
+[ -n "$image" ] || { apt-get update -qq && image=$(kernel_package); }
 (cd "$work" && apt-get -o APT::Sandbox::User=root download -qq "$image" && dpkg-deb -x "$image"_*.deb kernel)
 version=$(ls "$work/kernel/lib/modules")
 depmod -b "$work/kernel" "$version"

@@ -52,6 +52,8 @@ pub struct Slot {
     pub stalled: bool,
     /// Since when its oldest frame waits for a receiver.
     pub held_since: Option<Instant>,
+    /// Tells this stay of the port from an earlier one, after which it was detached.
+    pub stay: u64,
     /// How many advertisements it was sent unasked.
     pub advertisements: u8,
     replies: TokenBucket,
@@ -97,11 +99,14 @@ pub struct Ports {
     tables: std::collections::HashMap<NetworkKey, Arc<NetworkTable>>,
     /// Slots with something to publish.
     touched: Vec<u32>,
+    /// Ports ever attached.
+    stays: u64,
 }
 
 impl Ports {
-    /// Takes a port over.
-    pub fn attach(&mut self, attachment: Attachment, now: Instant) {
+    /// Takes a port over. Gives what tells this stay of it from others.
+    pub fn attach(&mut self, attachment: Attachment, now: Instant) -> u64 {
+        self.stays += 1;
         let at = attachment.id.slot as usize;
         if self.slots.len() <= at {
             self.slots.resize_with(at + 1, || None);
@@ -114,6 +119,7 @@ impl Ports {
             counters: attachment.counters,
             stalled: false,
             held_since: None,
+            stay: self.stays,
             advertisements: 0,
             replies: TokenBucket::new(now),
             on_failure: Some(attachment.on_failure),
@@ -123,6 +129,7 @@ impl Ports {
             slot.learn(table);
         }
         self.slots[at] = Some(slot);
+        self.stays
     }
 
     /// Gives a port back, stopped.

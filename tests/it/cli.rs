@@ -1,7 +1,11 @@
 //! The command line, and how the daemon refuses to start: what is printed, where, and the exit code.
 
 use super::daemon::Daemon;
-use std::process::{Command, Output};
+use std::{
+    io::{BufRead as _, BufReader},
+    os::unix::process::CommandExt as _,
+    process::{Command, Output, Stdio},
+};
 
 fn mvirt(daemon: &Daemon, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
@@ -177,4 +181,34 @@ fn a_second_daemon_on_the_same_metadata_is_refused() {
         .output()
         .unwrap();
     assert!(stderr(&output, 1).contains("in use by another mvirt-net"));
+}
+
+#[test]
+fn an_ordinary_user_may_run_the_daemon() {
+    // Where the tests do not run as root, every other test shows this.
+    let nobody = if rustix::process::geteuid().is_root() {
+        65534
+    } else {
+        rustix::process::geteuid().as_raw()
+    };
+    let scratch = tempfile::tempdir().unwrap();
+    let program = scratch.path().join("mvirt-net");
+    std::fs::copy(env!("CARGO_BIN_EXE_mvirt-net"), &program).unwrap();
+    std::os::unix::fs::chown(scratch.path(), Some(nobody), None).unwrap();
+    let mut daemon = Command::new(program)
+        .args(["--listen", "[::1]:0"])
+        .env("HOME", scratch.path())
+        .env("XDG_RUNTIME_DIR", scratch.path().join("run"))
+        .env_remove("XDG_STATE_HOME")
+        .uid(nobody)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = BufReader::new(daemon.stderr.take().unwrap()).lines();
+    let ready = log.map_while(Result::ok).any(|line| line.contains("ready"));
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    assert!(ready);
+    assert!(scratch.path().join("run/mvirt/net").is_dir());
+    assert!(scratch.path().join(".local/state/mvirt/net/networks").is_dir());
 }

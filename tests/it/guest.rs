@@ -78,10 +78,14 @@ impl Driver {
         let mut driver = Self::memory_only(socket, features, buffer);
         driver.negotiate();
         driver.start_rings(0);
-        for _ in 0..QUEUE {
-            driver.post();
-        }
+        driver.post_all();
         driver
+    }
+
+    pub(crate) fn post_all(&mut self) {
+        for _ in 0..QUEUE {
+            self.post();
+        }
     }
 
     pub(crate) fn memory_only(socket: &Path, features: u64, buffer: u32) -> Self {
@@ -263,7 +267,7 @@ impl Driver {
         octets
     }
 
-    fn receive(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn receive(&mut self) -> Option<Vec<u8>> {
         self.receive_with_header().map(|mut octets| octets.split_off(HEADER))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     daemon::Daemon,
-    guest::{GATEWAY_MAC, Guest, Udp4},
+    guest::{Driver, GATEWAY_MAC, Guest, PLAIN, Udp4},
 };
 use dhcproto::{
     Decodable as _, Encodable as _,
@@ -13,6 +13,11 @@ use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
     Icmpv6Packet, Ipv4Address, Ipv4Packet, Ipv6Address, Ipv6Packet, UdpPacket,
 };
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+use vhost::vhost_user::VhostUserFrontend as _;
 
 #[test]
 fn a_guest_leases_its_address_as_a_host_route() {
@@ -280,4 +285,26 @@ fn the_gateway_answers_pings() {
     let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
     assert!(guest.ping("169.254.0.1"));
     assert!(guest.ping("fe80::1"));
+}
+
+#[test]
+fn a_vmm_that_starts_its_rings_over_gets_no_more_advertisements() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nic = daemon.nic("prod", "vm1");
+    let mut driver = Driver::memory_only(Path::new(&nic.socket_path), PLAIN, 2048);
+    driver.negotiate();
+    driver.start_rings(0);
+    for enabled in [false, true].repeat(10) {
+        driver.frontend.set_vring_enable(0, enabled).unwrap();
+    }
+    // From here on the guest listens: what it missed is told again after a second, once.
+    driver.post_all();
+    let deadline = Instant::now() + Duration::from_millis(1800);
+    let mut advertisements = 0;
+    while Instant::now() < deadline {
+        advertisements += usize::from(driver.receive().is_some_and(|frame| frame[54] == 134));
+        std::thread::yield_now();
+    }
+    assert_eq!(advertisements, 1);
 }

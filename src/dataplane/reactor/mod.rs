@@ -172,8 +172,8 @@ struct Reactor {
     active: Vec<Active>,
     /// Queues without a doorbell, which are polled at intervals.
     deaf: Vec<(PortId, usize)>,
-    /// When ports are due to be told of their router, by slot and generation.
-    advertisements: Timers<(u32, u32)>,
+    /// When ports are due to be told of their router: slot and stay.
+    advertisements: Timers<(u32, u64)>,
     random: u64,
 }
 
@@ -265,8 +265,8 @@ impl Reactor {
             }
             self.active.push(Active { port: id, queue, busy: now });
         }
-        self.ports.attach(attachment, now);
-        self.advertisements.add(now, (id.slot, id.generation));
+        let stay = self.ports.attach(attachment, now);
+        self.advertisements.add(now, (id.slot, stay));
     }
 
     fn detach(&mut self, id: PortId) {
@@ -380,14 +380,15 @@ impl Reactor {
 
     /// Tells guests of their router when that is due.
     fn advertise(&mut self, now: Instant) {
-        while let Some((slot, generation)) = self.advertisements.pop(now) {
-            let port = PortId { slot, generation };
+        while let Some((slot, stay)) = self.advertisements.pop(now) {
+            let Some(port) = self.ports.at(slot).filter(|port| port.stay == stay) else { continue };
+            let id = port.id;
             self.random ^= self.random << 13;
             self.random ^= self.random >> 7;
             self.random ^= self.random << 17;
-            let next = self.pipeline.advertise(&mut self.ports, port, now, self.random);
+            let next = self.pipeline.advertise(&mut self.ports, id, now, self.random);
             if let Some(next) = next {
-                self.advertisements.add(next, (slot, generation));
+                self.advertisements.add(next, (slot, stay));
             }
         }
     }
