@@ -2,7 +2,7 @@
 # Installs what the demo and the tests need, from Debian's packages. Does nothing where all of it is there.
 set -euo pipefail
 
-packages=(user-mode-linux qemu-system-x86 busybox-static isc-dhcp-client iperf3 dpdk iproute2 cpio kmod ca-certificates)
+packages=(user-mode-linux qemu-system-x86 busybox-static isc-dhcp-client iperf3 dpdk-dev iproute2 cpio kmod ca-certificates)
 [ "$(id -u)" = 0 ] && as_root=() || as_root=(sudo)
 
 missing=()
@@ -14,5 +14,6 @@ if [ "${#missing[@]}" -gt 0 ]; then
     "${as_root[@]}" apt-get update -qq
     DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
-# A DHCP client that Debian starts at boot is none of ours; only its binary is wanted.
-command -v linux.uml qemu-system-x86_64 busybox dhclient iperf3 dpdk-testpmd cpio >/dev/null
+for program in linux.uml qemu-system-x86_64 busybox dhclient iperf3 dpdk-testpmd cpio; do
+    command -v "$program" >/dev/null || { echo "$program is still missing" >&2; exit 1; }
+done
