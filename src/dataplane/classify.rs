@@ -116,7 +116,8 @@ fn classify_ipv4(octets: &[u8], len: usize, checksum: Checksum) -> Result<Ipv4, 
     } else {
         upper(octets, header_len, header.protocol, protocol::ICMP)
     };
-    check_partial(checksum, header_len, len, header.protocol, upper)?;
+    let at_hand = len.min(octets.len());
+    check_partial(checksum, header_len, at_hand, header.protocol, upper)?;
     Ok(Ipv4 {
         source: header.source(),
         destination: header.destination(),
@@ -139,7 +140,8 @@ fn classify_ipv6(octets: &[u8], len: usize, checksum: Checksum) -> Result<Ipv6, 
     } else {
         upper(octets, found.offset, found.protocol, protocol::ICMPV6)
     };
-    check_partial(checksum, found.offset, len, found.protocol, upper)?;
+    let at_hand = len.min(octets.len());
+    check_partial(checksum, found.offset, at_hand, found.protocol, upper)?;
     Ok(Ipv6 {
         source: header.source(),
         destination: header.destination(),
@@ -165,7 +167,8 @@ fn upper(octets: &[u8], offset: usize, protocol: u8, icmp: u8) -> Upper {
     Upper::Other
 }
 
-/// A guest may leave only the checksum of a whole TCP or UDP header to us, exactly where the packet has it.
+/// A guest may leave only the checksum of a whole TCP or UDP header to us, exactly where the packet has it, and among
+/// the `packet_len` octets that are at hand.
 fn check_partial(
     checksum: Checksum,
     header_len: usize,

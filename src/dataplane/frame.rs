@@ -16,6 +16,7 @@ pub const MAX_FRAME_LEN: usize = 65535 + 14;
 
 /// A frame that a guest has sent.
 #[derive(Debug, Clone)]
+#[repr(align(64))]
 pub struct Frame {
     /// The first octets of the frame.
     pub head: [u8; HEAD_LEN],
@@ -50,6 +51,11 @@ impl Frame {
         &self.head[..self.head_len]
     }
 
+    /// The octets of the head, to be rewritten.
+    pub fn head_mut(&mut self) -> &mut [u8] {
+        &mut self.head[..self.head_len]
+    }
+
     /// Leaves out what follows the first `len` octets: padding.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
@@ -66,6 +72,8 @@ pub struct Burst {
     pub spans: Vec<Span>,
     /// The queue of the port that the burst came from.
     pub queue: usize,
+    /// Frames, a bit each from the lowest, that an earlier poll gave already and that are dealt with.
+    pub done: u64,
 }
 
 impl Default for Burst {
@@ -75,6 +83,7 @@ impl Default for Burst {
             len: 0,
             spans: Vec::with_capacity(BURST * 64),
             queue: 0,
+            done: 0,
         }
     }
 }
@@ -85,15 +94,17 @@ impl Burst {
         self.len = 0;
         self.spans.clear();
         self.queue = queue;
+        self.done = 0;
     }
 
-    /// The next frame to be filled in. The caller adds no more than [`BURST`].
-    pub fn push(&mut self) -> &mut Frame {
+    /// Appends a frame of `len` octets, which lie, and what its port keeps before them, in the spans of `tail`. The
+    /// caller adds no more than [`BURST`].
+    #[inline]
+    pub fn push(&mut self, len: usize, tail: Range<usize>) {
+        let frame = &mut self.frames[self.len];
         self.len += 1;
-        let frame = &mut self.frames[self.len - 1];
-        (frame.head_len, frame.len, frame.checksum, frame.unfit) = (0, 0, Checksum::Complete, None);
-        frame.tail = self.spans.len()..self.spans.len();
-        frame
+        (frame.head_len, frame.len, frame.tail) = (0, len, tail);
+        (frame.checksum, frame.unfit) = (Checksum::Complete, None);
     }
 
     /// How many frames there are.
@@ -109,6 +120,19 @@ impl Burst {
     /// Frame number `at`, and the spans of all frames.
     pub fn frame_mut(&mut self, at: usize) -> (&mut Frame, &mut Vec<Span>) {
         (&mut self.frames[..self.len][at], &mut self.spans)
+    }
+
+    /// Frame number `at` as it leaves.
+    #[inline]
+    pub fn outgoing(&self, at: usize) -> Outgoing<'_> {
+        let frame = &self.frames[..self.len][at];
+        Outgoing {
+            checksum: frame.checksum,
+            head: frame.head(),
+            tail: &self.spans[frame.tail.clone()],
+            len: frame.len,
+            queue: self.queue,
+        }
     }
 
     /// Copies frame number `at` into `buffer` as a whole; gives its octets.

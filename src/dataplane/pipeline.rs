@@ -1,4 +1,4 @@
-//! The life of a burst: polled from a port, decided frame by frame, delivered, completed.
+//! The life of a burst: polled from a port, decided frame by frame, delivered next hop by next hop, completed.
 //!
 //! ```text
 //! ingress port → classify → guard → gateway │ route → egress → port of this reactor │ link to another
@@ -7,26 +7,29 @@
 use super::{
     classify::{Packet, classify},
     egress, forward,
-    frame::{Burst, Frame, MAX_FRAME_LEN, Outgoing},
+    frame::{BURST, Burst, Frame, MAX_FRAME_LEN, Outgoing},
     guard,
     port::{PortFailure, Undelivered},
-    ports::{HOLD, Ports, Slot},
+    ports::{HOLD, Held, Ports, Slot},
     responders::{self, Question},
     snapshot::{GATEWAY_IPV4, GATEWAY_IPV6, NetworkTable, NextHop, PortId, Vnic},
     verdict::{DropReason, Rejection, Verdict},
 };
 use crate::{
     addr::MacAddr,
-    wire::{Writer, checksum, vnet::Checksum},
+    wire::{Writer, vnet::Checksum},
 };
+use arrayvec::ArrayVec;
 use std::time::Instant;
+
+const _: () = assert!(BURST == u64::BITS as usize, "sets of frames are masks of 64 bits");
 
 /// The way to ports of other reactors.
 pub trait Links {
     /// Which reactor this is.
     fn here(&self) -> u16;
-    /// Copies a frame into the link to `reactor`; false if it is full.
-    fn send(&mut self, reactor: u16, port: PortId, frame: &Outgoing<'_>) -> bool;
+    /// Copies frames into the link to `reactor`, in order; gives how many, fewer if it is full.
+    fn send(&mut self, reactor: u16, port: PortId, frames: &[Outgoing<'_>]) -> usize;
 }
 
 /// What a reactor needs to carry frames, made once.
@@ -44,28 +47,29 @@ impl Default for Pipeline {
     fn default() -> Self {
         Self {
             burst: Burst::default(),
-            verdicts: Vec::with_capacity(super::frame::BURST),
+            verdicts: Vec::with_capacity(BURST),
             whole: vec![0; MAX_FRAME_LEN].into(),
             answer: vec![0; MAX_FRAME_LEN].into(),
         }
     }
 }
 
-/// What became of one frame.
-enum Outcome {
-    Forwarded,
-    Answered,
-    Dropped(DropReason),
-    /// It stays with its sender for now, and those behind it.
-    Held,
-}
-
-/// Everything around one frame.
+/// Everything around one burst.
 struct Passage<'a, L> {
     ports: &'a mut Ports,
     links: &'a mut L,
     ingress: PortId,
     now: Instant,
+}
+
+/// What is to be done about a frame that its next hop did not take.
+enum Refused {
+    /// It stays with its sender for now, and those behind it that go the same way.
+    Hold,
+    /// It is dropped.
+    Drop(DropReason),
+    /// It is dropped, and those behind it that go the same way.
+    DropRest(DropReason),
 }
 
 impl Pipeline {
@@ -78,6 +82,13 @@ impl Pipeline {
         now: Instant,
     ) -> Result<usize, PortFailure> {
         let Some(slot) = ports.sound_mut(ingress) else { return Ok(0) };
+        if let Some(held) = slot.held
+            && now.duration_since(held.since) < HOLD
+            && ports.sound_mut(held.receiver).is_some_and(|slot| !slot.port.has_room(queue))
+        {
+            return Ok(1);
+        }
+        let Some(slot) = ports.sound_mut(ingress) else { return Ok(0) };
         self.burst.clear(queue);
         slot.port.poll(queue, &mut self.burst)?;
         let polled = self.burst.len();
@@ -86,125 +97,122 @@ impl Pipeline {
         }
         self.decide(slot);
         let mut passage = Passage { ports, links, ingress, now };
-        let done = (0..polled).take_while(|at| self.deliver(*at, &mut passage)).count();
-        if let Some(slot) = ports.sound_mut(ingress) {
-            slot.port.complete(queue, done);
-        }
-        ports.touch(ingress);
+        let dealt = self.deliver(&mut passage);
+        self.complete(passage.ports, ingress, dealt);
         Ok(polled)
     }
 
     /// A verdict for every frame of the burst.
     fn decide(&mut self, slot: &Slot) {
         self.verdicts.clear();
+        let vnic = slot.vnic();
         for at in 0..self.burst.len() {
-            let (frame, _) = self.burst.frame_mut(at);
-            let verdict = match slot.vnic() {
-                Some((table, vnic)) => decide(table, vnic, frame),
+            let verdict = match vnic {
+                Some((table, vnic)) => decide(table, vnic, self.burst.frame_mut(at).0),
                 None => Err(DropReason::NoRoute),
             };
             self.verdicts.push(verdict.unwrap_or_else(Verdict::Drop));
         }
     }
 
-    /// Carries out the verdict about frame `at`, and counts; false if the frame is held.
-    fn deliver<L: Links>(&mut self, at: usize, passage: &mut Passage<'_, L>) -> bool {
-        let outcome = match &self.verdicts[at] {
-            Verdict::Forward(next_hop) => self.forward(at, *next_hop, passage),
-            Verdict::Gateway(_) => self.answer(at, passage),
-            Verdict::Reject(reason, rejection) => {
-                let (reason, rejection) = (*reason, *rejection);
-                self.reject(at, rejection, passage);
-                Outcome::Dropped(reason)
-            }
-            Verdict::Drop(reason) => Outcome::Dropped(*reason),
-        };
-        let Some(slot) = passage.ports.get_mut(passage.ingress) else { return true };
-        match outcome {
-            Outcome::Held => {
-                slot.held_since.get_or_insert(passage.now);
-                return false;
-            }
-            Outcome::Forwarded => slot.counters.ingress_forwarded.add(1),
-            Outcome::Answered => slot.counters.ingress_answered.add(1),
-            Outcome::Dropped(reason) => slot.counters.drop_frame(reason),
+    /// Carries out the verdicts, those towards one next hop together, and counts. Gives the frames that are dealt with;
+    /// the others wait for their receiver.
+    fn deliver<L: Links>(&mut self, passage: &mut Passage<'_, L>) -> u64 {
+        let mut left = u64::MAX >> (BURST - self.burst.len()) & !self.burst.done;
+        let mut dealt = 0;
+        while left != 0 {
+            let at = left.trailing_zeros() as usize;
+            let group = match self.verdicts[at] {
+                Verdict::Forward(next_hop) => left & self.towards(next_hop.port),
+                _ => 1 << at,
+            };
+            dealt |= match self.verdicts[at] {
+                Verdict::Forward(next_hop) => self.forward(group, &next_hop, passage),
+                Verdict::Gateway => {
+                    let answered = self.answer(at, passage);
+                    passage.count(answered);
+                    group
+                }
+                Verdict::Reject(reason, rejection) => {
+                    self.reject(at, rejection, passage);
+                    passage.count(Err(reason));
+                    group
+                }
+                Verdict::Drop(reason) => {
+                    passage.count(Err(reason));
+                    group
+                }
+            };
+            left &= !group;
         }
-        slot.held_since = None;
-        slot.counters.ingress_frames.add(1);
-        slot.counters.ingress_octets.add(self.burst.frame_mut(at).0.len as u64);
-        true
+        dealt
     }
 
-    /// Sends a frame on to its next hop.
+    /// The frames to be forwarded to `port`.
+    fn towards(&self, port: PortId) -> u64 {
+        let to = |verdict: &Verdict| matches!(verdict, Verdict::Forward(hop) if hop.port == port);
+        self.verdicts.iter().rev().fold(0, |mask, verdict| mask << 1 | u64::from(to(verdict)))
+    }
+
+    /// Sends the frames of `group` on to their next hop. Gives those that are dealt with.
     fn forward<L: Links>(
         &mut self,
-        at: usize,
-        next_hop: NextHop,
+        group: u64,
+        next_hop: &NextHop,
         passage: &mut Passage<'_, L>,
-    ) -> Outcome {
-        let queue = self.burst.queue;
-        let (frame, spans) = self.burst.frame_mut(at);
-        egress::rewrite(&mut frame.head[..frame.head_len], &next_hop);
-        let outgoing = Outgoing {
-            checksum: frame.checksum,
-            head: &frame.head[..frame.head_len],
-            tail: &spans[frame.tail.clone()],
-            len: frame.len,
-            queue,
-        };
-        if next_hop.reactor != passage.links.here() {
-            let sent = passage.links.send(next_hop.reactor, next_hop.port, &outgoing);
-            return if sent { Outcome::Forwarded } else { passage.hold(DropReason::LinkFull) };
+    ) -> u64 {
+        for at in bits(group) {
+            egress::rewrite(self.burst.frame_mut(at).0.head_mut(), next_hop);
         }
-        let Some(slot) = passage.ports.sound_mut(next_hop.port) else {
-            return Outcome::Dropped(DropReason::NoGuest);
-        };
-        let needs_checksum =
-            frame.checksum != Checksum::Complete && !slot.port.takes_partial_checksums();
-        let delivered = if needs_checksum {
-            let checksum = frame.checksum;
-            let whole = self.burst.linearise(at, &mut self.whole);
-            complete_checksum(whole, checksum);
-            put(slot, &Outgoing::private(whole, Checksum::Complete, queue))
-        } else {
-            put(slot, &outgoing)
-        };
-        passage.outcome(next_hop.port, delivered)
+        let frames: ArrayVec<Outgoing<'_>, BURST> =
+            bits(group).map(|at| self.burst.outgoing(at)).collect();
+        let mut sent = 0;
+        while sent < frames.len() {
+            let (taken, why) = match passage.send(next_hop, &frames[sent..]) {
+                Ok(()) => break,
+                Err(stopped) => stopped,
+            };
+            sent += taken;
+            let (reason, until) = match passage.refused(next_hop, why, group) {
+                Refused::Hold => return bits(group).take(sent).fold(0, |set, at| set | 1 << at),
+                Refused::Drop(reason) => (reason, sent + 1),
+                Refused::DropRest(reason) => (reason, frames.len()),
+            };
+            (sent..until).for_each(|_| passage.count(Err(reason)));
+            sent = until;
+        }
+        group
     }
 
     /// Lets the gateway answer a frame, to where it came from.
-    fn answer<L: Links>(&mut self, at: usize, passage: &mut Passage<'_, L>) -> Outcome {
+    fn answer<L: Links>(
+        &mut self,
+        at: usize,
+        passage: &mut Passage<'_, L>,
+    ) -> Result<(), DropReason> {
         let whole = self.burst.linearise(at, &mut self.whole);
         let queue = self.burst.queue;
-        let checksum = self.burst.frame_mut(at).0.checksum;
-        let Verdict::Gateway(headers) = &self.verdicts[at] else {
-            return Outcome::Dropped(DropReason::Absorbed);
-        };
-        let Some(slot) = passage.ports.sound_mut(passage.ingress) else {
-            return Outcome::Dropped(DropReason::NoGuest);
-        };
+        let frame = self.burst.frame_mut(at).0;
+        let checksum = frame.checksum;
+        let headers = classify(frame.head(), frame.len, checksum)?;
+        let slot = passage.ports.sound_mut(passage.ingress).ok_or(DropReason::NoGuest)?;
         if !slot.may_reply(passage.now) {
-            return Outcome::Dropped(DropReason::ReplyLimit);
+            return Err(DropReason::ReplyLimit);
         }
         let mut writer = Writer::new(&mut self.answer);
-        let answered = match slot.vnic() {
-            Some((table, vnic)) => {
-                let question = Question { table, vnic, headers, frame: whole, checksum };
-                responders::respond(&question, &mut writer)
-            }
-            None => Err(DropReason::NoRoute),
-        };
-        if let Err(reason) = answered {
-            return Outcome::Dropped(reason);
-        }
-        match put(slot, &Outgoing::private(writer.since(0), Checksum::Complete, queue)) {
-            Ok(()) => Outcome::Answered,
+        let (table, vnic) = slot.vnic().ok_or(DropReason::NoRoute)?;
+        let question = Question { table, vnic, headers: &headers, frame: whole, checksum };
+        responders::respond(&question, &mut writer)?;
+        let answer = Outgoing::private(writer.since(0), Checksum::Complete, queue);
+        match put(slot, &[answer]) {
+            Ok(()) => Ok(()),
             // It is the asker's own ring: no need to wait for it.
-            Err(Undelivered::Full) => Outcome::Dropped(DropReason::RxRingFull),
-            Err(other) => match passage.outcome(passage.ingress, Err(other)) {
-                Outcome::Held => Outcome::Dropped(DropReason::RxRingFull),
-                outcome => outcome,
-            },
+            Err((_, Undelivered::Full)) => Err(DropReason::RxRingFull),
+            Err((_, Undelivered::TooLarge)) => Err(DropReason::RxBufferTooSmall),
+            Err((_, Undelivered::Failed(failure))) => {
+                passage.ports.fail(passage.ingress, failure);
+                Err(DropReason::NoGuest)
+            }
         }
     }
 
@@ -223,31 +231,51 @@ impl Pipeline {
             return;
         }
         // The packet's own drop is counted; an error that finds no buffer is not another one.
-        let told = put(slot, &Outgoing::private(writer.since(0), Checksum::Complete, queue));
-        if let Err(Undelivered::Failed(failure)) = told {
+        let told = put(slot, &[Outgoing::private(writer.since(0), Checksum::Complete, queue)]);
+        if let Err((_, Undelivered::Failed(failure))) = told {
             passage.ports.fail(passage.ingress, failure);
         }
     }
 
-    /// Delivers a frame that came over a link.
-    pub fn deliver_from_link(&mut self, ports: &mut Ports, port: PortId, frame: &Outgoing<'_>) {
-        let Some(slot) = ports.sound_mut(port) else { return };
-        let needs_checksum =
-            frame.checksum != Checksum::Complete && !slot.port.takes_partial_checksums();
-        let delivered = if needs_checksum {
-            let whole = &mut self.whole[..frame.head.len()];
-            whole.copy_from_slice(frame.head);
-            complete_checksum(whole, frame.checksum);
-            put(slot, &Outgoing::private(whole, Checksum::Complete, frame.queue))
-        } else {
-            put(slot, frame)
-        };
-        match delivered {
-            Ok(()) => ports.touch(port),
-            Err(Undelivered::Full) => slot.counters.drop_frame(DropReason::RxRingFull),
-            Err(Undelivered::TooLarge) => slot.counters.drop_frame(DropReason::RxBufferTooSmall),
-            Err(Undelivered::Failed(failure)) => ports.fail(port, failure),
+    /// Counts what was dealt with and returns it to its sender.
+    fn complete(&self, ports: &mut Ports, ingress: PortId, dealt: u64) {
+        let Some(slot) = ports.get_mut(ingress) else { return };
+        slot.counters.ingress_frames.add(dealt.count_ones().into());
+        let octets = bits(dealt).map(|at| self.burst.outgoing(at).len as u64).sum();
+        slot.counters.ingress_octets.add(octets);
+        let done = self.burst.done | dealt;
+        if done & 1 != 0 {
+            slot.held = None;
         }
+        if slot.is_sound() {
+            slot.port.complete(self.burst.queue, done);
+        }
+        ports.touch(ingress);
+    }
+
+    /// Delivers frames of one port and queue that came over a link.
+    pub fn deliver_from_link(
+        &mut self,
+        ports: &mut Ports,
+        port: PortId,
+        mut frames: &[Outgoing<'_>],
+    ) {
+        let Some(slot) = ports.sound_mut(port) else { return };
+        while !frames.is_empty() {
+            let Err((taken, why)) = put(slot, frames) else { break };
+            frames = &frames[taken..];
+            let (reason, dropped) = match why {
+                Undelivered::Full => (DropReason::RxRingFull, frames.len()),
+                Undelivered::TooLarge => (DropReason::RxBufferTooSmall, 1),
+                Undelivered::Failed(failure) => {
+                    ports.fail(port, failure);
+                    return;
+                }
+            };
+            (0..dropped).for_each(|_| slot.counters.drop_frame(reason));
+            frames = &frames[dropped..];
+        }
+        ports.touch(port);
     }
 
     /// Advertises the router to a guest unasked. Gives when to do so again, if ever.
@@ -264,9 +292,9 @@ impl Pipeline {
         if let Some((table, vnic)) = slot.vnic()
             && responders::router_advertisement(table, vnic, &mut writer).is_ok()
         {
-            heard = put(slot, &Outgoing::private(writer.since(0), Checksum::Complete, 0));
+            heard = put(slot, &[Outgoing::private(writer.since(0), Checksum::Complete, 0)]);
         }
-        if let Err(Undelivered::Failed(failure)) = heard {
+        if let Err((_, Undelivered::Failed(failure))) = heard {
             ports.fail(port, failure);
             return None;
         }
@@ -287,11 +315,11 @@ fn decide(table: &NetworkTable, vnic: &Vnic, frame: &mut Frame) -> Result<Verdic
     guard::check(vnic, &headers)?;
     let to_group = headers.destination.is_multicast();
     match &headers.packet {
-        Packet::Arp(_) => Ok(Verdict::Gateway(headers)),
+        Packet::Arp(_) => Ok(Verdict::Gateway),
         Packet::Ipv4(packet) => {
             let destination = packet.destination;
             if destination == GATEWAY_IPV4 || destination.is_broadcast() {
-                return Ok(Verdict::Gateway(headers));
+                return Ok(Verdict::Gateway);
             }
             refuse_group(to_group && !destination.is_multicast(), headers.destination)?;
             Ok(forward::route_ipv4(table, packet))
@@ -299,7 +327,7 @@ fn decide(table: &NetworkTable, vnic: &Vnic, frame: &mut Frame) -> Result<Verdic
         Packet::Ipv6(packet) => {
             let destination = packet.destination;
             if destination == GATEWAY_IPV6 || destination.is_multicast() {
-                return Ok(Verdict::Gateway(headers));
+                return Ok(Verdict::Gateway);
             }
             refuse_group(to_group, headers.destination)?;
             Ok(forward::route_ipv6(table, packet))
@@ -316,62 +344,94 @@ fn refuse_group(applies: bool, destination: MacAddr) -> Result<(), DropReason> {
     }
 }
 
-/// Puts a frame into a port, and counts it there.
-fn put(slot: &mut Slot, frame: &Outgoing<'_>) -> Result<(), Undelivered> {
-    slot.port.deliver(frame)?;
-    slot.stalled = false;
-    slot.counters.egress_frames.add(1);
-    slot.counters.egress_octets.add(frame.len as u64);
-    Ok(())
+/// Puts frames into a port, and counts them there.
+fn put(slot: &mut Slot, frames: &[Outgoing<'_>]) -> Result<(), (usize, Undelivered)> {
+    let delivered = slot.port.deliver(frames);
+    let taken = delivered.as_ref().map_or_else(|(taken, _)| *taken, |()| frames.len());
+    if taken > 0 {
+        slot.stalled = false;
+        slot.counters.egress_frames.add(taken as u64);
+        slot.counters.egress_octets.add(frames[..taken].iter().map(|f| f.len as u64).sum());
+    }
+    delivered
 }
 
-/// Finishes a checksum that the sender left to us: `classify` has checked that the field is inside the frame.
-fn complete_checksum(frame: &mut [u8], checksum: Checksum) {
-    let Checksum::Partial { start, offset } = checksum else { return };
-    let Some(segment) = frame.get_mut(usize::from(start)..) else { return };
-    let sum = match checksum::checksum(segment) {
-        0 => 0xffff,
-        sum => sum,
-    };
-    let field = usize::from(offset);
-    if let Some(field) = segment.get_mut(field..field + 2) {
-        field.copy_from_slice(&sum.to_be_bytes());
-    }
+/// The positions of the bits that are set, from the lowest.
+fn bits(mut set: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let at = set.trailing_zeros();
+        set &= set.wrapping_sub(1);
+        (at < u64::BITS).then_some(at as usize)
+    })
 }
 
 impl<L: Links> Passage<'_, L> {
-    /// What a delivery to `port` comes to.
-    fn outcome(&mut self, port: PortId, delivered: Result<(), Undelivered>) -> Outcome {
-        match delivered {
-            Ok(()) => {
-                self.ports.touch(port);
-                Outcome::Forwarded
-            }
-            Err(Undelivered::TooLarge) => Outcome::Dropped(DropReason::RxBufferTooSmall),
-            Err(Undelivered::Failed(failure)) => {
-                self.ports.fail(port, failure);
-                Outcome::Dropped(DropReason::NoGuest)
-            }
-            Err(Undelivered::Full) => {
-                if self.ports.get_mut(port).is_some_and(|receiver| receiver.stalled) {
-                    return Outcome::Dropped(DropReason::RxRingFull);
-                }
-                let outcome = self.hold(DropReason::RxRingFull);
-                if let (Outcome::Dropped(_), Some(receiver)) = (&outcome, self.ports.get_mut(port))
-                {
-                    receiver.stalled = true;
-                }
-                outcome
+    /// Counts a frame as answered or dropped.
+    fn count(&mut self, answered: Result<(), DropReason>) {
+        if let Some(slot) = self.ports.get_mut(self.ingress) {
+            match answered {
+                Ok(()) => slot.counters.ingress_answered.add(1),
+                Err(reason) => slot.counters.drop_frame(reason),
             }
         }
     }
 
-    /// Holds the oldest frame of the ingress port, but not for longer than [`HOLD`].
-    fn hold(&mut self, reason: DropReason) -> Outcome {
-        let slot = self.ports.get_mut(self.ingress);
-        match slot.and_then(|slot| slot.held_since) {
-            Some(since) if self.now.duration_since(since) >= HOLD => Outcome::Dropped(reason),
-            _ => Outcome::Held,
+    /// Sends frames to their next hop, and counts those that it took.
+    fn send(
+        &mut self,
+        next_hop: &NextHop,
+        frames: &[Outgoing<'_>],
+    ) -> Result<(), (usize, Option<Undelivered>)> {
+        let sent = if next_hop.reactor == self.links.here() {
+            let slot = self.ports.sound_mut(next_hop.port).ok_or((0, None))?;
+            let sent = put(slot, frames).map_err(|(taken, why)| (taken, Some(why)));
+            self.ports.touch(next_hop.port);
+            sent
+        } else {
+            match self.links.send(next_hop.reactor, next_hop.port, frames) {
+                taken if taken < frames.len() => Err((taken, Some(Undelivered::Full))),
+                _ => Ok(()),
+            }
+        };
+        let taken = sent.as_ref().map_or_else(|(taken, _)| *taken, |()| frames.len());
+        if let Some(slot) = self.ports.get_mut(self.ingress) {
+            slot.counters.ingress_forwarded.add(taken as u64);
         }
+        sent
+    }
+
+    /// What is to be done about a frame of `group` that its next hop refused; `None`: nobody is there.
+    fn refused(&mut self, next_hop: &NextHop, why: Option<Undelivered>, group: u64) -> Refused {
+        match why {
+            None => Refused::DropRest(DropReason::NoGuest),
+            Some(Undelivered::TooLarge) => Refused::Drop(DropReason::RxBufferTooSmall),
+            Some(Undelivered::Failed(failure)) => {
+                self.ports.fail(next_hop.port, failure);
+                Refused::DropRest(DropReason::NoGuest)
+            }
+            Some(Undelivered::Full) => self.hold(next_hop, group),
+        }
+    }
+
+    /// Holds frames for a receiver without buffers, but not the oldest of their sender for longer than [`HOLD`].
+    fn hold(&mut self, next_hop: &NextHop, group: u64) -> Refused {
+        let elsewhere = next_hop.reactor != self.links.here();
+        let reason = if elsewhere { DropReason::LinkFull } else { DropReason::RxRingFull };
+        let receiver = self.ports.get_mut(next_hop.port).filter(|_| !elsewhere);
+        if receiver.is_some_and(|receiver| receiver.stalled) {
+            return Refused::DropRest(reason);
+        }
+        let Some(sender) = self.ports.get_mut(self.ingress) else { return Refused::Hold };
+        if group & 1 == 0 {
+            return Refused::Hold;
+        }
+        let fresh = Held { since: self.now, receiver: next_hop.port };
+        if self.now.duration_since(sender.held.get_or_insert(fresh).since) < HOLD {
+            return Refused::Hold;
+        }
+        if let Some(receiver) = self.ports.get_mut(next_hop.port).filter(|_| !elsewhere) {
+            receiver.stalled = true;
+        }
+        Refused::DropRest(reason)
     }
 }

@@ -36,6 +36,15 @@ impl fmt::Debug for Attachment {
     }
 }
 
+/// A frame that waits for a receiver without buffers.
+#[derive(Debug, Clone, Copy)]
+pub struct Held {
+    /// Since when.
+    pub since: Instant,
+    /// The receiver.
+    pub receiver: PortId,
+}
+
 /// A port and its state.
 pub struct Slot {
     /// Its name.
@@ -50,8 +59,8 @@ pub struct Slot {
     pub counters: Arc<PortCounters>,
     /// It had no receive buffers for [`HOLD`]: nobody waits for it until it takes a frame.
     pub stalled: bool,
-    /// Since when its oldest frame waits for a receiver.
-    pub held_since: Option<Instant>,
+    /// Whether its oldest frame waits for a receiver.
+    pub held: Option<Held>,
     /// Tells this stay of the port from an earlier one, after which it was detached.
     pub stay: u64,
     /// How many advertisements it was sent unasked.
@@ -118,7 +127,7 @@ impl Ports {
             table: None,
             counters: attachment.counters,
             stalled: false,
-            held_since: None,
+            held: None,
             stay: self.stays,
             advertisements: 0,
             replies: TokenBucket::new(now),

@@ -1,15 +1,15 @@
 //! What becomes of a frame: a [`Verdict`], or a [`DropReason`] with a name, a counter and a line in
 //! `docs/operations.md`.
 
-use super::{classify::Headers, snapshot::NextHop};
+use super::snapshot::NextHop;
 
 /// The decision about one frame from a guest.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// To another vNIC.
     Forward(NextHop),
     /// To the gateway's responders.
-    Gateway(Headers),
+    Gateway,
     /// Nowhere, and the sender is told by an ICMP error.
     Reject(DropReason, Rejection),
     /// Nowhere, silently.

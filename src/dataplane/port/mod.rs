@@ -7,9 +7,10 @@
 //! ```text
 //! attach → disarm ⇄ arm → poll, complete … deliver … → publish → notify → … → stop → dropped (detach acknowledged)
 //! ```
-//! - `poll` fills a burst with frames and leaves them with the sender; `complete` returns the oldest of them once
-//!   they are delivered, answered or dropped. What is not completed is polled again.
-//! - `deliver` puts a frame where the receiver will find it; nothing is visible before `publish`.
+//! - `poll` fills a burst with frames and leaves them with the sender; `complete` says which of them are delivered,
+//!   answered or dropped, and returns those to the sender that have none before them that is not. The rest is polled
+//!   again, the burst saying which are dealt with already.
+//! - `deliver` puts frames where the receiver will find them; nothing is visible before `publish`.
 //! - `notify` comes after a full memory fence that follows all `publish` calls of a loop.
 //! - An idle queue is armed: its wake-up descriptor becomes readable when there is work. `arm` says whether work came
 //!   in the meantime.
@@ -49,16 +50,17 @@ pub trait Port: Send {
     fn doorbell(&self, queue: usize) -> Option<BorrowedFd<'_>>;
     /// Appends frames that wait in `queue` to an empty burst.
     fn poll(&mut self, queue: usize, burst: &mut Burst) -> Result<(), PortFailure>;
-    /// Returns the oldest `frames` of the last poll of `queue` to their sender.
-    fn complete(&mut self, queue: usize, frames: usize);
+    /// Says which frames of the last poll of `queue` are dealt with: a bit each, the oldest lowest.
+    fn complete(&mut self, queue: usize, done: u64);
     /// Asks for a wake-up when work comes to `queue`; says whether there is work already.
     fn arm(&mut self, queue: usize) -> Result<bool, PortFailure>;
     /// Wants no wake-ups for `queue` any more.
     fn disarm(&mut self, queue: usize);
-    /// Whether the guest finishes partial checksums itself.
-    fn takes_partial_checksums(&self) -> bool;
-    /// Puts a frame into the guest.
-    fn deliver(&mut self, frame: &Outgoing<'_>) -> Result<(), Undelivered>;
+    /// Whether the guest has a buffer for a frame from `queue` of its sender.
+    fn has_room(&mut self, queue: usize) -> bool;
+    /// Puts frames from one queue of a sender into the guest, in order. An error says how many it took, and why not
+    /// the next.
+    fn deliver(&mut self, frames: &[Outgoing<'_>]) -> Result<(), (usize, Undelivered)>;
     /// Makes everything visible that was completed and delivered.
     fn publish(&mut self);
     /// Wakes the guest where it asked to be woken.

@@ -14,9 +14,15 @@
 
 use super::hugepage::{HugePage, Hugepages, LEN};
 use crate::{
-    dataplane::{frame::Outgoing, pipeline, port::vhost_user::memory::Span, snapshot::PortId},
+    dataplane::{
+        frame::{BURST, Outgoing},
+        pipeline,
+        port::vhost_user::memory::Span,
+        snapshot::PortId,
+    },
     wire::vnet::Checksum,
 };
+use arrayvec::ArrayVec;
 use rustix::event::{EventfdFlags, eventfd};
 use std::{
     io,
@@ -62,15 +68,32 @@ impl Link {
         Ok(Self { page, head: Position::default(), tail: Position::default() })
     }
 
-    /// Appends a frame; false if there is no room. Called by one thread.
-    fn push(&self, port: PortId, frame: &Outgoing<'_>) -> bool {
-        let needed = (FRAME_AT + frame.len).next_multiple_of(ALIGN);
+    /// Appends frames; gives how many there was room for. Called by one thread.
+    fn push(&self, port: PortId, frames: &[Outgoing<'_>]) -> usize {
         let mut tail = self.tail.0.load(Ordering::Relaxed);
-        let used = tail - self.head.0.load(Ordering::Acquire);
+        let head = self.head.0.load(Ordering::Acquire);
+        let pushed = frames.iter().map_while(|frame| {
+            tail = self.append(head, tail, port, frame)?;
+            Some(())
+        });
+        let pushed = pushed.count();
+        self.tail.0.store(tail, Ordering::Release);
+        pushed
+    }
+
+    /// Writes a frame between `tail` and `head`, invisible yet; gives the new tail, unless there is no room.
+    fn append(
+        &self,
+        head: usize,
+        mut tail: usize,
+        port: PortId,
+        frame: &Outgoing<'_>,
+    ) -> Option<usize> {
+        let needed = (FRAME_AT + frame.len).next_multiple_of(ALIGN);
         let to_end = LEN - tail % LEN;
         let skipped = if to_end < needed { to_end } else { 0 };
-        if used + skipped + needed > LEN {
-            return false;
+        if tail - head + skipped + needed > LEN {
+            return None;
         }
         if skipped > 0 {
             self.write(tail, Record { len: SKIP, port, queue: 0, checksum: Checksum::Complete });
@@ -85,30 +108,39 @@ impl Link {
         self.write(tail, record);
         // SAFETY: the octets lie in the free part of the page, which is the producer's until `tail` is published.
         let octets = unsafe { std::slice::from_raw_parts_mut(self.at(tail + FRAME_AT), frame.len) };
-        let (head, rest) = octets.split_at_mut(frame.head.len());
-        head.copy_from_slice(frame.head);
+        let (front, rest) = octets.split_at_mut(frame.head.len());
+        front.copy_from_slice(frame.head);
         Span::gather(frame.tail, rest);
-        self.tail.0.store(tail + needed, Ordering::Release);
-        true
+        Some(tail + needed)
     }
 
-    /// Gives the oldest frame to `take`; false if there is none. Called by one thread.
-    fn pop(&self, take: impl FnOnce(PortId, &Outgoing<'_>)) -> bool {
+    /// Gives the oldest frames, as far as they go to one port and came from one queue, to `take`; gives how many. Called
+    /// by one thread.
+    fn pop(&self, take: impl FnOnce(PortId, &[Outgoing<'_>])) -> usize {
         let mut head = self.head.0.load(Ordering::Relaxed);
-        if head == self.tail.0.load(Ordering::Acquire) {
-            return false;
+        let tail = self.tail.0.load(Ordering::Acquire);
+        let mut frames = ArrayVec::<Outgoing<'_>, BURST>::new();
+        let mut way = None;
+        while head != tail && !frames.is_full() {
+            let record = self.read(head);
+            if record.len == SKIP {
+                head += LEN - head % LEN;
+                continue;
+            }
+            if *way.get_or_insert((record.port, record.queue)) != (record.port, record.queue) {
+                break;
+            }
+            let len = record.len as usize;
+            // SAFETY: a published record is the consumer's until `head` is published, and lies in the page.
+            let octets = unsafe { std::slice::from_raw_parts(self.at(head + FRAME_AT), len) };
+            frames.push(Outgoing::private(octets, record.checksum, record.queue as usize));
+            head += (FRAME_AT + len).next_multiple_of(ALIGN);
         }
-        let mut record = self.read(head);
-        if record.len == SKIP {
-            head += LEN - head % LEN;
-            record = self.read(head);
+        if let Some((port, _)) = way {
+            take(port, &frames);
+            self.head.0.store(head, Ordering::Release);
         }
-        let len = record.len as usize;
-        // SAFETY: a published record is the consumer's until `head` is published, and lies in the page.
-        let octets = unsafe { std::slice::from_raw_parts(self.at(head + FRAME_AT), len) };
-        take(record.port, &Outgoing::private(octets, record.checksum, record.queue as usize));
-        self.head.0.store(head + (FRAME_AT + len).next_multiple_of(ALIGN), Ordering::Release);
-        true
+        frames.len()
     }
 
     fn is_empty(&self) -> bool {
@@ -200,12 +232,14 @@ impl Links {
         Self { here, matrix, sent: Vec::with_capacity(16) }
     }
 
-    /// Gives up to `limit` frames of each link to `take`.
-    pub(super) fn receive(&mut self, limit: usize, mut take: impl FnMut(PortId, &Outgoing<'_>)) {
+    /// Gives `limit` frames of each link and a burst more to `take`, if there are so many.
+    pub(super) fn receive(&mut self, limit: usize, mut take: impl FnMut(PortId, &[Outgoing<'_>])) {
         for link in self.incoming() {
-            for _ in 0..limit {
-                if !link.pop(&mut take) {
-                    break;
+            let mut taken = 0;
+            while taken < limit {
+                match link.pop(&mut take) {
+                    0 => break,
+                    frames => taken += frames,
                 }
             }
         }
@@ -247,7 +281,7 @@ impl pipeline::Links for Links {
         self.here as u16
     }
 
-    fn send(&mut self, reactor: u16, port: PortId, frame: &Outgoing<'_>) -> bool {
+    fn send(&mut self, reactor: u16, port: PortId, frames: &[Outgoing<'_>]) -> usize {
         let to = usize::from(reactor);
         let cell = &self.matrix.links[self.here * self.matrix.wakers.len() + to];
         let link = match cell.get() {
@@ -256,15 +290,14 @@ impl pipeline::Links for Links {
                 Ok(link) => cell.get_or_init(|| link),
                 Err(error) => {
                     tracing::error!(%error, from = self.here, to, "no memory for a channel between reactors");
-                    return false;
+                    return 0;
                 }
             },
         };
-        let pushed = link.push(port, frame);
-        if pushed && !self.sent.contains(&to) {
+        if !self.sent.contains(&to) {
             self.sent.push(to);
         }
-        pushed
+        link.push(port, frames)
     }
 }
 
@@ -286,14 +319,15 @@ mod tests {
         let octets: Vec<u8> = (0..65549_u32).map(|n| n as u8).collect();
         for round in 0..400 {
             let len = 14 + (round * 7919) % 65000;
-            assert!(link.push(port(round as u32), &frame(&octets[..len])));
-            assert!(link.pop(|to, got| {
+            assert_eq!(link.push(port(round as u32), &[frame(&octets[..len])]), 1);
+            let popped = link.pop(|to, got| {
                 assert_eq!(
-                    (to, got.queue, got.checksum),
+                    (to, got[0].queue, got[0].checksum),
                     (port(round as u32), 3, frame(&[]).checksum)
                 );
-                assert_eq!(got.head, &octets[..len]);
-            }));
+                assert_eq!(got[0].head, &octets[..len]);
+            });
+            assert_eq!(popped, 1);
             assert!(link.is_empty());
         }
     }
@@ -302,11 +336,23 @@ mod tests {
     fn a_full_link_refuses_and_recovers() {
         let link = Link::new(Hugepages::Off).unwrap();
         let octets = [7; 1500];
-        let fits = (0..).take_while(|n| link.push(port(*n), &frame(&octets))).count();
+        let fits = (0..).take_while(|n| link.push(port(*n), &[frame(&octets)]) == 1).count();
         assert_eq!(fits, LEN / (FRAME_AT + 1500_usize).next_multiple_of(ALIGN));
-        assert!(link.pop(|to, _| assert_eq!(to, port(0))));
-        assert!(link.pop(|to, _| assert_eq!(to, port(1))));
-        assert!(link.push(port(9), &frame(&octets)));
+        assert_eq!(link.pop(|to, got| assert_eq!((to, got.len()), (port(0), 1))), 1);
+        assert_eq!(link.pop(|to, _| assert_eq!(to, port(1))), 1);
+        assert_eq!(link.push(port(9), &[frame(&octets), frame(&octets), frame(&octets)]), 2);
+    }
+
+    #[test]
+    fn frames_of_one_way_come_out_together() {
+        let link = Link::new(Hugepages::Off).unwrap();
+        let octets = [7; 64];
+        assert_eq!(link.push(port(1), &[frame(&octets); BURST]), BURST);
+        assert_eq!(link.push(port(1), &[frame(&octets); 3]), 3);
+        assert_eq!(link.push(port(2), &[frame(&octets); 2]), 2);
+        let mut runs = Vec::new();
+        while link.pop(|to, got| runs.push((to, got.len()))) > 0 {}
+        assert_eq!(runs, [(port(1), BURST), (port(1), 3), (port(2), 2)]);
     }
 
     #[test]
@@ -316,16 +362,17 @@ mod tests {
             scope.spawn(|| {
                 for n in 0..100_000_u32 {
                     let octets = n.to_be_bytes().repeat(1 + n as usize % 100);
-                    while !link.push(port(n), &frame(&octets)) {
+                    while link.push(port(n), &[frame(&octets)]) == 0 {
                         std::thread::yield_now();
                     }
                 }
             });
             for n in 0..100_000_u32 {
-                while !link.pop(|to, got| {
+                let take = |to, got: &[Outgoing<'_>]| {
                     assert_eq!(to, port(n));
-                    assert_eq!(got.head, n.to_be_bytes().repeat(1 + n as usize % 100));
-                }) {
+                    assert_eq!(got[0].head, n.to_be_bytes().repeat(1 + n as usize % 100));
+                };
+                while link.pop(take) == 0 {
                     std::thread::yield_now();
                 }
             }

@@ -8,6 +8,7 @@
     reason = "guest memory is shared with another process: raw copies are the only way in"
 )]
 
+use super::copy::{copy, prefetch, prefetch_write};
 use rustix::fs::{FileType, OFlags, SealFlags, fcntl_add_seals, fcntl_getfl, fstat, fstatfs};
 use std::{
     fs::File,
@@ -34,27 +35,44 @@ pub struct Span {
 
 impl Span {
     /// Octets.
+    #[inline]
     pub fn len(self) -> usize {
         self.len as usize
     }
 
     /// Whether there are no octets.
+    #[inline]
     pub fn is_empty(self) -> bool {
         self.len == 0
     }
 
     /// The span without its first `octets`.
+    #[inline]
     pub fn skip(self, octets: usize) -> Self {
         let octets = octets.min(self.len());
         Self { address: self.address + octets, len: self.len - octets as u32 }
     }
 
     /// The first `octets` of the span.
+    #[inline]
     pub fn first(self, octets: usize) -> Self {
         Self { address: self.address, len: octets.min(self.len()) as u32 }
     }
 
+    /// Fetches ahead up to `lines` cache lines, to be read.
+    #[inline]
+    pub fn prefetch(self, lines: usize) {
+        (0..self.len()).step_by(64).take(lines).for_each(|at| prefetch(self.address + at));
+    }
+
+    /// Fetches ahead up to `lines` cache lines, to be written.
+    #[inline]
+    pub fn prefetch_write(self, lines: usize) {
+        (0..self.len()).step_by(64).take(lines).for_each(|at| prefetch_write(self.address + at));
+    }
+
     /// Copies into private memory; gives how many octets: the shorter of both.
+    #[inline]
     pub fn copy_to_slice(self, to: &mut [u8]) -> usize {
         let len = self.len().min(to.len());
         // SAFETY: `len` octets are mapped at `address` while the span is used (see `GuestMemory`), and `to` is ours.
@@ -63,6 +81,7 @@ impl Span {
     }
 
     /// Copies from private memory; gives how many octets: the shorter of both.
+    #[inline]
     pub fn copy_from_slice(self, from: &[u8]) -> usize {
         let len = self.len().min(from.len());
         // SAFETY: `len` octets are mapped writable at `address` while the span is used, and `from` is ours.
@@ -71,6 +90,7 @@ impl Span {
     }
 
     /// Copies from another span; gives how many octets: the shorter of both.
+    #[inline]
     pub fn copy_from_span(self, from: Self) -> usize {
         let len = self.len().min(from.len());
         // SAFETY: both are mapped while they are used; where a guest makes them overlap, it garbles its own data.
@@ -90,75 +110,6 @@ impl Span {
     /// The address, for rings, which keep their own discipline.
     pub(super) fn address(self) -> usize {
         self.address
-    }
-}
-
-/// Copies octets that another process may change meanwhile: not through the compiler's memory model.
-///
-/// # Safety
-/// `len` octets are readable at `from` and writable at `to`.
-#[cfg(target_arch = "x86_64")]
-unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
-    if len < 256 {
-        // SAFETY: the caller's promise, passed on.
-        unsafe { copy_short(from, to, len) };
-        return;
-    }
-    // SAFETY: reads and writes exactly what the caller promised; the direction flag is clear by the ABI.
-    unsafe {
-        std::arch::asm!("rep movsb", inout("rcx") len => _, inout("rsi") from => _,
-            inout("rdi") to => _, options(nostack, preserves_flags));
-    }
-}
-
-/// As [`copy`], by 16 octets and then by what is left.
-///
-/// # Safety
-/// As [`copy`].
-#[cfg(target_arch = "x86_64")]
-unsafe fn copy_short(mut from: *const u8, mut to: *mut u8, mut len: usize) {
-    macro_rules! step {
-        ($size:literal, $class:ident, $form:literal, $load:literal) => {
-            // SAFETY: `len` octets, at least `$size`, are left of what the caller promised.
-            unsafe {
-                std::arch::asm!(concat!($load, " {r", $form, "}, [{from}]"), concat!($load, " [{to}], {r", $form, "}"),
-                    r = out($class) _, from = in(reg) from, to = in(reg) to, options(nostack, preserves_flags));
-            }
-            from = from.wrapping_add($size);
-            to = to.wrapping_add($size);
-            len -= $size;
-        };
-    }
-    while len >= 16 {
-        step!(16, xmm_reg, "", "movups");
-    }
-    if len >= 8 {
-        step!(8, reg, ":r", "mov");
-    }
-    if len >= 4 {
-        step!(4, reg, ":e", "mov");
-    }
-    if len >= 2 {
-        step!(2, reg, ":x", "mov");
-    }
-    if len == 1 {
-        // SAFETY: one octet is left of what the caller promised.
-        unsafe {
-            std::arch::asm!("mov {r}, byte ptr [{from}]", "mov byte ptr [{to}], {r}", r = out(reg_byte) _,
-                from = in(reg) from, to = in(reg) to, options(nostack, preserves_flags));
-        }
-    }
-}
-
-/// Copies octets that another process may change meanwhile: not through the compiler's memory model.
-///
-/// # Safety
-/// `len` octets are readable at `from` and writable at `to`.
-#[cfg(not(target_arch = "x86_64"))]
-unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
-    for at in 0..len {
-        // SAFETY: the caller's promise; volatile, so that nothing is assumed about the octets.
-        unsafe { to.add(at).write_volatile(from.add(at).read_volatile()) };
     }
 }
 
@@ -294,6 +245,7 @@ impl GuestMemory {
 
     /// Appends the spans of `len` octets at `address` to `spans`: one, or more where regions touch. `None`, and
     /// nothing appended that may be used, unless all of it is mapped; an empty range must be mapped too.
+    #[inline]
     pub fn translate(&self, mut address: u64, len: u32, spans: &mut Vec<Span>) -> Option<()> {
         let mut left = u64::from(len);
         loop {

@@ -8,6 +8,7 @@
 //! The session runs with the connection and owns what it was told; the port is built from it, complete, whenever
 //! something changed while it was detached, and goes on where the last port stopped.
 
+mod copy;
 pub mod memory;
 pub mod message;
 pub mod ring;
@@ -136,7 +137,6 @@ pub struct VhostUserPort {
     pairs: Vec<Pair>,
     /// The pairs whose receive queue is enabled.
     receiving: Vec<usize>,
-    guest_checksum: bool,
 }
 
 impl VhostUserPort {
@@ -148,7 +148,10 @@ impl VhostUserPort {
         let mut pairs = Vec::with_capacity(plan.pairs.len());
         for (rx, tx) in plan.pairs {
             let rx = match rx.filter(|rx| rx.enabled) {
-                Some(rx) => Some((RxQueue::new(ring("receive", &rx)?, plan.mergeable), rx)),
+                Some(rx) => {
+                    let ring = ring("receive", &rx)?;
+                    Some((RxQueue::new(ring, plan.mergeable, plan.guest_checksum), rx))
+                }
                 None => None,
             };
             let tx = match tx {
@@ -158,7 +161,7 @@ impl VhostUserPort {
             pairs.push(Pair { rx, tx });
         }
         let receiving = (0..pairs.len()).filter(|at| pairs[*at].rx.is_some()).collect();
-        let mut port = Self { memory, pairs, receiving, guest_checksum: plan.guest_checksum };
+        let mut port = Self { memory, pairs, receiving };
         port.start();
         Ok(port)
     }
@@ -179,6 +182,12 @@ impl VhostUserPort {
 
     fn tx(&mut self, queue: usize) -> Option<&mut (TxQueue, RingPlan)> {
         self.pairs.get_mut(queue)?.tx.as_mut()
+    }
+
+    /// Where frames go that come from `queue` of their sender, and the memory that is in.
+    fn rx(&mut self, queue: usize) -> Option<(&mut RxQueue, &GuestMemory)> {
+        let at = self.receiving.get(queue % self.receiving.len().max(1))?;
+        self.pairs[*at].rx.as_mut().map(|(rx, _)| (rx, &*self.memory))
     }
 
     fn check_memory(&self) -> Result<(), PortFailure> {
@@ -210,9 +219,9 @@ impl Port for VhostUserPort {
         tx.poll(memory, burst).map_err(|error| failure("transmit", error))
     }
 
-    fn complete(&mut self, queue: usize, frames: usize) {
+    fn complete(&mut self, queue: usize, done: u64) {
         if let Some((tx, _)) = self.tx(queue) {
-            tx.complete(frames);
+            tx.complete(done);
         }
     }
 
@@ -230,19 +239,16 @@ impl Port for VhostUserPort {
         }
     }
 
-    fn takes_partial_checksums(&self) -> bool {
-        self.guest_checksum
+    fn has_room(&mut self, queue: usize) -> bool {
+        // A ring that turns out to be broken has room for a delivery, which will tell.
+        self.rx(queue).is_some_and(|(rx, _)| rx.ring.waiting() != Ok(0))
     }
 
-    fn deliver(&mut self, frame: &Outgoing<'_>) -> Result<(), Undelivered> {
-        self.check_memory().map_err(Undelivered::Failed)?;
-        let Some(at) = self.receiving.get(frame.queue % self.receiving.len().max(1)) else {
-            return Err(Undelivered::Full);
-        };
-        match &mut self.pairs[*at].rx {
-            Some((queue, _)) => queue.deliver(&self.memory, frame),
-            None => Err(Undelivered::Full),
-        }
+    fn deliver(&mut self, frames: &[Outgoing<'_>]) -> Result<(), (usize, Undelivered)> {
+        self.check_memory().map_err(|failure| (0, Undelivered::Failed(failure)))?;
+        let Some(first) = frames.first() else { return Ok(()) };
+        let (rx, memory) = self.rx(first.queue).ok_or((0, Undelivered::Full))?;
+        rx.deliver(memory, frames)
     }
 
     fn publish(&mut self) {

@@ -8,7 +8,10 @@
     reason = "ring indices and descriptors are shared with the guest: volatile and atomic access"
 )]
 
-use super::memory::{GuestMemory, Span};
+use super::{
+    copy::{prefetch, prefetch_write},
+    memory::{GuestMemory, Span},
+};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Descriptors a chain may have: more than any network driver uses, few enough to bound the work.
@@ -105,15 +108,6 @@ pub enum Start {
     Exactly(u16),
     /// Where the VMM says; the used index in memory corrects it, because all was completed in order.
     Told(u16),
-}
-
-/// One chain of descriptors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chain {
-    /// What names it in the used ring.
-    pub head: u16,
-    /// Octets of its buffers.
-    pub len: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -234,64 +228,74 @@ impl SplitRing {
         Ok(waiting)
     }
 
-    /// Chain number `ahead` of those waiting: its buffers are appended to `spans`. `None` if so many do not wait.
-    pub fn peek(
-        &mut self,
-        ahead: u16,
-        memory: &GuestMemory,
-        direction: Direction,
-        spans: &mut Vec<Span>,
-    ) -> Result<Option<Chain>, RingError> {
-        let seen = self.available_seen.wrapping_sub(self.next_available);
-        if ahead >= seen && ahead >= self.look()? {
-            return Ok(None);
+    /// Takes the heads of chains that wait, from number `skip` of them on, into `heads`; gives how many. Each is read
+    /// once, and what they lead to is fetched ahead. They wait until [`SplitRing::advance`].
+    pub fn heads(&mut self, skip: usize, heads: &mut [u16]) -> Result<usize, RingError> {
+        let seen = usize::from(self.available_seen.wrapping_sub(self.next_available));
+        let waiting = if seen < skip + heads.len() { usize::from(self.look()?) } else { seen };
+        let count = waiting.saturating_sub(skip).min(heads.len());
+        for (at, head) in heads[..count].iter_mut().enumerate() {
+            let slot = self.slot(self.next_available.wrapping_add((skip + at) as u16));
+            *head = self.index(self.available + 4 + 2 * slot).load(Ordering::Relaxed);
+            prefetch(self.descriptors + 16 * self.slot(*head));
         }
-        let slot = self.slot(self.next_available.wrapping_add(ahead));
-        let head = self.index(self.available + 4 + 2 * slot).load(Ordering::Relaxed);
-        let len = self.walk(head, memory, direction, spans)?;
-        Ok(Some(Chain { head, len }))
+        Ok(count)
     }
 
-    /// Appends the buffers of the chain at `head`; gives their octets.
-    fn walk(
+    /// Fetches ahead, for writing, the next `entries` of the used ring.
+    pub fn prefetch_used(&self, entries: usize) {
+        for at in (0..entries).step_by(8) {
+            let slot = self.slot(self.next_used.wrapping_add(at as u16));
+            prefetch_write(self.used + 4 + 8 * slot);
+        }
+    }
+
+    /// Appends the buffers of the chain at `head` to `spans`; gives their octets.
+    #[inline]
+    pub fn chain(
         &self,
         head: u16,
         memory: &GuestMemory,
         direction: Direction,
         spans: &mut Vec<Span>,
     ) -> Result<usize, RingError> {
+        let first = self.descriptor(self.descriptors, self.size, head)?;
+        if first.flags & (NEXT | INDIRECT) != 0 {
+            return self.walk(first, memory, direction, spans);
+        }
+        buffer(&first, memory, direction, spans)?;
+        Ok(first.len as usize)
+    }
+
+    /// As [`SplitRing::chain`], from its first descriptor on.
+    fn walk(
+        &self,
+        first: Descriptor,
+        memory: &GuestMemory,
+        direction: Direction,
+        spans: &mut Vec<Span>,
+    ) -> Result<usize, RingError> {
         let limit = usize::from(self.size).min(MAX_SEGMENTS);
         let (mut table, mut table_len, mut nested) = (self.descriptors, self.size, false);
-        let (mut index, mut total) = (head, 0);
+        let (mut descriptor, mut total) = (first, 0);
         for _ in 0..=limit {
-            let descriptor = self.descriptor(table, table_len, index)?;
-            if descriptor.flags & INDIRECT != 0 {
+            let next = if descriptor.flags & INDIRECT != 0 {
                 table_len = self.check_indirect(&descriptor, nested)?;
                 table = memory
                     .translate_whole(descriptor.address, descriptor.len)
                     .ok_or(RingError::Indirect(descriptor.len))?
                     .address();
-                (nested, index) = (true, 0);
-                continue;
-            }
-            match (direction, descriptor.flags & WRITE != 0) {
-                (Direction::Readable, true) => {
-                    return Err(RingError::Direction("writable, but the guest sends it"));
+                nested = true;
+                0
+            } else {
+                buffer(&descriptor, memory, direction, spans)?;
+                total += descriptor.len as usize;
+                if descriptor.flags & NEXT == 0 {
+                    return Ok(total);
                 }
-                (Direction::Writable, false) => {
-                    return Err(RingError::Direction(
-                        "not writable, but the guest receives into it",
-                    ));
-                }
-                _ => {}
-            }
-            let (address, len) = (descriptor.address, descriptor.len);
-            memory.translate(address, len, spans).ok_or(RingError::Buffer { address, len })?;
-            total += len as usize;
-            if descriptor.flags & NEXT == 0 {
-                return Ok(total);
-            }
-            index = descriptor.next;
+                descriptor.next
+            };
+            descriptor = self.descriptor(table, table_len, next)?;
         }
         Err(RingError::ChainLength(limit))
     }
@@ -382,6 +386,27 @@ impl SplitRing {
             self.index(self.used).store(NO_NOTIFY, Ordering::Relaxed);
         }
     }
+}
+
+/// Appends the buffer of a descriptor to `spans`.
+#[inline]
+fn buffer(
+    descriptor: &Descriptor,
+    memory: &GuestMemory,
+    direction: Direction,
+    spans: &mut Vec<Span>,
+) -> Result<(), RingError> {
+    match (direction, descriptor.flags & WRITE != 0) {
+        (Direction::Readable, true) => {
+            return Err(RingError::Direction("writable, but the guest sends it"));
+        }
+        (Direction::Writable, false) => {
+            return Err(RingError::Direction("not writable, but the guest receives into it"));
+        }
+        _ => {}
+    }
+    let (address, len) = (descriptor.address, descriptor.len);
+    memory.translate(address, len, spans).ok_or(RingError::Buffer { address, len })
 }
 
 /// Reads two words that another process may be writing.

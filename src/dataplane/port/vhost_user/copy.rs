@@ -1,0 +1,185 @@
+//! Copies of octets that another process may be changing, and cache lines fetched ahead.
+//!
+//! The copies are machine code that the compiler cannot see into: guest memory is outside its memory model. A fault in
+//! one is `memory`'s to handle. Octets that are copied twice, because the last step overlaps the one before, end with
+//! one of the values they had.
+#![expect(unsafe_code, reason = "guest memory is reached by raw copies alone")]
+
+/// Asks for the cache line at `address` ahead of a read. Any address will do.
+#[inline]
+pub(super) fn prefetch(address: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch has no effect on memory and never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address as *const i8) };
+    }
+}
+
+/// Asks for the cache line at `address` ahead of a write. Any address will do.
+#[inline]
+pub(super) fn prefetch_write(address: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        // SAFETY: a prefetch has no effect on memory and never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(address as *const i8) };
+    }
+}
+
+/// Copies octets that another process may change meanwhile: not through the compiler's memory model.
+///
+/// # Safety
+/// `len` octets are readable at `from` and writable at `to`.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(super) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY (all below): the caller's promise; each step touches no more than `len` octets.
+    match len {
+        // SAFETY: as above.
+        64.. if std::arch::is_x86_feature_detected!("avx512f") => unsafe {
+            copy_512(from, to, len)
+        },
+        // SAFETY: as above.
+        64.. if std::arch::is_x86_feature_detected!("avx2") => unsafe { copy_256(from, to, len) },
+        // SAFETY: as above.
+        16.. => unsafe { copy_128(from, to, len) },
+        // SAFETY: as above.
+        _ => unsafe { copy_few(from, to, len) },
+    }
+}
+
+/// As [`copy`], by 64 octets.
+///
+/// # Safety
+/// As [`copy`]; `len` is 64 or more, the CPU has AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+unsafe fn copy_512(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: steps from the start while more than 64 octets are left, then the last 64: all within what the caller
+    // promised. The upper halves are cleared, as code without AVX expects.
+    unsafe {
+        std::arch::asm!(
+            "cmp {left}, 64",
+            "jbe 3f",
+            "2:",
+            "vmovdqu64 zmm0, [{from}]",
+            "vmovdqu64 [{to}], zmm0",
+            "add {from}, 64",
+            "add {to}, 64",
+            "sub {left}, 64",
+            "cmp {left}, 64",
+            "ja 2b",
+            "3:",
+            "vmovdqu64 zmm0, [{from} + {left} - 64]",
+            "vmovdqu64 [{to} + {left} - 64], zmm0",
+            "vzeroupper",
+            from = inout(reg) from => _, to = inout(reg) to => _, left = inout(reg) len => _,
+            out("xmm0") _, options(nostack),
+        );
+    }
+}
+
+/// As [`copy`], by 32 octets.
+///
+/// # Safety
+/// As [`copy`]; `len` is 32 or more, the CPU has AVX2.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+unsafe fn copy_256(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: as `copy_512`, by 32.
+    unsafe {
+        std::arch::asm!(
+            "cmp {left}, 32",
+            "jbe 3f",
+            "2:",
+            "vmovdqu ymm0, [{from}]",
+            "vmovdqu [{to}], ymm0",
+            "add {from}, 32",
+            "add {to}, 32",
+            "sub {left}, 32",
+            "cmp {left}, 32",
+            "ja 2b",
+            "3:",
+            "vmovdqu ymm0, [{from} + {left} - 32]",
+            "vmovdqu [{to} + {left} - 32], ymm0",
+            "vzeroupper",
+            from = inout(reg) from => _, to = inout(reg) to => _, left = inout(reg) len => _,
+            out("xmm0") _, options(nostack),
+        );
+    }
+}
+
+/// As [`copy`], by 16 octets.
+///
+/// # Safety
+/// As [`copy`]; `len` is 16 or more.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+unsafe fn copy_128(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: as `copy_512`, by 16.
+    unsafe {
+        std::arch::asm!(
+            "cmp {left}, 16",
+            "jbe 3f",
+            "2:",
+            "movups {octets}, [{from}]",
+            "movups [{to}], {octets}",
+            "add {from}, 16",
+            "add {to}, 16",
+            "sub {left}, 16",
+            "cmp {left}, 16",
+            "ja 2b",
+            "3:",
+            "movups {octets}, [{from} + {left} - 16]",
+            "movups [{to} + {left} - 16], {octets}",
+            octets = out(xmm_reg) _,
+            from = inout(reg) from => _, to = inout(reg) to => _, left = inout(reg) len => _,
+            options(nostack),
+        );
+    }
+}
+
+/// As [`copy`], by 8, 4, 2 and 1 octets.
+///
+/// # Safety
+/// As [`copy`]; `len` is less than 16.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+unsafe fn copy_few(mut from: *const u8, mut to: *mut u8, len: usize) {
+    macro_rules! step {
+        ($size:literal, $class:ident, $form:literal) => {
+            if len & $size != 0 {
+                // SAFETY: the steps taken are the bits of `len`: together what the caller promised.
+                unsafe {
+                    std::arch::asm!(concat!("mov {r", $form, "}, [{from}]"), concat!("mov [{to}], {r", $form, "}"),
+                        r = out($class) _, from = in(reg) from, to = in(reg) to, options(nostack, preserves_flags));
+                }
+                from = from.wrapping_add($size);
+                to = to.wrapping_add($size);
+            }
+        };
+    }
+    step!(8, reg, ":r");
+    step!(4, reg, ":e");
+    step!(2, reg, ":x");
+    if len & 1 != 0 {
+        // SAFETY: one octet is left of what the caller promised.
+        unsafe {
+            std::arch::asm!("mov {r}, byte ptr [{from}]", "mov byte ptr [{to}], {r}", r = out(reg_byte) _,
+                from = in(reg) from, to = in(reg) to, options(nostack, preserves_flags));
+        }
+    }
+}
+
+/// Copies octets that another process may change meanwhile: not through the compiler's memory model.
+///
+/// # Safety
+/// `len` octets are readable at `from` and writable at `to`.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    for at in 0..len {
+        // SAFETY: the caller's promise; volatile, so that nothing is assumed about the octets.
+        unsafe { to.add(at).write_volatile(from.add(at).read_volatile()) };
+    }
+}
