@@ -4,7 +4,7 @@
 
 use mvirt_net::dataplane::port::vhost_user::{
     memory::{GuestMemory, RegionRequest, Span},
-    ring::{Direction, RingAddresses, RingConfig, SplitRing, Start},
+    ring::{Chain, Direction, RingAddresses, RingConfig, SplitRing, Start},
 };
 use proptest::prelude::*;
 use std::{fs::File, num::Wrapping};
@@ -136,6 +136,13 @@ proptest! {
             let (octets, well_formed) = judge(&memory, chain, &table, *head);
             match taken {
                 Ok(taken) => {
+                    let taken = match taken {
+                        Chain::Whole(span) => {
+                            spans = vec![span];
+                            span.len()
+                        }
+                        Chain::Pieces(len) => len,
+                    };
                     prop_assert_eq!(taken, octets.len());
                     let mut got = vec![0; taken];
                     Span::gather(&spans, &mut got);

@@ -21,8 +21,12 @@ pub fn compile<'a>(
     let mut fib = FibBuilder::default();
     let mut vnics = Vec::new();
     for (nic, place) in nics {
-        let next_hop =
-            NextHop { port: place.port, reactor: place.reactor, mtu: network.mtu, mac: nic.mac };
+        let next_hop = fib.next_hop(NextHop {
+            port: place.port,
+            reactor: place.reactor,
+            mtu: network.mtu,
+            mac: nic.mac,
+        });
         nic.ipv4.into_iter().for_each(|address| fib.host_ipv4(address, next_hop));
         nic.ipv6.into_iter().for_each(|address| fib.host_ipv6(address, next_hop));
         nic.routed_ipv4.iter().for_each(|prefix| fib.prefix_ipv4(*prefix, next_hop));
@@ -35,6 +39,7 @@ pub fn compile<'a>(
     NetworkTable {
         key,
         ipv4_subnet: network.ipv4_subnet,
+        ipv4_broadcast: network.ipv4_subnet.map(|subnet| subnet.broadcast()),
         ipv6_prefix: network.ipv6_prefix,
         dns_ipv4,
         dns_ipv6,

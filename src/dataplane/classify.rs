@@ -99,8 +99,8 @@ pub fn classify(head: &[u8], frame_len: usize, checksum: Checksum) -> Result<Hea
     let (header, packet) = ethernet::Header::parse(head).ok_or(DropReason::FrameTooShort)?;
     let packet_len = frame_len - ethernet::HEADER_LEN;
     let packet = match header.ether_type.get() {
-        ethernet::IPV4 => Packet::Ipv4(classify_ipv4(packet, packet_len, checksum)?),
-        ethernet::IPV6 => Packet::Ipv6(classify_ipv6(packet, packet_len, checksum)?),
+        ethernet::IPV4 => Packet::Ipv4(ipv4(packet, packet_len, checksum)?),
+        ethernet::IPV6 => Packet::Ipv6(ipv6(packet, packet_len, checksum)?),
         ethernet::ARP => Packet::Arp(arp::Packet::parse(packet).ok_or(DropReason::MalformedArp)?),
         ethernet::VLAN | ethernet::SERVICE_VLAN => return Err(DropReason::VlanTagged),
         _ => return Err(DropReason::UnknownEtherType),
@@ -108,7 +108,9 @@ pub fn classify(head: &[u8], frame_len: usize, checksum: Checksum) -> Result<Hea
     Ok(Headers { destination: header.destination, source: header.source, packet })
 }
 
-fn classify_ipv4(octets: &[u8], len: usize, checksum: Checksum) -> Result<Ipv4, DropReason> {
+/// Parses the head of an IPv4 packet, of which there are `len` octets in all.
+#[inline(always)]
+pub fn ipv4(octets: &[u8], len: usize, checksum: Checksum) -> Result<Ipv4, DropReason> {
     let header = ipv4::Header::parse(octets, len).ok_or(DropReason::MalformedIpv4)?;
     let (header_len, len) = (header.header_len(), header.total_len());
     let upper = if header.is_fragment() {
@@ -128,7 +130,9 @@ fn classify_ipv4(octets: &[u8], len: usize, checksum: Checksum) -> Result<Ipv4, 
     })
 }
 
-fn classify_ipv6(octets: &[u8], len: usize, checksum: Checksum) -> Result<Ipv6, DropReason> {
+/// Parses the head of an IPv6 packet, of which there are `len` octets in all.
+#[inline]
+pub fn ipv6(octets: &[u8], len: usize, checksum: Checksum) -> Result<Ipv6, DropReason> {
     let header = ipv6::Header::parse(octets, len).ok_or(DropReason::MalformedIpv6)?;
     let found = header.upper(octets).ok_or(DropReason::MalformedIpv6)?;
     let len = header.total_len();
@@ -152,6 +156,7 @@ fn classify_ipv6(octets: &[u8], len: usize, checksum: Checksum) -> Result<Ipv6, 
     })
 }
 
+#[inline]
 fn upper(octets: &[u8], offset: usize, protocol: u8, icmp: u8) -> Upper {
     let rest = octets.get(offset..).unwrap_or(&[]);
     if protocol == protocol::UDP
@@ -169,6 +174,7 @@ fn upper(octets: &[u8], offset: usize, protocol: u8, icmp: u8) -> Upper {
 
 /// A guest may leave only the checksum of a whole TCP or UDP header to us, exactly where the packet has it, and among
 /// the `packet_len` octets that are at hand.
+#[inline]
 fn check_partial(
     checksum: Checksum,
     header_len: usize,

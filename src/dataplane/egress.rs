@@ -5,6 +5,7 @@ use crate::wire::{ethernet, ipv4, ipv6};
 use zerocopy::FromBytes as _;
 
 /// Rewrites the head of a frame that was classified and routed.
+#[inline]
 pub fn rewrite(head: &mut [u8], next_hop: &NextHop) {
     let Ok((header, packet)) = ethernet::Header::mut_from_prefix(head) else { return };
     header.destination = next_hop.mac;

@@ -26,10 +26,12 @@ pub struct Frame {
     pub len: usize,
     /// The state of its transport checksum.
     pub checksum: Checksum,
-    /// The spans of the burst that hold what follows the head.
-    pub tail: Range<usize>,
     /// Set where the port found the frame unfit before it could be classified.
     pub unfit: Option<DropReason>,
+    /// What follows the head, where that is in one piece.
+    pub tail: Span,
+    /// The spans of the burst that hold what follows the head, where there are several.
+    pub pieces: Range<usize>,
 }
 
 impl Default for Frame {
@@ -39,27 +41,33 @@ impl Default for Frame {
             head_len: 0,
             len: 0,
             checksum: Checksum::Complete,
-            tail: 0..0,
             unfit: None,
+            tail: Span::default(),
+            pieces: 0..0,
         }
     }
 }
 
 impl Frame {
     /// The octets of the head.
+    #[inline]
     pub fn head(&self) -> &[u8] {
         &self.head[..self.head_len]
     }
 
     /// The octets of the head, to be rewritten.
+    #[inline]
     pub fn head_mut(&mut self) -> &mut [u8] {
         &mut self.head[..self.head_len]
     }
 
     /// Leaves out what follows the first `len` octets: padding.
+    #[inline]
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-        self.head_len = self.head_len.min(len);
+        if len < self.len {
+            self.len = len;
+            self.head_len = self.head_len.min(len);
+        }
     }
 }
 
@@ -68,7 +76,7 @@ impl Frame {
 pub struct Burst {
     frames: Box<[Frame]>,
     len: usize,
-    /// The tails of all frames.
+    /// The pieces of all frames.
     pub spans: Vec<Span>,
     /// The queue of the port that the burst came from.
     pub queue: usize,
@@ -97,14 +105,15 @@ impl Burst {
         self.done = 0;
     }
 
-    /// Appends a frame of `len` octets, which lie, and what its port keeps before them, in the spans of `tail`. The
-    /// caller adds no more than [`BURST`].
+    /// Appends a frame to be filled in, and gives the spans of all frames too. The caller adds no more than [`BURST`].
     #[inline]
-    pub fn push(&mut self, len: usize, tail: Range<usize>) {
+    pub fn push(&mut self) -> (&mut Frame, &mut Vec<Span>) {
         let frame = &mut self.frames[self.len];
         self.len += 1;
-        (frame.head_len, frame.len, frame.tail) = (0, len, tail);
-        (frame.checksum, frame.unfit) = (Checksum::Complete, None);
+        frame.head_len = 0;
+        frame.checksum = Checksum::Complete;
+        frame.unfit = None;
+        (frame, &mut self.spans)
     }
 
     /// How many frames there are.
@@ -117,30 +126,36 @@ impl Burst {
         self.len == 0
     }
 
-    /// Frame number `at`, and the spans of all frames.
-    pub fn frame_mut(&mut self, at: usize) -> (&mut Frame, &mut Vec<Span>) {
-        (&mut self.frames[..self.len][at], &mut self.spans)
+    /// Frame number `at`.
+    #[inline]
+    pub fn frame(&self, at: usize) -> &Frame {
+        &self.frames[at]
+    }
+
+    /// All frames, and their spans.
+    #[inline]
+    pub fn frames_mut(&mut self) -> (&mut [Frame], &mut [Span]) {
+        (&mut self.frames[..self.len], &mut self.spans)
     }
 
     /// Frame number `at` as it leaves.
     #[inline]
     pub fn outgoing(&self, at: usize) -> Outgoing<'_> {
-        let frame = &self.frames[..self.len][at];
-        Outgoing {
-            checksum: frame.checksum,
-            head: frame.head(),
-            tail: &self.spans[frame.tail.clone()],
-            len: frame.len,
-            queue: self.queue,
-        }
+        let frame = &self.frames[at];
+        let tail = if frame.pieces.is_empty() {
+            std::slice::from_ref(&frame.tail)
+        } else {
+            &self.spans[frame.pieces.clone()]
+        };
+        Outgoing { checksum: frame.checksum, head: frame.head(), tail, len: frame.len }
     }
 
     /// Copies frame number `at` into `buffer` as a whole; gives its octets.
     pub fn linearise<'b>(&self, at: usize, buffer: &'b mut [u8]) -> &'b mut [u8] {
-        let frame = &self.frames[..self.len][at];
-        let (head, rest) = buffer[..frame.len].split_at_mut(frame.head_len);
-        head.copy_from_slice(frame.head());
-        Span::gather(&self.spans[frame.tail.clone()], rest);
+        let frame = self.outgoing(at);
+        let (head, rest) = buffer[..frame.len].split_at_mut(frame.head.len());
+        head.copy_from_slice(frame.head);
+        Span::gather(frame.tail, rest);
         &mut buffer[..frame.len]
     }
 }
@@ -152,17 +167,15 @@ pub struct Outgoing<'a> {
     pub checksum: Checksum,
     /// Its first octets.
     pub head: &'a [u8],
-    /// Where the rest is.
+    /// Where the rest is, and perhaps more than that.
     pub tail: &'a [Span],
     /// Octets of the whole frame.
     pub len: usize,
-    /// The queue of its sender: frames of one flow keep to one queue.
-    pub queue: usize,
 }
 
 impl<'a> Outgoing<'a> {
     /// A frame that is all in private memory.
-    pub fn private(frame: &'a [u8], checksum: Checksum, queue: usize) -> Self {
-        Self { checksum, head: frame, tail: &[], len: frame.len(), queue }
+    pub fn private(frame: &'a [u8], checksum: Checksum) -> Self {
+        Self { checksum, head: frame, tail: &[], len: frame.len() }
     }
 }

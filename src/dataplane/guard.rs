@@ -6,22 +6,32 @@ use super::{
     snapshot::{GATEWAY_IPV6, GATEWAY_MAC, Vnic},
     verdict::DropReason,
 };
-use crate::wire::{arp, icmpv4, icmpv6, udp};
+use crate::{
+    addr::MacAddr,
+    wire::{arp, icmpv4, icmpv6, udp},
+};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Refuses a frame that `vnic` must not send.
 pub fn check(vnic: &Vnic, headers: &Headers) -> Result<(), DropReason> {
-    if headers.source != vnic.mac {
-        return Err(DropReason::SpoofedMac);
-    }
-    if headers.destination != GATEWAY_MAC && !headers.destination.is_multicast() {
-        return Err(DropReason::ForeignMac);
-    }
+    check_ethernet(vnic, headers.source, headers.destination)?;
     match &headers.packet {
         Packet::Arp(packet) => check_arp(vnic, packet),
         Packet::Ipv4(packet) => check_ipv4(vnic, packet),
         Packet::Ipv6(packet) => check_ipv6(vnic, packet),
     }
+}
+
+/// Refuses a frame between addresses that `vnic` must not use.
+#[inline]
+pub fn check_ethernet(vnic: &Vnic, from: MacAddr, to: MacAddr) -> Result<(), DropReason> {
+    if from != vnic.mac {
+        return Err(DropReason::SpoofedMac);
+    }
+    if to != GATEWAY_MAC && !to.is_multicast() {
+        return Err(DropReason::ForeignMac);
+    }
+    Ok(())
 }
 
 fn check_arp(vnic: &Vnic, packet: &arp::Packet) -> Result<(), DropReason> {
@@ -31,11 +41,10 @@ fn check_arp(vnic: &Vnic, packet: &arp::Packet) -> Result<(), DropReason> {
     if honest { Ok(()) } else { Err(DropReason::SpoofedArp) }
 }
 
-fn check_ipv4(vnic: &Vnic, packet: &Ipv4) -> Result<(), DropReason> {
-    let dhcp = matches!(packet.upper, Upper::Udp { destination: udp::DHCPV4_SERVER, .. });
-    let unconfigured =
-        packet.source.is_unspecified() && dhcp && packet.destination == Ipv4Addr::BROADCAST;
-    if !unconfigured && !vnic.owns_ipv4(packet.source) {
+/// Refuses an IPv4 packet that `vnic` must not send.
+#[inline(always)]
+pub fn check_ipv4(vnic: &Vnic, packet: &Ipv4) -> Result<(), DropReason> {
+    if !vnic.owns_ipv4(packet.source) && !is_unconfigured(packet) {
         return Err(DropReason::SpoofedIpv4);
     }
     match packet.upper {
@@ -47,7 +56,16 @@ fn check_ipv4(vnic: &Vnic, packet: &Ipv4) -> Result<(), DropReason> {
     }
 }
 
-fn check_ipv6(vnic: &Vnic, packet: &Ipv6) -> Result<(), DropReason> {
+/// Whether a packet is of a DHCP client that has no address yet (RFC 2131 §4.1).
+fn is_unconfigured(packet: &Ipv4) -> bool {
+    packet.source.is_unspecified()
+        && packet.destination == Ipv4Addr::BROADCAST
+        && matches!(packet.upper, Upper::Udp { destination: udp::DHCPV4_SERVER, .. })
+}
+
+/// Refuses an IPv6 packet that `vnic` must not send.
+#[inline]
+pub fn check_ipv6(vnic: &Vnic, packet: &Ipv6) -> Result<(), DropReason> {
     if !source_ipv6_is_honest(vnic, packet) {
         return Err(DropReason::SpoofedIpv6);
     }

@@ -5,8 +5,9 @@
 //! ```
 
 use super::{
-    classify::{Packet, classify},
-    egress, forward,
+    classify::{self, Packet, classify},
+    egress,
+    forward::{self, NextHopId},
     frame::{BURST, Burst, Frame, MAX_FRAME_LEN, Outgoing},
     guard,
     port::{PortFailure, Undelivered},
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     addr::MacAddr,
-    wire::{Writer, vnet::Checksum},
+    wire::{Writer, ethernet, vnet::Checksum},
 };
 use arrayvec::ArrayVec;
 use std::time::Instant;
@@ -28,15 +29,18 @@ const _: () = assert!(BURST == u64::BITS as usize, "sets of frames are masks of 
 pub trait Links {
     /// Which reactor this is.
     fn here(&self) -> u16;
-    /// Copies frames into the link to `reactor`, in order; gives how many, fewer if it is full.
-    fn send(&mut self, reactor: u16, port: PortId, frames: &[Outgoing<'_>]) -> usize;
+    /// Copies frames from `queue` of their sender into the link to a reactor, for a port of it, in order; gives how
+    /// many, fewer if it is full.
+    fn send(&mut self, to: (u16, PortId), queue: usize, frames: &[Outgoing<'_>]) -> usize;
 }
 
 /// What a reactor needs to carry frames, made once.
 #[derive(Debug)]
 pub struct Pipeline {
     burst: Burst,
-    verdicts: Vec<Verdict>,
+    /// Where each frame of the burst goes on to, if anywhere; else its verdict says what becomes of it.
+    next_hops: [NextHopId; BURST],
+    verdicts: [Verdict; BURST],
     /// Holds a whole frame where one is needed in one piece.
     whole: Box<[u8]>,
     /// Where answers are written.
@@ -47,7 +51,8 @@ impl Default for Pipeline {
     fn default() -> Self {
         Self {
             burst: Burst::default(),
-            verdicts: Vec::with_capacity(BURST),
+            next_hops: [NextHopId::NONE; BURST],
+            verdicts: [Verdict::Gateway; BURST],
             whole: vec![0; MAX_FRAME_LEN].into(),
             answer: vec![0; MAX_FRAME_LEN].into(),
         }
@@ -102,73 +107,81 @@ impl Pipeline {
         Ok(polled)
     }
 
-    /// A verdict for every frame of the burst.
+    /// Decides about every frame of the burst. Those to be forwarded are made what they leave as.
     fn decide(&mut self, slot: &Slot) {
-        self.verdicts.clear();
-        let vnic = slot.vnic();
-        for at in 0..self.burst.len() {
-            let verdict = match vnic {
-                Some((table, vnic)) => decide(table, vnic, self.burst.frame_mut(at).0),
-                None => Err(DropReason::NoRoute),
-            };
-            self.verdicts.push(verdict.unwrap_or_else(Verdict::Drop));
+        let Some((table, vnic)) = slot.vnic() else {
+            self.next_hops = [NextHopId::NONE; BURST];
+            self.verdicts = [Verdict::Drop(DropReason::NoRoute); BURST];
+            return;
+        };
+        let (frames, _) = self.burst.frames_mut();
+        let decisions = self.next_hops.iter_mut().zip(&mut self.verdicts);
+        for (frame, (way, verdict)) in frames.iter_mut().zip(decisions) {
+            match decide(table, vnic, frame) {
+                Ok(next_hop) => {
+                    egress::rewrite(frame.head_mut(), table.fib.next_hop(next_hop));
+                    *way = next_hop;
+                }
+                Err(other) => (*way, *verdict) = (NextHopId::NONE, other),
+            }
         }
     }
 
-    /// Carries out the verdicts, those towards one next hop together, and counts. Gives the frames that are dealt with;
-    /// the others wait for their receiver.
+    /// Carries out the decisions, those towards one next hop together, and counts. Gives the frames that are dealt
+    /// with; the others wait for their receiver.
     fn deliver<L: Links>(&mut self, passage: &mut Passage<'_, L>) -> u64 {
         let mut left = u64::MAX >> (BURST - self.burst.len()) & !self.burst.done;
         let mut dealt = 0;
         while left != 0 {
             let at = left.trailing_zeros() as usize;
-            let group = match self.verdicts[at] {
-                Verdict::Forward(next_hop) => left & self.towards(next_hop.port),
-                _ => 1 << at,
-            };
-            dealt |= match self.verdicts[at] {
-                Verdict::Forward(next_hop) => self.forward(group, &next_hop, passage),
-                Verdict::Gateway => {
-                    let answered = self.answer(at, passage);
-                    passage.count(answered);
-                    group
-                }
-                Verdict::Reject(reason, rejection) => {
-                    self.reject(at, rejection, passage);
-                    passage.count(Err(reason));
-                    group
-                }
-                Verdict::Drop(reason) => {
-                    passage.count(Err(reason));
-                    group
-                }
-            };
-            left &= !group;
+            let next_hop = self.next_hops[at];
+            if next_hop == NextHopId::NONE {
+                let outcome = self.end(at, passage);
+                passage.count(outcome);
+                dealt |= 1 << at;
+                left &= !(1 << at);
+            } else {
+                let group = left & self.towards(next_hop);
+                dealt |= self.forward(group, next_hop, passage);
+                left &= !group;
+            }
         }
         dealt
     }
 
-    /// The frames to be forwarded to `port`.
-    fn towards(&self, port: PortId) -> u64 {
-        let to = |verdict: &Verdict| matches!(verdict, Verdict::Forward(hop) if hop.port == port);
-        self.verdicts.iter().rev().fold(0, |mask, verdict| mask << 1 | u64::from(to(verdict)))
+    /// The frames to be forwarded to `next_hop`.
+    fn towards(&self, next_hop: NextHopId) -> u64 {
+        let ways = self.next_hops[..self.burst.len()].iter().rev();
+        ways.fold(0, |set, way| set << 1 | u64::from(*way == next_hop))
+    }
+
+    /// Carries out the verdict about a frame that goes no further than here.
+    fn end<L: Links>(&mut self, at: usize, passage: &mut Passage<'_, L>) -> Result<(), DropReason> {
+        match self.verdicts[at] {
+            Verdict::Gateway => self.answer(at, passage),
+            Verdict::Reject(reason, rejection) => {
+                self.reject(at, rejection, passage);
+                Err(reason)
+            }
+            Verdict::Drop(reason) => Err(reason),
+        }
     }
 
     /// Sends the frames of `group` on to their next hop. Gives those that are dealt with.
     fn forward<L: Links>(
         &mut self,
         group: u64,
-        next_hop: &NextHop,
+        next_hop: NextHopId,
         passage: &mut Passage<'_, L>,
     ) -> u64 {
-        for at in bits(group) {
-            egress::rewrite(self.burst.frame_mut(at).0.head_mut(), next_hop);
-        }
-        let frames: ArrayVec<Outgoing<'_>, BURST> =
-            bits(group).map(|at| self.burst.outgoing(at)).collect();
+        let vnic = passage.ports.get_mut(passage.ingress).and_then(|slot| slot.vnic());
+        let Some(next_hop) = vnic.map(|(table, _)| *table.fib.next_hop(next_hop)) else { return 0 };
+        let next_hop = &next_hop;
+        let mut frames = ArrayVec::<Outgoing<'_>, BURST>::new();
+        bits(group).for_each(|at| frames.push(self.burst.outgoing(at)));
         let mut sent = 0;
         while sent < frames.len() {
-            let (taken, why) = match passage.send(next_hop, &frames[sent..]) {
+            let (taken, why) = match passage.send(next_hop, self.burst.queue, &frames[sent..]) {
                 Ok(()) => break,
                 Err(stopped) => stopped,
             };
@@ -191,8 +204,7 @@ impl Pipeline {
         passage: &mut Passage<'_, L>,
     ) -> Result<(), DropReason> {
         let whole = self.burst.linearise(at, &mut self.whole);
-        let queue = self.burst.queue;
-        let frame = self.burst.frame_mut(at).0;
+        let frame = self.burst.frame(at);
         let checksum = frame.checksum;
         let headers = classify(frame.head(), frame.len, checksum)?;
         let slot = passage.ports.sound_mut(passage.ingress).ok_or(DropReason::NoGuest)?;
@@ -203,8 +215,8 @@ impl Pipeline {
         let (table, vnic) = slot.vnic().ok_or(DropReason::NoRoute)?;
         let question = Question { table, vnic, headers: &headers, frame: whole, checksum };
         responders::respond(&question, &mut writer)?;
-        let answer = Outgoing::private(writer.since(0), Checksum::Complete, queue);
-        match put(slot, &[answer]) {
+        let answer = Outgoing::private(writer.since(0), Checksum::Complete);
+        match put(slot, &[answer], self.burst.queue) {
             Ok(()) => Ok(()),
             // It is the asker's own ring: no need to wait for it.
             Err((_, Undelivered::Full)) => Err(DropReason::RxRingFull),
@@ -218,7 +230,6 @@ impl Pipeline {
 
     /// Tells the sender of a packet why it goes nowhere, if that may be told.
     fn reject<L: Links>(&mut self, at: usize, rejection: Rejection, passage: &mut Passage<'_, L>) {
-        let queue = self.burst.queue;
         let whole = self.burst.linearise(at, &mut self.whole);
         let Some(slot) = passage.ports.sound_mut(passage.ingress) else { return };
         let Ok(headers) = classify(whole, whole.len(), Checksum::Complete) else { return };
@@ -231,7 +242,8 @@ impl Pipeline {
             return;
         }
         // The packet's own drop is counted; an error that finds no buffer is not another one.
-        let told = put(slot, &[Outgoing::private(writer.since(0), Checksum::Complete, queue)]);
+        let error = Outgoing::private(writer.since(0), Checksum::Complete);
+        let told = put(slot, &[error], self.burst.queue);
         if let Err((_, Undelivered::Failed(failure))) = told {
             passage.ports.fail(passage.ingress, failure);
         }
@@ -241,7 +253,7 @@ impl Pipeline {
     fn complete(&self, ports: &mut Ports, ingress: PortId, dealt: u64) {
         let Some(slot) = ports.get_mut(ingress) else { return };
         slot.counters.ingress_frames.add(dealt.count_ones().into());
-        let octets = bits(dealt).map(|at| self.burst.outgoing(at).len as u64).sum();
+        let octets = bits(dealt).map(|at| self.burst.frame(at).len as u64).sum();
         slot.counters.ingress_octets.add(octets);
         let done = self.burst.done | dealt;
         if done & 1 != 0 {
@@ -257,12 +269,12 @@ impl Pipeline {
     pub fn deliver_from_link(
         &mut self,
         ports: &mut Ports,
-        port: PortId,
+        (port, queue): (PortId, usize),
         mut frames: &[Outgoing<'_>],
     ) {
         let Some(slot) = ports.sound_mut(port) else { return };
         while !frames.is_empty() {
-            let Err((taken, why)) = put(slot, frames) else { break };
+            let Err((taken, why)) = put(slot, frames, queue) else { break };
             frames = &frames[taken..];
             let (reason, dropped) = match why {
                 Undelivered::Full => (DropReason::RxRingFull, frames.len()),
@@ -292,7 +304,8 @@ impl Pipeline {
         if let Some((table, vnic)) = slot.vnic()
             && responders::router_advertisement(table, vnic, &mut writer).is_ok()
         {
-            heard = put(slot, &[Outgoing::private(writer.since(0), Checksum::Complete, 0)]);
+            let advertisement = Outgoing::private(writer.since(0), Checksum::Complete);
+            heard = put(slot, &[advertisement], 0);
         }
         if let Err((_, Undelivered::Failed(failure))) = heard {
             ports.fail(port, failure);
@@ -305,39 +318,54 @@ impl Pipeline {
     }
 }
 
-/// What is to become of a frame of `vnic`; leaves out the frame's padding.
-fn decide(table: &NetworkTable, vnic: &Vnic, frame: &mut Frame) -> Result<Verdict, DropReason> {
+/// Where a frame of `vnic` goes on to, or what else is to become of it; leaves out its padding.
+#[inline(always)]
+fn decide(table: &NetworkTable, vnic: &Vnic, frame: &mut Frame) -> Result<NextHopId, Verdict> {
     if let Some(reason) = frame.unfit {
-        return Err(reason);
+        return Err(reason.into());
     }
+    let parsed = ethernet::Header::parse(frame.head());
+    let (ethernet, packet) = parsed.ok_or(DropReason::FrameTooShort)?;
+    if ethernet.ether_type.get() != ethernet::IPV4 {
+        return decide_other(table, vnic, frame);
+    }
+    let to = ethernet.destination;
+    let packet = classify::ipv4(packet, frame.len - ethernet::HEADER_LEN, frame.checksum)?;
+    guard::check_ethernet(vnic, ethernet.source, to)?;
+    guard::check_ipv4(vnic, &packet)?;
+    frame.truncate(ethernet::HEADER_LEN + packet.len);
+    let destination = packet.destination;
+    if destination == GATEWAY_IPV4 || destination.is_broadcast() {
+        return Err(Verdict::Gateway);
+    }
+    if !destination.is_multicast() {
+        refuse_group(to)?;
+    }
+    forward::route_ipv4(table, &packet)
+}
+
+/// As [`decide`], for all but IPv4.
+#[inline(never)]
+fn decide_other(
+    table: &NetworkTable,
+    vnic: &Vnic,
+    frame: &mut Frame,
+) -> Result<NextHopId, Verdict> {
     let headers = classify(frame.head(), frame.len, frame.checksum)?;
-    frame.truncate(headers.frame_len());
     guard::check(vnic, &headers)?;
-    let to_group = headers.destination.is_multicast();
-    match &headers.packet {
-        Packet::Arp(_) => Ok(Verdict::Gateway),
-        Packet::Ipv4(packet) => {
-            let destination = packet.destination;
-            if destination == GATEWAY_IPV4 || destination.is_broadcast() {
-                return Ok(Verdict::Gateway);
-            }
-            refuse_group(to_group && !destination.is_multicast(), headers.destination)?;
-            Ok(forward::route_ipv4(table, packet))
-        }
-        Packet::Ipv6(packet) => {
-            let destination = packet.destination;
-            if destination == GATEWAY_IPV6 || destination.is_multicast() {
-                return Ok(Verdict::Gateway);
-            }
-            refuse_group(to_group, headers.destination)?;
-            Ok(forward::route_ipv6(table, packet))
-        }
+    frame.truncate(headers.frame_len());
+    let Packet::Ipv6(packet) = &headers.packet else { return Err(Verdict::Gateway) };
+    let destination = packet.destination;
+    if destination == GATEWAY_IPV6 || destination.is_multicast() {
+        return Err(Verdict::Gateway);
     }
+    refuse_group(headers.destination)?;
+    forward::route_ipv6(table, packet)
 }
 
 /// A unicast packet in a frame to a group is not forwarded (RFC 1812 §5.3.4).
-fn refuse_group(applies: bool, destination: MacAddr) -> Result<(), DropReason> {
-    match (applies, destination == MacAddr::BROADCAST) {
+fn refuse_group(destination: MacAddr) -> Result<(), DropReason> {
+    match (destination.is_multicast(), destination == MacAddr::BROADCAST) {
         (false, _) => Ok(()),
         (true, true) => Err(DropReason::Broadcast),
         (true, false) => Err(DropReason::Multicast),
@@ -345,8 +373,8 @@ fn refuse_group(applies: bool, destination: MacAddr) -> Result<(), DropReason> {
 }
 
 /// Puts frames into a port, and counts them there.
-fn put(slot: &mut Slot, frames: &[Outgoing<'_>]) -> Result<(), (usize, Undelivered)> {
-    let delivered = slot.port.deliver(frames);
+fn put(slot: &mut Slot, frames: &[Outgoing<'_>], queue: usize) -> Result<(), (usize, Undelivered)> {
+    let delivered = slot.port.deliver(frames, queue);
     let taken = delivered.as_ref().map_or_else(|(taken, _)| *taken, |()| frames.len());
     if taken > 0 {
         slot.stalled = false;
@@ -380,15 +408,16 @@ impl<L: Links> Passage<'_, L> {
     fn send(
         &mut self,
         next_hop: &NextHop,
+        queue: usize,
         frames: &[Outgoing<'_>],
     ) -> Result<(), (usize, Option<Undelivered>)> {
         let sent = if next_hop.reactor == self.links.here() {
             let slot = self.ports.sound_mut(next_hop.port).ok_or((0, None))?;
-            let sent = put(slot, frames).map_err(|(taken, why)| (taken, Some(why)));
+            let sent = put(slot, frames, queue).map_err(|(taken, why)| (taken, Some(why)));
             self.ports.touch(next_hop.port);
             sent
         } else {
-            match self.links.send(next_hop.reactor, next_hop.port, frames) {
+            match self.links.send((next_hop.reactor, next_hop.port), queue, frames) {
                 taken if taken < frames.len() => Err((taken, Some(Undelivered::Full))),
                 _ => Ok(()),
             }

@@ -72,11 +72,13 @@ pub struct Vnic {
 
 impl Vnic {
     /// Whether the guest may send from `address`, which is its own or in a routed prefix.
+    #[inline]
     pub fn owns_ipv4(&self, address: Ipv4Addr) -> bool {
         self.ipv4 == Some(address) || self.routed_ipv4.iter().any(|p| p.contains(&address))
     }
 
     /// Whether the guest may send from `address`, which is its own or in a routed prefix.
+    #[inline]
     pub fn owns_ipv6(&self, address: Ipv6Addr) -> bool {
         self.ipv6 == Some(address) || self.routed_ipv6.iter().any(|p| p.contains(&address))
     }
@@ -89,6 +91,8 @@ pub struct NetworkTable {
     pub key: NetworkKey,
     /// Its IPv4 subnet.
     pub ipv4_subnet: Option<Ipv4Net>,
+    /// The broadcast address of that.
+    pub ipv4_broadcast: Option<Ipv4Addr>,
     /// Its IPv6 prefix.
     pub ipv6_prefix: Option<Ipv6Net>,
     /// Told to guests.

@@ -1,19 +1,21 @@
-//! What becomes of a frame: a [`Verdict`], or a [`DropReason`] with a name, a counter and a line in
+//! What becomes of a frame that is not forwarded: a [`Verdict`], perhaps with a [`DropReason`] with a name, a counter and a line in
 //! `docs/operations.md`.
 
-use super::snapshot::NextHop;
-
-/// The decision about one frame from a guest.
+/// The decision about a frame from a guest that is not to be forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// To another vNIC.
-    Forward(NextHop),
     /// To the gateway's responders.
     Gateway,
     /// Nowhere, and the sender is told by an ICMP error.
     Reject(DropReason, Rejection),
     /// Nowhere, silently.
     Drop(DropReason),
+}
+
+impl From<DropReason> for Verdict {
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
 }
 
 /// Which ICMP error a sender gets.

@@ -85,6 +85,7 @@ pub fn checksum(octets: &[u8]) -> u16 {
 }
 
 /// The checksum after one 16-bit word of what it covers changed from `old` to `new` (RFC 1624 eqn. 3).
+#[inline]
 pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
     let sum = (!checksum) as u32 + (!old) as u32 + new as u32;
     let sum = (sum & 0xffff) + (sum >> 16);

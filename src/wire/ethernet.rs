@@ -34,6 +34,7 @@ pub struct Header {
 
 impl Header {
     /// Splits a frame into its header and the rest.
+    #[inline]
     pub fn parse(frame: &[u8]) -> Option<(&Self, &[u8])> {
         Self::ref_from_prefix(frame).ok()
     }

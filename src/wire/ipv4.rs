@@ -36,6 +36,7 @@ pub struct Header {
 impl Header {
     /// The header at the start of `packet`, of which `packet_len` octets exist in all (`packet` may hold fewer).
     /// `None` unless version, header length and total length are consistent.
+    #[inline]
     pub fn parse(packet: &[u8], packet_len: usize) -> Option<&Self> {
         let (header, _) = Self::ref_from_prefix(packet).ok()?;
         let (header_len, total_len) = (header.header_len(), header.total_len());
@@ -73,26 +74,31 @@ impl Header {
     }
 
     /// Octets of the header, options included.
+    #[inline]
     pub fn header_len(&self) -> usize {
         usize::from(self.version_ihl & 15) * 4
     }
 
     /// Octets of the packet, header included.
+    #[inline]
     pub fn total_len(&self) -> usize {
         usize::from(self.total_len.get())
     }
 
     /// Where from.
+    #[inline]
     pub fn source(&self) -> Ipv4Addr {
         self.source.into()
     }
 
     /// Where to.
+    #[inline]
     pub fn destination(&self) -> Ipv4Addr {
         self.destination.into()
     }
 
     /// Whether this is one of several fragments.
+    #[inline]
     pub fn is_fragment(&self) -> bool {
         self.fragment.get() & (MORE_FRAGMENTS | OFFSET) != 0
     }
@@ -103,14 +109,16 @@ impl Header {
     }
 }
 
-/// Decrements the TTL of the IPv4 header that starts `packet`, and updates its checksum (RFC 1624).
+/// Decrements the TTL of the IPv4 header that starts `packet`, and updates its checksum.
 /// The caller has parsed the header and found a TTL above 1.
+#[inline]
 pub fn decrement_ttl(packet: &mut [u8]) {
     if let Ok((header, _)) = Header::mut_from_prefix(packet) {
-        let word = |ttl: u8| u16::from_be_bytes([ttl, header.protocol]);
-        let (old, new) = (word(header.ttl), word(header.ttl.wrapping_sub(1)));
-        header.checksum.set(checksum::update(header.checksum.get(), old, new));
         header.ttl = header.ttl.wrapping_sub(1);
+        // The word that the TTL is in loses 0x0100, so the complement gains that, end-around carry included; a sum of
+        // 0xffff becomes its other form, 0 (RFC 1624 eqn. 3, for this difference).
+        let sum = u32::from(header.checksum.get()) + 0x0100;
+        header.checksum.set((sum + u32::from(sum >= 0xffff)) as u16);
     }
 }
 
@@ -140,6 +148,28 @@ mod tests {
         decrement_ttl(&mut packet);
         assert_eq!(packet[8], 63);
         assert_eq!(checksum::checksum(&packet), 0);
+    }
+
+    #[test]
+    fn any_header_stays_correct_when_its_ttl_is_decremented() {
+        let mut packet = UDP;
+        for ttl in 2..=255 {
+            for identification in 0..=u16::MAX {
+                packet[4..6].copy_from_slice(&identification.to_be_bytes());
+                packet[8] = ttl;
+                packet[10..12].fill(0);
+                let sum = checksum::checksum(&packet);
+                packet[10..12].copy_from_slice(&sum.to_be_bytes());
+                let word = |packet: &[u8]| u16::from_be_bytes([packet[8], packet[9]]);
+                let before = word(&packet);
+                decrement_ttl(&mut packet);
+                let updated = checksum::update(sum, before, word(&packet));
+                assert_eq!(packet[10..12], updated.to_be_bytes());
+                if !(ttl == 2 || ttl == 64 || ttl == 255) {
+                    break;
+                }
+            }
+        }
     }
 
     #[test]

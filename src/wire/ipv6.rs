@@ -50,6 +50,7 @@ pub struct Upper {
 impl Header {
     /// The header at the start of `packet`, of which `packet_len` octets exist in all (`packet` may hold fewer).
     /// `None` unless version and payload length are consistent.
+    #[inline]
     pub fn parse(packet: &[u8], packet_len: usize) -> Option<&Self> {
         let (header, _) = Self::ref_from_prefix(packet).ok()?;
         let consistent =
@@ -77,22 +78,26 @@ impl Header {
     }
 
     /// Octets of the packet, the fixed header included. (Jumbograms, RFC 2675, are not taken.)
+    #[inline]
     pub fn total_len(&self) -> usize {
         HEADER_LEN + usize::from(self.payload_len.get())
     }
 
     /// Where from.
+    #[inline]
     pub fn source(&self) -> Ipv6Addr {
         self.source.into()
     }
 
     /// Where to.
+    #[inline]
     pub fn destination(&self) -> Ipv6Addr {
         self.destination.into()
     }
 
     /// Finds the upper layer of `packet` (which starts with this header). `None` where the chain of extension
     /// headers is longer than eight or leaves what is at hand.
+    #[inline]
     pub fn upper(&self, packet: &[u8]) -> Option<Upper> {
         let mut upper = Upper {
             protocol: self.next_header,
@@ -124,6 +129,7 @@ impl Header {
 
 /// Decrements the hop limit of the IPv6 header that starts `packet`.
 /// The caller has parsed the header and found a hop limit above 1.
+#[inline]
 pub fn decrement_hop_limit(packet: &mut [u8]) {
     if let Ok((header, _)) = Header::mut_from_prefix(packet) {
         header.hop_limit = header.hop_limit.wrapping_sub(1);

@@ -25,6 +25,13 @@ pub struct Header {
     num_buffers: U16,
 }
 
+impl From<[u8; HEADER_LEN]> for Header {
+    #[inline]
+    fn from(octets: [u8; HEADER_LEN]) -> Self {
+        zerocopy::transmute!(octets)
+    }
+}
+
 /// The transport checksum of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Checksum {
@@ -45,6 +52,9 @@ pub enum Checksum {
 pub struct Segmented;
 
 impl Header {
+    /// In front of a frame that is complete and in one buffer: nearly all.
+    pub const PLAIN: [u8; HEADER_LEN] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+
     /// The header in front of a frame given to a guest in `buffers` buffers.
     pub fn to_guest(checksum: Checksum, buffers: u16) -> Self {
         let (flags, start, offset) = match checksum {
@@ -84,7 +94,7 @@ mod tests {
         assert_eq!(partial.as_bytes(), [1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 2, 0]);
         assert_eq!(partial.checksum(), Ok(Checksum::Partial { start: 34, offset: 6 }));
         let complete = Header::to_guest(Checksum::Complete, 1);
-        assert_eq!(complete.as_bytes(), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+        assert_eq!(complete.as_bytes(), Header::PLAIN);
         let tso = Header::read_from_bytes(&[1, 1, 54, 0, 0xb4, 5, 34, 0, 16, 0, 0, 0]).unwrap();
         assert_eq!(tso.checksum(), Err(Segmented));
     }

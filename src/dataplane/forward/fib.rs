@@ -39,42 +39,54 @@ impl Key for u128 {
     }
 }
 
+/// Names a next hop of one table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextHopId(u32);
+
+impl NextHopId {
+    /// Names no next hop.
+    pub const NONE: Self = Self(u32::MAX);
+}
+
 /// Keys to next hops, open addressing with linear probing.
 #[derive(Debug)]
 struct Table<K> {
     seed: u64,
     /// A power of two, at least twice the entries; empty where there is none.
-    slots: Box<[Option<(K, NextHop)>]>,
+    slots: Box<[(K, NextHopId)]>,
 }
 
 impl<K: Key> Table<K> {
-    fn build(seed: u64, entries: &[(K, NextHop)]) -> Self {
-        let len = if entries.is_empty() { 0 } else { (entries.len() * 2).next_power_of_two() };
-        let mut table = Self { seed, slots: vec![None; len].into() };
+    fn build(seed: u64, entries: &[(K, NextHopId)]) -> Self {
+        let Some((some, _)) = entries.first() else { return Self { seed, slots: Box::default() } };
+        let len = (entries.len() * 2).next_power_of_two();
+        let mut table = Self { seed, slots: vec![(*some, NextHopId::NONE); len].into() };
         for (key, next_hop) in entries {
             let mut at = table.home(*key);
-            while table.slots[at].is_some_and(|(other, _)| other != *key) {
+            while table.slots[at].1 != NextHopId::NONE && table.slots[at].0 != *key {
                 at = (at + 1) & (len - 1);
             }
-            table.slots[at] = Some((*key, *next_hop));
+            table.slots[at] = (*key, *next_hop);
         }
         table
     }
 
+    #[inline(always)]
     fn home(&self, key: K) -> usize {
         key.hash(self.seed) as usize & (self.slots.len() - 1)
     }
 
-    fn get(&self, key: K) -> Option<NextHop> {
+    #[inline(always)]
+    fn get(&self, key: K) -> Option<NextHopId> {
         if self.slots.is_empty() {
             return None;
         }
         let mut at = self.home(key);
         loop {
             match self.slots[at] {
-                Some((other, next_hop)) if other == key => return Some(next_hop),
-                Some(_) => at = (at + 1) & (self.slots.len() - 1),
-                None => return None,
+                (_, NextHopId::NONE) => return None,
+                (other, next_hop) if other == key => return Some(next_hop),
+                _ => at = (at + 1) & (self.slots.len() - 1),
             }
         }
     }
@@ -89,7 +101,7 @@ struct Family<K> {
 }
 
 impl<K: Key> Family<K> {
-    fn build(seed: u64, hosts: &[(K, NextHop)], prefixes: &mut [(u8, K, NextHop)]) -> Self {
+    fn build(seed: u64, hosts: &[(K, NextHopId)], prefixes: &mut [(u8, K, NextHopId)]) -> Self {
         prefixes.sort_by_key(|(len, ..)| std::cmp::Reverse(*len));
         let by_len = prefixes.chunk_by(|a, b| a.0 == b.0).map(|group| {
             let entries: Vec<_> = group.iter().map(|(_, key, hop)| (*key, *hop)).collect();
@@ -98,59 +110,81 @@ impl<K: Key> Family<K> {
         Self { hosts: Table::build(seed, hosts), prefixes: by_len.collect() }
     }
 
-    fn lookup(&self, key: K) -> Option<NextHop> {
-        self.hosts
-            .get(key)
-            .or_else(|| self.prefixes.iter().find_map(|(len, table)| table.get(key.masked(*len))))
+    #[inline(always)]
+    fn lookup(&self, key: K) -> Option<NextHopId> {
+        match self.hosts.get(key) {
+            None => self.longest(key),
+            host => host,
+        }
+    }
+
+    fn longest(&self, key: K) -> Option<NextHopId> {
+        self.prefixes.iter().find_map(|(len, table)| table.get(key.masked(*len)))
     }
 }
 
 /// Addresses and prefixes of one network to next hops.
 #[derive(Debug)]
 pub struct Fib {
+    next_hops: Box<[NextHop]>,
     ipv4: Family<u32>,
     ipv6: Family<u128>,
 }
 
 impl Fib {
     /// The next hop towards `address`.
-    pub fn lookup_ipv4(&self, address: Ipv4Addr) -> Option<NextHop> {
+    #[inline]
+    pub fn lookup_ipv4(&self, address: Ipv4Addr) -> Option<NextHopId> {
         self.ipv4.lookup(address.to_bits())
     }
 
     /// The next hop towards `address`.
-    pub fn lookup_ipv6(&self, address: Ipv6Addr) -> Option<NextHop> {
+    #[inline]
+    pub fn lookup_ipv6(&self, address: Ipv6Addr) -> Option<NextHopId> {
         self.ipv6.lookup(address.to_bits())
+    }
+
+    /// The next hop that this table calls `id`: one that a lookup in it gave.
+    #[inline]
+    pub fn next_hop(&self, id: NextHopId) -> &NextHop {
+        &self.next_hops[id.0 as usize]
     }
 }
 
 /// Collects what a [`Fib`] is made of.
 #[derive(Debug, Default)]
 pub struct FibBuilder {
-    hosts_ipv4: Vec<(u32, NextHop)>,
-    hosts_ipv6: Vec<(u128, NextHop)>,
-    prefixes_ipv4: Vec<(u8, u32, NextHop)>,
-    prefixes_ipv6: Vec<(u8, u128, NextHop)>,
+    next_hops: Vec<NextHop>,
+    hosts_ipv4: Vec<(u32, NextHopId)>,
+    hosts_ipv6: Vec<(u128, NextHopId)>,
+    prefixes_ipv4: Vec<(u8, u32, NextHopId)>,
+    prefixes_ipv6: Vec<(u8, u128, NextHopId)>,
 }
 
 impl FibBuilder {
+    /// Adds a next hop, for addresses and prefixes to name.
+    pub fn next_hop(&mut self, next_hop: NextHop) -> NextHopId {
+        self.next_hops.push(next_hop);
+        NextHopId(self.next_hops.len() as u32 - 1)
+    }
+
     /// Adds an exact address.
-    pub fn host_ipv4(&mut self, address: Ipv4Addr, next_hop: NextHop) {
+    pub fn host_ipv4(&mut self, address: Ipv4Addr, next_hop: NextHopId) {
         self.hosts_ipv4.push((address.to_bits(), next_hop));
     }
 
     /// Adds an exact address.
-    pub fn host_ipv6(&mut self, address: Ipv6Addr, next_hop: NextHop) {
+    pub fn host_ipv6(&mut self, address: Ipv6Addr, next_hop: NextHopId) {
         self.hosts_ipv6.push((address.to_bits(), next_hop));
     }
 
     /// Adds a prefix.
-    pub fn prefix_ipv4(&mut self, prefix: Ipv4Net, next_hop: NextHop) {
+    pub fn prefix_ipv4(&mut self, prefix: Ipv4Net, next_hop: NextHopId) {
         self.prefixes_ipv4.push((prefix.prefix_len(), prefix.network().to_bits(), next_hop));
     }
 
     /// Adds a prefix.
-    pub fn prefix_ipv6(&mut self, prefix: Ipv6Net, next_hop: NextHop) {
+    pub fn prefix_ipv6(&mut self, prefix: Ipv6Net, next_hop: NextHopId) {
         self.prefixes_ipv6.push((prefix.prefix_len(), prefix.network().to_bits(), next_hop));
     }
 
@@ -159,6 +193,7 @@ impl FibBuilder {
         Fib {
             ipv4: Family::build(seed, &self.hosts_ipv4, &mut self.prefixes_ipv4),
             ipv6: Family::build(seed, &self.hosts_ipv6, &mut self.prefixes_ipv6),
+            next_hops: self.next_hops.into(),
         }
     }
 }
@@ -166,16 +201,10 @@ impl FibBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{addr::MacAddr, dataplane::snapshot::PortId};
     use proptest::prelude::*;
 
-    fn hop(slot: u32) -> NextHop {
-        NextHop {
-            port: PortId { slot, generation: 0 },
-            reactor: 0,
-            mtu: 1500,
-            mac: MacAddr([2, 0, 0, 0, 0, 9]),
-        }
+    fn hop(number: u32) -> NextHopId {
+        NextHopId(number)
     }
 
     #[test]
@@ -187,8 +216,8 @@ mod tests {
         builder.prefix_ipv6("::/0".parse().unwrap(), hop(4));
         builder.prefix_ipv6("fd00::/16".parse().unwrap(), hop(5));
         let fib = builder.build(7);
-        let ipv4 = |a: &str| fib.lookup_ipv4(a.parse().unwrap()).map(|h| h.port.slot);
-        let ipv6 = |a: &str| fib.lookup_ipv6(a.parse().unwrap()).map(|h| h.port.slot);
+        let ipv4 = |a: &str| fib.lookup_ipv4(a.parse().unwrap()).map(|hop| hop.0);
+        let ipv6 = |a: &str| fib.lookup_ipv6(a.parse().unwrap()).map(|hop| hop.0);
         assert_eq!(
             (ipv4("10.1.2.3"), ipv4("10.1.2.4"), ipv4("10.2.0.1")),
             (Some(1), Some(3), Some(2))

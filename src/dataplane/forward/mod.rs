@@ -6,47 +6,59 @@
 
 mod fib;
 
-pub use fib::{Fib, FibBuilder};
+pub use fib::{Fib, FibBuilder, NextHopId};
 
 use super::{
     classify::{Ipv4, Ipv6},
-    snapshot::{NetworkTable, NextHop},
+    snapshot::NetworkTable,
     verdict::{DropReason, Rejection, Verdict},
 };
 
 /// Routes a unicast IPv4 packet.
-pub fn route_ipv4(table: &NetworkTable, packet: &Ipv4) -> Verdict {
+#[inline(always)]
+pub fn route_ipv4(table: &NetworkTable, packet: &Ipv4) -> Result<NextHopId, Verdict> {
     let destination = packet.destination;
     if destination.is_multicast() {
-        return Verdict::Drop(DropReason::Multicast);
+        return Err(Verdict::Drop(DropReason::Multicast));
     }
-    if table.ipv4_subnet.is_some_and(|subnet| subnet.broadcast() == destination) {
-        return Verdict::Drop(DropReason::Broadcast);
+    if table.ipv4_broadcast == Some(destination) {
+        return Err(Verdict::Drop(DropReason::Broadcast));
     }
-    verdict(table.fib.lookup_ipv4(destination), packet.len, packet.ttl)
+    let next_hop = table.fib.lookup_ipv4(destination);
+    check(&table.fib, next_hop, packet.len, packet.ttl)
 }
 
 /// Routes a unicast IPv6 packet.
-pub fn route_ipv6(table: &NetworkTable, packet: &Ipv6) -> Verdict {
+#[inline]
+pub fn route_ipv6(table: &NetworkTable, packet: &Ipv6) -> Result<NextHopId, Verdict> {
     if packet.destination.is_multicast() {
-        return Verdict::Drop(DropReason::Multicast);
+        return Err(Verdict::Drop(DropReason::Multicast));
     }
     if packet.source.is_unicast_link_local() || packet.destination.is_unicast_link_local() {
         // Link-local traffic ends at the link, which has the guest and the gateway on it (RFC 4291 §2.5.6).
-        return Verdict::Drop(DropReason::NoRoute);
+        return Err(Verdict::Drop(DropReason::NoRoute));
     }
-    verdict(table.fib.lookup_ipv6(packet.destination), packet.len, packet.hop_limit)
+    let next_hop = table.fib.lookup_ipv6(packet.destination);
+    check(&table.fib, next_hop, packet.len, packet.hop_limit)
 }
 
-fn verdict(next_hop: Option<NextHop>, len: usize, hop_limit: u8) -> Verdict {
+/// Whether a packet may go to its next hop.
+#[inline(always)]
+fn check(
+    fib: &Fib,
+    next_hop: Option<NextHopId>,
+    len: usize,
+    hop_limit: u8,
+) -> Result<NextHopId, Verdict> {
     let Some(next_hop) = next_hop else {
-        return Verdict::Reject(DropReason::NoRoute, Rejection::NoRoute);
+        return Err(Verdict::Reject(DropReason::NoRoute, Rejection::NoRoute));
     };
     if hop_limit <= 1 {
-        return Verdict::Reject(DropReason::HopLimit, Rejection::TimeExceeded);
+        return Err(Verdict::Reject(DropReason::HopLimit, Rejection::TimeExceeded));
     }
-    if len > usize::from(next_hop.mtu) {
-        return Verdict::Reject(DropReason::ExceedsMtu, Rejection::TooBig(next_hop.mtu));
+    let mtu = fib.next_hop(next_hop).mtu;
+    if len > usize::from(mtu) {
+        return Err(Verdict::Reject(DropReason::ExceedsMtu, Rejection::TooBig(mtu)));
     }
-    Verdict::Forward(next_hop)
+    Ok(next_hop)
 }

@@ -56,11 +56,15 @@ pub trait Port: Send {
     fn arm(&mut self, queue: usize) -> Result<bool, PortFailure>;
     /// Wants no wake-ups for `queue` any more.
     fn disarm(&mut self, queue: usize);
-    /// Whether the guest has a buffer for a frame from `queue` of its sender.
+    /// Whether the guest has a buffer for a frame from `queue` of its sender: frames of one flow keep to one queue.
     fn has_room(&mut self, queue: usize) -> bool;
-    /// Puts frames from one queue of a sender into the guest, in order. An error says how many it took, and why not
+    /// Puts frames from `queue` of their sender into the guest, in order. An error says how many it took, and why not
     /// the next.
-    fn deliver(&mut self, frames: &[Outgoing<'_>]) -> Result<(), (usize, Undelivered)>;
+    fn deliver(
+        &mut self,
+        frames: &[Outgoing<'_>],
+        queue: usize,
+    ) -> Result<(), (usize, Undelivered)>;
     /// Makes everything visible that was completed and delivered.
     fn publish(&mut self);
     /// Wakes the guest where it asked to be woken.

@@ -69,11 +69,11 @@ impl Link {
     }
 
     /// Appends frames; gives how many there was room for. Called by one thread.
-    fn push(&self, port: PortId, frames: &[Outgoing<'_>]) -> usize {
+    fn push(&self, port: PortId, queue: usize, frames: &[Outgoing<'_>]) -> usize {
         let mut tail = self.tail.0.load(Ordering::Relaxed);
         let head = self.head.0.load(Ordering::Acquire);
         let pushed = frames.iter().map_while(|frame| {
-            tail = self.append(head, tail, port, frame)?;
+            tail = self.append(head, tail, (port, queue), frame)?;
             Some(())
         });
         let pushed = pushed.count();
@@ -86,7 +86,7 @@ impl Link {
         &self,
         head: usize,
         mut tail: usize,
-        port: PortId,
+        (port, queue): (PortId, usize),
         frame: &Outgoing<'_>,
     ) -> Option<usize> {
         let needed = (FRAME_AT + frame.len).next_multiple_of(ALIGN);
@@ -99,12 +99,8 @@ impl Link {
             self.write(tail, Record { len: SKIP, port, queue: 0, checksum: Checksum::Complete });
             tail += skipped;
         }
-        let record = Record {
-            len: frame.len as u32,
-            port,
-            queue: frame.queue as u32,
-            checksum: frame.checksum,
-        };
+        let record =
+            Record { len: frame.len as u32, port, queue: queue as u32, checksum: frame.checksum };
         self.write(tail, record);
         // SAFETY: the octets lie in the free part of the page, which is the producer's until `tail` is published.
         let octets = unsafe { std::slice::from_raw_parts_mut(self.at(tail + FRAME_AT), frame.len) };
@@ -116,7 +112,7 @@ impl Link {
 
     /// Gives the oldest frames, as far as they go to one port and came from one queue, to `take`; gives how many. Called
     /// by one thread.
-    fn pop(&self, take: impl FnOnce(PortId, &[Outgoing<'_>])) -> usize {
+    fn pop(&self, take: impl FnOnce(PortId, usize, &[Outgoing<'_>])) -> usize {
         let mut head = self.head.0.load(Ordering::Relaxed);
         let tail = self.tail.0.load(Ordering::Acquire);
         let mut frames = ArrayVec::<Outgoing<'_>, BURST>::new();
@@ -133,11 +129,11 @@ impl Link {
             let len = record.len as usize;
             // SAFETY: a published record is the consumer's until `head` is published, and lies in the page.
             let octets = unsafe { std::slice::from_raw_parts(self.at(head + FRAME_AT), len) };
-            frames.push(Outgoing::private(octets, record.checksum, record.queue as usize));
+            frames.push(Outgoing::private(octets, record.checksum));
             head += (FRAME_AT + len).next_multiple_of(ALIGN);
         }
-        if let Some((port, _)) = way {
-            take(port, &frames);
+        if let Some((port, queue)) = way {
+            take(port, queue as usize, &frames);
             self.head.0.store(head, Ordering::Release);
         }
         frames.len()
@@ -233,7 +229,11 @@ impl Links {
     }
 
     /// Gives `limit` frames of each link and a burst more to `take`, if there are so many.
-    pub(super) fn receive(&mut self, limit: usize, mut take: impl FnMut(PortId, &[Outgoing<'_>])) {
+    pub(super) fn receive(
+        &mut self,
+        limit: usize,
+        mut take: impl FnMut(PortId, usize, &[Outgoing<'_>]),
+    ) {
         for link in self.incoming() {
             let mut taken = 0;
             while taken < limit {
@@ -281,7 +281,12 @@ impl pipeline::Links for Links {
         self.here as u16
     }
 
-    fn send(&mut self, reactor: u16, port: PortId, frames: &[Outgoing<'_>]) -> usize {
+    fn send(
+        &mut self,
+        (reactor, port): (u16, PortId),
+        queue: usize,
+        frames: &[Outgoing<'_>],
+    ) -> usize {
         let to = usize::from(reactor);
         let cell = &self.matrix.links[self.here * self.matrix.wakers.len() + to];
         let link = match cell.get() {
@@ -297,7 +302,7 @@ impl pipeline::Links for Links {
         if !self.sent.contains(&to) {
             self.sent.push(to);
         }
-        link.push(port, frames)
+        link.push(port, queue, frames)
     }
 }
 
@@ -306,7 +311,7 @@ mod tests {
     use super::*;
 
     fn frame(octets: &[u8]) -> Outgoing<'_> {
-        Outgoing::private(octets, Checksum::Partial { start: 34, offset: 16 }, 3)
+        Outgoing::private(octets, Checksum::Partial { start: 34, offset: 16 })
     }
 
     fn port(slot: u32) -> PortId {
@@ -319,10 +324,10 @@ mod tests {
         let octets: Vec<u8> = (0..65549_u32).map(|n| n as u8).collect();
         for round in 0..400 {
             let len = 14 + (round * 7919) % 65000;
-            assert_eq!(link.push(port(round as u32), &[frame(&octets[..len])]), 1);
-            let popped = link.pop(|to, got| {
+            assert_eq!(link.push(port(round as u32), 3, &[frame(&octets[..len])]), 1);
+            let popped = link.pop(|to, queue, got| {
                 assert_eq!(
-                    (to, got[0].queue, got[0].checksum),
+                    (to, queue, got[0].checksum),
                     (port(round as u32), 3, frame(&[]).checksum)
                 );
                 assert_eq!(got[0].head, &octets[..len]);
@@ -336,22 +341,22 @@ mod tests {
     fn a_full_link_refuses_and_recovers() {
         let link = Link::new(Hugepages::Off).unwrap();
         let octets = [7; 1500];
-        let fits = (0..).take_while(|n| link.push(port(*n), &[frame(&octets)]) == 1).count();
+        let fits = (0..).take_while(|n| link.push(port(*n), 3, &[frame(&octets)]) == 1).count();
         assert_eq!(fits, LEN / (FRAME_AT + 1500_usize).next_multiple_of(ALIGN));
-        assert_eq!(link.pop(|to, got| assert_eq!((to, got.len()), (port(0), 1))), 1);
-        assert_eq!(link.pop(|to, _| assert_eq!(to, port(1))), 1);
-        assert_eq!(link.push(port(9), &[frame(&octets), frame(&octets), frame(&octets)]), 2);
+        assert_eq!(link.pop(|to, _, got| assert_eq!((to, got.len()), (port(0), 1))), 1);
+        assert_eq!(link.pop(|to, _, _| assert_eq!(to, port(1))), 1);
+        assert_eq!(link.push(port(9), 3, &[frame(&octets), frame(&octets), frame(&octets)]), 2);
     }
 
     #[test]
     fn frames_of_one_way_come_out_together() {
         let link = Link::new(Hugepages::Off).unwrap();
         let octets = [7; 64];
-        assert_eq!(link.push(port(1), &[frame(&octets); BURST]), BURST);
-        assert_eq!(link.push(port(1), &[frame(&octets); 3]), 3);
-        assert_eq!(link.push(port(2), &[frame(&octets); 2]), 2);
+        assert_eq!(link.push(port(1), 3, &[frame(&octets); BURST]), BURST);
+        assert_eq!(link.push(port(1), 3, &[frame(&octets); 3]), 3);
+        assert_eq!(link.push(port(2), 3, &[frame(&octets); 2]), 2);
         let mut runs = Vec::new();
-        while link.pop(|to, got| runs.push((to, got.len()))) > 0 {}
+        while link.pop(|to, _, got| runs.push((to, got.len()))) > 0 {}
         assert_eq!(runs, [(port(1), BURST), (port(1), 3), (port(2), 2)]);
     }
 
@@ -362,13 +367,13 @@ mod tests {
             scope.spawn(|| {
                 for n in 0..100_000_u32 {
                     let octets = n.to_be_bytes().repeat(1 + n as usize % 100);
-                    while link.push(port(n), &[frame(&octets)]) == 0 {
+                    while link.push(port(n), 3, &[frame(&octets)]) == 0 {
                         std::thread::yield_now();
                     }
                 }
             });
             for n in 0..100_000_u32 {
-                let take = |to, got: &[Outgoing<'_>]| {
+                let take = |to, _, got: &[Outgoing<'_>]| {
                     assert_eq!(to, port(n));
                     assert_eq!(got[0].head, n.to_be_bytes().repeat(1 + n as usize % 100));
                 };

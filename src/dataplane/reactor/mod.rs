@@ -373,8 +373,8 @@ impl Reactor {
 
     fn take_links(&mut self) {
         let (ports, pipeline) = (&mut self.ports, &mut self.pipeline);
-        self.links.receive(LINK_BURST, |port, frame| {
-            pipeline.deliver_from_link(ports, port, frame);
+        self.links.receive(LINK_BURST, |port, queue, frames| {
+            pipeline.deliver_from_link(ports, (port, queue), frames);
         });
     }
 

@@ -20,10 +20,12 @@ fn table() -> NetworkTable {
     let port = PortId { slot: 0, generation: 1 };
     let mac = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
     let mut fib = FibBuilder::default();
-    fib.host_ipv4([10, 0, 0, 2].into(), NextHop { port, reactor: 0, mtu: 1500, mac });
+    let next_hop = fib.next_hop(NextHop { port, reactor: 0, mtu: 1500, mac });
+    fib.host_ipv4([10, 0, 0, 2].into(), next_hop);
     NetworkTable {
         key: NetworkKey(1),
         ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
+        ipv4_broadcast: Some([10, 0, 0, 255].into()),
         ipv6_prefix: Some("fd00::/64".parse().unwrap()),
         dns_ipv4: vec![[1, 1, 1, 1].into()],
         dns_ipv6: vec!["fd00::53".parse().unwrap()],
@@ -61,8 +63,12 @@ fuzz_target!(|frame: &[u8]| {
     }
     if guard::check(vnic, &headers).is_ok() {
         match &headers.packet {
-            Packet::Ipv4(packet) => drop(forward::route_ipv4(&table, packet)),
-            Packet::Ipv6(packet) => drop(forward::route_ipv6(&table, packet)),
+            Packet::Ipv4(packet) => {
+                forward::route_ipv4(&table, packet).ok();
+            },
+            Packet::Ipv6(packet) => {
+                forward::route_ipv6(&table, packet).ok();
+            },
             Packet::Arp(_) => {}
         }
         let mut writer = Writer::new(&mut answer);

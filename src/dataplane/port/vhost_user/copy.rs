@@ -19,11 +19,12 @@ pub(super) fn prefetch(address: usize) {
 /// Asks for the cache line at `address` ahead of a write. Any address will do.
 #[inline]
 pub(super) fn prefetch_write(address: usize) {
+    // The intrinsic becomes a prefetch for reading where the compiler may not assume PREFETCHW, which every x86-64 CPU
+    // takes, if only as a hint that it ignores.
     #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        // SAFETY: a prefetch has no effect on memory and never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_ET0>(address as *const i8) };
+    // SAFETY: a prefetch has no effect on memory and never faults.
+    unsafe {
+        std::arch::asm!("prefetchw [{at}]", at = in(reg) address, options(nostack, preserves_flags, readonly));
     }
 }
 
@@ -56,26 +57,28 @@ pub(super) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 unsafe fn copy_512(from: *const u8, to: *mut u8, len: usize) {
-    // SAFETY: steps from the start while more than 64 octets are left, then the last 64: all within what the caller
-    // promised. The upper halves are cleared, as code without AVX expects.
+    // SAFETY: the first 64 octets, steps of 64 while more than that are left, then the last 64: all within what the
+    // caller promised. Registers from 16 on have no lower halves that code without AVX would wait for, and no such code
+    // uses them.
     unsafe {
         std::arch::asm!(
-            "cmp {left}, 64",
+            "vmovdqu64 zmm16, [{from}]",
+            "vmovdqu64 zmm17, [{from} + {left} - 64]",
+            "vmovdqu64 [{to}], zmm16",
+            "cmp {left}, 128",
             "jbe 3f",
             "2:",
-            "vmovdqu64 zmm0, [{from}]",
-            "vmovdqu64 [{to}], zmm0",
             "add {from}, 64",
             "add {to}, 64",
             "sub {left}, 64",
-            "cmp {left}, 64",
+            "vmovdqu64 zmm16, [{from}]",
+            "vmovdqu64 [{to}], zmm16",
+            "cmp {left}, 128",
             "ja 2b",
             "3:",
-            "vmovdqu64 zmm0, [{from} + {left} - 64]",
-            "vmovdqu64 [{to} + {left} - 64], zmm0",
-            "vzeroupper",
+            "vmovdqu64 [{to} + {left} - 64], zmm17",
             from = inout(reg) from => _, to = inout(reg) to => _, left = inout(reg) len => _,
-            out("xmm0") _, options(nostack),
+            options(nostack),
         );
     }
 }

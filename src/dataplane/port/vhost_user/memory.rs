@@ -27,7 +27,7 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 
 /// A range of checked, mapped guest memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Span {
     address: usize,
     len: u32,
@@ -59,16 +59,44 @@ impl Span {
         Self { address: self.address, len: octets.min(self.len()) as u32 }
     }
 
-    /// Fetches ahead up to `lines` cache lines, to be read.
+    /// Fetches the first three cache lines ahead, to be read.
     #[inline]
-    pub fn prefetch(self, lines: usize) {
-        (0..self.len()).step_by(64).take(lines).for_each(|at| prefetch(self.address + at));
+    pub fn prefetch(self) {
+        let last = self.len().saturating_sub(1);
+        prefetch(self.address);
+        prefetch(self.address + last.min(64));
+        prefetch(self.address + last.min(128));
     }
 
-    /// Fetches ahead up to `lines` cache lines, to be written.
+    /// Fetches the first two cache lines ahead, to be written.
     #[inline]
-    pub fn prefetch_write(self, lines: usize) {
-        (0..self.len()).step_by(64).take(lines).for_each(|at| prefetch_write(self.address + at));
+    pub fn prefetch_write(self) {
+        let last = self.len().saturating_sub(1);
+        prefetch_write(self.address);
+        prefetch_write(self.address + last.min(64));
+    }
+
+    /// Copies the first `N` octets into private memory, if there are so many.
+    #[inline]
+    pub fn read<const N: usize>(self) -> Option<[u8; N]> {
+        let mut octets = [0; N];
+        if self.len() < N {
+            return None;
+        }
+        // SAFETY: `N` octets are mapped at `address` while the span is used (see `GuestMemory`), and `octets` is ours.
+        unsafe { copy(self.address as *const u8, octets.as_mut_ptr(), N) };
+        Some(octets)
+    }
+
+    /// Copies `octets` to the beginning, if there is room; gives what is behind them.
+    #[inline]
+    pub fn write<const N: usize>(self, octets: &[u8; N]) -> Option<Self> {
+        if self.len() < N {
+            return None;
+        }
+        // SAFETY: `N` octets are mapped writable at `address` while the span is used, and `octets` is ours.
+        unsafe { copy(octets.as_ptr(), self.address as *mut u8, N) };
+        Some(self.skip(N))
     }
 
     /// Copies into private memory; gives how many octets: the shorter of both.
@@ -93,6 +121,9 @@ impl Span {
     #[inline]
     pub fn copy_from_span(self, from: Self) -> usize {
         let len = self.len().min(from.len());
+        if len == 0 {
+            return 0;
+        }
         // SAFETY: both are mapped while they are used; where a guest makes them overlap, it garbles its own data.
         unsafe { copy(from.address as *const u8, self.address as *mut u8, len) };
         len
@@ -243,6 +274,12 @@ impl GuestMemory {
         self.regions.iter().any(|r| GUARDS[r.mapping.guard].dead.load(Ordering::Relaxed))
     }
 
+    /// The span of `len` octets at the guest's `address`, which must lie in one region.
+    #[inline]
+    pub fn translate_whole(&self, address: u64, len: u32) -> Option<Span> {
+        self.within(address, len, |region| region.guest_address)
+    }
+
     /// Appends the spans of `len` octets at `address` to `spans`: one, or more where regions touch. `None`, and
     /// nothing appended that may be used, unless all of it is mapped; an empty range must be mapped too.
     #[inline]
@@ -267,16 +304,12 @@ impl GuestMemory {
         }
     }
 
-    /// The span of `len` octets at the guest's `address`, which must lie in one region.
-    pub fn translate_whole(&self, address: u64, len: u32) -> Option<Span> {
-        self.within(address, len, |region| region.guest_address)
-    }
-
     /// The span of `len` octets at the VMM's own `address`, which must lie in one region.
     pub fn translate_user(&self, address: u64, len: u32) -> Option<Span> {
         self.within(address, len, |region| region.user_address)
     }
 
+    #[inline]
     fn within(&self, address: u64, len: u32, start: impl Fn(&Region) -> u64) -> Option<Span> {
         let region = self.regions.iter().find(|r| address.wrapping_sub(start(r)) < r.len)?;
         let offset = address - start(region);

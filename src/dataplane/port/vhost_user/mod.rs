@@ -244,10 +244,13 @@ impl Port for VhostUserPort {
         self.rx(queue).is_some_and(|(rx, _)| rx.ring.waiting() != Ok(0))
     }
 
-    fn deliver(&mut self, frames: &[Outgoing<'_>]) -> Result<(), (usize, Undelivered)> {
+    fn deliver(
+        &mut self,
+        frames: &[Outgoing<'_>],
+        queue: usize,
+    ) -> Result<(), (usize, Undelivered)> {
         self.check_memory().map_err(|failure| (0, Undelivered::Failed(failure)))?;
-        let Some(first) = frames.first() else { return Ok(()) };
-        let (rx, memory) = self.rx(first.queue).ok_or((0, Undelivered::Full))?;
+        let (rx, memory) = self.rx(queue).ok_or((0, Undelivered::Full))?;
         rx.deliver(memory, frames)
     }
 

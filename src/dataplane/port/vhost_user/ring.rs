@@ -75,6 +75,27 @@ pub enum Direction {
     Writable,
 }
 
+impl Direction {
+    fn check(self, descriptor: &Descriptor) -> Result<(), RingError> {
+        match (self, descriptor.flags & WRITE != 0) {
+            (Self::Readable, true) => Err(RingError::Direction("writable, but the guest sends it")),
+            (Self::Writable, false) => {
+                Err(RingError::Direction("not writable, but the guest receives into it"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// One chain of descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chain {
+    /// One buffer in one piece of memory.
+    Whole(Span),
+    /// So many octets in any number of pieces.
+    Pieces(usize),
+}
+
 /// Where the parts of a ring are, in the VMM's address space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RingAddresses {
@@ -116,6 +137,17 @@ struct Descriptor {
     len: u32,
     flags: u16,
     next: u16,
+}
+
+impl Descriptor {
+    fn parse([address, rest]: [u64; 2]) -> Self {
+        Self {
+            address: u64::from_le(address),
+            len: u64::from_le(rest) as u32,
+            flags: (u64::from_le(rest) >> 32) as u16,
+            next: (u64::from_le(rest) >> 48) as u16,
+        }
+    }
 }
 
 /// A running ring. Its pointers are valid as long as the memory it was made from; its owner keeps both together.
@@ -230,6 +262,7 @@ impl SplitRing {
 
     /// Takes the heads of chains that wait, from number `skip` of them on, into `heads`; gives how many. Each is read
     /// once, and what they lead to is fetched ahead. They wait until [`SplitRing::advance`].
+    #[inline]
     pub fn heads(&mut self, skip: usize, heads: &mut [u16]) -> Result<usize, RingError> {
         let seen = usize::from(self.available_seen.wrapping_sub(self.next_available));
         let waiting = if seen < skip + heads.len() { usize::from(self.look()?) } else { seen };
@@ -250,24 +283,33 @@ impl SplitRing {
         }
     }
 
-    /// Appends the buffers of the chain at `head` to `spans`; gives their octets.
-    #[inline]
+    /// The chain at `head`. Its buffers, if they are not one piece, are appended to `spans`.
+    #[inline(always)]
     pub fn chain(
         &self,
         head: u16,
         memory: &GuestMemory,
         direction: Direction,
         spans: &mut Vec<Span>,
-    ) -> Result<usize, RingError> {
-        let first = self.descriptor(self.descriptors, self.size, head)?;
-        if first.flags & (NEXT | INDIRECT) != 0 {
-            return self.walk(first, memory, direction, spans);
+    ) -> Result<Chain, RingError> {
+        if head >= self.size {
+            return Err(RingError::Index(head));
         }
-        buffer(&first, memory, direction, spans)?;
-        Ok(first.len as usize)
+        let at = (self.descriptors + 16 * usize::from(head)) as *const [u64; 2];
+        // SAFETY: inside the table that `new` checked, and aligned as that is; what the guest writes meanwhile can only
+        // change the value read, which is checked afterwards.
+        let first = Descriptor::parse(unsafe { at.read_volatile() });
+        if first.flags & (NEXT | INDIRECT) == 0
+            && let Some(span) = memory.translate_whole(first.address, first.len)
+        {
+            direction.check(&first)?;
+            return Ok(Chain::Whole(span));
+        }
+        self.walk(first, memory, direction, spans).map(Chain::Pieces)
     }
 
-    /// As [`SplitRing::chain`], from its first descriptor on.
+    /// Appends the buffers of the chain that begins with `first` to `spans`; gives their octets.
+    #[cold]
     fn walk(
         &self,
         first: Descriptor,
@@ -288,7 +330,10 @@ impl SplitRing {
                 nested = true;
                 0
             } else {
-                buffer(&descriptor, memory, direction, spans)?;
+                direction.check(&descriptor)?;
+                let (address, len) = (descriptor.address, descriptor.len);
+                let mapped = memory.translate(address, len, spans);
+                mapped.ok_or(RingError::Buffer { address, len })?;
                 total += descriptor.len as usize;
                 if descriptor.flags & NEXT == 0 {
                     return Ok(total);
@@ -318,13 +363,7 @@ impl SplitRing {
         let at = (table + 16 * usize::from(index)) as *const [u64; 2];
         // SAFETY: `index` is inside a table that was translated as a whole; what the guest writes meanwhile can only
         // change the value read, which is checked afterwards.
-        let [address, rest] = unsafe { read_unaligned_volatile(at) };
-        Ok(Descriptor {
-            address: u64::from_le(address),
-            len: u64::from_le(rest) as u32,
-            flags: (u64::from_le(rest) >> 32) as u16,
-            next: (u64::from_le(rest) >> 48) as u16,
-        })
+        Ok(Descriptor::parse(unsafe { read_unaligned_volatile(at) }))
     }
 
     /// Takes `chains` of those peeked at off the available ring.
@@ -333,6 +372,7 @@ impl SplitRing {
     }
 
     /// Writes a used entry, invisible until [`SplitRing::publish`].
+    #[inline]
     pub fn push_used(&mut self, head: u16, len: u32) {
         let entry = self.used + 4 + 8 * self.slot(self.next_used);
         // SAFETY: the slot is inside the used ring that `new` checked, and aligned to 4 as that is.
@@ -386,27 +426,6 @@ impl SplitRing {
             self.index(self.used).store(NO_NOTIFY, Ordering::Relaxed);
         }
     }
-}
-
-/// Appends the buffer of a descriptor to `spans`.
-#[inline]
-fn buffer(
-    descriptor: &Descriptor,
-    memory: &GuestMemory,
-    direction: Direction,
-    spans: &mut Vec<Span>,
-) -> Result<(), RingError> {
-    match (direction, descriptor.flags & WRITE != 0) {
-        (Direction::Readable, true) => {
-            return Err(RingError::Direction("writable, but the guest sends it"));
-        }
-        (Direction::Writable, false) => {
-            return Err(RingError::Direction("not writable, but the guest receives into it"));
-        }
-        _ => {}
-    }
-    let (address, len) = (descriptor.address, descriptor.len);
-    memory.translate(address, len, spans).ok_or(RingError::Buffer { address, len })
 }
 
 /// Reads two words that another process may be writing.

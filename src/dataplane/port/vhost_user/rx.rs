@@ -5,7 +5,7 @@
 
 use super::{
     memory::{GuestMemory, Span},
-    ring::{Direction, RingError, SplitRing},
+    ring::{Chain, Direction, RingError, SplitRing},
 };
 use crate::{
     dataplane::{
@@ -22,8 +22,8 @@ use zerocopy::IntoBytes as _;
 
 /// Chains a frame may be merged from: 64 KiB in buffers of 1 KiB.
 const MAX_CHAINS: usize = 65;
-/// Cache lines of a frame's place that are fetched ahead.
-const LINES: usize = 2;
+/// Frames between fetching a place ahead and writing there.
+const AHEAD: usize = 8;
 /// Octets that are summed and copied at a time.
 const CHUNK: usize = 2048;
 
@@ -37,17 +37,26 @@ pub(super) struct RxQueue {
     takes_partial: bool,
     /// Heads of the chains that wait, read as they are needed.
     heads: Vec<u16>,
-    /// Octets of the chains that were looked at.
+    places: Vec<Place>,
+    /// Octets of each chain of those places that have several, and their spans.
     lens: Vec<usize>,
     spans: Vec<Span>,
-    places: Vec<Place>,
 }
 
 /// Where a frame goes.
 #[derive(Debug)]
 struct Place {
-    chains: Range<usize>,
-    spans: Range<usize>,
+    /// The first of its chains.
+    chain: usize,
+    room: Room,
+}
+
+#[derive(Debug)]
+enum Room {
+    /// In the one chain, in one piece.
+    Whole(Span),
+    /// In several chains or pieces.
+    Pieces { lens: Range<usize>, spans: Range<usize> },
 }
 
 impl RxQueue {
@@ -57,9 +66,9 @@ impl RxQueue {
             mergeable,
             takes_partial,
             heads: Vec::with_capacity(BURST + MAX_CHAINS),
-            lens: Vec::with_capacity(BURST + MAX_CHAINS),
-            spans: Vec::with_capacity(BURST + MAX_CHAINS * 2),
             places: Vec::with_capacity(BURST),
+            lens: Vec::with_capacity(MAX_CHAINS),
+            spans: Vec::with_capacity(MAX_CHAINS * 2),
         }
     }
 
@@ -71,96 +80,156 @@ impl RxQueue {
         frames: &[Outgoing<'_>],
     ) -> Result<(), (usize, Undelivered)> {
         self.heads.clear();
+        self.places.clear();
         self.lens.clear();
         self.spans.clear();
-        self.places.clear();
         self.ring.prefetch_used(frames.len());
-        let placed = frames.iter().try_for_each(|frame| self.place(memory, frame, frames.len()));
-        let mut used = 0;
-        for (frame, place) in frames.iter().zip(&self.places) {
-            self.write(frame, place);
-            used = place.chains.end;
-        }
-        for (frame, place) in frames.iter().zip(&self.places) {
-            let mut left = vnet::HEADER_LEN + frame.len;
-            for chain in place.chains.clone() {
-                let written = self.lens[chain].min(left);
-                self.ring.push_used(self.heads[chain], written as u32);
-                left -= written;
+        let mut chain = 0;
+        let mut placed = Ok(());
+        for frame in frames {
+            match self.place(memory, frame, chain, frames.len()) {
+                Ok(taken) => chain += taken,
+                Err(why) => {
+                    placed = Err(why);
+                    break;
+                }
             }
         }
-        self.ring.advance(used as u16);
+        (0..AHEAD).for_each(|at| self.prefetch(at));
+        for (at, frame) in frames[..self.places.len()].iter().enumerate() {
+            self.prefetch(at + AHEAD);
+            self.write(frame, at);
+        }
+        // Apart from the octets: the guest may be fetching the same lines, and takes each away but once.
+        for (at, frame) in frames[..self.places.len()].iter().enumerate() {
+            self.push_used(frame, at);
+        }
+        self.ring.advance(chain as u16);
         placed.map_err(|why| (self.places.len(), why))
     }
 
-    /// Finds chains for a frame, one of `burst`.
+    /// Finds chains for a frame, one of `burst`, from number `chain` of those that wait on. Gives how many.
     #[inline]
     fn place(
         &mut self,
         memory: &GuestMemory,
         frame: &Outgoing<'_>,
+        chain: usize,
         burst: usize,
-    ) -> Result<(), Undelivered> {
-        let (first, first_span) = (self.lens.len(), self.spans.len());
-        let limit = if self.mergeable { MAX_CHAINS } else { 1 };
+    ) -> Result<usize, Undelivered> {
         let needed = vnet::HEADER_LEN + frame.len;
-        let mut room = 0;
+        let head = self.head(chain, burst)?;
+        let first_span = self.spans.len();
+        let first = self.ring.chain(head, memory, Direction::Writable, &mut self.spans)?;
+        if let Chain::Whole(span) = first
+            && span.len() >= needed
+        {
+            self.places.push(Place { chain, room: Room::Whole(span) });
+            return Ok(1);
+        }
+        let first_len = self.lens.len();
+        let mut room = self.note(first);
         while room < needed {
-            if self.lens.len() - first == limit {
+            let taken = self.lens.len() - first_len;
+            if !self.mergeable || taken == MAX_CHAINS {
                 return Err(Undelivered::TooLarge);
             }
-            let head = self.head(self.lens.len(), burst)?;
-            let len = self.ring.chain(head, memory, Direction::Writable, &mut self.spans)?;
-            self.lens.push(len);
-            room += len;
+            let head = self.head(chain + taken, burst)?;
+            let next = self.ring.chain(head, memory, Direction::Writable, &mut self.spans)?;
+            room += self.note(next);
         }
-        if let Some(span) = self.spans.get(first_span) {
-            span.first(needed).prefetch_write(LINES);
-        }
-        self.places
-            .push(Place { chains: first..self.lens.len(), spans: first_span..self.spans.len() });
-        Ok(())
+        let (lens, spans) = (first_len..self.lens.len(), first_span..self.spans.len());
+        let taken = lens.len();
+        self.places.push(Place { chain, room: Room::Pieces { lens, spans } });
+        Ok(taken)
+    }
+
+    /// Notes a chain of a place that has several. Gives its octets.
+    fn note(&mut self, chain: Chain) -> usize {
+        let len = match chain {
+            Chain::Whole(span) => {
+                self.spans.push(span);
+                span.len()
+            }
+            Chain::Pieces(len) => len,
+        };
+        self.lens.push(len);
+        len
     }
 
     /// The head of chain number `at` of those that wait; reads `batch` of them where it is not known yet.
     #[inline]
     fn head(&mut self, at: usize, batch: usize) -> Result<u16, Undelivered> {
-        if at == self.heads.len() {
-            self.heads.resize(at + batch, 0);
-            let read = self.ring.heads(at, &mut self.heads[at..])?;
-            self.heads.truncate(at + read);
+        match self.heads.get(at) {
+            Some(head) => Ok(*head),
+            None => self.more_heads(at, batch),
         }
+    }
+
+    #[cold]
+    fn more_heads(&mut self, at: usize, batch: usize) -> Result<u16, Undelivered> {
+        self.heads.resize(at + batch, 0);
+        let read = self.ring.heads(at, &mut self.heads[at..])?;
+        self.heads.truncate(at + read);
         self.heads.get(at).copied().ok_or(Undelivered::Full)
     }
 
+    /// Fetches ahead where frame number `at` goes.
     #[inline]
-    fn write(&self, frame: &Outgoing<'_>, place: &Place) {
-        let buffers = place.chains.len() as u16;
-        let spans = &self.spans[place.spans.clone()];
+    fn prefetch(&self, at: usize) {
+        if let Some(Place { room: Room::Whole(span), .. }) = self.places.get(at) {
+            span.prefetch_write();
+        }
+    }
+
+    /// Writes frame number `at`.
+    #[inline]
+    fn write(&self, frame: &Outgoing<'_>, at: usize) {
+        match &self.places[at].room {
+            Room::Whole(span) => {
+                if let (Checksum::Complete, [tail]) = (frame.checksum, frame.tail)
+                    && let Some(span) = span.write(&vnet::Header::PLAIN)
+                {
+                    let rest = span.skip(span.copy_from_slice(frame.head));
+                    rest.copy_from_span(tail.first(frame.len - frame.head.len()));
+                } else {
+                    self.scatter(frame, Scatter::new(std::slice::from_ref(span)), 1);
+                }
+            }
+            Room::Pieces { lens, spans } => {
+                self.scatter(frame, Scatter::new(&self.spans[spans.clone()]), lens.len() as u16);
+            }
+        }
+    }
+
+    /// Writes the used entries of frame number `at`.
+    #[inline]
+    fn push_used(&mut self, frame: &Outgoing<'_>, at: usize) {
+        let mut left = vnet::HEADER_LEN + frame.len;
+        let place = &self.places[at];
+        match &place.room {
+            Room::Whole(_) => self.ring.push_used(self.heads[place.chain], left as u32),
+            Room::Pieces { lens, .. } => {
+                for (head, len) in self.heads[place.chain..].iter().zip(&self.lens[lens.clone()]) {
+                    let written = left.min(*len);
+                    self.ring.push_used(*head, written as u32);
+                    left -= written;
+                }
+            }
+        }
+    }
+
+    /// Writes a frame, whatever it is, to where there is room for it in `buffers` chains.
+    fn scatter(&self, frame: &Outgoing<'_>, mut out: Scatter<'_>, buffers: u16) {
         if let Checksum::Partial { start, offset } = frame.checksum
             && !self.takes_partial
         {
             let header = vnet::Header::to_guest(Checksum::Complete, buffers);
-            write_summed(Scatter::new(spans), &header, frame, start.into(), offset.into());
-            return;
-        }
-        let header = vnet::Header::to_guest(frame.checksum, buffers);
-        let tail = frame.len - frame.head.len();
-        match (spans, frame.tail) {
-            ([span], [] | [_]) => {
-                span.copy_from_slice(header.as_bytes());
-                let span = span.skip(vnet::HEADER_LEN);
-                span.copy_from_slice(frame.head);
-                if let [rest] = frame.tail {
-                    span.skip(frame.head.len()).copy_from_span(rest.first(tail));
-                }
-            }
-            _ => {
-                let mut out = Scatter::new(spans);
-                out.put(header.as_bytes());
-                out.put(frame.head);
-                out.put_spans(frame.tail, tail);
-            }
+            write_summed(out, &header, frame, start.into(), offset.into());
+        } else {
+            out.put(vnet::Header::to_guest(frame.checksum, buffers).as_bytes());
+            out.put(frame.head);
+            out.put_spans(frame.tail, frame.len - frame.head.len());
         }
     }
 }

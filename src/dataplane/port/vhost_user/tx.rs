@@ -5,20 +5,15 @@
 
 use super::{
     memory::{GuestMemory, Span},
-    ring::{Direction, RingError, SplitRing},
+    ring::{Chain, Direction, RingError, SplitRing},
 };
 use crate::{
     dataplane::{
-        frame::{BURST, Burst, HEAD_LEN, MAX_FRAME_LEN},
+        frame::{BURST, Burst, Frame, HEAD_LEN, MAX_FRAME_LEN},
         verdict::DropReason,
     },
     wire::{ethernet, vnet},
 };
-use zerocopy::FromBytes as _;
-
-/// Cache lines of a frame that are looked at: its header and head.
-const LINES: usize = 3;
-
 /// One transmit queue.
 #[derive(Debug)]
 pub(super) struct TxQueue {
@@ -46,16 +41,25 @@ impl TxQueue {
         let count = self.ring.heads(0, &mut self.heads[..waiting])?;
         self.ring.prefetch_used(count);
         for head in &self.heads[..count] {
-            let first = burst.spans.len();
-            let len = self.ring.chain(*head, memory, Direction::Readable, &mut burst.spans)?;
-            if let Some(span) = burst.spans.get(first) {
-                span.prefetch(LINES);
-            }
-            let tail = first..burst.spans.len();
-            burst.push(len.saturating_sub(vnet::HEADER_LEN), tail);
+            let (frame, spans) = burst.push();
+            let first = spans.len();
+            let len = match self.ring.chain(*head, memory, Direction::Readable, spans)? {
+                Chain::Whole(span) => {
+                    span.prefetch();
+                    frame.tail = span;
+                    span.len()
+                }
+                Chain::Pieces(len) => {
+                    frame.tail = Span::default();
+                    len
+                }
+            };
+            frame.pieces = first..spans.len();
+            frame.len = len.saturating_sub(vnet::HEADER_LEN);
         }
-        for at in 0..count {
-            self.fill(burst, at);
+        let (frames, spans) = burst.frames_mut();
+        for frame in frames {
+            self.fill(frame, spans);
         }
         burst.done = self.done;
         Ok(())
@@ -63,8 +67,7 @@ impl TxQueue {
 
     /// Copies the frame's head out of its tail.
     #[inline]
-    fn fill(&self, burst: &mut Burst, at: usize) {
-        let (frame, spans) = burst.frame_mut(at);
+    fn fill(&self, frame: &mut Frame, spans: &mut [Span]) {
         if !self.enabled {
             frame.unfit = Some(DropReason::QueueDisabled);
         } else if frame.len < ethernet::HEADER_LEN {
@@ -76,15 +79,25 @@ impl TxQueue {
             frame.len = frame.len.min(MAX_FRAME_LEN);
             return;
         }
-        let mut header = [0; vnet::HEADER_LEN];
         frame.head_len = frame.len.min(HEAD_LEN);
-        let chain = &mut spans[frame.tail.clone()];
-        let mut taken = take(chain, &mut header);
-        taken += take(&mut chain[taken..], &mut frame.head[..frame.head_len]);
-        frame.tail.start += taken;
-        match vnet::Header::read_from_bytes(&header).map(|header| header.checksum()) {
-            Ok(Ok(checksum)) => frame.checksum = checksum,
-            _ => frame.unfit = Some(DropReason::UnexpectedSegmentation),
+        let head = &mut frame.head[..frame.head_len];
+        let header = match frame.tail.read() {
+            Some(header) => {
+                let rest = frame.tail.skip(vnet::HEADER_LEN);
+                frame.tail = rest.skip(rest.copy_to_slice(head));
+                header
+            }
+            None => {
+                let mut header = [0; vnet::HEADER_LEN];
+                let pieces = &mut spans[frame.pieces.clone()];
+                let taken = take(pieces, &mut header);
+                take(&mut pieces[taken..], head);
+                header
+            }
+        };
+        match vnet::Header::from(header).checksum() {
+            Ok(checksum) => frame.checksum = checksum,
+            Err(vnet::Segmented) => frame.unfit = Some(DropReason::UnexpectedSegmentation),
         }
     }
 
@@ -101,7 +114,6 @@ impl TxQueue {
 }
 
 /// Moves octets from the start of `spans` into `to`; gives how many spans that used up.
-#[inline]
 fn take(spans: &mut [Span], mut to: &mut [u8]) -> usize {
     let mut used_up = 0;
     for span in spans {
