@@ -28,9 +28,12 @@ test: ## Every test, with real guests; installs what they need
 fuzz: ## Fuzz every target for a minute each (needs cargo-fuzz)
 	scripts/fuzz.sh 60
 
+instructions: ## Count the instructions of the packet path; fail if they have grown
+	scripts/instructions.sh
+
 install: build ## Install to $(DESTDIR)/usr/local and the systemd unit
 	install -D -m 755 target/release/mvirt-net $(DESTDIR)/usr/local/bin/mvirt-net
 	install -D -m 755 target/release/mvirt $(DESTDIR)/usr/local/bin/mvirt
 	install -D -m 644 dist/mvirt-net.service $(DESTDIR)/etc/systemd/system/mvirt-net.service
 
-.PHONY: help build demo check test fuzz install
+.PHONY: help build demo check test fuzz instructions install

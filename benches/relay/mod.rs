@@ -1,0 +1,225 @@
+//! Two guests in this process, whose rings are driven by hand, and the packet path between them on this thread: frames
+//! from one guest's transmit ring to the other's receive ring, without a reactor or sockets.
+
+use mvirt_net::{
+    addr::MacAddr,
+    dataplane::{
+        counters::PortCounters,
+        forward::FibBuilder,
+        frame::{BURST, Outgoing},
+        pipeline::{Links, Pipeline},
+        port::vhost_user::{
+            Plan, RingPlan, VhostUserPort,
+            memory::{GuestMemory, RegionRequest},
+            ring::{RingAddresses, RingConfig, Start},
+        },
+        ports::{Attachment, Ports},
+        snapshot::{Addressing, GATEWAY_MAC, NetworkKey, NetworkTable, NextHop, PortId, Vnic},
+    },
+    wire::checksum::checksum,
+};
+use std::{
+    fs::File,
+    hint::black_box,
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
+    time::Instant,
+};
+use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
+
+const SIZE: u16 = 256;
+const MEMORY: u64 = 4 << 20;
+/// Where the parts of receive and transmit ring are, and from where on buffers of 4 KiB.
+const RINGS: [u64; 2] = [0x1_0000, 0x4_0000];
+const BUFFERS: [u64; 2] = [0x10_0000, 0x20_0000];
+const BUFFER: u64 = 4096;
+const KEY: NetworkKey = NetworkKey(1);
+
+/// What a driver's side of a guest is.
+struct Guest {
+    memory: GuestMemoryMmap,
+    available: [u16; 2],
+}
+
+fn addresses(ring: usize) -> RingAddresses {
+    let at = RINGS[ring];
+    RingAddresses { descriptors: at, available: at + 0x1_0000, used: at + 0x2_0000 }
+}
+
+impl Guest {
+    /// A guest whose transmit ring has `frame` in every buffer, and the port for it.
+    fn new(frame: &[u8]) -> (Self, VhostUserPort) {
+        let file =
+            File::from(rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(MEMORY).unwrap();
+        let offset = FileOffset::new(file.try_clone().unwrap(), 0);
+        let region = (GuestAddress(0), MEMORY as usize, Some(offset));
+        let memory = GuestMemoryMmap::from_ranges_with_files([region]).unwrap();
+        let octets = [&[0; 12], frame].concat();
+        for ring in 0..2 {
+            let RingAddresses { descriptors, available, .. } = addresses(ring);
+            for slot in 0..u64::from(SIZE) {
+                let buffer = BUFFERS[ring] + slot * BUFFER;
+                let (len, flags) = [(2048_u32, 2_u16), (octets.len() as u32, 0)][ring];
+                let at = descriptors + 16 * slot;
+                memory.write_obj(buffer, GuestAddress(at)).unwrap();
+                memory.write_obj(len, GuestAddress(at + 8)).unwrap();
+                memory.write_obj([flags, 0], GuestAddress(at + 12)).unwrap();
+                memory.write_obj(slot as u16, GuestAddress(available + 4 + 2 * slot)).unwrap();
+                memory.write_slice(&octets, GuestAddress(BUFFERS[1] + slot * BUFFER)).unwrap();
+            }
+        }
+        let ours = GuestMemory::map(vec![RegionRequest {
+            guest_address: 0,
+            len: MEMORY,
+            user_address: 0,
+            offset: 0,
+            fd: file.into(),
+        }])
+        .unwrap();
+        let plan = |ring| RingPlan {
+            config: RingConfig {
+                size: SIZE.into(),
+                addresses: addresses(ring),
+                event_idx: false,
+                indirect: true,
+                start: Start::Told(0),
+            },
+            kick: None,
+            call: None,
+            enabled: true,
+            position: Default::default(),
+        };
+        let plan = Plan {
+            pairs: vec![(Some(plan(0)), Some(plan(1)))],
+            mergeable: true,
+            guest_checksum: true,
+        };
+        (Self { memory, available: [0; 2] }, VhostUserPort::new(Arc::new(ours), plan).unwrap())
+    }
+
+    /// Makes `count` more chains of a ring available.
+    fn post(&mut self, ring: usize, count: u16) {
+        self.available[ring] = self.available[ring].wrapping_add(count);
+        let at = GuestAddress(addresses(ring).available + 2);
+        fence(Ordering::Release);
+        self.memory.write_obj(self.available[ring], at).unwrap();
+    }
+}
+
+struct NoLinks;
+
+impl Links for NoLinks {
+    fn here(&self) -> u16 {
+        0
+    }
+
+    fn send(&mut self, _: (u16, PortId), _: usize, _: &[Outgoing<'_>]) -> usize {
+        0
+    }
+}
+
+/// The packet path between two guests.
+pub(crate) struct Relay {
+    guests: [Guest; 2],
+    ports: Ports,
+    pipeline: Pipeline,
+    now: Instant,
+}
+
+fn port(slot: u32) -> PortId {
+    PortId { slot, generation: 1 }
+}
+
+fn mac(slot: u32) -> MacAddr {
+    MacAddr([0x52, 0x54, 0, 0, 0, slot as u8])
+}
+
+fn ipv4(slot: u32) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 0, 10 + slot as u8)
+}
+
+/// A UDP datagram in a frame of `len` octets from vNIC 0 to vNIC 1, by way of the gateway.
+fn frame(len: usize) -> Vec<u8> {
+    let mut header = [0; 20];
+    header[0] = 0x45;
+    header[2..4].copy_from_slice(&(len as u16 - 14).to_be_bytes());
+    header[8] = 64;
+    header[9] = 17;
+    header[12..16].copy_from_slice(&ipv4(0).octets());
+    header[16..20].copy_from_slice(&ipv4(1).octets());
+    let sum = checksum(&header);
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = [&GATEWAY_MAC.0[..], &mac(0).0, &[8, 0], &header].concat();
+    frame.extend([0x04, 0xd2, 0x04, 0xd3]);
+    frame.extend((len as u16 - 34).to_be_bytes());
+    frame.resize(len, 0);
+    frame
+}
+
+impl Relay {
+    /// Between guests of which one sends frames of `len` octets.
+    pub(crate) fn new(len: usize) -> Self {
+        let now = Instant::now();
+        let mut ports = Ports::default();
+        let mut fib = FibBuilder::default();
+        let mut vnics = Vec::new();
+        let guests = [0, 1].map(|slot| {
+            let (guest, vhost_user) = Guest::new(&frame(len));
+            let next_hop =
+                fib.next_hop(NextHop { port: port(slot), reactor: 0, mtu: 1500, mac: mac(slot) });
+            fib.host_ipv4(ipv4(slot), next_hop);
+            vnics.push(Vnic {
+                port: port(slot),
+                mac: mac(slot),
+                ipv4: Some(ipv4(slot)),
+                ipv6: None,
+                routed_ipv4: Vec::new(),
+                routed_ipv6: Vec::new(),
+                addressing: Addressing::Host,
+                hostname: None,
+            });
+            let attachment = Attachment {
+                id: port(slot),
+                network: KEY,
+                port: Box::new(vhost_user),
+                counters: Arc::new(PortCounters::default()),
+                on_failure: Box::new(|failure| panic!("{failure}")),
+            };
+            ports.attach(attachment, now);
+            guest
+        });
+        ports.publish(&Arc::new(NetworkTable {
+            key: KEY,
+            ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
+            ipv4_broadcast: Some(Ipv4Addr::new(10, 0, 0, 255)),
+            ipv6_prefix: None,
+            dns_ipv4: Vec::new(),
+            dns_ipv6: Vec::new(),
+            ntp_ipv4: Vec::new(),
+            ntp_ipv6: Vec::new(),
+            mtu: 1500,
+            domain: None,
+            vnics,
+            fib: fib.build(7),
+        }));
+        Self { guests, ports, pipeline: Pipeline::default(), now }
+    }
+
+    /// Carries one full burst.
+    pub(crate) fn burst(&mut self) {
+        self.guests[0].post(1, BURST as u16);
+        self.guests[1].post(0, BURST as u16);
+        let polled = self.pipeline.run(&mut self.ports, &mut NoLinks, (port(0), 0), self.now);
+        assert_eq!(black_box(polled), Ok(BURST));
+        self.ports.publish_touched();
+    }
+
+    /// How many frames the second guest was given.
+    pub(crate) fn delivered(&mut self) -> u64 {
+        self.ports.get_mut(port(1)).unwrap().counters.egress_frames.get()
+    }
+}

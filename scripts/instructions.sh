@@ -1,0 +1,27 @@
+#!/bin/bash
+# Counts the instructions a frame takes through the packet path, ring to ring, and fails beyond a bound: unlike a time,
+# the count is the same on every run. What bursts and the benchmark itself cost is counted with it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+command -v valgrind >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends valgrind >/dev/null; }
+program=$(cargo bench --locked --bench pipeline --no-run --message-format=json 2>/dev/null |
+    sed -n 's/.*"name":"pipeline".*"executable":"\([^"]*\)".*/\1/p')
+
+# Of so many bursts of 64 frames.
+count() {
+    valgrind --tool=callgrind --callgrind-out-file=/dev/null "$program" --bursts "$1" "$2" 2>&1 |
+        sed -n 's/.*Collected : //p'
+}
+
+check() {
+    local len=$1 bound=$2 few many
+    few=$(count 1000 "$len")
+    many=$(count 3000 "$len")
+    local frame=$(((many - few) / (2000 * 64)))
+    echo "$frame instructions a frame of $len octets (at most $bound)"
+    [ "$frame" -le "$bound" ]
+}
+
+check 64 760
+check 1500 1120
