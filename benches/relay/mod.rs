@@ -9,7 +9,7 @@ use mvirt_net::{
         frame::{BURST, Outgoing},
         pipeline::{Links, Pipeline},
         port::vhost_user::{
-            Plan, RingPlan, VhostUserPort,
+            Plan, RingPlan, Unfinished, VhostUserPort,
             memory::{GuestMemory, RegionRequest},
             ring::{RingAddresses, RingConfig, Start},
         },
@@ -96,7 +96,8 @@ impl Guest {
         let plan = Plan {
             pairs: vec![(Some(plan(0)), Some(plan(1)))],
             mergeable: true,
-            guest_checksum: true,
+            sends: Default::default(),
+            takes: Unfinished { checksum: true, ..Default::default() },
         };
         (Self { memory, available: [0; 2] }, VhostUserPort::new(Arc::new(ours), plan).unwrap())
     }

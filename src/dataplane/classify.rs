@@ -1,12 +1,20 @@
-//! What a frame is: its head, parsed once, and a proof that lengths and the checksum request are consistent.
+//! What a frame is: its head, parsed once, and a proof that lengths and what its sender left to do are consistent.
 
 use super::verdict::DropReason;
 use crate::{
     addr::MacAddr,
-    wire::{arp, ethernet, icmpv4, ipv4, ipv6, protocol, tcp, udp, vnet::Checksum},
+    wire::{
+        arp, ethernet, icmpv4, ipv4, ipv6, protocol, tcp, udp,
+        vnet::{Offload, SegmentKind, Segments},
+    },
 };
 use std::net::{Ipv4Addr, Ipv6Addr};
 use zerocopy::FromBytes as _;
+
+/// Octets of payload in the smallest segment that Linux sends (`tcp_min_snd_mss`).
+const MIN_SEGMENT: usize = 48;
+/// Datagrams that Linux cuts a frame into at most (`UDP_MAX_SEGMENTS`).
+const MAX_DATAGRAMS: usize = 128;
 
 /// The headers of a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +49,8 @@ pub struct Ipv4 {
     pub ttl: u8,
     /// Octets, its header included.
     pub len: usize,
+    /// As `len`, of the largest packet that it is to be cut into; `len` where it is not.
+    pub largest: usize,
     /// Octets of its header.
     pub header_len: usize,
     /// What it carries.
@@ -58,6 +68,8 @@ pub struct Ipv6 {
     pub hop_limit: u8,
     /// Octets, its header included.
     pub len: usize,
+    /// As `len`, of the largest packet that it is to be cut into; `len` where it is not.
+    pub largest: usize,
     /// Octets of its header and extension headers.
     pub header_len: usize,
     /// What it carries.
@@ -95,12 +107,12 @@ impl Headers {
 }
 
 /// Parses the head of a frame that is `frame_len` octets long in all.
-pub fn classify(head: &[u8], frame_len: usize, checksum: Checksum) -> Result<Headers, DropReason> {
+pub fn classify(head: &[u8], frame_len: usize, offload: Offload) -> Result<Headers, DropReason> {
     let (header, packet) = ethernet::Header::parse(head).ok_or(DropReason::FrameTooShort)?;
     let packet_len = frame_len - ethernet::HEADER_LEN;
     let packet = match header.ether_type.get() {
-        ethernet::IPV4 => Packet::Ipv4(ipv4(packet, packet_len, checksum)?),
-        ethernet::IPV6 => Packet::Ipv6(ipv6(packet, packet_len, checksum)?),
+        ethernet::IPV4 => Packet::Ipv4(ipv4(packet, packet_len, offload)?),
+        ethernet::IPV6 => Packet::Ipv6(ipv6(packet, packet_len, offload)?),
         ethernet::ARP => Packet::Arp(arp::Packet::parse(packet).ok_or(DropReason::MalformedArp)?),
         ethernet::VLAN | ethernet::SERVICE_VLAN => return Err(DropReason::VlanTagged),
         _ => return Err(DropReason::UnknownEtherType),
@@ -110,7 +122,7 @@ pub fn classify(head: &[u8], frame_len: usize, checksum: Checksum) -> Result<Hea
 
 /// Parses the head of an IPv4 packet, of which there are `len` octets in all.
 #[inline(always)]
-pub fn ipv4(octets: &[u8], len: usize, checksum: Checksum) -> Result<Ipv4, DropReason> {
+pub fn ipv4(octets: &[u8], len: usize, offload: Offload) -> Result<Ipv4, DropReason> {
     let header = ipv4::Header::parse(octets, len).ok_or(DropReason::MalformedIpv4)?;
     let (header_len, len) = (header.header_len(), header.total_len());
     let upper = if header.is_fragment() {
@@ -118,13 +130,15 @@ pub fn ipv4(octets: &[u8], len: usize, checksum: Checksum) -> Result<Ipv4, DropR
     } else {
         upper(octets, header_len, header.protocol, protocol::ICMP)
     };
-    let at_hand = len.min(octets.len());
-    check_partial(checksum, header_len, at_hand, header.protocol, upper)?;
+    let whole =
+        Transport { family: Family::Ipv4, protocol: header.protocol, at: header_len, upper };
+    let largest = whole.check(offload, octets, len)?;
     Ok(Ipv4 {
         source: header.source(),
         destination: header.destination(),
         ttl: header.ttl,
         len,
+        largest,
         header_len,
         upper,
     })
@@ -132,7 +146,7 @@ pub fn ipv4(octets: &[u8], len: usize, checksum: Checksum) -> Result<Ipv4, DropR
 
 /// Parses the head of an IPv6 packet, of which there are `len` octets in all.
 #[inline]
-pub fn ipv6(octets: &[u8], len: usize, checksum: Checksum) -> Result<Ipv6, DropReason> {
+pub fn ipv6(octets: &[u8], len: usize, offload: Offload) -> Result<Ipv6, DropReason> {
     let header = ipv6::Header::parse(octets, len).ok_or(DropReason::MalformedIpv6)?;
     let found = header.upper(octets).ok_or(DropReason::MalformedIpv6)?;
     let len = header.total_len();
@@ -144,13 +158,15 @@ pub fn ipv6(octets: &[u8], len: usize, checksum: Checksum) -> Result<Ipv6, DropR
     } else {
         upper(octets, found.offset, found.protocol, protocol::ICMPV6)
     };
-    let at_hand = len.min(octets.len());
-    check_partial(checksum, found.offset, at_hand, found.protocol, upper)?;
+    let whole =
+        Transport { family: Family::Ipv6, protocol: found.protocol, at: found.offset, upper };
+    let largest = whole.check(offload, octets, len)?;
     Ok(Ipv6 {
         source: header.source(),
         destination: header.destination(),
         hop_limit: header.hop_limit,
         len,
+        largest,
         header_len: found.offset,
         upper,
     })
@@ -172,27 +188,80 @@ fn upper(octets: &[u8], offset: usize, protocol: u8, icmp: u8) -> Upper {
     Upper::Other
 }
 
-/// A guest may leave only the checksum of a whole TCP or UDP header to us, exactly where the packet has it, and among
-/// the `packet_len` octets that are at hand.
-#[inline]
-fn check_partial(
-    checksum: Checksum,
-    header_len: usize,
-    packet_len: usize,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+/// Where the transport header of a packet is.
+struct Transport {
+    family: Family,
     protocol: u8,
+    /// Octets from the start of the packet.
+    at: usize,
     upper: Upper,
-) -> Result<(), DropReason> {
-    let Checksum::Partial { start, offset } = checksum else { return Ok(()) };
-    let (expected_offset, upper_len) = match protocol {
-        protocol::TCP => (tcp::CHECKSUM_OFFSET, tcp::HEADER_LEN),
-        protocol::UDP => (udp::CHECKSUM_OFFSET, udp::HEADER_LEN),
-        _ => return Err(DropReason::BadVnetHeader),
-    };
-    let consistent = upper != Upper::Fragment
-        && usize::from(start) == ethernet::HEADER_LEN + header_len
-        && offset == expected_offset
-        && header_len + upper_len <= packet_len;
-    if consistent { Ok(()) } else { Err(DropReason::BadVnetHeader) }
+}
+
+impl Transport {
+    /// A guest may leave only the checksum of a whole TCP or UDP packet to us, exactly where the packet has it, and only
+    /// such a packet to be cut, with all headers among the `octets` at hand. Gives the octets of the largest packet
+    /// that leaves.
+    #[inline(always)]
+    fn check(&self, offload: Offload, octets: &[u8], len: usize) -> Result<usize, DropReason> {
+        match offload {
+            Offload::None => Ok(len),
+            _ => self.check_offload(offload, octets, len),
+        }
+    }
+
+    #[cold]
+    fn check_offload(
+        &self,
+        offload: Offload,
+        octets: &[u8],
+        len: usize,
+    ) -> Result<usize, DropReason> {
+        let (start, offset, segments) = match offload {
+            Offload::None => return Ok(len),
+            Offload::Checksum { start, offset } => (start, offset, None),
+            Offload::Segmentation { start, offset, segments } => (start, offset, Some(segments)),
+        };
+        let transport = octets.get(self.at..len.min(octets.len())).unwrap_or(&[]);
+        let found = match self.protocol {
+            protocol::TCP => tcp::header_len(transport).zip(Some(tcp::CHECKSUM_OFFSET)),
+            protocol::UDP => Some((udp::HEADER_LEN, udp::CHECKSUM_OFFSET)),
+            _ => None,
+        };
+        let (header_len, expected_offset) = found.ok_or(DropReason::BadVnetHeader)?;
+        let consistent = self.upper != Upper::Fragment
+            && usize::from(start) == ethernet::HEADER_LEN + self.at
+            && offset == expected_offset
+            && header_len <= transport.len();
+        let headers_len = self.at + header_len;
+        match segments {
+            _ if !consistent => Err(DropReason::BadVnetHeader),
+            None => Ok(len),
+            Some(segments) if self.may_be_cut(segments, len.saturating_sub(headers_len)) => {
+                Ok(len.min(headers_len + usize::from(segments.size)))
+            }
+            Some(_) => Err(DropReason::BadSegmentation),
+        }
+    }
+
+    fn may_be_cut(&self, segments: Segments, payload: usize) -> bool {
+        let size = usize::from(segments.size);
+        let kind = match (self.family, self.protocol) {
+            (_, protocol::UDP) => SegmentKind::Udp,
+            (Family::Ipv4, _) => SegmentKind::Tcp4,
+            (Family::Ipv6, _) => SegmentKind::Tcp6,
+        };
+        // Small segments would make much work of one frame: TCP needs none below its smallest segment size, datagrams
+        // may be small when they are few.
+        let bounded = size >= MIN_SEGMENT
+            || kind == SegmentKind::Udp && size > 0 && payload.div_ceil(size) <= MAX_DATAGRAMS;
+        segments.kind == kind && payload > 0 && bounded
+    }
 }
 
 #[cfg(test)]
@@ -213,7 +282,7 @@ mod tests {
     fn a_udp_frame_is_understood_and_its_padding_left_out() {
         let mut frame = udp_frame();
         frame.resize(60, 0xee);
-        let headers = classify(&frame, frame.len(), Checksum::Complete).unwrap();
+        let headers = classify(&frame, frame.len(), Offload::None).unwrap();
         assert_eq!(headers.frame_len(), 46);
         let Packet::Ipv4(packet) = headers.packet else { panic!("not IPv4") };
         assert_eq!(packet.upper, Upper::Udp { source: 1234, destination: 53 });
@@ -223,7 +292,7 @@ mod tests {
     fn a_partial_checksum_must_be_that_of_the_transport() {
         let frame = udp_frame();
         let with = |start, offset| {
-            classify(&frame, frame.len(), Checksum::Partial { start, offset }).map(|_| ())
+            classify(&frame, frame.len(), Offload::Checksum { start, offset }).map(|_| ())
         };
         assert_eq!(with(34, 6), Ok(()));
         for start in 0..=u16::MAX {
@@ -244,7 +313,7 @@ mod tests {
                 *version = if kind == 0 { 0x45 } else { 0x60 };
             }
             let len = head.len() + extra;
-            if let Ok(headers) = classify(&head, len, Checksum::Complete) {
+            if let Ok(headers) = classify(&head, len, Offload::None) {
                 prop_assert!(headers.frame_len() <= len);
             }
         }

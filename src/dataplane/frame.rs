@@ -4,7 +4,7 @@
 //! where it is: spans whose only operation is to be copied somewhere else.
 
 use super::{port::vhost_user::memory::Span, verdict::DropReason};
-use crate::wire::vnet::Checksum;
+use crate::wire::vnet::Offload;
 use std::ops::Range;
 
 /// Octets of a frame that are copied into its head.
@@ -24,8 +24,8 @@ pub struct Frame {
     pub head_len: usize,
     /// Octets of the whole frame.
     pub len: usize,
-    /// The state of its transport checksum.
-    pub checksum: Checksum,
+    /// What its sender left to be done.
+    pub offload: Offload,
     /// Set where the port found the frame unfit before it could be classified.
     pub unfit: Option<DropReason>,
     /// What follows the head, where that is in one piece.
@@ -40,7 +40,7 @@ impl Default for Frame {
             head: [0; HEAD_LEN],
             head_len: 0,
             len: 0,
-            checksum: Checksum::Complete,
+            offload: Offload::None,
             unfit: None,
             tail: Span::default(),
             pieces: 0..0,
@@ -111,7 +111,7 @@ impl Burst {
         let frame = &mut self.frames[self.len];
         self.len += 1;
         frame.head_len = 0;
-        frame.checksum = Checksum::Complete;
+        frame.offload = Offload::None;
         frame.unfit = None;
         (frame, &mut self.spans)
     }
@@ -147,7 +147,7 @@ impl Burst {
         } else {
             &self.spans[frame.pieces.clone()]
         };
-        Outgoing { checksum: frame.checksum, head: frame.head(), tail, len: frame.len }
+        Outgoing { offload: frame.offload, head: frame.head(), tail, len: frame.len }
     }
 
     /// Copies frame number `at` into `buffer` as a whole; gives its octets.
@@ -163,8 +163,8 @@ impl Burst {
 /// A frame on its way into a port.
 #[derive(Debug, Clone, Copy)]
 pub struct Outgoing<'a> {
-    /// The state of its transport checksum.
-    pub checksum: Checksum,
+    /// What its sender left to be done.
+    pub offload: Offload,
     /// Its first octets.
     pub head: &'a [u8],
     /// Where the rest is, and perhaps more than that.
@@ -175,7 +175,7 @@ pub struct Outgoing<'a> {
 
 impl<'a> Outgoing<'a> {
     /// A frame that is all in private memory.
-    pub fn private(frame: &'a [u8], checksum: Checksum) -> Self {
-        Self { checksum, head: frame, tail: &[], len: frame.len() }
+    pub fn private(frame: &'a [u8], offload: Offload) -> Self {
+        Self { offload, head: frame, tail: &[], len: frame.len() }
     }
 }

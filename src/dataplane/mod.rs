@@ -20,6 +20,7 @@ pub mod port;
 pub mod ports;
 pub mod reactor;
 pub mod responders;
+pub mod segment;
 mod sessions;
 pub mod snapshot;
 mod socket;

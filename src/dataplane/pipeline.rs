@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     addr::MacAddr,
-    wire::{Writer, ethernet, vnet::Checksum},
+    wire::{Writer, ethernet, vnet::Offload},
 };
 use arrayvec::ArrayVec;
 use std::time::Instant;
@@ -205,17 +205,17 @@ impl Pipeline {
     ) -> Result<(), DropReason> {
         let whole = self.burst.linearise(at, &mut self.whole);
         let frame = self.burst.frame(at);
-        let checksum = frame.checksum;
-        let headers = classify(frame.head(), frame.len, checksum)?;
+        let offload = frame.offload;
+        let headers = classify(frame.head(), frame.len, offload)?;
         let slot = passage.ports.sound_mut(passage.ingress).ok_or(DropReason::NoGuest)?;
         if !slot.may_reply(passage.now) {
             return Err(DropReason::ReplyLimit);
         }
         let mut writer = Writer::new(&mut self.answer);
         let (table, vnic) = slot.vnic().ok_or(DropReason::NoRoute)?;
-        let question = Question { table, vnic, headers: &headers, frame: whole, checksum };
+        let question = Question { table, vnic, headers: &headers, frame: whole, offload };
         responders::respond(&question, &mut writer)?;
-        let answer = Outgoing::private(writer.since(0), Checksum::Complete);
+        let answer = Outgoing::private(writer.since(0), Offload::None);
         match put(slot, &[answer], self.burst.queue) {
             Ok(()) => Ok(()),
             // It is the asker's own ring: no need to wait for it.
@@ -232,7 +232,7 @@ impl Pipeline {
     fn reject<L: Links>(&mut self, at: usize, rejection: Rejection, passage: &mut Passage<'_, L>) {
         let whole = self.burst.linearise(at, &mut self.whole);
         let Some(slot) = passage.ports.sound_mut(passage.ingress) else { return };
-        let Ok(headers) = classify(whole, whole.len(), Checksum::Complete) else { return };
+        let Ok(headers) = classify(whole, whole.len(), Offload::None) else { return };
         if !slot.may_reply(passage.now) {
             return;
         }
@@ -242,7 +242,7 @@ impl Pipeline {
             return;
         }
         // The packet's own drop is counted; an error that finds no buffer is not another one.
-        let error = Outgoing::private(writer.since(0), Checksum::Complete);
+        let error = Outgoing::private(writer.since(0), Offload::None);
         let told = put(slot, &[error], self.burst.queue);
         if let Err((_, Undelivered::Failed(failure))) = told {
             passage.ports.fail(passage.ingress, failure);
@@ -304,7 +304,7 @@ impl Pipeline {
         if let Some((table, vnic)) = slot.vnic()
             && responders::router_advertisement(table, vnic, &mut writer).is_ok()
         {
-            let advertisement = Outgoing::private(writer.since(0), Checksum::Complete);
+            let advertisement = Outgoing::private(writer.since(0), Offload::None);
             heard = put(slot, &[advertisement], 0);
         }
         if let Err((_, Undelivered::Failed(failure))) = heard {
@@ -330,7 +330,7 @@ fn decide(table: &NetworkTable, vnic: &Vnic, frame: &mut Frame) -> Result<NextHo
         return decide_other(table, vnic, frame);
     }
     let to = ethernet.destination;
-    let packet = classify::ipv4(packet, frame.len - ethernet::HEADER_LEN, frame.checksum)?;
+    let packet = classify::ipv4(packet, frame.len - ethernet::HEADER_LEN, frame.offload)?;
     guard::check_ethernet(vnic, ethernet.source, to)?;
     guard::check_ipv4(vnic, &packet)?;
     frame.truncate(ethernet::HEADER_LEN + packet.len);
@@ -351,7 +351,7 @@ fn decide_other(
     vnic: &Vnic,
     frame: &mut Frame,
 ) -> Result<NextHopId, Verdict> {
-    let headers = classify(frame.head(), frame.len, frame.checksum)?;
+    let headers = classify(frame.head(), frame.len, frame.offload)?;
     guard::check(vnic, &headers)?;
     frame.truncate(headers.frame_len());
     let Packet::Ipv6(packet) = &headers.packet else { return Err(Verdict::Gateway) };

@@ -58,8 +58,10 @@ drop_reasons! {
     FrameTooLong = "frame_too_long",
     /// The virtio-net header asks for a checksum outside the transport header, or of an unknown protocol.
     BadVnetHeader = "bad_vnet_header",
-    /// The virtio-net header asks for segmentation, which was not negotiated.
+    /// The virtio-net header asks for segmentation that was not negotiated, or unknown.
     UnexpectedSegmentation = "unexpected_segmentation",
+    /// The virtio-net header asks for segmentation that does not fit the packet, or into segments that are too small.
+    BadSegmentation = "bad_segmentation",
     /// The guest sent on a queue that its VMM has disabled.
     QueueDisabled = "queue_disabled",
     /// The EtherType is none of ARP, IPv4 and IPv6.

@@ -9,6 +9,11 @@ const _: () = assert!(size_of::<Header>() == HEADER_LEN);
 /// The checksum from `csum_start` on is left to the receiver.
 const NEEDS_CSUM: u8 = 1;
 const GSO_NONE: u8 = 0;
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
+const GSO_UDP_L4: u8 = 5;
+/// With TCP: the congestion window was reduced, which only the first segment tells.
+const GSO_ECN: u8 = 0x80;
 
 /// The octets as they stand in memory.
 #[derive(
@@ -32,55 +37,117 @@ impl From<[u8; HEADER_LEN]> for Header {
     }
 }
 
-/// The transport checksum of a frame.
+/// What the sender of a frame left to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Checksum {
-    /// As it stands in the frame.
+pub enum Offload {
+    /// Nothing.
     #[default]
-    Complete,
-    /// The field holds the pseudo-header's sum; the rest is to be added by whoever needs it.
-    Partial {
+    None,
+    /// The transport checksum: its field holds the pseudo-header's sum; the rest is to be added.
+    Checksum {
         /// Octets from the start of the frame to where the sum starts.
         start: u16,
         /// Octets from there to the checksum field.
         offset: u16,
     },
+    /// As [`Offload::Checksum`]; and the frame is to be cut into several, each with its own.
+    Segmentation {
+        /// Octets from the start of the frame to where the sum starts.
+        start: u16,
+        /// Octets from there to the checksum field.
+        offset: u16,
+        /// What it is cut into.
+        segments: Segments,
+    },
 }
 
-/// The header asks for segmentation, which was not negotiated.
+/// How a frame is to be cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Segmented;
+pub struct Segments {
+    /// Into what.
+    pub kind: SegmentKind,
+    /// Octets of payload in each but the last.
+    pub size: u16,
+    /// TCP's CWR flag is set: it is for the first segment alone.
+    pub congestion: bool,
+}
+
+/// What a frame is cut into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SegmentKind {
+    /// TCP over IPv4.
+    Tcp4,
+    /// TCP over IPv6.
+    Tcp6,
+    /// UDP datagrams.
+    Udp,
+}
+
+/// The header asks for a segmentation that is not known, or without a checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnknownOffload;
 
 impl Header {
     /// In front of a frame that is complete and in one buffer: nearly all.
     pub const PLAIN: [u8; HEADER_LEN] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
-    /// The header in front of a frame given to a guest in `buffers` buffers.
-    pub fn to_guest(checksum: Checksum, buffers: u16) -> Self {
-        let (flags, start, offset) = match checksum {
-            Checksum::Complete => (0, 0, 0),
-            Checksum::Partial { start, offset } => (NEEDS_CSUM, start, offset),
-        };
-        Self {
-            flags,
+    /// The header in front of a frame given to a guest in `buffers` buffers; `headers_len` are the octets of all headers
+    /// of a frame to be segmented.
+    pub fn to_guest(offload: Offload, headers_len: u16, buffers: u16) -> Self {
+        let mut header = Self {
+            flags: 0,
             gso_type: GSO_NONE,
             hdr_len: U16::ZERO,
             gso_size: U16::ZERO,
-            csum_start: U16::new(start),
-            csum_offset: U16::new(offset),
+            csum_start: U16::ZERO,
+            csum_offset: U16::ZERO,
             num_buffers: U16::new(buffers),
+        };
+        if let Offload::Checksum { start, offset } | Offload::Segmentation { start, offset, .. } =
+            offload
+        {
+            header.flags = NEEDS_CSUM;
+            header.csum_start = U16::new(start);
+            header.csum_offset = U16::new(offset);
+        }
+        if let Offload::Segmentation { segments, .. } = offload {
+            let kind = match segments.kind {
+                SegmentKind::Tcp4 => GSO_TCPV4,
+                SegmentKind::Tcp6 => GSO_TCPV6,
+                SegmentKind::Udp => GSO_UDP_L4,
+            };
+            header.gso_type = if segments.congestion { kind | GSO_ECN } else { kind };
+            header.gso_size = U16::new(segments.size);
+            header.hdr_len = U16::new(headers_len);
+        }
+        header
+    }
+
+    /// What a guest leaves to be done about its frame. Whether that fits the frame is not yet known; `hdr_len` is not
+    /// looked at, the frame tells.
+    #[inline]
+    pub fn offload(&self) -> Result<Offload, UnknownOffload> {
+        let (start, offset) = (self.csum_start.get(), self.csum_offset.get());
+        match (self.flags & NEEDS_CSUM != 0, self.gso_type) {
+            (false, GSO_NONE) => Ok(Offload::None),
+            (true, GSO_NONE) => Ok(Offload::Checksum { start, offset }),
+            (true, _) => {
+                let segments = self.segments().ok_or(UnknownOffload)?;
+                Ok(Offload::Segmentation { start, offset, segments })
+            }
+            (false, _) => Err(UnknownOffload),
         }
     }
 
-    /// What a guest says of the checksum of its frame. Whether the offsets fit the frame is not yet known.
-    pub fn checksum(&self) -> Result<Checksum, Segmented> {
-        if self.gso_type != GSO_NONE {
-            return Err(Segmented);
-        }
-        if self.flags & NEEDS_CSUM == 0 {
-            return Ok(Checksum::Complete);
-        }
-        Ok(Checksum::Partial { start: self.csum_start.get(), offset: self.csum_offset.get() })
+    fn segments(&self) -> Option<Segments> {
+        let congestion = self.gso_type & GSO_ECN != 0;
+        let kind = match self.gso_type & !GSO_ECN {
+            GSO_TCPV4 => SegmentKind::Tcp4,
+            GSO_TCPV6 => SegmentKind::Tcp6,
+            GSO_UDP_L4 if !congestion => SegmentKind::Udp,
+            _ => return None,
+        };
+        Some(Segments { kind, size: self.gso_size.get(), congestion })
     }
 }
 
@@ -90,12 +157,27 @@ mod tests {
 
     #[test]
     fn headers_are_these_octets() {
-        let partial = Header::to_guest(Checksum::Partial { start: 34, offset: 6 }, 2);
-        assert_eq!(partial.as_bytes(), [1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 2, 0]);
-        assert_eq!(partial.checksum(), Ok(Checksum::Partial { start: 34, offset: 6 }));
-        let complete = Header::to_guest(Checksum::Complete, 1);
-        assert_eq!(complete.as_bytes(), Header::PLAIN);
-        let tso = Header::read_from_bytes(&[1, 1, 54, 0, 0xb4, 5, 34, 0, 16, 0, 0, 0]).unwrap();
-        assert_eq!(tso.checksum(), Err(Segmented));
+        let partial = Offload::Checksum { start: 34, offset: 6 };
+        let header = Header::to_guest(partial, 0, 2);
+        assert_eq!(header.as_bytes(), [1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 2, 0]);
+        assert_eq!(header.offload(), Ok(partial));
+        assert_eq!(Header::to_guest(Offload::None, 0, 1).as_bytes(), Header::PLAIN);
+        assert_eq!(Header::from(Header::PLAIN).offload(), Ok(Offload::None));
+        let tso = [1, 0x81, 54, 0, 0xb4, 5, 34, 0, 16, 0, 1, 0];
+        let segments = Segments { kind: SegmentKind::Tcp4, size: 1460, congestion: true };
+        let segmented = Offload::Segmentation { start: 34, offset: 16, segments };
+        assert_eq!(Header::from(tso).offload(), Ok(segmented));
+        assert_eq!(Header::to_guest(segmented, 54, 1).as_bytes(), tso);
+    }
+
+    #[test]
+    fn segmentation_that_is_not_known_is_refused() {
+        let with = |flags, kind| {
+            let octets = [flags, kind, 54, 0, 0xb4, 5, 34, 0, 16, 0, 1, 0];
+            Header::from(octets).offload().is_ok()
+        };
+        assert!([1, 4, 5, 0x81, 0x84].iter().all(|kind| with(1, *kind)));
+        assert!(![2, 3, 6, 0x80, 0x85, 0xff].iter().any(|kind| with(1, *kind)));
+        assert!(!(1..=255).any(|kind| with(0, kind)), "without a checksum");
     }
 }

@@ -13,5 +13,6 @@ mod guest;
 mod lease;
 mod machines;
 mod misbehaviour;
+mod offload;
 mod restart;
 mod testpmd;

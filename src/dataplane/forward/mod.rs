@@ -25,7 +25,7 @@ pub fn route_ipv4(table: &NetworkTable, packet: &Ipv4) -> Result<NextHopId, Verd
         return Err(Verdict::Drop(DropReason::Broadcast));
     }
     let next_hop = table.fib.lookup_ipv4(destination);
-    check(&table.fib, next_hop, packet.len, packet.ttl)
+    check(&table.fib, next_hop, packet.largest, packet.ttl)
 }
 
 /// Routes a unicast IPv6 packet.
@@ -39,7 +39,7 @@ pub fn route_ipv6(table: &NetworkTable, packet: &Ipv6) -> Result<NextHopId, Verd
         return Err(Verdict::Drop(DropReason::NoRoute));
     }
     let next_hop = table.fib.lookup_ipv6(packet.destination);
-    check(&table.fib, next_hop, packet.len, packet.hop_limit)
+    check(&table.fib, next_hop, packet.largest, packet.hop_limit)
 }
 
 /// Whether a packet may go to its next hop.

@@ -20,7 +20,7 @@ use crate::{
         port::vhost_user::memory::Span,
         snapshot::PortId,
     },
-    wire::vnet::Checksum,
+    wire::vnet::Offload,
 };
 use arrayvec::ArrayVec;
 use rustix::event::{EventfdFlags, eventfd};
@@ -44,7 +44,7 @@ struct Record {
     len: u32,
     port: PortId,
     queue: u32,
-    checksum: Checksum,
+    offload: Offload,
 }
 
 const SKIP: u32 = u32::MAX;
@@ -96,11 +96,11 @@ impl Link {
             return None;
         }
         if skipped > 0 {
-            self.write(tail, Record { len: SKIP, port, queue: 0, checksum: Checksum::Complete });
+            self.write(tail, Record { len: SKIP, port, queue: 0, offload: Offload::None });
             tail += skipped;
         }
         let record =
-            Record { len: frame.len as u32, port, queue: queue as u32, checksum: frame.checksum };
+            Record { len: frame.len as u32, port, queue: queue as u32, offload: frame.offload };
         self.write(tail, record);
         // SAFETY: the octets lie in the free part of the page, which is the producer's until `tail` is published.
         let octets = unsafe { std::slice::from_raw_parts_mut(self.at(tail + FRAME_AT), frame.len) };
@@ -129,7 +129,7 @@ impl Link {
             let len = record.len as usize;
             // SAFETY: a published record is the consumer's until `head` is published, and lies in the page.
             let octets = unsafe { std::slice::from_raw_parts(self.at(head + FRAME_AT), len) };
-            frames.push(Outgoing::private(octets, record.checksum));
+            frames.push(Outgoing::private(octets, record.offload));
             head += (FRAME_AT + len).next_multiple_of(ALIGN);
         }
         if let Some((port, queue)) = way {
@@ -311,7 +311,7 @@ mod tests {
     use super::*;
 
     fn frame(octets: &[u8]) -> Outgoing<'_> {
-        Outgoing::private(octets, Checksum::Partial { start: 34, offset: 16 })
+        Outgoing::private(octets, Offload::Checksum { start: 34, offset: 16 })
     }
 
     fn port(slot: u32) -> PortId {
@@ -327,8 +327,8 @@ mod tests {
             assert_eq!(link.push(port(round as u32), 3, &[frame(&octets[..len])]), 1);
             let popped = link.pop(|to, queue, got| {
                 assert_eq!(
-                    (to, queue, got[0].checksum),
-                    (port(round as u32), 3, frame(&[]).checksum)
+                    (to, queue, got[0].offload),
+                    (port(round as u32), 3, frame(&[]).offload)
                 );
                 assert_eq!(got[0].head, &octets[..len]);
             });

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     addr::MacAddr,
-    wire::{Writer, checksum::Checksum as Sum, ethernet, protocol, udp, vnet::Checksum},
+    wire::{Writer, checksum::Checksum as Sum, ethernet, protocol, udp, vnet::Offload},
 };
 use dhcproto::{
     Decodable as _, Encodable as _,
@@ -50,7 +50,7 @@ pub(super) fn respond(
 fn parse(question: &Question<'_>, packet: &Ipv4) -> Result<Message, DropReason> {
     let segment = question.packet_from(packet.header_len);
     let (header, payload) = udp::Header::parse(segment).ok_or(DropReason::MalformedMessage)?;
-    if question.checksum == Checksum::Complete && header.checksum.get() != 0 {
+    if question.offload == Offload::None && header.checksum.get() != 0 {
         let len = header.len.get();
         let mut sum =
             Sum::pseudo_ipv4(packet.source, packet.destination, protocol::UDP, len.into());

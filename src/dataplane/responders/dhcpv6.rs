@@ -9,7 +9,7 @@ use super::{
     },
     DropReason, Question, write_ethernet,
 };
-use crate::wire::{Writer, checksum::Checksum as Sum, ethernet, protocol, udp, vnet::Checksum};
+use crate::wire::{Writer, checksum::Checksum as Sum, ethernet, protocol, udp, vnet::Offload};
 use dhcproto::{
     Decodable as _, Encodable as _,
     v6::{
@@ -48,7 +48,7 @@ pub(super) fn respond(
 fn parse(question: &Question<'_>, packet: &Ipv6) -> Result<Message, DropReason> {
     let segment = question.packet_from(packet.header_len);
     let (header, payload) = udp::Header::parse(segment).ok_or(DropReason::MalformedMessage)?;
-    if question.checksum == Checksum::Complete {
+    if question.offload == Offload::None {
         let len = header.len.get();
         let mut sum =
             Sum::pseudo_ipv6(packet.source, packet.destination, protocol::UDP, len.into());

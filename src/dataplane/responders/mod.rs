@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     addr::MacAddr,
-    wire::{Full, Writer, ethernet, icmpv4, icmpv6, udp, vnet::Checksum},
+    wire::{Full, Writer, ethernet, icmpv4, icmpv6, udp, vnet::Offload},
 };
 use zerocopy::big_endian::U16;
 
@@ -39,8 +39,8 @@ pub struct Question<'a> {
     pub headers: &'a Headers,
     /// The whole frame without padding.
     pub frame: &'a [u8],
-    /// Whether its transport checksum is complete.
-    pub checksum: Checksum,
+    /// What its sender left to be done.
+    pub offload: Offload,
 }
 
 impl Question<'_> {

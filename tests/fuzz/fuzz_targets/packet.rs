@@ -13,7 +13,7 @@ use mvirt_net::{
         snapshot::{Addressing, NetworkKey, NetworkTable, NextHop, PortId, Vnic},
         verdict::Rejection,
     },
-    wire::{Writer, vnet::Checksum},
+    wire::{Writer, vnet::Offload},
 };
 
 fn table() -> NetworkTable {
@@ -50,15 +50,15 @@ fn table() -> NetworkTable {
 fuzz_target!(|frame: &[u8]| {
     let table = table();
     let vnic = &table.vnics[0];
-    let Ok(headers) = classify(&frame[..frame.len().min(128)], frame.len(), Checksum::Complete) else { return };
+    let Ok(headers) = classify(&frame[..frame.len().min(128)], frame.len(), Offload::None) else { return };
     let frame = &frame[..headers.frame_len()];
     let mut answer = vec![0; 65549];
-    for checksum in [Checksum::Complete, Checksum::Partial { start: 34, offset: 6 }] {
+    for checksum in [Offload::None, Offload::Checksum { start: 34, offset: 6 }] {
         let mut writer = Writer::new(&mut answer);
-        let question = Question { table: &table, vnic, headers: &headers, frame, checksum };
+        let question = Question { table: &table, vnic, headers: &headers, frame, offload: checksum };
         if responders::respond(&question, &mut writer).is_ok() {
             let answer = writer.since(0);
-            classify(answer, answer.len(), Checksum::Complete).expect("answers are frames");
+            classify(answer, answer.len(), Offload::None).expect("answers are frames");
         }
     }
     if guard::check(vnic, &headers).is_ok() {
@@ -74,7 +74,7 @@ fuzz_target!(|frame: &[u8]| {
         let mut writer = Writer::new(&mut answer);
         if responders::reject(vnic, &headers, frame, Rejection::TooBig(1280), &mut writer).is_ok() {
             let answer = writer.since(0);
-            classify(answer, answer.len(), Checksum::Complete).expect("errors are frames");
+            classify(answer, answer.len(), Offload::None).expect("errors are frames");
         }
     }
 });

@@ -17,7 +17,10 @@ pub mod session;
 mod tx;
 
 use super::{Port, PortFailure, Undelivered};
-use crate::dataplane::frame::{Burst, Outgoing};
+use crate::{
+    dataplane::frame::{Burst, Outgoing},
+    wire::vnet::{Offload, SegmentKind, Segments},
+};
 use memory::GuestMemory;
 use ring::{RingConfig, RingError, SplitRing};
 use rustix::net::{SendFlags, send};
@@ -113,8 +116,55 @@ pub struct Plan {
     pub pairs: Vec<(Option<RingPlan>, Option<RingPlan>)>,
     /// VIRTIO_NET_F_MRG_RXBUF is negotiated.
     pub mergeable: bool,
-    /// VIRTIO_NET_F_GUEST_CSUM is negotiated.
-    pub guest_checksum: bool,
+    /// What the guest may leave to be cut.
+    pub sends: Segmentation,
+    /// What the guest takes unfinished.
+    pub takes: Unfinished,
+}
+
+/// Frames to be cut, as negotiated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Segmentation {
+    /// TCP over IPv4.
+    pub tcp4: bool,
+    /// TCP over IPv6.
+    pub tcp6: bool,
+    /// Those of a reduced congestion window.
+    pub congestion: bool,
+    /// UDP datagrams.
+    pub udp: bool,
+}
+
+impl Segmentation {
+    fn covers(self, segments: Segments) -> bool {
+        let kind = match segments.kind {
+            SegmentKind::Tcp4 => self.tcp4,
+            SegmentKind::Tcp6 => self.tcp6,
+            SegmentKind::Udp => self.udp,
+        };
+        kind && (self.congestion || !segments.congestion)
+    }
+}
+
+/// What a guest takes unfinished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unfinished {
+    /// Frames whose checksum is open (VIRTIO_NET_F_GUEST_CSUM).
+    pub checksum: bool,
+    /// Frames to be cut (VIRTIO_NET_F_GUEST_TSO4 and its like).
+    pub segmentation: Segmentation,
+}
+
+impl Unfinished {
+    fn covers(self, offload: Offload) -> bool {
+        match offload {
+            Offload::None => true,
+            Offload::Checksum { .. } => self.checksum,
+            Offload::Segmentation { segments, .. } => {
+                self.checksum && self.segmentation.covers(segments)
+            }
+        }
+    }
 }
 
 impl Plan {
@@ -150,12 +200,14 @@ impl VhostUserPort {
             let rx = match rx.filter(|rx| rx.enabled) {
                 Some(rx) => {
                     let ring = ring("receive", &rx)?;
-                    Some((RxQueue::new(ring, plan.mergeable, plan.guest_checksum), rx))
+                    Some((RxQueue::new(ring, plan.mergeable, plan.takes), rx))
                 }
                 None => None,
             };
             let tx = match tx {
-                Some(tx) => Some((TxQueue::new(ring("transmit", &tx)?, tx.enabled), tx)),
+                Some(tx) => {
+                    Some((TxQueue::new(ring("transmit", &tx)?, tx.enabled, plan.sends), tx))
+                }
                 None => None,
             };
             pairs.push(Pair { rx, tx });

@@ -229,6 +229,11 @@ impl SplitRing {
         self.next_available
     }
 
+    /// Entries.
+    pub fn size(&self) -> usize {
+        self.size.into()
+    }
+
     fn index(&self, address: usize) -> &AtomicU16 {
         // SAFETY: `address` is 2-aligned and inside a ring area that `new` checked; the memory outlives the ring, and
         // both sides access the index atomically.

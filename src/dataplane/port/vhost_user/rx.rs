@@ -1,9 +1,11 @@
 //! The guest's receive queue: frames go into its chains. Egress, seen from the switch.
 //!
 //! A delivery goes over its frames twice: first chains are found for all of them and fetched ahead, then octets are
-//! copied. A checksum that the sender left open and this guest does not take is finished on the way.
+//! copied. What the sender left to be done and this guest does not take is done on the way: checksums are finished, frames
+//! cut into segments.
 
 use super::{
+    Unfinished,
     memory::{GuestMemory, Span},
     ring::{Chain, Direction, RingError, SplitRing},
 };
@@ -11,12 +13,14 @@ use crate::{
     dataplane::{
         frame::{BURST, HEAD_LEN, Outgoing},
         port::Undelivered,
+        segment::{self, Cut},
     },
     wire::{
         checksum,
-        vnet::{self, Checksum},
+        vnet::{self, Offload},
     },
 };
+use arrayvec::ArrayVec;
 use std::ops::Range;
 use zerocopy::IntoBytes as _;
 
@@ -33,10 +37,11 @@ pub(super) struct RxQueue {
     pub(super) ring: SplitRing,
     /// VIRTIO_NET_F_MRG_RXBUF is negotiated.
     mergeable: bool,
-    /// VIRTIO_NET_F_GUEST_CSUM is negotiated.
-    takes_partial: bool,
+    /// What the guest takes unfinished.
+    takes: Unfinished,
     /// Heads of the chains that wait, read as they are needed.
     heads: Vec<u16>,
+    /// One for each frame, or segment of a frame that is cut.
     places: Vec<Place>,
     /// Octets of each chain of those places that have several, and their spans.
     lens: Vec<usize>,
@@ -48,6 +53,8 @@ pub(super) struct RxQueue {
 struct Place {
     /// The first of its chains.
     chain: usize,
+    /// Octets, with the header.
+    octets: usize,
     room: Room,
 }
 
@@ -60,11 +67,11 @@ enum Room {
 }
 
 impl RxQueue {
-    pub(super) fn new(ring: SplitRing, mergeable: bool, takes_partial: bool) -> Self {
+    pub(super) fn new(ring: SplitRing, mergeable: bool, takes: Unfinished) -> Self {
         Self {
             ring,
             mergeable,
-            takes_partial,
+            takes,
             heads: Vec::with_capacity(BURST + MAX_CHAINS),
             places: Vec::with_capacity(BURST),
             lens: Vec::with_capacity(MAX_CHAINS),
@@ -85,10 +92,11 @@ impl RxQueue {
         self.spans.clear();
         self.ring.prefetch_used(frames.len());
         let mut chain = 0;
+        let mut taken = 0;
         let mut placed = Ok(());
         for frame in frames {
             match self.place(memory, frame, chain, frames.len()) {
-                Ok(taken) => chain += taken,
+                Ok(chains) => (chain, taken) = (chain + chains, taken + 1),
                 Err(why) => {
                     placed = Err(why);
                     break;
@@ -96,16 +104,17 @@ impl RxQueue {
             }
         }
         (0..AHEAD).for_each(|at| self.prefetch(at));
-        for (at, frame) in frames[..self.places.len()].iter().enumerate() {
+        let mut at = 0;
+        for frame in &frames[..taken] {
             self.prefetch(at + AHEAD);
-            self.write(frame, at);
+            at += self.write(frame, at);
         }
         // Apart from the octets: the guest may be fetching the same lines, and takes each away but once.
-        for (at, frame) in frames[..self.places.len()].iter().enumerate() {
-            self.push_used(frame, at);
+        for at in 0..self.places.len() {
+            self.push_used(at);
         }
         self.ring.advance(chain as u16);
-        placed.map_err(|why| (self.places.len(), why))
+        placed.map_err(|why| (taken, why))
     }
 
     /// Finds chains for a frame, one of `burst`, from number `chain` of those that wait on. Gives how many.
@@ -117,19 +126,89 @@ impl RxQueue {
         chain: usize,
         burst: usize,
     ) -> Result<usize, Undelivered> {
-        let needed = vnet::HEADER_LEN + frame.len;
+        if let Offload::Segmentation { .. } = frame.offload
+            && let Some(cut) = self.cut(frame)
+        {
+            return self.place_segments(memory, &cut, chain);
+        }
+        self.place_octets(memory, frame.len, chain, burst)
+    }
+
+    /// How a frame is to be cut, if this guest does not take it as it is.
+    #[inline]
+    fn cut<'f>(&self, frame: &Outgoing<'f>) -> Option<Cut<'f>> {
+        match frame.offload {
+            Offload::Segmentation { start, segments, .. } if !self.takes_uncut(frame) => {
+                Cut::new(frame.head, frame.len, start, segments)
+            }
+            _ => None,
+        }
+    }
+
+    /// Guests without merged buffers need not have any that are large enough: those that cannot have them in one
+    /// piece get segments.
+    fn takes_uncut(&self, frame: &Outgoing<'_>) -> bool {
+        self.takes.covers(frame.offload) && self.mergeable
+    }
+
+    /// Finds chains for all segments of a frame, or for none.
+    #[cold]
+    fn place_segments(
+        &mut self,
+        memory: &GuestMemory,
+        cut: &Cut<'_>,
+        chain: usize,
+    ) -> Result<usize, Undelivered> {
+        if cut.count() > self.ring.size() {
+            return Err(Undelivered::TooLarge);
+        }
+        let first = self.places.len();
+        let mut taken = 0;
+        for at in 0..cut.count() {
+            match self.place_octets(memory, cut.len(at), chain + taken, cut.count()) {
+                Ok(chains) => taken += chains,
+                Err(why) => {
+                    self.places.truncate(first);
+                    return Err(why);
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Finds chains for a frame of `octets`, from number `chain` of those that wait on. Gives how many.
+    #[inline(always)]
+    fn place_octets(
+        &mut self,
+        memory: &GuestMemory,
+        octets: usize,
+        chain: usize,
+        burst: usize,
+    ) -> Result<usize, Undelivered> {
+        let octets = vnet::HEADER_LEN + octets;
         let head = self.head(chain, burst)?;
         let first_span = self.spans.len();
         let first = self.ring.chain(head, memory, Direction::Writable, &mut self.spans)?;
         if let Chain::Whole(span) = first
-            && span.len() >= needed
+            && span.len() >= octets
         {
-            self.places.push(Place { chain, room: Room::Whole(span) });
+            self.places.push(Place { chain, octets, room: Room::Whole(span) });
             return Ok(1);
         }
+        self.place_pieces(memory, octets, (chain, first, first_span), burst)
+    }
+
+    /// As [`RxQueue::place_octets`], where the first chain is not enough, or in pieces.
+    fn place_pieces(
+        &mut self,
+        memory: &GuestMemory,
+        octets: usize,
+        (chain, first, first_span): (usize, Chain, usize),
+        burst: usize,
+    ) -> Result<usize, Undelivered> {
         let first_len = self.lens.len();
         let mut room = self.note(first);
-        while room < needed {
+        while room < octets {
             let taken = self.lens.len() - first_len;
             if !self.mergeable || taken == MAX_CHAINS {
                 return Err(Undelivered::TooLarge);
@@ -140,7 +219,7 @@ impl RxQueue {
         }
         let (lens, spans) = (first_len..self.lens.len(), first_span..self.spans.len());
         let taken = lens.len();
-        self.places.push(Place { chain, room: Room::Pieces { lens, spans } });
+        self.places.push(Place { chain, octets, room: Room::Pieces { lens, spans } });
         Ok(taken)
     }
 
@@ -182,31 +261,73 @@ impl RxQueue {
         }
     }
 
-    /// Writes frame number `at`.
-    #[inline]
-    fn write(&self, frame: &Outgoing<'_>, at: usize) {
-        match &self.places[at].room {
-            Room::Whole(span) => {
-                if let (Checksum::Complete, [tail]) = (frame.checksum, frame.tail)
-                    && let Some(span) = span.write(&vnet::Header::PLAIN)
-                {
-                    let rest = span.skip(span.copy_from_slice(frame.head));
-                    rest.copy_from_span(tail.first(frame.len - frame.head.len()));
-                } else {
-                    self.scatter(frame, Scatter::new(std::slice::from_ref(span)), 1);
-                }
-            }
-            Room::Pieces { lens, spans } => {
-                self.scatter(frame, Scatter::new(&self.spans[spans.clone()]), lens.len() as u16);
-            }
+    /// Writes a frame into the place with number `at`, or its segments into those from there on; gives how many.
+    #[inline(always)]
+    fn write(&self, frame: &Outgoing<'_>, at: usize) -> usize {
+        if let (Offload::None, [tail], Room::Whole(span)) =
+            (frame.offload, frame.tail, &self.places[at].room)
+            && let Some(span) = span.write(&vnet::Header::PLAIN)
+        {
+            let rest = span.skip(span.copy_from_slice(frame.head));
+            rest.copy_from_span(tail.first(frame.len - frame.head.len()));
+            return 1;
+        }
+        self.write_other(frame, at)
+    }
+
+    /// As [`RxQueue::write`], whatever the frame and its place are.
+    fn write_other(&self, frame: &Outgoing<'_>, at: usize) -> usize {
+        let whole = Octets {
+            headers: &[],
+            private: frame.head,
+            tail: frame.tail,
+            skip: 0,
+            tail_len: frame.len - frame.head.len(),
+        };
+        match self.cut(frame) {
+            None => self.write_whole(frame, whole, at),
+            Some(cut) => self.write_segments(frame, &cut, at),
         }
     }
 
-    /// Writes the used entries of frame number `at`.
+    /// As [`RxQueue::write`], of a frame that is not cut.
+    fn write_whole(&self, frame: &Outgoing<'_>, octets: Octets<'_>, at: usize) -> usize {
+        let headers_len = match frame.offload {
+            Offload::Segmentation { start, segments, .. } => {
+                segment::headers_len(frame.head, start.into(), segments.kind).unwrap_or(0)
+            }
+            _ => 0,
+        };
+        self.scatter(at, frame.offload, headers_len as u16, octets);
+        1
+    }
+
+    /// As [`RxQueue::write`], of a frame that is cut.
+    #[cold]
+    fn write_segments(&self, frame: &Outgoing<'_>, cut: &Cut<'_>, at: usize) -> usize {
+        let Offload::Segmentation { start, offset, .. } = frame.offload else { return 0 };
+        let private = &frame.head[cut.headers_len()..];
+        for number in 0..cut.count() {
+            let segment = cut.segment(number);
+            let Range { start: from, end } = segment.payload;
+            let in_private = from.min(private.len())..end.min(private.len());
+            let octets = Octets {
+                headers: &segment.headers,
+                private: &private[in_private.clone()],
+                tail: frame.tail,
+                skip: from.saturating_sub(private.len()),
+                tail_len: end - from - in_private.len(),
+            };
+            self.scatter(at + number, Offload::Checksum { start, offset }, 0, octets);
+        }
+        cut.count()
+    }
+
+    /// Writes the used entries of the place with number `at`.
     #[inline]
-    fn push_used(&mut self, frame: &Outgoing<'_>, at: usize) {
-        let mut left = vnet::HEADER_LEN + frame.len;
+    fn push_used(&mut self, at: usize) {
         let place = &self.places[at];
+        let mut left = place.octets;
         match &place.room {
             Room::Whole(_) => self.ring.push_used(self.heads[place.chain], left as u32),
             Room::Pieces { lens, .. } => {
@@ -219,18 +340,53 @@ impl RxQueue {
         }
     }
 
-    /// Writes a frame, whatever it is, to where there is room for it in `buffers` chains.
-    fn scatter(&self, frame: &Outgoing<'_>, mut out: Scatter<'_>, buffers: u16) {
-        if let Checksum::Partial { start, offset } = frame.checksum
-            && !self.takes_partial
-        {
-            let header = vnet::Header::to_guest(Checksum::Complete, buffers);
-            write_summed(out, &header, frame, start.into(), offset.into());
-        } else {
-            out.put(vnet::Header::to_guest(frame.checksum, buffers).as_bytes());
-            out.put(frame.head);
-            out.put_spans(frame.tail, frame.len - frame.head.len());
+    /// Writes octets into the place with number `at`, finished as far as the guest does not do that itself.
+    fn scatter(&self, at: usize, offload: Offload, headers_len: u16, octets: Octets<'_>) {
+        let (spans, buffers) = match &self.places[at].room {
+            Room::Whole(span) => (std::slice::from_ref(span), 1),
+            Room::Pieces { lens, spans } => (&self.spans[spans.clone()], lens.len() as u16),
+        };
+        let mut out = Scatter::new(spans);
+        match offload {
+            Offload::Checksum { start, offset } if !self.takes.checksum => {
+                let header = vnet::Header::to_guest(Offload::None, 0, buffers);
+                write_summed(out, &header, &octets, start.into(), offset.into());
+            }
+            _ => {
+                let header = vnet::Header::to_guest(offload, headers_len, buffers);
+                out.put(header.as_bytes());
+                out.put(octets.headers);
+                out.put(octets.private);
+                octets.tail().for_each(|span| out.put_span(span));
+            }
         }
+    }
+}
+
+/// What a frame or segment is put together from.
+#[derive(Clone, Copy)]
+struct Octets<'a> {
+    /// Octets made here.
+    headers: &'a [u8],
+    /// Octets of the frame in private memory.
+    private: &'a [u8],
+    /// `tail_len` octets of these, after the first `skip`.
+    tail: &'a [Span],
+    skip: usize,
+    tail_len: usize,
+}
+
+impl Octets<'_> {
+    /// The part of the tail that is meant.
+    fn tail(&self) -> impl Iterator<Item = Span> {
+        let (mut skip, mut left) = (self.skip, self.tail_len);
+        self.tail.iter().filter_map(move |span| {
+            let skipped = skip.min(span.len());
+            let part = span.skip(skipped).first(left);
+            skip -= skipped;
+            left -= part.len();
+            (!part.is_empty()).then_some(part)
+        })
     }
 }
 
@@ -245,25 +401,24 @@ impl From<RingError> for Undelivered {
 fn write_summed(
     mut out: Scatter<'_>,
     header: &vnet::Header,
-    frame: &Outgoing<'_>,
+    octets: &Octets<'_>,
     start: usize,
     offset: usize,
 ) {
-    let (front, rest) = frame.head.split_at(frame.head.len().min(HEAD_LEN));
-    let mut head = [0; HEAD_LEN];
-    let head = &mut head[..front.len()];
-    head.copy_from_slice(front);
+    // The field is among the headers, which are at the front of what is private.
+    let (headers, rest) = match octets.headers {
+        [] => octets.private.split_at(octets.private.len().min(HEAD_LEN)),
+        headers => (headers, octets.private),
+    };
+    let mut head: ArrayVec<u8, HEAD_LEN> = headers.iter().copied().collect();
     let mut sum = checksum::Checksum::new();
     sum.add(head.get(start..).unwrap_or(&[]));
     sum.add(rest);
     let mut front = out;
     out.skip(vnet::HEADER_LEN + head.len());
     out.put(rest);
-    let mut left = frame.len - frame.head.len();
     let mut chunk = [0; CHUNK];
-    for span in frame.tail {
-        let mut span = span.first(left);
-        left -= span.len();
+    for mut span in octets.tail() {
         while !span.is_empty() {
             let copied = span.copy_to_slice(&mut chunk);
             span = span.skip(copied);
@@ -276,7 +431,7 @@ fn write_summed(
         field.copy_from_slice(&sum.finish_udp().to_be_bytes());
     }
     front.put(header.as_bytes());
-    front.put(head);
+    front.put(&head);
 }
 
 /// Writes one thing after the other into spans, which have room for all of it.
@@ -317,18 +472,13 @@ impl<'a> Scatter<'a> {
         }
     }
 
-    fn put_spans(&mut self, tail: &[Span], mut len: usize) {
-        for span in tail {
-            let mut from = span.skip(0);
-            while len > 0
-                && !from.is_empty()
-                && let Some(room) = self.room()
-            {
-                let copied = room.first(len).copy_from_span(from);
-                from = from.skip(copied);
-                len -= copied;
-                self.skip(copied);
-            }
+    fn put_span(&mut self, mut from: Span) {
+        while !from.is_empty()
+            && let Some(room) = self.room()
+        {
+            let copied = room.copy_from_span(from);
+            from = from.skip(copied);
+            self.skip(copied);
         }
     }
 }

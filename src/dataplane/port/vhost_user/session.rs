@@ -5,7 +5,7 @@
 //! that [`Session::disturbs`] it, and builds the next port from [`Session::plan`].
 
 use super::{
-    Doorbell, Plan, Position, RingPlan,
+    Doorbell, Plan, Position, RingPlan, Segmentation, Unfinished,
     memory::{MAX_REGIONS, RegionRequest},
     message::{Region, Request},
     ring::{MAX_SIZE, RingAddresses, RingConfig, Start},
@@ -21,6 +21,16 @@ const EVENT_IDX: u64 = 1 << virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 const INDIRECT: u64 = 1 << virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 const MRG_RXBUF: u64 = 1 << virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 const GUEST_CSUM: u64 = 1 << virtio_net::VIRTIO_NET_F_GUEST_CSUM;
+/// TSO and USO both ways: what one guest sends uncut, and another does not take so, is cut here.
+const SEGMENTATION: u64 = 1 << virtio_net::VIRTIO_NET_F_HOST_TSO4
+    | 1 << virtio_net::VIRTIO_NET_F_HOST_TSO6
+    | 1 << virtio_net::VIRTIO_NET_F_HOST_ECN
+    | 1 << virtio_net::VIRTIO_NET_F_HOST_USO
+    | 1 << virtio_net::VIRTIO_NET_F_GUEST_TSO4
+    | 1 << virtio_net::VIRTIO_NET_F_GUEST_TSO6
+    | 1 << virtio_net::VIRTIO_NET_F_GUEST_ECN
+    | 1 << virtio_net::VIRTIO_NET_F_GUEST_USO4
+    | 1 << virtio_net::VIRTIO_NET_F_GUEST_USO6;
 const MULTI_QUEUE: u64 = 1 << virtio_net::VIRTIO_NET_F_MQ | 1 << virtio_net::VIRTIO_NET_F_CTRL_VQ;
 
 /// Octets of the configuration space that can be read (virtio 1.2 §5.1.4; the rest is zero).
@@ -34,6 +44,7 @@ pub fn features(queue_pairs: u16) -> u64 {
         | INDIRECT
         | MRG_RXBUF
         | GUEST_CSUM
+        | SEGMENTATION
         | 1 << virtio_net::VIRTIO_NET_F_CSUM
         | 1 << virtio_net::VIRTIO_NET_F_MAC
         | 1 << virtio_net::VIRTIO_NET_F_MTU
@@ -318,8 +329,32 @@ impl Session {
         runs.then_some(Plan {
             pairs,
             mergeable: features & MRG_RXBUF != 0,
-            guest_checksum: features & GUEST_CSUM != 0,
+            sends: segmentation(
+                features,
+                virtio_net::VIRTIO_NET_F_HOST_TSO4,
+                &[virtio_net::VIRTIO_NET_F_HOST_USO],
+            ),
+            takes: Unfinished {
+                checksum: features & GUEST_CSUM != 0,
+                segmentation: segmentation(
+                    features,
+                    virtio_net::VIRTIO_NET_F_GUEST_TSO4,
+                    &[virtio_net::VIRTIO_NET_F_GUEST_USO4, virtio_net::VIRTIO_NET_F_GUEST_USO6],
+                ),
+            },
         })
+    }
+}
+
+/// The segmentation that `features` has: the bits of TCP over IPv4, over IPv6 and of ECN follow each other from `tcp4`
+/// on; datagrams need all bits of `udp`, since a frame of them does not tell its family.
+fn segmentation(features: u64, tcp4: u32, udp: &[u32]) -> Segmentation {
+    let has = |bit: u32| features >> bit & 1 != 0;
+    Segmentation {
+        tcp4: has(tcp4),
+        tcp6: has(tcp4 + 1),
+        congestion: has(tcp4 + 2),
+        udp: udp.iter().all(|bit| has(*bit)),
     }
 }
 

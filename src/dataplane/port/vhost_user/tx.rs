@@ -4,6 +4,7 @@
 //! descriptors, then the octets themselves.
 
 use super::{
+    Segmentation,
     memory::{GuestMemory, Span},
     ring::{Chain, Direction, RingError, SplitRing},
 };
@@ -12,7 +13,10 @@ use crate::{
         frame::{BURST, Burst, Frame, HEAD_LEN, MAX_FRAME_LEN},
         verdict::DropReason,
     },
-    wire::{ethernet, vnet},
+    wire::{
+        ethernet,
+        vnet::{self, Offload},
+    },
 };
 /// One transmit queue.
 #[derive(Debug)]
@@ -20,6 +24,8 @@ pub(super) struct TxQueue {
     pub(super) ring: SplitRing,
     /// A disabled queue is emptied, and what was in it dropped (vhost-user: "Ring states").
     pub(super) enabled: bool,
+    /// What the guest may leave to be cut.
+    segmentation: Segmentation,
     /// The chains of the last poll.
     heads: [u16; BURST],
     /// Which of the chains that wait are dealt with already: those behind one that is not.
@@ -27,8 +33,8 @@ pub(super) struct TxQueue {
 }
 
 impl TxQueue {
-    pub(super) fn new(ring: SplitRing, enabled: bool) -> Self {
-        Self { ring, enabled, heads: [0; BURST], done: 0 }
+    pub(super) fn new(ring: SplitRing, enabled: bool, segmentation: Segmentation) -> Self {
+        Self { ring, enabled, segmentation, heads: [0; BURST], done: 0 }
     }
 
     /// Appends waiting frames to the burst and leaves them in the ring.
@@ -95,9 +101,13 @@ impl TxQueue {
                 header
             }
         };
-        match vnet::Header::from(header).checksum() {
-            Ok(checksum) => frame.checksum = checksum,
-            Err(vnet::Segmented) => frame.unfit = Some(DropReason::UnexpectedSegmentation),
+        match vnet::Header::from(header).offload() {
+            Ok(Offload::None) => {}
+            Ok(Offload::Segmentation { segments, .. }) if !self.segmentation.covers(segments) => {
+                frame.unfit = Some(DropReason::UnexpectedSegmentation);
+            }
+            Ok(offload) => frame.offload = offload,
+            Err(vnet::UnknownOffload) => frame.unfit = Some(DropReason::UnexpectedSegmentation),
         }
     }
 

@@ -1,0 +1,141 @@
+//! What one guest leaves to be done and another does not take: who gets which frames, checksums and headers.
+
+use super::{
+    daemon::{Daemon, wait_until},
+    guest::{CSUM, GATEWAY_MAC, GUEST_CSUM, Guest, MRG_RXBUF, PLAIN},
+};
+use mvirt_net::proto::Nic;
+use smoltcp::wire::{IpAddress, Ipv4Packet, TcpPacket};
+
+const HOST_TSO4: u64 = 1 << 11;
+const GUEST_TSO4: u64 = 1 << 7;
+/// Asks for segments of 500 octets.
+const TSO: [u8; 12] = [1, 1, 54, 0, 0xf4, 0x01, 34, 0, 16, 0, 0, 0];
+
+/// A TCP frame to be cut, from 10.0.0.1 to 10.0.0.`to`; its checksum field holds the pseudo-header's sum.
+fn stream(a: &Guest, to: u8, payload: &[u8]) -> Vec<u8> {
+    let len = 20 + payload.len() as u16;
+    let mut frame = [&GATEWAY_MAC[..], &a.mac, &[8, 0, 0x45, 0]].concat();
+    frame.extend((20 + len).to_be_bytes());
+    frame.extend([0x12, 0x34, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, to]);
+    let fold = |sum: u32| ((sum & 0xffff) + (sum >> 16)) as u16;
+    let words =
+        |octets: &[u8]| octets.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
+    let header: u32 = words(&frame[14..34]);
+    frame[24..26].copy_from_slice(&(!fold(header)).to_be_bytes());
+    let addresses: u32 = words(&frame[26..34]);
+    frame.extend([0, 1, 0, 2, 0, 0, 1, 0, 0, 0, 0, 9, 0x50, 0x18, 1, 0]);
+    frame.extend(fold(addresses + 6 + u32::from(len)).to_be_bytes());
+    frame.extend([0, 0]);
+    frame.extend(payload);
+    frame
+}
+
+/// The next TCP frames that a guest is given, with their virtio-net headers.
+fn received(guest: &mut Guest, count: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut frames = Vec::new();
+    wait_until("all frames arrive", || {
+        if let Some(mut header) = guest.driver.receive_with_header()
+            && header[12 + 12..][..2] == [8, 0]
+            && header[12 + 23] == 6
+        {
+            let frame = header.split_off(12);
+            frames.push((header, frame));
+        }
+        frames.len() == count
+    });
+    frames
+}
+
+/// The payload of a frame, whose IPv4 checksum is right; and whether its TCP checksum is.
+fn parse(frame: &[u8]) -> (Vec<u8>, bool) {
+    let packet = Ipv4Packet::new_checked(&frame[14..]).unwrap();
+    assert!(packet.verify_checksum());
+    let (from, to) = (packet.src_addr(), packet.dst_addr());
+    let segment = TcpPacket::new_checked(packet.payload()).unwrap();
+    let right = segment.verify_checksum(&IpAddress::Ipv4(from), &IpAddress::Ipv4(to));
+    (segment.payload().to_vec(), right)
+}
+
+fn segments_reach(a: &Nic, b: &Nic) {
+    let payload: Vec<u8> = (0..1400_u32).map(|n| (n * 7) as u8).collect();
+    let mut a = Guest::connect_with(a, PLAIN | CSUM | HOST_TSO4, 2048);
+    let to = b.ipv4_address.rsplit('.').next().unwrap().parse().unwrap();
+    let frame = stream(&a, to, &payload);
+
+    // Neither checksums nor segments: everything is done for it.
+    let mut plain = Guest::connect(b);
+    a.driver.send_with(TSO, &frame);
+    let parsed: Vec<_> = received(&mut plain, 3)
+        .iter()
+        .map(|(header, frame)| {
+            assert_eq!(header[..], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+            parse(frame)
+        })
+        .collect();
+    assert!(parsed.iter().all(|(_, right)| *right));
+    assert_eq!(parsed.iter().map(|(part, _)| part.len()).collect::<Vec<_>>(), [500, 500, 400]);
+    assert_eq!(parsed.into_iter().flat_map(|(part, _)| part).collect::<Vec<_>>(), payload);
+    drop(plain);
+
+    // Checksums are its own to finish.
+    let mut sums = Guest::connect_with(b, PLAIN | GUEST_CSUM, 2048);
+    a.driver.send_with(TSO, &frame);
+    for (header, _) in received(&mut sums, 3) {
+        assert_eq!(header, [1, 0, 0, 0, 0, 0, 34, 0, 16, 0, 1, 0]);
+    }
+    drop(sums);
+
+    // It takes the frame uncut, in buffers of 512 octets.
+    let mut able = Guest::connect_with(b, PLAIN | GUEST_CSUM | GUEST_TSO4 | MRG_RXBUF, 512);
+    a.driver.send_with(TSO, &frame);
+    let (header, got) = received(&mut able, 1).remove(0);
+    assert_eq!(header, [1, 1, 54, 0, 0xf4, 0x01, 34, 0, 16, 0, 3, 0]);
+    assert_eq!(parse(&got).0, payload);
+}
+
+#[test]
+fn a_frame_to_be_cut_is_cut_for_those_who_do_not() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let (a, b) = (daemon.nic("prod", "a"), daemon.nic("prod", "b"));
+    segments_reach(&a, &b);
+}
+
+#[test]
+fn a_frame_to_be_cut_goes_to_another_reactor() {
+    let mut daemon = Daemon::start_with(&["--reactors", "2", "--hugepages", "off"]);
+    daemon.network("prod");
+    let a = daemon.nic("prod", "a");
+    for n in 0..mvirt_net::dataplane::VNICS_TOGETHER - 1 {
+        daemon.nic("prod", &format!("filler{n}"));
+    }
+    segments_reach(&a, &daemon.nic("prod", "b"));
+}
+
+#[test]
+fn segmentation_that_does_not_fit_is_refused() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let mut a = Guest::connect_with(&daemon.nic("prod", "a"), PLAIN | CSUM | HOST_TSO4, 2048);
+    let frame = stream(&a, 2, &[7; 600]);
+    let with = |at: usize, value: u8| {
+        let mut header = TSO;
+        header[at] = value;
+        header
+    };
+    let small = [1, 1, 54, 0, 47, 0, 34, 0, 16, 0, 0, 0];
+    a.driver.send_with(small, &frame);
+    a.driver.send_with([1, 1, 54, 0, 0, 0, 34, 0, 16, 0, 0, 0], &frame);
+    a.driver.send_with(TSO, &stream(&a, 2, b""));
+    a.driver.send_with(with(6, 33), &frame);
+    a.driver.send_with(with(8, 6), &frame);
+    // Not negotiated, unknown, without a checksum.
+    for header in [with(1, 4), with(1, 0x81), with(1, 5), with(1, 3), with(0, 0)] {
+        a.driver.send_with(header, &frame);
+    }
+    wait_until("all are dropped", || {
+        (daemon.drops("a", "bad_segmentation"), daemon.drops("a", "bad_vnet_header")) == (3, 2)
+            && daemon.drops("a", "unexpected_segmentation") == 5
+    });
+}
