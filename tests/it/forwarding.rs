@@ -207,6 +207,26 @@ fn a_receiver_without_buffers_costs_others_nothing() {
 }
 
 #[test]
+fn frames_behind_one_that_waits_arrive_once_and_in_order() {
+    let mut daemon = Daemon::start();
+    let (mut a, _deaf) = pair(&mut daemon);
+    let mut c = Guest::connect(&daemon.nic("prod", "c"));
+    let to_c: Vec<u32> = (0..400).filter(|n| n % 4 == 3).collect();
+    for n in 0..400_u32 {
+        let to = if n % 4 == 3 { "10.0.0.3" } else { "10.0.0.2" };
+        a.send(&Udp4::new(a.mac, "10.0.0.1", to, &n.to_be_bytes()).frame());
+    }
+    a.send(&Udp4::new(a.mac, "10.0.0.1", "10.0.0.3", b"last").frame());
+    let mut got = Vec::new();
+    while got.last() != Some(&u32::from_be_bytes(*b"last")) {
+        let frame = c.expect("all arrive", |frame| frame[12..14] == [8, 0] && frame[23] == 17);
+        got.push(u32::from_be_bytes(frame[42..46].try_into().unwrap()));
+    }
+    got.pop();
+    assert_eq!(got, to_c);
+}
+
+#[test]
 fn frames_cross_from_one_reactor_to_another() {
     let mut daemon = Daemon::start_with(&["--reactors", "2", "--hugepages", "off"]);
     daemon.network("prod");
