@@ -112,3 +112,8 @@ fn the_reference_driver_exchanges_frames_without_merged_buffers() {
 fn the_reference_driver_exchanges_frames_over_two_queue_pairs() {
     exchange("packed_vq=0,mrg_rxbuf=1,in_order=0", 2);
 }
+
+#[test]
+fn the_reference_driver_exchanges_frames_in_order() {
+    exchange("packed_vq=0,mrg_rxbuf=1,in_order=1", 1);
+}

@@ -17,6 +17,8 @@ use virtio_bindings::{virtio_config, virtio_net, virtio_ring};
 
 const PROTOCOL_FEATURES: u64 = 1 << 30;
 const VERSION_1: u64 = 1 << virtio_config::VIRTIO_F_VERSION_1;
+/// Every ring is completed in order, always; who negotiates it may rely on that.
+const IN_ORDER: u64 = 1 << virtio_config::VIRTIO_F_IN_ORDER;
 const EVENT_IDX: u64 = 1 << virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 const INDIRECT: u64 = 1 << virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 const MRG_RXBUF: u64 = 1 << virtio_net::VIRTIO_NET_F_MRG_RXBUF;
@@ -40,6 +42,7 @@ const CONFIG_LEN: usize = 256;
 pub fn features(queue_pairs: u16) -> u64 {
     let single = PROTOCOL_FEATURES
         | VERSION_1
+        | IN_ORDER
         | EVENT_IDX
         | INDIRECT
         | MRG_RXBUF
