@@ -186,3 +186,31 @@ pub(super) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
         unsafe { to.add(at).write_volatile(from.add(at).read_volatile()) };
     }
 }
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    type Kernel = unsafe fn(*const u8, *mut u8, usize);
+
+    #[test]
+    fn every_kernel_copies_exactly_what_it_is_told() {
+        let kernels: [(Kernel, usize, usize, bool); 5] = [
+            (copy, 0, 700, true),
+            (copy_few, 0, 15, true),
+            (copy_128, 16, 700, true),
+            (copy_256, 32, 700, std::arch::is_x86_feature_detected!("avx2")),
+            (copy_512, 64, 700, std::arch::is_x86_feature_detected!("avx512f")),
+        ];
+        let from: Vec<u8> = (0..800_u32).map(|n| ((n * 31) >> 3) as u8 | 1).collect();
+        for (kernel, shortest, longest, _) in kernels.into_iter().filter(|(.., has)| *has) {
+            for len in shortest..=longest {
+                let mut to = vec![0; 800];
+                // SAFETY: both have 800 octets, more than `len` and the offset of 3; the CPU has what the kernel needs.
+                unsafe { kernel(from.as_ptr().add(3), to.as_mut_ptr().add(3), len) };
+                assert_eq!(to[3..3 + len], from[3..3 + len], "{len}");
+                assert!(to[..3].iter().chain(&to[3 + len..]).all(|octet| *octet == 0), "{len}");
+            }
+        }
+    }
+}

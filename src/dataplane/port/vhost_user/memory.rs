@@ -543,30 +543,40 @@ mod tests {
         assert!(matches!(memory.without(0, 0x1000), Err(MemoryError::Unknown { .. })));
     }
 
-    #[test]
-    fn truncated_memory_reads_as_zeros_and_is_dead() {
-        let path = format!("/dev/shm/mvirt-net-test-{}", std::process::id());
-        let file = std::fs::File::options()
-            .create(true)
-            .truncate(true)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .unwrap();
+    /// Memory of four pages full of 7s, in a file that can be truncated (a memfd is sealed).
+    fn fragile(name: &str) -> (std::fs::File, GuestMemory) {
+        let path = format!("/dev/shm/mvirt-net-test-{name}-{}", std::process::id());
+        let mut options = std::fs::File::options();
+        let file = options.create_new(true).read(true).write(true).open(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         file.set_len(0x4000).unwrap();
-        let shared = file.try_clone().unwrap();
-        let memory =
-            GuestMemory::map(vec![RegionRequest { fd: file.into(), ..request(0, 0x4000) }])
-                .unwrap();
-        let span = memory.translate_whole(0x2000, 4).unwrap();
-        assert_eq!(span.copy_from_slice(b"abcd"), 4);
-        let mut octets = [1; 4];
-        span.copy_to_slice(&mut octets);
-        assert_eq!((&octets, memory.is_dead()), (b"abcd", false));
-        shared.set_len(0).unwrap();
-        span.copy_to_slice(&mut octets);
-        assert_eq!((octets, memory.is_dead()), ([0; 4], true));
+        let region = RegionRequest { fd: file.try_clone().unwrap().into(), ..request(0, 0x4000) };
+        let memory = GuestMemory::map(vec![region]).unwrap();
+        let whole = memory.translate_whole(0, 0x4000).unwrap();
+        assert_eq!(whole.copy_from_slice(&[7; 0x4000]), 0x4000);
+        (file, memory)
+    }
+
+    #[test]
+    fn a_copy_that_meets_truncated_memory_ends_in_zeros_and_the_mapping_is_dead() {
+        // Of every kernel: before and across the third page, which is taken away.
+        for len in [1, 15, 60, 64, 100, 128, 1500, 0x1800] {
+            let (file, memory) = fragile("read");
+            let before = 0x2000_usize.saturating_sub(len / 2);
+            let span = memory.translate_whole(before as u64, len as u32).unwrap();
+            file.set_len(0x2000).unwrap();
+            let mut octets = vec![1; len];
+            assert_eq!(span.copy_to_slice(&mut octets), len);
+            let left = octets.iter().take_while(|octet| **octet == 7).count();
+            assert!(left <= len / 2 && octets[left..].iter().all(|octet| *octet == 0), "{len}");
+            assert!(memory.is_dead());
+
+            let (file, memory) = fragile("write");
+            let span = memory.translate_whole(before as u64, len as u32).unwrap();
+            file.set_len(0x2000).unwrap();
+            assert_eq!(span.copy_from_slice(&vec![9; len]), len);
+            assert!(memory.is_dead());
+        }
     }
 
     proptest! {
