@@ -11,6 +11,8 @@ use std::ops::Range;
 pub const HEAD_LEN: usize = 128;
 /// Frames in a burst.
 pub const BURST: usize = 64;
+/// A burst ends with the frame that brings it to so many octets: others wait no longer for a sender of large frames.
+pub const BURST_OCTETS: usize = 512 << 10;
 /// Octets of the longest frame: a 64 KiB packet and its Ethernet header.
 pub const MAX_FRAME_LEN: usize = 65535 + 14;
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     dataplane::{
-        frame::{BURST, Burst, Frame, HEAD_LEN, MAX_FRAME_LEN},
+        frame::{BURST, BURST_OCTETS, Burst, Frame, HEAD_LEN, MAX_FRAME_LEN},
         verdict::DropReason,
     },
     wire::{
@@ -46,6 +46,7 @@ impl TxQueue {
         let waiting = usize::from(self.ring.waiting()?).min(BURST);
         let count = self.ring.heads(0, &mut self.heads[..waiting])?;
         self.ring.prefetch_used(count);
+        let mut octets = 0;
         for head in &self.heads[..count] {
             let (frame, spans) = burst.push();
             let first = spans.len();
@@ -62,6 +63,10 @@ impl TxQueue {
             };
             frame.pieces = first..spans.len();
             frame.len = len.saturating_sub(vnet::HEADER_LEN);
+            octets += len;
+            if octets >= BURST_OCTETS {
+                break;
+            }
         }
         let (frames, spans) = burst.frames_mut();
         for frame in frames {
