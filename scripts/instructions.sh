@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 command -v valgrind >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends valgrind >/dev/null; }
-program=$(cargo bench --locked --bench pipeline --no-run --message-format=json 2>/dev/null |
+program=$(cargo bench --locked --bench pipeline --no-run --message-format=json-render-diagnostics |
     sed -n 's/.*"name":"pipeline".*"executable":"\([^"]*\)".*/\1/p')
 
 # Of so many bursts of 64 frames.

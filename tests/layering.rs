@@ -167,7 +167,6 @@ const UNSAFE: &[&str] = &[
     "src/dataplane/port/vhost_user/copy.rs",
     "src/dataplane/port/vhost_user/memory.rs",
     "src/dataplane/port/vhost_user/ring.rs",
-    "src/dataplane/reactor/hugepage.rs",
     "src/dataplane/reactor/link.rs",
     "src/dataplane/reactor/uring.rs",
 ];

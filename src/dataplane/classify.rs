@@ -131,7 +131,7 @@ pub fn ipv4(octets: &[u8], len: usize, offload: Offload) -> Result<Ipv4, DropRea
         upper(octets, header_len, header.protocol, protocol::ICMP)
     };
     let whole =
-        Transport { family: Family::Ipv4, protocol: header.protocol, at: header_len, upper };
+        Transport { tcp: SegmentKind::Tcp4, protocol: header.protocol, at: header_len, upper };
     let largest = whole.check(offload, octets, len)?;
     Ok(Ipv4 {
         source: header.source(),
@@ -159,7 +159,7 @@ pub fn ipv6(octets: &[u8], len: usize, offload: Offload) -> Result<Ipv6, DropRea
         upper(octets, found.offset, found.protocol, protocol::ICMPV6)
     };
     let whole =
-        Transport { family: Family::Ipv6, protocol: found.protocol, at: found.offset, upper };
+        Transport { tcp: SegmentKind::Tcp6, protocol: found.protocol, at: found.offset, upper };
     let largest = whole.check(offload, octets, len)?;
     Ok(Ipv6 {
         source: header.source(),
@@ -188,15 +188,10 @@ fn upper(octets: &[u8], offset: usize, protocol: u8, icmp: u8) -> Upper {
     Upper::Other
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Family {
-    Ipv4,
-    Ipv6,
-}
-
 /// Where the transport header of a packet is.
 struct Transport {
-    family: Family,
+    /// What TCP is cut into in its family.
+    tcp: SegmentKind,
     protocol: u8,
     /// Octets from the start of the packet.
     at: usize,
@@ -230,14 +225,13 @@ impl Transport {
         let transport = octets.get(self.at..len.min(octets.len())).unwrap_or(&[]);
         let found = match self.protocol {
             protocol::TCP => tcp::header_len(transport).zip(Some(tcp::CHECKSUM_OFFSET)),
-            protocol::UDP => Some((udp::HEADER_LEN, udp::CHECKSUM_OFFSET)),
+            protocol::UDP => udp::header_len(transport).zip(Some(udp::CHECKSUM_OFFSET)),
             _ => None,
         };
         let (header_len, expected_offset) = found.ok_or(DropReason::BadVnetHeader)?;
         let consistent = self.upper != Upper::Fragment
             && usize::from(start) == ethernet::HEADER_LEN + self.at
-            && offset == expected_offset
-            && header_len <= transport.len();
+            && offset == expected_offset;
         let headers_len = self.at + header_len;
         match segments {
             _ if !consistent => Err(DropReason::BadVnetHeader),
@@ -251,11 +245,7 @@ impl Transport {
 
     fn may_be_cut(&self, segments: Segments, payload: usize) -> bool {
         let size = usize::from(segments.size);
-        let kind = match (self.family, self.protocol) {
-            (_, protocol::UDP) => SegmentKind::Udp,
-            (Family::Ipv4, _) => SegmentKind::Tcp4,
-            (Family::Ipv6, _) => SegmentKind::Tcp6,
-        };
+        let kind = if self.protocol == protocol::UDP { SegmentKind::Udp } else { self.tcp };
         // Small segments would make much work of one frame: TCP needs none below its smallest segment size, datagrams
         // may be small when they are few.
         let bounded = size >= MIN_SEGMENT

@@ -37,9 +37,9 @@ pub fn headers_len(head: &[u8], transport: usize, kind: SegmentKind) -> Option<u
     let rest = head.get(transport..)?;
     let len = match kind {
         SegmentKind::Tcp4 | SegmentKind::Tcp6 => tcp::header_len(rest)?,
-        SegmentKind::Udp => udp::HEADER_LEN,
+        SegmentKind::Udp => udp::header_len(rest)?,
     };
-    (len <= rest.len()).then_some(transport + len)
+    Some(transport + len)
 }
 
 impl<'a> Cut<'a> {
@@ -47,7 +47,7 @@ impl<'a> Cut<'a> {
     pub fn new(head: &'a [u8], len: usize, transport: u16, segments: Segments) -> Option<Self> {
         let transport = usize::from(transport);
         let headers_len = headers_len(head, transport, segments.kind)?;
-        let headers = head.get(..headers_len.min(HEAD_LEN))?;
+        let headers = head.get(..headers_len).filter(|headers| headers.len() <= HEAD_LEN)?;
         let payload = len.checked_sub(headers.len())?;
         (segments.size > 0).then_some(Self { headers, transport, segments, payload })
     }

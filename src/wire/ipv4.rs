@@ -154,7 +154,8 @@ mod tests {
     fn any_header_stays_correct_when_its_ttl_is_decremented() {
         let mut packet = UDP;
         for ttl in 2..=255 {
-            for identification in 0..=u16::MAX {
+            let last = if [2, 64, 255].contains(&ttl) { u16::MAX } else { 0 };
+            for identification in 0..=last {
                 packet[4..6].copy_from_slice(&identification.to_be_bytes());
                 packet[8] = ttl;
                 packet[10..12].fill(0);
@@ -165,9 +166,6 @@ mod tests {
                 decrement_ttl(&mut packet);
                 let updated = checksum::update(sum, before, word(&packet));
                 assert_eq!(packet[10..12], updated.to_be_bytes());
-                if !(ttl == 2 || ttl == 64 || ttl == 255) {
-                    break;
-                }
             }
         }
     }

@@ -35,6 +35,11 @@ pub struct Header {
     pub checksum: U16,
 }
 
+/// Octets of the header that `segment` starts with; `None` where it is cut.
+pub fn header_len(segment: &[u8]) -> Option<usize> {
+    (segment.len() >= HEADER_LEN).then_some(HEADER_LEN)
+}
+
 impl Header {
     /// Splits a segment into its header and its payload, cut to the length the header tells.
     pub fn parse(segment: &[u8]) -> Option<(&Self, &[u8])> {

@@ -50,6 +50,18 @@ impl Daemon {
         Self { process, directory, flags, runtime, client }
     }
 
+    /// A daemon, and two vNICs of its network `prod` on different reactors.
+    pub(crate) fn with_nics_apart() -> (Self, Nic, Nic) {
+        let mut daemon = Self::start_with(&["--reactors", "2", "--hugepages", "off"]);
+        daemon.network("prod");
+        let a = daemon.nic("prod", "a");
+        for n in 0..mvirt_net::dataplane::VNICS_TOGETHER - 1 {
+            daemon.nic("prod", &format!("filler{n}"));
+        }
+        let b = daemon.nic("prod", "b");
+        (daemon, a, b)
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }

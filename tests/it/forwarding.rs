@@ -2,7 +2,10 @@
 
 use super::{
     daemon::Daemon,
-    guest::{CSUM, EVENT_IDX, GATEWAY_MAC, GUEST_CSUM, Guest, MRG_RXBUF, PLAIN, Udp4, is_udp4},
+    guest::{
+        CSUM, EVENT_IDX, GATEWAY_MAC, GUEST_CSUM, Guest, MRG_RXBUF, PLAIN, Udp4, is_udp4,
+        open_checksum4,
+    },
 };
 use smoltcp::wire::{EthernetFrame, Icmpv4DstUnreachable, Icmpv4Message, Icmpv4Packet, Ipv4Packet};
 use std::time::Duration;
@@ -149,12 +152,8 @@ fn routed_prefixes_lead_to_their_vnic_and_move() {
 /// A frame whose UDP checksum is left to the device: the field holds the pseudo-header's sum.
 fn partial(a: &Guest, payload: &[u8]) -> ([u8; 12], Vec<u8>) {
     let mut frame = Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", payload).frame();
-    let len = (8 + payload.len()) as u16;
-    let mut sum: u32 =
-        frame[26..34].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
-    sum += 17 + u32::from(len);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    frame[40..42].copy_from_slice(&(sum as u16).to_be_bytes());
+    let open = open_checksum4(&frame, 17, 8 + payload.len());
+    frame[40..42].copy_from_slice(&open);
     ([1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 0, 0], frame)
 }
 
@@ -228,13 +227,7 @@ fn frames_behind_one_that_waits_arrive_once_and_in_order() {
 
 #[test]
 fn frames_cross_from_one_reactor_to_another() {
-    let mut daemon = Daemon::start_with(&["--reactors", "2", "--hugepages", "off"]);
-    daemon.network("prod");
-    let a = daemon.nic("prod", "a");
-    for n in 0..mvirt_net::dataplane::VNICS_TOGETHER - 1 {
-        daemon.nic("prod", &format!("filler{n}"));
-    }
-    let b = daemon.nic("prod", "b");
+    let (_daemon, a, b) = Daemon::with_nics_apart();
     let (mut a, mut b) = (Guest::connect_with(&a, PLAIN | CSUM, 2048), Guest::connect(&b));
     let b_address = format!("10.0.0.{}", mvirt_net::dataplane::VNICS_TOGETHER + 1);
     assert!(b.answers(&mut a, &b_address));

@@ -602,6 +602,13 @@ impl<'a> Udp4<'a> {
     }
 }
 
+/// What the checksum field of an IPv4 frame holds that leaves it to others: the pseudo-header's sum.
+pub(crate) fn open_checksum4(frame: &[u8], protocol: u8, len: usize) -> [u8; 2] {
+    let words = frame[26..34].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
+    let sum = words.sum::<u32>() + u32::from(protocol) + len as u32;
+    (((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
+}
+
 /// Whether a frame is IPv4 UDP with exactly this payload, and its checksums right.
 pub(crate) fn is_udp4(frame: &[u8], payload: &[u8]) -> bool {
     let Ok(ethernet) = EthernetFrame::new_checked(frame) else { return false };

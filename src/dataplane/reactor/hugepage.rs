@@ -1,9 +1,12 @@
 //! One 2 MiB page of private memory: huge if there is one, else ordinary.
-#![expect(unsafe_code, reason = "an anonymous mapping is memory that only raw pointers reach")]
 
 use std::{
     io,
     sync::atomic::{AtomicBool, Ordering},
+};
+use vm_memory::{
+    MmapRegion,
+    mmap::{MmapRegionBuilder, MmapRegionError},
 };
 
 /// Octets of a huge page.
@@ -23,7 +26,7 @@ pub enum Hugepages {
 /// [`LEN`] octets that live until dropped.
 #[derive(Debug)]
 pub(super) struct HugePage {
-    address: usize,
+    region: MmapRegion,
 }
 
 impl HugePage {
@@ -48,24 +51,17 @@ impl HugePage {
     fn map(flags: libc::c_int) -> io::Result<Self> {
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: a new anonymous mapping at an address the kernel chooses touches nothing that exists.
-        let address = unsafe { libc::mmap(std::ptr::null_mut(), LEN, prot, flags, -1, 0) };
-        if address == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Self { address: address as usize })
+        let region =
+            MmapRegionBuilder::new(LEN).with_mmap_prot(prot).with_mmap_flags(flags).build();
+        let region = region.map_err(|error| match error {
+            MmapRegionError::Mmap(error) => error,
+            other => io::Error::other(other),
+        })?;
+        Ok(Self { region })
     }
 
     /// Where the page is.
     pub(super) fn pointer(&self) -> *mut u8 {
-        self.address as *mut u8
-    }
-}
-
-impl Drop for HugePage {
-    fn drop(&mut self) {
-        // SAFETY: unmaps what `map` mapped; whoever had the pointer borrowed this.
-        let unmapped = unsafe { libc::munmap(self.address as *mut libc::c_void, LEN) };
-        debug_assert_eq!(unmapped, 0, "a mapping of ours can be unmapped");
+        self.region.as_ptr()
     }
 }

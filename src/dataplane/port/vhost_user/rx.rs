@@ -138,17 +138,14 @@ impl RxQueue {
     #[inline]
     fn cut<'f>(&self, frame: &Outgoing<'f>) -> Option<Cut<'f>> {
         match frame.offload {
-            Offload::Segmentation { start, segments, .. } if !self.takes_uncut(frame) => {
+            // Without merged buffers none need be large enough for it.
+            Offload::Segmentation { start, segments, .. }
+                if !(self.mergeable && self.takes.covers(frame.offload)) =>
+            {
                 Cut::new(frame.head, frame.len, start, segments)
             }
             _ => None,
         }
-    }
-
-    /// Guests without merged buffers need not have any that are large enough: those that cannot have them in one
-    /// piece get segments.
-    fn takes_uncut(&self, frame: &Outgoing<'_>) -> bool {
-        self.takes.covers(frame.offload) && self.mergeable
     }
 
     /// Finds chains for all segments of a frame, or for none.
@@ -277,21 +274,16 @@ impl RxQueue {
 
     /// As [`RxQueue::write`], whatever the frame and its place are.
     fn write_other(&self, frame: &Outgoing<'_>, at: usize) -> usize {
-        let whole = Octets {
+        if let Some(cut) = self.cut(frame) {
+            return self.write_segments(frame, &cut, at);
+        }
+        let octets = Octets {
             headers: &[],
             private: frame.head,
             tail: frame.tail,
             skip: 0,
             tail_len: frame.len - frame.head.len(),
         };
-        match self.cut(frame) {
-            None => self.write_whole(frame, whole, at),
-            Some(cut) => self.write_segments(frame, &cut, at),
-        }
-    }
-
-    /// As [`RxQueue::write`], of a frame that is not cut.
-    fn write_whole(&self, frame: &Outgoing<'_>, octets: Octets<'_>, at: usize) -> usize {
         let headers_len = match frame.offload {
             Offload::Segmentation { start, segments, .. } => {
                 segment::headers_len(frame.head, start.into(), segments.kind).unwrap_or(0)
