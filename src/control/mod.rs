@@ -18,6 +18,7 @@ use crate::{
     addr::MacAddr,
     dataplane::{
         Dataplane, Event, Listening, Place, PortState,
+        counters::ReactorCounters,
         snapshot::{NetworkKey, PortId},
     },
     model::{Name, Network, Nic},
@@ -227,6 +228,21 @@ impl Control {
             network: Some(network_view(network)),
         });
         (present.collect(), self.network_events.subscribe())
+    }
+
+    /// The data plane's threads.
+    pub fn list_reactors(&self) -> Vec<proto::Reactor> {
+        let reactors = self.dataplane.reactors().enumerate();
+        let view = |(id, (nics, counters)): (usize, (usize, &ReactorCounters))| proto::Reactor {
+            id: id as u32,
+            nics: nics as u32,
+            frames: counters.frames.get(),
+            busy_turns: counters.busy_turns.get(),
+            busy_ns: counters.busy_ns.get(),
+            polling_ns: counters.polling_ns.get(),
+            sleeps: counters.sleeps.get(),
+        };
+        reactors.map(view).collect()
     }
 
     /// Closes all sockets and takes no more requests, for the end of the daemon.

@@ -184,6 +184,14 @@ impl NetService for Service {
         self.call(move |control| control.nic_stats(&id)).await.map(Response::new)
     }
 
+    async fn list_reactors(
+        &self,
+        _request: Request<proto::ListReactorsRequest>,
+    ) -> Result<Response<proto::ListReactorsResponse>, Status> {
+        let reactors = self.call(|control| Ok(control.list_reactors())).await?;
+        Ok(Response::new(proto::ListReactorsResponse { reactors }))
+    }
+
     type WatchNicsStream = Events<proto::NicEvent>;
 
     async fn watch_nics(

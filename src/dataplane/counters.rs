@@ -1,7 +1,10 @@
-//! What a port has carried, answered and dropped. One writer, the port's reactor; any reader.
+//! What a port has carried, answered and dropped, and what a reactor has done. One writer, the reactor; any reader.
 
 use super::verdict::DropReason;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 /// A count that one thread writes: a plain load and store, no locked operation.
 #[derive(Debug, Default)]
@@ -61,5 +64,34 @@ impl PortCounters {
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> {
         let counts = DropReason::ALL.iter().zip(&self.drops);
         counts.map(|(reason, count)| (*reason, count.get())).filter(|(_, count)| *count > 0)
+    }
+}
+
+/// The counters of one reactor.
+#[derive(Debug, Default)]
+pub struct ReactorCounters {
+    /// Frames taken from guests and from other reactors.
+    pub frames: Count,
+    /// Turns of its loop that carried frames.
+    pub busy_turns: Count,
+    /// Nanoseconds of those.
+    pub busy_ns: Count,
+    /// Nanoseconds of turns that found nothing to carry.
+    pub polling_ns: Count,
+    /// How often it slept.
+    pub sleeps: Count,
+}
+
+impl ReactorCounters {
+    /// Counts one turn of the loop.
+    pub fn count_turn(&self, frames: u64, took: Duration) {
+        let took = took.as_nanos() as u64;
+        if frames == 0 {
+            self.polling_ns.add(took);
+        } else {
+            self.frames.add(frames);
+            self.busy_turns.add(1);
+            self.busy_ns.add(took);
+        }
     }
 }

@@ -30,7 +30,7 @@ pub use port::vhost_user::session::{Device, features};
 pub use reactor::{Hugepages, StartError};
 pub use socket::longest_socket_path;
 
-use counters::PortCounters;
+use counters::{PortCounters, ReactorCounters};
 use snapshot::{NetworkKey, NetworkTable, PortId};
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
@@ -48,7 +48,7 @@ pub struct Settings {
     pub reactors: usize,
     /// CPUs to pin them to, in turn; none: wherever the scheduler likes.
     pub cpus: Vec<usize>,
-    /// How long a queue is polled after its last frame.
+    /// How long a queue is polled after its last frame, at least.
     pub busy_poll: Duration,
     /// Backing of the channels between reactors.
     pub hugepages: Hugepages,
@@ -215,6 +215,11 @@ impl Dataplane {
         };
         let task = tokio::spawn(sessions::serve(served, listener, stopped));
         Ok(Listening { path: socket.path, counters, stop, task })
+    }
+
+    /// The reactors: how many vNICs are placed on each, and what it has done.
+    pub fn reactors(&self) -> impl Iterator<Item = (usize, &ReactorCounters)> {
+        self.load.iter().copied().zip(self.reactors.iter().map(|reactor| reactor.counters()))
     }
 
     /// Gives all reactors a network's new table; an empty one says that the network is gone.

@@ -45,6 +45,8 @@ pub struct Pipeline {
     whole: Box<[u8]>,
     /// Where answers are written.
     answer: Box<[u8]>,
+    /// Frames dealt with since this was last asked.
+    carried: u64,
 }
 
 impl Default for Pipeline {
@@ -55,6 +57,7 @@ impl Default for Pipeline {
             verdicts: [Verdict::Gateway; BURST],
             whole: vec![0; MAX_FRAME_LEN].into(),
             answer: vec![0; MAX_FRAME_LEN].into(),
+            carried: 0,
         }
     }
 }
@@ -105,6 +108,11 @@ impl Pipeline {
         let dealt = self.deliver(&mut passage);
         self.complete(passage.ports, ingress, dealt);
         Ok(polled)
+    }
+
+    /// How many frames were dealt with since this was last asked.
+    pub fn take_carried(&mut self) -> u64 {
+        std::mem::take(&mut self.carried)
     }
 
     /// Decides about every frame of the burst. Those to be forwarded are made what they leave as.
@@ -250,7 +258,8 @@ impl Pipeline {
     }
 
     /// Counts what was dealt with and returns it to its sender.
-    fn complete(&self, ports: &mut Ports, ingress: PortId, dealt: u64) {
+    fn complete(&mut self, ports: &mut Ports, ingress: PortId, dealt: u64) {
+        self.carried += u64::from(dealt.count_ones());
         let Some(slot) = ports.get_mut(ingress) else { return };
         slot.counters.ingress_frames.add(dealt.count_ones().into());
         let octets = bits(dealt).map(|at| self.burst.frame(at).len as u64).sum();
@@ -272,6 +281,7 @@ impl Pipeline {
         (port, queue): (PortId, usize),
         mut frames: &[Outgoing<'_>],
     ) {
+        self.carried += frames.len() as u64;
         let Some(slot) = ports.sound_mut(port) else { return };
         while !frames.is_empty() {
             let Err((taken, why)) = put(slot, frames, queue) else { break };

@@ -77,6 +77,7 @@ fn a_network_and_its_vnics_from_first_to_last() {
     assert!(!shown.contains("routes"), "{shown}");
     assert!(stderr(&run(&["network", "delete", "prod"]), 1).contains("FAILED_PRECONDITION"));
     assert!(stdout(&run(&["nic", "stats", "vm1"])).contains("from the guest"));
+    assert!(stdout(&run(&["reactor", "list"])).starts_with("ID  NICS  FRAMES"));
     stdout(&run(&["nic", "delete", "vm1"]));
     stdout(&run(&["network", "delete", "prod"]));
     assert_eq!(stdout(&run(&["network", "list"])).lines().count(), 1);

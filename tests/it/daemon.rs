@@ -2,8 +2,9 @@
 
 use hyper_util::rt::TokioIo;
 use mvirt_net::proto::{
-    CreateNetworkRequest, CreateNicRequest, GetNicRequest, GetNicStatsRequest, Network, Nic,
-    NicState, NicStats, get_nic_request::Identifier, net_service_client::NetServiceClient,
+    CreateNetworkRequest, CreateNicRequest, GetNicRequest, GetNicStatsRequest, ListReactorsRequest,
+    Network, Nic, NicState, NicStats, Reactor, get_nic_request::Identifier,
+    net_service_client::NetServiceClient,
 };
 use std::{
     path::PathBuf,
@@ -152,6 +153,11 @@ impl Daemon {
     pub(crate) fn stats(&mut self, name: &str) -> NicStats {
         let request = GetNicStatsRequest { id: name.into() };
         self.call(async |client| client.get_nic_stats(request).await).unwrap()
+    }
+
+    pub(crate) fn reactors(&mut self) -> Vec<Reactor> {
+        let listed = self.call(async |client| client.list_reactors(ListReactorsRequest {}).await);
+        listed.unwrap().reactors
     }
 
     /// How often frames of a vNIC were dropped for a reason.

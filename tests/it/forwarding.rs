@@ -244,9 +244,12 @@ fn an_idle_daemon_uses_no_cpu() {
     let (mut a, mut b) = pair(&mut daemon);
     assert!(b.answers(&mut a, "10.0.0.2"));
     std::thread::park_timeout(Duration::from_millis(200));
-    let before = daemon.cpu_time();
+    let (before, cpu_before) = (daemon.reactors().remove(0), daemon.cpu_time());
     std::thread::park_timeout(Duration::from_secs(2));
-    let used = daemon.cpu_time() - before;
+    let (after, used) = (daemon.reactors().remove(0), daemon.cpu_time() - cpu_before);
     assert!(used <= Duration::from_millis(10), "{used:?} in 2 s with two quiet guests");
+    assert!(before.nics == 2 && before.frames >= 2 && before.sleeps > 0, "{before:?}");
+    assert!(before.busy_turns >= 2 && before.busy_ns > 0 && before.polling_ns > 0, "{before:?}");
+    assert!(after.polling_ns - before.polling_ns < 100_000_000, "{before:?}, {after:?}");
     assert!(b.answers(&mut a, "10.0.0.2"), "and wakes up again");
 }

@@ -6,6 +6,7 @@ mod connect;
 mod network;
 mod nic;
 mod output;
+mod reactor;
 mod vm;
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
@@ -47,6 +48,9 @@ enum Command {
     /// Run virtual machines on vNICs
     #[command(subcommand)]
     Vm(vm::Command),
+    /// Show the daemon's data-plane threads
+    #[command(subcommand)]
+    Reactor(reactor::Command),
     /// Print the versions of the server and of this program
     Version,
     /// Print a completion script for a shell
@@ -111,6 +115,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Network(command) => network::run(command, &mut client, &mut out).await,
         Command::Nic(command) => nic::run(command, &mut client, &mut out).await,
         Command::Vm(command) => vm::run(command, &mut client).await,
+        Command::Reactor(command) => reactor::run(command, &mut client, &mut out).await,
         Command::Version => {
             let server =
                 client.get_version(mvirt_net::proto::GetVersionRequest {}).await?.into_inner();

@@ -4,11 +4,12 @@
 //! commands → wake-ups → bursts of active queues → links → timers → publish, fence, notify → sleep if all is armed
 //! ```
 //! A queue is ACTIVE (polled, the guest's kicks suppressed) or ARMED (not polled, its doorbell watched). It becomes
-//! armed when it was empty for the busy-poll time, and active by its doorbell. A reactor whose queues are all armed
-//! sleeps. Nothing reaches a reactor but attach, detach and publish.
+//! armed when it was empty for as long as polling pays ([`patience`]), and active by its doorbell. A reactor whose
+//! queues are all armed sleeps. Nothing reaches a reactor but attach, detach and publish.
 
 mod hugepage;
 mod link;
+mod patience;
 mod timers;
 mod uring;
 
@@ -16,12 +17,14 @@ use hugepage::HugePage;
 pub use hugepage::Hugepages;
 
 use super::{
+    counters::ReactorCounters,
     pipeline::Pipeline,
     port::PortFailure,
     ports::{Attachment, Ports},
     snapshot::{NetworkTable, PortId},
 };
 use link::{Links, Matrix, Waker};
+use patience::Patience;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::{
     fmt, io,
@@ -43,7 +46,7 @@ const WAKER_TOKEN: u64 = u64::MAX - 1;
 /// How reactors run.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// How long a queue is polled after its last frame.
+    /// How long a queue is polled after its last frame, at least; see [`patience`].
     pub busy_poll: Duration,
     /// Backing of links.
     pub hugepages: Hugepages,
@@ -77,6 +80,7 @@ enum Command {
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     waker: Arc<Waker>,
+    counters: Arc<ReactorCounters>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -100,6 +104,11 @@ impl Handle {
     /// Gives the reactor a network's new table.
     pub fn publish(&self, table: Arc<NetworkTable>) {
         self.send(Command::Publish(table));
+    }
+
+    /// What the reactor has done.
+    pub fn counters(&self) -> &ReactorCounters {
+        &self.counters
     }
 
     fn send(&self, command: Command) {
@@ -133,9 +142,11 @@ pub fn start(count: usize, cpus: &[usize], settings: Settings) -> Result<Vec<Han
         let (ready, started) = mpsc::channel();
         let cpu = (!cpus.is_empty()).then(|| cpus[at % cpus.len()]);
         let (links, doorbell) = (Links::new(at, Arc::clone(&matrix)), Arc::clone(&waker));
+        let counters = Arc::new(ReactorCounters::default());
+        let counted = Arc::clone(&counters);
         let thread =
             std::thread::Builder::new().name(format!("reactor-{at}")).spawn(move || {
-                match Reactor::new(receiver, doorbell, links, settings, cpu) {
+                match Reactor::new(receiver, doorbell, links, counted, settings, cpu) {
                     Ok(mut reactor) => {
                         drop(ready.send(Ok(())));
                         reactor.run();
@@ -143,7 +154,7 @@ pub fn start(count: usize, cpus: &[usize], settings: Settings) -> Result<Vec<Han
                     Err(error) => drop(ready.send(Err(error))),
                 }
             })?;
-        let handle = Handle { commands, waker, thread: Some(thread) };
+        let handle = Handle { commands, waker, counters, thread: Some(thread) };
         let ended = |_| Err(io::Error::other("the thread ended").into());
         let outcome = started.recv().unwrap_or_else(ended);
         outcome.map(|()| handle)
@@ -164,7 +175,8 @@ struct Reactor {
     commands: mpsc::Receiver<Command>,
     waker: Arc<Waker>,
     links: Links,
-    settings: Settings,
+    counters: Arc<ReactorCounters>,
+    patience: Patience,
     uring: Uring,
     wakes: Vec<Wake>,
     ports: Ports,
@@ -188,6 +200,7 @@ impl Reactor {
         commands: mpsc::Receiver<Command>,
         waker: Arc<Waker>,
         links: Links,
+        counters: Arc<ReactorCounters>,
         settings: Settings,
         cpu: Option<usize>,
     ) -> Result<Self, StartError> {
@@ -203,7 +216,8 @@ impl Reactor {
             commands,
             waker,
             links,
-            settings,
+            counters,
+            patience: Patience::new(settings.busy_poll),
             uring,
             wakes: Vec::with_capacity(512),
             ports: Ports::default(),
@@ -216,8 +230,8 @@ impl Reactor {
     }
 
     fn run(&mut self) {
+        let mut now = Instant::now();
         loop {
-            let now = Instant::now();
             if self.waker.was_called() && !self.obey(now) {
                 return;
             }
@@ -227,9 +241,9 @@ impl Reactor {
             self.advertise(now);
             self.ports.publish_touched();
             self.links.flush();
-            if self.active.is_empty() {
-                self.sleep(now);
-            }
+            let end = Instant::now();
+            self.counters.count_turn(self.pipeline.take_carried(), end - now);
+            now = if self.active.is_empty() { self.sleep(end) } else { end };
         }
     }
 
@@ -345,7 +359,7 @@ impl Reactor {
         let (ports, links) = (&mut self.ports, &mut self.links);
         let burst = AssertUnwindSafe(|| self.pipeline.run(ports, links, from, now));
         let failure = match catch_unwind(burst) {
-            Ok(Ok(0)) if now.duration_since(active.busy) < self.settings.busy_poll => return true,
+            Ok(Ok(0)) if now.duration_since(active.busy) < self.patience.window() => return true,
             Ok(Ok(0)) => match self.arm(active.port, active.queue) {
                 Ok(more) => return more,
                 Err(failure) => failure,
@@ -393,20 +407,23 @@ impl Reactor {
         }
     }
 
-    /// Sleeps until there is work.
-    fn sleep(&mut self, now: Instant) {
+    /// Sleeps until there is work. Gives the time then.
+    fn sleep(&mut self, since: Instant) -> Instant {
         if !self.links.prepare_to_sleep() {
-            return;
+            return since;
         }
-        let due = self.advertisements.next().map(|when| when.saturating_duration_since(now));
+        let due = self.advertisements.next().map(|when| when.saturating_duration_since(since));
         let interval = (!self.deaf.is_empty()).then_some(POLL_INTERVAL);
         let timeout = [due, interval].into_iter().flatten().min();
         self.uring.sleep(timeout).expect("a ring that was set up can be waited for");
         self.links.awake();
         let now = Instant::now();
+        self.patience.slept(now - since);
+        self.counters.sleeps.add(1);
         for at in 0..self.deaf.len() {
             let (port, queue) = self.deaf[at];
             self.activate(port, queue, now);
         }
+        now
     }
 }
