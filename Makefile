@@ -31,9 +31,13 @@ fuzz: ## Fuzz every target for a minute each (needs cargo-fuzz)
 instructions: ## Count the instructions of the packet path; fail if they have grown
 	scripts/instructions.sh
 
+bench: build ## Measure beside DPDK's testpmd and Open vSwitch, as root, in minutes (docs/performance.md)
+	scripts/install.sh gcc libc6-dev pkgconf libdpdk-dev python3
+	bench/run.py
+
 install: build ## Install to $(DESTDIR)/usr/local and the systemd unit
 	install -D -m 755 target/release/mvirt-net $(DESTDIR)/usr/local/bin/mvirt-net
 	install -D -m 755 target/release/mvirt $(DESTDIR)/usr/local/bin/mvirt
 	install -D -m 644 dist/mvirt-net.service $(DESTDIR)/etc/systemd/system/mvirt-net.service
 
-.PHONY: help build demo check test fuzz instructions install
+.PHONY: help build demo check test fuzz instructions bench install

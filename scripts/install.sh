@@ -1,8 +1,8 @@
 #!/bin/bash
-# Installs what the demo and the tests need, from Debian's packages. Does nothing where all of it is there.
+# Installs what the demo and the tests need, and the packages named, from Debian's. Does nothing where all are there.
 set -euo pipefail
 
-packages=(user-mode-linux qemu-system-x86 busybox-static isc-dhcp-client iperf3 dpdk-dev iproute2 cpio kmod ca-certificates)
+packages=(user-mode-linux qemu-system-x86 busybox-static isc-dhcp-client iperf3 dpdk-dev iproute2 cpio kmod ca-certificates "$@")
 [ "$(id -u)" = 0 ] && as_root=() || as_root=(sudo)
 
 missing=()
