@@ -173,7 +173,7 @@ impl Relay {
             let next_hop =
                 fib.next_hop(NextHop { port: port(slot), reactor: 0, mtu: 1500, mac: mac(slot) });
             fib.host_ipv4(ipv4(slot), next_hop);
-            vnics.push(Vnic {
+            vnics.push(Arc::new(Vnic {
                 port: port(slot),
                 mac: mac(slot),
                 ipv4: Some(ipv4(slot)),
@@ -182,7 +182,7 @@ impl Relay {
                 routed_ipv6: Vec::new(),
                 addressing: Addressing::Host,
                 hostname: None,
-            });
+            }));
             let attachment = Attachment {
                 id: port(slot),
                 network: KEY,

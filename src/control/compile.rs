@@ -9,31 +9,38 @@ use crate::{
     model::{Addressing, Network, Nic},
     wire::dns,
 };
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
+use uuid::Uuid;
 
-/// The whole truth of a network. `seed` is secret and random.
+/// A vNIC of a network, as tables name it.
+#[derive(Debug)]
+pub struct Member {
+    /// Its id.
+    pub id: Uuid,
+    /// The reactor that owns its port.
+    pub reactor: u16,
+    /// Shared by the network's tables: a new one costs little for those that did not change.
+    pub vnic: Arc<Vnic>,
+}
+
+/// The whole truth of a network whose vNICs, in the order of their ports, are `members`. `seed` is secret and random.
 pub fn compile<'a>(
     key: NetworkKey,
     network: &Network,
-    nics: impl Iterator<Item = (&'a Nic, Place)>,
+    members: impl Iterator<Item = &'a Member>,
     seed: u64,
 ) -> NetworkTable {
     let mut fib = FibBuilder::default();
     let mut vnics = Vec::new();
-    for (nic, place) in nics {
-        let next_hop = fib.next_hop(NextHop {
-            port: place.port,
-            reactor: place.reactor,
-            mtu: network.mtu,
-            mac: nic.mac,
-        });
-        nic.ipv4.into_iter().for_each(|address| fib.host_ipv4(address, next_hop));
-        nic.ipv6.into_iter().for_each(|address| fib.host_ipv6(address, next_hop));
-        nic.routed_ipv4.iter().for_each(|prefix| fib.prefix_ipv4(*prefix, next_hop));
-        nic.routed_ipv6.iter().for_each(|prefix| fib.prefix_ipv6(*prefix, next_hop));
-        vnics.push(vnic(nic, place));
+    for Member { reactor, vnic, .. } in members {
+        let (port, mac) = (vnic.port, vnic.mac);
+        let next_hop = fib.next_hop(NextHop { port, reactor: *reactor, mtu: network.mtu, mac });
+        vnic.ipv4.into_iter().for_each(|address| fib.host_ipv4(address, next_hop));
+        vnic.ipv6.into_iter().for_each(|address| fib.host_ipv6(address, next_hop));
+        vnic.routed_ipv4.iter().for_each(|prefix| fib.prefix_ipv4(*prefix, next_hop));
+        vnic.routed_ipv6.iter().for_each(|prefix| fib.prefix_ipv6(*prefix, next_hop));
+        vnics.push(Arc::clone(vnic));
     }
-    vnics.sort_by_key(|vnic| vnic.port.slot);
     let (dns_ipv4, dns_ipv6) = by_family(&network.dns_servers);
     let (ntp_ipv4, ntp_ipv6) = by_family(&network.ntp_servers);
     NetworkTable {
@@ -52,9 +59,10 @@ pub fn compile<'a>(
     }
 }
 
-fn vnic(nic: &Nic, place: Place) -> Vnic {
+/// A vNIC at its place.
+pub fn member(nic: &Nic, place: Place) -> Member {
     let name = nic.name.to_string();
-    Vnic {
+    let vnic = Vnic {
         port: place.port,
         mac: nic.mac,
         ipv4: nic.ipv4,
@@ -66,7 +74,8 @@ fn vnic(nic: &Nic, place: Place) -> Vnic {
             Addressing::Subnet => snapshot::Addressing::Subnet,
         },
         hostname: dns::is_label(&name).then_some(name),
-    }
+    };
+    Member { id: nic.id, reactor: place.reactor, vnic: Arc::new(vnic) }
 }
 
 fn by_family(addresses: &[IpAddr]) -> (Vec<std::net::Ipv4Addr>, Vec<std::net::Ipv6Addr>) {

@@ -2,9 +2,10 @@
 //! watchers, and then answered.
 //!
 //! ```text
-//! gRPC ── service ── call ──▶ Control (its own thread): convert → store → compile → publish → watchers
+//! gRPC ── service ── call ──▶ Control (its own thread): convert → store → watchers → settle: compile, publish → answer
 //! ```
-//! Requests are closures that run one after the other on Control's thread: no locks, no half-made change.
+//! Requests are closures that run one after the other on Control's thread: no locks, no half-made change. Those that
+//! wait at the same time are settled together, so that a network that many of them change is compiled once.
 
 pub mod compile;
 pub mod convert;
@@ -25,9 +26,10 @@ use crate::{
     proto,
     store::{Store, StoreError},
 };
+use compile::Member;
 use ipam::Pool;
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     hash::BuildHasher as _,
     path::PathBuf,
 };
@@ -38,6 +40,8 @@ use uuid::Uuid;
 const WATCH_BACKLOG: usize = 1024;
 /// Requests that may wait for their turn.
 const REQUEST_BACKLOG: usize = 1024;
+/// Requests that are settled together at most.
+const SETTLED_TOGETHER: usize = 256;
 
 #[derive(Debug)]
 struct NetworkState {
@@ -46,7 +50,8 @@ struct NetworkState {
     ipv4: Option<Pool>,
     ipv6: Option<Pool>,
     macs: HashSet<MacAddr>,
-    nics: BTreeSet<Uuid>,
+    /// By the slot of their port.
+    members: BTreeMap<u32, Member>,
 }
 
 #[derive(Debug)]
@@ -61,6 +66,8 @@ struct NicState {
 /// The desired state and everything that follows it.
 pub struct Control {
     networks: HashMap<Uuid, NetworkState>,
+    /// Networks that are not yet published as they are.
+    unpublished: HashSet<Uuid>,
     network_names: HashMap<Name, Uuid>,
     nics: HashMap<Uuid, NicState>,
     nic_names: HashMap<Name, Uuid>,
@@ -109,6 +116,7 @@ impl Control {
         let contents = store.load()?;
         let mut control = Self {
             networks: HashMap::new(),
+            unpublished: HashSet::new(),
             network_names: HashMap::new(),
             nics: HashMap::new(),
             nic_names: HashMap::new(),
@@ -128,8 +136,8 @@ impl Control {
         for nic in contents.nics {
             control.adopt_nic(nic);
         }
-        let ids: Vec<Uuid> = control.networks.keys().copied().collect();
-        ids.into_iter().for_each(|id| control.publish(id));
+        control.unpublished.extend(control.networks.keys());
+        control.settle();
         let ids: Vec<Uuid> = control.nics.keys().copied().collect();
         for id in ids {
             if let Err(source) = control.listen(id) {
@@ -165,13 +173,14 @@ impl Control {
         self.socket_dir.join(format!("{nic}.sock"))
     }
 
-    /// Gives the data plane the whole truth of a network.
-    fn publish(&mut self, id: Uuid) {
-        let network = &self.networks[&id];
-        let nics =
-            network.nics.iter().map(|nic| &self.nics[nic]).map(|nic| (&nic.model, nic.place));
-        let table = compile::compile(network.key, &network.model, nics, self.seed);
-        self.dataplane.publish(table);
+    /// Gives the data plane the whole truth of each network that has changed.
+    fn settle(&mut self) {
+        for id in self.unpublished.drain() {
+            let Some(network) = self.networks.get(&id) else { continue };
+            let members = network.members.values();
+            let table = compile::compile(network.key, &network.model, members, self.seed);
+            self.dataplane.publish(table);
+        }
     }
 
     /// Takes over what a VMM and its guest do.
@@ -253,14 +262,16 @@ impl Control {
 }
 
 fn network_view(network: &NetworkState) -> proto::Network {
-    convert::network(&network.model, network.nics.len())
+    convert::network(&network.model, network.members.len())
 }
 
 fn unix_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
-type Request = Box<dyn FnOnce(&mut Control) + Send>;
+type Request = Box<dyn FnOnce(&mut Control) -> Answer + Send>;
+/// Gives an answer to who waits for it.
+type Answer = Box<dyn FnOnce()>;
 
 /// The way to Control, for any task.
 #[derive(Debug, Clone)]
@@ -309,7 +320,16 @@ impl Handle {
             runtime.block_on(async {
                 while !control.is_ending {
                     tokio::select! {
-                        Some(request) = receiver.recv() => request(&mut control),
+                        Some(request) = receiver.recv() => {
+                            let waiting = std::iter::from_fn(|| receiver.try_recv().ok());
+                            let requests = [request].into_iter().chain(waiting);
+                            let answers: Vec<_> = requests
+                                .take(SETTLED_TOGETHER)
+                                .map(|request| request(&mut control))
+                                .collect();
+                            control.settle();
+                            answers.into_iter().for_each(|answer| answer());
+                        }
                         Some(event) = events.recv() => control.port_changed(event),
                         else => return,
                     }
@@ -319,14 +339,17 @@ impl Handle {
         Ok((Self { requests }, ControlThread { ended, thread }))
     }
 
-    /// Runs `request` on Control's thread when its turn comes.
+    /// Runs `request` on Control's thread when its turn comes; answers when what it changed is in force.
     pub async fn call<T: Send + 'static>(
         &self,
         request: impl FnOnce(&mut Control) -> T + Send + 'static,
     ) -> Result<T, Gone> {
         let (answer, answered) = oneshot::channel();
-        // A caller that has gone away does not want the answer.
-        let request: Request = Box::new(move |control| drop(answer.send(request(control))));
+        let request: Request = Box::new(move |control| {
+            let result = request(control);
+            // A caller that has gone away does not want the answer.
+            Box::new(move || drop(answer.send(result)))
+        });
         self.requests.send(request).await.map_err(|_| Gone)?;
         answered.await.map_err(|_| Gone)
     }

@@ -9,7 +9,7 @@ use crate::{
     proto,
 };
 use jiff::Timestamp;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use uuid::Uuid;
 
 impl Control {
@@ -77,7 +77,7 @@ impl Control {
             ipv4: model.ipv4_subnet.map(Pool::ipv4),
             ipv6: model.ipv6_prefix.map(Pool::ipv6),
             macs: HashSet::new(),
-            nics: BTreeSet::new(),
+            members: BTreeMap::new(),
             model,
         };
         self.networks.insert(state.model.id, state);
@@ -122,7 +122,7 @@ impl Control {
         if let Some(network) = self.networks.get_mut(&id) {
             network.model = new;
         }
-        self.publish(id);
+        self.unpublished.insert(id);
         self.tell_network(id);
         Ok(network_view(&self.networks[&id]))
     }
@@ -134,7 +134,7 @@ impl Control {
     ) -> Result<(proto::DeleteNetworkResponse, Vec<Listening>), Refusal> {
         let id = self.find_network(&request.id)?;
         let network = &self.networks[&id];
-        let nics: Vec<Uuid> = network.nics.iter().copied().collect();
+        let nics: Vec<Uuid> = network.members.values().map(|member| member.id).collect();
         if !nics.is_empty() && !request.force {
             return Err(Refusal::NotEmpty {
                 name: network.model.name.to_string(),
@@ -143,7 +143,8 @@ impl Control {
         }
         self.store.delete_network(id, &nics)?;
         let closing = nics.iter().filter_map(|nic| self.forget_nic(*nic)).collect();
-        self.publish(id);
+        self.unpublished.insert(id);
+        self.settle();
         if let Some(network) = self.networks.remove(&id) {
             self.network_names.remove(&network.model.name);
             tracing::info!(network = %network.model.name, %id, nics = nics.len(), "network deleted");

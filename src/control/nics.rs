@@ -1,7 +1,7 @@
 //! vNICs: created, found, changed and deleted.
 
 use super::{
-    Control, NetworkState, NicState, convert,
+    Control, NetworkState, NicState, compile, convert,
     convert::NewNic,
     ipam::{Pool, number, range},
     refusal::Refusal,
@@ -56,7 +56,7 @@ impl Control {
             self.store.delete_nic(id)?;
             return Err(Refusal::Socket(error));
         }
-        self.publish(network_id);
+        self.unpublished.insert(network_id);
         let nic = &self.nics[&id];
         tracing::info!(nic = %nic.model.name, %id, "vNIC created");
         self.tell_nic(id);
@@ -212,7 +212,6 @@ impl Control {
             .networks
             .get_mut(&model.network_id)
             .expect("the store and the API check the network");
-        network.nics.insert(model.id);
         network.macs.insert(model.mac);
         if let (Some(pool), Some(address)) = (&mut network.ipv4, model.ipv4) {
             pool.take(number(address.into()));
@@ -222,6 +221,7 @@ impl Control {
         }
         network.set_routes(&model, Pool::route);
         let place = self.dataplane.place(network.key);
+        network.members.insert(place.port.slot, compile::member(&model, place));
         self.nic_names.insert(model.name.clone(), model.id);
         self.by_port.insert(place.port, model.id);
         let state = NicState { model, place, state: proto::NicState::Created, listening: None };
@@ -255,7 +255,7 @@ impl Control {
         self.nic_names.remove(&nic.model.name);
         self.by_port.remove(&nic.place.port);
         if let Some(network) = self.networks.get_mut(&nic.model.network_id) {
-            network.nics.remove(&id);
+            network.members.remove(&nic.place.port.slot);
             network.macs.remove(&nic.model.mac);
             if let (Some(pool), Some(address)) = (&mut network.ipv4, nic.model.ipv4) {
                 pool.give_back(number(address.into()));
@@ -313,11 +313,13 @@ impl Control {
         if let Some(network) = self.networks.get_mut(&network_id) {
             network.set_routes(&old, |pool, prefix, _| pool.unroute(prefix));
             network.set_routes(&new, Pool::route);
+            let place = self.nics[&id].place;
+            network.members.insert(place.port.slot, compile::member(&new, place));
         }
         if let Some(nic) = self.nics.get_mut(&id) {
             nic.model = new;
         }
-        self.publish(network_id);
+        self.unpublished.insert(network_id);
         self.tell_nic(id);
         Ok(self.nic_view(&self.nics[&id]))
     }
@@ -328,7 +330,7 @@ impl Control {
         let network_id = self.nics[&id].model.network_id;
         self.store.delete_nic(id)?;
         let listening = self.forget_nic(id);
-        self.publish(network_id);
+        self.unpublished.insert(network_id);
         tracing::info!(%id, "vNIC deleted");
         self.tell_nic(id);
         self.tell_network(network_id);

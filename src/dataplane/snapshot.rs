@@ -5,7 +5,10 @@
 use super::forward::Fib;
 use crate::{addr::MacAddr, wire::dns};
 use ipnet::{Ipv4Net, Ipv6Net};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 /// The gateway's MAC on every vNIC.
 pub const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x01]);
@@ -107,8 +110,8 @@ pub struct NetworkTable {
     pub mtu: u16,
     /// Told to guests.
     pub domain: Option<dns::Name>,
-    /// Its vNICs.
-    pub vnics: Vec<Vnic>,
+    /// Its vNICs, in the order of their ports' slots.
+    pub vnics: Vec<Arc<Vnic>>,
     /// Where addresses are.
     pub fib: Fib,
 }

@@ -15,6 +15,7 @@ use mvirt_net::{
     },
     wire::{Writer, vnet::Offload},
 };
+use std::sync::Arc;
 
 fn table() -> NetworkTable {
     let port = PortId { slot: 0, generation: 1 };
@@ -33,7 +34,7 @@ fn table() -> NetworkTable {
         ntp_ipv6: vec!["fd00::9".parse().unwrap()],
         mtu: 1500,
         domain: Some("prod.internal".parse().unwrap()),
-        vnics: vec![Vnic {
+        vnics: vec![Arc::new(Vnic {
             port,
             mac,
             ipv4: Some([10, 0, 0, 1].into()),
@@ -42,7 +43,7 @@ fn table() -> NetworkTable {
             routed_ipv6: vec![],
             addressing: Addressing::Subnet,
             hostname: Some("vm1".into()),
-        }],
+        })],
         fib: fib.build(7),
     }
 }
