@@ -23,5 +23,5 @@ check() {
     [ "$frame" -le "$bound" ]
 }
 
-check 64 760
-check 1500 1120
+check 64 675
+check 1500 1030

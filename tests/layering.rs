@@ -93,6 +93,21 @@ const RULES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "src/dataplane/plain.rs",
+        &[
+            "Instant",
+            "OwnedFd",
+            "Mutex",
+            "tracing::",
+            "tokio",
+            "async ",
+            "crate::control",
+            "crate::model",
+            "reactor",
+            "port::",
+        ],
+    ),
+    (
         "src/dataplane/egress.rs",
         &[
             "Instant",

@@ -5,13 +5,29 @@ use crate::wire::{ethernet, ipv4, ipv6};
 use zerocopy::FromBytes as _;
 
 /// Rewrites the head of a frame that was classified and routed.
-#[inline]
 pub fn rewrite(head: &mut [u8], next_hop: &NextHop) {
-    let Ok((header, packet)) = ethernet::Header::mut_from_prefix(head) else { return };
-    header.destination = next_hop.mac;
-    header.source = GATEWAY_MAC;
+    let Some((header, packet)) = readdress(head, next_hop) else { return };
     match header.ether_type.get() {
         ethernet::IPV4 => ipv4::decrement_ttl(packet),
         _ => ipv6::decrement_hop_limit(packet),
     }
+}
+
+/// As [`rewrite`], of a frame that is known to be IPv4.
+#[inline(always)]
+pub fn rewrite_ipv4(head: &mut [u8], next_hop: &NextHop) {
+    if let Some((_, packet)) = readdress(head, next_hop) {
+        ipv4::decrement_ttl(packet);
+    }
+}
+
+#[inline(always)]
+fn readdress<'h>(
+    head: &'h mut [u8],
+    next_hop: &NextHop,
+) -> Option<(&'h mut ethernet::Header, &'h mut [u8])> {
+    let (header, packet) = ethernet::Header::mut_from_prefix(head).ok()?;
+    header.destination = next_hop.mac;
+    header.source = GATEWAY_MAC;
+    Some((header, packet))
 }

@@ -16,6 +16,7 @@ pub mod forward;
 pub mod frame;
 pub mod guard;
 pub mod pipeline;
+pub mod plain;
 pub mod port;
 pub mod ports;
 pub mod reactor;

@@ -1,15 +1,17 @@
 //! The life of a burst: polled from a port, decided frame by frame, delivered next hop by next hop, completed.
 //!
 //! ```text
-//! ingress port → classify → guard → gateway │ route → egress → port of this reactor │ link to another
+//! ingress port → plain → route ──────────────────────→ egress → port of this reactor │ link to another
+//!                  └── no: classify → guard → gateway │ route ──┘
 //! ```
 
 use super::{
-    classify::{self, Packet, classify},
+    classify::{Packet, classify},
     egress,
     forward::{self, NextHopId},
     frame::{BURST, Burst, Frame, MAX_FRAME_LEN, Outgoing},
     guard,
+    plain::{self, Plain},
     port::{PortFailure, Undelivered},
     ports::{HOLD, Held, Ports, Slot},
     responders::{self, Question},
@@ -18,10 +20,10 @@ use super::{
 };
 use crate::{
     addr::MacAddr,
-    wire::{Writer, ethernet, vnet::Offload},
+    wire::{Writer, vnet::Offload},
 };
 use arrayvec::ArrayVec;
-use std::time::Instant;
+use std::{net::Ipv4Addr, time::Instant};
 
 const _: () = assert!(BURST == u64::BITS as usize, "sets of frames are masks of 64 bits");
 
@@ -38,6 +40,8 @@ pub trait Links {
 #[derive(Debug)]
 pub struct Pipeline {
     burst: Burst,
+    /// Where each frame of the burst is addressed to, if it is plain.
+    destinations: [Option<Ipv4Addr>; BURST],
     /// Where each frame of the burst goes on to, if anywhere; else its verdict says what becomes of it.
     next_hops: [NextHopId; BURST],
     verdicts: [Verdict; BURST],
@@ -53,6 +57,7 @@ impl Default for Pipeline {
     fn default() -> Self {
         Self {
             burst: Burst::default(),
+            destinations: [None; BURST],
             next_hops: [NextHopId::NONE; BURST],
             verdicts: [Verdict::Gateway; BURST],
             whole: vec![0; MAX_FRAME_LEN].into(),
@@ -123,8 +128,22 @@ impl Pipeline {
             return;
         };
         let (frames, _) = self.burst.frames_mut();
+        let plain = Plain::new(table, vnic);
+        // One step after the other, so that many lookups wait for memory at the same time.
+        let destinations = &mut self.destinations[..frames.len()];
+        for (frame, destination) in frames.iter_mut().zip(&mut *destinations) {
+            *destination = plain.check(frame);
+        }
+        for (destination, way) in destinations.iter().zip(&mut self.next_hops) {
+            let found = destination.and_then(|destination| table.fib.lookup_ipv4(destination));
+            *way = found.unwrap_or(NextHopId::NONE);
+        }
         let decisions = self.next_hops.iter_mut().zip(&mut self.verdicts);
         for (frame, (way, verdict)) in frames.iter_mut().zip(decisions) {
+            if *way != NextHopId::NONE && plain::fits(frame, table.fib.next_hop(*way)) {
+                egress::rewrite_ipv4(frame.head_mut(), table.fib.next_hop(*way));
+                continue;
+            }
             match decide(table, vnic, frame) {
                 Ok(next_hop) => {
                     egress::rewrite(frame.head_mut(), table.fib.next_hop(next_hop));
@@ -329,48 +348,35 @@ impl Pipeline {
 }
 
 /// Where a frame of `vnic` goes on to, or what else is to become of it; leaves out its padding.
-#[inline(always)]
+#[inline(never)]
 fn decide(table: &NetworkTable, vnic: &Vnic, frame: &mut Frame) -> Result<NextHopId, Verdict> {
     if let Some(reason) = frame.unfit {
         return Err(reason.into());
     }
-    let parsed = ethernet::Header::parse(frame.head());
-    let (ethernet, packet) = parsed.ok_or(DropReason::FrameTooShort)?;
-    if ethernet.ether_type.get() != ethernet::IPV4 {
-        return decide_other(table, vnic, frame);
-    }
-    let to = ethernet.destination;
-    let packet = classify::ipv4(packet, frame.len - ethernet::HEADER_LEN, frame.offload)?;
-    guard::check_ethernet(vnic, ethernet.source, to)?;
-    guard::check_ipv4(vnic, &packet)?;
-    frame.truncate(ethernet::HEADER_LEN + packet.len);
-    let destination = packet.destination;
-    if destination == GATEWAY_IPV4 || destination.is_broadcast() {
-        return Err(Verdict::Gateway);
-    }
-    if !destination.is_multicast() {
-        refuse_group(to)?;
-    }
-    forward::route_ipv4(table, &packet)
-}
-
-/// As [`decide`], for all but IPv4.
-#[inline(never)]
-fn decide_other(
-    table: &NetworkTable,
-    vnic: &Vnic,
-    frame: &mut Frame,
-) -> Result<NextHopId, Verdict> {
     let headers = classify(frame.head(), frame.len, frame.offload)?;
     guard::check(vnic, &headers)?;
     frame.truncate(headers.frame_len());
-    let Packet::Ipv6(packet) = &headers.packet else { return Err(Verdict::Gateway) };
-    let destination = packet.destination;
-    if destination == GATEWAY_IPV6 || destination.is_multicast() {
-        return Err(Verdict::Gateway);
+    match &headers.packet {
+        Packet::Arp(_) => Err(Verdict::Gateway),
+        Packet::Ipv4(packet) => {
+            let destination = packet.destination;
+            if destination == GATEWAY_IPV4 || destination.is_broadcast() {
+                return Err(Verdict::Gateway);
+            }
+            if !destination.is_multicast() {
+                refuse_group(headers.destination)?;
+            }
+            forward::route_ipv4(table, packet)
+        }
+        Packet::Ipv6(packet) => {
+            let destination = packet.destination;
+            if destination == GATEWAY_IPV6 || destination.is_multicast() {
+                return Err(Verdict::Gateway);
+            }
+            refuse_group(headers.destination)?;
+            forward::route_ipv6(table, packet)
+        }
     }
-    refuse_group(headers.destination)?;
-    forward::route_ipv6(table, packet)
 }
 
 /// A unicast packet in a frame to a group is not forwarded (RFC 1812 §5.3.4).
@@ -472,5 +478,121 @@ impl<L: Links> Passage<'_, L> {
             receiver.stalled = true;
         }
         Refused::DropRest(reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::{
+        forward::FibBuilder,
+        frame::HEAD_LEN,
+        snapshot::{Addressing, GATEWAY_MAC, NetworkKey},
+    };
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    /// A network of 10.0.0.1, behind which 10.1.0.0/16 is, and 10.0.0.2, behind which much is that is never routed.
+    fn table() -> NetworkTable {
+        let mut fib = FibBuilder::default();
+        let vnics = [1_u8, 2].map(|n| {
+            let port = PortId { slot: n.into(), generation: 1 };
+            let mac = MacAddr([0x52, 0x54, 0, 0, 0, n]);
+            let ipv4 = Ipv4Addr::new(10, 0, 0, n);
+            let next_hop = fib.next_hop(NextHop { port, reactor: 0, mtu: 80, mac });
+            fib.host_ipv4(ipv4, next_hop);
+            let routed = [["10.1.0.0/16"; 3], ["169.254.0.0/16", "224.0.0.0/3", "10.0.0.128/25"]];
+            let routed_ipv4 = routed[usize::from(n - 1)].map(|prefix| prefix.parse().unwrap());
+            routed_ipv4.iter().for_each(|prefix| fib.prefix_ipv4(*prefix, next_hop));
+            Arc::new(Vnic {
+                port,
+                mac,
+                ipv4: Some(ipv4),
+                ipv6: None,
+                routed_ipv4: routed_ipv4.into(),
+                routed_ipv6: Vec::new(),
+                addressing: Addressing::Host,
+                hostname: None,
+            })
+        });
+        NetworkTable {
+            key: NetworkKey(1),
+            ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
+            ipv4_broadcast: Some(Ipv4Addr::new(10, 0, 0, 255)),
+            ipv6_prefix: None,
+            dns_ipv4: Vec::new(),
+            dns_ipv6: Vec::new(),
+            ntp_ipv4: Vec::new(),
+            ntp_ipv6: Vec::new(),
+            mtu: 80,
+            domain: None,
+            vnics: vnics.into(),
+            fib: fib.build(7),
+        }
+    }
+
+    /// From 10.0.0.1 to 10.0.0.2, `len` octets in all.
+    fn frame(protocol: u8, len: usize, offload: Offload) -> Frame {
+        let mut frame = Frame { len, head_len: len.min(HEAD_LEN), offload, ..Frame::default() };
+        frame.head[..6].copy_from_slice(&GATEWAY_MAC.0);
+        frame.head[6..14].copy_from_slice(&[0x52, 0x54, 0, 0, 0, 1, 8, 0]);
+        frame.head[14..24].copy_from_slice(&[0x45, 0, 0, len as u8 - 14, 0, 0, 0, 0, 64, protocol]);
+        frame.head[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+        frame.head[34..38].copy_from_slice(&[4, 210, 0, 53]);
+        frame.head[46] = 0x50;
+        frame
+    }
+
+    /// What the plain path says of a frame.
+    fn decide_plain(table: &NetworkTable, frame: &mut Frame) -> Option<NextHopId> {
+        let destination = Plain::new(table, &table.vnics[0]).check(frame)?;
+        let next_hop = table.fib.lookup_ipv4(destination)?;
+        plain::fits(frame, table.fib.next_hop(next_hop)).then_some(next_hop)
+    }
+
+    #[test]
+    fn ordinary_packets_are_plain() {
+        let table = table();
+        for (protocol, offset) in [(6, 16), (17, 6)] {
+            for offload in [Offload::None, Offload::Checksum { start: 34, offset }] {
+                let mut frame = frame(protocol, 94, offload);
+                assert!(decide_plain(&table, &mut frame).is_some(), "{protocol} {offload:?}");
+            }
+        }
+        assert_eq!(decide_plain(&table, &mut frame(1, 94, Offload::None)), None);
+        assert_eq!(decide_plain(&table, &mut frame(6, 95, Offload::None)), None, "beyond the MTU");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #[test]
+        fn the_plain_path_says_nothing_that_the_general_one_does_not(
+            protocol in prop_oneof![Just(6_u8), Just(17), any::<u8>()],
+            len in 34..200_usize,
+            padding in 0..20_usize,
+            changes in proptest::collection::vec(
+                (0..60_usize, prop_oneof![any::<u8>(), (0..8_u32).prop_map(|bit| 1 << bit),
+                    prop::sample::select(vec![0, 1, 10, 67, 68, 127, 169, 224, 254, 255])]), 0..4),
+            start in prop_oneof![Just(34_u16), any::<u16>()],
+            offset in prop_oneof![Just(6_u16), Just(16), any::<u16>()],
+            checksum: bool,
+            destination in prop::sample::select(vec![
+                [10, 0, 0, 2], [10, 0, 0, 1], [10, 1, 2, 3], [10, 0, 0, 200], [10, 0, 0, 255], [169, 254, 0, 1],
+                [169, 254, 0, 2], [224, 0, 0, 1], [255; 4]]),
+        ) {
+            let table = table();
+            let offload = if checksum { Offload::Checksum { start, offset } } else { Offload::None };
+            let mut frame = frame(protocol, len, offload);
+            frame.head[30..34].copy_from_slice(&destination);
+            (frame.len, frame.head_len) = (len + padding, (len + padding).min(HEAD_LEN));
+            changes.iter().for_each(|(at, to)| frame.head[*at] = *to);
+            let mut general = frame.clone();
+            if let Some(next_hop) = decide_plain(&table, &mut frame) {
+                prop_assert_eq!(decide(&table, &table.vnics[0], &mut general), Ok(next_hop));
+                egress::rewrite_ipv4(frame.head_mut(), table.fib.next_hop(next_hop));
+                egress::rewrite(general.head_mut(), table.fib.next_hop(next_hop));
+                prop_assert_eq!((frame.head(), frame.len), (general.head(), general.len));
+            }
+        }
     }
 }

@@ -73,6 +73,12 @@ impl Header {
         writer.push(&header)
     }
 
+    /// Whether this is the whole header, of the right version.
+    #[inline]
+    pub fn has_no_options(&self) -> bool {
+        self.version_ihl == 0x45
+    }
+
     /// Octets of the header, options included.
     #[inline]
     pub fn header_len(&self) -> usize {
