@@ -1,4 +1,4 @@
-//! The packet path from ring to ring, hot: every line in this core's cache.
+//! The packet path from ring to ring on one core: hot, every line in its cache; with many routes; with many vNICs.
 //!
 //! `cargo bench --bench pipeline` times it; `-- --bursts N LEN` carries N bursts of frames of LEN octets and nothing
 //! else, for `scripts/instructions.sh` to count.
@@ -14,7 +14,7 @@ fn main() {
     let args: Vec<String> = std::env::args().collect();
     if let Some(at) = args.iter().position(|arg| arg == "--bursts") {
         let number = |at: usize| args[at].parse::<usize>().unwrap();
-        let mut relay = Relay::new(number(at + 2));
+        let mut relay = Relay::new(number(at + 2), 2, 0);
         (0..number(at + 1)).for_each(|_| relay.burst());
         assert_eq!(relay.delivered(), (number(at + 1) * BURST) as u64);
         return;
@@ -23,8 +23,21 @@ fn main() {
     let mut group = criterion.benchmark_group("pipeline");
     group.throughput(Throughput::Elements(BURST as u64));
     for len in [64, 512, 1500] {
-        let mut relay = Relay::new(len);
+        let mut relay = Relay::new(len, 2, 0);
         group.bench_function(format!("{len} octets"), |bencher| bencher.iter(|| relay.burst()));
+    }
+    for routes in [10, 10_000, 1_000_000] {
+        let mut relay = Relay::new(64, 2, routes);
+        group.bench_function(format!("64 octets, {routes} routes"), |bencher| {
+            bencher.iter(|| relay.burst_to_routes());
+        });
+    }
+    for guests in [2, 16, 128, 1000] {
+        let mut relay = Relay::new(64, guests, 0);
+        group.throughput(Throughput::Elements(BURST as u64 * u64::from(guests)));
+        group.bench_function(format!("64 octets, {guests} vNICs send"), |bencher| {
+            bencher.iter(|| relay.turn());
+        });
     }
     group.finish();
     criterion.final_summary();

@@ -1,5 +1,5 @@
-//! Two guests in this process, whose rings are driven by hand, and the packet path between them on this thread: frames
-//! from one guest's transmit ring to the other's receive ring, without a reactor or sockets.
+//! Guests in this process, whose rings are driven by hand, and the packet path between them on this thread: frames
+//! from one guest's transmit ring to the next one's receive ring, without a reactor or sockets.
 
 use mvirt_net::{
     addr::MacAddr,
@@ -31,11 +31,11 @@ use std::{
 use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
 
 const SIZE: u16 = 256;
-const MEMORY: u64 = 4 << 20;
-/// Where the parts of receive and transmit ring are, and from where on buffers of 4 KiB.
-const RINGS: [u64; 2] = [0x1_0000, 0x4_0000];
-const BUFFERS: [u64; 2] = [0x10_0000, 0x20_0000];
-const BUFFER: u64 = 4096;
+/// Where the parts of receive and transmit ring are, and from where on buffers of 2 KiB.
+const RINGS: [u64; 2] = [0, 0x3000];
+const BUFFERS: [u64; 2] = [0x6000, 0x8_6000];
+const BUFFER: u64 = 2048;
+const MEMORY: u64 = 0x11_0000;
 const KEY: NetworkKey = NetworkKey(1);
 
 /// What a driver's side of a guest is.
@@ -46,7 +46,7 @@ struct Guest {
 
 fn addresses(ring: usize) -> RingAddresses {
     let at = RINGS[ring];
-    RingAddresses { descriptors: at, available: at + 0x1_0000, used: at + 0x2_0000 }
+    RingAddresses { descriptors: at, available: at + 0x1000, used: at + 0x2000 }
 }
 
 impl Guest {
@@ -123,12 +123,14 @@ impl Links for NoLinks {
     }
 }
 
-/// The packet path between two guests.
+/// The packet path between guests.
 pub(crate) struct Relay {
-    guests: [Guest; 2],
+    guests: Vec<Guest>,
     ports: Ports,
     pipeline: Pipeline,
     now: Instant,
+    routes: u32,
+    random: u32,
 }
 
 fn port(slot: u32) -> PortId {
@@ -136,25 +138,31 @@ fn port(slot: u32) -> PortId {
 }
 
 fn mac(slot: u32) -> MacAddr {
-    MacAddr([0x52, 0x54, 0, 0, 0, slot as u8])
+    let [_, _, high, low] = slot.to_be_bytes();
+    MacAddr([0x52, 0x54, 0, 0, high, low])
 }
 
 fn ipv4(slot: u32) -> Ipv4Addr {
-    Ipv4Addr::new(10, 0, 0, 10 + slot as u8)
+    Ipv4Addr::from_bits(0x0a00_000a + slot)
 }
 
-/// A UDP datagram in a frame of `len` octets from vNIC 0 to vNIC 1, by way of the gateway.
-fn frame(len: usize) -> Vec<u8> {
+/// An address that is routed to vNIC 1.
+fn route(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(0x0b00_0000 + number)
+}
+
+/// A UDP datagram in a frame of `len` octets between two vNICs, by way of the gateway.
+fn frame(from: u32, to: u32, len: usize) -> Vec<u8> {
     let mut header = [0; 20];
     header[0] = 0x45;
     header[2..4].copy_from_slice(&(len as u16 - 14).to_be_bytes());
     header[8] = 64;
     header[9] = 17;
-    header[12..16].copy_from_slice(&ipv4(0).octets());
-    header[16..20].copy_from_slice(&ipv4(1).octets());
+    header[12..16].copy_from_slice(&ipv4(from).octets());
+    header[16..20].copy_from_slice(&ipv4(to).octets());
     let sum = checksum(&header);
     header[10..12].copy_from_slice(&sum.to_be_bytes());
-    let mut frame = [&GATEWAY_MAC.0[..], &mac(0).0, &[8, 0], &header].concat();
+    let mut frame = [&GATEWAY_MAC.0[..], &mac(from).0, &[8, 0], &header].concat();
     frame.extend([0x04, 0xd2, 0x04, 0xd3]);
     frame.extend((len as u16 - 34).to_be_bytes());
     frame.resize(len, 0);
@@ -162,14 +170,15 @@ fn frame(len: usize) -> Vec<u8> {
 }
 
 impl Relay {
-    /// Between guests of which one sends frames of `len` octets.
-    pub(crate) fn new(len: usize) -> Self {
+    /// Between so many guests, each of which sends frames of `len` octets to the next; besides, so many addresses are
+    /// routed to the second one.
+    pub(crate) fn new(len: usize, guests: u32, routes: u32) -> Self {
         let now = Instant::now();
         let mut ports = Ports::default();
         let mut fib = FibBuilder::default();
         let mut vnics = Vec::new();
-        let guests = [0, 1].map(|slot| {
-            let (guest, vhost_user) = Guest::new(&frame(len));
+        let guest = |slot| {
+            let (guest, vhost_user) = Guest::new(&frame(slot, (slot + 1) % guests, len));
             let next_hop =
                 fib.next_hop(NextHop { port: port(slot), reactor: 0, mtu: 1500, mac: mac(slot) });
             fib.host_ipv4(ipv4(slot), next_hop);
@@ -191,8 +200,12 @@ impl Relay {
                 on_failure: Box::new(|failure| panic!("{failure}")),
             };
             ports.attach(attachment, now);
+            if slot == 1 {
+                (0..routes).for_each(|number| fib.host_ipv4(route(number), next_hop));
+            }
             guest
-        });
+        };
+        let guests = (0..guests).map(guest).collect();
         ports.publish(&Arc::new(NetworkTable {
             key: KEY,
             ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
@@ -207,16 +220,45 @@ impl Relay {
             vnics,
             fib: fib.build(7),
         }));
-        Self { guests, ports, pipeline: Pipeline::default(), now }
+        Self { guests, ports, pipeline: Pipeline::default(), now, routes, random: 1 }
     }
 
-    /// Carries one full burst.
+    /// Carries one full burst, from the first guest to the second.
     pub(crate) fn burst(&mut self) {
         self.guests[0].post(1, BURST as u16);
         self.guests[1].post(0, BURST as u16);
-        let polled = self.pipeline.run(&mut self.ports, &mut NoLinks, (port(0), 0), self.now);
-        assert_eq!(black_box(polled), Ok(BURST));
+        self.run(0);
         self.ports.publish_touched();
+    }
+
+    /// As [`Relay::burst`], with each frame addressed to a random one of the routes.
+    pub(crate) fn burst_to_routes(&mut self) {
+        let first = self.guests[0].available[1];
+        for slot in (0..BURST as u16).map(|at| first.wrapping_add(at) % SIZE) {
+            // Xorshift (Marsaglia 2003).
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 17;
+            self.random ^= self.random << 5;
+            let to = route((u64::from(self.random) * u64::from(self.routes) >> 32) as u32);
+            let at = BUFFERS[1] + u64::from(slot) * BUFFER + 12 + 30;
+            self.guests[0].memory.write_obj(to.octets(), GuestAddress(at)).unwrap();
+        }
+        self.burst();
+    }
+
+    /// Carries a full burst from every guest.
+    pub(crate) fn turn(&mut self) {
+        for guest in &mut self.guests {
+            guest.post(1, BURST as u16);
+            guest.post(0, BURST as u16);
+        }
+        (0..self.guests.len() as u32).for_each(|slot| self.run(slot));
+        self.ports.publish_touched();
+    }
+
+    fn run(&mut self, slot: u32) {
+        let polled = self.pipeline.run(&mut self.ports, &mut NoLinks, (port(slot), 0), self.now);
+        assert_eq!(black_box(polled), Ok(BURST));
     }
 
     /// How many frames the second guest was given.
