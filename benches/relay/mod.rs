@@ -26,7 +26,7 @@ use std::{
         Arc,
         atomic::{Ordering, fence},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
 
@@ -199,7 +199,7 @@ impl Relay {
                 counters: Arc::new(PortCounters::default()),
                 on_failure: Box::new(|failure| panic!("{failure}")),
             };
-            ports.attach(attachment, now);
+            ports.attach(attachment, Duration::ZERO, now);
             if slot == 1 {
                 (0..routes).for_each(|number| fib.host_ipv4(route(number), next_hop));
             }
@@ -239,7 +239,7 @@ impl Relay {
             self.random ^= self.random << 13;
             self.random ^= self.random >> 17;
             self.random ^= self.random << 5;
-            let to = route((u64::from(self.random) * u64::from(self.routes) >> 32) as u32);
+            let to = route(((u64::from(self.random) * u64::from(self.routes)) >> 32) as u32);
             let at = BUFFERS[1] + u64::from(slot) * BUFFER + 12 + 30;
             self.guests[0].memory.write_obj(to.octets(), GuestAddress(at)).unwrap();
         }

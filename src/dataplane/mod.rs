@@ -15,6 +15,7 @@ pub mod egress;
 pub mod forward;
 pub mod frame;
 pub mod guard;
+pub mod patience;
 pub mod pipeline;
 pub mod plain;
 pub mod port;

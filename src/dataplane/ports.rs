@@ -2,6 +2,7 @@
 
 use super::{
     counters::PortCounters,
+    patience::Patience,
     port::{Port, PortFailure},
     snapshot::{NetworkKey, NetworkTable, PortId, Vnic},
 };
@@ -59,6 +60,8 @@ pub struct Slot {
     pub counters: Arc<PortCounters>,
     /// It had no receive buffers for [`HOLD`]: nobody waits for it until it takes a frame.
     pub stalled: bool,
+    /// How long each of its queues is polled.
+    pub patience: Box<[Patience]>,
     /// Whether its oldest frame waits for a receiver.
     pub held: Option<Held>,
     /// Tells this stay of the port from an earlier one, after which it was detached.
@@ -113,8 +116,8 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Takes a port over. Gives what tells this stay of it from others.
-    pub fn attach(&mut self, attachment: Attachment, now: Instant) -> u64 {
+    /// Takes a port over, whose queues are polled for `busy_poll` after a frame. Gives what tells this stay of it from others.
+    pub fn attach(&mut self, attachment: Attachment, busy_poll: Duration, now: Instant) -> u64 {
         self.stays += 1;
         let at = attachment.id.slot as usize;
         if self.slots.len() <= at {
@@ -122,6 +125,7 @@ impl Ports {
         }
         let mut slot = Slot {
             id: attachment.id,
+            patience: vec![Patience::new(busy_poll); attachment.port.queues()].into(),
             port: attachment.port,
             network: attachment.network,
             table: None,

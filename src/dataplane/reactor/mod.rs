@@ -4,12 +4,11 @@
 //! commands → wake-ups → bursts of active queues → links → timers → publish, fence, notify → sleep if all is armed
 //! ```
 //! A queue is ACTIVE (polled, the guest's kicks suppressed) or ARMED (not polled, its doorbell watched). It becomes
-//! armed when it was empty for as long as polling pays ([`patience`]), and active by its doorbell. A reactor whose
+//! armed when it was empty for as long as polling pays (`patience.rs`), and active by its doorbell. A reactor whose
 //! queues are all armed sleeps. Nothing reaches a reactor but attach, detach and publish.
 
 mod hugepage;
 mod link;
-mod patience;
 mod timers;
 mod uring;
 
@@ -24,7 +23,6 @@ use super::{
     snapshot::{NetworkTable, PortId},
 };
 use link::{Links, Matrix, Waker};
-use patience::Patience;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::{
     fmt, io,
@@ -41,12 +39,14 @@ use uring::{Uring, Wake};
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// Frames taken from a link before something else has its turn.
 const LINK_BURST: usize = 256;
+/// How much too early a router may be advertised.
+const ADVERTISED_TOGETHER: Duration = Duration::from_millis(200);
 const WAKER_TOKEN: u64 = u64::MAX - 1;
 
 /// How reactors run.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// How long a queue is polled after its last frame, at least; see [`patience`].
+    /// How long a queue is polled after its last frame, at least.
     pub busy_poll: Duration,
     /// Backing of links.
     pub hugepages: Hugepages,
@@ -167,8 +167,9 @@ pub fn start(count: usize, cpus: &[usize], settings: Settings) -> Result<Vec<Han
 struct Active {
     port: PortId,
     queue: usize,
-    /// When it last had frames.
+    /// When it last had frames, and how long it is polled after that.
     busy: Instant,
+    window: Duration,
 }
 
 struct Reactor {
@@ -176,7 +177,7 @@ struct Reactor {
     waker: Arc<Waker>,
     links: Links,
     counters: Arc<ReactorCounters>,
-    patience: Patience,
+    busy_poll: Duration,
     uring: Uring,
     wakes: Vec<Wake>,
     ports: Ports,
@@ -217,7 +218,7 @@ impl Reactor {
             waker,
             links,
             counters,
-            patience: Patience::new(settings.busy_poll),
+            busy_poll: settings.busy_poll,
             uring,
             wakes: Vec::with_capacity(512),
             ports: Ports::default(),
@@ -277,9 +278,10 @@ impl Reactor {
                 }
                 None => self.deaf.push((id, queue)),
             }
-            self.active.push(Active { port: id, queue, busy: now });
+            let window = self.busy_poll;
+            self.active.push(Active { port: id, queue, busy: now, window });
         }
-        let stay = self.ports.attach(attachment, now);
+        let stay = self.ports.attach(attachment, self.busy_poll, now);
         self.advertisements.add(now, (id.slot, stay));
     }
 
@@ -337,12 +339,13 @@ impl Reactor {
     }
 
     fn activate(&mut self, port: PortId, queue: usize, now: Instant) {
-        if self.active.iter().any(|active| (active.port, active.queue) == (port, queue)) {
-            return;
-        }
-        if let Some(slot) = self.ports.sound_mut(port) {
+        let Some(slot) = self.ports.sound_mut(port) else { return };
+        if let Some(patience) = slot.patience.get_mut(queue)
+            && patience.wake(now)
+        {
+            let window = patience.window();
             slot.port.disarm(queue);
-            self.active.push(Active { port, queue, busy: now });
+            self.active.push(Active { port, queue, busy: now, window });
         }
     }
 
@@ -359,8 +362,8 @@ impl Reactor {
         let (ports, links) = (&mut self.ports, &mut self.links);
         let burst = AssertUnwindSafe(|| self.pipeline.run(ports, links, from, now));
         let failure = match catch_unwind(burst) {
-            Ok(Ok(0)) if now.duration_since(active.busy) < self.patience.window() => return true,
-            Ok(Ok(0)) => match self.arm(active.port, active.queue) {
+            Ok(Ok(0)) if now.duration_since(active.busy) < active.window => return true,
+            Ok(Ok(0)) => match self.arm(active.port, active.queue, now) {
                 Ok(more) => return more,
                 Err(failure) => failure,
             },
@@ -376,11 +379,13 @@ impl Reactor {
     }
 
     /// Asks the guest to ring; says whether the queue is to stay active, because frames came meanwhile.
-    fn arm(&mut self, port: PortId, queue: usize) -> Result<bool, PortFailure> {
+    fn arm(&mut self, port: PortId, queue: usize, now: Instant) -> Result<bool, PortFailure> {
         let Some(slot) = self.ports.sound_mut(port) else { return Ok(false) };
         let more = slot.port.arm(queue)?;
         if more {
             slot.port.disarm(queue);
+        } else {
+            slot.patience[queue].arm(now);
         }
         Ok(more)
     }
@@ -392,9 +397,13 @@ impl Reactor {
         });
     }
 
-    /// Tells guests of their router when that is due.
+    /// Tells guests of their router when that is due, and on that occasion those for which it soon is: many quiet
+    /// guests wake the reactor a few times a second.
     fn advertise(&mut self, now: Instant) {
-        while let Some((slot, stay)) = self.advertisements.pop(now) {
+        if self.advertisements.next().is_none_or(|due| due > now) {
+            return;
+        }
+        while let Some((slot, stay)) = self.advertisements.pop(now + ADVERTISED_TOGETHER) {
             let Some(port) = self.ports.at(slot).filter(|port| port.stay == stay) else { continue };
             let id = port.id;
             self.random ^= self.random << 13;
@@ -418,7 +427,6 @@ impl Reactor {
         self.uring.sleep(timeout).expect("a ring that was set up can be waited for");
         self.links.awake();
         let now = Instant::now();
-        self.patience.slept(now - since);
         self.counters.sleeps.add(1);
         for at in 0..self.deaf.len() {
             let (port, queue) = self.deaf[at];
