@@ -240,9 +240,9 @@ fn main() {
             median / two
         );
     }
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::park_timeout(Duration::from_secs(1));
     let before = cpu_time(&daemon);
-    std::thread::sleep(SILENCE);
+    std::thread::park_timeout(SILENCE);
     let used = (cpu_time(&daemon) - before).as_secs_f64() / SILENCE.as_secs_f64();
     let all: usize = SENDERS.iter().sum();
     println!("{all:5} vNICs are connected and silent: {:.2} % of a CPU", used * 100.0);
