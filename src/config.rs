@@ -157,6 +157,11 @@ pub struct Config {
           value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     pub busy_poll: u64,
 
+    /// How busy a reactor must be, as a share of the time it carries frames, to give vNICs to others; 100: never
+    #[arg(long, value_name = "PERCENT", env = "MVIRT_NET_REBALANCE", default_value = "80",
+          value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub rebalance: u8,
+
     /// How log lines look, on stderr; RUST_LOG says which there are
     #[arg(long, value_name = "FORMAT", env = "MVIRT_NET_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
@@ -240,6 +245,7 @@ mod tests {
             ("--listen", "unix:here", "expected an absolute path"),
             ("--hugepages", "maybe", "possible values"),
             ("--busy-poll", "1000001", "1000000"),
+            ("--rebalance", "101", "100"),
         ] {
             let error = parse(&[flag, value]).unwrap_err();
             for part in [flag, value, hint] {

@@ -103,7 +103,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         hugepages: config.hugepages.into(),
     };
     let (dataplane, events) = Dataplane::start(&settings)?;
-    let control = Control::restore(Box::new(store), dataplane, socket_dir)?;
+    let rebalance_above = f64::from(config.rebalance) / 100.0;
+    let control = Control::restore(Box::new(store), dataplane, socket_dir, rebalance_above)?;
     let (control, mut thread) = Handle::spawn(control, events)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

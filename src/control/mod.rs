@@ -19,6 +19,7 @@ use crate::{
     addr::MacAddr,
     dataplane::{
         Dataplane, Event, Listening, Place, PortState,
+        balance::{self, Balance},
         counters::ReactorCounters,
         snapshot::{NetworkKey, PortId},
     },
@@ -32,8 +33,12 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     hash::BuildHasher as _,
     path::PathBuf,
+    time::Instant,
 };
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::{
+    sync::{broadcast, mpsc, oneshot},
+    time::MissedTickBehavior,
+};
 use uuid::Uuid;
 
 /// Events a watcher may be behind before it is disconnected.
@@ -77,6 +82,7 @@ pub struct Control {
     socket_dir: PathBuf,
     store: Box<dyn Store>,
     dataplane: Dataplane,
+    balance: Balance<Uuid>,
     nic_events: broadcast::Sender<proto::NicEvent>,
     network_events: broadcast::Sender<proto::NetworkEvent>,
     is_ending: bool,
@@ -107,11 +113,13 @@ pub enum RestoreError {
 }
 
 impl Control {
-    /// Brings back what is stored: addresses, tables, sockets.
+    /// Brings back what is stored: addresses, tables, sockets. Reactors that are busy in more than a share of the time
+    /// `rebalance_above` give vNICs to others.
     pub fn restore(
         mut store: Box<dyn Store>,
         dataplane: Dataplane,
         socket_dir: PathBuf,
+        rebalance_above: f64,
     ) -> Result<Self, RestoreError> {
         let contents = store.load()?;
         let mut control = Self {
@@ -126,6 +134,7 @@ impl Control {
             socket_dir,
             store,
             dataplane,
+            balance: Balance::new(rebalance_above),
             nic_events: broadcast::Sender::new(WATCH_BACKLOG),
             network_events: broadcast::Sender::new(WATCH_BACKLOG),
             is_ending: false,
@@ -181,6 +190,26 @@ impl Control {
             let table = compile::compile(network.key, &network.model, members, self.seed);
             self.dataplane.publish(table);
         }
+    }
+
+    /// Moves a vNIC away from a reactor that has too much to do, if that helps.
+    fn rebalance(&mut self) {
+        let busy = self.dataplane.reactors().map(|(_, counters)| counters.busy_ns.get()).collect();
+        let Some(uneven) = self.balance.look(Instant::now(), busy) else { return };
+        let there = self.nics.iter().filter(|(_, nic)| nic.place.reactor == uneven.from);
+        let carried = there.filter_map(|(id, nic)| {
+            let counters = nic.listening.as_ref()?.counters();
+            Some((*id, counters.ingress_frames.get() + counters.egress_frames.get()))
+        });
+        let Some(id) = self.balance.choose(uneven, carried.collect()) else { return };
+        let Some(nic) = self.nics.get_mut(&id) else { return };
+        let Some(network) = self.networks.get_mut(&nic.model.network_id) else { return };
+        let Some(listening) = &nic.listening else { return };
+        self.dataplane.relocate(network.key, &mut nic.place, listening, uneven.to);
+        network.members.insert(nic.place.port.slot, compile::member(&nic.model, nic.place));
+        self.unpublished.insert(nic.model.network_id);
+        tracing::info!(nic = %nic.model.name, from = uneven.from, to = uneven.to, "moved to a reactor with less to do");
+        self.settle();
     }
 
     /// Takes over what a VMM and its guest do.
@@ -318,6 +347,9 @@ impl Handle {
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
             let _running: oneshot::Sender<()> = running;
             runtime.block_on(async {
+                let mut looks = tokio::time::interval(balance::INTERVAL);
+                looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                let several = control.dataplane.reactors().count() > 1;
                 while !control.is_ending {
                     tokio::select! {
                         Some(request) = receiver.recv() => {
@@ -331,6 +363,7 @@ impl Handle {
                             answers.into_iter().for_each(|answer| answer());
                         }
                         Some(event) = events.recv() => control.port_changed(event),
+                        _ = looks.tick(), if several => control.rebalance(),
                         else => return,
                     }
                 }

@@ -6,9 +6,10 @@
 //!
 //! frame: port/ → pipeline: classify → guard → responders │ forward → egress → port/
 //! ```
-//! [`Dataplane::place`] gives a vNIC its port and reactor for life; [`Dataplane::attach`] makes its socket; tables are
-//! published whole. Everything else is private to this folder.
+//! [`Dataplane::place`] gives a vNIC its port for life, and a reactor, which [`Dataplane::relocate`] changes;
+//! [`Dataplane::attach`] makes its socket; tables are published whole. Everything else is private to this folder.
 
+pub mod balance;
 pub mod classify;
 pub mod counters;
 pub mod egress;
@@ -36,7 +37,7 @@ use counters::{PortCounters, ReactorCounters};
 use snapshot::{NetworkKey, NetworkTable, PortId};
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
@@ -76,10 +77,10 @@ pub struct Event {
     pub state: PortState,
 }
 
-/// Where a vNIC is for as long as it exists.
+/// Where a vNIC is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// Its port.
+    /// Its port, for as long as it exists.
     pub port: PortId,
     /// The reactor that owns the port.
     pub reactor: u16,
@@ -105,6 +106,8 @@ pub struct Socket {
 pub struct Listening {
     path: PathBuf,
     counters: Arc<PortCounters>,
+    /// The reactor that is to own the port.
+    home: watch::Sender<Arc<reactor::Handle>>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -189,16 +192,36 @@ impl Dataplane {
         Place { port: PortId { slot, generation: *generation }, reactor }
     }
 
+    /// Moves a vNIC of `network` to another reactor. What is sent to it is lost until its port is there, and its
+    /// network's next table is published.
+    pub fn relocate(
+        &mut self,
+        network: NetworkKey,
+        place: &mut Place,
+        listening: &Listening,
+        reactor: u16,
+    ) {
+        self.leave(network, place.reactor);
+        place.reactor = reactor;
+        self.load[usize::from(reactor)] += 1;
+        *self.homes.entry((network, reactor)).or_default() += 1;
+        listening.home.send_replace(Arc::clone(&self.reactors[usize::from(reactor)]));
+    }
+
     /// Gives back the port of a vNIC that is no more: its socket is closed and no table names it.
     pub fn release(&mut self, network: NetworkKey, place: Place) {
-        self.load[usize::from(place.reactor)] -= 1;
-        if let Some(count) = self.homes.get_mut(&(network, place.reactor)) {
+        self.leave(network, place.reactor);
+        self.free.push(place.port.slot);
+    }
+
+    fn leave(&mut self, network: NetworkKey, reactor: u16) {
+        self.load[usize::from(reactor)] -= 1;
+        if let Some(count) = self.homes.get_mut(&(network, reactor)) {
             *count -= 1;
             if *count == 0 {
-                self.homes.remove(&(network, place.reactor));
+                self.homes.remove(&(network, reactor));
             }
         }
-        self.free.push(place.port.slot);
     }
 
     /// Makes a vNIC's socket, which listens when this returns. Replaces what is at its path.
@@ -206,17 +229,19 @@ impl Dataplane {
         let listener = socket::listen(&socket.path)?;
         let counters = Arc::new(PortCounters::default());
         let (stop, stopped) = oneshot::channel();
+        let reactor = Arc::clone(&self.reactors[usize::from(socket.place.reactor)]);
+        let home = watch::Sender::new(reactor);
         let served = sessions::Served {
             id: socket.place.port,
             network: socket.network,
             name: socket.name,
             device: socket.device,
-            reactor: Arc::clone(&self.reactors[usize::from(socket.place.reactor)]),
+            home: home.subscribe(),
             counters: Arc::clone(&counters),
             events: self.events.clone(),
         };
         let task = tokio::spawn(sessions::serve(served, listener, stopped));
-        Ok(Listening { path: socket.path, counters, stop, task })
+        Ok(Listening { path: socket.path, counters, home, stop, task })
     }
 
     /// The reactors: how many vNICs are placed on each, and what it has done.

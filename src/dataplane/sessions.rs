@@ -29,7 +29,7 @@ use std::{io, mem::MaybeUninit, os::fd::OwnedFd, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncWriteExt as _, Interest},
     net::{UnixListener, UnixStream},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 
@@ -44,7 +44,8 @@ pub(super) struct Served {
     /// For the log.
     pub(super) name: String,
     pub(super) device: Device,
-    pub(super) reactor: Arc<reactor::Handle>,
+    /// The reactor that is to own the port.
+    pub(super) home: watch::Receiver<Arc<reactor::Handle>>,
     pub(super) counters: Arc<PortCounters>,
     pub(super) events: mpsc::UnboundedSender<Event>,
 }
@@ -114,7 +115,9 @@ struct Connection<'a> {
     stream: UnixStream,
     session: Session,
     memory: Arc<GuestMemory>,
-    attached: bool,
+    home: watch::Receiver<Arc<reactor::Handle>>,
+    /// The reactor that has the port.
+    attached: Option<Arc<reactor::Handle>>,
     failures: (mpsc::UnboundedSender<PortFailure>, mpsc::UnboundedReceiver<PortFailure>),
 }
 
@@ -125,7 +128,8 @@ impl<'a> Connection<'a> {
             stream,
             session: Session::new(served.device),
             memory: Arc::default(),
-            attached: false,
+            home: served.home.clone(),
+            attached: None,
             failures: mpsc::unbounded_channel(),
         }
     }
@@ -148,6 +152,11 @@ impl<'a> Connection<'a> {
                         return Ok(());
                     }
                     self.exchange(begun).await?;
+                }
+                // An error says that the vNIC is going: then `serve` ends this.
+                Ok(()) = self.home.changed() => {
+                    self.detach().await;
+                    self.attach()?;
                 }
                 failure = self.failures.1.recv() => {
                     return Err(failure.unwrap_or_else(|| PortFailure("unknown".into())).into());
@@ -231,17 +240,14 @@ impl<'a> Connection<'a> {
 
     /// Takes the port back, if there is one: afterwards nothing touches the guest's memory.
     async fn detach(&mut self) {
-        if !self.attached {
-            return;
-        }
+        let Some(reactor) = self.attached.take() else { return };
         let (done, detached) = oneshot::channel();
-        self.served.reactor.detach(self.served.id, move || {
+        reactor.detach(self.served.id, move || {
             // Nobody waits once the daemon is going down.
             done.send(()).ok();
         });
         // An error says that the reactor has ended, and its ports with it.
         detached.await.ok();
-        self.attached = false;
     }
 
     /// Gives the reactor a port of what runs now.
@@ -253,7 +259,8 @@ impl<'a> Connection<'a> {
         let complete = plan.is_complete();
         let port = VhostUserPort::new(Arc::clone(&self.memory), plan)?;
         let failures = self.failures.0.clone();
-        self.served.reactor.attach(Attachment {
+        let reactor = Arc::clone(&self.home.borrow_and_update());
+        reactor.attach(Attachment {
             id: self.served.id,
             network: self.served.network,
             port: Box::new(port),
@@ -261,7 +268,7 @@ impl<'a> Connection<'a> {
             // The connection may be over.
             on_failure: Box::new(move |failure| drop(failures.send(failure))),
         });
-        self.attached = true;
+        self.attached = Some(reactor);
         self.tell(if complete { PortState::Active } else { PortState::Idle });
         Ok(())
     }

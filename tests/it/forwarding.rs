@@ -1,7 +1,7 @@
 //! Frames from guest to guest: delivered, changed as a router changes them, and only within a network.
 
 use super::{
-    daemon::Daemon,
+    daemon::{Daemon, wait_until},
     guest::{
         CSUM, EVENT_IDX, GATEWAY_MAC, GUEST_CSUM, Guest, MRG_RXBUF, PLAIN, Udp4, is_udp4,
         open_checksum4,
@@ -236,6 +236,35 @@ fn frames_cross_from_one_reactor_to_another() {
         a.send(&Udp4::new(a.mac, "10.0.0.1", &b_address, &payload).frame());
         b.expect("every frame arrives, in order", |frame| is_udp4(frame, &payload));
     }
+}
+
+#[test]
+fn a_busy_reactor_gives_vnics_to_one_that_has_time() {
+    let flags = ["--reactors", "2", "--rebalance", "1", "--hugepages", "off"];
+    let mut daemon = Daemon::start_with(&flags);
+    daemon.network("prod");
+    let nics = ["a", "b", "c", "d"].map(|name| daemon.nic("prod", name));
+    let mut guests = nics.each_ref().map(Guest::connect);
+    assert_eq!(daemon.reactors().iter().map(|reactor| reactor.nics).collect::<Vec<_>>(), [4, 0]);
+    let frames = [(0, 1), (1, 0), (2, 3), (3, 2)].map(|(from, to)| {
+        let (mac, to) = (guests[from].mac, &nics[to].ipv4_address);
+        Udp4::new(mac, &nics[from].ipv4_address, to, &[7; 1000]).frame()
+    });
+    wait_until("a vNIC has moved under traffic", || {
+        for _ in 0..1000 {
+            for (guest, frame) in guests.iter_mut().zip(&frames) {
+                guest.send(frame);
+                while guest.driver.receive().is_some() {}
+            }
+        }
+        daemon.reactors()[1].nics > 0
+    });
+    for (at, nic) in nics.iter().enumerate() {
+        let [a, b] = guests.get_disjoint_mut([at, (at + 1) % 4]).unwrap();
+        assert!(a.answers(b, &nic.ipv4_address), "{}", nic.name);
+    }
+    assert!(daemon.reactors()[1].frames > 0);
+    assert!(daemon.log().contains("moved to a reactor with less to do"));
 }
 
 #[test]
