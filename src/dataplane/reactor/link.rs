@@ -5,14 +5,16 @@
 //! head ──▶ [len│port│…│frame…][len│port│…│frame…] ◀── tail      positions run freely; a record never wraps
 //! ```
 //! The producer writes records behind `tail` and publishes it; the consumer reads up to `tail` and publishes `head`.
-//! A sleeping consumer is woken by its [`Waker`]: the producer publishes, fences, looks whether it sleeps; the consumer
-//! says that it sleeps, fences, looks whether there is a record.
+//! A sleeping consumer is woken by its [`Waker`] (`sleep.rs`).
 #![expect(
     unsafe_code,
     reason = "a single-producer single-consumer ring hands memory from one thread to another"
 )]
 
-use super::hugepage::{HugePage, Hugepages, LEN};
+use super::{
+    hugepage::{HugePage, Hugepages, LEN},
+    sleep::Sleep,
+};
 use crate::{
     dataplane::{
         frame::{BURST, Outgoing},
@@ -29,7 +31,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering, fence},
+        atomic::{AtomicUsize, Ordering},
     },
 };
 
@@ -161,9 +163,7 @@ impl Link {
 /// Wakes a reactor that sleeps.
 #[derive(Debug)]
 pub(super) struct Waker {
-    sleeping: AtomicBool,
-    /// Commands wait.
-    called: AtomicBool,
+    sleep: Sleep,
     /// Readable when woken. Written at most once a sleep, so it never fills.
     pub(super) doorbell: OwnedFd,
 }
@@ -172,27 +172,24 @@ impl Waker {
     /// A waker for a reactor that is awake.
     pub(super) fn new() -> io::Result<Self> {
         let doorbell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { sleeping: AtomicBool::new(false), called: AtomicBool::new(false), doorbell })
+        Ok(Self { sleep: Sleep::new(), doorbell })
     }
 
     /// Tells the reactor that commands wait.
     pub(super) fn call(&self) {
-        self.called.store(true, Ordering::Release);
-        fence(Ordering::SeqCst);
-        self.wake();
+        if self.sleep.call() {
+            self.ring();
+        }
     }
 
     /// Whether commands wait; says so once.
     pub(super) fn was_called(&self) -> bool {
-        self.called.load(Ordering::Relaxed) && self.called.swap(false, Ordering::Acquire)
+        self.sleep.was_called()
     }
 
-    /// Wakes the reactor if it sleeps. The caller has fenced since it made work visible.
-    fn wake(&self) {
-        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
-            let rung = rustix::io::write(&self.doorbell, &1_u64.to_ne_bytes());
-            debug_assert!(rung.is_ok(), "the doorbell is ours and never full");
-        }
+    fn ring(&self) {
+        let rung = rustix::io::write(&self.doorbell, &1_u64.to_ne_bytes());
+        debug_assert!(rung.is_ok(), "the doorbell is ours and never full");
     }
 }
 
@@ -253,26 +250,22 @@ impl Links {
     /// Wakes those reactors that were sent something. The caller has fenced since.
     pub(super) fn flush(&mut self) {
         for reactor in self.sent.drain(..) {
-            self.matrix.wakers[reactor].wake();
+            let waker = &self.matrix.wakers[reactor];
+            if waker.sleep.must_ring() {
+                waker.ring();
+            }
         }
     }
 
     /// Says that this reactor is about to sleep; false if it must not, because there is work.
     pub(super) fn prepare_to_sleep(&self) -> bool {
-        let waker = &self.matrix.wakers[self.here];
-        waker.sleeping.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        let work =
-            waker.called.load(Ordering::Relaxed) || self.incoming().any(|link| !link.is_empty());
-        if work {
-            self.awake();
-        }
-        !work
+        let is_filled = |link: &Link| !link.is_empty();
+        self.matrix.wakers[self.here].sleep.prepare(|| self.incoming().any(is_filled))
     }
 
     /// Says that this reactor is awake.
     pub(super) fn awake(&self) {
-        self.matrix.wakers[self.here].sleeping.store(false, Ordering::Relaxed);
+        self.matrix.wakers[self.here].sleep.awake();
     }
 }
 

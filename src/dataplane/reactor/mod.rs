@@ -9,6 +9,9 @@
 
 mod hugepage;
 mod link;
+mod sleep;
+#[cfg(test)]
+mod sleep_model;
 mod timers;
 mod uring;
 
@@ -28,7 +31,7 @@ use std::{
     fmt, io,
     os::fd::AsFd as _,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, mpsc},
+    sync::{Arc, atomic, mpsc},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
