@@ -58,20 +58,21 @@ struct Position(AtomicUsize);
 
 /// One direction between two reactors.
 #[derive(Debug)]
-struct Link {
+pub struct Link {
     page: HugePage,
     head: Position,
     tail: Position,
 }
 
 impl Link {
-    fn new(hugepages: Hugepages) -> io::Result<Self> {
+    /// An empty one.
+    pub fn new(hugepages: Hugepages) -> io::Result<Self> {
         let page = HugePage::new(hugepages)?;
         Ok(Self { page, head: Position::default(), tail: Position::default() })
     }
 
     /// Appends frames; gives how many there was room for. Called by one thread.
-    fn push(&self, port: PortId, queue: usize, frames: &[Outgoing<'_>]) -> usize {
+    pub fn push(&self, port: PortId, queue: usize, frames: &[Outgoing<'_>]) -> usize {
         let mut tail = self.tail.0.load(Ordering::Relaxed);
         let head = self.head.0.load(Ordering::Acquire);
         let pushed = frames.iter().map_while(|frame| {
@@ -114,7 +115,7 @@ impl Link {
 
     /// Gives the oldest frames, as far as they go to one port and came from one queue, to `take`; gives how many. Called
     /// by one thread.
-    fn pop(&self, take: impl FnOnce(PortId, usize, &[Outgoing<'_>])) -> usize {
+    pub fn pop(&self, take: impl FnOnce(PortId, usize, &[Outgoing<'_>])) -> usize {
         let mut head = self.head.0.load(Ordering::Relaxed);
         let tail = self.tail.0.load(Ordering::Acquire);
         let mut frames = ArrayVec::<Outgoing<'_>, BURST>::new();

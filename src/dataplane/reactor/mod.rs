@@ -8,7 +8,7 @@
 //! queues are all armed sleeps. Nothing reaches a reactor but attach, detach and publish.
 
 mod hugepage;
-mod link;
+pub mod link;
 mod sleep;
 #[cfg(test)]
 mod sleep_model;
