@@ -6,6 +6,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// What decides about a frame is a function of its arguments.
+const DECISIONS: &[&str] = &[
+    "Instant",
+    "OwnedFd",
+    "Mutex",
+    "tracing::",
+    "tokio",
+    "async ",
+    "crate::control",
+    "crate::model",
+    "reactor::",
+    "port::",
+];
+
 /// A folder or file, and what its files must not contain.
 const RULES: &[(&str, &[&str])] = &[
     (
@@ -62,66 +76,10 @@ const RULES: &[(&str, &[&str])] = &[
             "port::",
         ],
     ),
-    (
-        "src/dataplane/classify.rs",
-        &[
-            "Instant",
-            "OwnedFd",
-            "Mutex",
-            "tracing::",
-            "tokio",
-            "async ",
-            "crate::control",
-            "crate::model",
-            "reactor",
-            "port::",
-        ],
-    ),
-    (
-        "src/dataplane/guard.rs",
-        &[
-            "Instant",
-            "OwnedFd",
-            "Mutex",
-            "tracing::",
-            "tokio",
-            "async ",
-            "crate::control",
-            "crate::model",
-            "reactor",
-            "port::",
-        ],
-    ),
-    (
-        "src/dataplane/plain.rs",
-        &[
-            "Instant",
-            "OwnedFd",
-            "Mutex",
-            "tracing::",
-            "tokio",
-            "async ",
-            "crate::control",
-            "crate::model",
-            "reactor",
-            "port::",
-        ],
-    ),
-    (
-        "src/dataplane/egress.rs",
-        &[
-            "Instant",
-            "OwnedFd",
-            "Mutex",
-            "tracing::",
-            "tokio",
-            "async ",
-            "crate::control",
-            "crate::model",
-            "reactor::",
-            "port::",
-        ],
-    ),
+    ("src/dataplane/classify.rs", DECISIONS),
+    ("src/dataplane/guard.rs", DECISIONS),
+    ("src/dataplane/plain.rs", DECISIONS),
+    ("src/dataplane/egress.rs", DECISIONS),
     (
         "src/dataplane/pipeline.rs",
         &["Instant::now", "Mutex", "RwLock", "tracing::", "tokio", "async "],

@@ -1,14 +1,14 @@
 //! Frames from guest to guest: delivered, changed as a router changes them, and only within a network.
 
 use super::{
-    daemon::{Daemon, wait_until},
+    daemon::{Daemon, PATIENCE, wait_until},
     guest::{
         CSUM, EVENT_IDX, GATEWAY_MAC, GUEST_CSUM, Guest, MRG_RXBUF, PLAIN, Udp4, is_udp4,
         open_checksum4,
     },
 };
 use smoltcp::wire::{EthernetFrame, Icmpv4DstUnreachable, Icmpv4Message, Icmpv4Packet, Ipv4Packet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn pair(daemon: &mut Daemon) -> (Guest, Guest) {
     daemon.network("prod");
@@ -236,6 +236,53 @@ fn frames_cross_from_one_reactor_to_another() {
         a.send(&Udp4::new(a.mac, "10.0.0.1", &b_address, &payload).frame());
         b.expect("every frame arrives, in order", |frame| is_udp4(frame, &payload));
     }
+}
+
+/// Frames one at a time, about as far apart as a reactor polls: many meet it as it goes to sleep. Gives how many of them
+/// had to ring.
+fn trickle(a: &mut Guest, b: &mut Guest, to: &str, apart: Duration) -> u32 {
+    let (mut random, mut rung) = (1_u32, 0);
+    for n in 0..5000_u32 {
+        let payload = n.to_be_bytes();
+        rung +=
+            u32::from(a.driver.send_quietly(&Udp4::new(a.mac, "10.0.0.1", to, &payload).frame()));
+        let sent = Instant::now();
+        while b.driver.receive().is_none_or(|frame| !is_udp4(&frame, &payload)) {
+            assert!(sent.elapsed() < PATIENCE, "frame {n} is slept on");
+            std::thread::yield_now();
+        }
+        // Xorshift (Marsaglia 2003).
+        random ^= random << 13;
+        random ^= random >> 17;
+        random ^= random << 5;
+        let (until, pause) = (Instant::now(), apart * (random % 1024) / 512);
+        while until.elapsed() < pause {
+            std::hint::spin_loop();
+        }
+    }
+    rung
+}
+
+#[test]
+fn no_frame_is_slept_on() {
+    for (features, busy_poll) in [(PLAIN, "0"), (PLAIN | EVENT_IDX, "0"), (PLAIN, "10")] {
+        let mut daemon = Daemon::start_with(&["--reactors", "1", "--busy-poll", busy_poll]);
+        daemon.network("prod");
+        let mut a = Guest::connect_with(&daemon.nic("prod", "a"), features, 2048);
+        let mut b = Guest::connect(&daemon.nic("prod", "b"));
+        let apart = Duration::from_micros(if busy_poll == "0" { 20 } else { 80 });
+        let rung = trickle(&mut a, &mut b, "10.0.0.2", apart);
+        assert!(rung > 100, "it did sleep: {rung}");
+    }
+}
+
+#[test]
+fn no_frame_to_another_reactor_is_slept_on() {
+    let (_daemon, a, b) = Daemon::with_nics_apart();
+    let (mut a, mut b) = (Guest::connect(&a), Guest::connect(&b));
+    let b_address = format!("10.0.0.{}", mvirt_net::dataplane::VNICS_TOGETHER + 1);
+    let rung = trickle(&mut a, &mut b, &b_address, Duration::from_micros(500));
+    assert!(rung > 100, "it did sleep: {rung}");
 }
 
 #[test]

@@ -223,6 +223,27 @@ impl Driver {
 
     /// Sends a frame with its virtio-net header.
     pub(crate) fn send_with(&mut self, header: [u8; HEADER], frame: &[u8]) {
+        self.put(header, frame);
+        self.kick(1);
+    }
+
+    /// Sends a frame, and rings only if the device wants that (virtio 1.2 §2.7.10). Says whether.
+    pub(crate) fn send_quietly(&mut self, frame: &[u8]) -> bool {
+        let old = self.tx_posted;
+        self.put([0; HEADER], frame);
+        let wanted = if self.features & EVENT_IDX != 0 {
+            let event = self.read_u16(TX.used + 4 + 8 * u64::from(QUEUE));
+            self.tx_posted.wrapping_sub(event).wrapping_sub(1) < self.tx_posted.wrapping_sub(old)
+        } else {
+            self.read_u16(TX.used) & 1 == 0
+        };
+        if wanted {
+            self.kick(1);
+        }
+        wanted
+    }
+
+    fn put(&mut self, header: [u8; HEADER], frame: &[u8]) {
         wait_until("the transmit ring has room", || {
             self.tx_posted.wrapping_sub(self.tx_used()) < QUEUE
         });
@@ -234,7 +255,6 @@ impl Driver {
         self.offer(TX, self.tx_posted, slot);
         self.tx_posted = self.tx_posted.wrapping_add(1);
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-        self.kick(1);
     }
 
     pub(crate) fn kick(&self, ring: usize) {
