@@ -5,7 +5,7 @@
 //! head ──▶ [len│port│…│frame…][len│port│…│frame…] ◀── tail      positions run freely; a record never wraps
 //! ```
 //! The producer writes records behind `tail` and publishes it; the consumer reads up to `tail` and publishes `head`.
-//! A sleeping consumer is woken by its [`Waker`] (`sleep.rs`).
+//! A sleeping consumer is woken by its `Waker` (`sleep.rs`).
 #![expect(
     unsafe_code,
     reason = "a single-producer single-consumer ring hands memory from one thread to another"
