@@ -29,6 +29,8 @@ GUESTS = [("52:54:00:00:00:01", "10.0.0.11"), ("52:54:00:00:00:02", "10.0.0.12")
 GATEWAY = "02:00:00:00:00:01"
 HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
 NEEDED_PAGES = 640
+# Exit status where there are none of them: nothing was measured, nothing is wrong.
+NO_HUGEPAGES = 77
 VECTORISED = "mrg_rxbuf=0,in_order=0,packed_vq=0,vectorized=1"
 
 
@@ -397,10 +399,15 @@ def arguments():
 def main():
     options = arguments()
     reserved = int(HUGEPAGES.read_text())
-    HUGEPAGES.write_text(str(max(reserved, NEEDED_PAGES)))
+    try:
+        HUGEPAGES.write_text(str(max(reserved, NEEDED_PAGES)))
+    except OSError as error:
+        print(f"bench: hugepages cannot be reserved: {error}", file=sys.stderr)
+        sys.exit(NO_HUGEPAGES)
     if int(HUGEPAGES.read_text()) < NEEDED_PAGES:
         HUGEPAGES.write_text(str(reserved))
-        fail(f"{NEEDED_PAGES} hugepages of 2 MiB cannot be had: memory is too short or too scattered")
+        print(f"bench: {NEEDED_PAGES} hugepages of 2 MiB cannot be had: memory is short or scattered", file=sys.stderr)
+        sys.exit(NO_HUGEPAGES)
     with tempfile.TemporaryDirectory(prefix="mvirt-bench.") as directory:
         bench = Bench(options, Path(directory))
         try:
