@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .type_attribute(".", "#[derive(serde::Serialize)]")
         .field_attribute("Nic.state", "#[serde(serialize_with = \"super::nic_state_name\")]")
         .field_attribute("Nic.addressing", "#[serde(serialize_with = \"super::addressing_name\")]")
+        .field_attribute("Nic.ipv6_mode", "#[serde(serialize_with = \"super::ipv6_mode_name\")]")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -118,6 +118,12 @@ pub struct Nic {
     pub routed_ipv6: Vec<Ipv6Net>,
     /// How its guest sees the IPv4 subnet.
     pub addressing: Addressing,
+    /// Octets of an IP packet; the network's where absent.
+    #[serde(default)]
+    pub mtu: Option<u16>,
+    /// A /64 of which its guest chooses addresses itself (RFC 4862); the first is `ipv6`.
+    #[serde(default)]
+    pub slaac: Option<Ipv6Net>,
     /// Queue pairs offered to the VMM.
     pub queue_pairs: u16,
     /// The virtio features it offers: they never shrink, or VMMs refuse to reconnect.

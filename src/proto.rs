@@ -20,6 +20,10 @@ fn nic_state_name<S: serde::Serializer>(state: &i32, serializer: S) -> Result<S:
     serializer.serialize_str(NicState::try_from(*state).unwrap_or_default().as_str_name())
 }
 
+fn ipv6_mode_name<S: serde::Serializer>(value: &i32, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(Ipv6Mode::try_from(*value).unwrap_or_default().as_str_name())
+}
+
 fn addressing_name<S: serde::Serializer>(value: &i32, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(Addressing::try_from(*value).unwrap_or_default().as_str_name())
 }

@@ -189,6 +189,8 @@ impl Relay {
                 ipv6: None,
                 routed_ipv4: Vec::new(),
                 routed_ipv6: Vec::new(),
+                slaac: None,
+                mtu: 1500,
                 addressing: Addressing::Host,
                 hostname: None,
             }));
@@ -215,7 +217,6 @@ impl Relay {
             dns_ipv6: Vec::new(),
             ntp_ipv4: Vec::new(),
             ntp_ipv6: Vec::new(),
-            mtu: 1500,
             domain: None,
             vnics,
             fib: fib.build(7),

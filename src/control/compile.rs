@@ -33,12 +33,15 @@ pub fn compile<'a>(
     let mut fib = FibBuilder::default();
     let mut vnics = Vec::new();
     for Member { reactor, vnic, .. } in members {
-        let (port, mac) = (vnic.port, vnic.mac);
-        let next_hop = fib.next_hop(NextHop { port, reactor: *reactor, mtu: network.mtu, mac });
+        let (port, mac, mtu) = (vnic.port, vnic.mac, vnic.mtu);
+        let next_hop = fib.next_hop(NextHop { port, reactor: *reactor, mtu, mac });
         vnic.ipv4.into_iter().for_each(|address| fib.host_ipv4(address, next_hop));
         vnic.ipv6.into_iter().for_each(|address| fib.host_ipv6(address, next_hop));
         vnic.routed_ipv4.iter().for_each(|prefix| fib.prefix_ipv4(*prefix, next_hop));
-        vnic.routed_ipv6.iter().for_each(|prefix| fib.prefix_ipv6(*prefix, next_hop));
+        vnic.routed_ipv6
+            .iter()
+            .chain(&vnic.slaac)
+            .for_each(|prefix| fib.prefix_ipv6(*prefix, next_hop));
         vnics.push(Arc::clone(vnic));
     }
     let (dns_ipv4, dns_ipv6) = by_family(&network.dns_servers);
@@ -52,15 +55,14 @@ pub fn compile<'a>(
         dns_ipv6,
         ntp_ipv4,
         ntp_ipv6,
-        mtu: network.mtu,
         domain: network.domain,
         vnics,
         fib: fib.build(seed),
     }
 }
 
-/// A vNIC at its place.
-pub fn member(nic: &Nic, place: Place) -> Member {
+/// A vNIC of `network` at its place.
+pub fn member(network: &Network, nic: &Nic, place: Place) -> Member {
     let name = nic.name.to_string();
     let vnic = Vnic {
         port: place.port,
@@ -69,6 +71,8 @@ pub fn member(nic: &Nic, place: Place) -> Member {
         ipv6: nic.ipv6,
         routed_ipv4: nic.routed_ipv4.clone(),
         routed_ipv6: nic.routed_ipv6.clone(),
+        slaac: nic.slaac,
+        mtu: nic.mtu.unwrap_or(network.mtu),
         addressing: match nic.addressing {
             Addressing::Host => snapshot::Addressing::Host,
             Addressing::Subnet => snapshot::Addressing::Subnet,

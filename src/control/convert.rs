@@ -48,7 +48,18 @@ pub(super) struct NewNic {
     pub(super) routed_ipv4: Vec<Ipv4Net>,
     pub(super) routed_ipv6: Vec<Ipv6Net>,
     pub(super) addressing: Addressing,
+    pub(super) mtu: Option<u16>,
+    pub(super) ipv6_mode: Ipv6Mode,
     pub(super) queue_pairs: u16,
+}
+
+/// How a guest comes by its IPv6 addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ipv6Mode {
+    /// By DHCPv6, one address.
+    Dhcpv6,
+    /// It chooses them in a /64 of its own.
+    Slaac,
 }
 
 impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
@@ -82,13 +93,6 @@ impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
                 "a network needs ipv4_subnet, ipv6_prefix or both",
             ));
         }
-        let mtu = match request.mtu {
-            0 => config::DEFAULT_MTU,
-            mtu => u16::try_from(mtu)
-                .ok()
-                .filter(|mtu| *mtu >= 1280)
-                .ok_or_else(|| Refusal::invalid("mtu", mtu, "expected 1280-65535"))?,
-        };
         Ok(Self {
             id: optional("id", &request.id, uuid)?,
             name,
@@ -96,7 +100,7 @@ impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
             ipv6_prefix,
             dns_servers: servers("dns_servers", &request.dns_servers)?,
             ntp_servers: servers("ntp_servers", &request.ntp_servers)?,
-            mtu,
+            mtu: mtu(request.mtu)?.unwrap_or(config::DEFAULT_MTU),
             domain: optional("domain", &request.domain, parse)?,
         })
     }
@@ -125,6 +129,17 @@ impl TryFrom<proto::CreateNicRequest> for NewNic {
                 ));
             }
         };
+        let ipv6_mode = match proto::Ipv6Mode::try_from(request.ipv6_mode) {
+            Ok(proto::Ipv6Mode::Unspecified | proto::Ipv6Mode::Dhcpv6) => Ipv6Mode::Dhcpv6,
+            Ok(proto::Ipv6Mode::Slaac) => Ipv6Mode::Slaac,
+            Err(_) => {
+                return Err(Refusal::invalid(
+                    "ipv6_mode",
+                    request.ipv6_mode,
+                    "expected IPV6_MODE_DHCPV6 or IPV6_MODE_SLAAC",
+                ));
+            }
+        };
         Ok(Self {
             id: optional("id", &request.id, uuid)?,
             network: request.network_id,
@@ -135,8 +150,19 @@ impl TryFrom<proto::CreateNicRequest> for NewNic {
             routed_ipv4: routed_ipv4(&request.routed_ipv4_prefixes)?,
             routed_ipv6: routed_ipv6(&request.routed_ipv6_prefixes)?,
             addressing,
+            mtu: mtu(request.mtu)?,
+            ipv6_mode,
             queue_pairs,
         })
+    }
+}
+
+/// Zero is not given.
+fn mtu(octets: u32) -> Result<Option<u16>, Refusal> {
+    match u16::try_from(octets) {
+        Ok(0) => Ok(None),
+        Ok(mtu @ 1280..) => Ok(Some(mtu)),
+        _ => Err(Refusal::invalid("mtu", octets, "expected 1280-65535")),
     }
 }
 
@@ -348,7 +374,17 @@ pub(super) fn network(network: &model::Network, nics: usize) -> proto::Network {
 }
 
 /// The API's view of a vNIC.
-pub(super) fn nic(nic: &model::Nic, socket_path: String, state: proto::NicState) -> proto::Nic {
+pub(super) fn nic(
+    network: &model::Network,
+    nic: &model::Nic,
+    socket_path: String,
+    state: proto::NicState,
+) -> proto::Nic {
+    let ipv6_mode = match (nic.ipv6, nic.slaac) {
+        (None, _) => proto::Ipv6Mode::Unspecified,
+        (_, None) => proto::Ipv6Mode::Dhcpv6,
+        (_, Some(_)) => proto::Ipv6Mode::Slaac,
+    };
     let addressing = match nic.addressing {
         Addressing::Host => proto::Addressing::Host,
         Addressing::Subnet => proto::Addressing::Subnet,
@@ -368,6 +404,9 @@ pub(super) fn nic(nic: &model::Nic, socket_path: String, state: proto::NicState)
         updated_at: nic.updated_at.to_string(),
         addressing: addressing.into(),
         queue_pairs: nic.queue_pairs.into(),
+        mtu: nic.mtu.unwrap_or(network.mtu).into(),
+        ipv6_mode: ipv6_mode.into(),
+        slaac_prefix: string(nic.slaac),
     }
 }
 

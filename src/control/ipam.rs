@@ -67,12 +67,46 @@ impl Pool {
         self.taken.range(..=address).next_back().is_some_and(|(_, last)| *last >= address)
     }
 
-    /// The first taken address in a range.
-    pub fn first_taken(&self, range: RangeInclusive<u128>) -> Option<u128> {
-        if self.is_taken(*range.start()) {
-            return Some(*range.start());
+    /// The last address of a range of taken ones that overlaps `range`.
+    fn taken_within(&self, range: RangeInclusive<u128>) -> Option<u128> {
+        let (_, last) = self.taken.range(..=*range.end()).next_back()?;
+        (last >= range.start()).then_some(*last)
+    }
+
+    /// Whether an address of `range` is taken that is not in `own`.
+    pub fn is_taken_by_others(
+        &self,
+        range: RangeInclusive<u128>,
+        own: Option<&RangeInclusive<u128>>,
+    ) -> bool {
+        let (start, end) = (*range.start(), *range.end());
+        let overlapping = own.filter(|own| *own.start() <= end && *own.end() >= start);
+        let Some(own) = overlapping else { return self.taken_within(range).is_some() };
+        (start < *own.start() && self.taken_within(start..=own.start() - 1).is_some())
+            || (*own.end() < end && self.taken_within(own.end() + 1..=end).is_some())
+    }
+
+    /// The first address of the lowest block with a prefix of `len` bits of which nothing is taken or routed.
+    pub fn lowest_free_block(&self, len: u8) -> Option<u128> {
+        let size = 1_u128.checked_shl(u32::from(self.bits - len))?;
+        let up = |address: u128| Some(address.checked_add(size - 1)? & !(size - 1));
+        let mut first = up(*self.usable.start())?;
+        while self.usable.contains(&first) && self.usable.contains(&(first + (size - 1))) {
+            let block = first..=first + (size - 1);
+            let taken = self.taken_within(block.clone());
+            let over = self.routed_over(first).map(|(last, _)| last);
+            let Some(last) = taken.or(over).or_else(|| self.routed_within(&block)) else {
+                return Some(first);
+            };
+            first = up(last.checked_add(1)?)?;
         }
-        self.taken.range(range).next().map(|(first, _)| *first)
+        None
+    }
+
+    /// The last address of a prefix in `range` that is routed to someone.
+    fn routed_within(&self, range: &RangeInclusive<u128>) -> Option<u128> {
+        let inside = self.routed.keys().find(|(first, _)| range.contains(first))?;
+        Some(inside.0)
     }
 
     /// The lowest address that is neither taken nor in a routed prefix.
@@ -91,15 +125,15 @@ impl Pool {
         None
     }
 
-    /// Takes an address that is free.
-    pub fn take(&mut self, address: u128) {
-        let (mut first, mut last) = (address, address);
-        if let Some((before, end)) = self.taken.range(..address).next_back()
-            && *end + 1 == address
+    /// Takes addresses that are free.
+    pub fn take(&mut self, addresses: RangeInclusive<u128>) {
+        let (mut first, mut last) = addresses.into_inner();
+        if let Some((before, end)) = self.taken.range(..first).next_back()
+            && *end + 1 == first
         {
             first = *before;
         }
-        if let Some(next) = address.checked_add(1)
+        if let Some(next) = last.checked_add(1)
             && let Some(end) = self.taken.remove(&next)
         {
             last = end;
@@ -107,19 +141,20 @@ impl Pool {
         self.taken.insert(first, last);
     }
 
-    /// Gives an address back that is taken.
-    pub fn give_back(&mut self, address: u128) {
-        let Some((first, last)) = self.taken.range(..=address).next_back() else { return };
+    /// Gives addresses back that were taken together.
+    pub fn give_back(&mut self, addresses: RangeInclusive<u128>) {
+        let (start, end) = addresses.into_inner();
+        let Some((first, last)) = self.taken.range(..=start).next_back() else { return };
         let (first, last) = (*first, *last);
-        if last < address {
+        if last < end {
             return;
         }
         self.taken.remove(&first);
-        if first < address {
-            self.taken.insert(first, address - 1);
+        if first < start {
+            self.taken.insert(first, start - 1);
         }
-        if address < last {
-            self.taken.insert(address + 1, last);
+        if end < last {
+            self.taken.insert(end + 1, last);
         }
     }
 
@@ -159,7 +194,7 @@ mod tests {
         let mut pool = Pool::ipv4("10.0.0.0/30".parse().unwrap());
         let given: Vec<_> = std::iter::from_fn(|| {
             let free = pool.lowest_free()?;
-            pool.take(free);
+            pool.take(free..=free);
             Some(free & 0xff)
         })
         .collect();
@@ -186,9 +221,32 @@ mod tests {
         let mut pool = Pool::ipv6("fd00::/64".parse().unwrap());
         for _ in 0..100_000 {
             let free = pool.lowest_free().unwrap();
-            pool.take(free);
+            pool.take(free..=free);
         }
         assert_eq!(pool.taken.len(), 1);
+    }
+
+    #[test]
+    fn blocks_are_free_of_addresses_and_routes() {
+        let block = |n: u128| number("fd00::".parse().unwrap()) + (n << 64);
+        let mut pool = Pool::ipv6("fd00::/61".parse().unwrap());
+        let free = pool.lowest_free().unwrap();
+        pool.take(free..=free);
+        assert_eq!(pool.lowest_free_block(64), Some(block(1)), "the first has the anycast address");
+        pool.take(block(1)..=block(2) - 1);
+        pool.route("fd00:0:0:2:8000::/65".parse().unwrap(), Uuid::new_v4());
+        pool.route("fd00:0:0:4::/63".parse().unwrap(), Uuid::new_v4());
+        pool.take(block(3) + 7..=block(3) + 7);
+        assert_eq!(pool.lowest_free_block(64), Some(block(6)));
+        pool.take(block(6)..=block(7) - 1);
+        pool.take(block(7)..=block(7) + (block(1) - block(0) - 1));
+        assert_eq!(pool.lowest_free_block(64), None);
+        let own = block(6)..=block(7) - 1;
+        assert!(!pool.is_taken_by_others(own.clone(), Some(&own)));
+        assert!(pool.is_taken_by_others(own.clone(), None));
+        assert!(pool.is_taken_by_others(block(5)..=block(7), Some(&own)));
+        pool.give_back(own);
+        assert_eq!(pool.lowest_free_block(64), Some(block(6)));
     }
 
     proptest! {
@@ -200,13 +258,15 @@ mod tests {
             for (take, offset) in steps {
                 let address = base + offset;
                 if take && taken.insert(address) {
-                    pool.take(address);
+                    pool.take(address..=address);
                 } else if !take && taken.remove(&address) {
-                    pool.give_back(address);
+                    pool.give_back(address..=address);
                 }
                 let lowest = (base + 1..base + 31).find(|a| !taken.contains(a));
                 prop_assert_eq!(pool.lowest_free(), lowest);
-                prop_assert_eq!(pool.first_taken(base..=base + 100), taken.first().copied());
+                prop_assert_eq!(pool.is_taken_by_others(base..=base + 100, None), !taken.is_empty());
+                let others = taken.iter().any(|a| *a != address);
+                prop_assert_eq!(pool.is_taken_by_others(base..=base + 100, Some(&(address..=address))), others);
                 for a in base..base + 40 {
                     prop_assert_eq!(pool.is_taken(a), taken.contains(&a));
                 }

@@ -206,7 +206,9 @@ impl Control {
         let Some(network) = self.networks.get_mut(&nic.model.network_id) else { return };
         let Some(listening) = &nic.listening else { return };
         self.dataplane.relocate(network.key, &mut nic.place, listening, uneven.to);
-        network.members.insert(nic.place.port.slot, compile::member(&nic.model, nic.place));
+        network
+            .members
+            .insert(nic.place.port.slot, compile::member(&network.model, &nic.model, nic.place));
         self.unpublished.insert(nic.model.network_id);
         tracing::info!(nic = %nic.model.name, from = uneven.from, to = uneven.to, "moved to a reactor with less to do");
         self.settle();
@@ -243,7 +245,8 @@ impl Control {
 
     fn nic_view(&self, nic: &NicState) -> proto::Nic {
         let path = self.socket_path(nic.model.id).to_string_lossy().into_owned();
-        convert::nic(&nic.model, path, nic.state)
+        let network = &self.networks[&nic.model.network_id].model;
+        convert::nic(network, &nic.model, path, nic.state)
     }
 
     /// The vNICs now, and every change from now on.

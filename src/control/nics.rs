@@ -2,7 +2,7 @@
 
 use super::{
     Control, NetworkState, NicState, compile, convert,
-    convert::NewNic,
+    convert::{Ipv6Mode, NewNic},
     ipam::{Pool, number, range},
     refusal::Refusal,
 };
@@ -12,10 +12,16 @@ use crate::{
     model::Nic,
     proto,
 };
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use jiff::Timestamp;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+};
 use uuid::Uuid;
+
+/// Bits of a prefix of which hosts choose addresses themselves (RFC 4291 §2.5.1).
+const SLAAC_PREFIX_LEN: u8 = 64;
 
 impl Control {
     /// Creates a vNIC and its socket, or finds that this very request was carried out before.
@@ -74,32 +80,37 @@ impl Control {
             network.ipv4.as_ref(),
             new.ipv4.map(Into::into),
         )?;
-        let ipv6 = self.choose_address(
-            network,
-            "ipv6_address",
-            network.ipv6.as_ref(),
-            new.ipv6.map(Into::into),
-        )?;
-        let (routed_ipv4, routed_ipv6) = (new.routed_ipv4, new.routed_ipv6);
-        let own = [ipv4, ipv6];
-        self.check_routes(network, id, own, routed_ipv4.iter().map(|p| (*p).into()))?;
-        self.check_routes(network, id, own, routed_ipv6.iter().map(|p| (*p).into()))?;
+        let (slaac, ipv6) = match new.ipv6_mode {
+            Ipv6Mode::Slaac => {
+                let (prefix, address) = choose_prefix(network, new.ipv6)?;
+                (Some(prefix), Some(number(address.into())))
+            }
+            Ipv6Mode::Dhcpv6 => {
+                let wanted = new.ipv6.map(Into::into);
+                let pool = network.ipv6.as_ref();
+                (None, self.choose_address(network, "ipv6_address", pool, wanted)?)
+            }
+        };
         let now = Timestamp::now();
-        Ok(Nic {
+        let nic = Nic {
             id,
             name: new.name,
             network_id,
             mac: choose_mac(network, new.mac)?,
             ipv4: ipv4.map(|number| Ipv4Addr::from_bits(number as u32)),
             ipv6: ipv6.map(Ipv6Addr::from_bits),
-            routed_ipv4,
-            routed_ipv6,
+            routed_ipv4: new.routed_ipv4,
+            routed_ipv6: new.routed_ipv6,
             addressing: new.addressing,
+            mtu: new.mtu,
+            slaac,
             queue_pairs: new.queue_pairs,
             features: dataplane::features(new.queue_pairs),
             created_at: now,
             updated_at: now,
-        })
+        };
+        check_routes(network, &nic)?;
+        Ok(nic)
     }
 
     fn choose_address(
@@ -112,11 +123,7 @@ impl Control {
         let name = &network.model.name;
         match (pool, wanted) {
             (None, None) => Ok(None),
-            (None, Some(address)) => Err(Refusal::invalid(
-                field,
-                address,
-                format!("network {name} does not have this family"),
-            )),
+            (None, Some(address)) => Err(lacks_family(field, address, network)),
             (Some(pool), None) => match pool.lowest_free() {
                 Some(address) => Ok(Some(address)),
                 None => Err(Refusal::Exhausted(format!(
@@ -154,58 +161,6 @@ impl Control {
         }
     }
 
-    /// A prefix may be routed to one vNIC only, and hold no address of another: its owner may send from it.
-    fn check_routes(
-        &self,
-        network: &NetworkState,
-        nic: Uuid,
-        own: [Option<u128>; 2],
-        prefixes: impl Iterator<Item = IpNet>,
-    ) -> Result<(), Refusal> {
-        for prefix in prefixes {
-            let (field, pool, own) = match prefix {
-                IpNet::V4(_) => ("routed_ipv4_prefixes", &network.ipv4, own[0]),
-                IpNet::V6(_) => ("routed_ipv6_prefixes", &network.ipv6, own[1]),
-            };
-            let Some(pool) = pool else {
-                return Err(Refusal::invalid(
-                    field,
-                    prefix,
-                    format!("network {} does not have this family", network.model.name),
-                ));
-            };
-            if let Some(owner) = pool.route_owner(prefix).filter(|owner| *owner != nic) {
-                return Err(Refusal::taken(field, prefix, format!("vNIC {owner}")));
-            }
-            let subnet = match prefix {
-                IpNet::V4(_) => network.model.ipv4_subnet.map(IpNet::from),
-                IpNet::V6(_) => network.model.ipv6_prefix.map(IpNet::from),
-            };
-            if subnet.is_some_and(|subnet| prefix.contains(&subnet)) {
-                return Err(Refusal::invalid(
-                    field,
-                    prefix,
-                    "it contains the network's whole subnet",
-                ));
-            }
-            let all = range(prefix);
-            let taken = match (pool.first_taken(all.clone()), own) {
-                (Some(taken), Some(own)) if taken == own => {
-                    pool.first_taken(own + 1..=(*all.end()).max(own + 1))
-                }
-                (taken, _) => taken,
-            };
-            if taken.is_some_and(|taken| all.contains(&taken)) {
-                return Err(Refusal::taken(
-                    field,
-                    prefix,
-                    "the address of another vNIC, which is inside",
-                ));
-            }
-        }
-        Ok(())
-    }
-
     /// Takes a stored vNIC into the state.
     pub(super) fn adopt_nic(&mut self, model: Nic) {
         let network = self
@@ -213,15 +168,10 @@ impl Control {
             .get_mut(&model.network_id)
             .expect("the store and the API check the network");
         network.macs.insert(model.mac);
-        if let (Some(pool), Some(address)) = (&mut network.ipv4, model.ipv4) {
-            pool.take(number(address.into()));
-        }
-        if let (Some(pool), Some(address)) = (&mut network.ipv6, model.ipv6) {
-            pool.take(number(address.into()));
-        }
+        network.set_addresses(&model, Pool::take);
         network.set_routes(&model, Pool::route);
         let place = self.dataplane.place(network.key);
-        network.members.insert(place.port.slot, compile::member(&model, place));
+        network.members.insert(place.port.slot, compile::member(&network.model, &model, place));
         self.nic_names.insert(model.name.clone(), model.id);
         self.by_port.insert(place.port, model.id);
         let state = NicState { model, place, state: proto::NicState::Created, listening: None };
@@ -242,7 +192,7 @@ impl Control {
                 features: nic.model.features,
                 queue_pairs: nic.model.queue_pairs,
                 mac: nic.model.mac,
-                mtu: network.model.mtu,
+                mtu: nic.model.mtu.unwrap_or(network.model.mtu),
             },
         })?;
         nic.listening = Some(listening);
@@ -257,12 +207,7 @@ impl Control {
         if let Some(network) = self.networks.get_mut(&nic.model.network_id) {
             network.members.remove(&nic.place.port.slot);
             network.macs.remove(&nic.model.mac);
-            if let (Some(pool), Some(address)) = (&mut network.ipv4, nic.model.ipv4) {
-                pool.give_back(number(address.into()));
-            }
-            if let (Some(pool), Some(address)) = (&mut network.ipv6, nic.model.ipv6) {
-                pool.give_back(number(address.into()));
-            }
+            network.set_addresses(&nic.model, Pool::give_back);
             network.set_routes(&nic.model, |pool, prefix, _| pool.unroute(prefix));
             self.dataplane.release(network.key, nic.place);
         }
@@ -302,10 +247,7 @@ impl Control {
             ..old.clone()
         };
         let network_id = old.network_id;
-        let network = &self.networks[&network_id];
-        let own = [old.ipv4.map(|a| number(a.into())), old.ipv6.map(|a| number(a.into()))];
-        self.check_routes(network, id, own, new.routed_ipv4.iter().map(|p| (*p).into()))?;
-        self.check_routes(network, id, own, new.routed_ipv6.iter().map(|p| (*p).into()))?;
+        check_routes(&self.networks[&network_id], &new)?;
         if let Err(error) = self.store.put_nic(&new) {
             self.undo("vNIC", |store| store.put_nic(&old));
             return Err(error.into());
@@ -314,7 +256,7 @@ impl Control {
             network.set_routes(&old, |pool, prefix, _| pool.unroute(prefix));
             network.set_routes(&new, Pool::route);
             let place = self.nics[&id].place;
-            network.members.insert(place.port.slot, compile::member(&new, place));
+            network.members.insert(place.port.slot, compile::member(&network.model, &new, place));
         }
         if let Some(nic) = self.nics.get_mut(&id) {
             nic.model = new;
@@ -358,6 +300,17 @@ impl Control {
 }
 
 impl NetworkState {
+    /// Applies a change to the addresses of a vNIC.
+    fn set_addresses(&mut self, nic: &Nic, change: impl Fn(&mut Pool, RangeInclusive<u128>)) {
+        let [ipv4, ipv6] = own(nic);
+        if let (Some(pool), Some(addresses)) = (&mut self.ipv4, ipv4) {
+            change(pool, addresses);
+        }
+        if let (Some(pool), Some(addresses)) = (&mut self.ipv6, ipv6) {
+            change(pool, addresses);
+        }
+    }
+
     /// Applies a change to each routed prefix of a vNIC.
     fn set_routes(&mut self, nic: &Nic, change: impl Fn(&mut Pool, IpNet, Uuid)) {
         if let Some(pool) = &mut self.ipv4 {
@@ -367,6 +320,111 @@ impl NetworkState {
             nic.routed_ipv6.iter().for_each(|prefix| change(pool, (*prefix).into(), nic.id));
         }
     }
+}
+
+/// The addresses that are a vNIC's alone, of each family.
+fn own(nic: &Nic) -> [Option<RangeInclusive<u128>>; 2] {
+    let single = |address: IpAddr| number(address)..=number(address);
+    let ipv6 = nic.slaac.map(|prefix| range(prefix.into()));
+    [
+        nic.ipv4.map(|address| single(address.into())),
+        ipv6.or_else(|| nic.ipv6.map(|address| single(address.into()))),
+    ]
+}
+
+/// A prefix may be routed to one vNIC only, and hold no address of another: its owner may send from it.
+fn check_routes(network: &NetworkState, nic: &Nic) -> Result<(), Refusal> {
+    let ipv4 = nic.routed_ipv4.iter().map(|prefix| IpNet::from(*prefix));
+    let prefixes = ipv4.chain(nic.routed_ipv6.iter().map(|prefix| IpNet::from(*prefix)));
+    let [own_ipv4, own_ipv6] = own(nic);
+    for prefix in prefixes {
+        let (field, pool, own, subnet) = match prefix {
+            IpNet::V4(_) => {
+                let subnet = network.model.ipv4_subnet.map(IpNet::from);
+                ("routed_ipv4_prefixes", &network.ipv4, &own_ipv4, subnet)
+            }
+            IpNet::V6(_) => {
+                let subnet = network.model.ipv6_prefix.map(IpNet::from);
+                ("routed_ipv6_prefixes", &network.ipv6, &own_ipv6, subnet)
+            }
+        };
+        let Some(pool) = pool else {
+            return Err(lacks_family(field, prefix, network));
+        };
+        if let Some(owner) = pool.route_owner(prefix).filter(|owner| *owner != nic.id) {
+            return Err(Refusal::taken(field, prefix, format!("vNIC {owner}")));
+        }
+        if subnet.is_some_and(|subnet| prefix.contains(&subnet)) {
+            return Err(Refusal::invalid(field, prefix, "it contains the network's whole subnet"));
+        }
+        if pool.is_taken_by_others(range(prefix), own.as_ref()) {
+            return Err(Refusal::taken(
+                field,
+                prefix,
+                "the address of another vNIC, which is inside",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn lacks_family(
+    field: &'static str,
+    value: impl std::fmt::Display,
+    network: &NetworkState,
+) -> Refusal {
+    let name = &network.model.name;
+    Refusal::invalid(field, value, format!("network {name} does not have this family"))
+}
+
+/// The /64 of which a guest is to choose its addresses, around `wanted` if that is given, and the address that DHCPv6
+/// tells it: `wanted`, or the first.
+fn choose_prefix(
+    network: &NetworkState,
+    wanted: Option<Ipv6Addr>,
+) -> Result<(Ipv6Net, Ipv6Addr), Refusal> {
+    let name = &network.model.name;
+    let (Some(prefix), Some(pool)) = (network.model.ipv6_prefix, &network.ipv6) else {
+        return Err(lacks_family("ipv6_mode", "slaac", network));
+    };
+    if prefix.prefix_len() >= SLAAC_PREFIX_LEN {
+        return Err(Refusal::invalid(
+            "ipv6_mode",
+            "slaac",
+            format!(
+                "each vNIC needs a /64 of the network's prefix, and {prefix} of network {name} is none or one; give the network a shorter prefix, like a /56"
+            ),
+        ));
+    }
+    let (first, address) = match wanted {
+        None => {
+            let first = pool.lowest_free_block(SLAAC_PREFIX_LEN).ok_or_else(|| {
+                Refusal::Exhausted(format!("ipv6_mode: network {name} has no free /64 left"))
+            })?;
+            (first, Ipv6Addr::from_bits(first + 1))
+        }
+        Some(wanted) => {
+            let usable = pool.is_usable(number(wanted.into()));
+            convert::check_usable("ipv6_address", wanted.into(), usable, prefix)?;
+            (number(wanted.into()) >> 64 << 64, wanted)
+        }
+    };
+    let block = Ipv6Net::new_assert(Ipv6Addr::from_bits(first), SLAAC_PREFIX_LEN);
+    if !pool.is_usable(first) || pool.is_taken_by_others(range(block.into()), None) {
+        return Err(Refusal::taken(
+            "ipv6_address",
+            address,
+            format!("others of network {name}, with addresses in {block}"),
+        ));
+    }
+    if let Some((_, owner)) = pool.routed_over(first) {
+        return Err(Refusal::taken(
+            "ipv6_address",
+            address,
+            format!("a prefix routed to vNIC {owner}"),
+        ));
+    }
+    Ok((block, address))
 }
 
 fn choose_mac(network: &NetworkState, wanted: Option<MacAddr>) -> Result<MacAddr, Refusal> {
@@ -404,5 +462,7 @@ fn is_same(existing: &Nic, network_id: Uuid, new: &NewNic) -> bool {
         && existing.routed_ipv4 == new.routed_ipv4
         && existing.routed_ipv6 == new.routed_ipv6
         && existing.addressing == new.addressing
+        && existing.mtu == new.mtu
+        && existing.slaac.is_some() == (new.ipv6_mode == Ipv6Mode::Slaac)
         && existing.queue_pairs == new.queue_pairs
 }

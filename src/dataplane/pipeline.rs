@@ -185,7 +185,13 @@ impl Pipeline {
     /// Carries out the verdict about a frame that goes no further than here.
     fn end<L: Links>(&mut self, at: usize, passage: &mut Passage<'_, L>) -> Result<(), DropReason> {
         match self.verdicts[at] {
-            Verdict::Gateway => self.answer(at, passage),
+            Verdict::Gateway => {
+                let answered = self.answer(at, passage);
+                if answered == Err(DropReason::NotServed) {
+                    self.reject(at, Rejection::NotServed, passage);
+                }
+                answered
+            }
             Verdict::Reject(reason, rejection) => {
                 self.reject(at, rejection, passage);
                 Err(reason)
@@ -263,9 +269,9 @@ impl Pipeline {
         if !slot.may_reply(passage.now) {
             return;
         }
-        let Some((_, vnic)) = slot.vnic() else { return };
+        let Some(who) = slot.vnic() else { return };
         let mut writer = Writer::new(&mut self.answer);
-        if responders::reject(vnic, &headers, whole, rejection, &mut writer).is_err() {
+        if responders::reject(who, &headers, whole, rejection, &mut writer).is_err() {
             return;
         }
         // The packet's own drop is counted; an error that finds no buffer is not another one.
@@ -511,6 +517,8 @@ mod tests {
                 ipv6: None,
                 routed_ipv4: routed_ipv4.into(),
                 routed_ipv6: Vec::new(),
+                slaac: None,
+                mtu: 80,
                 addressing: Addressing::Host,
                 hostname: None,
             })
@@ -524,7 +532,6 @@ mod tests {
             dns_ipv6: Vec::new(),
             ntp_ipv4: Vec::new(),
             ntp_ipv6: Vec::new(),
-            mtu: 80,
             domain: None,
             vnics: vnics.into(),
             fib: fib.build(7),

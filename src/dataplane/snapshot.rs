@@ -43,12 +43,12 @@ pub struct NextHop {
     pub mac: MacAddr,
 }
 
-/// How a guest sees its IPv4 subnet.
+/// How a guest sees the network's subnets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Addressing {
-    /// As a /32.
+    /// As single addresses: a /32 and a /128.
     Host,
-    /// With the subnet's own mask.
+    /// On its link.
     Subnet,
 }
 
@@ -67,7 +67,11 @@ pub struct Vnic {
     pub routed_ipv4: Vec<Ipv4Net>,
     /// Prefixes behind its guest.
     pub routed_ipv6: Vec<Ipv6Net>,
-    /// How its guest sees the IPv4 subnet.
+    /// A /64 of which its guest chooses addresses itself.
+    pub slaac: Option<Ipv6Net>,
+    /// Octets of an IP packet.
+    pub mtu: u16,
+    /// How its guest sees the network's subnets.
     pub addressing: Addressing,
     /// Its guest's name, where the vNIC's name is a valid DNS label.
     pub hostname: Option<String>,
@@ -83,7 +87,8 @@ impl Vnic {
     /// Whether the guest may send from `address`, which is its own or in a routed prefix.
     #[inline]
     pub fn owns_ipv6(&self, address: Ipv6Addr) -> bool {
-        self.ipv6 == Some(address) || self.routed_ipv6.iter().any(|p| p.contains(&address))
+        let routed = self.routed_ipv6.iter().chain(&self.slaac);
+        self.ipv6 == Some(address) || routed.into_iter().any(|p| p.contains(&address))
     }
 }
 
@@ -106,8 +111,6 @@ pub struct NetworkTable {
     pub ntp_ipv4: Vec<Ipv4Addr>,
     /// Told to guests.
     pub ntp_ipv6: Vec<Ipv6Addr>,
-    /// Octets of an IP packet.
-    pub mtu: u16,
     /// Told to guests.
     pub domain: Option<dns::Name>,
     /// Its vNICs, in the order of their ports' slots.

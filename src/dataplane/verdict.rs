@@ -23,6 +23,12 @@ impl From<DropReason> for Verdict {
 pub enum Rejection {
     /// No route to the destination.
     NoRoute,
+    /// The destination is in the network's subnet, but nobody has it.
+    NoHost,
+    /// The packet is from a link-local address, which means nothing beyond its link.
+    BeyondScope,
+    /// The gateway serves no such protocol or port.
+    NotServed,
     /// The hop limit ran out.
     TimeExceeded,
     /// The packet exceeds the next hop's MTU, in octets.

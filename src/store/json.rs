@@ -287,6 +287,8 @@ mod tests {
             routed_ipv4: vec![],
             routed_ipv6: vec!["fd01::/64".parse().unwrap()],
             addressing: Addressing::Host,
+            mtu: Some(9000),
+            slaac: None,
             queue_pairs: 1,
             features: 1 << 32,
             created_at: jiff::Timestamp::UNIX_EPOCH,

@@ -45,6 +45,12 @@ pub struct Header {
 pub enum Error {
     /// Network unreachable (3/0).
     NetworkUnreachable,
+    /// Host unreachable (3/1).
+    HostUnreachable,
+    /// Port unreachable (3/3).
+    PortUnreachable,
+    /// Communication administratively prohibited (3/13, RFC 1812 §5.2.7.1).
+    Prohibited,
     /// Fragmentation needed, with the MTU of the next hop (3/4).
     FragmentationNeeded {
         /// Octets of an IP packet.
@@ -58,6 +64,9 @@ impl Error {
     const fn encode(self) -> (u8, u8, u32) {
         match self {
             Self::NetworkUnreachable => (UNREACHABLE, 0, 0),
+            Self::HostUnreachable => (UNREACHABLE, 1, 0),
+            Self::PortUnreachable => (UNREACHABLE, 3, 0),
+            Self::Prohibited => (UNREACHABLE, 13, 0),
             Self::FragmentationNeeded { mtu } => (UNREACHABLE, 4, mtu as u32),
             Self::TimeExceeded => (TIME_EXCEEDED, 0, 0),
         }

@@ -57,6 +57,14 @@ pub struct Header {
 pub enum Error {
     /// No route to destination (1/0).
     NoRoute,
+    /// Communication administratively prohibited (1/1).
+    Prohibited,
+    /// Beyond scope of source address (1/2).
+    BeyondScope,
+    /// Address unreachable (1/3).
+    AddressUnreachable,
+    /// Port unreachable (1/4).
+    PortUnreachable,
     /// Packet too big, with the MTU of the next hop (2/0).
     TooBig {
         /// Octets of an IP packet.
@@ -70,6 +78,10 @@ impl Error {
     const fn encode(self) -> (u8, u8, u32) {
         match self {
             Self::NoRoute => (UNREACHABLE, 0, 0),
+            Self::Prohibited => (UNREACHABLE, 1, 0),
+            Self::BeyondScope => (UNREACHABLE, 2, 0),
+            Self::AddressUnreachable => (UNREACHABLE, 3, 0),
+            Self::PortUnreachable => (UNREACHABLE, 4, 0),
             Self::TooBig { mtu } => (TOO_BIG, 0, mtu),
             Self::TimeExceeded => (TIME_EXCEEDED, 0, 0),
         }

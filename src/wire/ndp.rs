@@ -5,10 +5,12 @@
 
 use super::{Full, Writer, dns};
 use crate::addr::MacAddr;
+use ipnet::Ipv6Net;
 use std::net::Ipv6Addr;
 
 const SOURCE_LINK_LAYER: u8 = 1;
 const TARGET_LINK_LAYER: u8 = 2;
+const PREFIX_INFORMATION: u8 = 3;
 const MTU: u8 = 5;
 const RDNSS: u8 = 25;
 const DNSSL: u8 = 31;
@@ -74,6 +76,19 @@ fn write_link_layer(writer: &mut Writer<'_>, kind: u8, mac: MacAddr) -> Result<(
     writer.push(&mac)
 }
 
+/// What hosts may do with a prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrefixUse {
+    /// Find its addresses on the link (L).
+    OnLink,
+    /// Choose addresses in it (A).
+    Autonomous,
+}
+
+/// Lifetimes of advertised prefixes: AdvValidLifetime and AdvPreferredLifetime of RFC 4861 §6.2.1.
+const PREFIX_VALID_SECONDS: u32 = 2_592_000;
+const PREFIX_PREFERRED_SECONDS: u32 = 604_800;
+
 /// What a router advertisement tells.
 #[derive(Debug, Clone, Copy)]
 pub struct RouterAdvertisement<'a> {
@@ -81,6 +96,8 @@ pub struct RouterAdvertisement<'a> {
     pub mac: MacAddr,
     /// Octets of an IP packet.
     pub mtu: u32,
+    /// Prefixes of the link.
+    pub prefixes: &'a [(Ipv6Net, PrefixUse)],
     /// Recursive DNS servers.
     pub dns: &'a [Ipv6Addr],
     /// DNS search domain.
@@ -98,6 +115,17 @@ impl RouterAdvertisement<'_> {
         write_link_layer(writer, SOURCE_LINK_LAYER, self.mac)?;
         writer.push_slice(&[MTU, 1, 0, 0])?;
         writer.push_slice(&self.mtu.to_be_bytes())?;
+        for (prefix, usage) in self.prefixes {
+            let flags = match usage {
+                PrefixUse::OnLink => 0x80,
+                PrefixUse::Autonomous => 0x40,
+            };
+            writer.push_slice(&[PREFIX_INFORMATION, 4, prefix.prefix_len(), flags])?;
+            writer.push_slice(&PREFIX_VALID_SECONDS.to_be_bytes())?;
+            writer.push_slice(&PREFIX_PREFERRED_SECONDS.to_be_bytes())?;
+            writer.push_zeros(4)?;
+            writer.push_slice(&prefix.network().octets())?;
+        }
         let lifetime = u32::from(ROUTER_LIFETIME_SECONDS).to_be_bytes();
         let dns = self.dns.get(..MAX_OPTIONS).unwrap_or(self.dns);
         if !dns.is_empty() {
@@ -131,6 +159,7 @@ mod tests {
         RouterAdvertisement {
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
             mtu: 1500,
+            prefixes: &[("fd00:0:0:7::/64".parse().unwrap(), PrefixUse::Autonomous)],
             dns: &["fd00::53".parse().unwrap()],
             domain: Some(&domain),
         }
@@ -141,6 +170,8 @@ mod tests {
             0, 0, 0, 0, 0, 0, 0, 0,
             1, 1, 2, 0, 0, 0, 0, 1,
             5, 1, 0, 0, 0, 0, 0x05, 0xdc,
+            3, 4, 64, 0x40, 0, 0x27, 0x8d, 0, 0, 0x09, 0x3a, 0x80, 0, 0, 0, 0,
+            0xfd, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0,
             25, 3, 0, 0, 0, 0, 0x23, 0x28, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x53,
             31, 3, 0, 0, 0, 0, 0x23, 0x28,
             4, b'p', b'r', b'o', b'd', 8, b'i', b'n', b't', b'e', b'r', b'n', b'a', b'l', 0, 0,

@@ -136,13 +136,22 @@ impl Daemon {
         name: &str,
         change: impl FnOnce(&mut CreateNicRequest),
     ) -> Nic {
+        self.try_nic_with(network, name, change).unwrap()
+    }
+
+    pub(crate) fn try_nic_with(
+        &mut self,
+        network: &str,
+        name: &str,
+        change: impl FnOnce(&mut CreateNicRequest),
+    ) -> Result<Nic, tonic::Status> {
         let mut request = CreateNicRequest {
             network_id: network.into(),
             name: name.into(),
             ..Default::default()
         };
         change(&mut request);
-        self.call(async |client| client.create_nic(request).await).unwrap()
+        self.call(async |client| client.create_nic(request).await)
     }
 
     pub(crate) fn get_nic(&mut self, name: &str) -> Nic {

@@ -2,13 +2,13 @@
 
 use super::{
     daemon::{Daemon, PATIENCE, wait_until},
-    guest::{
-        CSUM, EVENT_IDX, GATEWAY_MAC, GUEST_CSUM, Guest, MRG_RXBUF, PLAIN, Udp4, is_udp4,
-        open_checksum4,
-    },
+    frames::{GATEWAY_MAC, IcmpError, Udp4, Udp6, is_udp4, open_checksum4},
+    guest::{CSUM, EVENT_IDX, GUEST_CSUM, Guest, MRG_RXBUF, PLAIN},
 };
-use smoltcp::wire::{EthernetFrame, Icmpv4DstUnreachable, Icmpv4Message, Icmpv4Packet, Ipv4Packet};
-use std::time::{Duration, Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 fn pair(daemon: &mut Daemon) -> (Guest, Guest) {
     daemon.network("prod");
@@ -86,40 +86,122 @@ fn networks_with_equal_addresses_never_meet() {
 fn a_sender_is_told_why_a_packet_goes_nowhere() {
     let mut daemon = Daemon::start();
     let (mut a, _b) = pair(&mut daemon);
-    let icmp = |a: &mut Guest| {
-        let is_icmp = |frame: &[u8]| frame[12..14] == [8, 0] && frame[23] == 1;
-        let frame = a.expect("an ICMP error comes", is_icmp);
-        let frame = EthernetFrame::new_checked(frame).unwrap();
-        let octets = frame.into_inner();
-        let ip = Ipv4Packet::new_checked(&octets[14..]).unwrap();
-        assert!(ip.verify_checksum());
-        assert_eq!(ip.src_addr().octets(), [169, 254, 0, 1]);
-        let message = Icmpv4Packet::new_checked(ip.payload()).unwrap();
-        assert!(message.verify_checksum());
-        (message.msg_type(), message.msg_code(), message.data().to_vec())
-    };
-    let lost = Udp4::new(a.mac, "10.0.0.1", "10.0.0.77", b"lost").frame();
-    a.send(&lost);
-    let (kind, code, quote) = icmp(&mut a);
+    let udp = |mac, to| Udp4::new(mac, "10.0.0.1", to, b"lost").frame();
+    let told = |error: &IcmpError| (error.kind, error.code, error.mtu);
+    let lost = udp(a.mac, "10.0.0.77");
+    let error = a.provoke(&lost);
+    assert_eq!(told(&error), (3, 1, 0), "host unreachable: it would be in the subnet");
     assert_eq!(
-        (kind, code),
-        (Icmpv4Message::DstUnreachable, u8::from(Icmpv4DstUnreachable::NetUnreachable))
+        (error.from, error.to),
+        ("169.254.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap())
     );
-    assert_eq!(quote, lost[14..]);
+    assert_eq!(error.quote, lost[14..]);
+    assert_eq!(told(&a.provoke(&udp(a.mac, "192.0.2.1"))), (3, 0, 0), "network unreachable");
+    assert_eq!(told(&a.provoke(&udp(a.mac, "169.254.0.1"))), (3, 3, 0), "port unreachable");
+    let mut tcp = udp(a.mac, "169.254.0.1");
+    tcp[23] = 6;
+    tcp[24..26].fill(0);
+    let sum = checksum(&tcp[14..34]);
+    tcp[24..26].copy_from_slice(&sum);
+    assert_eq!(told(&a.provoke(&tcp)), (3, 13, 0), "administratively prohibited");
     let mut dying = Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", b"");
     dying.ttl = 1;
-    let dying = dying.frame();
-    a.send(&dying);
-    assert_eq!(icmp(&mut a).0, Icmpv4Message::TimeExceeded);
-    a.send(&Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", &[0; 1473]).frame());
-    let (kind, code, _) = icmp(&mut a);
-    assert_eq!(
-        (kind, code),
-        (Icmpv4Message::DstUnreachable, u8::from(Icmpv4DstUnreachable::FragRequired))
-    );
-    for reason in ["no_route", "hop_limit_exceeded", "exceeds_mtu"] {
-        assert_eq!(daemon.drops("a", reason), 1, "{reason}");
+    assert_eq!(told(&a.provoke(&dying.frame())), (11, 0, 0), "TTL exceeded");
+    let long = Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", &[0; 1473]).frame();
+    let error = a.provoke(&long);
+    assert_eq!(told(&error), (3, 4, 1500), "fragmentation needed");
+    assert_eq!(error.quote, long[14..14 + 548], "as much as 576 octets allow");
+    for (reason, count) in
+        [("no_route", 2), ("hop_limit_exceeded", 1), ("exceeds_mtu", 1), ("not_served", 2)]
+    {
+        assert_eq!(daemon.drops("a", reason), count, "{reason}");
     }
+}
+
+#[test]
+fn a_sender_is_told_so_over_ipv6_too() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nic = daemon.nic_with("prod", "a", |r| r.routed_ipv6_prefixes = vec!["fd00:7::/64".into()]);
+    let mut a = Guest::connect(&nic);
+    let _b = Guest::connect(&daemon.nic("prod", "b"));
+    let udp = |mac, from, to| Udp6::new(mac, from, to, b"lost").frame();
+    let told = |error: &IcmpError| (error.kind, error.code, error.mtu);
+    let lost = udp(a.mac, "fd00::1", "fd00::77");
+    let error = a.provoke(&lost);
+    assert_eq!(told(&error), (1, 3, 0), "address unreachable: it would be in the prefix");
+    assert_eq!((error.from, error.to), ("fe80::1".parse().unwrap(), "fd00::1".parse().unwrap()));
+    assert_eq!(error.quote, lost[14..]);
+    let mac = a.mac;
+    assert_eq!(told(&a.provoke(&udp(mac, "fd00::1", "fd99::1"))), (1, 0, 0), "no route");
+    assert_eq!(told(&a.provoke(&udp(mac, "fe80::99", "fd00::2"))), (1, 2, 0), "beyond scope");
+    assert_eq!(told(&a.provoke(&udp(mac, "fd00::1", "fe80::1"))), (1, 4, 0), "port unreachable");
+    let mut dying = Udp6::new(mac, "fd00::1", "fd00::2", b"");
+    dying.hop_limit = 1;
+    assert_eq!(told(&a.provoke(&dying.frame())), (3, 0, 0), "hop limit exceeded");
+    let long = Udp6::new(mac, "fd00:7::5", "fd00::2", &[0; 1453]).frame();
+    let error = a.provoke(&long);
+    assert_eq!(told(&error), (2, 0, 1500), "packet too big");
+    assert_eq!(error.quote, long[14..14 + 1232], "as much as 1280 octets allow");
+    assert_eq!(
+        error.from,
+        "fd00::".parse::<IpAddr>().unwrap(),
+        "a host behind the guest is told by an address it can be routed from"
+    );
+}
+
+#[test]
+fn no_error_answers_an_error_a_group_or_the_rest_of_a_packet() {
+    let mut daemon = Daemon::start();
+    let (mut a, _b) = pair(&mut daemon);
+    let lost = |mac| Udp4::new(mac, "10.0.0.1", "10.0.0.77", b"lost").frame();
+    let fix = |mut frame: Vec<u8>| {
+        frame[24..26].fill(0);
+        let sum = checksum(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum);
+        frame
+    };
+    let mut error = lost(a.mac);
+    (error[23], error[34]) = (1, 3);
+    a.send(&fix(error));
+    let mut fragment = lost(a.mac);
+    fragment[21] = 9;
+    a.send(&fix(fragment));
+    let mut group = lost(a.mac);
+    group[..6].fill(0xff);
+    a.send(&group);
+    let last = Udp4::new(a.mac, "10.0.0.1", "192.0.2.1", b"answered").frame();
+    assert_eq!(a.provoke(&last).quote, last[14..], "the first error since");
+}
+
+#[test]
+fn a_guest_of_larger_mtu_is_told_what_its_peer_takes() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let large = |r: &mut mvirt_net::proto::CreateNicRequest| r.mtu = 1900;
+    let nics = [
+        daemon.nic_with("prod", "a", large),
+        daemon.nic("prod", "b"),
+        daemon.nic_with("prod", "c", large),
+    ];
+    assert_eq!(nics.each_ref().map(|nic| nic.mtu), [1900, 1500, 1900]);
+    let [mut a, _b, mut c] = nics.map(|nic| Guest::connect(&nic));
+    let payload = [7; 1872];
+    a.send(&Udp4::new(a.mac, "10.0.0.1", "10.0.0.3", &payload).frame());
+    c.expect("it fits its equal", |frame| is_udp4(frame, &payload));
+    let error = a.provoke(&Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", &payload).frame());
+    assert_eq!((error.kind, error.code, error.mtu), (3, 4, 1500));
+    let error = a.provoke(&Udp6::new(a.mac, "fd00::1", "fd00::2", &payload[..1852]).frame());
+    assert_eq!((error.kind, error.code, error.mtu), (2, 0, 1500));
+    let error = a.provoke(&Udp6::new(a.mac, "fd00::1", "fd00::3", &payload[..1853]).frame());
+    assert_eq!((error.kind, error.code, error.mtu), (2, 0, 1900));
+}
+
+/// RFC 1071, over a header whose checksum is zero.
+fn checksum(header: &[u8]) -> [u8; 2] {
+    let sum: u32 = header.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    (!(((folded & 0xffff) + (folded >> 16)) as u16)).to_be_bytes()
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use super::{
     daemon::{Daemon, wait_until},
-    guest::{Guest, Udp4, is_udp4},
+    frames::{Udp4, is_udp4},
+    guest::Guest,
 };
 
 #[test]

@@ -1,18 +1,17 @@
 //! A VM in the test process: the `vhost` crate's frontend, a driver of its own for the rings, and smoltcp as its IP
 //! stack. None of the switch's code judges the switch.
 
-use super::daemon::{PATIENCE, wait_until};
+use super::{
+    daemon::{PATIENCE, wait_until},
+    frames::{Echo, IcmpError},
+};
 use mvirt_net::proto::Nic;
 use smoltcp::{
     iface::{Config, Interface, SocketSet},
-    phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken},
+    phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken},
     socket::dhcpv4,
     time::Instant as SmolInstant,
-    wire::{
-        EthernetAddress, EthernetFrame, EthernetProtocol, HardwareAddress, Icmpv4Packet,
-        Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv4Address, Ipv4Packet, Ipv4Repr,
-        Ipv6Packet, Ipv6Repr, UdpPacket, UdpRepr,
-    },
+    wire::{EthernetAddress, HardwareAddress},
 };
 use std::{
     fs::File,
@@ -348,6 +347,13 @@ impl Guest {
         found.unwrap()
     }
 
+    /// Sends a frame that is to be answered by an ICMP error; gives that.
+    pub(crate) fn provoke(&mut self, frame: &[u8]) -> IcmpError {
+        self.send(frame);
+        let is_error = |frame: &[u8]| IcmpError::parse(frame).is_some();
+        IcmpError::parse(&self.expect("an ICMP error comes", is_error)).unwrap()
+    }
+
     /// Everything received so far.
     pub(crate) fn drain(&mut self) -> Vec<Vec<u8>> {
         std::iter::from_fn(|| self.driver.receive()).collect()
@@ -426,106 +432,6 @@ impl Guest {
     }
 }
 
-/// An ICMP echo, as smoltcp writes and judges it.
-#[derive(Debug, PartialEq)]
-struct Echo {
-    is_request: bool,
-    from: IpAddr,
-    to: IpAddr,
-}
-
-const ECHO_DATA: &[u8] = b"sixteen octets..";
-
-impl Echo {
-    fn frame(&self, mac: [u8; 6]) -> Vec<u8> {
-        let checksums = ChecksumCapabilities::default();
-        let (ident, seq_no, data) = (0x22b, 1, ECHO_DATA);
-        let mut frame = vec![0; 14 + 40 + 8 + data.len()];
-        let mut ethernet = EthernetFrame::new_unchecked(&mut frame[..]);
-        ethernet.set_src_addr(EthernetAddress(mac));
-        ethernet.set_dst_addr(EthernetAddress(GATEWAY_MAC));
-        match (self.from, self.to) {
-            (IpAddr::V4(src_addr), IpAddr::V4(dst_addr)) => {
-                let echo = if self.is_request {
-                    Icmpv4Repr::EchoRequest { ident, seq_no, data }
-                } else {
-                    Icmpv4Repr::EchoReply { ident, seq_no, data }
-                };
-                ethernet.set_ethertype(EthernetProtocol::Ipv4);
-                let ip = Ipv4Repr {
-                    src_addr,
-                    dst_addr,
-                    next_header: IpProtocol::Icmp,
-                    payload_len: echo.buffer_len(),
-                    hop_limit: 64,
-                };
-                ip.emit(&mut Ipv4Packet::new_unchecked(&mut frame[14..]), &checksums);
-                echo.emit(&mut Icmpv4Packet::new_unchecked(&mut frame[34..58]), &checksums);
-                frame.truncate(58);
-            }
-            (IpAddr::V6(src_addr), IpAddr::V6(dst_addr)) => {
-                let echo = if self.is_request {
-                    Icmpv6Repr::EchoRequest { ident, seq_no, data }
-                } else {
-                    Icmpv6Repr::EchoReply { ident, seq_no, data }
-                };
-                ethernet.set_ethertype(EthernetProtocol::Ipv6);
-                let ip = Ipv6Repr {
-                    src_addr,
-                    dst_addr,
-                    next_header: IpProtocol::Icmpv6,
-                    payload_len: echo.buffer_len(),
-                    hop_limit: 64,
-                };
-                ip.emit(&mut Ipv6Packet::new_unchecked(&mut frame[14..]));
-                echo.emit(
-                    &src_addr,
-                    &dst_addr,
-                    &mut Icmpv6Packet::new_unchecked(&mut frame[54..]),
-                    &checksums,
-                );
-            }
-            families => panic!("{families:?}"),
-        }
-        frame
-    }
-
-    /// The echo in a frame, if it is one of ours and every checksum is right.
-    fn parse(frame: &[u8]) -> Option<Self> {
-        let checksums = ChecksumCapabilities::default();
-        let ethernet = EthernetFrame::new_checked(frame).ok()?;
-        match ethernet.ethertype() {
-            EthernetProtocol::Ipv4 => {
-                let packet = Ipv4Packet::new_checked(ethernet.payload()).ok()?;
-                let ip = Ipv4Repr::parse(&packet, &checksums).ok()?;
-                let is_request = match Icmpv4Repr::parse(
-                    &Icmpv4Packet::new_checked(packet.payload()).ok()?,
-                    &checksums,
-                )
-                .ok()?
-                {
-                    Icmpv4Repr::EchoRequest { data, .. } if data == ECHO_DATA => true,
-                    Icmpv4Repr::EchoReply { data, .. } if data == ECHO_DATA => false,
-                    _ => return None,
-                };
-                Some(Self { is_request, from: ip.src_addr.into(), to: ip.dst_addr.into() })
-            }
-            EthernetProtocol::Ipv6 => {
-                let packet = Ipv6Packet::new_checked(ethernet.payload()).ok()?;
-                let (from, to) = (packet.src_addr(), packet.dst_addr());
-                let message = Icmpv6Packet::new_checked(packet.payload()).ok()?;
-                let is_request = match Icmpv6Repr::parse(&from, &to, &message, &checksums).ok()? {
-                    Icmpv6Repr::EchoRequest { data, .. } if data == ECHO_DATA => true,
-                    Icmpv6Repr::EchoReply { data, .. } if data == ECHO_DATA => false,
-                    _ => return None,
-                };
-                Some(Self { is_request, from: from.into(), to: to.into() })
-            }
-            _ => None,
-        }
-    }
-}
-
 pub(crate) fn parse_mac(text: &str) -> [u8; 6] {
     let octets: Vec<u8> =
         text.split(':').map(|part| u8::from_str_radix(part, 16).unwrap()).collect();
@@ -571,70 +477,4 @@ impl Device for Driver {
         capabilities.checksum.ipv4 = Checksum::Both;
         capabilities
     }
-}
-
-/// An Ethernet and IPv4 header with a right checksum, around `payload` of UDP port 9 → 9 unless said otherwise.
-pub(crate) struct Udp4<'a> {
-    pub(crate) from_mac: [u8; 6],
-    pub(crate) to_mac: [u8; 6],
-    pub(crate) from: &'a str,
-    pub(crate) to: &'a str,
-    pub(crate) ports: (u16, u16),
-    pub(crate) ttl: u8,
-    pub(crate) payload: &'a [u8],
-}
-
-pub(crate) const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-
-impl<'a> Udp4<'a> {
-    pub(crate) fn new(from_mac: [u8; 6], from: &'a str, to: &'a str, payload: &'a [u8]) -> Self {
-        Self { from_mac, to_mac: GATEWAY_MAC, from, to, ports: (9, 9), ttl: 64, payload }
-    }
-
-    pub(crate) fn frame(&self) -> Vec<u8> {
-        let checksums = smoltcp::phy::ChecksumCapabilities::default();
-        let (from, to): (Ipv4Address, Ipv4Address) =
-            (self.from.parse().unwrap(), self.to.parse().unwrap());
-        let udp = UdpRepr { src_port: self.ports.0, dst_port: self.ports.1 };
-        let ip = Ipv4Repr {
-            src_addr: from,
-            dst_addr: to,
-            next_header: IpProtocol::Udp,
-            payload_len: 8 + self.payload.len(),
-            hop_limit: self.ttl,
-        };
-        let mut octets = vec![0; 14 + 20 + 8 + self.payload.len()];
-        let mut ethernet = EthernetFrame::new_unchecked(&mut octets[..]);
-        ethernet.set_src_addr(EthernetAddress(self.from_mac));
-        ethernet.set_dst_addr(EthernetAddress(self.to_mac));
-        ethernet.set_ethertype(EthernetProtocol::Ipv4);
-        ip.emit(&mut Ipv4Packet::new_unchecked(&mut octets[14..]), &checksums);
-        let fill = |buffer: &mut [u8]| buffer.copy_from_slice(self.payload);
-        udp.emit(
-            &mut UdpPacket::new_unchecked(&mut octets[34..]),
-            &from.into(),
-            &to.into(),
-            self.payload.len(),
-            fill,
-            &checksums,
-        );
-        octets
-    }
-}
-
-/// What the checksum field of an IPv4 frame holds that leaves it to others: the pseudo-header's sum.
-pub(crate) fn open_checksum4(frame: &[u8], protocol: u8, len: usize) -> [u8; 2] {
-    let words = frame[26..34].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
-    let sum = words.sum::<u32>() + u32::from(protocol) + len as u32;
-    (((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
-}
-
-/// Whether a frame is IPv4 UDP with exactly this payload, and its checksums right.
-pub(crate) fn is_udp4(frame: &[u8], payload: &[u8]) -> bool {
-    let Ok(ethernet) = EthernetFrame::new_checked(frame) else { return false };
-    let Ok(ip) = Ipv4Packet::new_checked(ethernet.payload()) else { return false };
-    let Ok(udp) = UdpPacket::new_checked(ip.payload()) else { return false };
-    ip.verify_checksum()
-        && udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into())
-        && udp.payload() == payload
 }

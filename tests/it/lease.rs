@@ -1,8 +1,9 @@
 //! What the gateway tells a guest that asks: its lease, its neighbours, its router.
 
 use super::{
-    daemon::Daemon,
-    guest::{Driver, GATEWAY_MAC, Guest, PLAIN, Udp4},
+    daemon::{Daemon, wait_until},
+    frames::{GATEWAY_MAC, Udp4, Udp6},
+    guest::{Driver, Guest, PLAIN},
 };
 use dhcproto::{
     Decodable as _, Encodable as _,
@@ -14,6 +15,7 @@ use smoltcp::wire::{
     Icmpv6Packet, Ipv4Address, Ipv4Packet, Ipv6Address, Ipv6Packet, UdpPacket,
 };
 use std::{
+    collections::BTreeSet,
     path::Path,
     time::{Duration, Instant},
 };
@@ -157,8 +159,6 @@ fn the_router_advertises_itself_and_dns() {
     let mut daemon = Daemon::start();
     daemon.network_with("prod", |r| r.dns_servers = vec!["fd00::53".into()]);
     let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
-    let is_advertisement =
-        |frame: &[u8]| frame[12..14] == [0x86, 0xdd] && frame[20] == 58 && frame[54] == 134;
     let frame = guest.expect("an advertisement comes unasked", is_advertisement);
     let ip = Ipv6Packet::new_checked(&frame[14..]).unwrap();
     assert_eq!((ip.src_addr(), ip.hop_limit()), ("fe80::1".parse::<Ipv6Address>().unwrap(), 255));
@@ -176,34 +176,10 @@ fn the_router_advertises_itself_and_dns() {
 
 /// A DHCPv6 message from a link-local address, and the answer.
 fn ask_v6(guest: &mut Guest, request: &v6::Message) -> v6::Message {
-    use smoltcp::wire::{IpProtocol, Ipv6Repr, UdpRepr};
     let payload = request.to_vec().unwrap();
-    let (from, to): (Ipv6Address, Ipv6Address) =
-        ("fe80::99".parse().unwrap(), "ff02::1:2".parse().unwrap());
-    let mut frame = vec![0; 14 + 40 + 8 + payload.len()];
-    let mut ethernet = EthernetFrame::new_unchecked(&mut frame[..]);
-    ethernet.set_dst_addr(EthernetAddress([0x33, 0x33, 0, 1, 0, 2]));
-    ethernet.set_src_addr(EthernetAddress(guest.mac));
-    ethernet.set_ethertype(EthernetProtocol::Ipv6);
-    let ip = Ipv6Repr {
-        src_addr: from,
-        dst_addr: to,
-        next_header: IpProtocol::Udp,
-        payload_len: 8 + payload.len(),
-        hop_limit: 1,
-    };
-    ip.emit(&mut Ipv6Packet::new_unchecked(&mut frame[14..]));
-    let fill = |buffer: &mut [u8]| buffer.copy_from_slice(&payload);
-    let checksums = smoltcp::phy::ChecksumCapabilities::default();
-    let udp = UdpRepr { src_port: 546, dst_port: 547 };
-    udp.emit(
-        &mut UdpPacket::new_unchecked(&mut frame[54..]),
-        &from.into(),
-        &to.into(),
-        payload.len(),
-        fill,
-        &checksums,
-    );
+    let mut udp = Udp6::new(guest.mac, "fe80::99", "ff02::1:2", &payload);
+    (udp.to_mac, udp.ports, udp.hop_limit) = ([0x33, 0x33, 0, 1, 0, 2], (546, 547), 1);
+    let frame = udp.frame();
     guest.send(&frame);
     let is_answer = |frame: &[u8]| frame[12..14] == [0x86, 0xdd] && frame[20] == 17;
     let answer = guest.expect("DHCPv6 is answered", is_answer);
@@ -307,4 +283,157 @@ fn a_vmm_that_starts_its_rings_over_gets_no_more_advertisements() {
         std::thread::yield_now();
     }
     assert_eq!(advertisements, 1);
+}
+
+fn is_advertisement(frame: &[u8]) -> bool {
+    frame[12..14] == [0x86, 0xdd] && frame[20] == 58 && frame[54] == 134
+}
+
+#[test]
+fn a_guest_without_dhcpv6_chooses_addresses_in_a_prefix_of_its_own() {
+    let mut daemon = Daemon::start();
+    daemon.network_with("prod", |r| r.ipv6_prefix = "fd00:1::/56".into());
+    let slaac = |r: &mut mvirt_net::proto::CreateNicRequest| r.ipv6_mode = 2;
+    let nic = daemon.nic_with("prod", "phone", slaac);
+    assert_eq!((&*nic.slaac_prefix, &*nic.ipv6_address), ("fd00:1:0:1::/64", "fd00:1:0:1::1"));
+    let mut phone = Guest::connect(&nic);
+    let other = daemon.nic("prod", "vm1");
+    assert_eq!(other.ipv6_address, "fd00:1::1");
+    let mut vm = Guest::connect(&other);
+    let advertisement = phone.expect("the router advertises itself", is_advertisement);
+    #[rustfmt::skip]
+    let prefix_information = [
+        3, 4, 64, 0x40, 0, 0x27, 0x8d, 0, 0, 9, 0x3a, 0x80, 0, 0, 0, 0,
+        0xfd, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0,
+    ];
+    assert_eq!(advertisement[86..], prefix_information);
+    // Any address in it is the phone's.
+    let chosen = "fd00:1:0:1:5054:ff:fe12:3456";
+    phone.send(&Udp6::new(phone.mac, chosen, "fd00:1::1", b"hello").frame());
+    vm.expect("it is heard", |frame| frame.ends_with(b"hello"));
+    vm.send(&Udp6::new(vm.mac, "fd00:1::1", chosen, b"and back").frame());
+    phone.expect("it is answered", |frame| frame.ends_with(b"and back"));
+    // Nobody else may use one, or be given one.
+    vm.send(&Udp6::new(vm.mac, "fd00:1:0:1::7", "fd00:1:0:1::1", b"evil").frame());
+    wait_until("it is dropped", || daemon.drops("vm1", "spoofed_source_ipv6") == 1);
+    let taken = |r: &mut mvirt_net::proto::CreateNicRequest| {
+        r.ipv6_address = "fd00:1:0:1::5".into();
+    };
+    let refused = daemon.try_nic_with("prod", "vm2", taken).unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::AlreadyExists, "{refused}");
+    daemon.network("flat");
+    let refused = daemon.try_nic_with("flat", "phone2", slaac).unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    assert!(refused.message().starts_with("ipv6_mode: \"slaac\""), "{refused}");
+}
+
+#[test]
+fn with_subnet_addressing_the_prefix_is_on_link_and_the_gateway_stands_for_its_hosts() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nic = daemon.nic_with("prod", "vm1", |r| {
+        r.addressing = 2;
+        r.routed_ipv6_prefixes = vec!["fd00::1:0/112".into()];
+    });
+    let mut guest = Guest::connect(&nic);
+    let advertisement = guest.expect("the router advertises itself", is_advertisement);
+    assert_eq!(advertisement[86..90], [3, 4, 64, 0x80], "on link, not to choose addresses in");
+    assert_eq!(neighbour(&mut guest, "fd00::77"), GATEWAY_MAC);
+    // Nobody answers for what is the guest's own or behind it: it finds those itself, or finds them free.
+    for own in ["fd00::1", "fd00::1:5"] {
+        let solicitation = solicitation(&guest, own);
+        guest.send(&solicitation);
+    }
+    assert_eq!(neighbour(&mut guest, "fd00::78"), GATEWAY_MAC, "the first answer since");
+    assert_eq!(daemon.drops("vm1", "absorbed"), 2);
+}
+
+/// A neighbour solicitation from fe80::99.
+fn solicitation(guest: &Guest, target: &str) -> Vec<u8> {
+    use smoltcp::wire::{Icmpv6Repr, IpProtocol, Ipv6Repr, NdiscRepr, RawHardwareAddress};
+    let target: Ipv6Address = target.parse().unwrap();
+    let from: Ipv6Address = "fe80::99".parse().unwrap();
+    let o = target.octets();
+    let group: Ipv6Address =
+        [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, o[13], o[14], o[15]].into();
+    let own = RawHardwareAddress::from(EthernetAddress(guest.mac));
+    let message =
+        Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr: target, lladdr: Some(own) });
+    let ip = Ipv6Repr {
+        src_addr: from,
+        dst_addr: group,
+        next_header: IpProtocol::Icmpv6,
+        payload_len: message.buffer_len(),
+        hop_limit: 255,
+    };
+    let mut frame = vec![0; 54 + message.buffer_len()];
+    let mut ethernet = EthernetFrame::new_unchecked(&mut frame[..]);
+    ethernet.set_dst_addr(EthernetAddress([0x33, 0x33, 0xff, o[13], o[14], o[15]]));
+    ethernet.set_src_addr(EthernetAddress(guest.mac));
+    ethernet.set_ethertype(EthernetProtocol::Ipv6);
+    ip.emit(&mut Ipv6Packet::new_unchecked(&mut frame[14..]));
+    let checksums = smoltcp::phy::ChecksumCapabilities::default();
+    message.emit(&from, &group, &mut Icmpv6Packet::new_unchecked(&mut frame[54..]), &checksums);
+    frame
+}
+
+/// The MAC that is advertised for `target`.
+fn neighbour(guest: &mut Guest, target: &str) -> [u8; 6] {
+    let frame = solicitation(guest, target);
+    guest.send(&frame);
+    let is_answer =
+        |frame: &[u8]| frame[12..14] == [0x86, 0xdd] && frame[20] == 58 && frame[54] == 136;
+    let answer = guest.expect("the neighbour is advertised", is_answer);
+    assert_eq!(answer[62..78], target.parse::<Ipv6Address>().unwrap().octets());
+    answer[80..86].try_into().unwrap()
+}
+
+#[test]
+fn routed_prefixes_are_delegated() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nic = daemon.nic_with("prod", "router", |r| {
+        r.routed_ipv6_prefixes = vec!["fd00:7::/56".into(), "fd00:8::/64".into()];
+    });
+    let mut guest = Guest::connect(&nic);
+    let held = |prefix_ip: &str, prefix_len| {
+        v6::DhcpOption::IAPrefix(v6::IAPrefix {
+            preferred_lifetime: 1,
+            valid_lifetime: 1,
+            prefix_len,
+            prefix_ip: prefix_ip.parse().unwrap(),
+            opts: v6::DhcpOptions::new(),
+        })
+    };
+    let mut ask = |holds: Vec<v6::DhcpOption>| {
+        let mut request = v6::Message::new_with_id(v6::MessageType::Rebind, [1, 2, 3]);
+        request.opts_mut().insert(v6::DhcpOption::ClientId(vec![0, 3, 0, 1, 9, 9, 9, 9, 9, 9]));
+        let opts = holds.into_iter().collect();
+        let ia = v6::IAPD { id: 5, t1: 0, t2: 0, opts };
+        request.opts_mut().insert(v6::DhcpOption::IAPD(v6::IAPD { id: 6, ..ia.clone() }));
+        request.opts_mut().insert(v6::DhcpOption::IAPD(ia));
+        let reply = ask_v6(&mut guest, &request);
+        let delegated: Vec<_> = reply.opts().get_all(v6::OptionCode::IAPD).unwrap().to_vec();
+        let told = delegated.iter().map(|ia| {
+            let v6::DhcpOption::IAPD(ia) = ia else { panic!("{ia:?}") };
+            let options = ia.opts.iter().map(|option| match option {
+                v6::DhcpOption::IAPrefix(p) => {
+                    format!("{}/{} {}", p.prefix_ip, p.prefix_len, p.valid_lifetime)
+                }
+                v6::DhcpOption::StatusCode(status) => format!("{:?}", status.status),
+                other => panic!("{other:?}"),
+            });
+            options.collect::<BTreeSet<_>>()
+        });
+        told.collect::<Vec<_>>()
+    };
+    let own = BTreeSet::from(["fd00:7::/56 172800", "fd00:8::/64 172800"].map(String::from));
+    let none = BTreeSet::from(["NoPrefixAvail".to_owned()]);
+    let told = ask(vec![]);
+    assert!(told == [own.clone(), none.clone()] || told == [none, own.clone()], "{told:?}");
+    assert!(ask(vec![held("::", 60)]).contains(&own), "a hint");
+    let mut withdrawn = own;
+    withdrawn.insert("fd00:9::/64 0".into());
+    let told = ask(vec![held("fd00:8::", 64), held("fd00:9::", 64)]);
+    assert!(told.contains(&withdrawn), "what it holds no more: {told:?}");
 }

@@ -8,6 +8,7 @@ mod api;
 mod cli;
 mod daemon;
 mod forwarding;
+mod frames;
 mod guard;
 mod guest;
 mod lease;

@@ -3,7 +3,8 @@
 
 use super::{
     daemon::Daemon,
-    guest::{Driver, Guest, PLAIN, QUEUE, RX, TX, Udp4, is_udp4},
+    frames::{Udp4, is_udp4},
+    guest::{Driver, Guest, PLAIN, QUEUE, RX, TX},
 };
 use mvirt_net::proto::{Nic, NicState};
 use std::{

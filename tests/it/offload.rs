@@ -2,7 +2,8 @@
 
 use super::{
     daemon::{Daemon, wait_until},
-    guest::{CSUM, GATEWAY_MAC, GUEST_CSUM, Guest, MRG_RXBUF, PLAIN, open_checksum4},
+    frames::{GATEWAY_MAC, open_checksum4},
+    guest::{CSUM, GUEST_CSUM, Guest, MRG_RXBUF, PLAIN},
 };
 use mvirt_net::proto::Nic;
 use smoltcp::wire::{IpAddress, Ipv4Packet, TcpPacket};

@@ -2,7 +2,8 @@
 
 use super::{
     daemon::Daemon,
-    guest::{Guest, Udp4, is_udp4},
+    frames::{Udp4, is_udp4},
+    guest::Guest,
 };
 use mvirt_net::proto::NicState;
 use std::{os::unix::fs::PermissionsExt as _, path::Path};

@@ -3,7 +3,7 @@
 use super::{Failure, connect::Client, output::Output, vm};
 use clap::{Args, Subcommand, ValueEnum};
 use mvirt_net::proto::{
-    Addressing, CreateNicRequest, DeleteNicRequest, GetNicRequest, GetNicStatsRequest,
+    Addressing, CreateNicRequest, DeleteNicRequest, GetNicRequest, GetNicStatsRequest, Ipv6Mode,
     ListNicsRequest, Nic, NicState, UpdateNicRequest, get_nic_request::Identifier,
 };
 use std::io::Write as _;
@@ -55,10 +55,18 @@ pub(crate) enum Command {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum AddressingFlag {
-    /// A /32, the gateway on link
+    /// A /32 and a /128, the gateway on link
     Host,
-    /// The subnet's own mask
+    /// The subnet's own mask, everybody on link
     Subnet,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Ipv6ModeFlag {
+    /// One address
+    Dhcpv6,
+    /// Chosen by the guest in a /64 of its own, for guests without DHCPv6
+    Slaac,
 }
 
 #[derive(Debug, Args)]
@@ -81,9 +89,15 @@ pub(crate) struct Create {
     /// Prefix behind the guest, IPv4 or IPv6; may be given several times
     #[arg(long, value_name = "PREFIX")]
     route: Vec<String>,
-    /// How the guest sees its IPv4 subnet
+    /// How the guest sees the network's subnets
     #[arg(long, default_value = "host")]
     addressing: AddressingFlag,
+    /// How the guest comes by its IPv6 addresses
+    #[arg(long, value_name = "MODE", default_value = "dhcpv6")]
+    ipv6_mode: Ipv6ModeFlag,
+    /// Octets of an IP packet, 1280-65535 [default: the network's]
+    #[arg(long, default_value = "0", hide_default_value = true)]
+    mtu: u32,
     /// Queue pairs offered to the VMM
     #[arg(long, value_name = "N", default_value = "1")]
     queues: u32,
@@ -154,6 +168,10 @@ fn request(create: Create) -> CreateNicRequest {
         AddressingFlag::Host => Addressing::Host,
         AddressingFlag::Subnet => Addressing::Subnet,
     };
+    let ipv6_mode = match create.ipv6_mode {
+        Ipv6ModeFlag::Dhcpv6 => Ipv6Mode::Dhcpv6,
+        Ipv6ModeFlag::Slaac => Ipv6Mode::Slaac,
+    };
     CreateNicRequest {
         network_id: create.network,
         name: create.name,
@@ -165,6 +183,8 @@ fn request(create: Create) -> CreateNicRequest {
         id: create.id,
         addressing: addressing.into(),
         queue_pairs: create.queues,
+        mtu: create.mtu,
+        ipv6_mode: ipv6_mode.into(),
     }
 }
 
@@ -220,8 +240,10 @@ fn show(nic: &Nic, out: &mut Output) -> Result<(), Failure> {
         ("mac", nic.mac_address.clone()),
         ("ipv4", nic.ipv4_address.clone()),
         ("ipv6", nic.ipv6_address.clone()),
+        ("ipv6 prefix", nic.slaac_prefix.clone()),
         ("routes", routes.join(" ")),
         ("addressing", addressing.into()),
+        ("mtu", nic.mtu.to_string()),
         ("queues", nic.queue_pairs.to_string()),
         ("socket", nic.socket_path.clone()),
         ("created", nic.created_at.clone()),

@@ -24,7 +24,9 @@ pub fn route_ipv4(table: &NetworkTable, packet: &Ipv4) -> Result<NextHopId, Verd
     if table.ipv4_broadcast == Some(destination) {
         return Err(Verdict::Drop(DropReason::Broadcast));
     }
-    let next_hop = table.fib.lookup_ipv4(destination);
+    let next_hop = table.fib.lookup_ipv4(destination).ok_or_else(|| {
+        unreachable(table.ipv4_subnet.is_some_and(|subnet| subnet.contains(&destination)))
+    })?;
     check(&table.fib, next_hop, packet.largest, packet.ttl)
 }
 
@@ -36,23 +38,24 @@ pub fn route_ipv6(table: &NetworkTable, packet: &Ipv6) -> Result<NextHopId, Verd
     }
     if packet.source.is_unicast_link_local() || packet.destination.is_unicast_link_local() {
         // Link-local traffic ends at the link, which has the guest and the gateway on it (RFC 4291 §2.5.6).
-        return Err(Verdict::Drop(DropReason::NoRoute));
+        return Err(Verdict::Reject(DropReason::NoRoute, Rejection::BeyondScope));
     }
-    let next_hop = table.fib.lookup_ipv6(packet.destination);
+    let next_hop = table.fib.lookup_ipv6(packet.destination).ok_or_else(|| {
+        unreachable(table.ipv6_prefix.is_some_and(|prefix| prefix.contains(&packet.destination)))
+    })?;
     check(&table.fib, next_hop, packet.largest, packet.hop_limit)
+}
+
+/// What becomes of a packet to an address that nobody has (RFC 1812 §5.2.7.1, RFC 4443 §3.1).
+#[cold]
+fn unreachable(in_subnet: bool) -> Verdict {
+    let rejection = if in_subnet { Rejection::NoHost } else { Rejection::NoRoute };
+    Verdict::Reject(DropReason::NoRoute, rejection)
 }
 
 /// Whether a packet may go to its next hop.
 #[inline(always)]
-fn check(
-    fib: &Fib,
-    next_hop: Option<NextHopId>,
-    len: usize,
-    hop_limit: u8,
-) -> Result<NextHopId, Verdict> {
-    let Some(next_hop) = next_hop else {
-        return Err(Verdict::Reject(DropReason::NoRoute, Rejection::NoRoute));
-    };
+fn check(fib: &Fib, next_hop: NextHopId, len: usize, hop_limit: u8) -> Result<NextHopId, Verdict> {
     if hop_limit <= 1 {
         return Err(Verdict::Reject(DropReason::HopLimit, Rejection::TimeExceeded));
     }

@@ -161,7 +161,7 @@ fn insert_configuration(table: &NetworkTable, vnic: &Vnic, options: &mut DhcpOpt
     let routes = vec![(on_link, Ipv4Addr::UNSPECIFIED), (Ipv4Net::default(), GATEWAY_IPV4)];
     options.insert(DhcpOption::ClasslessStaticRoute(routes));
     options.insert(unknown(MICROSOFT_CLASSLESS_ROUTES, &classless_routes()));
-    options.insert(DhcpOption::InterfaceMtu(table.mtu));
+    options.insert(DhcpOption::InterfaceMtu(vnic.mtu));
     if !table.dns_ipv4.is_empty() {
         options.insert(DhcpOption::DomainNameServer(table.dns_ipv4.clone()));
     }

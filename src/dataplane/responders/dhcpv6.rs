@@ -1,11 +1,12 @@
-//! DHCPv6 (RFC 8415, options of RFC 3646, RFC 4075, RFC 5908): one client, one address as /128, for ever.
+//! DHCPv6 (RFC 8415, options of RFC 3646, RFC 4075, RFC 5908): one client, one address as /128, for ever, and the
+//! prefixes that are routed to it (IA_PD).
 //!
 //! There is no lease state: what a guest is told follows from its vNIC.
 
 use super::{
     super::{
         classify::Ipv6,
-        snapshot::{GATEWAY_IPV6, GATEWAY_MAC, NetworkTable},
+        snapshot::{GATEWAY_IPV6, GATEWAY_MAC, NetworkTable, Vnic},
     },
     DropReason, Question, write_ethernet,
 };
@@ -13,12 +14,18 @@ use crate::wire::{Writer, checksum::Checksum as Sum, ethernet, protocol, udp, vn
 use dhcproto::{
     Decodable as _, Encodable as _,
     v6::{
-        DhcpOption, DhcpOptions, IAAddr, IANA, IAPD, IATA, Message, MessageType, NtpSuboption,
-        OptionCode, Status, StatusCode, UnknownOption,
+        DhcpOption, DhcpOptions, IAAddr, IANA, IAPD, IAPrefix, IATA, Message, MessageType,
+        NtpSuboption, OptionCode, Status, StatusCode, UnknownOption,
     },
 };
+use ipnet::Ipv6Net;
 use std::net::Ipv6Addr;
 
+/// A client asks again after half an hour, so that it learns of a change; what it holds outlives two days without us.
+const PREFIX_T1_SECONDS: u32 = 1800;
+const PREFIX_T2_SECONDS: u32 = 43_200;
+const PREFIX_PREFERRED_SECONDS: u32 = 86_400;
+const PREFIX_VALID_SECONDS: u32 = 172_800;
 const INFINITE: u32 = u32::MAX;
 const DOMAIN_SEARCH: u16 = 24;
 const SNTP_SERVERS: u16 = 31;
@@ -37,7 +44,7 @@ pub(super) fn respond(
     let address = question.vnic.ipv6.ok_or(DropReason::NotServed)?;
     let request = parse(question, packet)?;
     check_ids(&request)?;
-    let reply = reply(question.table, &request, address)?;
+    let reply = reply(question.table, question.vnic, &request, address)?;
     let payload = reply.to_vec().map_err(|_| DropReason::MalformedMessage)?;
     write_ethernet(writer, question.vnic.mac, ethernet::IPV6)?;
     let from = (GATEWAY_IPV6, udp::DHCPV6_SERVER);
@@ -86,6 +93,7 @@ fn check_ids(request: &Message) -> Result<(), DropReason> {
 
 fn reply(
     table: &NetworkTable,
+    vnic: &Vnic,
     request: &Message,
     address: Ipv6Addr,
 ) -> Result<Message, DropReason> {
@@ -105,7 +113,7 @@ fn reply(
             if request.msg_type() == MessageType::Solicit && rapid {
                 options.insert(DhcpOption::RapidCommit);
             }
-            insert_identity_associations(request, address, options);
+            insert_identity_associations(request, vnic, address, options);
             insert_configuration(table, options);
         }
         MessageType::Confirm => {
@@ -132,9 +140,15 @@ fn confirm(request: &Message, address: Ipv6Addr) -> Option<bool> {
     addresses.map(|named| named == address).reduce(|a, b| a && b)
 }
 
-/// Answers each identity association: the first IA_NA gets the address, everything else that there is none.
-fn insert_identity_associations(request: &Message, address: Ipv6Addr, options: &mut DhcpOptions) {
-    let mut given = false;
+/// Answers each identity association: the first IA_NA gets the address, the first IA_PD the prefixes that are routed to
+/// the vNIC, everything else that there is none.
+fn insert_identity_associations(
+    request: &Message,
+    vnic: &Vnic,
+    address: Ipv6Addr,
+    options: &mut DhcpOptions,
+) {
+    let (mut given, mut delegated) = (false, vnic.routed_ipv6.is_empty());
     for option in request.opts().iter() {
         match option {
             DhcpOption::IANA(ia) => {
@@ -155,9 +169,9 @@ fn insert_identity_associations(request: &Message, address: Ipv6Addr, options: &
                 options.insert(DhcpOption::IATA(IATA { id: ia.id, opts: answer }));
             }
             DhcpOption::IAPD(ia) => {
-                let mut answer = DhcpOptions::new();
-                answer.insert(status(Status::NoPrefixAvail));
-                options.insert(DhcpOption::IAPD(IAPD { id: ia.id, t1: 0, t2: 0, opts: answer }));
+                let answer = if delegated { no_prefix(ia) } else { delegation(vnic, ia) };
+                delegated = true;
+                options.insert(DhcpOption::IAPD(answer));
             }
             _ => {}
         }
@@ -173,6 +187,47 @@ fn insert_withdrawn(ia: &IANA, address: Ipv6Addr, answer: &mut DhcpOptions) {
             answer.insert(lease(held.addr, 0));
         }
     }
+}
+
+fn no_prefix(ia: &IAPD) -> IAPD {
+    let mut opts = DhcpOptions::new();
+    opts.insert(status(Status::NoPrefixAvail));
+    withdraw_prefixes(ia, &[], &mut opts);
+    IAPD { id: ia.id, t1: 0, t2: 0, opts }
+}
+
+/// The prefixes behind the guest, for a time: they can change (RFC 8415 §6.3).
+fn delegation(vnic: &Vnic, ia: &IAPD) -> IAPD {
+    let mut opts = DhcpOptions::new();
+    for prefix in &vnic.routed_ipv6 {
+        opts.insert(prefix_option(*prefix, (PREFIX_PREFERRED_SECONDS, PREFIX_VALID_SECONDS)));
+    }
+    withdraw_prefixes(ia, &vnic.routed_ipv6, &mut opts);
+    IAPD { id: ia.id, t1: PREFIX_T1_SECONDS, t2: PREFIX_T2_SECONDS, opts }
+}
+
+/// Prefixes that the client holds and that are not its own live no longer (RFC 8415 §18.3.4).
+fn withdraw_prefixes(ia: &IAPD, own: &[Ipv6Net], answer: &mut DhcpOptions) {
+    for option in ia.opts.iter() {
+        if let DhcpOption::IAPrefix(held) = option
+            && let Ok(held) = Ipv6Net::new(held.prefix_ip, held.prefix_len)
+            // Without an address it is a hint of the length alone.
+            && !held.addr().is_unspecified()
+            && !own.contains(&held)
+        {
+            answer.insert(prefix_option(held, (0, 0)));
+        }
+    }
+}
+
+fn prefix_option(prefix: Ipv6Net, (preferred, valid): (u32, u32)) -> DhcpOption {
+    DhcpOption::IAPrefix(IAPrefix {
+        preferred_lifetime: preferred,
+        valid_lifetime: valid,
+        prefix_len: prefix.prefix_len(),
+        prefix_ip: prefix.addr(),
+        opts: DhcpOptions::new(),
+    })
 }
 
 fn lease(addr: Ipv6Addr, lifetime: u32) -> DhcpOption {

@@ -4,12 +4,13 @@
 use super::{
     super::{
         classify::{Headers, Ipv4, Ipv6, Packet, Upper},
-        snapshot::{GATEWAY_IPV4, GATEWAY_IPV6, Vnic},
+        snapshot::{GATEWAY_IPV4, GATEWAY_IPV6, NetworkTable, Vnic},
         verdict::{DropReason, Rejection},
     },
     Question, write_ethernet,
 };
-use crate::wire::{Writer, checksum, ethernet, icmpv4, icmpv6};
+use crate::wire::{Writer, checksum, ethernet, icmpv4, icmpv6, ipv4};
+use std::net::Ipv6Addr;
 use zerocopy::FromBytes as _;
 
 /// Answers a ping over IPv4.
@@ -54,40 +55,68 @@ pub(super) fn echo_ipv6(
 /// Writes the ICMP error for a packet that was rejected, unless it is one that no error may answer (RFC 1122
 /// §3.2.2, RFC 4443 §2.4 e). `frame` is the frame without padding.
 pub fn reject(
-    vnic: &Vnic,
+    (table, vnic): (&NetworkTable, &Vnic),
     headers: &Headers,
     frame: &[u8],
     rejection: Rejection,
     writer: &mut Writer<'_>,
 ) -> Result<(), DropReason> {
+    if headers.destination.is_multicast() {
+        return Err(DropReason::Absorbed);
+    }
     let packet_octets = frame.get(ethernet::HEADER_LEN..).unwrap_or(&[]);
     match &headers.packet {
-        Packet::Ipv4(packet) if answerable_ipv4(packet) => {
+        Packet::Ipv4(packet) if answerable_ipv4(packet, packet_octets) => {
             write_ethernet(writer, vnic.mac, ethernet::IPV4)?;
-            let error = match rejection {
-                Rejection::NoRoute => icmpv4::Error::NetworkUnreachable,
-                Rejection::TimeExceeded => icmpv4::Error::TimeExceeded,
-                Rejection::TooBig(mtu) => icmpv4::Error::FragmentationNeeded { mtu },
-            };
+            let error = error_ipv4(rejection, packet.upper);
             icmpv4::write_error(writer, GATEWAY_IPV4, packet.source, error, packet_octets)?;
         }
         Packet::Ipv6(packet) if answerable_ipv6(packet) => {
             write_ethernet(writer, vnic.mac, ethernet::IPV6)?;
-            let error = match rejection {
-                Rejection::NoRoute => icmpv6::Error::NoRoute,
-                Rejection::TimeExceeded => icmpv6::Error::TimeExceeded,
-                Rejection::TooBig(mtu) => icmpv6::Error::TooBig { mtu: mtu.into() },
-            };
-            icmpv6::write_error(writer, GATEWAY_IPV6, packet.source, error, packet_octets)?;
+            let source = source_ipv6(table, vnic, packet.source);
+            let error = error_ipv6(rejection, packet.upper);
+            icmpv6::write_error(writer, source, packet.source, error, packet_octets)?;
         }
         _ => return Err(DropReason::Absorbed),
     }
     Ok(())
 }
 
-fn answerable_ipv4(packet: &Ipv4) -> bool {
+fn error_ipv4(rejection: Rejection, upper: Upper) -> icmpv4::Error {
+    match (rejection, upper) {
+        (Rejection::NoRoute | Rejection::BeyondScope, _) => icmpv4::Error::NetworkUnreachable,
+        (Rejection::NoHost, _) => icmpv4::Error::HostUnreachable,
+        (Rejection::NotServed, Upper::Udp { .. }) => icmpv4::Error::PortUnreachable,
+        (Rejection::NotServed, _) => icmpv4::Error::Prohibited,
+        (Rejection::TimeExceeded, _) => icmpv4::Error::TimeExceeded,
+        (Rejection::TooBig(mtu), _) => icmpv4::Error::FragmentationNeeded { mtu },
+    }
+}
+
+fn error_ipv6(rejection: Rejection, upper: Upper) -> icmpv6::Error {
+    match (rejection, upper) {
+        (Rejection::NoRoute, _) => icmpv6::Error::NoRoute,
+        (Rejection::BeyondScope, _) => icmpv6::Error::BeyondScope,
+        (Rejection::NoHost, _) => icmpv6::Error::AddressUnreachable,
+        (Rejection::NotServed, Upper::Udp { .. }) => icmpv6::Error::PortUnreachable,
+        (Rejection::NotServed, _) => icmpv6::Error::Prohibited,
+        (Rejection::TimeExceeded, _) => icmpv6::Error::TimeExceeded,
+        (Rejection::TooBig(mtu), _) => icmpv6::Error::TooBig { mtu: mtu.into() },
+    }
+}
+
+/// Who tells `to` of an error: the gateway's link-local address on the link, but for hosts behind a guest, which
+/// cannot forward a packet from one, the subnet-router anycast address of the network (RFC 4291 §2.6.1).
+fn source_ipv6(table: &NetworkTable, vnic: &Vnic, to: Ipv6Addr) -> Ipv6Addr {
+    let on_link = to.is_unicast_link_local() || vnic.ipv6 == Some(to);
+    let prefix = table.ipv6_prefix.filter(|_| !on_link);
+    prefix.map_or(GATEWAY_IPV6, |prefix| prefix.network())
+}
+
+fn answerable_ipv4(packet: &Ipv4, octets: &[u8]) -> bool {
     let about_error = matches!(packet.upper, Upper::Icmp(kind) if icmpv4::is_error(kind));
-    !about_error && !packet.source.is_unspecified()
+    let later = ipv4::Header::ref_from_prefix(octets).is_ok_and(|(h, _)| h.is_later_fragment());
+    !about_error && !later && !packet.source.is_unspecified()
 }
 
 fn answerable_ipv6(packet: &Ipv6) -> bool {

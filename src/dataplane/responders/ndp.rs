@@ -1,5 +1,6 @@
 //! Neighbour discovery and router advertisements (RFC 4861, RFC 8106): the gateway is `fe80::1` and the default
-//! router; addresses come by DHCPv6 (M=1, O=1), no prefix is on link.
+//! router; addresses come by DHCPv6 (M=1, O=1). No prefix is on link but with the addressing `subnet`, and guests choose
+//! addresses themselves only in a /64 that is theirs alone.
 
 use super::{
     super::{
@@ -13,6 +14,7 @@ use crate::{
     addr::MacAddr,
     wire::{Writer, ethernet, icmpv6, ndp},
 };
+use arrayvec::ArrayVec;
 use std::{
     net::Ipv6Addr,
     time::{Duration, Instant},
@@ -56,11 +58,16 @@ fn advertise(
     if vnic.ipv6.is_none() {
         return Err(DropReason::NotServed);
     }
+    let on_link = table.ipv6_prefix.filter(|_| vnic.addressing == Addressing::Subnet);
+    let on_link = on_link.map(|prefix| (prefix, ndp::PrefixUse::OnLink));
+    let autonomous = vnic.slaac.map(|prefix| (prefix, ndp::PrefixUse::Autonomous));
+    let prefixes: ArrayVec<_, 2> = on_link.into_iter().chain(autonomous).collect();
     let mut body = [0; 1024];
     let mut options = Writer::new(&mut body);
     ndp::RouterAdvertisement {
         mac: GATEWAY_MAC,
-        mtu: table.mtu.into(),
+        mtu: vnic.mtu.into(),
+        prefixes: prefixes.as_slice(),
         dns: &table.dns_ipv6,
         domain: table.domain.as_ref(),
     }

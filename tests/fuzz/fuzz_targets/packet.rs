@@ -32,7 +32,6 @@ fn table() -> NetworkTable {
         dns_ipv6: vec!["fd00::53".parse().unwrap()],
         ntp_ipv4: vec![[10, 0, 0, 9].into()],
         ntp_ipv6: vec!["fd00::9".parse().unwrap()],
-        mtu: 1500,
         domain: Some("prod.internal".parse().unwrap()),
         vnics: vec![Arc::new(Vnic {
             port,
@@ -40,7 +39,9 @@ fn table() -> NetworkTable {
             ipv4: Some([10, 0, 0, 1].into()),
             ipv6: Some("fd00::1".parse().unwrap()),
             routed_ipv4: vec![],
-            routed_ipv6: vec![],
+            routed_ipv6: vec!["fd00:0:0:7::/64".parse().unwrap()],
+            slaac: Some("fd00:0:0:8::/64".parse().unwrap()),
+            mtu: 1500,
             addressing: Addressing::Subnet,
             hostname: Some("vm1".into()),
         })],
@@ -73,7 +74,7 @@ fuzz_target!(|frame: &[u8]| {
             Packet::Arp(_) => {}
         }
         let mut writer = Writer::new(&mut answer);
-        if responders::reject(vnic, &headers, frame, Rejection::TooBig(1280), &mut writer).is_ok() {
+        if responders::reject((&table, vnic), &headers, frame, Rejection::TooBig(1280), &mut writer).is_ok() {
             let answer = writer.since(0);
             classify(answer, answer.len(), Offload::None).expect("errors are frames");
         }
