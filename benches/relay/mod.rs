@@ -200,6 +200,7 @@ impl Relay {
                 port: Box::new(vhost_user),
                 counters: Arc::new(PortCounters::default()),
                 on_failure: Box::new(|failure| panic!("{failure}")),
+                on_told: Box::new(drop),
             };
             ports.attach(attachment, Duration::ZERO, now);
             if slot == 1 {

@@ -407,6 +407,7 @@ pub(super) fn nic(
         mtu: nic.mtu.unwrap_or(network.mtu).into(),
         ipv6_mode: ipv6_mode.into(),
         slaac_prefix: string(nic.slaac),
+        guest: None,
     }
 }
 

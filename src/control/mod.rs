@@ -18,7 +18,7 @@ pub mod service;
 use crate::{
     addr::MacAddr,
     dataplane::{
-        Dataplane, Event, Listening, Place, PortState,
+        Change, Client, Dataplane, Event, Listening, Place, PortState, Told,
         balance::{self, Balance},
         counters::ReactorCounters,
         snapshot::{NetworkKey, PortId},
@@ -64,6 +64,7 @@ struct NicState {
     model: Nic,
     place: Place,
     state: proto::NicState,
+    guest: proto::GuestSeen,
     /// Absent only while it is being made.
     listening: Option<Listening>,
 }
@@ -218,7 +219,11 @@ impl Control {
     pub fn port_changed(&mut self, event: Event) {
         let Some(id) = self.by_port.get(&event.port).copied() else { return };
         let Some(nic) = self.nics.get_mut(&id) else { return };
-        let state = match event.state {
+        let state = match event.change {
+            Change::State(state) => state,
+            Change::Told(told) => return note(&mut nic.guest, told),
+        };
+        let state = match state {
             PortState::Idle => proto::NicState::Created,
             PortState::Active => proto::NicState::Active,
             PortState::Failed => proto::NicState::Error,
@@ -246,7 +251,8 @@ impl Control {
     fn nic_view(&self, nic: &NicState) -> proto::Nic {
         let path = self.socket_path(nic.model.id).to_string_lossy().into_owned();
         let network = &self.networks[&nic.model.network_id].model;
-        convert::nic(network, &nic.model, path, nic.state)
+        let view = convert::nic(network, &nic.model, path, nic.state);
+        proto::Nic { guest: Some(nic.guest.clone()), ..view }
     }
 
     /// The vNICs now, and every change from now on.
@@ -290,6 +296,30 @@ impl Control {
     pub fn shut_down(&mut self) -> Vec<Listening> {
         self.is_ending = true;
         self.nics.values_mut().filter_map(|nic| nic.listening.take()).collect()
+    }
+}
+
+/// Notes what a guest was told just now.
+fn note(guest: &mut proto::GuestSeen, told: Told) {
+    let client = match &told {
+        Told::Lease4(client) | Told::Lease6(client) => client.clone(),
+        _ => Client::default(),
+    };
+    let at = match told {
+        Told::Neighbour4 => &mut guest.ipv4_neighbour_at,
+        Told::Neighbour6 => &mut guest.ipv6_neighbour_at,
+        Told::Router => &mut guest.router_at,
+        Told::Lease4(_) => &mut guest.ipv4_lease_at,
+        Told::Lease6(_) => &mut guest.ipv6_lease_at,
+        Told::Other => return,
+    };
+    *at = jiff::Timestamp::now().to_string();
+    // What one family's client does not say, the other's may have said.
+    if !client.hostname.is_empty() {
+        guest.hostname = client.hostname;
+    }
+    if !client.vendor_class.is_empty() {
+        guest.vendor_class = client.vendor_class;
     }
 }
 

@@ -174,7 +174,13 @@ impl Control {
         network.members.insert(place.port.slot, compile::member(&network.model, &model, place));
         self.nic_names.insert(model.name.clone(), model.id);
         self.by_port.insert(place.port, model.id);
-        let state = NicState { model, place, state: proto::NicState::Created, listening: None };
+        let state = NicState {
+            model,
+            place,
+            state: proto::NicState::Created,
+            guest: proto::GuestSeen::default(),
+            listening: None,
+        };
         self.nics.insert(state.model.id, state);
     }
 

@@ -31,6 +31,7 @@ pub mod verdict;
 
 pub use port::vhost_user::session::{Device, features};
 pub use reactor::{Hugepages, StartError};
+pub use responders::{Client, Told};
 pub use socket::longest_socket_path;
 
 use counters::{PortCounters, ReactorCounters};
@@ -68,13 +69,22 @@ pub enum PortState {
     Failed,
 }
 
-/// A change of a port's state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Something that happened at a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Whose.
+    /// Which.
     pub port: PortId,
-    /// To what.
-    pub state: PortState,
+    /// What.
+    pub change: Change,
+}
+
+/// What happened at a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It has a new state.
+    State(PortState),
+    /// The gateway has told its guest something.
+    Told(Told),
 }
 
 /// Where a vNIC is.

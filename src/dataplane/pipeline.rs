@@ -247,10 +247,13 @@ impl Pipeline {
         let mut writer = Writer::new(&mut self.answer);
         let (table, vnic) = slot.vnic().ok_or(DropReason::NoRoute)?;
         let question = Question { table, vnic, headers: &headers, frame: whole, offload };
-        responders::respond(&question, &mut writer)?;
+        let told = responders::respond(&question, &mut writer)?;
         let answer = Outgoing::private(writer.since(0), Offload::None);
         match put(slot, &[answer], self.burst.queue) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                slot.tell(told, passage.now);
+                Ok(())
+            }
             // It is the asker's own ring: no need to wait for it.
             Err((_, Undelivered::Full)) => Err(DropReason::RxRingFull),
             Err((_, Undelivered::TooLarge)) => Err(DropReason::RxBufferTooSmall),

@@ -4,6 +4,7 @@ use super::{
     counters::PortCounters,
     patience::Patience,
     port::{Port, PortFailure},
+    responders::Told,
     snapshot::{NetworkKey, NetworkTable, PortId, Vnic},
 };
 use std::{
@@ -14,6 +15,8 @@ use std::{
 
 /// How long a frame waits for a receiver without buffers before it is dropped and the receiver marked stalled.
 pub const HOLD: Duration = Duration::from_micros(100);
+/// How often it is noted that a guest was told the same kind of thing.
+const TELL_INTERVAL: Duration = Duration::from_secs(1);
 /// Answers the gateway gives a guest in a second, and how many at once.
 const REPLIES_PER_SECOND: u32 = 1000;
 
@@ -29,6 +32,8 @@ pub struct Attachment {
     pub counters: Arc<PortCounters>,
     /// Called once, if the port fails.
     pub on_failure: Box<dyn FnOnce(PortFailure) + Send>,
+    /// Called when the gateway has told the guest something, at most once a second for each kind of it.
+    pub on_told: Box<dyn FnMut(Told) + Send>,
 }
 
 impl fmt::Debug for Attachment {
@@ -69,6 +74,9 @@ pub struct Slot {
     /// How many advertisements it was sent unasked.
     pub advertisements: u8,
     replies: TokenBucket,
+    on_told: Box<dyn FnMut(Told) + Send>,
+    /// When that was last called for each kind.
+    told: [Option<Instant>; Told::KINDS],
     /// Absent once it was called: the port has failed.
     on_failure: Option<Box<dyn FnOnce(PortFailure) + Send>>,
     touched: bool,
@@ -89,6 +97,15 @@ impl Slot {
     /// Takes one of the answers the gateway may give this second.
     pub fn may_reply(&mut self, now: Instant) -> bool {
         self.replies.take(now)
+    }
+
+    /// Notes what the guest was told.
+    pub fn tell(&mut self, told: Told, now: Instant) {
+        let Some(last) = self.told.get_mut(told.kind()) else { return };
+        if last.is_none_or(|last| now.saturating_duration_since(last) >= TELL_INTERVAL) {
+            *last = Some(now);
+            (self.on_told)(told);
+        }
     }
 
     fn learn(&mut self, table: &Arc<NetworkTable>) {
@@ -135,6 +152,8 @@ impl Ports {
             stay: self.stays,
             advertisements: 0,
             replies: TokenBucket::new(now),
+            on_told: attachment.on_told,
+            told: [None; Told::KINDS],
             on_failure: Some(attachment.on_failure),
             touched: false,
         };

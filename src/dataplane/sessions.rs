@@ -6,7 +6,7 @@
 //! A reply that promises a ring is stopped or memory unused is sent only after the reactor has given the port back.
 
 use super::{
-    Event, PortState,
+    Change, Event, PortState,
     counters::PortCounters,
     port::{
         PortFailure,
@@ -136,7 +136,7 @@ impl<'a> Connection<'a> {
 
     fn tell(&self, state: PortState) {
         // Nobody listens once the daemon is going down.
-        self.served.events.send(Event { port: self.served.id, state }).ok();
+        self.served.events.send(Event { port: self.served.id, change: Change::State(state) }).ok();
     }
 
     /// Talks to the VMM until it leaves. Another one that connects meanwhile is turned away.
@@ -259,6 +259,7 @@ impl<'a> Connection<'a> {
         let complete = plan.is_complete();
         let port = VhostUserPort::new(Arc::clone(&self.memory), plan)?;
         let failures = self.failures.0.clone();
+        let (events, port_id) = (self.served.events.clone(), self.served.id);
         let reactor = Arc::clone(&self.home.borrow_and_update());
         reactor.attach(Attachment {
             id: self.served.id,
@@ -267,6 +268,9 @@ impl<'a> Connection<'a> {
             counters: Arc::clone(&self.served.counters),
             // The connection may be over.
             on_failure: Box::new(move |failure| drop(failures.send(failure))),
+            on_told: Box::new(move |told| {
+                drop(events.send(Event { port: port_id, change: Change::Told(told) }));
+            }),
         });
         self.attached = Some(reactor);
         self.tell(if complete { PortState::Active } else { PortState::Idle });

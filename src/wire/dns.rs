@@ -53,17 +53,20 @@ impl FromStr for Name {
     }
 }
 
+/// The labels of a name in wire form, up to its end or where it is cut, with dots between them.
+pub fn labels(mut octets: &[u8]) -> String {
+    let mut labels = Vec::new();
+    while let Some((len @ 1.., tail)) = octets.split_first() {
+        let (label, rest) = tail.split_at_checked(usize::from(*len)).unwrap_or((tail, &[]));
+        labels.push(String::from_utf8_lossy(label));
+        octets = rest;
+    }
+    labels.join(".")
+}
+
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rest = self.octets();
-        let mut first = true;
-        while let Some((len @ 1.., tail)) = rest.split_first() {
-            let (label, tail) = tail.split_at_checked(usize::from(*len)).unwrap_or((tail, &[]));
-            let dot = if first { "" } else { "." };
-            write!(f, "{dot}{}", String::from_utf8_lossy(label))?;
-            (rest, first) = (tail, false);
-        }
-        Ok(())
+        f.write_str(&labels(self.octets()))
     }
 }
 

@@ -7,12 +7,12 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-fn mvirt(daemon: &Daemon, args: &[&str]) -> Output {
+pub(crate) fn mvirt(daemon: &Daemon, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
     command.env("MVIRT_NET_SERVER", daemon.address()).args(args).output().unwrap()
 }
 
-fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout.clone()).unwrap()
 }

@@ -1,6 +1,7 @@
 //! What the gateway tells a guest that asks: its lease, its neighbours, its router.
 
 use super::{
+    cli::{mvirt, stdout},
     daemon::{Daemon, wait_until},
     frames::{GATEWAY_MAC, Udp4, Udp6},
     guest::{Driver, Guest, PLAIN},
@@ -436,4 +437,31 @@ fn routed_prefixes_are_delegated() {
     withdrawn.insert("fd00:9::/64 0".into());
     let told = ask(vec![held("fd00:8::", 64), held("fd00:9::", 64)]);
     assert!(told.contains(&withdrawn), "what it holds no more: {told:?}");
+}
+
+#[test]
+fn what_a_guest_asked_for_can_be_seen() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
+    let seen = |daemon: &mut Daemon| daemon.get_nic("vm1").guest.unwrap();
+    assert_eq!(seen(&mut daemon), Default::default());
+    who_has(&mut guest, "169.254.0.1");
+    wait_until("its question is seen", || !seen(&mut daemon).ipv4_neighbour_at.is_empty());
+    ask(&mut guest, MessageType::Discover, vec![DhcpOption::Hostname("offered".into())]);
+    let client = vec![
+        DhcpOption::RequestedIpAddress(Ipv4Address::new(10, 0, 0, 1)),
+        DhcpOption::Hostname("v\u{7}m1".into()),
+        DhcpOption::ClassIdentifier(b"udhcp 1.36\xff".into()),
+    ];
+    ask(&mut guest, MessageType::Request, client);
+    wait_until("its lease is seen", || !seen(&mut daemon).ipv4_lease_at.is_empty());
+    let now = seen(&mut daemon);
+    assert_eq!((&*now.hostname, &*now.vendor_class), ("v?m1", "udhcp 1.36?"), "printable");
+    assert!(now.ipv4_lease_at.parse::<jiff::Timestamp>().unwrap().as_second() > 1_700_000_000);
+    assert_eq!((&*now.ipv6_lease_at, &*now.router_at), ("", ""), "it has not asked for that");
+    let shown = stdout(&mvirt(&daemon, &["nic", "get", "vm1"]));
+    for line in ["ipv4 lease   0 s ago", "hostname     v?m1", "dhcp client  udhcp 1.36?"] {
+        assert!(shown.contains(line), "{line:?} is not in\n{shown}");
+    }
 }

@@ -226,12 +226,25 @@ fn state(nic: &Nic) -> &'static str {
     }
 }
 
+/// How long ago a time was.
+fn ago(at: &str) -> String {
+    let Ok(at) = at.parse::<jiff::Timestamp>() else { return String::new() };
+    let seconds = jiff::Timestamp::now().as_second().saturating_sub(at.as_second()).max(0);
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7200 => format!("{} min ago", seconds / 60),
+        7200..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
 fn show(nic: &Nic, out: &mut Output) -> Result<(), Failure> {
     let routes = [&nic.routed_ipv4_prefixes[..], &nic.routed_ipv6_prefixes[..]].concat();
     let addressing = match nic.addressing() {
         Addressing::Subnet => "subnet",
         Addressing::Host | Addressing::Unspecified => "host",
     };
+    let guest = nic.guest.clone().unwrap_or_default();
     let rows = [
         ("name", nic.name.clone()),
         ("id", nic.id.clone()),
@@ -246,6 +259,13 @@ fn show(nic: &Nic, out: &mut Output) -> Result<(), Failure> {
         ("mtu", nic.mtu.to_string()),
         ("queues", nic.queue_pairs.to_string()),
         ("socket", nic.socket_path.clone()),
+        ("ipv4 lease", ago(&guest.ipv4_lease_at)),
+        ("ipv6 lease", ago(&guest.ipv6_lease_at)),
+        ("arp", ago(&guest.ipv4_neighbour_at)),
+        ("ndp", ago(&guest.ipv6_neighbour_at)),
+        ("router sought", ago(&guest.router_at)),
+        ("hostname", guest.hostname),
+        ("dhcp client", guest.vendor_class),
         ("created", nic.created_at.clone()),
         ("updated", nic.updated_at.clone()),
     ];

@@ -8,7 +8,7 @@ use super::{
         classify::Ipv4,
         snapshot::{Addressing, GATEWAY_IPV4, NetworkTable, Vnic},
     },
-    DropReason, Question, write_ethernet,
+    Client, DropReason, Question, Told, printable, write_ethernet,
 };
 use crate::{
     addr::MacAddr,
@@ -32,7 +32,7 @@ pub(super) fn respond(
     question: &Question<'_>,
     packet: &Ipv4,
     writer: &mut Writer<'_>,
-) -> Result<(), DropReason> {
+) -> Result<Told, DropReason> {
     let address = question.vnic.ipv4.ok_or(DropReason::NotServed)?;
     let request = parse(question, packet)?;
     let kind = answer_kind(&request, address).ok_or(DropReason::Absorbed)?;
@@ -43,7 +43,27 @@ pub(super) fn respond(
     write_ethernet(writer, mac, ethernet::IPV4)?;
     let (from, to) = ((GATEWAY_IPV4, udp::DHCPV4_SERVER), (to, udp::DHCPV4_CLIENT));
     udp::write_ipv4(writer, from, to, &payload)?;
-    Ok(())
+    let inform = request.opts().msg_type() == Some(MessageType::Inform);
+    Ok(if kind == MessageType::Ack && !inform {
+        Told::Lease4(client(&request))
+    } else {
+        Told::Other
+    })
+}
+
+fn client(request: &Message) -> Client {
+    let hostname = match request.opts().get(OptionCode::Hostname) {
+        Some(DhcpOption::Hostname(name)) => printable(name.as_bytes()),
+        _ => match request.opts().get(OptionCode::ClientFQDN) {
+            Some(DhcpOption::ClientFQDN(fqdn)) => printable(fqdn.domain().to_string().as_bytes()),
+            _ => String::new(),
+        },
+    };
+    let vendor_class = match request.opts().get(OptionCode::ClassIdentifier) {
+        Some(DhcpOption::ClassIdentifier(class)) => printable(class),
+        _ => String::new(),
+    };
+    Client { hostname, vendor_class }
 }
 
 /// A client's message, from this guest.

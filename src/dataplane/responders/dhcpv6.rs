@@ -8,9 +8,9 @@ use super::{
         classify::Ipv6,
         snapshot::{GATEWAY_IPV6, GATEWAY_MAC, NetworkTable, Vnic},
     },
-    DropReason, Question, write_ethernet,
+    Client, DropReason, Question, Told, printable, write_ethernet,
 };
-use crate::wire::{Writer, checksum::Checksum as Sum, ethernet, protocol, udp, vnet::Offload};
+use crate::wire::{Writer, checksum::Checksum as Sum, dns, ethernet, protocol, udp, vnet::Offload};
 use dhcproto::{
     Decodable as _, Encodable as _,
     v6::{
@@ -40,7 +40,7 @@ pub(super) fn respond(
     question: &Question<'_>,
     packet: &Ipv6,
     writer: &mut Writer<'_>,
-) -> Result<(), DropReason> {
+) -> Result<Told, DropReason> {
     let address = question.vnic.ipv6.ok_or(DropReason::NotServed)?;
     let request = parse(question, packet)?;
     check_ids(&request)?;
@@ -49,7 +49,24 @@ pub(super) fn respond(
     write_ethernet(writer, question.vnic.mac, ethernet::IPV6)?;
     let from = (GATEWAY_IPV6, udp::DHCPV6_SERVER);
     udp::write_ipv6(writer, from, (packet.source, udp::DHCPV6_CLIENT), &payload)?;
-    Ok(())
+    let leases =
+        reply.msg_type() == MessageType::Reply && reply.opts().get(OptionCode::IANA).is_some();
+    Ok(if leases { Told::Lease6(client(&request)) } else { Told::Other })
+}
+
+fn client(request: &Message) -> Client {
+    let hostname = match request.opts().get(OptionCode::ClientFqdn) {
+        // Flags, then a name that may be cut short (RFC 4704 §4).
+        Some(DhcpOption::Unknown(option)) => dns::labels(option.data().get(1..).unwrap_or(&[])),
+        _ => String::new(),
+    };
+    let vendor_class = match request.opts().get(OptionCode::VendorClass) {
+        Some(DhcpOption::VendorClass(class)) => {
+            class.data.iter().map(|data| printable(data)).collect::<Vec<_>>().join(" ")
+        }
+        _ => String::new(),
+    };
+    Client { hostname: printable(hostname.as_bytes()), vendor_class }
 }
 
 fn parse(question: &Question<'_>, packet: &Ipv6) -> Result<Message, DropReason> {

@@ -57,12 +57,65 @@ impl From<Full> for DropReason {
     }
 }
 
+/// What a guest was told. A person asks for it when "the VM has no network".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// Where its gateway is, by ARP.
+    Neighbour4,
+    /// Where its gateway is, by NDP.
+    Neighbour6,
+    /// That there is a router, as it asked.
+    Router,
+    /// That an IPv4 address is its own.
+    Lease4(Client),
+    /// That an IPv6 address is its own.
+    Lease6(Client),
+    /// Something that says nothing about its network.
+    Other,
+}
+
+impl Told {
+    /// How many kinds there are.
+    pub const KINDS: usize = 6;
+
+    /// Which of the kinds this is.
+    pub const fn kind(&self) -> usize {
+        match self {
+            Self::Neighbour4 => 0,
+            Self::Neighbour6 => 1,
+            Self::Router => 2,
+            Self::Lease4(_) => 3,
+            Self::Lease6(_) => 4,
+            Self::Other => 5,
+        }
+    }
+}
+
+/// What a DHCP client says of itself, in printable ASCII; empty where it says nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Client {
+    /// Its host's name.
+    pub hostname: String,
+    /// Its software.
+    pub vendor_class: String,
+}
+
+/// What can be shown on any terminal of a guest's text, 255 characters of it at most.
+fn printable(octets: &[u8]) -> String {
+    let shown = octets.iter().take(255).map(|octet| char::from(*octet));
+    shown.map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
+}
+
 /// Writes the answer to a frame for the gateway.
-pub fn respond(question: &Question<'_>, writer: &mut Writer<'_>) -> Result<(), DropReason> {
+pub fn respond(question: &Question<'_>, writer: &mut Writer<'_>) -> Result<Told, DropReason> {
     match &question.headers.packet {
-        Packet::Arp(packet) => arp::respond(question.vnic, question.table, packet, writer),
+        Packet::Arp(packet) => {
+            arp::respond(question.vnic, question.table, packet, writer).map(|()| Told::Neighbour4)
+        }
         Packet::Ipv4(packet) => match packet.upper {
-            Upper::Icmp(icmpv4::ECHO_REQUEST) => icmp::echo_ipv4(question, packet, writer),
+            Upper::Icmp(icmpv4::ECHO_REQUEST) => {
+                icmp::echo_ipv4(question, packet, writer).map(|()| Told::Other)
+            }
             Upper::Udp { destination: udp::DHCPV4_SERVER, .. } => {
                 dhcpv4::respond(question, packet, writer)
             }
@@ -71,15 +124,17 @@ pub fn respond(question: &Question<'_>, writer: &mut Writer<'_>) -> Result<(), D
             }
         },
         Packet::Ipv6(packet) => match packet.upper {
-            Upper::Icmp(icmpv6::ECHO_REQUEST) => icmp::echo_ipv6(question, packet, writer),
+            Upper::Icmp(icmpv6::ECHO_REQUEST) => {
+                icmp::echo_ipv6(question, packet, writer).map(|()| Told::Other)
+            }
             Upper::Icmp(icmpv6::NEIGHBOUR_SOLICITATION) => {
-                ndp::neighbour_solicitation(question, packet, writer)
+                ndp::neighbour_solicitation(question, packet, writer).map(|()| Told::Neighbour6)
             }
             Upper::Icmp(icmpv6::NEIGHBOUR_ADVERTISEMENT) => {
-                ndp::neighbour_advertisement(question, packet)
+                Err(ndp::neighbour_advertisement(question, packet))
             }
             Upper::Icmp(icmpv6::ROUTER_SOLICITATION) => {
-                ndp::router_solicitation(question, packet, writer)
+                ndp::router_solicitation(question, packet, writer).map(|()| Told::Router)
             }
             Upper::Udp { destination: udp::DHCPV6_SERVER, .. } => {
                 dhcpv6::respond(question, packet, writer)

@@ -139,15 +139,13 @@ fn is_ours(vnic: &Vnic, table: &NetworkTable, target: Ipv6Addr) -> bool {
 }
 
 /// A guest may say where it is itself; nothing is learnt from it.
-pub(super) fn neighbour_advertisement(
-    question: &Question<'_>,
-    packet: &Ipv6,
-) -> Result<(), DropReason> {
-    let message = message(question, packet)?;
-    let (target, _) = ndp::target(message).ok_or(DropReason::MalformedMessage)?;
-    if guard::may_advertise(question.vnic, target) {
-        Err(DropReason::Absorbed)
-    } else {
-        Err(DropReason::SpoofedNeighbour)
+pub(super) fn neighbour_advertisement(question: &Question<'_>, packet: &Ipv6) -> DropReason {
+    match message(question, packet).map(ndp::target) {
+        Err(reason) => reason,
+        Ok(None) => DropReason::MalformedMessage,
+        Ok(Some((target, _))) if guard::may_advertise(question.vnic, target) => {
+            DropReason::Absorbed
+        }
+        Ok(Some(_)) => DropReason::SpoofedNeighbour,
     }
 }
