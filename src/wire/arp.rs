@@ -37,6 +37,21 @@ impl Packet {
         (kind == (1, super::ethernet::IPV4) && sizes == (6, 4)).then_some(packet)
     }
 
+    /// The question of `sender` at `mac` where `target` is.
+    pub fn request(mac: MacAddr, sender: Ipv4Addr, target: Ipv4Addr) -> Self {
+        Self {
+            hardware_type: U16::new(1),
+            protocol_type: U16::new(super::ethernet::IPV4),
+            hardware_len: 6,
+            protocol_len: 4,
+            operation: U16::new(REQUEST),
+            sender_mac: mac,
+            sender_ip: sender.octets(),
+            target_mac: MacAddr([0; 6]),
+            target_ip: target.octets(),
+        }
+    }
+
     /// The reply to this request, sent by `mac` for the address asked for.
     pub fn reply_from(&self, mac: MacAddr) -> Self {
         Self {

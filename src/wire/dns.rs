@@ -53,20 +53,26 @@ impl FromStr for Name {
     }
 }
 
-/// The labels of a name in wire form, up to its end or where it is cut, with dots between them.
-pub fn labels(mut octets: &[u8]) -> String {
-    let mut labels = Vec::new();
-    while let Some((len @ 1.., tail)) = octets.split_first() {
-        let (label, rest) = tail.split_at_checked(usize::from(*len)).unwrap_or((tail, &[]));
-        labels.push(String::from_utf8_lossy(label));
-        octets = rest;
+/// Shows the labels of a name in wire form, up to its end or where it is cut, with dots between them.
+#[derive(Debug, Clone, Copy)]
+pub struct Labels<'a>(pub &'a [u8]);
+
+impl fmt::Display for Labels<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        let mut dot = "";
+        while let Some((len @ 1.., tail)) = rest.split_first() {
+            let (label, after) = tail.split_at_checked(usize::from(*len)).unwrap_or((tail, &[]));
+            write!(f, "{dot}{}", String::from_utf8_lossy(label))?;
+            (rest, dot) = (after, ".");
+        }
+        Ok(())
     }
-    labels.join(".")
 }
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&labels(self.octets()))
+        fmt::Display::fmt(&Labels(self.octets()), f)
     }
 }
 

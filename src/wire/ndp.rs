@@ -10,10 +10,14 @@ use std::net::Ipv6Addr;
 
 const SOURCE_LINK_LAYER: u8 = 1;
 const TARGET_LINK_LAYER: u8 = 2;
-const PREFIX_INFORMATION: u8 = 3;
-const MTU: u8 = 5;
-const RDNSS: u8 = 25;
-const DNSSL: u8 = 31;
+/// Prefix information (RFC 4861 §4.6.2).
+pub const PREFIX_INFORMATION: u8 = 3;
+/// MTU (RFC 4861 §4.6.4).
+pub const MTU: u8 = 5;
+/// Recursive DNS servers (RFC 8106 §5.1).
+pub const RDNSS: u8 = 25;
+/// DNS search list (RFC 8106 §5.2).
+pub const DNSSL: u8 = 31;
 
 /// At most so many options of a message are looked at.
 const MAX_OPTIONS: usize = 64;

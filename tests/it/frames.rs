@@ -177,14 +177,30 @@ pub(crate) struct Echo {
     pub(crate) is_request: bool,
     pub(crate) from: IpAddr,
     pub(crate) to: IpAddr,
+    ident: u16,
+    seq_no: u16,
+    data: Vec<u8>,
 }
 
-const ECHO_DATA: &[u8] = b"sixteen octets..";
-
 impl Echo {
+    pub(crate) fn request(from: IpAddr, to: IpAddr) -> Self {
+        Self {
+            is_request: true,
+            from,
+            to,
+            ident: 0x22b,
+            seq_no: 1,
+            data: b"sixteen octets..".into(),
+        }
+    }
+
+    pub(crate) fn reply(&self) -> Self {
+        Self { is_request: false, from: self.to, to: self.from, data: self.data.clone(), ..*self }
+    }
+
     pub(crate) fn frame(&self, mac: [u8; 6]) -> Vec<u8> {
         let checksums = ChecksumCapabilities::default();
-        let (ident, seq_no, data) = (0x22b, 1, ECHO_DATA);
+        let (ident, seq_no, data) = (self.ident, self.seq_no, &*self.data);
         let mut frame = vec![0; 14 + 40 + 8 + data.len()];
         let mut ethernet = EthernetFrame::new_unchecked(&mut frame[..]);
         ethernet.set_src_addr(EthernetAddress(mac));
@@ -205,8 +221,11 @@ impl Echo {
                     hop_limit: 64,
                 };
                 ip.emit(&mut Ipv4Packet::new_unchecked(&mut frame[14..]), &checksums);
-                echo.emit(&mut Icmpv4Packet::new_unchecked(&mut frame[34..58]), &checksums);
-                frame.truncate(58);
+                echo.emit(
+                    &mut Icmpv4Packet::new_unchecked(&mut frame[34..42 + data.len()]),
+                    &checksums,
+                );
+                frame.truncate(42 + data.len());
             }
             (IpAddr::V6(src_addr), IpAddr::V6(dst_addr)) => {
                 let echo = if self.is_request {
@@ -243,28 +262,36 @@ impl Echo {
             EthernetProtocol::Ipv4 => {
                 let packet = Ipv4Packet::new_checked(ethernet.payload()).ok()?;
                 let ip = Ipv4Repr::parse(&packet, &checksums).ok()?;
-                let is_request = match Icmpv4Repr::parse(
-                    &Icmpv4Packet::new_checked(packet.payload()).ok()?,
-                    &checksums,
-                )
-                .ok()?
-                {
-                    Icmpv4Repr::EchoRequest { data, .. } if data == ECHO_DATA => true,
-                    Icmpv4Repr::EchoReply { data, .. } if data == ECHO_DATA => false,
-                    _ => return None,
-                };
-                Some(Self { is_request, from: ip.src_addr.into(), to: ip.dst_addr.into() })
+                let message = Icmpv4Packet::new_checked(packet.payload()).ok()?;
+                let (is_request, ident, seq_no, data) =
+                    match Icmpv4Repr::parse(&message, &checksums).ok()? {
+                        Icmpv4Repr::EchoRequest { ident, seq_no, data } => {
+                            (true, ident, seq_no, data)
+                        }
+                        Icmpv4Repr::EchoReply { ident, seq_no, data } => {
+                            (false, ident, seq_no, data)
+                        }
+                        _ => return None,
+                    };
+                let (from, to) = (ip.src_addr.into(), ip.dst_addr.into());
+                Some(Self { is_request, from, to, ident, seq_no, data: data.into() })
             }
             EthernetProtocol::Ipv6 => {
                 let packet = Ipv6Packet::new_checked(ethernet.payload()).ok()?;
                 let (from, to) = (packet.src_addr(), packet.dst_addr());
                 let message = Icmpv6Packet::new_checked(packet.payload()).ok()?;
-                let is_request = match Icmpv6Repr::parse(&from, &to, &message, &checksums).ok()? {
-                    Icmpv6Repr::EchoRequest { data, .. } if data == ECHO_DATA => true,
-                    Icmpv6Repr::EchoReply { data, .. } if data == ECHO_DATA => false,
-                    _ => return None,
-                };
-                Some(Self { is_request, from: from.into(), to: to.into() })
+                let (is_request, ident, seq_no, data) =
+                    match Icmpv6Repr::parse(&from, &to, &message, &checksums).ok()? {
+                        Icmpv6Repr::EchoRequest { ident, seq_no, data } => {
+                            (true, ident, seq_no, data)
+                        }
+                        Icmpv6Repr::EchoReply { ident, seq_no, data } => {
+                            (false, ident, seq_no, data)
+                        }
+                        _ => return None,
+                    };
+                let (from, to) = (from.into(), to.into());
+                Some(Self { is_request, from, to, ident, seq_no, data: data.into() })
             }
             _ => None,
         }

@@ -395,13 +395,22 @@ impl Guest {
 
     /// Whether `other` can ping this guest, which answers.
     pub(crate) fn answers(&mut self, other: &mut Guest, address: &str) -> bool {
-        other.ping_while(address, PATIENCE, || {
-            let requests = self.drain().into_iter().filter_map(|frame| Echo::parse(&frame));
-            for request in requests.filter(|echo| echo.is_request).collect::<Vec<_>>() {
-                let reply = Echo { is_request: false, from: request.to, to: request.from };
-                self.send(&reply.frame(self.mac));
-            }
-        })
+        other.ping_while(address, PATIENCE, || self.answer_echoes())
+    }
+
+    /// Answers every echo request that has come, for as long as `wanted`.
+    pub(crate) fn answer_echoes_while(&mut self, mut wanted: impl FnMut() -> bool) {
+        wait_until("echoes are answered", || {
+            self.answer_echoes();
+            !wanted()
+        });
+    }
+
+    fn answer_echoes(&mut self) {
+        let echoes = self.drain().into_iter().filter_map(|frame| Echo::parse(&frame));
+        for request in echoes.filter(|echo| echo.is_request) {
+            self.send(&request.reply().frame(self.mac));
+        }
     }
 
     fn ping_while(
@@ -417,9 +426,9 @@ impl Guest {
             IpAddr::V6(to) if to.is_unicast_link_local() => "fe80::99",
             IpAddr::V6(_) => &self.ipv6,
         };
-        let request = Echo { is_request: true, from: own.parse().unwrap(), to };
+        let request = Echo::request(own.parse().unwrap(), to);
         self.send(&request.frame(self.mac));
-        let reply = Echo { is_request: false, from: to, to: request.from };
+        let reply = request.reply();
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
             meanwhile();

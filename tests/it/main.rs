@@ -15,5 +15,6 @@ mod lease;
 mod machines;
 mod misbehaviour;
 mod offload;
+mod probe;
 mod restart;
 mod testpmd;

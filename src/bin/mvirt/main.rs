@@ -6,6 +6,7 @@ mod connect;
 mod network;
 mod nic;
 mod output;
+mod probe;
 mod reactor;
 mod vm;
 
@@ -48,6 +49,8 @@ enum Command {
     /// Run virtual machines on vNICs
     #[command(subcommand)]
     Vm(vm::Command),
+    /// Be a guest on a vNIC, to try a network without a VM
+    Probe(probe::Command),
     /// Show the daemon's data-plane threads
     #[command(subcommand)]
     Reactor(reactor::Command),
@@ -71,6 +74,8 @@ enum Failure {
     Refused(#[from] tonic::Status),
     #[error("cannot run {program}: {source}\n  Is it installed?")]
     Vmm { program: String, source: std::io::Error },
+    #[error("{0}")]
+    Probe(String),
     #[error("cannot write the answer: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -115,6 +120,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Network(command) => network::run(command, &mut client, &mut out).await,
         Command::Nic(command) => nic::run(command, &mut client, &mut out).await,
         Command::Vm(command) => vm::run(command, &mut client).await,
+        Command::Probe(command) => probe::run(command, &mut client, &mut out).await,
         Command::Reactor(command) => reactor::run(command, &mut client, &mut out).await,
         Command::Version => {
             let server =

@@ -57,7 +57,9 @@ pub(super) fn respond(
 fn client(request: &Message) -> Client {
     let hostname = match request.opts().get(OptionCode::ClientFqdn) {
         // Flags, then a name that may be cut short (RFC 4704 §4).
-        Some(DhcpOption::Unknown(option)) => dns::labels(option.data().get(1..).unwrap_or(&[])),
+        Some(DhcpOption::Unknown(option)) => {
+            dns::Labels(option.data().get(1..).unwrap_or(&[])).to_string()
+        }
         _ => String::new(),
     };
     let vendor_class = match request.opts().get(OptionCode::VendorClass) {
