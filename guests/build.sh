@@ -1,7 +1,8 @@
 #!/bin/bash
 # Builds the initial RAM disks of the test guests into target/guests: uml.cpio.gz for User-mode Linux, and
 # qemu.cpio.gz with vmlinuz (Debian's cloud kernel) for QEMU. Each holds busybox, dhclient for DHCPv6, iperf3, the network
-# modules of its kernel, and guests/init.
+# modules of its kernel, and guests/init. debian is a folder that User-mode Linux takes as its root: a small Debian with
+# DHCP clients, guests/client to drive them, and guests/init-debian.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${CARGO_TARGET_DIR:-target}/guests
@@ -38,15 +39,23 @@ stamp=$(cat guests/* "$(command -v dhclient)" "$(command -v linux.uml)" | sha256
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
+# The modules of User-mode Linux that are named, to a folder, in this order.
+uml_modules() {
+    local folder=$1 number=0 module
+    shift
+    mkdir -p "$folder"
+    for module in "$@"; do
+        number=$((number + 1))
+        cp "$(find /usr/lib/uml/modules -name "$module.ko" | tail -1)" "$folder/$number-$module.ko"
+    done
+}
+
 # Harmless where linux.uml does not need it.
 cc -O2 -shared -fPIC -o "$out/uml-xstate.so" guests/uml-xstate.c -ldl
 
 base "$work/uml"
-number=0
-for module in crc-ccitt failover net_failover virtio_net ipv6; do
-    number=$((number + 1))
-    cp "$(find /usr/lib/uml/modules -name "$module.ko" | tail -1)" "$work/uml/lib/modules/$number-$module.ko"
-done
+network=(crc-ccitt failover net_failover virtio_net ipv6)
+uml_modules "$work/uml/lib/modules" "${network[@]}"
 pack "$work/uml" "$out/uml.cpio.gz"
 
 # The kernel is unpacked, not installed: the host keeps its own.
@@ -66,4 +75,16 @@ for module in virtio_pci virtio_net; do
 done
 pack "$work/qemu" "$out/qemu.cpio.gz"
 cp "$work/kernel/boot/vmlinuz-$version" "$out/vmlinuz"
+
+clients=(isc-dhcp-client dhcpcd-base systemd dbus wide-dhcpv6-client dibbler-client)
+tools=(busybox iproute2 iputils-ping iputils-tracepath traceroute ethtool iperf3 procps kmod tshark kea-admin)
+packages=$(IFS=, && echo "${clients[*]},${tools[*]}")
+# Its services are never started: they are a guest's, not the host's.
+rm -rf "$out/debian"
+mmdebstrap --quiet --variant=essential --aptopt='Apt::Install-Recommends "false"' --include="$packages" bookworm "$work/debian"
+mkdir -p "$work/debian/out"
+uml_modules "$work/debian/modules" "${network[@]}" veth
+install -m 755 guests/init-debian "$work/debian/init"
+install -m 755 guests/client guests/dhcp-event "$work/debian/usr/local/bin/"
+cp -a "$work/debian" "$out/debian"
 echo "$stamp" >"$out/stamp"

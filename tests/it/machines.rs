@@ -7,13 +7,13 @@ use mvirt_net::proto::Nic;
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     os::unix::process::CommandExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc,
     time::Duration,
 };
 
-fn artefact(name: &str) -> PathBuf {
+pub(crate) fn artefact(name: &str) -> PathBuf {
     let target =
         PathBuf::from(env!("CARGO_BIN_EXE_mvirt")).parent().unwrap().parent().unwrap().to_owned();
     let path = target.join("guests").join(name);
@@ -22,7 +22,7 @@ fn artefact(name: &str) -> PathBuf {
 }
 
 /// A booted kernel with a shell on its console (guests/init).
-struct Machine {
+pub(crate) struct Machine {
     process: Child,
     input: ChildStdin,
     output: mpsc::Receiver<String>,
@@ -64,13 +64,21 @@ impl Machine {
         machine
     }
 
-    fn uml(daemon: &Daemon, nic: &Nic) -> Self {
+    pub(crate) fn uml(daemon: &Daemon, nic: &Nic) -> Self {
         let initrd = artefact("uml.cpio.gz").display().to_string();
         Self::boot(
             daemon,
             nic,
             &["--vmm", "uml", "--memory", "128M", "--initramfs", &initrd, "--cmdline", "quiet"],
         )
+    }
+
+    /// A Debian with DHCP clients, whose /out is the host's folder `out`.
+    pub(crate) fn debian(daemon: &Daemon, nic: &Nic, out: &Path) -> Self {
+        let root = artefact("debian").display().to_string();
+        let out = out.display();
+        let cmdline = format!("quiet rootfstype=hostfs rootflags={root} ro init=/init out={out}");
+        Self::boot(daemon, nic, &["--vmm", "uml", "--memory", "256M", "--cmdline", &cmdline])
     }
 
     fn qemu(daemon: &Daemon, nic: &Nic) -> Self {
@@ -113,13 +121,13 @@ impl Machine {
         }
     }
 
-    fn run(&mut self, command: &str) -> (String, i32) {
+    pub(crate) fn run(&mut self, command: &str) -> (String, i32) {
         writeln!(self.input, "{command}").unwrap();
         self.answer(command, 60)
     }
 
     /// Runs a command that must succeed.
-    fn succeed(&mut self, command: &str) -> String {
+    pub(crate) fn succeed(&mut self, command: &str) -> String {
         let (text, status) = self.run(command);
         assert_eq!(status, 0, "{command}:\n{text}");
         text

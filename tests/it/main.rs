@@ -6,15 +6,18 @@
 
 mod api;
 mod cli;
+mod clients;
 mod daemon;
 mod forwarding;
 mod frames;
+mod golden;
 mod guard;
 mod guest;
 mod lease;
 mod machines;
 mod misbehaviour;
 mod offload;
+mod paths;
 mod probe;
 mod restart;
 mod testpmd;
