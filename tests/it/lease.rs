@@ -105,6 +105,51 @@ fn requests_are_acknowledged_or_refused() {
 }
 
 #[test]
+fn only_what_is_asked_of_this_server_by_this_guest_is_answered() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
+    let mac = guest.mac;
+    let send = |guest: &mut Guest, kind, change: &dyn Fn(&mut Message)| {
+        let mut request = Message::default();
+        request.set_xid(78).set_chaddr(&mac);
+        request.opts_mut().insert(DhcpOption::MessageType(kind));
+        change(&mut request);
+        let payload = request.to_vec().unwrap();
+        let mut udp = Udp4::new(mac, "0.0.0.0", "255.255.255.255", &payload);
+        (udp.to_mac, udp.ports) = ([0xff; 6], (68, 67));
+        let frame = udp.frame();
+        guest.send(&frame);
+    };
+    let address = Ipv4Address::new(10, 0, 0, 1);
+    send(&mut guest, MessageType::Request, &|request| {
+        let server = DhcpOption::ServerIdentifier(Ipv4Address::new(10, 0, 0, 9));
+        request.opts_mut().insert(server);
+        request.opts_mut().insert(DhcpOption::RequestedIpAddress(address));
+    });
+    send(&mut guest, MessageType::Discover, &|request| {
+        request.set_giaddr(Ipv4Address::new(10, 0, 0, 9));
+    });
+    send(&mut guest, MessageType::Discover, &|request| {
+        request.set_chaddr(&[0x52, 0x54, 0, 9, 9, 9]);
+    });
+    send(&mut guest, MessageType::Decline, &|_| {});
+    send(&mut guest, MessageType::Release, &|_| {});
+    // Two clients of one guest, as a boot loader and its system: there is one address, and both get it.
+    for id in [b"\x00loader".to_vec(), b"\xffsystem".to_vec()] {
+        let offer =
+            ask(&mut guest, MessageType::Discover, vec![DhcpOption::ClientIdentifier(id.clone())]);
+        assert_eq!((offer.xid(), offer.yiaddr()), (77, address), "the first answers since");
+        assert_eq!(
+            offer.opts().get(OptionCode::ClientIdentifier),
+            Some(&DhcpOption::ClientIdentifier(id))
+        );
+    }
+    let drops = ["absorbed", "malformed_message", "spoofed_source_mac"];
+    assert_eq!(drops.map(|reason| daemon.drops("vm1", reason)), [3, 1, 1]);
+}
+
+#[test]
 fn with_subnet_addressing_a_guest_sees_its_subnet() {
     let mut daemon = Daemon::start();
     daemon.network("prod");
