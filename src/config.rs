@@ -132,6 +132,26 @@ pub struct Config {
     #[arg(long, value_name = "ADDR", env = "MVIRT_NET_LISTEN", default_value = DEFAULT_LISTEN, value_delimiter = ',')]
     pub listen: Vec<Listen>,
 
+    /// PEM certificate of the daemon; needed, with the next two, to listen beyond loopback
+    #[arg(long, value_name = "FILE", env = "MVIRT_NET_TLS_CERT", requires_all = ["tls_key", "tls_client_ca"])]
+    pub tls_cert: Option<PathBuf>,
+
+    /// PEM private key of that certificate
+    #[arg(long, value_name = "FILE", env = "MVIRT_NET_TLS_KEY", requires_all = ["tls_cert", "tls_client_ca"])]
+    pub tls_key: Option<PathBuf>,
+
+    /// PEM certificates of the authorities whose clients are let in
+    #[arg(long, value_name = "FILE", env = "MVIRT_NET_TLS_CLIENT_CA", requires_all = ["tls_cert", "tls_key"])]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// Users, by number, who may use the API over its UNIX socket, beside root and the daemon's own
+    #[arg(long, value_name = "UID", env = "MVIRT_NET_ALLOW_UID", value_delimiter = ',')]
+    pub allow_uid: Vec<u32>,
+
+    /// Groups, by number, whose members may, where it is their process's own group
+    #[arg(long, value_name = "GID", env = "MVIRT_NET_ALLOW_GID", value_delimiter = ',')]
+    pub allow_gid: Vec<u32>,
+
     /// Where the vNICs' sockets are made [default: /run/mvirt/net; not root: $XDG_RUNTIME_DIR/mvirt/net]
     #[arg(long, value_name = "DIR", env = "MVIRT_NET_SOCKET_DIR")]
     pub socket_dir: Option<PathBuf>,
@@ -246,6 +266,7 @@ mod tests {
             ("--hugepages", "maybe", "possible values"),
             ("--busy-poll", "1000001", "1000000"),
             ("--rebalance", "101", "100"),
+            ("--allow-uid", "root", "invalid digit"),
         ] {
             let error = parse(&[flag, value]).unwrap_err();
             for part in [flag, value, hint] {

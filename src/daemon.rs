@@ -1,6 +1,7 @@
 //! Wires the daemon together, top to bottom, and takes it apart in reverse.
 
 use crate::{
+    access::{Access, AccessError},
     config::{Config, Listen},
     control::{Control, Handle, RestoreError, service::Service},
     dataplane::{self, Dataplane, Settings},
@@ -15,16 +16,21 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, UnixListener, UnixStream},
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
 };
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
-use tonic::transport::Server;
+use tokio_stream::{
+    StreamExt as _,
+    wrappers::{TcpListenerStream, UnixListenerStream},
+};
+use tonic::transport::{Server, ServerTlsConfig};
 
 /// Octets of the longest request.
 const MAX_REQUEST: usize = 1 << 20;
+/// How long a request may take.
+const DEADLINE: Duration = Duration::from_secs(30);
 /// How long requests in progress may take once the daemon is told to end.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -64,6 +70,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// Nobody could be let in as the flags say.
+    #[error("{0}")]
+    Access(#[from] AccessError),
     /// Control panicked: a defect. What is stored is sound; the service manager starts the daemon again.
     #[error("internal error: control ended by a panic (see the log)")]
     Control,
@@ -75,7 +84,7 @@ pub enum StartError {
 impl StartError {
     /// Whether the command line is to blame, rather than the machine's state.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Flag(..) | Self::NoDirectory(_))
+        matches!(self, Self::Flag(..) | Self::NoDirectory(_) | Self::Access(_))
     }
 }
 
@@ -92,10 +101,11 @@ impl From<dataplane::StartError> for StartError {
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> Result<(), StartError> {
     raise_file_limit();
+    let access = Access::new(&config)?;
     let socket_dir = directory("socket-dir", config.socket_dir())?;
     let metadata_dir = directory("metadata-dir", config.metadata_dir())?;
     let store = JsonStore::open(&metadata_dir)?;
-    let listeners = listen_all(&config.listen).await?;
+    let listeners = listen_all(&config.listen, &access).await?;
     let settings = Settings {
         reactors: config.reactor_count(),
         cpus: config.cpus.clone().map(|cpus| cpus.0).unwrap_or_default(),
@@ -112,7 +122,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let mut servers = JoinSet::new();
     let addresses: Vec<String> = listeners.iter().map(Listener::address).collect();
     for listener in listeners {
-        servers.spawn(serve(listener, control.clone(), stopped.clone()));
+        servers.spawn(serve(listener, access.clone(), control.clone(), stopped.clone()));
     }
     tracing::info!(addresses = addresses.join(" "), reactors = settings.reactors, "ready");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
@@ -160,14 +170,14 @@ fn directory(flag: &'static str, path: Option<PathBuf>) -> Result<PathBuf, Start
 }
 
 enum Listener {
-    Tcp(TcpListener),
+    Tcp(TcpListener, Option<ServerTlsConfig>),
     Unix(UnixListener, PathBuf),
 }
 
 impl Listener {
     fn address(&self) -> String {
         match self {
-            Self::Tcp(listener) => match listener.local_addr() {
+            Self::Tcp(listener, _) => match listener.local_addr() {
                 Ok(address) => address.to_string(),
                 Err(error) => error.to_string(),
             },
@@ -176,12 +186,17 @@ impl Listener {
     }
 }
 
-async fn listen_all(addresses: &[Listen]) -> Result<Vec<Listener>, StartError> {
+async fn listen_all(addresses: &[Listen], access: &Access) -> Result<Vec<Listener>, StartError> {
     let mut listeners = Vec::new();
     for address in addresses {
         let listener = match address {
-            Listen::Tcp(address) => TcpListener::bind(address).await.map(Listener::Tcp),
-            Listen::Unix(path) => listen_unix(path).map(|l| Listener::Unix(l, path.clone())),
+            Listen::Tcp(to) => {
+                let listener = TcpListener::bind(to).await;
+                listener.map(|listener| Listener::Tcp(listener, access.tls(address).cloned()))
+            }
+            Listen::Unix(path) => {
+                listen_unix(path, access).map(|l| Listener::Unix(l, path.clone()))
+            }
         };
         let address = address.clone();
         listeners.push(listener.map_err(|source| StartError::Listen { address, source })?);
@@ -190,7 +205,7 @@ async fn listen_all(addresses: &[Listen]) -> Result<Vec<Listener>, StartError> {
 }
 
 /// Replaces a socket that a daemon left behind, but not one that somebody listens on.
-fn listen_unix(path: &Path) -> io::Result<UnixListener> {
+fn listen_unix(path: &Path, access: &Access) -> io::Result<UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(io::ErrorKind::AddrInUse.into());
     }
@@ -201,7 +216,7 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(access.socket_mode()))?;
     Ok(listener)
 }
 
@@ -215,8 +230,23 @@ fn remove_unix(addresses: &[Listen]) {
     }
 }
 
+fn is_admitted(access: &Access, peer: &UnixStream) -> bool {
+    match peer.peer_cred() {
+        Ok(peer) if access.admits(&peer) => true,
+        Ok(peer) => {
+            tracing::warn!(uid = peer.uid(), gid = peer.gid(), "turned away from the API");
+            false
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot tell who connects to the API");
+            false
+        }
+    }
+}
+
 async fn serve(
     listener: Listener,
+    access: Access,
     control: Handle,
     mut stopped: watch::Receiver<()>,
 ) -> Result<(), tonic::transport::Error> {
@@ -229,7 +259,12 @@ async fn serve(
     };
     let service =
         NetServiceServer::new(Service::new(control)).max_decoding_message_size(MAX_REQUEST);
-    let router = Server::builder()
+    let mut server = Server::builder();
+    if let Listener::Tcp(_, Some(tls)) = &listener {
+        server = server.tls_config(tls.clone())?;
+    }
+    let router = server
+        .timeout(DEADLINE)
         .max_concurrent_streams(64)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .add_service(service)
@@ -239,11 +274,15 @@ async fn serve(
     // The sender is dropped, nothing is ever sent.
     let stopped = async move { drop(stopped.changed().await) };
     match listener {
-        Listener::Tcp(listener) => {
+        Listener::Tcp(listener, _) => {
             router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped).await
         }
         Listener::Unix(listener, _) => {
-            router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped).await
+            let peers = UnixListenerStream::new(listener).filter(move |peer| match peer {
+                Ok(peer) => is_admitted(&access, peer),
+                Err(_) => true,
+            });
+            router.serve_with_incoming_shutdown(peers, stopped).await
         }
     }
 }

@@ -12,6 +12,7 @@
 //! in `dataplane/port/vhost_user/rx.rs`. A request enters in `control/service.rs` and ends in `store/json.rs`.
 //! Formats are in `wire/`; nouns in `model`; defaults in `config`. `tests/layering.rs` says who may use whom.
 
+pub mod access;
 pub mod addr;
 pub mod config;
 pub mod control;

@@ -4,6 +4,7 @@
 //! real Linux kernels, `testpmd` is DPDK.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod access;
 mod api;
 mod cli;
 mod clients;

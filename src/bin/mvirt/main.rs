@@ -18,9 +18,12 @@ use std::{io::Write as _, process::ExitCode};
 #[derive(Debug, Parser)]
 #[command(name = "mvirt", version)]
 struct Cli {
-    /// Address of mvirt-net: http://HOST:PORT or unix:/path
+    /// Address of mvirt-net: http://HOST:PORT, https://HOST:PORT or unix:/path
     #[arg(long, global = true, value_name = "ADDR", env = "MVIRT_NET_SERVER", default_value_t = format!("http://{DEFAULT_LISTEN}"))]
     net_server: String,
+
+    #[command(flatten)]
+    tls: connect::Tls,
 
     /// What is printed to stdout
     #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table")]
@@ -70,6 +73,8 @@ enum Failure {
         "cannot reach mvirt-net at {address}: {reason}\n  Is it running? Start it with `mvirt-net`, or name another with --net-server or MVIRT_NET_SERVER."
     )]
     Unreachable { address: String, reason: String },
+    #[error("{flag} {}: {source}", path.display())]
+    Tls { flag: &'static str, path: std::path::PathBuf, source: std::io::Error },
     #[error("refused ({}): {}", code_name(.0.code()), .0.message())]
     Refused(#[from] tonic::Status),
     #[error("cannot run {program}: {source}\n  Is it installed?")]
@@ -115,7 +120,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         clap_complete::generate(shell, &mut Cli::command(), "mvirt", &mut script);
         return Ok(std::io::stdout().write_all(&script)?);
     }
-    let mut client = connect::connect(&cli.net_server).await?;
+    let mut client = connect::connect(&cli.net_server, &cli.tls).await?;
     match cli.command {
         Command::Network(command) => network::run(command, &mut client, &mut out).await,
         Command::Nic(command) => nic::run(command, &mut client, &mut out).await,

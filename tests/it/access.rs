@@ -1,0 +1,150 @@
+//! Who may use the API: users of a UNIX socket by number, programs elsewhere by certificate.
+
+use super::{
+    cli::mvirt,
+    daemon::{Daemon, wait_until},
+};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    path::Path,
+    process::{Command, Output},
+};
+
+fn authority() -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// Writes a certificate of `authority` for 127.0.0.1, and its key.
+fn certify(authority: &CertifiedIssuer<'_, KeyPair>, folder: &Path, name: &str) {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+    let certificate = params.signed_by(&key, authority).unwrap();
+    fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
+    fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+}
+
+#[test]
+fn beyond_loopback_only_certified_programs_are_let_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (ours, theirs) = (authority(), authority());
+    fs::write(path("ca.pem"), ours.pem()).unwrap();
+    certify(&ours, folder.path(), "server");
+    certify(&ours, folder.path(), "client");
+    certify(&theirs, folder.path(), "stranger");
+    let files = [path("server.pem"), path("server.key"), path("ca.pem")];
+    let daemon = Daemon::start_with(&[
+        "--listen",
+        "0.0.0.0:0",
+        "--tls-cert",
+        &files[0],
+        "--tls-key",
+        &files[1],
+        "--tls-client-ca",
+        &files[2],
+    ]);
+    let mut port = String::new();
+    wait_until("the daemon tells its address", || {
+        let log = daemon.log();
+        let found = log
+            .split("0.0.0.0:")
+            .nth(1)
+            .map(|rest| rest.chars().take_while(char::is_ascii_digit).collect());
+        port = found.unwrap_or_default();
+        !port.is_empty()
+    });
+    let ask = |scheme: &str, flags: &[&str]| -> Output {
+        let server = format!("{scheme}://127.0.0.1:{port}");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
+        command
+            .args(["--net-server", &server])
+            .args(flags)
+            .args(["network", "list"])
+            .output()
+            .unwrap()
+    };
+    let ca = path("ca.pem");
+    let identity = |name: &str| [path(&format!("{name}.pem")), path(&format!("{name}.key"))];
+    let [cert, key] = identity("client");
+    let known = ask("https", &["--tls-ca", &ca, "--tls-cert", &cert, "--tls-key", &key]);
+    assert!(known.status.success(), "{}", String::from_utf8_lossy(&known.stderr));
+    let [cert, key] = identity("stranger");
+    for (who, scheme, flags) in [
+        ("a stranger", "https", vec!["--tls-ca", &ca, "--tls-cert", &cert, "--tls-key", &key]),
+        ("somebody without a certificate", "https", vec!["--tls-ca", &ca]),
+        ("somebody who does not know the server", "https", vec![]),
+        ("somebody in clear", "http", vec![]),
+    ] {
+        let refused = ask(scheme, &flags);
+        assert_eq!(refused.status.code(), Some(1), "{who} is let in");
+    }
+}
+
+#[test]
+fn the_daemon_does_not_start_where_it_would_let_anybody_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let start = |flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt-net"));
+        let output = command
+            .args(["--socket-dir", &path("s"), "--metadata-dir", &path("m")])
+            .args(flags)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for address in ["0.0.0.0:50054", "[::]:50054", "192.0.2.1:1"] {
+        let (code, told) = start(&["--listen", "[::1]:0", "--listen", address]);
+        assert_eq!(code, Some(2), "{told}");
+        assert!(told.contains(&format!("--listen {address}: beyond loopback")), "{told}");
+    }
+    let (code, told) = start(&["--tls-cert", "x"]);
+    assert!(code == Some(2) && told.contains("--tls-key"), "{told}");
+    fs::write(path("junk"), "junk").unwrap();
+    let files = |name: &str| [path(name), path("junk"), path("junk")];
+    for (name, part) in [("missing", "--tls-cert"), ("junk", "expected PEM files")] {
+        let [cert, key, ca] = files(name);
+        let (code, told) = start(&["--tls-cert", &cert, "--tls-key", &key, "--tls-client-ca", &ca]);
+        assert!(code == Some(2) && told.contains(part), "{told}");
+    }
+}
+
+/// What `mvirt network list` says to a user of another number; `None` where tests cannot become one.
+fn as_user(daemon: &Daemon, folder: &Path, uid: u32) -> Option<Output> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let program = folder.join("mvirt");
+    fs::copy(env!("CARGO_BIN_EXE_mvirt"), &program).unwrap();
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(program);
+    command.env("MVIRT_NET_SERVER", daemon.address()).args(["network", "list"]).uid(uid).gid(uid);
+    Some(command.current_dir("/").output().unwrap())
+}
+
+#[test]
+fn users_of_the_socket_are_let_in_by_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let closed = Daemon::start();
+    let open = Daemon::start_with(&["--allow-uid", "4321,4322", "--allow-gid", "4324"]);
+    for daemon in [&closed, &open] {
+        assert!(mvirt(daemon, &["network", "list"]).status.success(), "its own user");
+        fs::set_permissions(daemon.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mode = |daemon: &Daemon| fs::metadata(daemon.path("api")).unwrap().permissions().mode();
+    assert_eq!((mode(&closed) & 0o777, mode(&open) & 0o777), (0o600, 0o666));
+    for (daemon, uid, is_let_in) in
+        [(&closed, 4321, false), (&open, 4321, true), (&open, 4323, false), (&open, 4324, true)]
+    {
+        let Some(output) = as_user(daemon, folder.path(), uid) else { return };
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), is_let_in, "{uid}: {told}");
+    }
+    wait_until("who was turned away is told", || {
+        open.log().contains("turned away from the API uid=4323")
+    });
+}
