@@ -97,6 +97,19 @@ pub enum Addressing {
     Subnet,
 }
 
+/// How much a vNIC may carry one way; a rate of zero is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RateLimit {
+    /// Packets a second.
+    pub packets: u64,
+    /// Bits a second.
+    pub bits: u64,
+    /// Packets at once after a pause.
+    pub burst_packets: u64,
+    /// Bits at once after a pause.
+    pub burst_bits: u64,
+}
+
 /// A virtual network interface.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Nic {
@@ -124,6 +137,12 @@ pub struct Nic {
     /// A /64 of which its guest chooses addresses itself (RFC 4862); the first is `ipv6`.
     #[serde(default)]
     pub slaac: Option<Ipv6Net>,
+    /// How much its guest may send.
+    #[serde(default)]
+    pub from_guest: RateLimit,
+    /// How much its guest may get.
+    #[serde(default)]
+    pub to_guest: RateLimit,
     /// Queue pairs offered to the VMM.
     pub queue_pairs: u16,
     /// The virtio features it offers: they never shrink, or VMMs refuse to reconnect.

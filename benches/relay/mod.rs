@@ -7,6 +7,7 @@ use mvirt_net::{
         counters::PortCounters,
         forward::FibBuilder,
         frame::{BURST, Outgoing},
+        limit::Limit,
         pipeline::{Links, Pipeline},
         port::vhost_user::{
             Plan, RingPlan, Unfinished, VhostUserPort,
@@ -190,6 +191,8 @@ impl Relay {
                 routed_ipv4: Vec::new(),
                 routed_ipv6: Vec::new(),
                 slaac: None,
+                from_guest: Limit::default(),
+                to_guest: Limit::default(),
                 mtu: 1500,
                 addressing: Addressing::Host,
                 hostname: None,

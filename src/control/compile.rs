@@ -4,9 +4,10 @@ use crate::{
     dataplane::{
         Place,
         forward::FibBuilder,
+        limit::Limit,
         snapshot::{self, NetworkKey, NetworkTable, NextHop, Vnic},
     },
-    model::{Addressing, Network, Nic},
+    model::{Addressing, Network, Nic, RateLimit},
     wire::dns,
 };
 use std::{net::IpAddr, sync::Arc};
@@ -72,6 +73,8 @@ pub fn member(network: &Network, nic: &Nic, place: Place) -> Member {
         routed_ipv4: nic.routed_ipv4.clone(),
         routed_ipv6: nic.routed_ipv6.clone(),
         slaac: nic.slaac,
+        from_guest: limit(nic.from_guest),
+        to_guest: limit(nic.to_guest),
         mtu: nic.mtu.unwrap_or(network.mtu),
         addressing: match nic.addressing {
             Addressing::Host => snapshot::Addressing::Host,
@@ -80,6 +83,11 @@ pub fn member(network: &Network, nic: &Nic, place: Place) -> Member {
         hostname: dns::is_label(&name).then_some(name),
     };
     Member { id: nic.id, reactor: place.reactor, vnic: Arc::new(vnic) }
+}
+
+fn limit(limit: RateLimit) -> Limit {
+    let RateLimit { packets, bits, burst_packets, burst_bits } = limit;
+    Limit { packets, bits, burst_packets, burst_bits }
 }
 
 fn by_family(addresses: &[IpAddr]) -> (Vec<std::net::Ipv4Addr>, Vec<std::net::Ipv6Addr>) {

@@ -5,7 +5,7 @@ use crate::{
     addr::MacAddr,
     config,
     dataplane::snapshot::{GATEWAY_IPV4, GATEWAY_MAC},
-    model::{self, Addressing, Name},
+    model::{self, Addressing, Name, RateLimit},
     proto,
     wire::dns,
 };
@@ -20,6 +20,8 @@ use uuid::Uuid;
 const MAX_SERVERS: usize = 16;
 /// Prefixes that may be routed to one vNIC, of each family.
 const MAX_PREFIXES: usize = 256;
+const MIN_BURST_PACKETS: u64 = 64;
+const MIN_BURST_BITS: u64 = 2 * 65_536 * 8;
 /// Queue pairs a vNIC may have.
 const MAX_QUEUE_PAIRS: u32 = 8;
 
@@ -48,6 +50,8 @@ pub(super) struct NewNic {
     pub(super) routed_ipv4: Vec<Ipv4Net>,
     pub(super) routed_ipv6: Vec<Ipv6Net>,
     pub(super) addressing: Addressing,
+    pub(super) from_guest: RateLimit,
+    pub(super) to_guest: RateLimit,
     pub(super) mtu: Option<u16>,
     pub(super) ipv6_mode: Ipv6Mode,
     pub(super) queue_pairs: u16,
@@ -150,11 +154,34 @@ impl TryFrom<proto::CreateNicRequest> for NewNic {
             routed_ipv4: routed_ipv4(&request.routed_ipv4_prefixes)?,
             routed_ipv6: routed_ipv6(&request.routed_ipv6_prefixes)?,
             addressing,
+            from_guest: rate_limit("limit_from_guest", request.limit_from_guest)?,
+            to_guest: rate_limit("limit_to_guest", request.limit_to_guest)?,
             mtu: mtu(request.mtu)?,
             ipv6_mode,
             queue_pairs,
         })
     }
+}
+
+/// A burst that is not given lasts a tenth of a second, and takes at least [`MIN_BURST_PACKETS`] or two frames of the
+/// largest kind.
+pub(super) fn rate_limit(
+    field: &'static str,
+    limit: Option<proto::RateLimit>,
+) -> Result<RateLimit, Refusal> {
+    let limit = limit.unwrap_or_default();
+    let burst = |rate: u64, burst: u64, least: u64| match (rate, burst) {
+        (0, 0) => Ok(0),
+        (0, burst) => Err(Refusal::invalid(field, burst, "a burst without a rate limits nothing")),
+        (rate, 0) => Ok((rate / 10).max(least)),
+        (_, burst) => Ok(burst),
+    };
+    Ok(RateLimit {
+        packets: limit.packets_per_second,
+        bits: limit.bits_per_second,
+        burst_packets: burst(limit.packets_per_second, limit.burst_packets, MIN_BURST_PACKETS)?,
+        burst_bits: burst(limit.bits_per_second, limit.burst_bits, MIN_BURST_BITS)?,
+    })
 }
 
 /// Zero is not given.
@@ -373,6 +400,15 @@ pub(super) fn network(network: &model::Network, nics: usize) -> proto::Network {
     }
 }
 
+fn rate_limit_view(limit: RateLimit) -> Option<proto::RateLimit> {
+    (limit != RateLimit::default()).then_some(proto::RateLimit {
+        packets_per_second: limit.packets,
+        bits_per_second: limit.bits,
+        burst_packets: limit.burst_packets,
+        burst_bits: limit.burst_bits,
+    })
+}
+
 /// The API's view of a vNIC.
 pub(super) fn nic(
     network: &model::Network,
@@ -407,6 +443,8 @@ pub(super) fn nic(
         mtu: nic.mtu.unwrap_or(network.mtu).into(),
         ipv6_mode: ipv6_mode.into(),
         slaac_prefix: string(nic.slaac),
+        limit_from_guest: rate_limit_view(nic.from_guest),
+        limit_to_guest: rate_limit_view(nic.to_guest),
         guest: None,
     }
 }

@@ -104,6 +104,8 @@ impl Control {
             addressing: new.addressing,
             mtu: new.mtu,
             slaac,
+            from_guest: new.from_guest,
+            to_guest: new.to_guest,
             queue_pairs: new.queue_pairs,
             features: dataplane::features(new.queue_pairs),
             created_at: now,
@@ -252,8 +254,29 @@ impl Control {
             updated_at: Timestamp::now(),
             ..old.clone()
         };
-        let network_id = old.network_id;
-        check_routes(&self.networks[&network_id], &new)?;
+        check_routes(&self.networks[&old.network_id], &new)?;
+        self.replace_nic(old, new)
+    }
+
+    /// Replaces how much a vNIC may carry.
+    pub fn set_nic_limits(
+        &mut self,
+        request: &proto::SetNicLimitsRequest,
+    ) -> Result<proto::Nic, Refusal> {
+        let id = self.find_nic(&request.id)?;
+        let old = self.nics[&id].model.clone();
+        let new = Nic {
+            from_guest: convert::rate_limit("from_guest", request.from_guest)?,
+            to_guest: convert::rate_limit("to_guest", request.to_guest)?,
+            updated_at: Timestamp::now(),
+            ..old.clone()
+        };
+        self.replace_nic(old, new)
+    }
+
+    /// Stores a changed vNIC and puts it in the place of what it was.
+    fn replace_nic(&mut self, old: Nic, new: Nic) -> Result<proto::Nic, Refusal> {
+        let (id, network_id) = (old.id, old.network_id);
         if let Err(error) = self.store.put_nic(&new) {
             self.undo("vNIC", |store| store.put_nic(&old));
             return Err(error.into());
@@ -469,6 +492,7 @@ fn is_same(existing: &Nic, network_id: Uuid, new: &NewNic) -> bool {
         && existing.routed_ipv6 == new.routed_ipv6
         && existing.addressing == new.addressing
         && existing.mtu == new.mtu
+        && (existing.from_guest, existing.to_guest) == (new.from_guest, new.to_guest)
         && existing.slaac.is_some() == (new.ipv6_mode == Ipv6Mode::Slaac)
         && existing.queue_pairs == new.queue_pairs
 }

@@ -167,6 +167,15 @@ impl NetService for Service {
         self.call(move |control| control.update_nic(&request)).await.map(Response::new)
     }
 
+    async fn set_nic_limits(
+        &self,
+        request: Request<proto::SetNicLimitsRequest>,
+    ) -> Result<Response<proto::Nic>, Status> {
+        let mut request = request.into_inner();
+        request.id = told("id", request.id)?;
+        self.call(move |control| control.set_nic_limits(&request)).await.map(Response::new)
+    }
+
     async fn delete_nic(
         &self,
         request: Request<proto::DeleteNicRequest>,

@@ -16,6 +16,7 @@ pub mod egress;
 pub mod forward;
 pub mod frame;
 pub mod guard;
+pub mod limit;
 pub mod patience;
 pub mod pipeline;
 pub mod plain;

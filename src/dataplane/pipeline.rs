@@ -11,6 +11,7 @@ use super::{
     forward::{self, NextHopId},
     frame::{BURST, Burst, Frame, MAX_FRAME_LEN, Outgoing},
     guard,
+    limit::Limiter,
     plain::{self, Plain},
     port::{PortFailure, Undelivered},
     ports::{HOLD, Held, Ports, Slot},
@@ -109,6 +110,10 @@ impl Pipeline {
             return Ok(0);
         }
         self.decide(slot);
+        if let Some(limiter) = &mut slot.from_guest {
+            limiter.refill(now);
+            self.limit(*limiter);
+        }
         let mut passage = Passage { ports, links, ingress, now };
         let dealt = self.deliver(&mut passage);
         self.complete(passage.ports, ingress, dealt);
@@ -154,10 +159,28 @@ impl Pipeline {
         }
     }
 
+    /// Drops what is beyond the sender's limit.
+    fn limit(&mut self, mut left: Limiter) {
+        for at in bits(self.waiting()) {
+            let frame = self.burst.frame(at);
+            if left.admits() {
+                left.charge(frame.len, frame.offload);
+            } else {
+                self.next_hops[at] = NextHopId::NONE;
+                self.verdicts[at] = Verdict::Drop(DropReason::RateLimited);
+            }
+        }
+    }
+
+    /// The frames of the burst that are not dealt with.
+    fn waiting(&self) -> u64 {
+        u64::MAX >> (BURST - self.burst.len()) & !self.burst.done
+    }
+
     /// Carries out the decisions, those towards one next hop together, and counts. Gives the frames that are dealt
     /// with; the others wait for their receiver.
     fn deliver<L: Links>(&mut self, passage: &mut Passage<'_, L>) -> u64 {
-        let mut left = u64::MAX >> (BURST - self.burst.len()) & !self.burst.done;
+        let mut left = self.waiting();
         let mut dealt = 0;
         while left != 0 {
             let at = left.trailing_zeros() as usize;
@@ -249,13 +272,14 @@ impl Pipeline {
         let question = Question { table, vnic, headers: &headers, frame: whole, offload };
         let told = responders::respond(&question, &mut writer)?;
         let answer = Outgoing::private(writer.since(0), Offload::None);
-        match put(slot, &[answer], self.burst.queue) {
+        match put(slot, &[answer], self.burst.queue, passage.now) {
             Ok(()) => {
                 slot.tell(told, passage.now);
                 Ok(())
             }
             // It is the asker's own ring: no need to wait for it.
             Err((_, Undelivered::Full)) => Err(DropReason::RxRingFull),
+            Err((_, Undelivered::Limited)) => Err(DropReason::RateLimited),
             Err((_, Undelivered::TooLarge)) => Err(DropReason::RxBufferTooSmall),
             Err((_, Undelivered::Failed(failure))) => {
                 passage.ports.fail(passage.ingress, failure);
@@ -279,7 +303,7 @@ impl Pipeline {
         }
         // The packet's own drop is counted; an error that finds no buffer is not another one.
         let error = Outgoing::private(writer.since(0), Offload::None);
-        let told = put(slot, &[error], self.burst.queue);
+        let told = put(slot, &[error], self.burst.queue, passage.now);
         if let Err((_, Undelivered::Failed(failure))) = told {
             passage.ports.fail(passage.ingress, failure);
         }
@@ -292,6 +316,12 @@ impl Pipeline {
         slot.counters.ingress_frames.add(dealt.count_ones().into());
         let octets = bits(dealt).map(|at| self.burst.frame(at).len as u64).sum();
         slot.counters.ingress_octets.add(octets);
+        if let Some(limiter) = &mut slot.from_guest {
+            for at in bits(dealt).filter(|at| !self.is_limited(*at)) {
+                let frame = self.burst.frame(at);
+                limiter.charge(frame.len, frame.offload);
+            }
+        }
         let done = self.burst.done | dealt;
         if done & 1 != 0 {
             slot.held = None;
@@ -302,20 +332,28 @@ impl Pipeline {
         ports.touch(ingress);
     }
 
+    /// Whether a frame was beyond its sender's limit.
+    fn is_limited(&self, at: usize) -> bool {
+        let limited = Verdict::Drop(DropReason::RateLimited);
+        self.next_hops[at] == NextHopId::NONE && self.verdicts[at] == limited
+    }
+
     /// Delivers frames of one port and queue that came over a link.
     pub fn deliver_from_link(
         &mut self,
         ports: &mut Ports,
         (port, queue): (PortId, usize),
         mut frames: &[Outgoing<'_>],
+        now: Instant,
     ) {
         self.carried += frames.len() as u64;
         let Some(slot) = ports.sound_mut(port) else { return };
         while !frames.is_empty() {
-            let Err((taken, why)) = put(slot, frames, queue) else { break };
+            let Err((taken, why)) = put(slot, frames, queue, now) else { break };
             frames = &frames[taken..];
             let (reason, dropped) = match why {
                 Undelivered::Full => (DropReason::RxRingFull, frames.len()),
+                Undelivered::Limited => (DropReason::RateLimited, frames.len()),
                 Undelivered::TooLarge => (DropReason::RxBufferTooSmall, 1),
                 Undelivered::Failed(failure) => {
                     ports.fail(port, failure);
@@ -343,7 +381,7 @@ impl Pipeline {
             && responders::router_advertisement(table, vnic, &mut writer).is_ok()
         {
             let advertisement = Outgoing::private(writer.since(0), Offload::None);
-            heard = put(slot, &[advertisement], 0);
+            heard = put(slot, &[advertisement], 0, now);
         }
         if let Err((_, Undelivered::Failed(failure))) = heard {
             ports.fail(port, failure);
@@ -398,15 +436,31 @@ fn refuse_group(destination: MacAddr) -> Result<(), DropReason> {
 }
 
 /// Puts frames into a port, and counts them there.
-fn put(slot: &mut Slot, frames: &[Outgoing<'_>], queue: usize) -> Result<(), (usize, Undelivered)> {
+fn put(
+    slot: &mut Slot,
+    all: &[Outgoing<'_>],
+    queue: usize,
+    now: Instant,
+) -> Result<(), (usize, Undelivered)> {
+    let mut frames = all;
+    if let Some(limiter) = &mut slot.to_guest {
+        limiter.refill(now);
+        frames = &all[..limiter.admitted(all.iter().map(|frame| (frame.len, frame.offload)))];
+    }
     let delivered = slot.port.deliver(frames, queue);
     let taken = delivered.as_ref().map_or_else(|(taken, _)| *taken, |()| frames.len());
+    if let Some(limiter) = &mut slot.to_guest {
+        frames[..taken].iter().for_each(|frame| limiter.charge(frame.len, frame.offload));
+    }
     if taken > 0 {
         slot.stalled = false;
         slot.counters.egress_frames.add(taken as u64);
         slot.counters.egress_octets.add(frames[..taken].iter().map(|f| f.len as u64).sum());
     }
-    delivered
+    match delivered {
+        Ok(()) if frames.len() < all.len() => Err((frames.len(), Undelivered::Limited)),
+        delivered => delivered,
+    }
 }
 
 /// The positions of the bits that are set, from the lowest.
@@ -438,7 +492,8 @@ impl<L: Links> Passage<'_, L> {
     ) -> Result<(), (usize, Option<Undelivered>)> {
         let sent = if next_hop.reactor == self.links.here() {
             let slot = self.ports.sound_mut(next_hop.port).ok_or((0, None))?;
-            let sent = put(slot, frames, queue).map_err(|(taken, why)| (taken, Some(why)));
+            let sent =
+                put(slot, frames, queue, self.now).map_err(|(taken, why)| (taken, Some(why)));
             self.ports.touch(next_hop.port);
             sent
         } else {
@@ -458,6 +513,7 @@ impl<L: Links> Passage<'_, L> {
     fn refused(&mut self, next_hop: &NextHop, why: Option<Undelivered>, group: u64) -> Refused {
         match why {
             None => Refused::DropRest(DropReason::NoGuest),
+            Some(Undelivered::Limited) => Refused::DropRest(DropReason::RateLimited),
             Some(Undelivered::TooLarge) => Refused::Drop(DropReason::RxBufferTooSmall),
             Some(Undelivered::Failed(failure)) => {
                 self.ports.fail(next_hop.port, failure);
@@ -496,6 +552,7 @@ mod tests {
     use crate::dataplane::{
         forward::FibBuilder,
         frame::HEAD_LEN,
+        limit::Limit,
         snapshot::{Addressing, GATEWAY_MAC, NetworkKey},
     };
     use proptest::prelude::*;
@@ -521,6 +578,8 @@ mod tests {
                 routed_ipv4: routed_ipv4.into(),
                 routed_ipv6: Vec::new(),
                 slaac: None,
+                from_guest: Limit::default(),
+                to_guest: Limit::default(),
                 mtu: 80,
                 addressing: Addressing::Host,
                 hostname: None,

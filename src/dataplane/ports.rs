@@ -2,6 +2,7 @@
 
 use super::{
     counters::PortCounters,
+    limit::{Limit, Limiter},
     patience::Patience,
     port::{Port, PortFailure},
     responders::Told,
@@ -73,6 +74,10 @@ pub struct Slot {
     pub stay: u64,
     /// How many advertisements it was sent unasked.
     pub advertisements: u8,
+    /// How much its guest may send, where that is limited.
+    pub from_guest: Option<Limiter>,
+    /// How much its guest may get, where that is limited.
+    pub to_guest: Option<Limiter>,
     replies: TokenBucket,
     on_told: Box<dyn FnMut(Told) + Send>,
     /// When that was last called for each kind.
@@ -112,6 +117,17 @@ impl Slot {
         let found = table.vnics.binary_search_by_key(&self.id.slot, |vnic| vnic.port.slot);
         let found = found.ok().filter(|at| table.vnics[*at].port == self.id);
         self.table = found.map(|at| (Arc::clone(table), at));
+        let Some((_, vnic)) = self.vnic() else { return };
+        let limits = (vnic.from_guest, vnic.to_guest);
+        keep_to(&mut self.from_guest, limits.0);
+        keep_to(&mut self.to_guest, limits.1);
+    }
+}
+
+/// A limiter that keeps to `limit`, and its state where it did before.
+fn keep_to(limiter: &mut Option<Limiter>, limit: Limit) {
+    if limiter.as_ref().map_or(Limit::default(), |limiter| *limiter.limit()) != limit {
+        *limiter = Limiter::new(limit);
     }
 }
 
@@ -151,6 +167,8 @@ impl Ports {
             held: None,
             stay: self.stays,
             advertisements: 0,
+            from_guest: None,
+            to_guest: None,
             replies: TokenBucket::new(now),
             on_told: attachment.on_told,
             told: [None; Told::KINDS],

@@ -2,7 +2,7 @@
 //!
 //! A reactor holds an `Arc` of it and swaps that between two bursts. Nothing in it changes with traffic.
 
-use super::forward::Fib;
+use super::{forward::Fib, limit::Limit};
 use crate::{addr::MacAddr, wire::dns};
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::{
@@ -71,6 +71,10 @@ pub struct Vnic {
     pub slaac: Option<Ipv6Net>,
     /// Octets of an IP packet.
     pub mtu: u16,
+    /// How much it may send.
+    pub from_guest: Limit,
+    /// How much it may get.
+    pub to_guest: Limit,
     /// How its guest sees the network's subnets.
     pub addressing: Addressing,
     /// Its guest's name, where the vNIC's name is a valid DNS label.

@@ -116,6 +116,8 @@ drop_reasons! {
     RxRingFull = "rx_ring_full",
     /// The frame does not fit the destination guest's receive buffers.
     RxBufferTooSmall = "rx_buffer_too_small",
+    /// The vNIC that sends, or the one that receives, carries as much as it may.
+    RateLimited = "rate_limited",
     /// The channel to another reactor is full.
     LinkFull = "link_full",
     /// The gateway serves no such protocol or port.

@@ -289,6 +289,12 @@ mod tests {
             addressing: Addressing::Host,
             mtu: Some(9000),
             slaac: None,
+            from_guest: Default::default(),
+            to_guest: crate::model::RateLimit {
+                bits: 1_000_000,
+                burst_bits: 9,
+                ..Default::default()
+            },
             queue_pairs: 1,
             features: 1 << 32,
             created_at: jiff::Timestamp::UNIX_EPOCH,

@@ -15,6 +15,7 @@ mod golden;
 mod guard;
 mod guest;
 mod lease;
+mod limits;
 mod machines;
 mod misbehaviour;
 mod offload;

@@ -7,6 +7,7 @@ mod network;
 mod nic;
 mod output;
 mod probe;
+mod rate;
 mod reactor;
 mod vm;
 

@@ -1,10 +1,11 @@
 //! `mvirt nic …`
 
-use super::{Failure, connect::Client, output::Output, vm};
+use super::{Failure, connect::Client, output::Output, rate, rate::Rate, vm};
 use clap::{Args, Subcommand, ValueEnum};
 use mvirt_net::proto::{
     Addressing, CreateNicRequest, DeleteNicRequest, GetNicRequest, GetNicStatsRequest, Ipv6Mode,
-    ListNicsRequest, Nic, NicState, UpdateNicRequest, get_nic_request::Identifier,
+    ListNicsRequest, Nic, NicState, SetNicLimitsRequest, UpdateNicRequest,
+    get_nic_request::Identifier,
 };
 use std::io::Write as _;
 
@@ -38,6 +39,17 @@ pub(crate) enum Command {
         /// Remove all prefixes
         #[arg(long, conflicts_with = "route", required_unless_present = "route")]
         clear_routes: bool,
+    },
+    /// Replace how much a vNIC may carry; without rates: as much as it can
+    Limit {
+        /// Name or id
+        nic: String,
+        /// What its guest may send, like 1Gbit or 200kpps, with /BURST if wanted; may be given twice
+        #[arg(long, value_name = "RATE")]
+        from_guest: Vec<Rate>,
+        /// What its guest may get, likewise
+        #[arg(long, value_name = "RATE")]
+        to_guest: Vec<Rate>,
     },
     /// Delete a vNIC and disconnect its VMM
     Delete {
@@ -149,6 +161,11 @@ pub(crate) async fn run(
             let request = UpdateNicRequest { id: nic, routed_ipv4_prefixes, routed_ipv6_prefixes };
             show(&client.update_nic(request).await?.into_inner(), out)
         }
+        Command::Limit { nic, from_guest, to_guest } => {
+            let (from_guest, to_guest) = (rate::limit(&from_guest), rate::limit(&to_guest));
+            let request = SetNicLimitsRequest { id: nic, from_guest, to_guest };
+            show(&client.set_nic_limits(request).await?.into_inner(), out)
+        }
         Command::Delete { nic } => {
             let response =
                 client.delete_nic(DeleteNicRequest { id: nic.clone() }).await?.into_inner();
@@ -185,6 +202,8 @@ fn request(create: Create) -> CreateNicRequest {
         queue_pairs: create.queues,
         mtu: create.mtu,
         ipv6_mode: ipv6_mode.into(),
+        limit_from_guest: None,
+        limit_to_guest: None,
     }
 }
 
@@ -257,6 +276,8 @@ fn show(nic: &Nic, out: &mut Output) -> Result<(), Failure> {
         ("routes", routes.join(" ")),
         ("addressing", addressing.into()),
         ("mtu", nic.mtu.to_string()),
+        ("from guest", rate::shown(nic.limit_from_guest)),
+        ("to guest", rate::shown(nic.limit_to_guest)),
         ("queues", nic.queue_pairs.to_string()),
         ("socket", nic.socket_path.clone()),
         ("ipv4 lease", ago(&guest.ipv4_lease_at)),

@@ -28,6 +28,8 @@ use std::os::fd::BorrowedFd;
 pub enum Undelivered {
     /// No receive buffer is free now.
     Full,
+    /// The guest may not get as much.
+    Limited,
     /// The frame fits no receive buffers of this guest.
     TooLarge,
     /// The port is broken.

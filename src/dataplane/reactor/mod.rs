@@ -259,7 +259,7 @@ impl Reactor {
             }
             self.take_wakes(now);
             self.poll_active(now);
-            self.take_links();
+            self.take_links(now);
             self.advertise(now);
             self.ports.publish_touched();
             self.links.flush();
@@ -416,10 +416,10 @@ impl Reactor {
         Ok(more)
     }
 
-    fn take_links(&mut self) {
+    fn take_links(&mut self, now: Instant) {
         let (ports, pipeline) = (&mut self.ports, &mut self.pipeline);
         self.links.receive(LINK_BURST, |port, queue, frames| {
-            pipeline.deliver_from_link(ports, (port, queue), frames);
+            pipeline.deliver_from_link(ports, (port, queue), frames, now);
         });
     }
 

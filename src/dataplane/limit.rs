@@ -1,0 +1,142 @@
+//! How much a vNIC may carry one way: packets and bits a second, each with a burst. A frame beyond that is dropped.
+//!
+//! A token bucket that may go into debt by one frame: a frame is admitted while there are tokens, whatever it costs, so
+//! that large frames pass a small bucket and the rate is kept over time. A frame that is to be cut counts as the packets
+//! that it is cut into.
+
+use crate::wire::vnet::Offload;
+use std::time::Instant;
+
+/// Rates and bursts of one way; a rate of zero is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limit {
+    /// Packets a second.
+    pub packets: u64,
+    /// Bits a second, of Ethernet frames without preamble and checksum.
+    pub bits: u64,
+    /// Packets at once after a pause.
+    pub burst_packets: u64,
+    /// Bits at once after a pause.
+    pub burst_bits: u64,
+}
+
+impl Limit {
+    /// Whether it limits anything.
+    pub fn is_none(&self) -> bool {
+        self.packets == 0 && self.bits == 0
+    }
+}
+
+/// Packets and bits of a frame of `len` octets.
+fn cost(len: usize, offload: Offload) -> [f64; 2] {
+    let packets = match offload {
+        Offload::Segmentation { segments, .. } => len.div_ceil(usize::from(segments.size).max(1)),
+        _ => 1,
+    };
+    [packets as f64, len as f64 * 8.0]
+}
+
+/// What may still be carried.
+#[derive(Debug, Clone, Copy)]
+pub struct Limiter {
+    limit: Limit,
+    /// Packets and bits; below zero: in debt.
+    tokens: [f64; 2],
+    /// Absent until it is first asked.
+    filled: Option<Instant>,
+}
+
+impl Limiter {
+    /// Full; `None` where nothing is limited.
+    pub fn new(limit: Limit) -> Option<Self> {
+        let tokens = [limit.burst_packets as f64, limit.burst_bits as f64];
+        (!limit.is_none()).then_some(Self { limit, tokens, filled: None })
+    }
+
+    /// What it keeps to.
+    pub fn limit(&self) -> &Limit {
+        &self.limit
+    }
+
+    /// Adds what has become free since.
+    pub fn refill(&mut self, now: Instant) {
+        let filled = self.filled.replace(now).unwrap_or(now);
+        let elapsed = now.saturating_duration_since(filled).as_secs_f64();
+        let Limit { packets, bits, burst_packets, burst_bits } = self.limit;
+        let full = [(packets, burst_packets), (bits, burst_bits)];
+        for (tokens, (rate, burst)) in self.tokens.iter_mut().zip(full) {
+            *tokens = (*tokens + elapsed * rate as f64).min(burst as f64);
+        }
+    }
+
+    /// Whether a frame may pass now.
+    pub fn admits(&self) -> bool {
+        let rates = [self.limit.packets, self.limit.bits];
+        self.tokens.iter().zip(rates).all(|(tokens, rate)| rate == 0 || *tokens > 0.0)
+    }
+
+    /// Takes the tokens of a frame that passes.
+    pub fn charge(&mut self, len: usize, offload: Offload) {
+        for (tokens, cost) in self.tokens.iter_mut().zip(cost(len, offload)) {
+            *tokens -= cost;
+        }
+    }
+
+    /// How many of `frames`, each its octets and what is left to be done, may pass now, one after the other.
+    pub fn admitted(&self, frames: impl Iterator<Item = (usize, Offload)>) -> usize {
+        let mut left = *self;
+        frames
+            .take_while(|(len, offload)| {
+                let admitted = left.admits();
+                left.charge(*len, *offload);
+                admitted
+            })
+            .count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn carried(limit: Limit, len: usize, seconds: u64) -> u64 {
+        let start = Instant::now();
+        let mut limiter = Limiter::new(limit).unwrap();
+        let mut carried = 0;
+        for milliseconds in 0..seconds * 1000 {
+            limiter.refill(start + Duration::from_millis(milliseconds));
+            for _ in 0..1000 {
+                if limiter.admits() {
+                    limiter.charge(len, Offload::None);
+                    carried += 1;
+                }
+            }
+        }
+        carried
+    }
+
+    #[test]
+    fn rates_are_kept_over_time_with_a_burst_at_the_start() {
+        let packets = Limit { packets: 1000, burst_packets: 50, ..Limit::default() };
+        assert_eq!(carried(packets, 60, 10), 50 + 9_999);
+        let bits = Limit { bits: 8_000_000, burst_bits: 80_000, ..Limit::default() };
+        assert!((10_000..10_012).contains(&carried(bits, 1000, 10)), "1 MB/s in frames of 1000");
+        let both = Limit { packets: 100, burst_packets: 1, ..bits };
+        assert!((998..=1001).contains(&carried(both, 1000, 10)), "the tighter one counts");
+    }
+
+    #[test]
+    fn a_large_frame_passes_a_small_bucket_and_is_paid_for() {
+        let limit = Limit { bits: 1_000_000, burst_bits: 1, ..Limit::default() };
+        assert!((20..=21).contains(&carried(limit, 62_500, 10)), "half a second each");
+    }
+
+    #[test]
+    fn as_many_are_admitted_as_pass_one_after_the_other() {
+        let limit = Limit { packets: 1, burst_packets: 3, ..Limit::default() };
+        let limiter = Limiter::new(limit).unwrap();
+        assert_eq!(limiter.admitted([(60, Offload::None); 5].into_iter()), 3);
+        assert!(Limiter::new(Limit::default()).is_none());
+    }
+}
