@@ -8,6 +8,7 @@ mod access;
 mod api;
 mod cli;
 mod clients;
+mod crashes;
 mod daemon;
 mod forwarding;
 mod frames;

@@ -155,7 +155,8 @@ struct Ring {
     /// Set when the VMM has started the ring; the descriptor is absent where it wants us to poll.
     kick: Option<Option<Arc<OwnedFd>>>,
     call: Option<Doorbell>,
-    /// `None`: not said; then the ring is enabled unless protocol features were negotiated.
+    /// `None`: not said; then the ring is enabled where protocol features were not negotiated, and waits where they were:
+    /// what a guest sent before its VMM came back is not to be discarded while that takes up its rings one by one.
     enabled: Option<bool>,
 }
 
@@ -306,11 +307,12 @@ impl Session {
         Effect { reply: Some(reply), ..Effect::default() }
     }
 
-    /// What runs now: the rings that are addressed and started. `None` where there is nothing to run.
+    /// What runs now: the rings that are addressed and started, and enabled or disabled. `None` where there is nothing to run.
     pub fn plan(&self) -> Option<Plan> {
         let features = self.features?;
         let by_default = features & PROTOCOL_FEATURES == 0;
         let ring = |ring: &Ring| {
+            let enabled = ring.enabled.or(by_default.then_some(true))?;
             let kick = ring.kick.clone()?;
             Some(RingPlan {
                 config: RingConfig {
@@ -322,7 +324,7 @@ impl Session {
                 },
                 kick,
                 call: ring.call.clone(),
-                enabled: ring.enabled.unwrap_or(by_default),
+                enabled,
                 position: ring.position.clone(),
             })
         };
