@@ -94,8 +94,8 @@ impl Pool {
         while self.usable.contains(&first) && self.usable.contains(&(first + (size - 1))) {
             let block = first..=first + (size - 1);
             let taken = self.taken_within(block.clone());
-            let over = self.routed_over(first).map(|(last, _)| last);
-            let Some(last) = taken.or(over).or_else(|| self.routed_within(&block)) else {
+            let Some(last) = taken.or_else(|| self.routed_last(&block).map(|(last, _)| last))
+            else {
                 return Some(first);
             };
             first = up(last.checked_add(1)?)?;
@@ -103,10 +103,12 @@ impl Pool {
         None
     }
 
-    /// The last address of a prefix in `range` that is routed to someone.
-    fn routed_within(&self, range: &RangeInclusive<u128>) -> Option<u128> {
-        let inside = self.routed.keys().find(|(first, _)| range.contains(first))?;
-        Some(inside.0)
+    /// An address up to which something that overlaps the block `range` is routed, and to whom.
+    pub fn routed_last(&self, range: &RangeInclusive<u128>) -> Option<(u128, Uuid)> {
+        self.routed_over(*range.start()).or_else(|| {
+            let inside = self.routed.iter().find(|((first, _), _)| range.contains(first));
+            inside.map(|((first, _), owner)| (*first, *owner))
+        })
     }
 
     /// The lowest address that is neither taken nor in a routed prefix.
@@ -238,6 +240,10 @@ mod tests {
         pool.route("fd00:0:0:4::/63".parse().unwrap(), Uuid::new_v4());
         pool.take(block(3) + 7..=block(3) + 7);
         assert_eq!(pool.lowest_free_block(64), Some(block(6)));
+        for (n, is_routed) in [(1, false), (2, true), (4, true), (5, true), (6, false)] {
+            let found = pool.routed_last(&(block(n)..=block(n + 1) - 1));
+            assert_eq!(found.is_some(), is_routed, "block {n}");
+        }
         pool.take(block(6)..=block(7) - 1);
         pool.take(block(7)..=block(7) + (block(1) - block(0) - 1));
         assert_eq!(pool.lowest_free_block(64), None);

@@ -446,11 +446,11 @@ fn choose_prefix(
             format!("others of network {name}, with addresses in {block}"),
         ));
     }
-    if let Some((_, owner)) = pool.routed_over(first) {
+    if let Some((_, owner)) = pool.routed_last(&range(block.into())) {
         return Err(Refusal::taken(
             "ipv6_address",
             address,
-            format!("a prefix routed to vNIC {owner}"),
+            format!("a prefix routed to vNIC {owner}, which meets {block}"),
         ));
     }
     Ok((block, address))

@@ -367,6 +367,13 @@ fn a_guest_without_dhcpv6_chooses_addresses_in_a_prefix_of_its_own() {
     };
     let refused = daemon.try_nic_with("prod", "vm2", taken).unwrap_err();
     assert_eq!(refused.code(), tonic::Code::AlreadyExists, "{refused}");
+    let behind = vec!["fd00:1:0:9:8000::/65".to_owned()];
+    daemon.nic_with("prod", "router", |r| r.routed_ipv6_prefixes = behind);
+    let meets = |r: &mut mvirt_net::proto::CreateNicRequest| {
+        (r.ipv6_mode, r.ipv6_address) = (2, "fd00:1:0:9::1".into());
+    };
+    let refused = daemon.try_nic_with("prod", "phone3", meets).unwrap_err();
+    assert!(refused.message().contains("routed to vNIC"), "{refused}");
     daemon.network("flat");
     let refused = daemon.try_nic_with("flat", "phone2", slaac).unwrap_err();
     assert_eq!(refused.code(), tonic::Code::InvalidArgument);

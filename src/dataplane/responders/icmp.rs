@@ -108,7 +108,8 @@ fn error_ipv6(rejection: Rejection, upper: Upper) -> icmpv6::Error {
 /// Who tells `to` of an error: the gateway's link-local address on the link, but for hosts behind a guest, which
 /// cannot forward a packet from one, the subnet-router anycast address of the network (RFC 4291 §2.6.1).
 fn source_ipv6(table: &NetworkTable, vnic: &Vnic, to: Ipv6Addr) -> Ipv6Addr {
-    let on_link = to.is_unicast_link_local() || vnic.ipv6 == Some(to);
+    let own = vnic.ipv6 == Some(to) || vnic.slaac.is_some_and(|prefix| prefix.contains(&to));
+    let on_link = own || to.is_unicast_link_local();
     let prefix = table.ipv6_prefix.filter(|_| !on_link);
     prefix.map_or(GATEWAY_IPV6, |prefix| prefix.network())
 }
