@@ -1,5 +1,5 @@
 #!/bin/bash
-# fuzz.sh SECONDS: fuzzes every target for so long. Installs cargo-fuzz where it is missing. What was found worth
+# fuzz.sh SECONDS: fuzzes every target for so long, from tests/fuzz/seeds on. Installs cargo-fuzz where it is missing. What was found worth
 # keeping goes to tests/fuzz/corpus; a crash ends it with status 1 and a file in tests/fuzz/artifacts.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -7,7 +7,8 @@ seconds=${1:-60}
 command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
 # Sanitizers are a nightly feature; a stable compiler has them all the same.
 export RUSTC_BOOTSTRAP=1
-for target in packet session; do
-    cargo fuzz run --fuzz-dir tests/fuzz "$target" -- -max_total_time="$seconds" -max_len=2048 -print_final_stats=1 2>&1 |
+for target in packet session switch store; do
+    mkdir -p "tests/fuzz/corpus/$target" "tests/fuzz/seeds/$target"
+    cargo fuzz run --fuzz-dir tests/fuzz "$target" "tests/fuzz/corpus/$target" "tests/fuzz/seeds/$target" -- -max_total_time="$seconds" -max_len=2048 -print_final_stats=1 2>&1 |
         grep -vE '^#|NEW_FUNC|^INFO: (Loaded|Running)|Compiling' | tail -12
 done

@@ -517,3 +517,33 @@ fn what_a_guest_asked_for_can_be_seen() {
         assert!(shown.contains(line), "{line:?} is not in\n{shown}");
     }
 }
+
+#[test]
+fn options_of_no_matter_cannot_hurt() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
+    // Network interface and rapid commit of lengths that cannot be, and one of which all is missing.
+    let strange = [94, 1, 0, 80, 2, 0, 0, 151, 0].into_iter().collect::<Vec<u8>>();
+    let unknown = dhcproto::v4::UnknownOption::new(OptionCode::from(224), vec![0; 9]);
+    let mut request = Message::default();
+    request.set_xid(79).set_chaddr(&guest.mac);
+    request.opts_mut().insert(DhcpOption::MessageType(MessageType::Discover));
+    request.opts_mut().insert(DhcpOption::Unknown(unknown));
+    let mut payload = request.to_vec().unwrap();
+    let at = payload.iter().rposition(|octet| *octet == 224).unwrap();
+    payload.splice(at..at + 11, strange);
+    let mut udp = Udp4::new(guest.mac, "0.0.0.0", "255.255.255.255", &payload);
+    (udp.to_mac, udp.ports) = ([0xff; 6], (68, 67));
+    let frame = udp.frame();
+    guest.send(&frame);
+    guest.expect("it is answered all the same", |frame| frame[12..14] == [8, 0] && frame[23] == 17);
+    let mut solicit = v6::Message::new_with_id(v6::MessageType::Solicit, [1, 2, 3]);
+    solicit.opts_mut().insert(v6::DhcpOption::ClientId(vec![0, 3, 0, 1, 9, 9, 9, 9, 9, 9]));
+    for code in [17, 20, 37, 61] {
+        let option = v6::UnknownOption::new(v6::OptionCode::from(code), vec![]);
+        solicit.opts_mut().insert(v6::DhcpOption::Unknown(option));
+    }
+    assert_eq!(ask_v6(&mut guest, &solicit).msg_type(), v6::MessageType::Advertise);
+    assert!(!daemon.log().contains("panic"), "{}", daemon.log());
+}

@@ -23,6 +23,8 @@ use std::net::Ipv4Addr;
 
 /// A client need not take a message shorter than this (RFC 1542 §2.1).
 const MIN_LEN: usize = 300;
+/// Where options begin, after the fixed part and the cookie (RFC 2131 §3).
+const OPTIONS_AT: usize = 240;
 const INFINITE: u32 = u32::MAX;
 const DOMAIN_SEARCH: u8 = 119;
 const MICROSOFT_CLASSLESS_ROUTES: u8 = 249;
@@ -79,7 +81,8 @@ fn parse(question: &Question<'_>, packet: &Ipv4) -> Result<Message, DropReason> 
             return Err(DropReason::BadChecksum);
         }
     }
-    let request = Message::from_bytes(payload).map_err(|_| DropReason::MalformedMessage)?;
+    let relevant = relevant(payload).ok_or(DropReason::MalformedMessage)?;
+    let request = Message::from_bytes(&relevant).map_err(|_| DropReason::MalformedMessage)?;
     let ethernet = request.hlen() == 6 && request.opcode() == Opcode::BootRequest;
     // Relayed requests are not for us: the only client of a vNIC is its guest.
     if !ethernet || !request.giaddr().is_unspecified() {
@@ -89,6 +92,41 @@ fn parse(question: &Question<'_>, packet: &Ipv4) -> Result<Message, DropReason> 
         return Err(DropReason::SpoofedMac);
     }
     Ok(request)
+}
+
+/// A message without the options that are of no matter here: the codec takes some lengths for granted, and what it need
+/// not decode cannot hurt. `None` where it is cut.
+fn relevant(message: &[u8]) -> Option<Vec<u8>> {
+    const PAD: u8 = 0;
+    const END: u8 = 255;
+    let (fixed, mut rest) = message.split_at_checked(OPTIONS_AT)?;
+    let mut kept = fixed.to_vec();
+    while let Some((code, tail)) = rest.split_first() {
+        if *code == PAD {
+            rest = tail;
+            continue;
+        }
+        let Some((len, tail)) = tail.split_first().filter(|_| *code != END) else { break };
+        let (value, tail) = tail.split_at_checked(usize::from(*len))?;
+        rest = tail;
+        let matters = match OptionCode::from(*code) {
+            OptionCode::RapidCommit => value.is_empty(),
+            OptionCode::ClientFQDN => value.len() >= 3,
+            OptionCode::Hostname
+            | OptionCode::RequestedIpAddress
+            | OptionCode::MessageType
+            | OptionCode::ServerIdentifier
+            | OptionCode::ClassIdentifier
+            | OptionCode::ClientIdentifier => true,
+            _ => false,
+        };
+        if matters {
+            kept.extend([*code, *len]);
+            kept.extend(value);
+        }
+    }
+    kept.push(END);
+    Some(kept)
 }
 
 /// What a message is answered with (RFC 2131 §4.3), if at all.

@@ -26,6 +26,8 @@ const PREFIX_T1_SECONDS: u32 = 1800;
 const PREFIX_T2_SECONDS: u32 = 43_200;
 const PREFIX_PREFERRED_SECONDS: u32 = 86_400;
 const PREFIX_VALID_SECONDS: u32 = 172_800;
+/// Where options begin (RFC 8415 §8).
+const OPTIONS_AT: usize = 4;
 const INFINITE: u32 = u32::MAX;
 const DOMAIN_SEARCH: u16 = 24;
 const SNTP_SERVERS: u16 = 31;
@@ -83,7 +85,65 @@ fn parse(question: &Question<'_>, packet: &Ipv6) -> Result<Message, DropReason> 
             return Err(DropReason::BadChecksum);
         }
     }
-    Message::from_bytes(payload).map_err(|_| DropReason::MalformedMessage)
+    let relevant = relevant(payload).ok_or(DropReason::MalformedMessage)?;
+    Message::from_bytes(&relevant).map_err(|_| DropReason::MalformedMessage)
+}
+
+/// A message without the options that are of no matter here: the codec takes some lengths for granted, and what it need
+/// not decode cannot hurt. `None` where one is cut, or shorter than it must be.
+fn relevant(message: &[u8]) -> Option<Vec<u8>> {
+    let (fixed, options) = message.split_at_checked(OPTIONS_AT)?;
+    let mut kept = fixed.to_vec();
+    keep_options(options, &mut kept, &|code| match OptionCode::from(code) {
+        OptionCode::ClientId | OptionCode::ServerId | OptionCode::ClientFqdn => {
+            Some((0, Behind::Octets))
+        }
+        OptionCode::RapidCommit => Some((0, Behind::Nothing)),
+        OptionCode::VendorClass => Some((4, Behind::Octets)),
+        OptionCode::IANA => Some((12, Behind::Options(OptionCode::IAAddr, 24))),
+        OptionCode::IATA => Some((4, Behind::Options(OptionCode::IAAddr, 24))),
+        OptionCode::IAPD => Some((12, Behind::Options(OptionCode::IAPrefix, 25))),
+        _ => None,
+    })?;
+    Some(kept)
+}
+
+/// The octets that an option has at least, and what is copied of those behind them.
+type Shape = (usize, Behind);
+
+enum Behind {
+    Nothing,
+    Octets,
+    /// Options of one kind, of each so many octets.
+    Options(OptionCode, usize),
+}
+
+/// Copies the options that have a shape.
+fn keep_options(
+    mut options: &[u8],
+    kept: &mut Vec<u8>,
+    shape: &dyn Fn(u16) -> Option<Shape>,
+) -> Option<()> {
+    while !options.is_empty() {
+        let (code, rest) = options.split_first_chunk()?;
+        let (len, rest) = rest.split_first_chunk()?;
+        let (value, rest) = rest.split_at_checked(u16::from_be_bytes(*len).into())?;
+        options = rest;
+        let Some((least, what)) = shape(u16::from_be_bytes(*code)) else { continue };
+        let (fixed, behind) = value.split_at_checked(least)?;
+        let mut copy = fixed.to_vec();
+        match what {
+            Behind::Nothing => {}
+            Behind::Octets => copy.extend(behind),
+            Behind::Options(wanted, least) => keep_options(behind, &mut copy, &|code| {
+                (OptionCode::from(code) == wanted).then_some((least, Behind::Nothing))
+            })?,
+        }
+        kept.extend(code);
+        kept.extend(u16::try_from(copy.len()).ok()?.to_be_bytes());
+        kept.extend(copy);
+    }
+    Some(())
 }
 
 /// Which identifiers a message must carry and must not (RFC 8415 §16).

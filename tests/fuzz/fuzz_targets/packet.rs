@@ -2,58 +2,22 @@
 //! answer must be a frame that classifies.
 #![no_main]
 
+mod network;
+
 use libfuzzer_sys::fuzz_target;
 use mvirt_net::{
-    addr::MacAddr,
     dataplane::{
         classify::{Packet, classify},
-        forward::{self, FibBuilder},
+        forward,
         guard,
-        limit::Limit,
         responders::{self, Question},
-        snapshot::{Addressing, NetworkKey, NetworkTable, NextHop, PortId, Vnic},
         verdict::Rejection,
     },
     wire::{Writer, vnet::Offload},
 };
-use std::sync::Arc;
-
-fn table() -> NetworkTable {
-    let port = PortId { slot: 0, generation: 1 };
-    let mac = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
-    let mut fib = FibBuilder::default();
-    let next_hop = fib.next_hop(NextHop { port, reactor: 0, mtu: 1500, mac });
-    fib.host_ipv4([10, 0, 0, 2].into(), next_hop);
-    NetworkTable {
-        key: NetworkKey(1),
-        ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
-        ipv4_broadcast: Some([10, 0, 0, 255].into()),
-        ipv6_prefix: Some("fd00::/64".parse().unwrap()),
-        dns_ipv4: vec![[1, 1, 1, 1].into()],
-        dns_ipv6: vec!["fd00::53".parse().unwrap()],
-        ntp_ipv4: vec![[10, 0, 0, 9].into()],
-        ntp_ipv6: vec!["fd00::9".parse().unwrap()],
-        domain: Some("prod.internal".parse().unwrap()),
-        vnics: vec![Arc::new(Vnic {
-            port,
-            mac,
-            ipv4: Some([10, 0, 0, 1].into()),
-            ipv6: Some("fd00::1".parse().unwrap()),
-            routed_ipv4: vec![],
-            routed_ipv6: vec!["fd00:0:0:7::/64".parse().unwrap()],
-            slaac: Some("fd00:0:0:8::/64".parse().unwrap()),
-            from_guest: Limit::default(),
-            to_guest: Limit::default(),
-            mtu: 1500,
-            addressing: Addressing::Subnet,
-            hostname: Some("vm1".into()),
-        })],
-        fib: fib.build(7),
-    }
-}
 
 fuzz_target!(|frame: &[u8]| {
-    let table = table();
+    let table = network::table();
     let vnic = &table.vnics[0];
     let Ok(headers) = classify(&frame[..frame.len().min(128)], frame.len(), Offload::None) else { return };
     let frame = &frame[..headers.frame_len()];

@@ -1,0 +1,58 @@
+//! A network of two guests, 10.0.0.1 and 10.0.0.2, with everything that guests can be told. What 10.0.0.1 may use is
+//! as wide as it gets.
+
+use mvirt_net::{
+    addr::MacAddr,
+    dataplane::{
+        forward::FibBuilder,
+        limit::Limit,
+        snapshot::{Addressing, NetworkKey, NetworkTable, NextHop, PortId, Vnic},
+    },
+};
+use std::sync::Arc;
+
+pub fn port(slot: u32) -> PortId {
+    PortId { slot, generation: 1 }
+}
+
+fn vnic(slot: u32) -> Vnic {
+    let number = slot as u8 + 1;
+    Vnic {
+        port: port(slot),
+        mac: MacAddr([0x52, 0x54, 0, 0, 0, number]),
+        ipv4: Some([10, 0, 0, number].into()),
+        ipv6: Some(format!("fd00::{number}").parse().unwrap()),
+        routed_ipv4: vec![],
+        routed_ipv6: vec![format!("fd00:0:0:{number}::/64").parse().unwrap()],
+        slaac: Some(format!("fd00:0:0:1{number}::/64").parse().unwrap()),
+        from_guest: Limit::default(),
+        to_guest: Limit::default(),
+        mtu: 1500,
+        addressing: Addressing::Subnet,
+        hostname: Some(format!("vm{number}")),
+    }
+}
+
+pub fn table() -> NetworkTable {
+    let mut fib = FibBuilder::default();
+    let vnics = [vnic(0), vnic(1)].map(|vnic| {
+        let next_hop = fib.next_hop(NextHop { port: vnic.port, reactor: 0, mtu: vnic.mtu, mac: vnic.mac });
+        vnic.ipv4.iter().for_each(|address| fib.host_ipv4(*address, next_hop));
+        vnic.ipv6.iter().for_each(|address| fib.host_ipv6(*address, next_hop));
+        vnic.routed_ipv6.iter().chain(&vnic.slaac).for_each(|prefix| fib.prefix_ipv6(*prefix, next_hop));
+        Arc::new(vnic)
+    });
+    NetworkTable {
+        key: NetworkKey(1),
+        ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
+        ipv4_broadcast: Some([10, 0, 0, 255].into()),
+        ipv6_prefix: Some("fd00::/56".parse().unwrap()),
+        dns_ipv4: vec![[1, 1, 1, 1].into()],
+        dns_ipv6: vec!["fd00::53".parse().unwrap()],
+        ntp_ipv4: vec![[10, 0, 0, 9].into()],
+        ntp_ipv6: vec!["fd00::9".parse().unwrap()],
+        domain: Some("prod.internal".parse().unwrap()),
+        vnics: vnics.into(),
+        fib: fib.build(7),
+    }
+}
