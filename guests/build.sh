@@ -80,8 +80,10 @@ clients=(isc-dhcp-client dhcpcd-base systemd dbus wide-dhcpv6-client dibbler-cli
 tools=(busybox iproute2 iputils-ping iputils-tracepath traceroute ethtool iperf3 procps kmod tshark kea-admin)
 packages=$(IFS=, && echo "${clients[*]},${tools[*]}")
 # Its services are never started: they are a guest's, not the host's.
+[ "$(id -u)" = 0 ] && as_root=() || as_root=(sudo)
 rm -rf "$out/debian"
-mmdebstrap --quiet --variant=essential --aptopt='Apt::Install-Recommends "false"' --include="$packages" bookworm "$work/debian"
+"${as_root[@]}" mmdebstrap --quiet --variant=essential --aptopt='Apt::Install-Recommends "false"' --include="$packages" bookworm "$work/debian"
+"${as_root[@]}" chown -R "$(id -u):$(id -g)" "$work/debian"
 mkdir -p "$work/debian/out"
 uml_modules "$work/debian/modules" "${network[@]}" veth
 install -m 755 guests/init-debian "$work/debian/init"

@@ -211,3 +211,26 @@ fn every_drop_reason_is_documented() {
         assert!(operations.contains(&format!("`{}`", reason.name())), "{}", reason.name());
     }
 }
+
+#[test]
+fn every_promise_names_tests_that_exist() {
+    let mut tests = Vec::new();
+    for file in files(Path::new("src")).into_iter().chain(files(Path::new("tests/it"))) {
+        let text = fs::read_to_string(&file).unwrap();
+        let module = file.file_stem().unwrap().to_string_lossy().into_owned();
+        let functions = text.split("#[test]").skip(1).filter_map(|after| after.split("fn ").nth(1));
+        tests
+            .extend(functions.map(|name| format!("{module}::{}", name.split('(').next().unwrap())));
+    }
+    let page = fs::read_to_string("docs/reliability.md").unwrap();
+    let named = page.split('`').skip(1).step_by(2).filter(|code| code.contains("::"));
+    let mut count = 0;
+    for name in named.filter(|name| !name.contains("model::Nic")) {
+        let prefix = name.trim_end_matches(['…', '*']);
+        let exists =
+            tests.iter().any(|test| test.starts_with(prefix) && (prefix != name || test == name));
+        assert!(exists, "docs/reliability.md names {name}");
+        count += 1;
+    }
+    assert!(count > 40, "{count} tests are named");
+}
