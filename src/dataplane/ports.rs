@@ -104,7 +104,7 @@ impl Slot {
         self.replies.take(now)
     }
 
-    /// Notes what the guest was told.
+    /// Notes what the guest was told, if that says something of its network.
     pub fn tell(&mut self, told: Told, now: Instant) {
         let Some(last) = self.told.get_mut(told.kind()) else { return };
         if last.is_none_or(|last| now.saturating_duration_since(last) >= TELL_INTERVAL) {

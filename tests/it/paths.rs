@@ -130,7 +130,8 @@ fn a_load_of_dhcpv6_clients_is_answered() {
             let line = report.lines().find(|line| line.starts_with(what)).unwrap();
             line.split(": ").nth(1).unwrap().trim().parse().unwrap()
         };
-        assert!(count("sent packets") >= 390, "{told}");
-        assert_eq!(count("sent packets"), count("received packets"), "{told}");
+        let (sent, received) = (count("sent packets"), count("received packets"));
+        // It does not wait for the answers to its last questions.
+        assert!(sent >= 390 && received + 8 >= sent, "{told}");
     }
 }

@@ -75,10 +75,10 @@ pub enum Told {
 }
 
 impl Told {
-    /// How many kinds there are.
-    pub const KINDS: usize = 6;
+    /// How many kinds say something.
+    pub const KINDS: usize = 5;
 
-    /// Which of the kinds this is.
+    /// Which of the kinds this is; beyond them: none that says something.
     pub const fn kind(&self) -> usize {
         match self {
             Self::Neighbour4 => 0,
@@ -86,7 +86,7 @@ impl Told {
             Self::Router => 2,
             Self::Lease4(_) => 3,
             Self::Lease6(_) => 4,
-            Self::Other => 5,
+            Self::Other => Self::KINDS,
         }
     }
 }
