@@ -23,6 +23,7 @@ use crate::{
         counters::ReactorCounters,
         snapshot::{NetworkKey, PortId},
     },
+    log_limit::{LogLimit, Said},
     model::{Name, Network, Nic},
     proto,
     store::{Store, StoreError},
@@ -65,6 +66,7 @@ struct NicState {
     place: Place,
     state: proto::NicState,
     guest: proto::GuestSeen,
+    log: LogLimit,
     /// Absent only while it is being made.
     listening: Option<Listening>,
 }
@@ -229,7 +231,9 @@ impl Control {
             PortState::Failed => proto::NicState::Error,
         };
         if std::mem::replace(&mut nic.state, state) != state {
-            tracing::info!(nic = %nic.model.name, state = state.as_str_name(), "vNIC changed");
+            if let Some(Said { unsaid }) = nic.log.line(Instant::now()) {
+                tracing::info!(nic = %nic.model.name, state = state.as_str_name(), unsaid, "vNIC changed");
+            }
             self.tell_nic(id);
         }
     }

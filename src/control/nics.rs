@@ -9,6 +9,7 @@ use super::{
 use crate::{
     addr::MacAddr,
     dataplane::{self, Device, Listening, Socket},
+    log_limit::LogLimit,
     model::Nic,
     proto,
 };
@@ -181,6 +182,7 @@ impl Control {
             place,
             state: proto::NicState::Created,
             guest: proto::GuestSeen::default(),
+            log: LogLimit::default(),
             listening: None,
         };
         self.nics.insert(state.model.id, state);

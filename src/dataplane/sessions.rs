@@ -21,11 +21,18 @@ use super::{
     reactor,
     snapshot::{NetworkKey, PortId},
 };
+use crate::log_limit::{LogLimit, Said};
 use rustix::{
     io::IoSliceMut,
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg},
 };
-use std::{io, mem::MaybeUninit, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    io,
+    mem::MaybeUninit,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{
     io::{AsyncWriteExt as _, Interest},
     net::{UnixListener, UnixStream},
@@ -73,6 +80,7 @@ enum Broken {
 
 /// Serves connections, one at a time, until `stop`.
 pub(super) async fn serve(served: Served, listener: UnixListener, mut stop: oneshot::Receiver<()>) {
+    let mut log = LogLimit::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -87,8 +95,10 @@ pub(super) async fn serve(served: Served, listener: UnixListener, mut stop: ones
                 continue;
             }
         };
-        tracing::info!(nic = served.name, "VMM connected");
-        let mut connection = Connection::new(&served, stream);
+        if let Some(said) = log.line(Instant::now()) {
+            tracing::info!(nic = served.name, unsaid = said.unsaid, "VMM connected");
+        }
+        let mut connection = Connection::new(&served, stream, log);
         let ended = tokio::select! {
             ended = connection.run(&listener) => ended,
             _ = &mut stop => {
@@ -97,14 +107,13 @@ pub(super) async fn serve(served: Served, listener: UnixListener, mut stop: ones
             }
         };
         connection.detach().await;
+        connection.tell(if ended.is_ok() { PortState::Idle } else { PortState::Failed });
+        log = connection.log;
+        let Some(Said { unsaid }) = log.line(Instant::now()) else { continue };
         match ended {
-            Ok(()) => {
-                tracing::info!(nic = served.name, "VMM disconnected");
-                connection.tell(PortState::Idle);
-            }
+            Ok(()) => tracing::info!(nic = served.name, unsaid, "VMM disconnected"),
             Err(reason) => {
-                tracing::warn!(nic = served.name, %reason, "VMM disconnected: it or its guest broke the protocol");
-                connection.tell(PortState::Failed);
+                tracing::warn!(nic = served.name, %reason, unsaid, "VMM disconnected: it or its guest broke the protocol");
             }
         }
     }
@@ -119,10 +128,11 @@ struct Connection<'a> {
     /// The reactor that has the port.
     attached: Option<Arc<reactor::Handle>>,
     failures: (mpsc::UnboundedSender<PortFailure>, mpsc::UnboundedReceiver<PortFailure>),
+    log: LogLimit,
 }
 
 impl<'a> Connection<'a> {
-    fn new(served: &'a Served, stream: UnixStream) -> Self {
+    fn new(served: &'a Served, stream: UnixStream, log: LogLimit) -> Self {
         Self {
             served,
             stream,
@@ -131,6 +141,7 @@ impl<'a> Connection<'a> {
             home: served.home.clone(),
             attached: None,
             failures: mpsc::unbounded_channel(),
+            log,
         }
     }
 
@@ -163,7 +174,9 @@ impl<'a> Connection<'a> {
                 }
                 second = listener.accept() => {
                     drop(second);
-                    tracing::warn!(nic = self.served.name, "turned away a second VMM: the vNIC is in use");
+                    if let Some(Said { unsaid }) = self.log.line(Instant::now()) {
+                        tracing::warn!(nic = self.served.name, unsaid, "turned away a second VMM: the vNIC is in use");
+                    }
                 }
             }
         }

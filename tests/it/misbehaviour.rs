@@ -132,6 +132,24 @@ fn broken_rings_cost_their_own_vnic_only() {
 }
 
 #[test]
+fn a_vmm_that_comes_and_goes_does_not_fill_the_log() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nic = daemon.nic("prod", "restless");
+    let guest = Guest::connect(&daemon.nic("prod", "held"));
+    for _ in 0..400 {
+        drop(UnixStream::connect(&nic.socket_path).unwrap());
+        drop(UnixStream::connect(&daemon.get_nic("held").socket_path).unwrap());
+    }
+    drop(guest);
+    daemon.wait_for_state("held", NicState::Created);
+    let log = daemon.log();
+    let lines = |name: &str| log.lines().filter(|line| line.contains(name)).count();
+    assert!((50..150).contains(&lines("restless")), "{log}");
+    assert!((50..150).contains(&lines("held")), "{log}");
+}
+
+#[test]
 fn refused_messages_end_the_connection() {
     let mut daemon = Daemon::start();
     let mut neighbours = Neighbours::new(&mut daemon);
