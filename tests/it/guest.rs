@@ -139,8 +139,13 @@ impl Driver {
     }
 
     pub(crate) fn start_rings(&mut self, base: u16) {
+        self.try_start_rings(base).unwrap();
+    }
+
+    /// As [`Self::start_rings`], where the daemon may refuse them and hang up.
+    pub(crate) fn try_start_rings(&mut self, base: u16) -> Result<(), vhost::Error> {
         for (index, layout) in [RX, TX].iter().enumerate() {
-            self.frontend.set_vring_num(index, QUEUE).unwrap();
+            self.frontend.set_vring_num(index, QUEUE)?;
             let data = VringConfigData {
                 queue_max_size: QUEUE,
                 queue_size: QUEUE,
@@ -150,14 +155,15 @@ impl Driver {
                 avail_ring_addr: self.user_address(layout.available),
                 log_addr: None,
             };
-            self.frontend.set_vring_addr(index, &data).unwrap();
-            self.frontend.set_vring_base(index, base).unwrap();
-            self.frontend.set_vring_call(index, &self.calls[index]).unwrap();
-            self.frontend.set_vring_kick(index, &self.kicks[index]).unwrap();
+            self.frontend.set_vring_addr(index, &data)?;
+            self.frontend.set_vring_base(index, base)?;
+            self.frontend.set_vring_call(index, &self.calls[index])?;
+            self.frontend.set_vring_kick(index, &self.kicks[index])?;
         }
         for index in 0..2 {
-            self.frontend.set_vring_enable(index, true).unwrap();
+            self.frontend.set_vring_enable(index, true)?;
         }
+        Ok(())
     }
 
     /// As a VMM does when the daemon has come back: the same memory and rings, position `base`.

@@ -2,7 +2,8 @@
 //! innocent pair of guests notices nothing.
 
 use super::{
-    daemon::Daemon,
+    crashes::{Random, rounds},
+    daemon::{Daemon, wait_until},
     frames::{Udp4, is_udp4},
     guest::{Driver, Guest, PLAIN, QUEUE, RX, TX},
 };
@@ -129,6 +130,89 @@ fn broken_rings_cost_their_own_vnic_only() {
         d.kick(1);
         d.kick(0);
     });
+}
+
+/// A number that is likely to hurt.
+fn edge(random: &mut Random) -> u64 {
+    let edges = [
+        0,
+        1,
+        11,
+        12,
+        13,
+        14,
+        64,
+        127,
+        128,
+        129,
+        2048,
+        4 << 20,
+        (4 << 20) - 1,
+        u64::MAX,
+        u64::MAX - 4095,
+    ];
+    match random.below(4) {
+        0 => random.below(u64::MAX),
+        1 => random.below(8 << 20),
+        _ => edges[random.below(edges.len() as u64) as usize],
+    }
+}
+
+/// Fills the rings of a driver with what nobody sane would.
+fn scribble(driver: &Driver, random: &mut Random) {
+    for layout in [RX, TX] {
+        for slot in 0..QUEUE {
+            let address = if random.below(2) == 0 {
+                layout.buffers + random.below(1 << 16)
+            } else {
+                edge(random)
+            };
+            let len = if random.below(2) == 0 { random.below(2048) } else { edge(random) };
+            let flags = [0, 1, 2, 3, 4, 5, 6, 7, 0xffff][random.below(9) as usize];
+            let next = if random.below(2) == 0 { random.below(128) } else { edge(random) };
+            driver.describe(layout, slot, address, len as u32, flags, next as u16);
+            let head = if random.below(4) == 0 { edge(random) } else { random.below(128) };
+            driver.write_u16(layout.available + 4 + 2 * u64::from(slot), head as u16);
+        }
+        // Indirect tables and frames are found there.
+        for at in 0..64 {
+            driver.write_u16(layout.buffers + 2 * at, edge(random) as u16);
+        }
+        let index = if random.below(8) == 0 { edge(random) } else { random.below(129) };
+        driver.write_u16(layout.available + 2, index as u16);
+        driver.write_u16(layout.used + 2, 0);
+    }
+}
+
+#[test]
+fn a_thousand_hostile_rings_hurt_nobody_else() {
+    let mut random = Random::new();
+    let mut daemon = Daemon::start();
+    let mut neighbours = Neighbours::new(&mut daemon);
+    daemon.network("prod");
+    let nic = daemon.nic("prod", "evil");
+    let descriptors =
+        |daemon: &Daemon| std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    let before = descriptors(&daemon);
+    for case in 0..50 * rounds() {
+        let mut driver = Driver::memory_only(Path::new(&nic.socket_path), PLAIN, 2048);
+        driver.negotiate();
+        scribble(&driver, &mut random);
+        // It may have seen enough before all is started.
+        let started = driver.try_start_rings(0).is_ok();
+        for _ in 0..if started { random.below(4) } else { 0 } {
+            driver.kick(random.below(2) as usize);
+            scribble(&driver, &mut random);
+        }
+        if case % 20 == 0 {
+            neighbours.still_talk();
+        }
+    }
+    let mut guest = Guest::connect(&nic);
+    assert_eq!(guest.lease().0, "10.0.0.1/32", "the next good connection works");
+    drop(guest);
+    wait_until("nothing is left of them", || descriptors(&daemon) == before);
+    assert!(!daemon.log().contains("internal error"), "{}", daemon.log());
 }
 
 #[test]

@@ -103,3 +103,29 @@ fn corrupt_metadata_is_set_aside_and_the_rest_served() {
     assert_eq!(std::fs::read_dir(daemon.path("m/quarantine")).unwrap().count(), 1);
     assert!(daemon.log().contains("metadata set aside"));
 }
+
+#[test]
+fn a_change_that_cannot_be_stored_is_refused_and_leaves_no_trace() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let a = daemon.nic("prod", "a");
+    let (here, away) = (daemon.path("m/nics"), daemon.path("m/away"));
+    std::fs::rename(&here, &away).unwrap();
+    let refused = daemon.try_nic_with("prod", "b", |_| {}).unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Internal);
+    assert!(refused.message().contains(&*here.to_string_lossy()), "{refused}");
+    let request = mvirt_net::proto::DeleteNicRequest { id: "a".into() };
+    let refused = daemon.call(async |client| client.delete_nic(request).await).unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Internal);
+    let request = mvirt_net::proto::SetNicLimitsRequest { id: "a".into(), ..Default::default() };
+    assert!(daemon.call(async |client| client.set_nic_limits(request).await).is_err());
+    let request = mvirt_net::proto::ListNicsRequest::default();
+    let found = daemon.call(async |client| client.list_nics(request).await).unwrap().nics;
+    assert_eq!(found, [a], "as it was");
+    assert_eq!(std::fs::read_dir(daemon.path("s")).unwrap().count(), 1, "and no socket of b");
+    std::fs::rename(&away, &here).unwrap();
+    assert_eq!(daemon.nic("prod", "b").ipv4_address, "10.0.0.2");
+    daemon.crash_and_restart();
+    assert_eq!(daemon.get_nic("b").ipv4_address, "10.0.0.2");
+    assert_eq!(daemon.get_nic("a").ipv4_address, "10.0.0.1");
+}
