@@ -123,7 +123,7 @@ impl Machine {
 
     pub(crate) fn run(&mut self, command: &str) -> (String, i32) {
         writeln!(self.input, "{command}").unwrap();
-        self.answer(command, 60)
+        self.answer(command, 120)
     }
 
     /// Runs a command that must succeed.
