@@ -13,7 +13,11 @@ use super::{Failure, connect::Client, nic, output::Output};
 use clap::{Args, Subcommand};
 use guest::{Answer, Echo, Guest};
 use lease::{Lease, Router, Told};
-use std::{net::IpAddr, time::Duration};
+use mvirt_net::proto::{Nic, NicState};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct Command {
@@ -73,7 +77,7 @@ pub(crate) async fn run(
     client: &mut Client,
     out: &mut Output,
 ) -> Result<(), Failure> {
-    let own = nic::get(client, command.nic).await?;
+    let own = unused(client, command.nic).await?;
     let guest = Guest::connect(&own)?;
     match command.probe {
         Probe::Lease => show_lease(guest, out).await,
@@ -104,7 +108,7 @@ pub(crate) async fn run(
             Err(Failure::Probe(format!("{address} was not reached")))
         }
         Probe::Throughput { to, seconds } => {
-            let other = nic::get(client, to).await?;
+            let other = unused(client, to).await?;
             let receiver = (Guest::connect(&other)?, other.mtu);
             let duration = Duration::from_secs(seconds);
             let carried = throughput::throughput((guest, own.mtu), receiver, duration).await?;
@@ -116,6 +120,18 @@ pub(crate) async fn run(
             ];
             out.object(&carried, &rows)
         }
+    }
+}
+
+/// A vNIC, as soon as who left it just now is gone; one that stays in use is given as that.
+async fn unused(client: &mut Client, key: String) -> Result<Nic, Failure> {
+    let patient = Instant::now() + Duration::from_secs(1);
+    loop {
+        let nic = nic::get(client, key.clone()).await?;
+        if nic.state() != NicState::Active || Instant::now() > patient {
+            return Ok(nic);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
