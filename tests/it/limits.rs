@@ -133,7 +133,8 @@ fn a_flood_leaves_the_others_their_share() {
             }
         });
         let mut waits = Vec::new();
-        while waits.len() < 200 || daemon.stats("flood").ingress_frames < 20_000 {
+        // Fewer than the gateway answers at once.
+        for _ in 0..30 {
             for guest in &mut light {
                 let asked = Instant::now();
                 assert!(guest.ping("169.254.0.1"));
