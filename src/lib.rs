@@ -22,4 +22,5 @@ pub mod log_limit;
 pub mod model;
 pub mod proto;
 pub mod store;
+pub mod token_bucket;
 pub mod wire;

@@ -1,6 +1,7 @@
 //! How often the log may speak of one thing that others can make happen at will: a VMM that connects and leaves in a
 //! loop must not fill the disk.
 
+use crate::token_bucket::TokenBucket;
 use std::time::Instant;
 
 /// Lines at once after a pause.
@@ -11,14 +12,13 @@ const RATE: f64 = 1.0;
 /// The lines about one thing.
 #[derive(Debug, Clone)]
 pub struct LogLimit {
-    lines: f64,
-    filled: Option<Instant>,
+    lines: TokenBucket,
     unsaid: u64,
 }
 
 impl Default for LogLimit {
     fn default() -> Self {
-        Self { lines: BURST, filled: None, unsaid: 0 }
+        Self { lines: TokenBucket::new(RATE, BURST), unsaid: 0 }
     }
 }
 
@@ -32,14 +32,10 @@ pub struct Said {
 impl LogLimit {
     /// Asks for a line.
     pub fn line(&mut self, now: Instant) -> Option<Said> {
-        let filled = self.filled.replace(now).unwrap_or(now);
-        let elapsed = now.saturating_duration_since(filled).as_secs_f64();
-        self.lines = (self.lines + elapsed * RATE).min(BURST);
-        if self.lines < 1.0 {
+        if !self.lines.take(now) {
             self.unsaid += 1;
             return None;
         }
-        self.lines -= 1.0;
         let unsaid = std::mem::take(&mut self.unsaid);
         Some(Said { unsaid: (unsaid > 0).then_some(unsaid) })
     }

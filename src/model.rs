@@ -153,6 +153,13 @@ pub struct Nic {
     pub updated_at: Timestamp,
 }
 
+impl Nic {
+    /// Octets of an IP packet, in `network`, which it is in.
+    pub fn mtu_in(&self, network: &Network) -> u16 {
+        self.mtu.unwrap_or(network.mtu)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -205,7 +205,7 @@ impl Relay {
                 on_failure: Box::new(|failure| panic!("{failure}")),
                 on_told: Box::new(drop),
             };
-            ports.attach(attachment, Duration::ZERO, now);
+            ports.attach(attachment, Duration::ZERO);
             if slot == 1 {
                 (0..routes).for_each(|number| fib.host_ipv4(route(number), next_hop));
             }

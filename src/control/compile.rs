@@ -75,7 +75,7 @@ pub fn member(network: &Network, nic: &Nic, place: Place) -> Member {
         slaac: nic.slaac,
         from_guest: limit(nic.from_guest),
         to_guest: limit(nic.to_guest),
-        mtu: nic.mtu.unwrap_or(network.mtu),
+        mtu: nic.mtu_in(network),
         addressing: match nic.addressing {
             Addressing::Host => snapshot::Addressing::Host,
             Addressing::Subnet => snapshot::Addressing::Subnet,

@@ -440,7 +440,7 @@ pub(super) fn nic(
         updated_at: nic.updated_at.to_string(),
         addressing: addressing.into(),
         queue_pairs: nic.queue_pairs.into(),
-        mtu: nic.mtu.unwrap_or(network.mtu).into(),
+        mtu: nic.mtu_in(network).into(),
         ipv6_mode: ipv6_mode.into(),
         slaac_prefix: string(nic.slaac),
         limit_from_guest: rate_limit_view(nic.from_guest),

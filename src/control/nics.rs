@@ -202,7 +202,7 @@ impl Control {
                 features: nic.model.features,
                 queue_pairs: nic.model.queue_pairs,
                 mac: nic.model.mac,
-                mtu: nic.model.mtu.unwrap_or(network.model.mtu),
+                mtu: nic.model.mtu_in(&network.model),
             },
         })?;
         nic.listening = Some(listening);

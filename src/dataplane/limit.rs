@@ -1,10 +1,10 @@
 //! How much a vNIC may carry one way: packets and bits a second, each with a burst. A frame beyond that is dropped.
 //!
-//! A token bucket that may go into debt by one frame: a frame is admitted while there are tokens, whatever it costs, so
+//! Token buckets that may go into debt by one frame: a frame is admitted while there are tokens, whatever it costs, so
 //! that large frames pass a small bucket and the rate is kept over time. A frame that is to be cut counts as the packets
 //! that it is cut into.
 
-use crate::wire::vnet::Offload;
+use crate::{token_bucket::TokenBucket, wire::vnet::Offload};
 use std::time::Instant;
 
 /// Rates and bursts of one way; a rate of zero is no limit.
@@ -20,13 +20,6 @@ pub struct Limit {
     pub burst_bits: u64,
 }
 
-impl Limit {
-    /// Whether it limits anything.
-    pub fn is_none(&self) -> bool {
-        self.packets == 0 && self.bits == 0
-    }
-}
-
 /// Packets and bits of a frame of `len` octets.
 fn cost(len: usize, offload: Offload) -> [f64; 2] {
     let packets = match offload {
@@ -40,17 +33,18 @@ fn cost(len: usize, offload: Offload) -> [f64; 2] {
 #[derive(Debug, Clone, Copy)]
 pub struct Limiter {
     limit: Limit,
-    /// Packets and bits; below zero: in debt.
-    tokens: [f64; 2],
-    /// Absent until it is first asked.
-    filled: Option<Instant>,
+    /// Packets and bits, where they are limited.
+    left: [Option<TokenBucket>; 2],
 }
 
 impl Limiter {
     /// Full; `None` where nothing is limited.
     pub fn new(limit: Limit) -> Option<Self> {
-        let tokens = [limit.burst_packets as f64, limit.burst_bits as f64];
-        (!limit.is_none()).then_some(Self { limit, tokens, filled: None })
+        let bucket =
+            |rate: u64, burst: u64| (rate > 0).then(|| TokenBucket::new(rate as f64, burst as f64));
+        let left =
+            [bucket(limit.packets, limit.burst_packets), bucket(limit.bits, limit.burst_bits)];
+        left.iter().any(Option::is_some).then_some(Self { limit, left })
     }
 
     /// What it keeps to.
@@ -60,25 +54,18 @@ impl Limiter {
 
     /// Adds what has become free since.
     pub fn refill(&mut self, now: Instant) {
-        let filled = self.filled.replace(now).unwrap_or(now);
-        let elapsed = now.saturating_duration_since(filled).as_secs_f64();
-        let Limit { packets, bits, burst_packets, burst_bits } = self.limit;
-        let full = [(packets, burst_packets), (bits, burst_bits)];
-        for (tokens, (rate, burst)) in self.tokens.iter_mut().zip(full) {
-            *tokens = (*tokens + elapsed * rate as f64).min(burst as f64);
-        }
+        self.left.iter_mut().flatten().for_each(|left| left.refill(now));
     }
 
     /// Whether a frame may pass now.
     pub fn admits(&self) -> bool {
-        let rates = [self.limit.packets, self.limit.bits];
-        self.tokens.iter().zip(rates).all(|(tokens, rate)| rate == 0 || *tokens > 0.0)
+        self.left.iter().flatten().all(|left| left.tokens() > 0.0)
     }
 
     /// Takes the tokens of a frame that passes.
     pub fn charge(&mut self, len: usize, offload: Offload) {
-        for (tokens, cost) in self.tokens.iter_mut().zip(cost(len, offload)) {
-            *tokens -= cost;
+        for (left, cost) in self.left.iter_mut().zip(cost(len, offload)) {
+            left.iter_mut().for_each(|left| left.charge(cost));
         }
     }
 

@@ -8,6 +8,7 @@ use super::{
     responders::Told,
     snapshot::{NetworkKey, NetworkTable, PortId, Vnic},
 };
+use crate::token_bucket::TokenBucket;
 use std::{
     fmt,
     sync::Arc,
@@ -19,7 +20,7 @@ pub const HOLD: Duration = Duration::from_micros(100);
 /// How often it is noted that a guest was told the same kind of thing.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
 /// Answers the gateway gives a guest in a second, and how many at once.
-const REPLIES_PER_SECOND: u32 = 1000;
+const REPLIES_PER_SECOND: f64 = 1000.0;
 
 /// A port as it is given to a reactor.
 pub struct Attachment {
@@ -150,7 +151,7 @@ pub struct Ports {
 
 impl Ports {
     /// Takes a port over, whose queues are polled for `busy_poll` after a frame. Gives what tells this stay of it from others.
-    pub fn attach(&mut self, attachment: Attachment, busy_poll: Duration, now: Instant) -> u64 {
+    pub fn attach(&mut self, attachment: Attachment, busy_poll: Duration) -> u64 {
         self.stays += 1;
         let at = attachment.id.slot as usize;
         if self.slots.len() <= at {
@@ -169,7 +170,7 @@ impl Ports {
             advertisements: 0,
             from_guest: None,
             to_guest: None,
-            replies: TokenBucket::new(now),
+            replies: replies(),
             on_told: attachment.on_told,
             told: [None; Told::KINDS],
             on_failure: Some(attachment.on_failure),
@@ -253,29 +254,8 @@ impl Ports {
     }
 }
 
-/// Refilled continuously, full at the start.
-#[derive(Debug)]
-struct TokenBucket {
-    tokens: u32,
-    filled: Instant,
-}
-
-impl TokenBucket {
-    fn new(now: Instant) -> Self {
-        Self { tokens: REPLIES_PER_SECOND, filled: now }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let elapsed = now.saturating_duration_since(self.filled);
-        let fresh = elapsed.as_millis().min(1000) as u32 * REPLIES_PER_SECOND / 1000;
-        if fresh > 0 {
-            self.tokens = (self.tokens + fresh).min(REPLIES_PER_SECOND);
-            self.filled = now;
-        }
-        let left = self.tokens.checked_sub(1);
-        self.tokens = left.unwrap_or(0);
-        left.is_some()
-    }
+fn replies() -> TokenBucket {
+    TokenBucket::new(REPLIES_PER_SECOND, REPLIES_PER_SECOND)
 }
 
 #[cfg(test)]
@@ -285,7 +265,7 @@ mod tests {
     #[test]
     fn a_thousand_replies_a_second_and_no_more() {
         let start = Instant::now();
-        let mut bucket = TokenBucket::new(start);
+        let mut bucket = replies();
         assert_eq!((0..1500).filter(|_| bucket.take(start)).count(), 1000);
         let later = start + Duration::from_millis(10);
         assert_eq!((0..1500).filter(|_| bucket.take(later)).count(), 10);

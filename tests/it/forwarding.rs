@@ -2,7 +2,7 @@
 
 use super::{
     daemon::{Daemon, PATIENCE, wait_until},
-    frames::{GATEWAY_MAC, IcmpError, Udp4, Udp6, is_udp4, open_checksum4},
+    frames::{GATEWAY_MAC, IcmpError, Udp4, Udp6, checksum, is_udp4, open_checksum4},
     guest::{CSUM, EVENT_IDX, GUEST_CSUM, Guest, MRG_RXBUF, PLAIN},
 };
 use std::{
@@ -195,13 +195,6 @@ fn a_guest_of_larger_mtu_is_told_what_its_peer_takes() {
     assert_eq!((error.kind, error.code, error.mtu), (2, 0, 1500));
     let error = a.provoke(&Udp6::new(a.mac, "fd00::1", "fd00::3", &payload[..1853]).frame());
     assert_eq!((error.kind, error.code, error.mtu), (2, 0, 1900));
-}
-
-/// RFC 1071, over a header whose checksum is zero.
-fn checksum(header: &[u8]) -> [u8; 2] {
-    let sum: u32 = header.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    (!(((folded & 0xffff) + (folded >> 16)) as u16)).to_be_bytes()
 }
 
 #[test]

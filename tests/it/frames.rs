@@ -154,6 +154,13 @@ impl IcmpError {
     }
 }
 
+/// The Internet checksum (RFC 1071) of octets in which its own field is zero.
+pub(crate) fn checksum(octets: &[u8]) -> [u8; 2] {
+    let sum: u32 = octets.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    (!(((folded & 0xffff) + (folded >> 16)) as u16)).to_be_bytes()
+}
+
 /// What the checksum field of an IPv4 frame holds that leaves it to others: the pseudo-header's sum.
 pub(crate) fn open_checksum4(frame: &[u8], protocol: u8, len: usize) -> [u8; 2] {
     let words = frame[26..34].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));

@@ -2,7 +2,7 @@
 
 use super::{
     daemon::{Daemon, wait_until},
-    frames::{GATEWAY_MAC, Udp4, Udp6, is_udp4},
+    frames::{GATEWAY_MAC, Udp4, Udp6, checksum, is_udp4},
     guest::Guest,
 };
 use std::{net::Ipv6Addr, time::Instant};
@@ -84,10 +84,7 @@ fn advertisement(mac: [u8; 6], from: &str, target: &str) -> Vec<u8> {
     let to: Ipv6Addr = "ff02::1".parse().unwrap();
     let pseudo =
         [&from_address.octets()[..], &to.octets(), &[0, 0, 0, 32, 0, 0, 0, 58], &body].concat();
-    let sum: u32 = pseudo.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let sum = !(((folded & 0xffff) + (folded >> 16)) as u16);
-    body[2..4].copy_from_slice(&sum.to_be_bytes());
+    body[2..4].copy_from_slice(&checksum(&pseudo));
     ipv6(mac, from, "ff02::1", 58, &body)
 }
 

@@ -191,9 +191,7 @@ fn a_thousand_hostile_rings_hurt_nobody_else() {
     let mut neighbours = Neighbours::new(&mut daemon);
     daemon.network("prod");
     let nic = daemon.nic("prod", "evil");
-    let descriptors =
-        |daemon: &Daemon| std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
-    let before = descriptors(&daemon);
+    let before = daemon.descriptors();
     for case in 0..50 * rounds() {
         let mut driver = Driver::memory_only(Path::new(&nic.socket_path), PLAIN, 2048);
         driver.negotiate();
@@ -211,7 +209,7 @@ fn a_thousand_hostile_rings_hurt_nobody_else() {
     let mut guest = Guest::connect(&nic);
     assert_eq!(guest.lease().0, "10.0.0.1/32", "the next good connection works");
     drop(guest);
-    wait_until("nothing is left of them", || descriptors(&daemon) == before);
+    wait_until("nothing is left of them", || daemon.descriptors() == before);
     assert!(!daemon.log().contains("internal error"), "{}", daemon.log());
 }
 
@@ -269,9 +267,7 @@ fn junk_on_the_socket_is_harmless() {
     let mut neighbours = Neighbours::new(&mut daemon);
     daemon.network("prod");
     let nic = daemon.nic("prod", "evil");
-    let descriptors =
-        |daemon: &Daemon| std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
-    let before = descriptors(&daemon);
+    let before = daemon.descriptors();
     for junk in [
         &[0xff; 64][..],
         &[0; 12],
@@ -297,5 +293,5 @@ fn junk_on_the_socket_is_harmless() {
     assert_eq!(stream.read(&mut reply).unwrap_or(0), 0);
     assert!(daemon.log().contains("took longer than 2s"));
     drop((stream, second));
-    super::daemon::wait_until("no descriptor is left behind", || descriptors(&daemon) == before);
+    super::daemon::wait_until("no descriptor is left behind", || daemon.descriptors() == before);
 }

@@ -72,9 +72,7 @@ fn a_daemon_that_is_told_to_end_cleans_up() {
 fn a_deleted_vnic_leaves_nothing() {
     let mut daemon = Daemon::start();
     daemon.network("prod");
-    let descriptors =
-        |daemon: &Daemon| std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
-    let before = descriptors(&daemon);
+    let before = daemon.descriptors();
     for _ in 0..10 {
         let nic = daemon.nic("prod", "vm1");
         let guest = Guest::connect(&nic);
@@ -85,7 +83,7 @@ fn a_deleted_vnic_leaves_nothing() {
         assert!(!maps.contains("memfd:guest"), "its memory is unmapped before the answer");
         drop(guest);
     }
-    assert_eq!(descriptors(&daemon), before);
+    assert_eq!(daemon.descriptors(), before);
     assert_eq!(daemon.nic("prod", "vm1").ipv4_address, "10.0.0.1", "its address is free again");
 }
 

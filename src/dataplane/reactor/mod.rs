@@ -307,7 +307,7 @@ impl Reactor {
             let window = self.busy_poll;
             self.active.push(Active { port: id, queue, busy: now, window });
         }
-        let stay = self.ports.attach(attachment, self.busy_poll, now);
+        let stay = self.ports.attach(attachment, self.busy_poll);
         self.advertisements.add(now, (id.slot, stay));
     }
 

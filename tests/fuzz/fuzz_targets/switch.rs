@@ -121,7 +121,7 @@ fn run(input: &[u8], pipeline: &mut Pipeline, table: &Arc<NetworkTable>, before:
             on_failure: Box::new(drop),
             on_told: Box::new(drop),
         };
-        ports.attach(attachment, Duration::ZERO, now);
+        ports.attach(attachment, Duration::ZERO);
     }
     ports.publish(table);
     for turn in 0..3 {

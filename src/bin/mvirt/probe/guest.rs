@@ -5,6 +5,7 @@ use super::device::Device;
 use crate::Failure;
 use mvirt_net::{
     addr::MacAddr,
+    dataplane::snapshot::{GATEWAY_IPV4, GATEWAY_IPV6},
     proto::Nic,
     wire::{Full, Writer, arp, checksum, ethernet, icmpv4, icmpv6, ipv4, ipv6, protocol},
 };
@@ -14,8 +15,6 @@ use std::{
 };
 use zerocopy::{FromBytes as _, IntoBytes as _, big_endian::U16};
 
-const GATEWAY_IPV4: Ipv4Addr = mvirt_net::dataplane::snapshot::GATEWAY_IPV4;
-const GATEWAY_IPV6: Ipv6Addr = mvirt_net::dataplane::snapshot::GATEWAY_IPV6;
 const NDP_HOPS: u8 = 255;
 /// Between tries of a question.
 const RETRY: Duration = Duration::from_millis(500);
