@@ -185,6 +185,10 @@ pub struct Config {
     /// How log lines look, on stderr; RUST_LOG says which there are
     #[arg(long, value_name = "FORMAT", env = "MVIRT_NET_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+
+    /// Take over from the daemon at the standard input, which starts this one with that flag
+    #[arg(long, hide = true)]
+    pub take_over: bool,
 }
 
 impl Config {

@@ -3,14 +3,18 @@
 use crate::{
     access::{Access, AccessError},
     config::{Config, Listen},
-    control::{Control, Handle, RestoreError, service::Service},
+    control::{Control, Handle, RestoreError, service},
     dataplane::{self, Dataplane, Settings},
+    handover::{self, HandOverError, Service, Taker},
     proto::{DESCRIPTORS, net_service_server::NetServiceServer},
     store::{StoreError, json::JsonStore},
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
+use sd_notify::NotifyState;
 use std::{
+    collections::HashMap,
     io,
+    os::fd::{AsFd as _, OwnedFd},
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
@@ -70,6 +74,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The daemon from which this one was to take over did not give what it serves.
+    #[error("cannot take over: {0}")]
+    HandOver(#[from] HandOverError),
     /// Nobody could be let in as the flags say.
     #[error("{0}")]
     Access(#[from] AccessError),
@@ -98,14 +105,14 @@ impl From<dataplane::StartError> for StartError {
     }
 }
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT, or until SIGUSR2 and another process has taken over.
 pub async fn run(config: Config) -> Result<(), StartError> {
     raise_file_limit();
+    // Its path now: a new binary will be there when it is needed.
+    let program = std::env::current_exe()?;
     let access = Access::new(&config)?;
     let socket_dir = directory("socket-dir", config.socket_dir())?;
     let metadata_dir = directory("metadata-dir", config.metadata_dir())?;
-    let store = JsonStore::open(&metadata_dir)?;
-    let listeners = listen_all(&config.listen, &access).await?;
     let settings = Settings {
         reactors: config.reactor_count(),
         cpus: config.cpus.clone().map(|cpus| cpus.0).unwrap_or_default(),
@@ -113,40 +120,109 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         hugepages: config.hugepages.into(),
     };
     let (dataplane, events) = Dataplane::start(&settings)?;
+    let taker = if config.take_over { Some(Taker::new()?) } else { None };
+    let (store, mut inherited) = match &taker {
+        None => (JsonStore::open(&metadata_dir)?, HashMap::new()),
+        Some(taker) => {
+            let Service { lock, listeners } = taker.ready().await?;
+            (JsonStore::take_over(&metadata_dir, lock)?, listeners)
+        }
+    };
+    let lock = store.lock()?;
+    let listeners = listen_all(&config.listen, &access, &mut inherited).await?;
     let rebalance_above = f64::from(config.rebalance) / 100.0;
-    let control = Control::restore(Box::new(store), dataplane, socket_dir, rebalance_above)?;
+    let mut control = Control::restore(Box::new(store), dataplane, socket_dir, rebalance_above)?;
+    if let Some(taker) = &taker {
+        taker.take(&mut control).await?;
+    }
+    control.open_sockets()?;
     let (control, mut thread) = Handle::spawn(control, events)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut upgrade = signal(SignalKind::user_defined2())?;
     let (stop, stopped) = watch::channel(());
     let mut servers = JoinSet::new();
     let addresses: Vec<String> = listeners.iter().map(Listener::address).collect();
+    let copies = listeners.iter().map(Listener::copy).collect::<io::Result<Vec<_>>>()?;
     for listener in listeners {
         servers.spawn(serve(listener, access.clone(), control.clone(), stopped.clone()));
     }
     tracing::info!(addresses = addresses.join(" "), reactors = settings.reactors, "ready");
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::debug!(%error, "no service manager to tell");
+    tell_service_manager(&[NotifyState::Ready]);
+    if let Some(taker) = taker {
+        taker.serving().await;
     }
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = thread.ended() => {}
-        Some(ended) = servers.join_next() => tracing::error!(?ended, "a listener of the API ended"),
-    }
-    tracing::info!("shutting down");
-    drop(stop);
-    let sockets = control.call(Control::shut_down).await.unwrap_or_default();
-    for socket in sockets {
-        socket.close().await;
+    let taken_over = loop {
+        tokio::select! {
+            _ = terminate.recv() => break false,
+            _ = interrupt.recv() => break false,
+            () = thread.ended() => break false,
+            Some(ended) = servers.join_next() => {
+                tracing::error!(?ended, "a listener of the API ended");
+                break false;
+            }
+            _ = upgrade.recv() => {}
+        }
+        if hand_over(&program, &control, &lock, &config.listen, &copies).await {
+            break true;
+        }
+    };
+    tracing::info!(taken_over, "shutting down");
+    drop((stop, copies));
+    if !taken_over {
+        let sockets = control.call(Control::shut_down).await.unwrap_or_default();
+        for socket in sockets {
+            socket.close().await;
+        }
     }
     let drained = async { while servers.join_next().await.is_some() {} };
     if tokio::time::timeout(GRACE, drained).await.is_err() {
         servers.shutdown().await;
     }
     let ended_well = thread.join().await;
-    remove_unix(&config.listen);
+    if !taken_over {
+        remove_unix(&config.listen);
+    }
     if ended_well { Ok(()) } else { Err(StartError::Control) }
+}
+
+/// Gives all that is served to a new process of `program`; false where everything stays as it is.
+async fn hand_over(
+    program: &Path,
+    control: &Handle,
+    lock: &OwnedFd,
+    addresses: &[Listen],
+    listeners: &[OwnedFd],
+) -> bool {
+    tracing::info!(program = %program.display(), "handing over");
+    tell_service_manager(&[NotifyState::Reloading]);
+    let copies = || {
+        let named = addresses.iter().zip(listeners);
+        let copy = |(address, fd): (&Listen, &OwnedFd)| Ok((address.to_string(), fd.try_clone()?));
+        Ok::<_, io::Error>((lock.try_clone()?, named.map(copy).collect::<io::Result<Vec<_>>>()?))
+    };
+    let given = match copies() {
+        Ok((lock, listeners)) => handover::give(program, control, lock, listeners).await,
+        Err(error) => Err(error.into()),
+    };
+    match given {
+        Ok(pid) => {
+            tracing::info!(pid, "handed over");
+            tell_service_manager(&[NotifyState::MainPid(pid), NotifyState::Ready]);
+            true
+        }
+        Err(error) => {
+            tracing::error!(%error, "not handed over: this process goes on");
+            tell_service_manager(&[NotifyState::Ready]);
+            false
+        }
+    }
+}
+
+fn tell_service_manager(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "no service manager to tell");
+    }
 }
 
 /// Thousands of vNICs need a few descriptors each; the soft limit is for programs that use select(2).
@@ -175,6 +251,13 @@ enum Listener {
 }
 
 impl Listener {
+    fn copy(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(listener, _) => listener.as_fd().try_clone_to_owned(),
+            Self::Unix(listener, _) => listener.as_fd().try_clone_to_owned(),
+        }
+    }
+
     fn address(&self) -> String {
         match self {
             Self::Tcp(listener, _) => match listener.local_addr() {
@@ -186,16 +269,29 @@ impl Listener {
     }
 }
 
-async fn listen_all(addresses: &[Listen], access: &Access) -> Result<Vec<Listener>, StartError> {
+/// Listens on all addresses, by descriptors of another process where it gave one for an address.
+async fn listen_all(
+    addresses: &[Listen],
+    access: &Access,
+    inherited: &mut HashMap<String, OwnedFd>,
+) -> Result<Vec<Listener>, StartError> {
     let mut listeners = Vec::new();
     for address in addresses {
+        let inherited = inherited.remove(&address.to_string());
         let listener = match address {
             Listen::Tcp(to) => {
-                let listener = TcpListener::bind(to).await;
+                let listener = match inherited {
+                    Some(fd) => TcpListener::from_std(fd.into()),
+                    None => TcpListener::bind(to).await,
+                };
                 listener.map(|listener| Listener::Tcp(listener, access.tls(address).cloned()))
             }
             Listen::Unix(path) => {
-                listen_unix(path, access).map(|l| Listener::Unix(l, path.clone()))
+                let listener = match inherited {
+                    Some(fd) => UnixListener::from_std(fd.into()),
+                    None => listen_unix(path, access),
+                };
+                listener.map(|listener| Listener::Unix(listener, path.clone()))
             }
         };
         let address = address.clone();
@@ -251,14 +347,14 @@ async fn serve(
     mut stopped: watch::Receiver<()>,
 ) -> Result<(), tonic::transport::Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<NetServiceServer<Service>>().await;
+    health.set_serving::<NetServiceServer<service::Service>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let service =
-        NetServiceServer::new(Service::new(control)).max_decoding_message_size(MAX_REQUEST);
+    let service = NetServiceServer::new(service::Service::new(control))
+        .max_decoding_message_size(MAX_REQUEST);
     let mut server = Server::builder();
     if let Listener::Tcp(_, Some(tls)) = &listener {
         server = server.tls_config(tls.clone())?;

@@ -18,7 +18,7 @@ pub mod service;
 use crate::{
     addr::MacAddr,
     dataplane::{
-        Change, Client, Dataplane, Event, Listening, Place, PortState, Told,
+        Change, Client, Dataplane, Event, Given, Giver, Listening, Place, PortState, Told,
         balance::{self, Balance},
         counters::ReactorCounters,
         snapshot::{NetworkKey, PortId},
@@ -89,6 +89,44 @@ pub struct Control {
     nic_events: broadcast::Sender<proto::NicEvent>,
     network_events: broadcast::Sender<proto::NetworkEvent>,
     is_ending: bool,
+    /// Set while another process takes over: see [`Control::freeze`].
+    frozen: Option<oneshot::Receiver<Thaw>>,
+}
+
+/// Every vNIC that another process is to take over. Control waits for [`Frozen::end`].
+#[derive(Debug)]
+pub struct Frozen {
+    /// The vNICs.
+    pub nics: Vec<FrozenNic>,
+    thaw: oneshot::Sender<Thaw>,
+}
+
+/// One vNIC of [`Frozen`].
+#[derive(Debug)]
+pub struct FrozenNic {
+    /// Which.
+    pub id: Uuid,
+    /// What is known of its guest.
+    pub guest: proto::GuestSeen,
+    /// The way to what it serves.
+    pub giver: Giver,
+}
+
+/// What becomes of a Control that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thaw {
+    /// Nobody took over.
+    GoOn,
+    /// Another process has.
+    End,
+}
+
+impl Frozen {
+    /// Ends the wait.
+    pub fn end(self, thaw: Thaw) {
+        // Control has ended only by a panic, which ends the daemon.
+        self.thaw.send(thaw).ok();
+    }
 }
 
 impl std::fmt::Debug for Control {
@@ -116,8 +154,8 @@ pub enum RestoreError {
 }
 
 impl Control {
-    /// Brings back what is stored: addresses, tables, sockets. Reactors that are busy in more than a share of the time
-    /// `rebalance_above` give vNICs to others.
+    /// Brings back what is stored: addresses and tables; sockets are opened afterwards. Reactors that are busy in more
+    /// than a share of the time `rebalance_above` give vNICs to others.
     pub fn restore(
         mut store: Box<dyn Store>,
         dataplane: Dataplane,
@@ -141,6 +179,7 @@ impl Control {
             nic_events: broadcast::Sender::new(WATCH_BACKLOG),
             network_events: broadcast::Sender::new(WATCH_BACKLOG),
             is_ending: false,
+            frozen: None,
         };
         for network in contents.networks {
             control.adopt_network(network);
@@ -150,21 +189,51 @@ impl Control {
         }
         control.unpublished.extend(control.networks.keys());
         control.settle();
-        let ids: Vec<Uuid> = control.nics.keys().copied().collect();
-        for id in ids {
-            if let Err(source) = control.listen(id) {
-                let nic = &control.nics[&id].model;
-                let (name, path) = (nic.name.clone(), control.socket_path(id));
-                return Err(RestoreError::Socket { name, path, source });
-            }
-        }
-        control.remove_stale_sockets();
-        tracing::info!(
-            networks = control.networks.len(),
-            nics = control.nics.len(),
-            "state restored"
-        );
         Ok(control)
+    }
+
+    /// Opens the sockets of all vNICs that have none yet.
+    pub fn open_sockets(&mut self) -> Result<(), RestoreError> {
+        let closed = self.nics.iter().filter(|(_, nic)| nic.listening.is_none());
+        let closed: Vec<Uuid> = closed.map(|(id, _)| *id).collect();
+        for id in closed {
+            self.open_socket(id, None)?;
+        }
+        self.remove_stale_sockets();
+        tracing::info!(networks = self.networks.len(), nics = self.nics.len(), "state restored");
+        Ok(())
+    }
+
+    fn open_socket(&mut self, id: Uuid, gave: Option<Given>) -> Result<(), RestoreError> {
+        self.listen(id, gave).map_err(|source| RestoreError::Socket {
+            name: self.nics[&id].model.name.clone(),
+            path: self.socket_path(id),
+            source,
+        })
+    }
+
+    /// Goes on with a vNIC that another process of the daemon `gave`. One that is not stored is let go.
+    pub fn take_over(
+        &mut self,
+        id: Uuid,
+        guest: proto::GuestSeen,
+        gave: Given,
+    ) -> Result<(), RestoreError> {
+        let Some(nic) = self.nics.get_mut(&id) else { return Ok(()) };
+        nic.guest = guest;
+        self.open_socket(id, Some(gave))
+    }
+
+    /// Takes no more requests until [`Frozen::end`]: another process is about to take over. Those that come meanwhile
+    /// wait, and are refused if it does.
+    pub fn freeze(&mut self) -> Frozen {
+        let (thaw, thawed) = oneshot::channel();
+        self.frozen = Some(thawed);
+        let nics = self.nics.iter().filter_map(|(id, nic)| {
+            let giver = nic.listening.as_ref()?.giver();
+            Some(FrozenNic { id: *id, guest: nic.guest.clone(), giver })
+        });
+        Frozen { nics: nics.collect(), thaw }
     }
 
     /// Sockets of vNICs that are no more; anything else in the directory is left alone.
@@ -398,6 +467,9 @@ impl Handle {
                                 .collect();
                             control.settle();
                             answers.into_iter().for_each(|answer| answer());
+                            if let Some(thawed) = control.frozen.take() {
+                                control.is_ending = thawed.await == Ok(Thaw::End);
+                            }
                         }
                         Some(event) = events.recv() => control.port_changed(event),
                         _ = looks.tick(), if several => control.rebalance(),

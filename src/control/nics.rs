@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     addr::MacAddr,
-    dataplane::{self, Device, Listening, Socket},
+    dataplane::{self, Device, Given, Listening, Socket},
     log_limit::LogLimit,
     model::Nic,
     proto,
@@ -58,7 +58,7 @@ impl Control {
             return Err(error.into());
         }
         self.adopt_nic(nic);
-        if let Err(error) = self.listen(id) {
+        if let Err(error) = self.listen(id, None) {
             self.forget_nic(id);
             self.store.delete_nic(id)?;
             return Err(Refusal::Socket(error));
@@ -188,12 +188,12 @@ impl Control {
         self.nics.insert(state.model.id, state);
     }
 
-    /// Makes the socket of a vNIC.
-    pub(super) fn listen(&mut self, id: Uuid) -> std::io::Result<()> {
+    /// Makes the socket of a vNIC, or goes on with what another process of the daemon `gave`.
+    pub(super) fn listen(&mut self, id: Uuid, gave: Option<Given>) -> std::io::Result<()> {
         let path = self.socket_path(id);
         let nic = self.nics.get_mut(&id).expect("only vNICs of the state listen");
         let network = &self.networks[&nic.model.network_id];
-        let listening = self.dataplane.attach(Socket {
+        let socket = Socket {
             place: nic.place,
             network: network.key,
             name: nic.model.name.to_string(),
@@ -204,7 +204,8 @@ impl Control {
                 mac: nic.model.mac,
                 mtu: nic.model.mtu_in(&network.model),
             },
-        })?;
+        };
+        let listening = self.dataplane.attach(socket, gave)?;
         nic.listening = Some(listening);
         Ok(())
     }

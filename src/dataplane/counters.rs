@@ -2,6 +2,7 @@
 
 use super::verdict::DropReason;
 use std::{
+    collections::BTreeMap,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
@@ -55,6 +56,34 @@ impl Default for PortCounters {
 }
 
 impl PortCounters {
+    fn named(&self) -> impl Iterator<Item = (&'static str, &Count)> {
+        let frames = [
+            ("ingress_frames", &self.ingress_frames),
+            ("ingress_octets", &self.ingress_octets),
+            ("ingress_forwarded", &self.ingress_forwarded),
+            ("ingress_answered", &self.ingress_answered),
+            ("egress_frames", &self.egress_frames),
+            ("egress_octets", &self.egress_octets),
+        ];
+        let drops = DropReason::ALL.iter().map(|reason| reason.name()).zip(&self.drops);
+        frames.into_iter().chain(drops)
+    }
+
+    /// All that is not zero, by name: for another process of the daemon.
+    pub fn totals(&self) -> BTreeMap<String, u64> {
+        let totals = self.named().map(|(name, count)| (name.to_owned(), count.get()));
+        totals.filter(|(_, total)| *total > 0).collect()
+    }
+
+    /// Counts that begin at [`PortCounters::totals`] of another process; what this one does not count is left out.
+    pub fn beginning_at(totals: &BTreeMap<String, u64>) -> Self {
+        let counters = Self::default();
+        for (name, count) in counters.named() {
+            count.add(totals.get(name).copied().unwrap_or(0));
+        }
+        counters
+    }
+
     /// Counts a dropped frame.
     pub fn drop_frame(&self, reason: DropReason) {
         self.drops[reason as usize].add(1);

@@ -33,9 +33,11 @@ pub mod verdict;
 pub use port::vhost_user::session::{Device, features};
 pub use reactor::{Hugepages, StartError};
 pub use responders::{Client, Told};
+pub use sessions::{Given, SavedConnection};
 pub use socket::longest_socket_path;
 
 use counters::{PortCounters, ReactorCounters};
+use sessions::{Order, Start};
 use snapshot::{NetworkKey, NetworkTable, PortId};
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
@@ -119,14 +121,57 @@ pub struct Listening {
     counters: Arc<PortCounters>,
     /// The reactor that is to own the port.
     home: watch::Sender<Arc<reactor::Handle>>,
+    orders: mpsc::UnboundedSender<Order>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
+}
+
+/// The way to what a socket serves, for giving it to another process of the daemon.
+#[derive(Debug)]
+pub struct Giver {
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+impl Giver {
+    /// Stops the port, as soon as no message of its VMM has begun, and asks for what is served.
+    pub fn stop(&self) -> Giving {
+        let (answer, given) = oneshot::channel();
+        let (resume, resumed) = oneshot::channel();
+        // A task that has ended by a panic gives nothing.
+        self.orders.send(Order { answer, resume: resumed }).ok();
+        Giving { given, resume }
+    }
+}
+
+/// A vNIC that stands still, or soon does.
+#[derive(Debug)]
+pub struct Giving {
+    given: oneshot::Receiver<io::Result<Given>>,
+    resume: oneshot::Sender<()>,
+}
+
+impl Giving {
+    /// What it served. Never resolves again.
+    pub async fn given(&mut self) -> io::Result<Given> {
+        let gone = |_| Err(io::Error::other("its task has ended by a panic"));
+        (&mut self.given).await.unwrap_or_else(gone)
+    }
+
+    /// Nobody took over: it goes on. Without this call it stands still until the process ends.
+    pub fn resume(self) {
+        self.resume.send(()).ok();
+    }
 }
 
 impl Listening {
     /// What the port has carried.
     pub fn counters(&self) -> &PortCounters {
         &self.counters
+    }
+
+    /// The way to what is served.
+    pub fn giver(&self) -> Giver {
+        Giver { orders: self.orders.clone() }
     }
 
     /// Removes the socket and disconnects its VMM, whose memory is unmapped when this returns.
@@ -235,11 +280,19 @@ impl Dataplane {
         }
     }
 
-    /// Makes a vNIC's socket, which listens when this returns. Replaces what is at its path.
-    pub fn attach(&self, socket: Socket) -> io::Result<Listening> {
-        let listener = socket::listen(&socket.path)?;
-        let counters = Arc::new(PortCounters::default());
+    /// Makes a vNIC's socket, which listens when this returns, and replaces what is at its path; or goes on with the one
+    /// that another process of the daemon `gave`.
+    pub fn attach(&self, socket: Socket, gave: Option<Given>) -> io::Result<Listening> {
+        let (counters, start) = match gave {
+            Some(given) => (
+                PortCounters::beginning_at(&given.counters),
+                Start::take(given, socket.device, &socket.name)?,
+            ),
+            None => (PortCounters::default(), Start::new(socket::listen(&socket.path)?)),
+        };
+        let counters = Arc::new(counters);
         let (stop, stopped) = oneshot::channel();
+        let (orders, ordered) = mpsc::unbounded_channel();
         let reactor = Arc::clone(&self.reactors[usize::from(socket.place.reactor)]);
         let home = watch::Sender::new(reactor);
         let served = sessions::Served {
@@ -251,8 +304,8 @@ impl Dataplane {
             counters: Arc::clone(&counters),
             events: self.events.clone(),
         };
-        let task = tokio::spawn(sessions::serve(served, listener, stopped));
-        Ok(Listening { path: socket.path, counters, home, stop, task })
+        let task = tokio::spawn(sessions::serve(served, start, ordered, stopped));
+        Ok(Listening { path: socket.path, counters, home, orders, stop, task })
     }
 
     /// The reactors: how many vNICs are placed on each, and what it has done.

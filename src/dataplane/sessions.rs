@@ -4,6 +4,9 @@
 //! message ── disturbs? detach, wait for the reactor ── session.handle ── memory ── attach what runs now ── reply
 //! ```
 //! A reply that promises a ring is stopped or memory unused is sent only after the reactor has given the port back.
+//!
+//! What a task serves can be given to another process of the daemon ([`Given`]), between two messages: it stops its
+//! port and waits; the other goes on with the same socket, memory and rings.
 
 use super::{
     Change, Event, PortState,
@@ -13,23 +16,26 @@ use super::{
         vhost_user::{
             VhostUserPort,
             memory::{GuestMemory, MemoryError, RegionRequest},
-            message::{self, Header, MAX_FDS, Malformed, Request},
-            session::{Device, MemoryChange, Refusal, Session},
+            message::{self, Header, MAX_FDS, Malformed, Region, Request},
+            session::{Device, MemoryChange, NotRestored, Refusal, SavedSession, Session},
         },
     },
     ports::Attachment,
     reactor,
     snapshot::{NetworkKey, PortId},
+    socket,
 };
 use crate::log_limit::{LogLimit, Said};
 use rustix::{
     io::IoSliceMut,
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg},
 };
+use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     io,
     mem::MaybeUninit,
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -57,6 +63,83 @@ pub(super) struct Served {
     pub(super) events: mpsc::UnboundedSender<Event>,
 }
 
+/// What a task serves, for another process of the daemon.
+#[derive(Debug)]
+pub struct Given {
+    /// What it has carried.
+    pub counters: BTreeMap<String, u64>,
+    /// The connection, if there is one.
+    pub connection: Option<SavedConnection>,
+    /// The listener; of a connection then its socket, a file for each region of memory, and what its session holds.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// A connection without its descriptors.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedConnection {
+    session: SavedSession,
+    regions: Vec<Region>,
+}
+
+/// Asks a task to stop and to give what it serves.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) answer: oneshot::Sender<io::Result<Given>>,
+    /// Says that nobody took over: the task goes on. It does not if this is dropped: then the process is ending.
+    pub(super) resume: oneshot::Receiver<()>,
+}
+
+impl Order {
+    /// Gives, and comes back when nobody took over.
+    async fn carry_out(self, given: io::Result<Given>) {
+        // Who asked may have given up, and then says so, too.
+        self.answer.send(given).ok();
+        if self.resume.await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// What a task begins with.
+#[derive(Debug)]
+pub(super) struct Start {
+    listener: UnixListener,
+    connection: Option<(UnixStream, Session, GuestMemory)>,
+}
+
+impl Start {
+    /// A new listener.
+    pub(super) fn new(listener: UnixListener) -> Self {
+        Self { listener, connection: None }
+    }
+
+    /// What another process gave. A connection that cannot go on is ended, and told to the log.
+    pub(super) fn take(given: Given, device: Device, nic: &str) -> io::Result<Self> {
+        let mut fds = given.fds.into_iter();
+        let listener = fds.next().ok_or(io::ErrorKind::UnexpectedEof)?;
+        let listener = UnixListener::from_std(socket::raise(listener).into())?;
+        let connection = given.connection.and_then(|saved| {
+            restore(saved, device, &mut fds)
+                .inspect_err(|reason| tracing::warn!(nic, %reason, "a VMM is disconnected: it could not be taken over"))
+                .ok()
+        });
+        Ok(Self { listener, connection })
+    }
+}
+
+fn restore(
+    saved: SavedConnection,
+    device: Device,
+    fds: &mut impl Iterator<Item = OwnedFd>,
+) -> Result<(UnixStream, Session, GuestMemory), Broken> {
+    let stream = fds.next().ok_or(NotRestored::Descriptors)?;
+    let stream = UnixStream::from_std(stream.into())?;
+    let regions: Vec<_> =
+        saved.regions.into_iter().zip(fds.by_ref()).map(RegionRequest::from).collect();
+    let session = Session::restore(device, saved.session, fds)?;
+    Ok((stream, session, GuestMemory::map(regions)?))
+}
+
 /// Why a connection ended badly.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
@@ -68,6 +151,8 @@ enum Broken {
     Memory(#[from] MemoryError),
     #[error("{0}")]
     Port(#[from] PortFailure),
+    #[error("{0}")]
+    Restored(#[from] NotRestored),
     #[error("the VMM sent more than {MAX_FDS} descriptors with a message")]
     TooManyFds,
     #[error("a kick or call descriptor is neither an eventfd nor a pipe or socket")]
@@ -79,28 +164,28 @@ enum Broken {
 }
 
 /// Serves connections, one at a time, until `stop`.
-pub(super) async fn serve(served: Served, listener: UnixListener, mut stop: oneshot::Receiver<()>) {
+pub(super) async fn serve(
+    served: Served,
+    start: Start,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    mut stop: oneshot::Receiver<()>,
+) {
+    let Start { listener, connection: mut begun } = start;
     let mut log = LogLimit::default();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = &mut stop => return,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, most likely: others may return some.
-                tracing::warn!(nic = served.name, %error, "cannot accept a VMM");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
+        let (stream, session, memory) = match begun.take() {
+            Some(begun) => begun,
+            None => {
+                let stream = tokio::select! {
+                    stream = accept(&served, &listener, &mut orders, &mut log) => stream,
+                    _ = &mut stop => return,
+                };
+                (stream, Session::new(served.device), GuestMemory::default())
             }
         };
-        if let Some(said) = log.line(Instant::now()) {
-            tracing::info!(nic = served.name, unsaid = said.unsaid, "VMM connected");
-        }
-        let mut connection = Connection::new(&served, stream, log);
+        let mut connection = Connection::new(&served, stream, session, memory, log);
         let ended = tokio::select! {
-            ended = connection.run(&listener) => ended,
+            ended = connection.run(&listener, &mut orders) => ended,
             _ = &mut stop => {
                 connection.detach().await;
                 return;
@@ -119,6 +204,38 @@ pub(super) async fn serve(served: Served, listener: UnixListener, mut stop: ones
     }
 }
 
+/// The next VMM.
+async fn accept(
+    served: &Served,
+    listener: &UnixListener,
+    orders: &mut mpsc::UnboundedReceiver<Order>,
+    log: &mut LogLimit,
+) -> UnixStream {
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    if let Some(said) = log.line(Instant::now()) {
+                        tracing::info!(nic = served.name, unsaid = said.unsaid, "VMM connected");
+                    }
+                    return stream;
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: others may return some.
+                    tracing::warn!(nic = served.name, %error, "cannot accept a VMM");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(order) = orders.recv() => {
+                let counters = served.counters.totals();
+                let listener = listener.as_fd().try_clone_to_owned();
+                let given = listener.map(|fd| Given { counters, connection: None, fds: vec![fd] });
+                order.carry_out(given).await;
+            }
+        }
+    }
+}
+
 struct Connection<'a> {
     served: &'a Served,
     stream: UnixStream,
@@ -132,12 +249,18 @@ struct Connection<'a> {
 }
 
 impl<'a> Connection<'a> {
-    fn new(served: &'a Served, stream: UnixStream, log: LogLimit) -> Self {
+    fn new(
+        served: &'a Served,
+        stream: UnixStream,
+        session: Session,
+        memory: GuestMemory,
+        log: LogLimit,
+    ) -> Self {
         Self {
             served,
             stream,
-            session: Session::new(served.device),
-            memory: Arc::default(),
+            session,
+            memory: Arc::new(memory),
             home: served.home.clone(),
             attached: None,
             failures: mpsc::unbounded_channel(),
@@ -151,7 +274,13 @@ impl<'a> Connection<'a> {
     }
 
     /// Talks to the VMM until it leaves. Another one that connects meanwhile is turned away.
-    async fn run(&mut self, listener: &UnixListener) -> Result<(), Broken> {
+    async fn run(
+        &mut self,
+        listener: &UnixListener,
+        orders: &mut mpsc::UnboundedReceiver<Order>,
+    ) -> Result<(), Broken> {
+        // There is something to attach where another process began.
+        self.attach()?;
         loop {
             let mut begun = Begun::default();
             tokio::select! {
@@ -172,6 +301,12 @@ impl<'a> Connection<'a> {
                 failure = self.failures.1.recv() => {
                     return Err(failure.unwrap_or_else(|| PortFailure("unknown".into())).into());
                 }
+                Some(order) = orders.recv() => {
+                    self.detach().await;
+                    order.carry_out(self.save(listener)).await;
+                    self.session.doubt_positions();
+                    self.attach()?;
+                }
                 second = listener.accept() => {
                     drop(second);
                     if let Some(Said { unsaid }) = self.log.line(Instant::now()) {
@@ -180,6 +315,17 @@ impl<'a> Connection<'a> {
                 }
             }
         }
+    }
+
+    /// What another process needs to go on.
+    fn save(&self, listener: &UnixListener) -> io::Result<Given> {
+        let copy = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned();
+        let mut fds = vec![copy(listener.as_fd())?, copy(self.stream.as_fd())?];
+        let (regions, files): (Vec<_>, Vec<_>) = self.memory.share()?.into_iter().unzip();
+        fds.extend(files);
+        let session = self.session.save(&mut fds)?;
+        let counters = self.served.counters.totals();
+        Ok(Given { counters, connection: Some(SavedConnection { session, regions }), fds })
     }
 
     /// The rest of one request, and its reply.

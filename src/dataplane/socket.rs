@@ -53,7 +53,7 @@ pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// The same socket on a high descriptor; where the limit of open files is too low for that, as it was.
-fn raise(socket: OwnedFd) -> OwnedFd {
+pub(super) fn raise(socket: OwnedFd) -> OwnedFd {
     match fcntl_dupfd_cloexec(&socket, LISTENER_FDS) {
         Ok(raised) => raised,
         Err(error) => {

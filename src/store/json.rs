@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
+    os::fd::OwnedFd,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
@@ -32,7 +33,7 @@ const QUARANTINE: &str = "quarantine";
 pub struct JsonStore {
     directory: PathBuf,
     /// Held open for its lock.
-    _lock: File,
+    lock: File,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -76,9 +77,23 @@ impl JsonStore {
         let path = directory.join("lock");
         let mut options = OpenOptions::new();
         let lock = options.create(true).truncate(false).write(true).mode(0o600).open(&path);
-        let lock = lock.map_err(failed("open", &path))?;
+        Self::open_locked(directory, lock.map_err(failed("open", &path))?)
+    }
+
+    /// With the lock of another process that gives it up.
+    pub fn take_over(directory: &Path, lock: OwnedFd) -> Result<Self, StoreError> {
+        Self::open_locked(directory, lock.into())
+    }
+
+    /// The lock, for another process to take over. It is held until all copies are closed.
+    pub fn lock(&self) -> io::Result<OwnedFd> {
+        self.lock.try_clone().map(OwnedFd::from)
+    }
+
+    fn open_locked(directory: &Path, lock: File) -> Result<Self, StoreError> {
+        let path = directory.join("lock");
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { directory: directory.into(), _lock: lock }),
+            Ok(()) => Ok(Self { directory: directory.into(), lock }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse(directory.into())),
             Err(error) => Err(failed("lock", &path)(error.into())),
         }

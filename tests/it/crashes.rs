@@ -43,16 +43,23 @@ fn pause(time: Duration) {
     }
 }
 
+/// A frame from guest a to guest b that says its number.
+pub(crate) fn numbered(mac: [u8; 6], number: u64) -> Vec<u8> {
+    let payload = [number.to_be_bytes(), (!number).to_be_bytes()].concat();
+    Udp4::new(mac, "10.0.0.1", "10.0.0.2", &payload).frame()
+}
+
 /// Numbers of frames as they arrive.
 #[derive(Default)]
-struct Heard {
-    last: u64,
-    lost: u64,
-    again: u64,
+pub(crate) struct Heard {
+    pub(crate) sent: u64,
+    pub(crate) last: u64,
+    pub(crate) lost: u64,
+    pub(crate) again: u64,
 }
 
 impl Heard {
-    fn listen(&mut self, guest: &mut Guest) {
+    pub(crate) fn listen(&mut self, guest: &mut Guest) {
         for frame in guest.drain() {
             let Some((_, payload)) = frame.split_at_checked(42) else { continue };
             let Ok(octets) = <[u8; 16]>::try_from(payload) else { continue };
@@ -77,30 +84,29 @@ fn traffic_goes_on_after_each_kill() {
     daemon.network("prod");
     let nics = [daemon.nic("prod", "a"), daemon.nic("prod", "b")];
     let [mut a, mut b] = nics.each_ref().map(Guest::connect);
-    let (mac, mut number, mut heard) = (a.mac, 0_u64, Heard::default());
+    let (mac, mut heard) = (a.mac, Heard::default());
     let frame = |number: &mut u64| {
         *number += 1;
-        let payload = [number.to_be_bytes(), (!*number).to_be_bytes()].concat();
-        Udp4::new(mac, "10.0.0.1", "10.0.0.2", &payload).frame()
+        numbered(mac, *number)
     };
     for round in 0..rounds() {
         // Some of these are on their way when the daemon is killed; those that it never took wait in the ring.
         // The receiver has room for all, and for what its router tells it.
         for _ in 0..random.below(u64::from(QUEUE) - 8) {
-            a.driver.send_quietly(&frame(&mut number));
+            a.driver.send_quietly(&frame(&mut heard.sent));
         }
         pause(Duration::from_micros(random.below(300)));
         daemon.crash_and_restart();
         // What VMMs tell: the used index, the available one, or anything.
-        let base = [a.driver.tx_used(), number as u16, random.below(1 << 16) as u16];
+        let base = [a.driver.tx_used(), heard.sent as u16, random.below(1 << 16) as u16];
         let base = base[random.below(3) as usize];
         a.driver.reconnect(Path::new(&nics[0].socket_path), base);
         b.driver.reconnect(Path::new(&nics[1].socket_path), base);
         let before = (heard.lost, heard.again);
-        a.send(&frame(&mut number));
+        a.send(&frame(&mut heard.sent));
         wait_until("frames arrive again", || {
             heard.listen(&mut b);
-            heard.last == number
+            heard.last == heard.sent
         });
         let (lost, again) = (heard.lost - before.0, heard.again - before.1);
         assert!(lost <= 256 && again <= 256, "round {round}: {lost} lost, {again} twice");

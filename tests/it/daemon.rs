@@ -6,9 +6,12 @@ use mvirt_net::proto::{
     Network, Nic, NicState, NicStats, Reactor, get_nic_request::Identifier,
     net_service_client::NetServiceClient,
 };
+use rustix::process::{
+    Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, set_child_subreaper, waitpid,
+};
 use std::{
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -30,8 +33,9 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 pub(crate) type Client = NetServiceClient<Channel>;
 
 pub(crate) struct Daemon {
-    process: Child,
+    process: Pid,
     directory: TempDir,
+    binary: PathBuf,
     flags: Vec<String>,
     runtime: Runtime,
     client: Client,
@@ -43,12 +47,19 @@ impl Daemon {
     }
 
     pub(crate) fn start_with(flags: &[&str]) -> Self {
+        Self::start_binary(Path::new(env!("CARGO_BIN_EXE_mvirt-net")), flags)
+    }
+
+    pub(crate) fn start_binary(binary: &Path, flags: &[&str]) -> Self {
+        // Those that take over from our child are to be ours, too.
+        set_child_subreaper(Some(getpid())).unwrap();
         let directory = tempfile::tempdir().unwrap();
+        let binary = binary.to_owned();
         let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let process = spawn(&directory, &flags);
+        let process = spawn(&binary, &directory, &flags);
         let client = connect(&runtime, &directory);
-        Self { process, directory, flags, runtime, client }
+        Self { process, directory, binary, flags, runtime, client }
     }
 
     /// A daemon, and two vNICs of its network `prod` on different reactors.
@@ -72,7 +83,7 @@ impl Daemon {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.process.id()
+        self.process.as_raw_nonzero().get() as u32
     }
 
     /// How many descriptors the daemon has open.
@@ -87,17 +98,65 @@ impl Daemon {
 
     /// kill -9, then the same daemon again.
     pub(crate) fn crash_and_restart(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-        self.process = spawn(&self.directory, &self.flags);
+        kill_process(self.process, Signal::KILL).unwrap();
+        wait(self.process);
+        self.start_again();
+    }
+
+    /// The same daemon again, after it has ended.
+    pub(crate) fn start_again(&mut self) {
+        self.process = spawn(&self.binary, &self.directory, &self.flags);
         self.client = connect(&self.runtime, &self.directory);
     }
 
+    /// SIGUSR2; the process that serves then, which is the same one if it could not hand over. Gives whether it could.
+    pub(crate) fn hand_over(&mut self) -> bool {
+        let heard = self.log().len();
+        kill_process(self.process, Signal::USR2).unwrap();
+        let mut outcome = None;
+        wait_until("there is an end of the hand-over", || {
+            outcome = self.log()[heard..].lines().find_map(|line| {
+                let pid = line.split_once("handed over pid=").map(|(_, pid)| pid.parse().unwrap());
+                (pid.is_some() || line.contains("not handed over")).then_some(pid)
+            });
+            outcome.is_some()
+        });
+        let Some(Some(pid)) = outcome else { return false };
+        assert!(wait(self.process).exit_status() == Some(0), "it ends well");
+        self.process = Pid::from_raw(pid).unwrap();
+        self.client = connect(&self.runtime, &self.directory);
+        true
+    }
+
+    /// The process that is taking over, if there is one.
+    pub(crate) fn successor(&self) -> Option<Pid> {
+        let of = |task: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(task.ok()?.path().join("children")).ok()
+        };
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).ok()?;
+        let children: String = tasks.filter_map(of).collect();
+        Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)
+    }
+
+    /// The process that serves now, after a hand-over that may have ended anyhow: of two, it is the one that lives. None
+    /// if both have ended.
+    pub(crate) fn settle(&mut self, successor: Option<Pid>) -> bool {
+        let ended = |pid| !matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(None));
+        if ended(self.process) {
+            let Some(successor) = successor else { return false };
+            self.process = successor;
+            if ended(successor) {
+                return false;
+            }
+        }
+        self.client = connect(&self.runtime, &self.directory);
+        true
+    }
+
     /// SIGTERM; gives how it ended.
-    pub(crate) fn terminate(&mut self) -> std::process::ExitStatus {
-        let pid = rustix::process::Pid::from_child(&self.process);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        self.process.wait().unwrap()
+    pub(crate) fn terminate(&mut self) -> WaitStatus {
+        kill_process(self.process, Signal::TERM).unwrap();
+        wait(self.process)
     }
 
     pub(crate) fn call<T>(
@@ -198,16 +257,27 @@ impl Drop for Daemon {
         if std::thread::panicking() {
             eprintln!("--- the daemon's log ---\n{}", self.log());
         }
-        self.process.kill().ok();
-        self.process.wait().ok();
+        let successor = self.successor();
+        for process in [Some(self.process), successor].into_iter().flatten() {
+            kill_process(process, Signal::KILL).ok();
+            waitpid(Some(process), WaitOptions::empty()).ok();
+        }
     }
 }
 
+fn wait(process: Pid) -> WaitStatus {
+    waitpid(Some(process), WaitOptions::empty()).unwrap().unwrap().1
+}
+
 /// A daemon on the directory, not yet waited for.
-fn spawn(directory: &TempDir, flags: &[String]) -> Child {
+#[expect(
+    clippy::zombie_processes,
+    reason = "it is waited for by its id, as those are that take over"
+)]
+fn spawn(binary: &Path, directory: &TempDir, flags: &[String]) -> Pid {
     let path = |name| directory.path().join(name);
     let log = std::fs::File::options().create(true).append(true).open(path("log")).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_mvirt-net"))
+    let child = Command::new(binary)
         .arg("--listen")
         .arg(format!("unix:{}", path("api").display()))
         .arg("--socket-dir")
@@ -219,7 +289,8 @@ fn spawn(directory: &TempDir, flags: &[String]) -> Child {
         .stdin(Stdio::null())
         .stderr(log)
         .spawn()
-        .unwrap()
+        .unwrap();
+    Pid::from_child(&child)
 }
 
 fn connect(runtime: &Runtime, directory: &TempDir) -> Client {

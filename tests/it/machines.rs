@@ -207,13 +207,22 @@ fn user_mode_linux_guests_find_their_network_and_each_other() {
 }
 
 #[test]
-fn a_qemu_guest_talks_to_one_of_user_mode_linux_across_a_crash_of_the_daemon() {
+fn a_qemu_guest_talks_to_one_of_user_mode_linux_across_hand_overs_and_a_crash() {
     let mut daemon = Daemon::start();
     let (one, two) = prod(&mut daemon);
     let (mut a, mut b) = (Machine::qemu(&daemon, &one), Machine::uml(&daemon, &two));
     a.lease(&one);
     b.lease(&two);
     converse(&mut a, &two, &mut b, &one);
+    // The VMMs see nothing of a hand-over: User-mode Linux could not connect again. Nor does a TCP connection end.
+    let to = &two.ipv4_address;
+    a.succeed(&format!("iperf3 -c {to} -t 5 -f m >/tmp/report & usleep 1000000"));
+    for _ in 0..3 {
+        assert!(daemon.hand_over());
+    }
+    let report = a.succeed("wait $! && cat /tmp/report");
+    assert!(report.contains("receiver"), "{report}");
+    b.succeed("ping -c 2 -W 2 169.254.0.1");
     daemon.crash_and_restart();
     // QEMU dials again within a second; the lease and the rings are as they were.
     let (text, _) = a.run("n=0; until ping -c 1 -W 1 169.254.0.1 >/dev/null || [ $n -gt 30 ]; do n=$((n+1)); usleep 200000; done; ping -c 2 -W 2 169.254.0.1");

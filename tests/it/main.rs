@@ -15,6 +15,7 @@ mod frames;
 mod golden;
 mod guard;
 mod guest;
+mod handover;
 mod lease;
 mod limits;
 mod machines;

@@ -8,7 +8,10 @@
     reason = "guest memory is shared with another process: raw copies are the only way in"
 )]
 
-use super::copy::{copy, prefetch, prefetch_write};
+use super::{
+    copy::{copy, prefetch, prefetch_write},
+    message::Region,
+};
 use rustix::fs::{FileType, OFlags, SealFlags, fcntl_add_seals, fcntl_getfl, fstat, fstatfs};
 use std::{
     fs::File,
@@ -159,6 +162,13 @@ pub struct RegionRequest {
     pub fd: OwnedFd,
 }
 
+impl From<(Region, OwnedFd)> for RegionRequest {
+    fn from((region, fd): (Region, OwnedFd)) -> Self {
+        let Region { guest_address, len, user_address, offset } = region;
+        Self { guest_address, len, user_address, offset, fd }
+    }
+}
+
 /// Why memory was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
@@ -194,7 +204,7 @@ pub enum MemoryError {
 }
 
 #[derive(Debug, Clone)]
-struct Region {
+struct Mapped {
     guest_address: u64,
     len: u64,
     user_address: u64,
@@ -206,7 +216,7 @@ struct Region {
 /// session gives up its own only when the reactor has given back the port.
 #[derive(Debug, Clone, Default)]
 pub struct GuestMemory {
-    regions: Vec<Region>,
+    regions: Vec<Mapped>,
 }
 
 impl GuestMemory {
@@ -245,7 +255,7 @@ impl GuestMemory {
             FileProblem::System(action, source) => MemoryError::System { action, source },
         })?;
         let mapping = Mapping::new(request.fd, file_end)?;
-        self.regions.push(Region {
+        self.regions.push(Mapped {
             guest_address: request.guest_address,
             len: request.len,
             user_address: request.user_address,
@@ -262,6 +272,22 @@ impl GuestMemory {
         let at = found.ok_or(MemoryError::Unknown { guest_address, len })?;
         self.regions.remove(at);
         Ok(self)
+    }
+
+    /// The regions, to be mapped by another process too.
+    pub fn share(&self) -> std::io::Result<Vec<(Region, OwnedFd)>> {
+        let share = |region: &Mapped| {
+            let file = region.mapping.region.file_offset();
+            let file = file.expect("guest memory is mapped from files").file();
+            let shared = Region {
+                guest_address: region.guest_address,
+                len: region.len,
+                user_address: region.user_address,
+                offset: (region.host_address - region.mapping.address) as u64,
+            };
+            Ok((shared, file.try_clone()?.into()))
+        };
+        self.regions.iter().map(share).collect()
     }
 
     /// Whether there is no region.
@@ -310,7 +336,7 @@ impl GuestMemory {
     }
 
     #[inline]
-    fn within(&self, address: u64, len: u32, start: impl Fn(&Region) -> u64) -> Option<Span> {
+    fn within(&self, address: u64, len: u32, start: impl Fn(&Mapped) -> u64) -> Option<Span> {
         let region = self.regions.iter().find(|r| address.wrapping_sub(start(r)) < r.len)?;
         let offset = address - start(region);
         let fits = u64::from(len) <= region.len - offset;
@@ -356,7 +382,7 @@ struct Mapping {
     address: usize,
     guard: usize,
     /// Unmaps when dropped.
-    _region: vm_memory::MmapRegion,
+    region: vm_memory::MmapRegion,
 }
 
 impl Mapping {
@@ -378,7 +404,7 @@ impl Mapping {
         let guard = claim_guard(address, len).ok_or_else(|| {
             system("map", std::io::Error::other("too many mappings in the daemon"))
         })?;
-        Ok(Self { address, guard, _region: region })
+        Ok(Self { address, guard, region })
     }
 }
 

@@ -4,6 +4,7 @@
 //! order.
 
 use super::{memory::MAX_REGIONS, ring::RingAddresses};
+use serde::{Deserialize, Serialize};
 use vhost::vhost_user::message::FrontendReq;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -82,7 +83,19 @@ pub fn reply(request: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A memory region without its descriptor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Serialize,
+    Deserialize,
+)]
 #[repr(C)]
 pub struct Region {
     /// Where the guest sees it.

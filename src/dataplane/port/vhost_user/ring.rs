@@ -12,6 +12,7 @@ use super::{
     copy::{prefetch, prefetch_write},
     memory::{GuestMemory, Span},
 };
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Descriptors a chain may have: more than any network driver uses, few enough to bound the work.
@@ -97,7 +98,7 @@ pub enum Chain {
 }
 
 /// Where the parts of a ring are, in the VMM's address space.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RingAddresses {
     /// The descriptor table.
     pub descriptors: u64,

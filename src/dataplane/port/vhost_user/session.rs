@@ -4,6 +4,10 @@
 //! first) and refuses what no VMM may ask. Does no I/O: whoever drives it maps memory, stops the port before a request
 //! that [`Session::disturbs`] it, and builds the next port from [`Session::plan`].
 
+mod saved;
+
+pub use saved::{NotRestored, SavedSession};
+
 use super::{
     Doorbell, Plan, Position, RingPlan, Segmentation, Unfinished,
     memory::{MAX_REGIONS, RegionRequest},
@@ -370,21 +374,14 @@ fn one(fds: Vec<OwnedFd>) -> Result<OwnedFd, Refusal> {
 
 fn memory_change(request: Request, fds: Vec<OwnedFd>) -> Result<Effect, Refusal> {
     let got = fds.len();
-    let with_fd = |(region, fd): (Region, OwnedFd)| RegionRequest {
-        guest_address: region.guest_address,
-        len: region.len,
-        user_address: region.user_address,
-        offset: region.offset,
-        fd,
-    };
     let change = match request {
         Request::SetMemTable(regions) if regions.len() > got => {
             return Err(Refusal::Descriptors { got, needed: regions.len() });
         }
         Request::SetMemTable(regions) => {
-            MemoryChange::Replace(regions.into_iter().zip(fds).map(with_fd).collect())
+            MemoryChange::Replace(regions.into_iter().zip(fds).map(RegionRequest::from).collect())
         }
-        Request::AddMemReg(region) => MemoryChange::Add(with_fd((region, one(fds)?))),
+        Request::AddMemReg(region) => MemoryChange::Add((region, one(fds)?).into()),
         Request::RemMemReg(region) => MemoryChange::Remove(region),
         _ => return Ok(Effect::default()),
     };

@@ -1,0 +1,347 @@
+//! How a daemon gives all it serves to a new process, perhaps of a new binary, while guests hardly notice.
+//!
+//! ```text
+//! old (gives)                                      new (takes)
+//! starts it, a socket as its standard input ─────▶ reads flags, starts reactors
+//!                                           ◀───── Ready
+//! Control stands still; the lock of the metadata
+//! and the API's listeners: Service ──────────────▶ loads the metadata, publishes tables
+//!                                           ◀───── Restored
+//! each vNIC stops at its next message: Nic ──────▶ maps its memory, goes on at once
+//! End ───────────────────────────────────────────▶ serves the API
+//!                                           ◀───── Serving
+//! ends, touching nothing
+//! ```
+//! Until `Serving`, whatever fails on one side is told on the other by the end of the socket: the new process ends, and
+//! the old one goes on with everything, since it has given copies of its descriptors only.
+
+use crate::{
+    control::{Control, Frozen, FrozenNic, Handle, RestoreError, Thaw},
+    dataplane::{Given, SavedConnection},
+    proto,
+};
+use prost::Message as _;
+use rustix::{
+    io::{IoSlice, IoSliceMut},
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+        sendmsg, socketpair,
+    },
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    mem::MaybeUninit,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+use tokio::{io::Interest, net::UnixStream, time::timeout};
+use uuid::Uuid;
+
+/// The flag that makes a daemon take over from whoever is at its standard input.
+pub const FLAG: &str = "--take-over";
+/// Of the messages below.
+const VERSION: u32 = 1;
+/// Octets of the longest message: a vNIC with 64 regions of memory needs about ten thousand.
+const MAX_MESSAGE: usize = 1 << 17;
+/// Descriptors of one message (SCM_MAX_FD); a vNIC has at most 98.
+const MAX_FDS: usize = 253;
+/// How long the new process may take to start, and to load the metadata: guests are served meanwhile.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How long it may take to begin to serve: guests wait.
+const SERVE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why nothing was handed over.
+#[derive(Debug, thiserror::Error)]
+pub enum HandOverError {
+    /// The new process cannot be started.
+    #[error("cannot start {program}: {source}")]
+    Start {
+        /// Its file.
+        program: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The other process ended, and says why in its log.
+    #[error("the other process has ended (see its log)")]
+    Ended,
+    /// The other process takes too long.
+    #[error("the other process took longer than {0:?}")]
+    Slow(Duration),
+    /// The other process speaks another version.
+    #[error(
+        "the other process hands over by version {0}, this one by version {VERSION}: restart the daemon instead"
+    )]
+    Version(u32),
+    /// The other process says something unexpected.
+    #[error("the other process said something else than expected: {0}")]
+    Message(String),
+    /// What was given cannot be served.
+    #[error("{0}")]
+    Restore(#[from] RestoreError),
+    /// Control ended.
+    #[error(transparent)]
+    Control(#[from] crate::control::Gone),
+    /// The system refuses.
+    #[error("{0}")]
+    System(#[from] io::Error),
+}
+
+/// What the old process says.
+#[derive(Debug, Serialize, Deserialize)]
+enum Give {
+    /// The API's listeners, as the flags name them. Descriptors: the lock of the metadata, then those.
+    Service { listeners: Vec<String> },
+    /// A vNIC, and what it serves: see [`Given`].
+    Nic {
+        id: Uuid,
+        /// [`proto::GuestSeen`], encoded.
+        guest: Vec<u8>,
+        counters: BTreeMap<String, u64>,
+        connection: Option<SavedConnection>,
+    },
+    /// That was all.
+    End,
+}
+
+/// What the new process says.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Take {
+    Ready { version: u32 },
+    Restored,
+    Serving,
+}
+
+/// One end of the socket between both, which keeps messages apart (SOCK_SEQPACKET).
+struct Channel(UnixStream);
+
+impl Channel {
+    fn new(socket: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        UnixStream::from_std(socket.into()).map(Self)
+    }
+
+    async fn send<T: Serialize>(&self, message: &T, fds: &[OwnedFd]) -> Result<(), HandOverError> {
+        let text = serde_json::to_vec(message).map_err(io::Error::from)?;
+        let fds: Vec<_> = fds.iter().map(OwnedFd::as_fd).collect();
+        let sent = self.0.async_io(Interest::WRITABLE, || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+                return Err(io::Error::other("too many descriptors for one message"));
+            }
+            let flags = SendFlags::NOSIGNAL;
+            Ok(sendmsg(&self.0, &[IoSlice::new(&text)], &mut control, flags)?)
+        });
+        match timeout(SERVE_PATIENCE, sent).await {
+            Err(_) => Err(HandOverError::Slow(SERVE_PATIENCE)),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+                Err(HandOverError::Ended)
+            }
+            Ok(sent) => Ok(sent.map(|_| ())?),
+        }
+    }
+
+    async fn receive<T: DeserializeOwned>(
+        &self,
+        patience: Duration,
+    ) -> Result<(T, Vec<OwnedFd>), HandOverError> {
+        let mut octets = vec![0; MAX_MESSAGE];
+        let received = self.0.async_io(Interest::READABLE, || {
+            let mut fds = Vec::new();
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut parts = [IoSliceMut::new(&mut octets)];
+            let received = recvmsg(&self.0, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(rights) = message {
+                    fds.extend(rights);
+                }
+            }
+            if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+                return Err(io::Error::other("a message was cut: out of descriptors?"));
+            }
+            Ok((received.bytes, fds))
+        });
+        let received = timeout(patience, received).await;
+        let (count, fds) = received.map_err(|_| HandOverError::Slow(patience))??;
+        if count == 0 {
+            return Err(HandOverError::Ended);
+        }
+        let message = serde_json::from_slice(&octets[..count])
+            .map_err(|error| HandOverError::Message(error.to_string()))?;
+        Ok((message, fds))
+    }
+}
+
+/// Starts `program` with this process's own arguments and gives it all that is served: the lock of the metadata, the
+/// API's listeners as the flags name them, and Control's vNICs. Gives the new process's id; this one is to end then. An
+/// error says that nothing was handed over, and everything goes on.
+pub async fn give(
+    program: &Path,
+    control: &Handle,
+    lock: OwnedFd,
+    listeners: Vec<(String, OwnedFd)>,
+) -> Result<u32, HandOverError> {
+    let flags = SocketFlags::CLOEXEC;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .map_err(io::Error::from)?;
+    let channel = Channel::new(ours)?;
+    let arguments = std::env::args_os().skip(1).filter(|argument| argument != FLAG);
+    let mut child = Command::new(program)
+        .args(arguments)
+        .arg(FLAG)
+        .stdin(Stdio::from(theirs))
+        .spawn()
+        .map_err(|source| HandOverError::Start {
+            program: program.display().to_string(),
+            source,
+        })?;
+    let given = give_to(&channel, control, lock, listeners).await;
+    match given {
+        Ok(stopped) => {
+            stopped.end(Thaw::End);
+            Ok(child.id())
+        }
+        Err((error, stopped)) => {
+            // Not before it is gone: two must never serve the same guest.
+            if let Err(error) = child.kill().and_then(|()| child.wait()) {
+                tracing::error!(%error, pid = child.id(), "cannot end the new process");
+            }
+            if let Some(stopped) = stopped {
+                stopped.end(Thaw::GoOn);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// What stands still during a hand-over.
+struct Stopped {
+    frozen: Frozen,
+    nics: Vec<(FrozenNic, crate::dataplane::Giving)>,
+}
+
+impl Stopped {
+    fn end(self, thaw: Thaw) {
+        if thaw == Thaw::GoOn {
+            self.nics.into_iter().for_each(|(_, giving)| giving.resume());
+        }
+        self.frozen.end(thaw);
+    }
+}
+
+async fn give_to(
+    channel: &Channel,
+    control: &Handle,
+    lock: OwnedFd,
+    listeners: Vec<(String, OwnedFd)>,
+) -> Result<Stopped, (HandOverError, Option<Stopped>)> {
+    let nothing = |error| (error, None);
+    match channel.receive(START_PATIENCE).await.map_err(nothing)?.0 {
+        Take::Ready { version: VERSION } => {}
+        Take::Ready { version } => return Err((HandOverError::Version(version), None)),
+        other => return Err((HandOverError::Message(format!("{other:?}")), None)),
+    }
+    let frozen = control.call(Control::freeze).await.map_err(|gone| (gone.into(), None))?;
+    let mut stopped = Stopped { frozen, nics: Vec::new() };
+    match give_all(channel, &mut stopped, lock, listeners).await {
+        Ok(()) => Ok(stopped),
+        Err(error) => Err((error, Some(stopped))),
+    }
+}
+
+async fn give_all(
+    channel: &Channel,
+    stopped: &mut Stopped,
+    lock: OwnedFd,
+    listeners: Vec<(String, OwnedFd)>,
+) -> Result<(), HandOverError> {
+    let (names, fds): (Vec<_>, Vec<_>) = listeners.into_iter().unzip();
+    let fds: Vec<_> = [lock].into_iter().chain(fds).collect();
+    channel.send(&Give::Service { listeners: names }, &fds).await?;
+    expect(channel, START_PATIENCE, Take::Restored).await?;
+    let nics = std::mem::take(&mut stopped.frozen.nics);
+    // All at once, so that one whose VMM is slow with a message holds up the end, but no other.
+    stopped.nics.extend(nics.into_iter().map(|nic| {
+        let giving = nic.giver.stop();
+        (nic, giving)
+    }));
+    for (nic, giving) in &mut stopped.nics {
+        let Given { counters, connection, fds } = giving.given().await?;
+        let guest = nic.guest.encode_to_vec();
+        channel.send(&Give::Nic { id: nic.id, guest, counters, connection }, &fds).await?;
+    }
+    channel.send(&Give::End, &[]).await?;
+    expect(channel, SERVE_PATIENCE, Take::Serving).await
+}
+
+async fn expect(
+    channel: &Channel,
+    patience: Duration,
+    expected: Take,
+) -> Result<(), HandOverError> {
+    let (said, _) = channel.receive::<Take>(patience).await?;
+    if said == expected { Ok(()) } else { Err(HandOverError::Message(format!("{said:?}"))) }
+}
+
+/// A daemon that takes over.
+pub struct Taker(Channel);
+
+/// The parts of the service that are not vNICs.
+#[derive(Debug)]
+pub struct Service {
+    /// Of the metadata.
+    pub lock: OwnedFd,
+    /// Of the API, as the flags name them.
+    pub listeners: HashMap<String, OwnedFd>,
+}
+
+impl Taker {
+    /// From who is at the standard input.
+    pub fn new() -> Result<Self, HandOverError> {
+        Ok(Self(Channel::new(io::stdin().as_fd().try_clone_to_owned()?)?))
+    }
+
+    /// Says that this process could serve, and gets what is to be served, but for vNICs.
+    pub async fn ready(&self) -> Result<Service, HandOverError> {
+        self.0.send(&Take::Ready { version: VERSION }, &[]).await?;
+        let (said, mut fds) = self.0.receive(START_PATIENCE).await?;
+        match said {
+            Give::Service { listeners } if fds.len() == listeners.len() + 1 => {
+                let lock = fds.remove(0);
+                Ok(Service { lock, listeners: listeners.into_iter().zip(fds).collect() })
+            }
+            other => Err(HandOverError::Message(format!("{other:?}"))),
+        }
+    }
+
+    /// Gets all vNICs for a `control` that has restored its state.
+    pub async fn take(&self, control: &mut Control) -> Result<(), HandOverError> {
+        self.0.send(&Take::Restored, &[]).await?;
+        loop {
+            let (said, fds) = self.0.receive(START_PATIENCE).await?;
+            match said {
+                Give::Nic { id, guest, counters, connection } => {
+                    let guest = proto::GuestSeen::decode(&*guest)
+                        .map_err(|error| HandOverError::Message(error.to_string()))?;
+                    control.take_over(id, guest, Given { counters, connection, fds })?;
+                }
+                Give::End => return Ok(()),
+                Give::Service { .. } => return Err(HandOverError::Message(format!("{said:?}"))),
+            }
+        }
+    }
+
+    /// Says that this process serves.
+    pub async fn serving(self) {
+        // The old process may have died meanwhile: then this one is the daemon all the same.
+        if let Err(error) = self.0.send(&Take::Serving, &[]).await {
+            tracing::warn!(%error, "the old process did not see the end of the hand-over");
+        }
+    }
+}
