@@ -97,10 +97,14 @@ impl Guest {
         let plan = Plan {
             pairs: vec![(Some(plan(0)), Some(plan(1)))],
             mergeable: true,
+            logs: false,
             sends: Default::default(),
             takes: Unfinished { checksum: true, ..Default::default() },
         };
-        (Self { memory, available: [0; 2] }, VhostUserPort::new(Arc::new(ours), plan).unwrap())
+        (
+            Self { memory, available: [0; 2] },
+            VhostUserPort::new(Arc::new(ours), None, plan).unwrap(),
+        )
     }
 
     /// Makes `count` more chains of a ring available.

@@ -15,8 +15,8 @@ use super::{
         PortFailure,
         vhost_user::{
             VhostUserPort,
-            memory::{GuestMemory, MemoryError, RegionRequest},
-            message::{self, Header, MAX_FDS, Malformed, Region, Request},
+            memory::{DirtyLog, GuestMemory, MemoryError, RegionRequest},
+            message::{self, Header, LogArea, MAX_FDS, Malformed, Region, Request},
             session::{Device, MemoryChange, NotRestored, Refusal, SavedSession, Session},
         },
     },
@@ -70,7 +70,8 @@ pub struct Given {
     pub counters: BTreeMap<String, u64>,
     /// The connection, if there is one.
     pub connection: Option<SavedConnection>,
-    /// The listener; of a connection then its socket, a file for each region of memory, and what its session holds.
+    /// The listener; of a connection then its socket, a file for each region of memory and for marks of written pages,
+    /// and what its session holds.
     pub fds: Vec<OwnedFd>,
 }
 
@@ -79,6 +80,9 @@ pub struct Given {
 pub struct SavedConnection {
     session: SavedSession,
     regions: Vec<Region>,
+    /// Where written pages are marked, if the VMM has said so.
+    #[serde(default)]
+    marks: Option<LogArea>,
 }
 
 /// Asks a task to stop and to give what it serves.
@@ -104,7 +108,16 @@ impl Order {
 #[derive(Debug)]
 pub(super) struct Start {
     listener: UnixListener,
-    connection: Option<(UnixStream, Session, GuestMemory)>,
+    connection: Option<Peer>,
+}
+
+/// A connection to go on with, or a new one.
+#[derive(Debug)]
+struct Peer {
+    stream: UnixStream,
+    session: Session,
+    memory: GuestMemory,
+    marks: Option<DirtyLog>,
 }
 
 impl Start {
@@ -131,13 +144,17 @@ fn restore(
     saved: SavedConnection,
     device: Device,
     fds: &mut impl Iterator<Item = OwnedFd>,
-) -> Result<(UnixStream, Session, GuestMemory), Broken> {
+) -> Result<Peer, Broken> {
     let stream = fds.next().ok_or(NotRestored::Descriptors)?;
     let stream = UnixStream::from_std(stream.into())?;
-    let regions: Vec<_> =
-        saved.regions.into_iter().zip(fds.by_ref()).map(RegionRequest::from).collect();
+    let regions = saved.regions.into_iter().zip(fds.by_ref()).map(RegionRequest::from).collect();
+    let memory = GuestMemory::map(regions)?;
+    let marks = match saved.marks {
+        Some(area) => Some(DirtyLog::map(area, fds.next().ok_or(NotRestored::Descriptors)?)?),
+        None => None,
+    };
     let session = Session::restore(device, saved.session, fds)?;
-    Ok((stream, session, GuestMemory::map(regions)?))
+    Ok(Peer { stream, session, memory, marks })
 }
 
 /// Why a connection ended badly.
@@ -173,17 +190,18 @@ pub(super) async fn serve(
     let Start { listener, connection: mut begun } = start;
     let mut log = LogLimit::default();
     loop {
-        let (stream, session, memory) = match begun.take() {
+        let peer = match begun.take() {
             Some(begun) => begun,
             None => {
                 let stream = tokio::select! {
                     stream = accept(&served, &listener, &mut orders, &mut log) => stream,
                     _ = &mut stop => return,
                 };
-                (stream, Session::new(served.device), GuestMemory::default())
+                let (session, memory) = (Session::new(served.device), GuestMemory::default());
+                Peer { stream, session, memory, marks: None }
             }
         };
-        let mut connection = Connection::new(&served, stream, session, memory, log);
+        let mut connection = Connection::new(&served, peer, log);
         let ended = tokio::select! {
             ended = connection.run(&listener, &mut orders) => ended,
             _ = &mut stop => {
@@ -241,6 +259,8 @@ struct Connection<'a> {
     stream: UnixStream,
     session: Session,
     memory: Arc<GuestMemory>,
+    /// Where written pages are marked while the guest migrates.
+    marks: Option<Arc<DirtyLog>>,
     home: watch::Receiver<Arc<reactor::Handle>>,
     /// The reactor that has the port.
     attached: Option<Arc<reactor::Handle>>,
@@ -251,9 +271,7 @@ struct Connection<'a> {
 impl<'a> Connection<'a> {
     fn new(
         served: &'a Served,
-        stream: UnixStream,
-        session: Session,
-        memory: GuestMemory,
+        Peer { stream, session, memory, marks }: Peer,
         log: LogLimit,
     ) -> Self {
         Self {
@@ -261,6 +279,7 @@ impl<'a> Connection<'a> {
             stream,
             session,
             memory: Arc::new(memory),
+            marks: marks.map(Arc::new),
             home: served.home.clone(),
             attached: None,
             failures: mpsc::unbounded_channel(),
@@ -323,9 +342,17 @@ impl<'a> Connection<'a> {
         let mut fds = vec![copy(listener.as_fd())?, copy(self.stream.as_fd())?];
         let (regions, files): (Vec<_>, Vec<_>) = self.memory.share()?.into_iter().unzip();
         fds.extend(files);
+        let marks = match &self.marks {
+            Some(marks) => {
+                let (area, file) = marks.share()?;
+                fds.push(file);
+                Some(area)
+            }
+            None => None,
+        };
         let session = self.session.save(&mut fds)?;
         let counters = self.served.counters.totals();
-        Ok(Given { counters, connection: Some(SavedConnection { session, regions }), fds })
+        Ok(Given { counters, connection: Some(SavedConnection { session, regions, marks }), fds })
     }
 
     /// The rest of one request, and its reply.
@@ -393,6 +420,10 @@ impl<'a> Connection<'a> {
             MemoryChange::Remove(region) => {
                 held(&self.memory).without(region.guest_address, region.len)?
             }
+            MemoryChange::Log(area, fd) => {
+                self.marks = Some(Arc::new(DirtyLog::map(area, fd)?));
+                return Ok(());
+            }
         });
         Ok(())
     }
@@ -416,7 +447,7 @@ impl<'a> Connection<'a> {
             return Ok(());
         }
         let complete = plan.is_complete();
-        let port = VhostUserPort::new(Arc::clone(&self.memory), plan)?;
+        let port = VhostUserPort::new(Arc::clone(&self.memory), self.marks.clone(), plan)?;
         let failures = self.failures.0.clone();
         let (events, port_id) = (self.served.events.clone(), self.served.id);
         let reactor = Arc::clone(&self.home.borrow_and_update());

@@ -39,7 +39,7 @@ pub(crate) const EVENT_IDX: u64 = 1 << 29;
 pub(crate) const PLAIN: u64 = VERSION_1 | PROTOCOL_FEATURES;
 
 pub(crate) const QUEUE: u16 = 128;
-const MEMORY: u64 = 4 << 20;
+pub(crate) const MEMORY: u64 = 4 << 20;
 const HEADER: usize = 12;
 
 /// Where the parts of a ring are in the guest's memory.
@@ -55,7 +55,7 @@ pub(crate) const RX: Layout =
     Layout { descriptors: 0, available: 0x1000, used: 0x2000, buffers: 0x10_0000 };
 pub(crate) const TX: Layout =
     Layout { descriptors: 0x4000, available: 0x5000, used: 0x6000, buffers: 0x20_0000 };
-const BUFFER: u32 = 2048;
+pub(crate) const BUFFER: u32 = 2048;
 
 /// The rings and memory of a device: a driver.
 pub(crate) struct Driver {
@@ -116,7 +116,8 @@ impl Driver {
         let protocol = self.frontend.get_protocol_features().unwrap();
         let wanted = VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::MQ
-            | VhostUserProtocolFeatures::CONFIG;
+            | VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::LOG_SHMFD;
         assert!(protocol.contains(wanted));
         self.frontend.set_protocol_features(wanted).unwrap();
         self.frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
@@ -412,7 +413,7 @@ impl Guest {
         });
     }
 
-    fn answer_echoes(&mut self) {
+    pub(crate) fn answer_echoes(&mut self) {
         let echoes = self.drain().into_iter().filter_map(|frame| Echo::parse(&frame));
         for request in echoes.filter(|echo| echo.is_request) {
             self.send(&request.reply().frame(self.mac));

@@ -31,6 +31,12 @@ pub(crate) struct Machine {
 
 impl Machine {
     fn boot(daemon: &Daemon, nic: &Nic, vmm: &[&str]) -> Self {
+        let mut machine = Self::spawn(daemon, nic, vmm);
+        machine.answer("boot", 120);
+        machine
+    }
+
+    fn spawn(daemon: &Daemon, nic: &Nic, vmm: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut process = Command::new(env!("CARGO_BIN_EXE_mvirt"))
             .env("MVIRT_NET_SERVER", daemon.address())
@@ -59,9 +65,7 @@ impl Machine {
                 }
             }
         });
-        let mut machine = Self { process, input, output, _directory: directory };
-        machine.answer("boot", 120);
-        machine
+        Self { process, input, output, _directory: directory }
     }
 
     pub(crate) fn uml(daemon: &Daemon, nic: &Nic) -> Self {
@@ -81,29 +85,32 @@ impl Machine {
         Self::boot(daemon, nic, &["--vmm", "uml", "--memory", "256M", "--cmdline", &cmdline])
     }
 
-    fn qemu(daemon: &Daemon, nic: &Nic) -> Self {
+    /// One of QEMU, with more of its own arguments.
+    pub(crate) fn qemu(daemon: &Daemon, nic: &Nic, arguments: &[&str]) -> Self {
+        let mut machine = Self::spawn_qemu(daemon, nic, arguments);
+        machine.answer("boot", 120);
+        machine
+    }
+
+    /// As [`Machine::qemu`], not waiting for a kernel to boot.
+    pub(crate) fn spawn_qemu(daemon: &Daemon, nic: &Nic, arguments: &[&str]) -> Self {
         let (kernel, initrd) = (
             artefact("vmlinuz").display().to_string(),
             artefact("qemu.cpio.gz").display().to_string(),
         );
-        Self::boot(
-            daemon,
-            nic,
-            &[
-                "--vmm",
-                "qemu",
-                "--accel",
-                "tcg",
-                "--memory",
-                "192M",
-                "--kernel",
-                &kernel,
-                "--initramfs",
-                &initrd,
-                "--cmdline",
-                "quiet",
-            ],
-        )
+        let vmm = ["--vmm", "qemu", "--accel", "tcg", "--memory", "192M", "--kernel", &kernel];
+        let guest = ["--initramfs", &initrd, "--cmdline", "quiet", "--"];
+        Self::spawn(daemon, nic, &[&vmm[..], &guest, arguments].concat())
+    }
+
+    /// Begins a command; what it says is among [`Machine::lines`].
+    pub(crate) fn begin(&mut self, command: &str) {
+        writeln!(self.input, "{command}").unwrap();
+    }
+
+    /// What the console has said by now.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = String> {
+        self.output.try_iter()
     }
 
     /// The lines up to the end of a command, and its status.
@@ -122,7 +129,7 @@ impl Machine {
     }
 
     pub(crate) fn run(&mut self, command: &str) -> (String, i32) {
-        writeln!(self.input, "{command}").unwrap();
+        self.begin(command);
         self.answer(command, 120)
     }
 
@@ -210,7 +217,7 @@ fn user_mode_linux_guests_find_their_network_and_each_other() {
 fn a_qemu_guest_talks_to_one_of_user_mode_linux_across_hand_overs_and_a_crash() {
     let mut daemon = Daemon::start();
     let (one, two) = prod(&mut daemon);
-    let (mut a, mut b) = (Machine::qemu(&daemon, &one), Machine::uml(&daemon, &two));
+    let (mut a, mut b) = (Machine::qemu(&daemon, &one, &[]), Machine::uml(&daemon, &two));
     a.lease(&one);
     b.lease(&two);
     converse(&mut a, &two, &mut b, &one);

@@ -19,6 +19,7 @@ mod handover;
 mod lease;
 mod limits;
 mod machines;
+mod migration;
 mod misbehaviour;
 mod offload;
 mod paths;

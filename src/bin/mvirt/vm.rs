@@ -68,6 +68,9 @@ pub(crate) struct Start {
     /// Virtual CPUs
     #[arg(long, value_name = "N", default_value = "1")]
     cpus: u32,
+    /// More of the VMM's own arguments
+    #[arg(last = true, value_name = "ARG")]
+    arguments: Vec<String>,
 }
 
 fn memory(text: &str) -> Result<String, String> {
@@ -170,6 +173,7 @@ impl Start {
             Vmm::Dpdk => strings(&["--no-pci", "--file-prefix", &self.name]),
         };
         args.extend(self.machine.network_args(nic));
+        args.extend(self.arguments.iter().cloned());
         match self.machine.vmm {
             Vmm::Uml => {
                 args.extend(self.cmdline.split_whitespace().map(str::to_owned));

@@ -72,10 +72,11 @@ fn port(file: &File, choices: u8) -> Option<VhostUserPort> {
     let plan = Plan {
         pairs: vec![(Some(ring(RX)), Some(ring(TX)))],
         mergeable: bit(2),
+        logs: false,
         sends: all(bit(3)),
         takes: Unfinished { checksum: bit(4), segmentation: all(bit(5)) },
     };
-    VhostUserPort::new(memory, plan).ok()
+    VhostUserPort::new(memory, None, plan).ok()
 }
 
 /// The memory of a guest that posts all its receive buffers and sends nothing.

@@ -10,7 +10,7 @@
 
 use super::{
     copy::{copy, prefetch, prefetch_write},
-    message::Region,
+    message::{LogArea, Region},
 };
 use rustix::fs::{FileType, OFlags, SealFlags, fcntl_add_seals, fcntl_getfl, fstat, fstatfs};
 use std::{
@@ -18,7 +18,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, Once, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
     },
 };
 use vm_memory::{FileOffset, mmap::MmapRegionBuilder};
@@ -169,6 +169,53 @@ impl From<(Region, OwnedFd)> for RegionRequest {
     }
 }
 
+/// Octets of guest memory for which one bit of a [`DirtyLog`] stands (vhost-user "Migration").
+const LOG_PAGE: u64 = 4096;
+
+/// Marks, shared with the VMM, of the pages of guest memory that were written while the guest migrates: a bit each, the
+/// lowest of the first octet for the page at guest address 0.
+#[derive(Debug)]
+pub struct DirtyLog {
+    area: LogArea,
+    address: usize,
+    mapping: Mapping,
+}
+
+impl DirtyLog {
+    /// Maps the marks, of a file that must be as guest memory is.
+    pub fn map(area: LogArea, fd: OwnedFd) -> Result<Self, MemoryError> {
+        let refuse = |reason| MemoryError::Region { guest_address: 0, len: area.len, reason };
+        let end = area.offset.checked_add(area.len).filter(|_| area.len > 0);
+        let end = end.ok_or_else(|| refuse("a log of written pages cannot be there"))?;
+        check_file(&fd, end).map_err(|problem| problem.into_error(refuse))?;
+        let mapping = Mapping::new(fd, end)?;
+        Ok(Self { area, address: mapping.address + area.offset as usize, mapping })
+    }
+
+    /// The marks, to be mapped by another process too.
+    pub fn share(&self) -> std::io::Result<(LogArea, OwnedFd)> {
+        Ok((self.area, self.mapping.share()?))
+    }
+
+    /// Whether the VMM has taken the marks away.
+    pub fn is_dead(&self) -> bool {
+        GUARDS[self.mapping.guard].dead.load(Ordering::Relaxed)
+    }
+
+    /// Marks the pages of `len` octets from the guest's `address` on, which were written before this is called: a VMM
+    /// takes a mark away before it reads the page.
+    fn mark(&self, address: u64, len: u64) {
+        let Some(last) = address.checked_add(len.saturating_sub(1)) else { return };
+        let pages = address / LOG_PAGE..=last / LOG_PAGE;
+        // What the log has no bits for, the VMM does not want to know.
+        for page in pages.take_while(|page| page / 8 < self.area.len) {
+            let at = (self.address + (page / 8) as usize) as *mut u8;
+            // SAFETY: inside the area that `map` checked and mapped writable; both sides change its octets atomically.
+            unsafe { AtomicU8::from_ptr(at) }.fetch_or(1 << (page % 8), Ordering::SeqCst);
+        }
+    }
+}
+
 /// Why memory was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
@@ -250,10 +297,7 @@ impl GuestMemory {
         {
             return Err(refuse("it overlaps another"));
         }
-        check_file(&request.fd, file_end).map_err(|error| match error {
-            FileProblem::Unfit(reason) => refuse(reason),
-            FileProblem::System(action, source) => MemoryError::System { action, source },
-        })?;
+        check_file(&request.fd, file_end).map_err(|problem| problem.into_error(refuse))?;
         let mapping = Mapping::new(request.fd, file_end)?;
         self.regions.push(Mapped {
             guest_address: request.guest_address,
@@ -277,15 +321,13 @@ impl GuestMemory {
     /// The regions, to be mapped by another process too.
     pub fn share(&self) -> std::io::Result<Vec<(Region, OwnedFd)>> {
         let share = |region: &Mapped| {
-            let file = region.mapping.region.file_offset();
-            let file = file.expect("guest memory is mapped from files").file();
             let shared = Region {
                 guest_address: region.guest_address,
                 len: region.len,
                 user_address: region.user_address,
                 offset: (region.host_address - region.mapping.address) as u64,
             };
-            Ok((shared, file.try_clone()?.into()))
+            Ok((shared, region.mapping.share()?))
         };
         self.regions.iter().map(share).collect()
     }
@@ -304,6 +346,15 @@ impl GuestMemory {
     #[inline]
     pub fn translate_whole(&self, address: u64, len: u32) -> Option<Span> {
         self.within(address, len, |region| region.guest_address)
+    }
+
+    /// Marks in `log` that `len` octets of this memory were written, from a span's `address` on.
+    pub(super) fn mark(&self, log: &DirtyLog, address: usize, len: u32) {
+        let within = |r: &&Mapped| (address.wrapping_sub(r.host_address) as u64) < r.len;
+        if let Some(region) = self.regions.iter().find(within) {
+            let offset = (address - region.host_address) as u64;
+            log.mark(region.guest_address + offset, len.into());
+        }
     }
 
     /// Appends the spans of `len` octets at `address` to `spans`: one, or more where regions touch. `None`, and
@@ -347,6 +398,15 @@ impl GuestMemory {
 enum FileProblem {
     Unfit(&'static str),
     System(&'static str, std::io::Error),
+}
+
+impl FileProblem {
+    fn into_error(self, refuse: impl FnOnce(&'static str) -> MemoryError) -> MemoryError {
+        match self {
+            Self::Unfit(reason) => refuse(reason),
+            Self::System(action, source) => MemoryError::System { action, source },
+        }
+    }
 }
 
 /// Page faults on the file must neither block nor, as far as can be seen now, fail.
@@ -405,6 +465,14 @@ impl Mapping {
             system("map", std::io::Error::other("too many mappings in the daemon"))
         })?;
         Ok(Self { address, guard, region })
+    }
+}
+
+impl Mapping {
+    /// Its file.
+    fn share(&self) -> std::io::Result<OwnedFd> {
+        let file = self.region.file_offset().expect("every mapping is of a file").file();
+        file.try_clone().map(OwnedFd::from)
     }
 }
 

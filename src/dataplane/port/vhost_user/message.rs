@@ -108,6 +108,15 @@ pub struct Region {
     pub offset: u64,
 }
 
+/// Where in its file the marks of written pages are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogArea {
+    /// Octets.
+    pub len: u64,
+    /// Where they start in the file.
+    pub offset: u64,
+}
+
 /// What a VMM asks. `ring` is unchecked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
@@ -161,6 +170,10 @@ pub enum Request {
         /// No descriptor: the guest polls.
         polled: bool,
     },
+    /// Where written pages of guest memory are marked while the guest migrates; the descriptor follows.
+    SetLogBase(LogArea),
+    /// Who would like to hear of marks: a descriptor.
+    SetLogFd,
     /// Where errors of a ring are told.
     SetVringErr {
         /// Which.
@@ -243,6 +256,11 @@ impl Request {
                 let (ring, polled) = descriptor()?;
                 Self::SetVringCall { ring, polled }
             }
+            FrontendReq::SET_LOG_BASE => {
+                let [len, offset] = read::<[u64; 2]>(payload)?;
+                Self::SetLogBase(LogArea { len, offset })
+            }
+            FrontendReq::SET_LOG_FD => Self::SetLogFd,
             FrontendReq::SET_VRING_ERR => Self::SetVringErr { ring: descriptor()?.0 },
             FrontendReq::GET_PROTOCOL_FEATURES => Self::GetProtocolFeatures,
             FrontendReq::SET_PROTOCOL_FEATURES => Self::SetProtocolFeatures(number()?),

@@ -21,7 +21,7 @@ use crate::{
     dataplane::frame::{Burst, Outgoing},
     wire::vnet::{Offload, SegmentKind, Segments},
 };
-use memory::GuestMemory;
+use memory::{DirtyLog, GuestMemory};
 use ring::{RingConfig, RingError, SplitRing};
 use rustix::net::{SendFlags, send};
 use rx::RxQueue;
@@ -120,6 +120,8 @@ pub struct Plan {
     pub sends: Segmentation,
     /// What the guest takes unfinished.
     pub takes: Unfinished,
+    /// Whether the guest migrates: what is written to its memory is to be marked (VHOST_F_LOG_ALL).
+    pub logs: bool,
 }
 
 /// Frames to be cut, as negotiated.
@@ -184,14 +186,26 @@ struct Pair {
 #[derive(Debug)]
 pub struct VhostUserPort {
     memory: Arc<GuestMemory>,
+    /// Where what is written is marked, while the guest migrates.
+    log: Option<Arc<DirtyLog>>,
     pairs: Vec<Pair>,
     /// The pairs whose receive queue is enabled.
     receiving: Vec<usize>,
 }
 
 impl VhostUserPort {
-    /// Checks every ring of the plan against memory and starts at the right place.
-    pub fn new(memory: Arc<GuestMemory>, plan: Plan) -> Result<Self, PortFailure> {
+    /// Checks every ring of the plan against memory and starts at the right place. A guest that migrates needs a `log`.
+    pub fn new(
+        memory: Arc<GuestMemory>,
+        log: Option<Arc<DirtyLog>>,
+        plan: Plan,
+    ) -> Result<Self, PortFailure> {
+        let log = log.filter(|_| plan.logs);
+        if plan.logs && log.is_none() {
+            return Err(PortFailure(
+                "the VMM wants written pages marked, and has not said where".into(),
+            ));
+        }
         let ring = |name, plan: &RingPlan| {
             SplitRing::new(&memory, &plan.config).map_err(|error| failure(name, error))
         };
@@ -213,7 +227,7 @@ impl VhostUserPort {
             pairs.push(Pair { rx, tx });
         }
         let receiving = (0..pairs.len()).filter(|at| pairs[*at].rx.is_some()).collect();
-        let mut port = Self { memory, pairs, receiving };
+        let mut port = Self { memory, log, pairs, receiving };
         port.start();
         Ok(port)
     }
@@ -230,6 +244,21 @@ impl VhostUserPort {
                 plan.call.iter().for_each(Doorbell::ring);
             }
         }
+        self.mark_used();
+    }
+
+    /// Marks the used rings, where the guest migrates.
+    fn mark_used(&self) {
+        let Some(log) = &self.log else { return };
+        for pair in &self.pairs {
+            let rings = [
+                pair.rx.as_ref().map(|(rx, _)| &rx.ring),
+                pair.tx.as_ref().map(|(tx, _)| &tx.ring),
+            ];
+            for (address, len) in rings.into_iter().flatten().map(SplitRing::used_area) {
+                self.memory.mark(log, address, len);
+            }
+        }
     }
 
     fn tx(&mut self, queue: usize) -> Option<&mut (TxQueue, RingPlan)> {
@@ -243,7 +272,7 @@ impl VhostUserPort {
     }
 
     fn check_memory(&self) -> Result<(), PortFailure> {
-        if self.memory.is_dead() {
+        if self.memory.is_dead() || self.log.as_ref().is_some_and(|log| log.is_dead()) {
             return Err(PortFailure("the VMM truncated memory that it shares".into()));
         }
         Ok(())
@@ -280,6 +309,7 @@ impl Port for VhostUserPort {
     fn arm(&mut self, queue: usize) -> Result<bool, PortFailure> {
         let Some((tx, _)) = self.tx(queue) else { return Ok(false) };
         let more = tx.ring.arm().map_err(|error| failure("transmit", error))?;
+        self.mark_used();
         // Looked at last: memory that was taken away reads as an empty ring.
         self.check_memory()?;
         Ok(more)
@@ -288,6 +318,7 @@ impl Port for VhostUserPort {
     fn disarm(&mut self, queue: usize) {
         if let Some((tx, _)) = self.tx(queue) {
             tx.ring.disarm();
+            self.mark_used();
         }
     }
 
@@ -302,8 +333,13 @@ impl Port for VhostUserPort {
         queue: usize,
     ) -> Result<(), (usize, Undelivered)> {
         self.check_memory().map_err(|failure| (0, Undelivered::Failed(failure)))?;
+        let log = self.log.clone();
         let (rx, memory) = self.rx(queue).ok_or((0, Undelivered::Full))?;
-        rx.deliver(memory, frames)
+        let delivered = rx.deliver(memory, frames);
+        if let Some(log) = log {
+            rx.mark(memory, &log);
+        }
+        delivered
     }
 
     fn publish(&mut self) {
@@ -315,6 +351,7 @@ impl Port for VhostUserPort {
                 queue.ring.publish();
             }
         }
+        self.mark_used();
     }
 
     fn notify(&mut self) {

@@ -230,6 +230,11 @@ impl SplitRing {
         self.next_available
     }
 
+    /// The address and octets of all that the device writes of the ring.
+    pub(super) fn used_area(&self) -> (usize, u32) {
+        (self.used, 6 + 8 * u32::from(self.size))
+    }
+
     /// Entries.
     pub fn size(&self) -> usize {
         self.size.into()

@@ -6,7 +6,7 @@
 
 use super::{
     Unfinished,
-    memory::{GuestMemory, Span},
+    memory::{DirtyLog, GuestMemory, Span},
     ring::{Chain, Direction, RingError, SplitRing},
 };
 use crate::{
@@ -115,6 +115,23 @@ impl RxQueue {
         }
         self.ring.advance(chain as u16);
         placed.map_err(|why| (taken, why))
+    }
+
+    /// Marks in `log` what the last delivery wrote to `memory`.
+    #[cold]
+    pub(super) fn mark(&self, memory: &GuestMemory, log: &DirtyLog) {
+        for place in &self.places {
+            let spans = match &place.room {
+                Room::Whole(span) => std::slice::from_ref(span),
+                Room::Pieces { spans, .. } => &self.spans[spans.clone()],
+            };
+            let mut left = place.octets;
+            for span in spans {
+                let written = span.first(left);
+                memory.mark(log, written.address(), written.len() as u32);
+                left -= written.len();
+            }
+        }
     }
 
     /// Finds chains for a frame, one of `burst`, from number `chain` of those that wait on. Gives how many.

@@ -11,7 +11,7 @@ pub use saved::{NotRestored, SavedSession};
 use super::{
     Doorbell, Plan, Position, RingPlan, Segmentation, Unfinished,
     memory::{MAX_REGIONS, RegionRequest},
-    message::{Region, Request},
+    message::{LogArea, Region, Request},
     ring::{MAX_SIZE, RingAddresses, RingConfig, Start},
 };
 use crate::addr::MacAddr;
@@ -20,6 +20,8 @@ use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
 use virtio_bindings::{virtio_config, virtio_net, virtio_ring};
 
 const PROTOCOL_FEATURES: u64 = 1 << 30;
+/// Nothing of the guest: the VMM sets it while the guest migrates.
+const LOG_ALL: u64 = 1 << 26;
 const VERSION_1: u64 = 1 << virtio_config::VIRTIO_F_VERSION_1;
 /// Every ring is completed in order, always; who negotiates it may rely on that.
 const IN_ORDER: u64 = 1 << virtio_config::VIRTIO_F_IN_ORDER;
@@ -68,6 +70,8 @@ fn protocol_features() -> Protocol {
         | Protocol::CONFIG
         | Protocol::CONFIGURE_MEM_SLOTS
         | Protocol::RESET_DEVICE
+        | Protocol::LOG_SHMFD
+        | Protocol::RARP
 }
 
 /// What the guest's device is.
@@ -136,6 +140,8 @@ pub enum MemoryChange {
     Add(RegionRequest),
     /// One region less.
     Remove(Region),
+    /// Where written pages are marked, another place from now on.
+    Log(LogArea, OwnedFd),
 }
 
 /// What a request leads to.
@@ -205,6 +211,7 @@ impl Session {
                 | Request::SetOwner
                 | Request::SetVringErr { .. }
                 | Request::SendRarp
+                | Request::SetLogFd
                 | Request::SetBackendReqFd
                 | Request::NetSetMtu(_)
                 | Request::SetConfig
@@ -217,7 +224,7 @@ impl Session {
         let number =
             |value: u64| Effect { reply: Some(value.to_ne_bytes().into()), ..Effect::default() };
         match request {
-            Request::GetFeatures => return Ok(number(self.device.features)),
+            Request::GetFeatures => return Ok(number(self.device.features | LOG_ALL)),
             Request::GetProtocolFeatures => return Ok(number(protocol_features().bits())),
             Request::GetQueueNum => return Ok(number(self.rings.len() as u64)),
             Request::GetMaxMemSlots => return Ok(number(MAX_REGIONS as u64)),
@@ -225,6 +232,15 @@ impl Session {
             Request::GetVringBase { ring } => return self.stop_ring(ring),
             Request::SetMemTable(_) | Request::AddMemReg(_) | Request::RemMemReg(_) => {
                 return memory_change(request, fds);
+            }
+            Request::SetLogBase(area) => {
+                // Answered always: QEMU waits for any reply, the vhost crate (Cloud Hypervisor) for the same words.
+                let reply = [area.len, area.offset].map(u64::to_ne_bytes);
+                return Ok(Effect {
+                    reply: Some(reply.concat()),
+                    memory: Some(MemoryChange::Log(area, one(fds)?)),
+                    unknown: false,
+                });
             }
             Request::Unknown(_) => return Ok(Effect { unknown: true, ..Effect::default() }),
             Request::SetFeatures(features) => self.set_features(features)?,
@@ -259,6 +275,8 @@ impl Session {
                 self.ring(ring)?.call = if polled { None } else { Some(Doorbell::new(one(fds)?)) };
             }
             Request::SetVringErr { ring } => drop(self.ring(ring)?),
+            // Marks are looked for; nobody is told of each.
+            Request::SetLogFd => {}
             Request::SetVringEnable { ring, enabled } => self.ring(ring)?.enabled = Some(enabled),
         }
         Ok(Effect::default())
@@ -270,7 +288,7 @@ impl Session {
     }
 
     fn set_features(&mut self, features: u64) -> Result<(), Refusal> {
-        let foreign = features & !(self.device.features | PROTOCOL_FEATURES);
+        let foreign = features & !(self.device.features | PROTOCOL_FEATURES | LOG_ALL);
         if foreign != 0 {
             return Err(Refusal::Features(foreign));
         }
@@ -337,6 +355,7 @@ impl Session {
         let runs = pairs.iter().any(|(rx, tx)| rx.is_some() || tx.is_some());
         runs.then_some(Plan {
             pairs,
+            logs: features & LOG_ALL != 0,
             mergeable: features & MRG_RXBUF != 0,
             sends: segmentation(
                 features,
