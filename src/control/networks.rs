@@ -57,14 +57,15 @@ impl Control {
         Ok(network_view(&self.networks[&id]))
     }
 
-    /// Removes what a failed change may have left in the store. That it may fail too is no news.
+    /// Puts the store back to where it was before a change that failed. If that fails too, the change is there after a
+    /// restart, as a whole or not at all.
     pub(super) fn undo(
         &mut self,
         what: &'static str,
         change: impl FnOnce(&mut dyn crate::store::Store) -> Result<(), crate::store::StoreError>,
     ) {
         if let Err(error) = change(&mut *self.store) {
-            tracing::debug!(%error, "nothing to undo of a {what} that was not stored");
+            tracing::warn!(%error, "a change of a {what} failed and could not be taken back: it may be in force after a restart");
         }
     }
 
@@ -141,7 +142,15 @@ impl Control {
                 nics: nics.len(),
             });
         }
-        self.store.delete_network(id, &nics)?;
+        if let Err(error) = self.store.delete_network(id, &nics) {
+            let network = network.model.clone();
+            let nics: Vec<_> = nics.iter().map(|nic| self.nics[nic].model.clone()).collect();
+            self.undo("network", |store| {
+                nics.iter().try_for_each(|nic| store.put_nic(nic))?;
+                store.put_network(&network)
+            });
+            return Err(error.into());
+        }
         let closing = nics.iter().filter_map(|nic| self.forget_nic(*nic)).collect();
         self.unpublished.insert(id);
         self.settle();

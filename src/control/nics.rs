@@ -301,8 +301,12 @@ impl Control {
     /// Deletes a vNIC. Its socket is to be closed before the answer.
     pub fn delete_nic(&mut self, key: &str) -> Result<Option<Listening>, Refusal> {
         let id = self.find_nic(key)?;
-        let network_id = self.nics[&id].model.network_id;
-        self.store.delete_nic(id)?;
+        let nic = self.nics[&id].model.clone();
+        let network_id = nic.network_id;
+        if let Err(error) = self.store.delete_nic(id) {
+            self.undo("vNIC", |store| store.put_nic(&nic));
+            return Err(error.into());
+        }
         let listening = self.forget_nic(id);
         self.unpublished.insert(network_id);
         tracing::info!(%id, "vNIC deleted");

@@ -240,7 +240,14 @@ impl Store for JsonStore {
     }
 
     fn put_network(&mut self, network: &Network) -> Result<(), StoreError> {
-        self.put(NETWORKS, network.id, network)
+        // One whose deletion failed half-way is not to be deleted after all.
+        let path = self.path(NETWORKS, network.id);
+        match fs::rename(path.with_extension("deleting"), &path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("rename to", &path)(error))
+            }
+            _ => self.put(NETWORKS, network.id, network),
+        }
     }
 
     fn put_nic(&mut self, nic: &Nic) -> Result<(), StoreError> {

@@ -32,11 +32,17 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 pub(crate) type Client = NetServiceClient<Channel>;
 
+/// What is started.
+struct Binary {
+    path: PathBuf,
+    flags: Vec<String>,
+    environment: Vec<(&'static str, PathBuf)>,
+}
+
 pub(crate) struct Daemon {
     process: Pid,
     directory: TempDir,
-    binary: PathBuf,
-    flags: Vec<String>,
+    command: Binary,
     runtime: Runtime,
     client: Client,
 }
@@ -51,15 +57,34 @@ impl Daemon {
     }
 
     pub(crate) fn start_binary(binary: &Path, flags: &[&str]) -> Self {
+        Self::start_in(binary, flags, |_| vec![])
+    }
+
+    /// With variables of its environment, which may name its directory.
+    pub(crate) fn start_with_environment(
+        environment: impl FnOnce(&Path) -> Vec<(&'static str, PathBuf)>,
+    ) -> Self {
+        let binary = Path::new(env!("CARGO_BIN_EXE_mvirt-net"));
+        Self::start_in(binary, &["--reactors", "1"], environment)
+    }
+
+    fn start_in(
+        binary: &Path,
+        flags: &[&str],
+        environment: impl FnOnce(&Path) -> Vec<(&'static str, PathBuf)>,
+    ) -> Self {
         // Those that take over from our child are to be ours, too.
         set_child_subreaper(Some(getpid())).unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let binary = binary.to_owned();
-        let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
+        let command = Binary {
+            path: binary.to_owned(),
+            flags: flags.iter().map(ToString::to_string).collect(),
+            environment: environment(directory.path()),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let process = spawn(&binary, &directory, &flags);
+        let process = spawn(&command, &directory);
         let client = connect(&runtime, &directory);
-        Self { process, directory, binary, flags, runtime, client }
+        Self { process, directory, command, runtime, client }
     }
 
     /// A daemon, and two vNICs of its network `prod` on different reactors.
@@ -103,9 +128,15 @@ impl Daemon {
         self.start_again();
     }
 
+    /// The same daemon again, once it has ended by itself.
+    pub(crate) fn start_again_after_its_end(&mut self) {
+        wait(self.process);
+        self.start_again();
+    }
+
     /// The same daemon again, after it has ended.
     pub(crate) fn start_again(&mut self) {
-        self.process = spawn(&self.binary, &self.directory, &self.flags);
+        self.process = spawn(&self.command, &self.directory);
         self.client = connect(&self.runtime, &self.directory);
     }
 
@@ -274,17 +305,18 @@ fn wait(process: Pid) -> WaitStatus {
     clippy::zombie_processes,
     reason = "it is waited for by its id, as those are that take over"
 )]
-fn spawn(binary: &Path, directory: &TempDir, flags: &[String]) -> Pid {
+fn spawn(command: &Binary, directory: &TempDir) -> Pid {
     let path = |name| directory.path().join(name);
     let log = std::fs::File::options().create(true).append(true).open(path("log")).unwrap();
-    let child = Command::new(binary)
+    let child = Command::new(&command.path)
         .arg("--listen")
         .arg(format!("unix:{}", path("api").display()))
         .arg("--socket-dir")
         .arg(path("s"))
         .arg("--metadata-dir")
         .arg(path("m"))
-        .args(flags)
+        .args(&command.flags)
+        .envs(command.environment.iter().cloned())
         .env_remove("RUST_LOG")
         .stdin(Stdio::null())
         .stderr(log)

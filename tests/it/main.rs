@@ -25,4 +25,5 @@ mod offload;
 mod paths;
 mod probe;
 mod restart;
+mod storage;
 mod testpmd;
