@@ -1,5 +1,4 @@
 //! A panic in a burst costs the port it was taken from, and nobody else (R45): shown with ports that exist for this only.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use mvirt_net::dataplane::{
     counters::PortCounters,
