@@ -49,7 +49,7 @@ fn main() {
         let (guest_address, user_address, offset, len) = (0, 0, 0, MEMORY);
         let fd = file.into();
         let region = RegionRequest { guest_address, len, user_address, offset, fd };
-        let memory = GuestMemory::map(vec![region]).unwrap();
+        let memory = GuestMemory::map(vec![region], u64::MAX).unwrap();
         let config = RingConfig {
             size: SIZE.into(),
             addresses: ADDRESSES,

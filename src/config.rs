@@ -182,6 +182,23 @@ pub struct Config {
           value_parser = clap::value_parser!(u8).range(1..=100))]
     pub rebalance: u8,
 
+    /// Networks there may be
+    #[arg(long, value_name = "N", env = "MVIRT_NET_MAX_NETWORKS", default_value = "4096")]
+    pub max_networks: usize,
+
+    /// vNICs there may be
+    #[arg(long, value_name = "N", env = "MVIRT_NET_MAX_NICS", default_value = "16384")]
+    pub max_nics: usize,
+
+    /// Prefixes that may be routed to one vNIC
+    #[arg(long, value_name = "N", env = "MVIRT_NET_MAX_ROUTES", default_value = "4096")]
+    pub max_routes: usize,
+
+    /// GiB of memory that one VMM may have mapped
+    #[arg(long, value_name = "GIB", env = "MVIRT_NET_MAX_GUEST_MEMORY", default_value = "1024",
+          value_parser = clap::value_parser!(u64).range(1..1 << 20))]
+    pub max_guest_memory: u64,
+
     /// How log lines look, on stderr; RUST_LOG says which there are
     #[arg(long, value_name = "FORMAT", env = "MVIRT_NET_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
@@ -270,6 +287,8 @@ mod tests {
             ("--hugepages", "maybe", "possible values"),
             ("--busy-poll", "1000001", "1000000"),
             ("--rebalance", "101", "100"),
+            ("--max-guest-memory", "0", "1..1048576"),
+            ("--max-nics", "many", "invalid digit"),
             ("--allow-uid", "root", "invalid digit"),
         ] {
             let error = parse(&[flag, value]).unwrap_err();

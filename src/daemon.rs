@@ -3,7 +3,7 @@
 use crate::{
     access::{Access, AccessError},
     config::{Config, Listen},
-    control::{Control, Handle, RestoreError, service},
+    control::{Control, Handle, Limits, RestoreError, service},
     dataplane::{self, Dataplane, Settings},
     handover::{self, HandOverError, Service, Taker},
     proto::{DESCRIPTORS, net_service_server::NetServiceServer},
@@ -118,7 +118,10 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         cpus: config.cpus.clone().map(|cpus| cpus.0).unwrap_or_default(),
         busy_poll: Duration::from_micros(config.busy_poll),
         hugepages: config.hugepages.into(),
+        guest_memory: config.max_guest_memory << 30,
     };
+    let limits =
+        Limits { networks: config.max_networks, nics: config.max_nics, routes: config.max_routes };
     let (dataplane, events) = Dataplane::start(&settings)?;
     let taker = if config.take_over { Some(Taker::new()?) } else { None };
     let (store, mut inherited) = match &taker {
@@ -131,7 +134,8 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let lock = store.lock()?;
     let listeners = listen_all(&config.listen, &access, &mut inherited).await?;
     let rebalance_above = f64::from(config.rebalance) / 100.0;
-    let mut control = Control::restore(Box::new(store), dataplane, socket_dir, rebalance_above)?;
+    let mut control =
+        Control::restore(Box::new(store), dataplane, socket_dir, limits, rebalance_above)?;
     if let Some(taker) = &taker {
         taker.take(&mut control).await?;
     }

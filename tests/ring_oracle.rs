@@ -56,7 +56,7 @@ fn ours(file: &File) -> (GuestMemory, SplitRing) {
         offset: 0,
         fd: file.try_clone().unwrap().into(),
     };
-    let memory = GuestMemory::map(vec![region]).unwrap();
+    let memory = GuestMemory::map(vec![region], u64::MAX).unwrap();
     let config = RingConfig {
         size: SIZE.into(),
         addresses: RingAddresses { descriptors: DESCRIPTORS, available: AVAILABLE, used: USED },

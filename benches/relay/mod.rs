@@ -73,13 +73,16 @@ impl Guest {
                 memory.write_slice(&octets, GuestAddress(BUFFERS[1] + slot * BUFFER)).unwrap();
             }
         }
-        let ours = GuestMemory::map(vec![RegionRequest {
-            guest_address: 0,
-            len: MEMORY,
-            user_address: 0,
-            offset: 0,
-            fd: file.into(),
-        }])
+        let ours = GuestMemory::map(
+            vec![RegionRequest {
+                guest_address: 0,
+                len: MEMORY,
+                user_address: 0,
+                offset: 0,
+                fd: file.into(),
+            }],
+            u64::MAX,
+        )
         .unwrap();
         let plan = |ring| RingPlan {
             config: RingConfig {

@@ -30,6 +30,7 @@ use crate::{
 };
 use compile::Member;
 use ipam::Pool;
+use refusal::Refusal;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     hash::BuildHasher as _,
@@ -48,6 +49,27 @@ const WATCH_BACKLOG: usize = 1024;
 const REQUEST_BACKLOG: usize = 1024;
 /// Requests that are settled together at most.
 const SETTLED_TOGETHER: usize = 256;
+
+/// How much there may be. What is stored already is served all the same.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Networks.
+    pub networks: usize,
+    /// vNICs.
+    pub nics: usize,
+    /// Prefixes routed to one vNIC.
+    pub routes: usize,
+}
+
+impl Limits {
+    /// Whether one more fits beside those that there are.
+    fn check(what: &str, there: usize, limit: usize, flag: &str) -> Result<(), Refusal> {
+        if there < limit {
+            return Ok(());
+        }
+        Err(Refusal::Exhausted(format!("there are {there} {what}, and --{flag} allows {limit}")))
+    }
+}
 
 #[derive(Debug)]
 struct NetworkState {
@@ -83,6 +105,7 @@ pub struct Control {
     next_key: u64,
     seed: u64,
     socket_dir: PathBuf,
+    limits: Limits,
     store: Box<dyn Store>,
     dataplane: Dataplane,
     balance: Balance<Uuid>,
@@ -160,6 +183,7 @@ impl Control {
         mut store: Box<dyn Store>,
         dataplane: Dataplane,
         socket_dir: PathBuf,
+        limits: Limits,
         rebalance_above: f64,
     ) -> Result<Self, RestoreError> {
         let contents = store.load()?;
@@ -173,6 +197,7 @@ impl Control {
             next_key: 0,
             seed: std::hash::RandomState::new().hash_one(0),
             socket_dir,
+            limits,
             store,
             dataplane,
             balance: Balance::new(rebalance_above),

@@ -1,7 +1,8 @@
 //! Networks: created, found, changed and deleted.
 
 use super::{
-    Control, NetworkState, convert, convert::NewNetwork, ipam::Pool, network_view, refusal::Refusal,
+    Control, Limits, NetworkState, convert, convert::NewNetwork, ipam::Pool, network_view,
+    refusal::Refusal,
 };
 use crate::{
     dataplane::{Listening, snapshot::NetworkKey},
@@ -33,6 +34,7 @@ impl Control {
         if let Some(owner) = self.network_names.get(&new.name) {
             return Err(Refusal::taken("name", &new.name, format!("network {owner}")));
         }
+        Limits::check("networks", self.networks.len(), self.limits.networks, "max-networks")?;
         let now = Timestamp::now();
         let network = Network {
             id: new.id.unwrap_or_else(Uuid::new_v4),

@@ -1,7 +1,7 @@
 //! vNICs: created, found, changed and deleted.
 
 use super::{
-    Control, NetworkState, NicState, compile, convert,
+    Control, Limits, NetworkState, NicState, compile, convert,
     convert::{Ipv6Mode, NewNic},
     ipam::{Pool, number, range},
     refusal::Refusal,
@@ -43,7 +43,9 @@ impl Control {
         if let Some(owner) = self.nic_names.get(&new.name) {
             return Err(Refusal::taken("name", &new.name, format!("vNIC {owner}")));
         }
+        Limits::check("vNICs", self.nics.len(), self.limits.nics, "max-nics")?;
         let nic = self.choose(network_id, new)?;
+        self.check_route_count(&nic)?;
         let path = self.socket_path(nic.id);
         let longest = dataplane::longest_socket_path();
         if path.as_os_str().len() > longest {
@@ -69,6 +71,16 @@ impl Control {
         self.tell_nic(id);
         self.tell_network(network_id);
         Ok(self.nic_view(&self.nics[&id]))
+    }
+
+    fn check_route_count(&self, nic: &Nic) -> Result<(), Refusal> {
+        let (routes, limit) = (nic.routed_ipv4.len() + nic.routed_ipv6.len(), self.limits.routes);
+        if routes > limit {
+            return Err(Refusal::Exhausted(format!(
+                "{routes} routed prefixes, and --max-routes allows {limit} a vNIC"
+            )));
+        }
+        Ok(())
     }
 
     /// A vNIC with everything chosen that was not given, and nothing that is taken.
@@ -257,6 +269,7 @@ impl Control {
             updated_at: Timestamp::now(),
             ..old.clone()
         };
+        self.check_route_count(&new)?;
         check_routes(&self.networks[&old.network_id], &new)?;
         self.replace_nic(old, new)
     }

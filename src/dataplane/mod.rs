@@ -59,6 +59,8 @@ pub struct Settings {
     pub busy_poll: Duration,
     /// Backing of the channels between reactors.
     pub hugepages: Hugepages,
+    /// Octets of memory that one VMM may have mapped.
+    pub guest_memory: u64,
 }
 
 /// What a port's VMM and guest do.
@@ -192,6 +194,7 @@ impl Listening {
 pub struct Dataplane {
     reactors: Vec<Arc<reactor::Handle>>,
     events: mpsc::UnboundedSender<Event>,
+    guest_memory: u64,
     /// vNICs placed on each reactor.
     load: Vec<usize>,
     /// How many vNICs of a network are placed where.
@@ -218,6 +221,7 @@ impl Dataplane {
             load: vec![0; reactors.len()],
             reactors: reactors.into_iter().map(Arc::new).collect(),
             events,
+            guest_memory: settings.guest_memory,
             homes: HashMap::new(),
             generations: Vec::new(),
             free: Vec::new(),
@@ -300,6 +304,7 @@ impl Dataplane {
             network: socket.network,
             name: socket.name,
             device: socket.device,
+            guest_memory: self.guest_memory,
             home: home.subscribe(),
             counters: Arc::clone(&counters),
             events: self.events.clone(),

@@ -15,7 +15,8 @@ use super::{
         PortFailure,
         vhost_user::{
             VhostUserPort,
-            memory::{DirtyLog, GuestMemory, MemoryError, RegionRequest},
+            dirty_log::DirtyLog,
+            memory::{GuestMemory, MemoryError, RegionRequest},
             message::{self, Header, LogArea, MAX_FDS, Malformed, Region, Request},
             session::{Device, MemoryChange, NotRestored, Refusal, SavedSession, Session},
         },
@@ -57,6 +58,8 @@ pub(super) struct Served {
     /// For the log.
     pub(super) name: String,
     pub(super) device: Device,
+    /// Octets of memory that may be mapped.
+    pub(super) guest_memory: u64,
     /// The reactor that is to own the port.
     pub(super) home: watch::Receiver<Arc<reactor::Handle>>,
     pub(super) counters: Arc<PortCounters>,
@@ -148,7 +151,7 @@ fn restore(
     let stream = fds.next().ok_or(NotRestored::Descriptors)?;
     let stream = UnixStream::from_std(stream.into())?;
     let regions = saved.regions.into_iter().zip(fds.by_ref()).map(RegionRequest::from).collect();
-    let memory = GuestMemory::map(regions)?;
+    let memory = GuestMemory::map(regions, u64::MAX)?;
     let marks = match saved.marks {
         Some(area) => Some(DirtyLog::map(area, fds.next().ok_or(NotRestored::Descriptors)?)?),
         None => None,
@@ -414,9 +417,11 @@ impl<'a> Connection<'a> {
             MemoryChange::Replace(regions) => {
                 // Unmapped first: a guest's memory need not fit the address space twice.
                 self.memory = Arc::default();
-                GuestMemory::map(regions)?
+                GuestMemory::map(regions, self.served.guest_memory)?
             }
-            MemoryChange::Add(region @ RegionRequest { .. }) => held(&self.memory).with(region)?,
+            MemoryChange::Add(region @ RegionRequest { .. }) => {
+                held(&self.memory).with(region, self.served.guest_memory)?
+            }
             MemoryChange::Remove(region) => {
                 held(&self.memory).without(region.guest_address, region.len)?
             }

@@ -1,12 +1,16 @@
 //! The API: what is created is found, what is wrong is refused by its code, what changes is told.
 
-use super::daemon::{Daemon, wait_until};
+use super::{
+    daemon::{Daemon, wait_until},
+    guest::Guest,
+};
 use mvirt_net::proto::{
     CreateNetworkRequest, CreateNicRequest, DeleteNetworkRequest, DeleteNicRequest,
     GetNetworkRequest, GetVersionRequest, ListNicsRequest, NicState, UpdateNicRequest,
     WatchNetworksRequest, WatchNicsRequest, get_network_request::Identifier,
 };
 use tonic::Code;
+use vhost::VhostBackend as _;
 
 #[test]
 fn addresses_are_the_lowest_free_ones_and_stay() {
@@ -225,4 +229,70 @@ fn many_vnics_are_made_and_come_back() {
     wait_until("every socket is there", || {
         all.nics.iter().all(|nic| std::path::Path::new(&nic.socket_path).exists())
     });
+}
+
+#[test]
+fn there_is_no_more_than_the_flags_allow() {
+    let mut daemon = Daemon::start_with(&[
+        "--reactors",
+        "1",
+        "--max-networks",
+        "2",
+        "--max-nics",
+        "3",
+        "--max-routes",
+        "2",
+        "--max-guest-memory",
+        "1",
+    ]);
+    daemon.network("one");
+    daemon.network("two");
+    let request = CreateNetworkRequest {
+        name: "three".into(),
+        ipv4_subnet: "10.3.0.0/24".into(),
+        ..Default::default()
+    };
+    let refused = daemon.call(async |client| client.create_network(request).await).unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert_eq!(refused.message(), "there are 2 networks, and --max-networks allows 2");
+    let routes = |prefixes: &'static [&str]| {
+        move |nic: &mut CreateNicRequest| {
+            nic.routed_ipv4_prefixes = prefixes.iter().map(ToString::to_string).collect();
+        }
+    };
+    let (two, three) =
+        (&["10.8.0.0/24", "10.9.0.0/24"], &["10.8.0.0/24", "10.9.0.0/24", "10.7.0.0/24"]);
+    daemon.nic_with("one", "a", routes(two));
+    let refused = daemon.try_nic_with("two", "b", routes(three)).unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(
+        refused.message().contains("3 routed prefixes, and --max-routes allows 2"),
+        "{refused}"
+    );
+    let request = UpdateNicRequest {
+        id: "a".into(),
+        routed_ipv4_prefixes: three.iter().map(ToString::to_string).collect(),
+        ..Default::default()
+    };
+    let refused = daemon.call(async |client| client.update_nic(request).await).unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    daemon.nic("two", "b");
+    let c = daemon.nic("two", "c");
+    let refused = daemon.try_nic_with("two", "d", |_| {}).unwrap_err();
+    assert_eq!(refused.message(), "there are 3 vNICs, and --max-nics allows 3");
+    // A repeated request finds what there is.
+    daemon.nic_with("two", "c", |nic| nic.id = c.id.clone());
+    let request = DeleteNicRequest { id: "b".into() };
+    daemon.call(async |client| client.delete_nic(request).await).unwrap();
+    daemon.nic("two", "d");
+    // Memory: as much as is allowed, and a page more.
+    let guest = Guest::connect(&c);
+    let file = &guest.driver.file;
+    let mut region = guest.driver.region();
+    for (len, fits) in [(1_u64 << 30, true), ((1 << 30) + 4096, false)] {
+        file.set_len(len).unwrap();
+        region.memory_size = len;
+        assert_eq!(guest.driver.frontend.set_mem_table(&[region]).is_ok(), fits);
+    }
+    wait_until("it is told why", || daemon.log().contains("--max-guest-memory"));
 }

@@ -60,7 +60,7 @@ fn memory() -> File {
 fn port(file: &File, choices: u8) -> Option<VhostUserPort> {
     let bit = |n: u8| choices >> n & 1 != 0;
     let region = RegionRequest { guest_address: 0, len: MEMORY, user_address: 0, offset: 0, fd: file.try_clone().unwrap().into() };
-    let memory = Arc::new(GuestMemory::map(vec![region]).unwrap());
+    let memory = Arc::new(GuestMemory::map(vec![region], u64::MAX).unwrap());
     let ring = |addresses| RingPlan {
         config: RingConfig { size: SIZE, addresses, event_idx: bit(0), indirect: bit(1), start: Start::Told(0) },
         kick: None,

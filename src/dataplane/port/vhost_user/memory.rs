@@ -2,7 +2,7 @@
 //!
 //! Takes regions as vhost-user describes them and refuses what could hurt: files that shrink, block or overlap.
 //! Gives [`Span`]s, whose only operation is a copy; nothing ever makes a reference or slice of guest memory. A copy
-//! that meets memory which the VMM took away (SIGBUS) ends in zeros, and the mapping is marked dead.
+//! that meets memory which the VMM took away ends in zeros (`mapping.rs`).
 #![expect(
     unsafe_code,
     reason = "guest memory is shared with another process: raw copies are the only way in"
@@ -10,24 +10,14 @@
 
 use super::{
     copy::{copy, prefetch, prefetch_write},
-    message::{LogArea, Region},
+    dirty_log::DirtyLog,
+    mapping::{Mapping, check_file},
+    message::Region,
 };
-use rustix::fs::{FileType, OFlags, SealFlags, fcntl_add_seals, fcntl_getfl, fstat, fstatfs};
-use std::{
-    fs::File,
-    os::fd::OwnedFd,
-    sync::{
-        Arc, Mutex, Once, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
-    },
-};
-use vm_memory::{FileOffset, mmap::MmapRegionBuilder};
+use std::{os::fd::OwnedFd, sync::Arc};
 
 /// Regions a VMM may share. Told to VMMs; it must never shrink, or they refuse to reconnect.
 pub const MAX_REGIONS: usize = 64;
-
-const TMPFS_MAGIC: u64 = 0x0102_1994;
-const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 
 /// A range of checked, mapped guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -169,53 +159,6 @@ impl From<(Region, OwnedFd)> for RegionRequest {
     }
 }
 
-/// Octets of guest memory for which one bit of a [`DirtyLog`] stands (vhost-user "Migration").
-const LOG_PAGE: u64 = 4096;
-
-/// Marks, shared with the VMM, of the pages of guest memory that were written while the guest migrates: a bit each, the
-/// lowest of the first octet for the page at guest address 0.
-#[derive(Debug)]
-pub struct DirtyLog {
-    area: LogArea,
-    address: usize,
-    mapping: Mapping,
-}
-
-impl DirtyLog {
-    /// Maps the marks, of a file that must be as guest memory is.
-    pub fn map(area: LogArea, fd: OwnedFd) -> Result<Self, MemoryError> {
-        let refuse = |reason| MemoryError::Region { guest_address: 0, len: area.len, reason };
-        let end = area.offset.checked_add(area.len).filter(|_| area.len > 0);
-        let end = end.ok_or_else(|| refuse("a log of written pages cannot be there"))?;
-        check_file(&fd, end).map_err(|problem| problem.into_error(refuse))?;
-        let mapping = Mapping::new(fd, end)?;
-        Ok(Self { area, address: mapping.address + area.offset as usize, mapping })
-    }
-
-    /// The marks, to be mapped by another process too.
-    pub fn share(&self) -> std::io::Result<(LogArea, OwnedFd)> {
-        Ok((self.area, self.mapping.share()?))
-    }
-
-    /// Whether the VMM has taken the marks away.
-    pub fn is_dead(&self) -> bool {
-        GUARDS[self.mapping.guard].dead.load(Ordering::Relaxed)
-    }
-
-    /// Marks the pages of `len` octets from the guest's `address` on, which were written before this is called: a VMM
-    /// takes a mark away before it reads the page.
-    fn mark(&self, address: u64, len: u64) {
-        let Some(last) = address.checked_add(len.saturating_sub(1)) else { return };
-        let pages = address / LOG_PAGE..=last / LOG_PAGE;
-        // What the log has no bits for, the VMM does not want to know.
-        for page in pages.take_while(|page| page / 8 < self.area.len) {
-            let at = (self.address + (page / 8) as usize) as *mut u8;
-            // SAFETY: inside the area that `map` checked and mapped writable; both sides change its octets atomically.
-            unsafe { AtomicU8::from_ptr(at) }.fetch_or(1 << (page % 8), Ordering::SeqCst);
-        }
-    }
-}
-
 /// Why memory was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
@@ -240,6 +183,12 @@ pub enum MemoryError {
     /// Too many regions.
     #[error("more than {MAX_REGIONS} regions")]
     TooMany,
+    /// Too much memory.
+    #[error("more than {limit} octets of files (see --max-guest-memory)")]
+    TooMuch {
+        /// What is allowed.
+        limit: u64,
+    },
     /// No such region.
     #[error("no region of {len:#x} octets at {guest_address:#x} to remove")]
     Unknown {
@@ -267,13 +216,15 @@ pub struct GuestMemory {
 }
 
 impl GuestMemory {
-    /// Maps a whole table.
-    pub fn map(requests: Vec<RegionRequest>) -> Result<Self, MemoryError> {
-        requests.into_iter().try_fold(Self::default(), Self::with)
+    /// Maps a whole table, of `limit` octets at most.
+    pub fn map(requests: Vec<RegionRequest>, limit: u64) -> Result<Self, MemoryError> {
+        requests
+            .into_iter()
+            .try_fold(Self::default(), |memory, request| memory.with(request, limit))
     }
 
-    /// This memory and one region more.
-    pub fn with(mut self, request: RegionRequest) -> Result<Self, MemoryError> {
+    /// This memory and one region more, `limit` octets altogether at most.
+    pub fn with(mut self, request: RegionRequest, limit: u64) -> Result<Self, MemoryError> {
         let refuse = |reason| MemoryError::Region {
             guest_address: request.guest_address,
             len: request.len,
@@ -298,12 +249,17 @@ impl GuestMemory {
             return Err(refuse("it overlaps another"));
         }
         check_file(&request.fd, file_end).map_err(|problem| problem.into_error(refuse))?;
+        // Files are mapped from their beginning, so that is what counts.
+        let mapped = self.regions.iter().map(|r| r.mapping.len() as u64).sum::<u64>();
+        if mapped.saturating_add(file_end) > limit {
+            return Err(MemoryError::TooMuch { limit });
+        }
         let mapping = Mapping::new(request.fd, file_end)?;
         self.regions.push(Mapped {
             guest_address: request.guest_address,
             len: request.len,
             user_address: request.user_address,
-            host_address: mapping.address + request.offset as usize,
+            host_address: mapping.address() + request.offset as usize,
             mapping: Arc::new(mapping),
         });
         Ok(self)
@@ -325,7 +281,7 @@ impl GuestMemory {
                 guest_address: region.guest_address,
                 len: region.len,
                 user_address: region.user_address,
-                offset: (region.host_address - region.mapping.address) as u64,
+                offset: (region.host_address - region.mapping.address()) as u64,
             };
             Ok((shared, region.mapping.share()?))
         };
@@ -339,7 +295,7 @@ impl GuestMemory {
 
     /// Whether a VMM has taken away memory that was in use.
     pub fn is_dead(&self) -> bool {
-        self.regions.iter().any(|r| GUARDS[r.mapping.guard].dead.load(Ordering::Relaxed))
+        self.regions.iter().any(|r| r.mapping.is_dead())
     }
 
     /// The span of `len` octets at the guest's `address`, which must lie in one region.
@@ -395,175 +351,6 @@ impl GuestMemory {
     }
 }
 
-enum FileProblem {
-    Unfit(&'static str),
-    System(&'static str, std::io::Error),
-}
-
-impl FileProblem {
-    fn into_error(self, refuse: impl FnOnce(&'static str) -> MemoryError) -> MemoryError {
-        match self {
-            Self::Unfit(reason) => refuse(reason),
-            Self::System(action, source) => MemoryError::System { action, source },
-        }
-    }
-}
-
-/// Page faults on the file must neither block nor, as far as can be seen now, fail.
-fn check_file(fd: &OwnedFd, end: u64) -> Result<(), FileProblem> {
-    let system = |action| move |e: rustix::io::Errno| FileProblem::System(action, e.into());
-    let stat = fstat(fd).map_err(system("look at"))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(FileProblem::Unfit("its descriptor is not a file"));
-    }
-    let kind = fstatfs(fd).map_err(system("look at"))?.f_type as u64;
-    if kind != TMPFS_MAGIC && kind != HUGETLBFS_MAGIC {
-        return Err(FileProblem::Unfit(
-            "its file is neither in tmpfs nor in hugetlbfs (use a memfd)",
-        ));
-    }
-    if u64::try_from(stat.st_size).unwrap_or(0) < end {
-        return Err(FileProblem::Unfit("its file is shorter"));
-    }
-    let mode = fcntl_getfl(fd).map_err(system("look at"))?;
-    if mode & OFlags::ACCMODE != OFlags::RDWR {
-        return Err(FileProblem::Unfit("its file is not open for reading and writing"));
-    }
-    // Not every file can be sealed; those that cannot are watched by the SIGBUS handler alone.
-    if let Err(error) = fcntl_add_seals(fd, SealFlags::SHRINK) {
-        tracing::trace!(%error, "memory is not sealed against shrinking");
-    }
-    Ok(())
-}
-
-/// One mmap, from the file's beginning, and its place in the guard table.
-#[derive(Debug)]
-struct Mapping {
-    address: usize,
-    guard: usize,
-    /// Unmaps when dropped.
-    region: vm_memory::MmapRegion,
-}
-
-impl Mapping {
-    fn new(fd: OwnedFd, end: u64) -> Result<Self, MemoryError> {
-        let system = |action, source| MemoryError::System { action, source };
-        let page = fstatfs(&fd).map_err(|e| system("look at", e.into()))?.f_bsize as u64;
-        let len = usize::try_from(end.next_multiple_of(page.max(4096)))
-            .map_err(|_| system("map", std::io::ErrorKind::OutOfMemory.into()))?;
-        let region = MmapRegionBuilder::new(len)
-            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
-            .with_file_offset(FileOffset::new(File::from(fd), 0))
-            .build()
-            .map_err(|e| system("map", std::io::Error::other(e)))?;
-        let address = region.as_ptr() as usize;
-        // SAFETY: the range was mapped just now; a core dump must not contain guests (and a refusal changes nothing).
-        let advised = unsafe { libc::madvise(region.as_ptr().cast(), len, libc::MADV_DONTDUMP) };
-        tracing::trace!(advised, len, "guest memory mapped");
-        let guard = claim_guard(address, len).ok_or_else(|| {
-            system("map", std::io::Error::other("too many mappings in the daemon"))
-        })?;
-        Ok(Self { address, guard, region })
-    }
-}
-
-impl Mapping {
-    /// Its file.
-    fn share(&self) -> std::io::Result<OwnedFd> {
-        let file = self.region.file_offset().expect("every mapping is of a file").file();
-        file.try_clone().map(OwnedFd::from)
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        GUARDS[self.guard].len.store(0, Ordering::Release);
-        free_guards().push(self.guard);
-    }
-}
-
-/// What the SIGBUS handler knows of one mapping: only atomics, it runs in the middle of anything.
-struct Guard {
-    start: AtomicUsize,
-    /// 0: the entry is free.
-    len: AtomicUsize,
-    dead: AtomicBool,
-}
-
-static GUARDS: [Guard; 1 << 15] = [const {
-    Guard { start: AtomicUsize::new(0), len: AtomicUsize::new(0), dead: AtomicBool::new(false) }
-}; 1 << 15];
-/// Entries from here on were never used.
-static GUARDS_END: AtomicUsize = AtomicUsize::new(0);
-static GUARDS_FREE: Mutex<Vec<usize>> = Mutex::new(Vec::new());
-
-fn free_guards() -> std::sync::MutexGuard<'static, Vec<usize>> {
-    GUARDS_FREE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn claim_guard(start: usize, len: usize) -> Option<usize> {
-    install_handler();
-    let mut free = free_guards();
-    let at = match free.pop() {
-        Some(at) => at,
-        None => {
-            let at = GUARDS_END.load(Ordering::Relaxed);
-            GUARDS.get(at)?;
-            GUARDS_END.store(at + 1, Ordering::Release);
-            at
-        }
-    };
-    GUARDS[at].dead.store(false, Ordering::Relaxed);
-    GUARDS[at].start.store(start, Ordering::Relaxed);
-    GUARDS[at].len.store(len, Ordering::Release);
-    Some(at)
-}
-
-fn install_handler() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // SAFETY: all zeros is a valid sigaction; the fields that matter are set below.
-        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        action.sa_sigaction = on_sigbus as *const () as usize;
-        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-        // SAFETY: `on_sigbus` only touches atomics and makes system calls that are async-signal-safe.
-        let set = unsafe { libc::sigaction(libc::SIGBUS, &action, std::ptr::null_mut()) };
-        assert_eq!(set, 0, "SIGBUS can be handled on Linux");
-    });
-}
-
-/// A VMM truncated memory it shares: put anonymous memory in place of the whole mapping, and mark it dead, so that
-/// only its own vNIC is lost. Any other fault ends the process as it would have.
-extern "C" fn on_sigbus(
-    _signal: libc::c_int,
-    info: *mut libc::siginfo_t,
-    _context: *mut libc::c_void,
-) {
-    // SAFETY: the kernel gives a valid siginfo to a SA_SIGINFO handler.
-    let fault = unsafe { (*info).si_addr() } as usize;
-    let end = GUARDS_END.load(Ordering::Acquire);
-    for guard in &GUARDS[..end] {
-        let len = guard.len.load(Ordering::Acquire);
-        let start = guard.start.load(Ordering::Relaxed);
-        if fault.wrapping_sub(start) >= len {
-            continue;
-        }
-        let (prot, flags) = (
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-        );
-        // SAFETY: replaces exactly one mapping that is in use and ours.
-        let mapped = unsafe { libc::mmap(start as *mut libc::c_void, len, prot, flags, -1, 0) };
-        if mapped != libc::MAP_FAILED {
-            guard.dead.store(true, Ordering::Release);
-            return;
-        }
-    }
-    // SAFETY: restores the default action; the instruction faults again and the process ends with a core.
-    unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -583,11 +370,10 @@ mod tests {
 
     #[test]
     fn ranges_must_be_mapped_to_the_last_octet() {
-        let memory = GuestMemory::map(vec![
-            request(0x1000, 0x2000),
-            request(0x3000, 0x1000),
-            request(0x10000, 0x1000),
-        ])
+        let memory = GuestMemory::map(
+            vec![request(0x1000, 0x2000), request(0x3000, 0x1000), request(0x10000, 0x1000)],
+            u64::MAX,
+        )
         .unwrap();
         let spans = |address, len| {
             let mut spans = Vec::new();
@@ -611,7 +397,7 @@ mod tests {
 
     #[test]
     fn bad_regions_are_refused_with_their_reason() {
-        let refused = |request| GuestMemory::map(vec![request]).unwrap_err().to_string();
+        let refused = |request| GuestMemory::map(vec![request], u64::MAX).unwrap_err().to_string();
         assert!(refused(request(0x1000, 0)).contains("it is empty"));
         assert!(
             refused(RegionRequest { guest_address: u64::MAX - 10, ..request(0, 0x1000) })
@@ -622,16 +408,20 @@ mod tests {
         assert!(refused(RegionRequest { fd: null, ..request(0, 0x1000) }).contains("not a file"));
         let disk = std::fs::File::open("Cargo.toml").unwrap().into();
         assert!(refused(RegionRequest { fd: disk, ..request(0, 10) }).contains("tmpfs"));
-        let both = GuestMemory::map(vec![request(0, 0x2000), request(0x1000, 0x1000)]);
+        let both = GuestMemory::map(vec![request(0, 0x2000), request(0x1000, 0x1000)], u64::MAX);
         assert!(both.unwrap_err().to_string().contains("overlaps"));
+        let both = || vec![request(0, 0x2000), request(0x2000, 0x1000)];
+        assert!(GuestMemory::map(both(), 0x3000).is_ok());
+        assert!(GuestMemory::map(both(), 0x2fff).unwrap_err().to_string().contains("12287 octets"));
         let many = (0..65).map(|n| request(n * 0x1000, 0x1000)).collect();
-        assert!(matches!(GuestMemory::map(many), Err(MemoryError::TooMany)));
+        assert!(matches!(GuestMemory::map(many, u64::MAX), Err(MemoryError::TooMany)));
     }
 
     #[test]
     fn regions_come_and_go() {
-        let memory = GuestMemory::map(vec![request(0, 0x1000)]).unwrap();
-        let memory = memory.with(request(0x1000, 0x1000)).unwrap().without(0, 0x1000).unwrap();
+        let memory = GuestMemory::map(vec![request(0, 0x1000)], u64::MAX).unwrap();
+        let memory =
+            memory.with(request(0x1000, 0x1000), u64::MAX).unwrap().without(0, 0x1000).unwrap();
         assert!(memory.translate_whole(0, 1).is_none());
         assert!(memory.translate_whole(0x1000, 1).is_some());
         assert!(matches!(memory.without(0, 0x1000), Err(MemoryError::Unknown { .. })));
@@ -645,7 +435,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         file.set_len(0x4000).unwrap();
         let region = RegionRequest { fd: file.try_clone().unwrap().into(), ..request(0, 0x4000) };
-        let memory = GuestMemory::map(vec![region]).unwrap();
+        let memory = GuestMemory::map(vec![region], u64::MAX).unwrap();
         let whole = memory.translate_whole(0, 0x4000).unwrap();
         assert_eq!(whole.copy_from_slice(&[7; 0x4000]), 0x4000);
         (file, memory)
@@ -676,7 +466,7 @@ mod tests {
     proptest! {
         #[test]
         fn copies_are_exact(octets in proptest::collection::vec(any::<u8>(), 0..700), at in 0_usize..32) {
-            let memory = GuestMemory::map(vec![request(0, 0x1000)]).unwrap();
+            let memory = GuestMemory::map(vec![request(0, 0x1000)], u64::MAX).unwrap();
             let span = memory.translate_whole(at as u64, octets.len() as u32).unwrap();
             prop_assert_eq!(span.copy_from_slice(&octets), octets.len());
             let mut back = vec![0; octets.len() + 2];

@@ -9,6 +9,8 @@
 //! something changed while it was detached, and goes on where the last port stopped.
 
 mod copy;
+pub mod dirty_log;
+mod mapping;
 pub mod memory;
 pub mod message;
 pub mod ring;
@@ -21,7 +23,8 @@ use crate::{
     dataplane::frame::{Burst, Outgoing},
     wire::vnet::{Offload, SegmentKind, Segments},
 };
-use memory::{DirtyLog, GuestMemory};
+use dirty_log::DirtyLog;
+use memory::GuestMemory;
 use ring::{RingConfig, RingError, SplitRing};
 use rustix::net::{SendFlags, send};
 use rx::RxQueue;

@@ -6,7 +6,8 @@
 
 use super::{
     Unfinished,
-    memory::{DirtyLog, GuestMemory, Span},
+    dirty_log::DirtyLog,
+    memory::{GuestMemory, Span},
     ring::{Chain, Direction, RingError, SplitRing},
 };
 use crate::{
