@@ -17,7 +17,7 @@
 
 use crate::{
     control::{Control, Frozen, FrozenNic, Handle, RestoreError, Thaw},
-    dataplane::{Given, SavedConnection},
+    dataplane::{Given, SavedConnection, Stopped},
     proto,
 };
 use prost::Message as _;
@@ -39,7 +39,7 @@ use std::{
     process::{Command, Stdio},
     time::Duration,
 };
-use tokio::{io::Interest, net::UnixStream, time::timeout};
+use tokio::{io::Interest, net::UnixStream, sync::mpsc, time::timeout};
 use uuid::Uuid;
 
 /// The flag that makes a daemon take over from whoever is at its standard input.
@@ -221,15 +221,15 @@ pub async fn give(
 }
 
 /// What stands still during a hand-over.
-struct Stopped {
+struct Standstill {
     frozen: Frozen,
-    nics: Vec<(FrozenNic, crate::dataplane::Giving)>,
+    nics: Vec<Stopped>,
 }
 
-impl Stopped {
+impl Standstill {
     fn end(self, thaw: Thaw) {
         if thaw == Thaw::GoOn {
-            self.nics.into_iter().for_each(|(_, giving)| giving.resume());
+            self.nics.into_iter().for_each(Stopped::resume);
         }
         self.frozen.end(thaw);
     }
@@ -240,7 +240,7 @@ async fn give_to(
     control: &Handle,
     lock: OwnedFd,
     listeners: Vec<(String, OwnedFd)>,
-) -> Result<Stopped, (HandOverError, Option<Stopped>)> {
+) -> Result<Standstill, (HandOverError, Option<Standstill>)> {
     let nothing = |error| (error, None);
     match channel.receive(START_PATIENCE).await.map_err(nothing)?.0 {
         Take::Ready { version: VERSION } => {}
@@ -248,7 +248,7 @@ async fn give_to(
         other => return Err((HandOverError::Message(format!("{other:?}")), None)),
     }
     let frozen = control.call(Control::freeze).await.map_err(|gone| (gone.into(), None))?;
-    let mut stopped = Stopped { frozen, nics: Vec::new() };
+    let mut stopped = Standstill { frozen, nics: Vec::new() };
     match give_all(channel, &mut stopped, lock, listeners).await {
         Ok(()) => Ok(stopped),
         Err(error) => Err((error, Some(stopped))),
@@ -257,7 +257,7 @@ async fn give_to(
 
 async fn give_all(
     channel: &Channel,
-    stopped: &mut Stopped,
+    stopped: &mut Standstill,
     lock: OwnedFd,
     listeners: Vec<(String, OwnedFd)>,
 ) -> Result<(), HandOverError> {
@@ -266,15 +266,21 @@ async fn give_all(
     channel.send(&Give::Service { listeners: names }, &fds).await?;
     expect(channel, START_PATIENCE, Take::Restored).await?;
     let nics = std::mem::take(&mut stopped.frozen.nics);
-    // All at once, so that one whose VMM is slow with a message holds up the end, but no other.
-    stopped.nics.extend(nics.into_iter().map(|nic| {
-        let giving = nic.giver.stop();
-        (nic, giving)
-    }));
-    for (nic, giving) in &mut stopped.nics {
-        let Given { counters, connection, fds } = giving.given().await?;
-        let guest = nic.guest.encode_to_vec();
-        channel.send(&Give::Nic { id: nic.id, guest, counters, connection }, &fds).await?;
+    let (answers, mut answered) = mpsc::unbounded_channel();
+    let stop = |(number, nic): (usize, &FrozenNic)| nic.giver.stop(number, answers.clone());
+    stopped.nics = nics.iter().enumerate().map(stop).collect();
+    drop(answers);
+    // As they come: one whose VMM is slow with a message holds up the end, but no other.
+    let mut given = 0;
+    while let Some((number, answer)) = answered.recv().await {
+        let Given { counters, connection, fds } = answer?;
+        let FrozenNic { id, guest, .. } = &nics[number];
+        let guest = guest.encode_to_vec();
+        channel.send(&Give::Nic { id: *id, guest, counters, connection }, &fds).await?;
+        given += 1;
+    }
+    if given < nics.len() {
+        return Err(io::Error::other("the task of a vNIC has ended by a panic").into());
     }
     channel.send(&Give::End, &[]).await?;
     expect(channel, SERVE_PATIENCE, Take::Serving).await

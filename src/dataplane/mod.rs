@@ -135,33 +135,28 @@ pub struct Giver {
 }
 
 impl Giver {
-    /// Stops the port, as soon as no message of its VMM has begun, and asks for what is served.
-    pub fn stop(&self) -> Giving {
-        let (answer, given) = oneshot::channel();
+    /// Stops the port, as soon as no message of its VMM has begun; what it served is then among `answers`, with
+    /// `number`.
+    pub fn stop(
+        &self,
+        number: usize,
+        answers: mpsc::UnboundedSender<(usize, io::Result<Given>)>,
+    ) -> Stopped {
         let (resume, resumed) = oneshot::channel();
         // A task that has ended by a panic gives nothing.
-        self.orders.send(Order { answer, resume: resumed }).ok();
-        Giving { given, resume }
+        self.orders.send(Order { number, answers, resume: resumed }).ok();
+        Stopped(resume)
     }
 }
 
 /// A vNIC that stands still, or soon does.
 #[derive(Debug)]
-pub struct Giving {
-    given: oneshot::Receiver<io::Result<Given>>,
-    resume: oneshot::Sender<()>,
-}
+pub struct Stopped(oneshot::Sender<()>);
 
-impl Giving {
-    /// What it served. Never resolves again.
-    pub async fn given(&mut self) -> io::Result<Given> {
-        let gone = |_| Err(io::Error::other("its task has ended by a panic"));
-        (&mut self.given).await.unwrap_or_else(gone)
-    }
-
+impl Stopped {
     /// Nobody took over: it goes on. Without this call it stands still until the process ends.
     pub fn resume(self) {
-        self.resume.send(()).ok();
+        self.0.send(()).ok();
     }
 }
 

@@ -91,7 +91,9 @@ pub struct SavedConnection {
 /// Asks a task to stop and to give what it serves.
 #[derive(Debug)]
 pub(super) struct Order {
-    pub(super) answer: oneshot::Sender<io::Result<Given>>,
+    /// Comes with the answer.
+    pub(super) number: usize,
+    pub(super) answers: mpsc::UnboundedSender<(usize, io::Result<Given>)>,
     /// Says that nobody took over: the task goes on. It does not if this is dropped: then the process is ending.
     pub(super) resume: oneshot::Receiver<()>,
 }
@@ -100,7 +102,8 @@ impl Order {
     /// Gives, and comes back when nobody took over.
     async fn carry_out(self, given: io::Result<Given>) {
         // Who asked may have given up, and then says so, too.
-        self.answer.send(given).ok();
+        self.answers.send((self.number, given)).ok();
+        drop(self.answers);
         if self.resume.await.is_err() {
             std::future::pending().await
         }

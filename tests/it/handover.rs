@@ -9,6 +9,8 @@ use super::{
 use mvirt_net::proto::NicState;
 use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
 use std::{
+    io::Write as _,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -114,6 +116,14 @@ fn guests_see_a_short_pause_at_most() {
     let mut heard = Heard::default();
     let mut pauses: Vec<Duration> =
         (0..5).map(|_| pause_during(&mut daemon, &mut a, &mut b, &mut heard)).collect();
+    // A VMM that is in the middle of a message holds up nobody else.
+    let slow = daemon.nic("prod", "slow");
+    for _ in 0..2 {
+        let mut half = UnixStream::connect(&slow.socket_path).unwrap();
+        half.write_all(&[1, 0, 0]).unwrap();
+        wait_until("it has begun", || daemon.log().matches("connected nic=\"slow\"").count() > 0);
+        pauses.push(pause_during(&mut daemon, &mut a, &mut b, &mut heard));
+    }
     wait_until("the last frames arrive", || {
         heard.listen(&mut b);
         heard.last == heard.sent
@@ -122,11 +132,15 @@ fn guests_see_a_short_pause_at_most() {
         "pauses {pauses:?}, {} of {} frames lost, {} twice",
         heard.lost, heard.sent, heard.again
     );
-    pauses.sort();
     // The test shares two CPUs with both processes: the middle one is the hand-over's, the longest the machine's.
-    assert!(pauses[2] < PAUSE, "{pauses:?}");
+    let middle = |pauses: &mut [Duration]| {
+        pauses.sort();
+        pauses[pauses.len() / 2]
+    };
+    assert!(middle(&mut pauses[..5]) < PAUSE, "{pauses:?}");
+    assert!(pauses[5..].iter().min() < Some(&PAUSE), "{pauses:?}");
     // While one guest is with the old process and the other with the new one, frames between them go nowhere.
-    assert!(heard.lost < 100 * 5 && heard.again == 0, "{} {}", heard.lost, heard.again);
+    assert!(heard.lost < 100 * 7 && heard.again == 0, "{} {}", heard.lost, heard.again);
 }
 
 #[test]
