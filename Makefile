@@ -25,6 +25,10 @@ test: ## Every test, with real guests; installs what they need
 	guests/build.sh
 	scripts/test.sh
 
+MINUTES ?= 20
+soak: ## Hostile guests, kills, hand-overs and traffic together, for MINUTES; says what leaked
+	MVIRT_SOAK_SECONDS=$$(( $(MINUTES) * 60 )) $(CARGO) test --locked --test it soak:: -- --nocapture
+
 fuzz: ## Fuzz every target for a minute each (needs cargo-fuzz)
 	scripts/fuzz.sh 60
 
@@ -40,4 +44,4 @@ install: build ## Install to $(DESTDIR)/usr/local and the systemd unit
 	install -D -m 755 target/release/mvirt $(DESTDIR)/usr/local/bin/mvirt
 	install -D -m 644 dist/mvirt-net.service $(DESTDIR)/etc/systemd/system/mvirt-net.service
 
-.PHONY: help build demo check test fuzz instructions bench install
+.PHONY: help build demo check test soak fuzz instructions bench install

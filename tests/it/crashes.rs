@@ -28,6 +28,11 @@ impl Random {
         Self(seed)
     }
 
+    /// Those of a seed, which is odd.
+    pub(crate) fn from(seed: u64) -> Self {
+        Self(seed)
+    }
+
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -2,8 +2,8 @@
 
 use hyper_util::rt::TokioIo;
 use mvirt_net::proto::{
-    CreateNetworkRequest, CreateNicRequest, GetNicRequest, GetNicStatsRequest, ListReactorsRequest,
-    Network, Nic, NicState, NicStats, Reactor, get_nic_request::Identifier,
+    CreateNetworkRequest, CreateNicRequest, GetNicRequest, GetNicStatsRequest, ListNicsRequest,
+    ListReactorsRequest, Network, Nic, NicState, NicStats, Reactor, get_nic_request::Identifier,
     net_service_client::NetServiceClient,
 };
 use rustix::process::{
@@ -252,6 +252,13 @@ impl Daemon {
     pub(crate) fn get_nic(&mut self, name: &str) -> Nic {
         let request = GetNicRequest { identifier: Some(Identifier::Name(name.into())) };
         self.call(async |client| client.get_nic(request).await).unwrap()
+    }
+
+    /// vNICs with a VMM whose queues run.
+    pub(crate) fn count_connected(&mut self) -> usize {
+        let request = ListNicsRequest::default();
+        let found = self.call(async |client| client.list_nics(request).await).unwrap().nics;
+        found.iter().filter(|nic| nic.state() == NicState::Active).count()
     }
 
     pub(crate) fn stats(&mut self, name: &str) -> NicStats {

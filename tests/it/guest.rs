@@ -57,6 +57,9 @@ pub(crate) const TX: Layout =
     Layout { descriptors: 0x4000, available: 0x5000, used: 0x6000, buffers: 0x20_0000 };
 pub(crate) const BUFFER: u32 = 2048;
 
+/// Why a driver could not start: the daemon hung up, or is not there.
+pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
+
 /// The rings and memory of a device: a driver.
 pub(crate) struct Driver {
     pub(crate) memory: GuestMemoryMmap,
@@ -87,7 +90,29 @@ impl Driver {
         }
     }
 
+    /// As [`Driver::connect`], where the daemon may hang up at any moment.
+    pub(crate) fn try_connect(socket: &Path, features: u64, buffer: u32) -> Result<Self, Failed> {
+        let mut driver = Self::try_memory_only(socket, features, buffer)?;
+        driver.try_negotiate()?;
+        driver.try_start_rings(0)?;
+        driver.post_all();
+        Ok(driver)
+    }
+
     pub(crate) fn memory_only(socket: &Path, features: u64, buffer: u32) -> Self {
+        Self::with_frontend(dial(socket), features, buffer)
+    }
+
+    pub(crate) fn try_memory_only(
+        socket: &Path,
+        features: u64,
+        buffer: u32,
+    ) -> Result<Self, Failed> {
+        let frontend = Frontend::from_stream(UnixStream::connect(socket)?, 2);
+        Ok(Self::with_frontend(frontend, features, buffer))
+    }
+
+    fn with_frontend(frontend: Frontend, features: u64, buffer: u32) -> Self {
         let name = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         let file = File::from(name);
         file.set_len(MEMORY).unwrap();
@@ -97,7 +122,7 @@ impl Driver {
         Self {
             memory: GuestMemoryMmap::from_ranges_with_files(ranges).unwrap(),
             file,
-            frontend: dial(socket),
+            frontend,
             kicks: [eventfd(), eventfd()],
             calls: [eventfd(), eventfd()],
             features,
@@ -110,19 +135,25 @@ impl Driver {
 
     /// Up to the memory table.
     pub(crate) fn negotiate(&mut self) {
-        self.frontend.set_owner().unwrap();
-        let offered = self.frontend.get_features().unwrap();
+        self.try_negotiate().unwrap();
+    }
+
+    /// As [`Driver::negotiate`], where the daemon may hang up at any moment.
+    pub(crate) fn try_negotiate(&mut self) -> Result<(), Failed> {
+        self.frontend.set_owner()?;
+        let offered = self.frontend.get_features()?;
         assert_eq!(offered & self.features, self.features, "features are offered");
-        let protocol = self.frontend.get_protocol_features().unwrap();
+        let protocol = self.frontend.get_protocol_features()?;
         let wanted = VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::LOG_SHMFD;
         assert!(protocol.contains(wanted));
-        self.frontend.set_protocol_features(wanted).unwrap();
+        self.frontend.set_protocol_features(wanted)?;
         self.frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
-        self.frontend.set_features(self.features).unwrap();
-        self.frontend.set_mem_table(&[self.region()]).unwrap();
+        self.frontend.set_features(self.features)?;
+        self.frontend.set_mem_table(&[self.region()])?;
+        Ok(())
     }
 
     pub(crate) fn region(&self) -> VhostUserMemoryRegionInfo {
@@ -249,10 +280,13 @@ impl Driver {
         wanted
     }
 
+    /// Whether a frame can be sent at once.
+    pub(crate) fn has_room(&self) -> bool {
+        self.tx_posted.wrapping_sub(self.tx_used()) < QUEUE
+    }
+
     fn put(&mut self, header: [u8; HEADER], frame: &[u8]) {
-        wait_until("the transmit ring has room", || {
-            self.tx_posted.wrapping_sub(self.tx_used()) < QUEUE
-        });
+        wait_until("the transmit ring has room", || self.has_room());
         let slot = self.tx_posted % QUEUE;
         let address = TX.buffers + u64::from(slot) * u64::from(BUFFER);
         self.memory.write_slice(&header, GuestAddress(address)).unwrap();

@@ -25,5 +25,6 @@ mod offload;
 mod paths;
 mod probe;
 mod restart;
+mod soak;
 mod storage;
 mod testpmd;

@@ -133,7 +133,7 @@ fn broken_rings_cost_their_own_vnic_only() {
 }
 
 /// A number that is likely to hurt.
-fn edge(random: &mut Random) -> u64 {
+pub(crate) fn edge(random: &mut Random) -> u64 {
     let edges = [
         0,
         1,
@@ -159,7 +159,7 @@ fn edge(random: &mut Random) -> u64 {
 }
 
 /// Fills the rings of a driver with what nobody sane would.
-fn scribble(driver: &Driver, random: &mut Random) {
+pub(crate) fn scribble(driver: &Driver, random: &mut Random) {
     for layout in [RX, TX] {
         for slot in 0..QUEUE {
             let address = if random.below(2) == 0 {
