@@ -4,7 +4,8 @@
 //! ```text
 //! head ──▶ [len│port│…│frame…][len│port│…│frame…] ◀── tail      positions run freely; a record never wraps
 //! ```
-//! The producer writes records behind `tail` and publishes it; the consumer reads up to `tail` and publishes `head`.
+//! The producer writes records behind `tail` and publishes it; the consumer reads up to `tail` and publishes `head`
+//! (`positions.rs`).
 //! A sleeping consumer is woken by its `Waker` (`sleep.rs`).
 #![expect(
     unsafe_code,
@@ -13,6 +14,7 @@
 
 use super::{
     hugepage::{HugePage, Hugepages, LEN},
+    positions::Positions,
     sleep::Sleep,
 };
 use crate::{
@@ -29,10 +31,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use std::{
     io,
     os::fd::OwnedFd,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, OnceLock},
 };
 
 /// Records start at multiples of this.
@@ -52,35 +51,29 @@ struct Record {
 const SKIP: u32 = u32::MAX;
 const FRAME_AT: usize = size_of::<Record>().next_multiple_of(ALIGN);
 
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Position(AtomicUsize);
-
 /// One direction between two reactors.
 #[derive(Debug)]
 pub struct Link {
     page: HugePage,
-    head: Position,
-    tail: Position,
+    positions: Positions,
 }
 
 impl Link {
     /// An empty one.
     pub fn new(hugepages: Hugepages) -> io::Result<Self> {
         let page = HugePage::new(hugepages)?;
-        Ok(Self { page, head: Position::default(), tail: Position::default() })
+        Ok(Self { page, positions: Positions::new() })
     }
 
     /// Appends frames; gives how many there was room for. Called by one thread.
     pub fn push(&self, port: PortId, queue: usize, frames: &[Outgoing<'_>]) -> usize {
-        let mut tail = self.tail.0.load(Ordering::Relaxed);
-        let head = self.head.0.load(Ordering::Acquire);
+        let (head, mut tail) = self.positions.free();
         let pushed = frames.iter().map_while(|frame| {
             tail = self.append(head, tail, (port, queue), frame)?;
             Some(())
         });
         let pushed = pushed.count();
-        self.tail.0.store(tail, Ordering::Release);
+        self.positions.publish(tail);
         pushed
     }
 
@@ -116,8 +109,7 @@ impl Link {
     /// Gives the oldest frames, as far as they go to one port and came from one queue, to `take`; gives how many. Called
     /// by one thread.
     pub fn pop(&self, take: impl FnOnce(PortId, usize, &[Outgoing<'_>])) -> usize {
-        let mut head = self.head.0.load(Ordering::Relaxed);
-        let tail = self.tail.0.load(Ordering::Acquire);
+        let (mut head, tail) = self.positions.published();
         let mut frames = ArrayVec::<Outgoing<'_>, BURST>::new();
         let mut way = None;
         while head != tail && !frames.is_full() {
@@ -137,13 +129,14 @@ impl Link {
         }
         if let Some((port, queue)) = way {
             take(port, queue as usize, &frames);
-            self.head.0.store(head, Ordering::Release);
+            self.positions.release(head);
         }
         frames.len()
     }
 
     fn is_empty(&self) -> bool {
-        self.head.0.load(Ordering::Relaxed) == self.tail.0.load(Ordering::Acquire)
+        let (head, tail) = self.positions.published();
+        head == tail
     }
 
     fn at(&self, position: usize) -> *mut u8 {

@@ -9,6 +9,9 @@
 
 mod hugepage;
 pub mod link;
+#[cfg(test)]
+mod link_model;
+mod positions;
 mod sleep;
 #[cfg(test)]
 mod sleep_model;

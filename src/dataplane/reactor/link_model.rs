@@ -1,0 +1,63 @@
+//! Every interleaving of a link's producer and consumer, on a page of two places: neither touches what is the other's, and
+//! everything arrives once, in order.
+
+use loom::sync::atomic;
+use loom::{cell::UnsafeCell, model, sync::Arc, thread::spawn};
+
+#[path = "positions.rs"]
+#[expect(clippy::duplicate_mod, reason = "the same code, on atomics that try every interleaving")]
+mod positions;
+
+use positions::Positions;
+
+const PLACES: usize = 2;
+const SENT: usize = 3;
+
+struct Page {
+    positions: Positions,
+    places: [UnsafeCell<usize>; PLACES],
+}
+
+/// Sends and receives; a consumer that asks for `early` of them takes what is not published yet.
+fn send_and_receive(early: usize) {
+    let places = [0, 0].map(UnsafeCell::new);
+    let page = Arc::new(Page { positions: Positions::new(), places });
+    let producer = {
+        let page = Arc::clone(&page);
+        spawn(move || {
+            for number in 1..=SENT {
+                let (head, tail) = page.positions.free();
+                if tail - head == PLACES {
+                    return number - 1;
+                }
+                // loom fails if the consumer touches this place at the same time.
+                page.places[tail % PLACES].with_mut(|_| ());
+                page.positions.publish(tail + 1);
+            }
+            SENT
+        })
+    };
+    let mut received = 0;
+    for _ in 0..2 {
+        let (mut head, tail) = page.positions.published();
+        while head < tail + early {
+            page.places[head % PLACES].with(|_| ());
+            (head, received) = (head + 1, received + 1);
+        }
+        page.positions.release(head);
+    }
+    let sent = producer.join().unwrap();
+    let (head, tail) = page.positions.published();
+    assert_eq!((head, tail), (received, sent));
+}
+
+#[test]
+fn neither_end_of_a_link_touches_what_is_the_others() {
+    model(|| send_and_receive(0));
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn a_consumer_that_takes_more_would_be_caught() {
+    model(|| send_and_receive(1));
+}
