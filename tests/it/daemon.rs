@@ -307,6 +307,16 @@ fn wait(process: Pid) -> WaitStatus {
     waitpid(Some(process), WaitOptions::empty()).unwrap().unwrap().1
 }
 
+/// A library of ours that changes what the system does to a daemon (tests/it/NAME.c).
+pub(crate) fn preload(name: &str) -> PathBuf {
+    let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.so"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/it/{name}.c"));
+    let mut compiler = Command::new("cc");
+    compiler.args(["-Wall", "-Werror", "-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source);
+    assert!(compiler.status().unwrap().success());
+    library
+}
+
 /// A daemon on the directory, not yet waited for.
 #[expect(
     clippy::zombie_processes,

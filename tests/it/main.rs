@@ -25,6 +25,7 @@ mod offload;
 mod paths;
 mod probe;
 mod restart;
+mod service;
 mod soak;
 mod storage;
 mod testpmd;

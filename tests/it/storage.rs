@@ -1,28 +1,13 @@
 //! What the disk may do to a change: every call that stores it fails, or the daemon is killed there. What was answered well is
 //! there; what was not is there as a whole or not at all; nobody else's objects suffer.
 
-use super::daemon::Daemon;
+use super::daemon::{Daemon, preload};
 use mvirt_net::proto::{
     CreateNetworkRequest, CreateNicRequest, DeleteNetworkRequest, DeleteNicRequest,
     ListNetworksRequest, ListNicsRequest, Network, Nic, RateLimit, SetNicLimitsRequest,
     UpdateNicRequest,
 };
-use std::{
-    os::unix::fs::FileExt as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
-
-/// The library that makes calls fail (faults.c).
-fn library() -> PathBuf {
-    let library =
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("faults-{}.so", std::process::id()));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/faults.c");
-    let mut compiler = Command::new("cc");
-    compiler.args(["-Wall", "-Werror", "-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source);
-    assert!(compiler.arg("-ldl").status().unwrap().success());
-    library
-}
+use std::os::unix::fs::FileExt as _;
 
 /// What becomes of the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,13 +114,9 @@ fn no_failing_call_loses_or_tears_anything() {
     let path = directory.path().join("faults");
     std::fs::write(&path, [0; 16]).unwrap();
     let faults = Faults(std::fs::File::options().read(true).write(true).open(&path).unwrap());
-    let library = library();
+    let library = preload("faults");
     let mut daemon = Daemon::start_with_environment(|daemon| {
-        vec![
-            ("LD_PRELOAD", library.clone()),
-            ("FAULTS", path.clone()),
-            ("FAULTS_BELOW", daemon.join("m")),
-        ]
+        vec![("LD_PRELOAD", library), ("FAULTS", path.clone()), ("FAULTS_BELOW", daemon.join("m"))]
     });
     daemon.network("bystander");
     daemon.nic("bystander", "other");
@@ -190,7 +171,6 @@ fn no_failing_call_loses_or_tears_anything() {
     assert!(tried > 100, "{tried}");
     let quarantine = std::fs::read_dir(daemon.path("m/quarantine")).unwrap().count();
     assert_eq!(quarantine, 0, "nothing was torn");
-    std::fs::remove_file(library).unwrap();
 }
 
 /// Takes a change back that has happened.

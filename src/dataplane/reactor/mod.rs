@@ -73,7 +73,9 @@ pub enum StartError {
     #[error("no 2 MiB page can be had: {0} (reserve some in /proc/sys/vm/nr_hugepages)")]
     Hugepages(#[source] io::Error),
     /// io_uring cannot be used.
-    #[error("cannot set up io_uring: {0} (is it disabled by kernel.io_uring_disabled or seccomp?)")]
+    #[error(
+        "cannot set up io_uring: {0} (the sysctl kernel.io_uring_disabled must be 0, a seccomp profile, as containers have one, must allow it, and Linux be 5.13 or later)"
+    )]
     Uring(#[source] io::Error),
     /// A thread or descriptor cannot be had.
     #[error("{0}")]
