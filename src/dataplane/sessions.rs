@@ -28,6 +28,7 @@ use super::{
 };
 use crate::log_limit::{LogLimit, Said};
 use rustix::{
+    fs::FileType,
     io::IoSliceMut,
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg},
 };
@@ -47,6 +48,8 @@ use tokio::{
     time::timeout,
 };
 
+/// How long a vNIC is not served after its VMM has blocked a thread of the daemon.
+const LOCKOUT: Duration = Duration::from_secs(60);
 /// How long the rest of a message may take once it has begun, and a reply to be taken.
 const MESSAGE_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -178,7 +181,9 @@ enum Broken {
     Restored(#[from] NotRestored),
     #[error("the VMM sent more than {MAX_FDS} descriptors with a message")]
     TooManyFds,
-    #[error("a kick or call descriptor is neither an eventfd nor a pipe or socket")]
+    #[error(
+        "a kick descriptor is no eventfd, pipe or socket, or a call descriptor no eventfd or socket"
+    )]
     Doorbell,
     #[error("the VMM took longer than {MESSAGE_DEADLINE:?} for a message")]
     Slow,
@@ -195,12 +200,13 @@ pub(super) async fn serve(
 ) {
     let Start { listener, connection: mut begun } = start;
     let mut log = LogLimit::default();
+    let mut not_before = Instant::now();
     loop {
         let peer = match begun.take() {
             Some(begun) => begun,
             None => {
                 let stream = tokio::select! {
-                    stream = accept(&served, &listener, &mut orders, &mut log) => stream,
+                    stream = accept(&served, &listener, not_before, &mut orders, &mut log) => stream,
                     _ = &mut stop => return,
                 };
                 let (session, memory) = (Session::new(served.device), GuestMemory::default());
@@ -217,6 +223,13 @@ pub(super) async fn serve(
         };
         connection.detach().await;
         connection.tell(if ended.is_ok() { PortState::Idle } else { PortState::Failed });
+        if connection.session.has_blocked() {
+            not_before = Instant::now() + LOCKOUT;
+            tracing::error!(
+                nic = served.name,
+                "its VMM has blocked the daemon: not served for {LOCKOUT:?}"
+            );
+        }
         log = connection.log;
         let Some(Said { unsaid }) = log.line(Instant::now()) else { continue };
         match ended {
@@ -232,12 +245,17 @@ pub(super) async fn serve(
 async fn accept(
     served: &Served,
     listener: &UnixListener,
+    not_before: Instant,
     orders: &mut mpsc::UnboundedReceiver<Order>,
     log: &mut LogLimit,
 ) -> UnixStream {
+    let next = async || {
+        tokio::time::sleep_until(not_before.into()).await;
+        listener.accept().await
+    };
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = next() => match accepted {
                 Ok((stream, _)) => {
                     if let Some(said) = log.line(Instant::now()) {
                         tracing::info!(nic = served.name, unsaid = said.unsaid, "VMM connected");
@@ -393,8 +411,13 @@ impl<'a> Connection<'a> {
         if disturbs {
             self.detach().await;
         }
-        if matches!(request, Request::SetVringKick { .. } | Request::SetVringCall { .. }) {
-            check_doorbell(&fds)?;
+        match request {
+            Request::SetVringKick { .. } => {
+                check_doorbell(&fds, &[FileType::Fifo, FileType::Socket])?
+            }
+            // Who writes to a full pipe may have to wait.
+            Request::SetVringCall { .. } => check_doorbell(&fds, &[FileType::Socket])?,
+            _ => {}
         }
         let name = name_of(&request);
         let effect = self
@@ -500,11 +523,11 @@ fn name_of(request: &Request) -> &'static str {
 }
 
 /// A descriptor that is always readable, like a file, would keep a reactor busy; one that may block would stop it.
-fn check_doorbell(fds: &[OwnedFd]) -> Result<(), Broken> {
-    use rustix::fs::{FileType, fstat, readlinkat};
+fn check_doorbell(fds: &[OwnedFd], allowed: &[FileType]) -> Result<(), Broken> {
+    use rustix::fs::{fstat, readlinkat};
     for fd in fds {
         let mode = fstat(fd).map_err(io::Error::from)?.st_mode;
-        if matches!(FileType::from_raw_mode(mode), FileType::Fifo | FileType::Socket) {
+        if allowed.contains(&FileType::from_raw_mode(mode)) {
             continue;
         }
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));

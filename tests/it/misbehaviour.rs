@@ -8,10 +8,15 @@ use super::{
     guest::{Driver, Guest, PLAIN, QUEUE, RX, TX},
 };
 use mvirt_net::proto::{Nic, NicState};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::{
     io::{Read as _, Write as _},
-    os::unix::net::UnixStream,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::Path,
+    time::{Duration, Instant},
 };
 use vhost::VhostBackend as _;
 
@@ -211,6 +216,45 @@ fn a_thousand_hostile_rings_hurt_nobody_else() {
     drop(guest);
     wait_until("nothing is left of them", || daemon.descriptors() == before);
     assert!(!daemon.log().contains("internal error"), "{}", daemon.log());
+}
+
+/// Another descriptor of an open file of this process.
+fn own(fd: i32) -> OwnedFd {
+    let this = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap();
+    pidfd_getfd(this, fd, PidfdGetfdFlags::empty()).unwrap()
+}
+
+#[test]
+fn a_call_descriptor_that_blocks_delays_the_neighbours_a_moment_and_costs_its_vnic() {
+    let mut daemon = Daemon::start();
+    let mut neighbours = Neighbours::new(&mut daemon);
+    daemon.network("prod");
+    let nic = daemon.nic("prod", "evil");
+    let mut guest = Guest::connect(&nic);
+    assert!(guest.ping("169.254.0.1"));
+    for call in &guest.driver.calls {
+        // The daemon's copy is the same open file: full, and to block.
+        call.read().ok();
+        call.write(u64::MAX - 1).unwrap();
+        let file = own(call.as_raw_fd());
+        rustix::fs::fcntl_setfl(file, rustix::fs::OFlags::empty()).unwrap();
+    }
+    let began = Instant::now();
+    // The answer is there before the guest is woken for it; then the reactor hangs.
+    assert!(guest.ping("169.254.0.1"));
+    neighbours.still_talk();
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    daemon.wait_for_state("evil", NicState::Error);
+    wait_until("it is told why", || daemon.log().contains("has blocked the daemon: not served"));
+    // It does not come back at once to do it again; others go on.
+    let mut again = UnixStream::connect(&nic.socket_path).unwrap();
+    again.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    again.write_all(&[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    let answer = again.read(&mut [0; 20]).unwrap_err();
+    assert_eq!(answer.kind(), std::io::ErrorKind::WouldBlock);
+    neighbours.still_talk();
+    assert!(daemon.hand_over(), "it does not hold that up either");
+    neighbours.still_talk();
 }
 
 #[test]

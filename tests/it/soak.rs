@@ -145,6 +145,13 @@ fn hostile(shared: &Shared, nic: &Nic, seed: u64) {
     }
 }
 
+/// A number of /proc/PID/status.
+fn field(daemon: &Daemon, name: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
 /// What a daemon uses.
 #[derive(Debug, Clone, Copy)]
 struct Usage {
@@ -161,12 +168,7 @@ impl Usage {
         shared.hold.store(true, SeqCst);
         wait_until("the hostile ones pause", || shared.held.load(SeqCst) == hostile);
         wait_until("nobody else is connected", || daemon.count_connected() == 2);
-        let text = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-        let field = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-            line.split_whitespace().next().unwrap().parse().unwrap()
-        };
-        let (threads, memory) = (field("Threads:"), field("RssAnon:"));
+        let (threads, memory) = (field(daemon, "Threads:"), field(daemon, "RssAnon:"));
         let usage = Self { descriptors: daemon.descriptors(), threads, memory };
         shared.hold.store(false, SeqCst);
         usage
@@ -204,17 +206,17 @@ fn everything_at_once_for_a_while() {
         }
         let began = Instant::now();
         let mut told = 0;
-        let mut progress = |kills: u64, hand_overs: u64, churned: u64| {
+        let mut progress = |daemon: &Daemon, kills: u64, hand_overs: u64, churned: u64| {
             let minutes = began.elapsed().as_secs() / 60;
             if std::mem::replace(&mut told, minutes) != minutes {
-                let arrived = shared.arrived.load(SeqCst);
+                let (arrived, memory) = (shared.arrived.load(SeqCst), field(daemon, "RssAnon:"));
                 eprintln!(
-                    "{minutes} min: {arrived} frames, {kills} kills, {hand_overs} hand-overs, {churned} vNICs"
+                    "{minutes} min: {arrived} frames, {kills} kills, {hand_overs} hand-overs, {churned} vNICs, {memory} KiB"
                 );
             }
         };
         while began.elapsed() < whole / 2 {
-            progress(kills, hand_overs, churned);
+            progress(&daemon, kills, hand_overs, churned);
             for _ in 0..random.below(6) {
                 churned += 1;
                 churn(&mut daemon, churned);
@@ -239,7 +241,7 @@ fn everything_at_once_for_a_while() {
         }
         let before = Usage::of(&mut daemon, shared, count);
         while began.elapsed() < whole {
-            progress(kills, hand_overs, churned);
+            progress(&daemon, kills, hand_overs, churned);
             churned += 1;
             churn(&mut daemon, churned);
             std::thread::park_timeout(Duration::from_millis(20));

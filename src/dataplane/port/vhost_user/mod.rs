@@ -10,6 +10,7 @@
 
 mod copy;
 pub mod dirty_log;
+pub mod doorbell;
 mod mapping;
 pub mod memory;
 pub mod message;
@@ -24,9 +25,9 @@ use crate::{
     wire::vnet::{Offload, SegmentKind, Segments},
 };
 use dirty_log::DirtyLog;
+use doorbell::Doorbell;
 use memory::GuestMemory;
 use ring::{RingConfig, RingError, SplitRing};
-use rustix::net::{SendFlags, send};
 use rx::RxQueue;
 use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
@@ -39,39 +40,6 @@ use tx::TxQueue;
 
 fn failure(queue: &str, error: RingError) -> PortFailure {
     PortFailure(format!("{queue} queue: {error}"))
-}
-
-/// A descriptor to wake a guest with. Never blocks: eventfds are set non-blocking, sockets are told not to.
-#[derive(Debug, Clone)]
-pub struct Doorbell {
-    fd: Arc<OwnedFd>,
-    is_socket: bool,
-}
-
-impl Doorbell {
-    /// Wraps a call descriptor.
-    pub fn new(fd: OwnedFd) -> Self {
-        let is_socket = rustix::fs::fstat(&fd).is_ok_and(|stat| {
-            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Socket
-        });
-        if let Ok(flags) = rustix::fs::fcntl_getfl(&fd) {
-            let set = rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK);
-            tracing::trace!(?set, "call descriptor made non-blocking");
-        }
-        Self { fd: Arc::new(fd), is_socket }
-    }
-
-    /// Rings. A descriptor that takes no more was rung and not yet heard, which is as good; one that is broken is
-    /// its owner's loss.
-    fn ring(&self) {
-        let one = 1_u64.to_ne_bytes();
-        let rung = if self.is_socket {
-            send(&self.fd, &one, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
-        } else {
-            rustix::io::write(&self.fd, &one)
-        };
-        rung.ok();
-    }
 }
 
 /// Where processing of a ring has come to: written by the port when it stops, read by the session.
@@ -194,6 +162,8 @@ pub struct VhostUserPort {
     pairs: Vec<Pair>,
     /// The pairs whose receive queue is enabled.
     receiving: Vec<usize>,
+    /// A call descriptor has blocked who rang it.
+    blocked: bool,
 }
 
 impl VhostUserPort {
@@ -230,7 +200,7 @@ impl VhostUserPort {
             pairs.push(Pair { rx, tx });
         }
         let receiving = (0..pairs.len()).filter(|at| pairs[*at].rx.is_some()).collect();
-        let mut port = Self { memory, log, pairs, receiving };
+        let mut port = Self { memory, log, pairs, receiving, blocked: false };
         port.start();
         Ok(port)
     }
@@ -274,7 +244,10 @@ impl VhostUserPort {
         self.pairs[*at].rx.as_mut().map(|(rx, _)| (rx, &*self.memory))
     }
 
-    fn check_memory(&self) -> Result<(), PortFailure> {
+    fn check(&self) -> Result<(), PortFailure> {
+        if self.blocked {
+            return Err(PortFailure("its call descriptor has blocked the daemon".into()));
+        }
         if self.memory.is_dead() || self.log.as_ref().is_some_and(|log| log.is_dead()) {
             return Err(PortFailure("the VMM truncated memory that it shares".into()));
         }
@@ -297,7 +270,7 @@ impl Port for VhostUserPort {
     }
 
     fn poll(&mut self, queue: usize, burst: &mut Burst) -> Result<(), PortFailure> {
-        self.check_memory()?;
+        self.check()?;
         let Self { memory, pairs, .. } = self;
         let Some(Pair { tx: Some((tx, _)), .. }) = pairs.get_mut(queue) else { return Ok(()) };
         tx.poll(memory, burst).map_err(|error| failure("transmit", error))
@@ -314,7 +287,7 @@ impl Port for VhostUserPort {
         let more = tx.ring.arm().map_err(|error| failure("transmit", error))?;
         self.mark_used();
         // Looked at last: memory that was taken away reads as an empty ring.
-        self.check_memory()?;
+        self.check()?;
         Ok(more)
     }
 
@@ -335,7 +308,7 @@ impl Port for VhostUserPort {
         frames: &[Outgoing<'_>],
         queue: usize,
     ) -> Result<(), (usize, Undelivered)> {
-        self.check_memory().map_err(|failure| (0, Undelivered::Failed(failure)))?;
+        self.check().map_err(|failure| (0, Undelivered::Failed(failure)))?;
         let log = self.log.clone();
         let (rx, memory) = self.rx(queue).ok_or((0, Undelivered::Full))?;
         let delivered = rx.deliver(memory, frames);
@@ -363,11 +336,13 @@ impl Port for VhostUserPort {
                 && queue.ring.wants_signal()
             {
                 call.ring();
+                self.blocked |= call.has_blocked();
             }
             if let Some((queue, RingPlan { call: Some(call), .. })) = &mut pair.tx
                 && queue.ring.wants_signal()
             {
                 call.ring();
+                self.blocked |= call.has_blocked();
             }
         }
     }

@@ -9,7 +9,8 @@ mod saved;
 pub use saved::{NotRestored, SavedSession};
 
 use super::{
-    Doorbell, Plan, Position, RingPlan, Segmentation, Unfinished,
+    Plan, Position, RingPlan, Segmentation, Unfinished,
+    doorbell::Doorbell,
     memory::{MAX_REGIONS, RegionRequest},
     message::{LogArea, Region, Request},
     ring::{MAX_SIZE, RingAddresses, RingConfig, Start},
@@ -179,6 +180,8 @@ pub struct Session {
     rings: Vec<Ring>,
     /// Held open, because VMMs want it taken; nothing is ever sent.
     backend_channel: Option<OwnedFd>,
+    /// A call descriptor that may have been replaced since has blocked who rang it.
+    blocked: bool,
 }
 
 impl Session {
@@ -191,12 +194,20 @@ impl Session {
             protocol: Protocol::empty(),
             rings: (0..rings).map(|_| Ring::default()).collect(),
             backend_channel: None,
+            blocked: false,
         }
     }
 
     /// Whether the VMM waits for the outcome of requests that ask for it.
     pub fn acknowledges(&self) -> bool {
         self.protocol.contains(Protocol::REPLY_ACK)
+    }
+
+    /// Whether a call descriptor, one of now or an earlier one, has blocked who rang it.
+    pub fn has_blocked(&mut self) -> bool {
+        let calls = self.rings.iter().filter_map(|ring| ring.call.as_ref());
+        self.blocked |= { calls }.any(Doorbell::has_blocked);
+        self.blocked
     }
 
     /// Whether the port must be stopped before `request` is handled.
@@ -221,6 +232,8 @@ impl Session {
 
     /// Handles one request. The port, if there was one, has stopped if the request disturbs it.
     pub fn handle(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<Effect, Refusal> {
+        // Before the request takes the evidence away.
+        self.has_blocked();
         let number =
             |value: u64| Effect { reply: Some(value.to_ne_bytes().into()), ..Effect::default() };
         match request {

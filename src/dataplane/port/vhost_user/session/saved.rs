@@ -54,7 +54,7 @@ impl Session {
         let mut rings = Vec::with_capacity(self.rings.len());
         for ring in &self.rings {
             ring.kick.iter().flatten().try_for_each(|kick| keep(kick))?;
-            ring.call.iter().try_for_each(|call| keep(&call.fd))?;
+            ring.call.iter().try_for_each(|call| keep(call.fd()))?;
             rings.push(SavedRing {
                 size: ring.size,
                 addresses: ring.addresses,
