@@ -7,7 +7,7 @@ seconds=${1:-60}
 command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
 # Sanitizers are a nightly feature; a stable compiler has them all the same.
 export RUSTC_BOOTSTRAP=1
-for target in packet session switch store; do
+for target in packet session switch store api; do
     mkdir -p "tests/fuzz/corpus/$target" "tests/fuzz/seeds/$target"
     cargo fuzz run --fuzz-dir tests/fuzz "$target" "tests/fuzz/corpus/$target" "tests/fuzz/seeds/$target" -- -max_total_time="$seconds" -max_len=2048 -print_final_stats=1 2>&1 |
         grep -vE '^#|NEW_FUNC|^INFO: (Loaded|Running)|Compiling' | tail -12

@@ -190,8 +190,8 @@ pub struct Config {
     #[arg(long, value_name = "N", env = "MVIRT_NET_MAX_NICS", default_value = "16384")]
     pub max_nics: usize,
 
-    /// Prefixes that may be routed to one vNIC
-    #[arg(long, value_name = "N", env = "MVIRT_NET_MAX_ROUTES", default_value = "4096")]
+    /// Prefixes that may be routed to one vNIC; of each family 256 in any case
+    #[arg(long, value_name = "N", env = "MVIRT_NET_MAX_ROUTES", default_value = "512")]
     pub max_routes: usize,
 
     /// GiB of memory that one VMM may have mapped

@@ -29,6 +29,10 @@ fuzz_target!(|octets: &[u8]| {
         if let Ok(effect) = session.handle(request, fds) {
             assert!(effect.reply.is_none_or(|reply| reply.len() <= 4096));
         }
+        let mut fds = Vec::new();
+        let saved = session.save(&mut fds).unwrap();
+        let restored = Session::restore(device, saved.clone(), &mut fds.into_iter()).unwrap();
+        assert_eq!(restored.save(&mut Vec::new()).unwrap(), saved, "another process knows as much");
         if let Some(plan) = session.plan() {
             assert!(plan.pairs.len() == 2);
             for ring in plan.pairs.iter().flat_map(|(rx, tx)| [rx, tx]).flatten() {
