@@ -3,10 +3,11 @@
 use super::{
     daemon::Daemon,
     frames::{Udp4, is_udp4},
-    guest::Guest,
+    guest::{Driver, Guest, PLAIN},
 };
 use mvirt_net::proto::NicState;
 use std::{os::unix::fs::PermissionsExt as _, path::Path};
+use vhost::VhostBackend as _;
 
 #[test]
 fn a_vmm_may_leave_and_come_back() {
@@ -126,4 +127,31 @@ fn a_change_that_cannot_be_stored_is_refused_and_leaves_no_trace() {
     daemon.crash_and_restart();
     assert_eq!(daemon.get_nic("b").ipv4_address, "10.0.0.2");
     assert_eq!(daemon.get_nic("a").ipv4_address, "10.0.0.1");
+}
+
+#[test]
+fn a_vnic_offers_what_it_was_made_with() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nic = daemon.nic("prod", "old");
+    let offered = |socket: &str| {
+        Driver::memory_only(Path::new(socket), PLAIN, 2048).frontend.get_features().unwrap()
+    };
+    let now = offered(&nic.socket_path);
+    // As an earlier version stored it, which had fewer.
+    let path = daemon.path("m/nics").join(format!("{}.json", nic.id));
+    let mut file: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    file["body"]["features"] = PLAIN.into();
+    let body = serde_json::to_vec(&file["body"]).unwrap();
+    file["crc32c"] = format!("{:08x}", crc32c::crc32c(&body)).into();
+    std::fs::write(&path, serde_json::to_vec(&file).unwrap()).unwrap();
+    daemon.crash_and_restart();
+    // VMMs refuse to come back if anything is missing; what is new would be offered to new guests only.
+    const LOG_ALL: u64 = 1 << 26;
+    assert_eq!(offered(&nic.socket_path), PLAIN | LOG_ALL);
+    let new = daemon.nic("prod", "new");
+    assert_eq!(offered(&new.socket_path), now);
+    assert!(daemon.hand_over());
+    assert_eq!(offered(&nic.socket_path), PLAIN | LOG_ALL);
 }

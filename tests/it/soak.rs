@@ -21,20 +21,20 @@ use std::{
 const WINDOW: u64 = 64;
 
 #[derive(Default)]
-struct Shared {
+pub(crate) struct Shared {
     /// How often the daemon was killed, and came back.
     lives: AtomicU64,
     /// Hostile ones are to pause; how many do.
     hold: AtomicBool,
     held: AtomicU64,
-    end: AtomicBool,
+    pub(crate) end: AtomicBool,
     hostile_acts: AtomicU64,
     /// Frames that have arrived.
-    arrived: AtomicU64,
+    pub(crate) arrived: AtomicU64,
 }
 
 /// Exchanges frames until the end, across all that happens to the daemon. Gives what was heard and the longest silence.
-fn innocents(shared: &Shared, nics: &[Nic; 2], seed: u64) -> (Heard, Duration) {
+pub(crate) fn innocents(shared: &Shared, nics: &[Nic; 2], seed: u64) -> (Heard, Duration) {
     let mut random = Random::from(seed);
     let [mut a, mut b] = nics.each_ref().map(Guest::connect);
     let (mut heard, mut life, mut longest) = (Heard::default(), 0, Duration::ZERO);
