@@ -108,8 +108,7 @@ impl From<dataplane::StartError> for StartError {
 /// Runs until SIGTERM or SIGINT, or until SIGUSR2 and another process has taken over.
 pub async fn run(config: Config) -> Result<(), StartError> {
     raise_file_limit();
-    // Its path now: a new binary will be there when it is needed.
-    let program = std::env::current_exe()?;
+    let program = program()?;
     let access = Access::new(&config)?;
     let socket_dir = directory("socket-dir", config.socket_dir())?;
     let metadata_dir = directory("metadata-dir", config.metadata_dir())?;
@@ -152,9 +151,9 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         servers.spawn(serve(listener, access.clone(), control.clone(), stopped.clone()));
     }
     tracing::info!(addresses = addresses.join(" "), reactors = settings.reactors, "ready");
-    tell_service_manager(&[NotifyState::Ready]);
-    if let Some(taker) = taker {
-        taker.serving().await;
+    match taker {
+        Some(taker) => taker.serving().await,
+        None => tell_service_manager(&[NotifyState::Ready]),
     }
     let taken_over = loop {
         tokio::select! {
@@ -188,6 +187,12 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         remove_unix(&config.listen);
     }
     if ended_well { Ok(()) } else { Err(StartError::Control) }
+}
+
+/// Where a new binary of the daemon will be: as it was called, if that is a path, since symbolic links may change.
+fn program() -> io::Result<PathBuf> {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    called.filter(|path| path.is_absolute()).map_or_else(std::env::current_exe, Ok)
 }
 
 /// Gives all that is served to a new process of `program`; false where everything stays as it is.

@@ -71,8 +71,6 @@ pub struct Slot {
     pub patience: Box<[Patience]>,
     /// Whether its oldest frame waits for a receiver.
     pub held: Option<Held>,
-    /// Tells this stay of the port from an earlier one, after which it was detached.
-    pub stay: u64,
     /// How many advertisements it was sent unasked.
     pub advertisements: u8,
     /// How much its guest may send, where that is limited.
@@ -145,14 +143,11 @@ pub struct Ports {
     tables: std::collections::HashMap<NetworkKey, Arc<NetworkTable>>,
     /// Slots with something to publish.
     touched: Vec<u32>,
-    /// Ports ever attached.
-    stays: u64,
 }
 
 impl Ports {
-    /// Takes a port over, whose queues are polled for `busy_poll` after a frame. Gives what tells this stay of it from others.
-    pub fn attach(&mut self, attachment: Attachment, busy_poll: Duration) -> u64 {
-        self.stays += 1;
+    /// Takes a port over, whose queues are polled for `busy_poll` after a frame.
+    pub fn attach(&mut self, attachment: Attachment, busy_poll: Duration) {
         let at = attachment.id.slot as usize;
         if self.slots.len() <= at {
             self.slots.resize_with(at + 1, || None);
@@ -166,7 +161,6 @@ impl Ports {
             counters: attachment.counters,
             stalled: false,
             held: None,
-            stay: self.stays,
             advertisements: 0,
             from_guest: None,
             to_guest: None,
@@ -180,7 +174,6 @@ impl Ports {
             slot.learn(table);
         }
         self.slots[at] = Some(slot);
-        self.stays
     }
 
     /// Gives a port back, stopped.

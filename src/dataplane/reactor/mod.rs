@@ -200,8 +200,8 @@ struct Reactor {
     active: Vec<Active>,
     /// Queues without a doorbell, which are polled at intervals.
     deaf: Vec<(PortId, usize)>,
-    /// When ports are due to be told of their router: slot and stay.
-    advertisements: Timers<(u32, u64)>,
+    /// When the guests of which slots are due to be told of their router.
+    advertisements: Timers<u32>,
     random: u64,
 }
 
@@ -312,8 +312,8 @@ impl Reactor {
             let window = self.busy_poll;
             self.active.push(Active { port: id, queue, busy: now, window });
         }
-        let stay = self.ports.attach(attachment, self.busy_poll);
-        self.advertisements.add(now, (id.slot, stay));
+        self.ports.attach(attachment, self.busy_poll);
+        self.advertisements.set(id.slot, now);
     }
 
     fn detach(&mut self, id: PortId) {
@@ -326,6 +326,7 @@ impl Reactor {
         self.active.retain(|active| active.port != id);
         self.deaf.retain(|(port, _)| *port != id);
         let Some(slot) = self.ports.get_mut(id) else { return };
+        self.advertisements.clear(id.slot);
         for queue in (0..slot.port.queues()).filter(|queue| slot.port.doorbell(*queue).is_some()) {
             if let Err(error) = self.uring.unwatch(token(id, queue)) {
                 tracing::warn!(%error, port = id.slot, "cannot end the watch of a doorbell");
@@ -434,15 +435,14 @@ impl Reactor {
         if self.advertisements.next().is_none_or(|due| due > now) {
             return;
         }
-        while let Some((slot, stay)) = self.advertisements.pop(now + ADVERTISED_TOGETHER) {
-            let Some(port) = self.ports.at(slot).filter(|port| port.stay == stay) else { continue };
-            let id = port.id;
+        while let Some(slot) = self.advertisements.pop(now + ADVERTISED_TOGETHER) {
+            let Some(id) = self.ports.at(slot).map(|port| port.id) else { continue };
             self.random ^= self.random << 13;
             self.random ^= self.random >> 7;
             self.random ^= self.random << 17;
             let next = self.pipeline.advertise(&mut self.ports, id, now, self.random);
             if let Some(next) = next {
-                self.advertisements.add(next, (slot, stay));
+                self.advertisements.set(slot, next);
             }
         }
     }

@@ -1,36 +1,49 @@
-//! Deadlines, earliest first.
+//! Deadlines, one for each key at most, earliest first.
 
-use std::{cmp::Reverse, collections::BinaryHeap, time::Instant};
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::Hash,
+    time::Instant,
+};
 
 /// What is due when.
 #[derive(Debug)]
 pub(super) struct Timers<T> {
-    heap: BinaryHeap<Reverse<(Instant, T)>>,
+    due: BTreeSet<(Instant, T)>,
+    of: HashMap<T, Instant>,
 }
 
-impl<T: Ord> Default for Timers<T> {
+impl<T> Default for Timers<T> {
     fn default() -> Self {
-        Self { heap: BinaryHeap::new() }
+        Self { due: BTreeSet::new(), of: HashMap::new() }
     }
 }
 
-impl<T: Ord> Timers<T> {
-    /// Notes that `what` is due at `when`.
-    pub(super) fn add(&mut self, when: Instant, what: T) {
-        self.heap.push(Reverse((when, what)));
+impl<T: Ord + Hash + Copy> Timers<T> {
+    /// Notes that `what` is due at `when`, and no longer at any other time.
+    pub(super) fn set(&mut self, what: T, when: Instant) {
+        self.clear(what);
+        self.of.insert(what, when);
+        self.due.insert((when, what));
+    }
+
+    /// `what` is due no longer.
+    pub(super) fn clear(&mut self, what: T) {
+        if let Some(when) = self.of.remove(&what) {
+            self.due.remove(&(when, what));
+        }
     }
 
     /// When the next is due.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.heap.peek().map(|Reverse((when, _))| *when)
+        self.due.first().map(|(when, _)| *when)
     }
 
     /// The next that is due by `now`.
     pub(super) fn pop(&mut self, now: Instant) -> Option<T> {
-        if self.next()? > now {
-            return None;
-        }
-        self.heap.pop().map(|Reverse((_, what))| what)
+        let (_, what) = self.due.first().copied().filter(|(when, _)| *when <= now)?;
+        self.clear(what);
+        Some(what)
     }
 }
 
@@ -43,11 +56,26 @@ mod tests {
     fn the_earliest_comes_first_and_not_too_early() {
         let now = Instant::now();
         let mut timers = Timers::default();
-        timers.add(now + Duration::from_secs(2), 'b');
-        timers.add(now + Duration::from_secs(1), 'a');
+        timers.set('b', now + Duration::from_secs(2));
+        timers.set('a', now + Duration::from_secs(1));
         assert_eq!(timers.pop(now), None);
         assert_eq!(timers.pop(now + Duration::from_secs(3)), Some('a'));
         assert_eq!(timers.pop(now + Duration::from_secs(3)), Some('b'));
         assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn a_key_has_one_deadline_or_none() {
+        let now = Instant::now();
+        let mut timers = Timers::default();
+        for seconds in [5, 1, 3] {
+            timers.set('a', now + Duration::from_secs(seconds));
+            timers.set('b', now + Duration::from_secs(4));
+        }
+        assert_eq!(timers.next(), Some(now + Duration::from_secs(3)));
+        timers.clear('a');
+        assert_eq!(timers.pop(now + Duration::from_secs(9)), Some('b'));
+        assert_eq!(timers.pop(now + Duration::from_secs(9)), None);
+        assert!(timers.of.is_empty() && timers.due.is_empty());
     }
 }
