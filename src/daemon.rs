@@ -108,6 +108,9 @@ impl From<dataplane::StartError> for StartError {
 /// Runs until SIGTERM or SIGINT, or until SIGUSR2 and another process has taken over.
 pub async fn run(config: Config) -> Result<(), StartError> {
     raise_file_limit();
+    // From now on neither ends the process: it may be told to hand over before it is ready to, and a terminal may close.
+    let mut upgrade = signal(SignalKind::user_defined2())?;
+    let _hangup = signal(SignalKind::hangup())?;
     let program = program()?;
     let access = Access::new(&config)?;
     let socket_dir = directory("socket-dir", config.socket_dir())?;
@@ -142,7 +145,6 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let (control, mut thread) = Handle::spawn(control, events)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut upgrade = signal(SignalKind::user_defined2())?;
     let (stop, stopped) = watch::channel(());
     let mut servers = JoinSet::new();
     let addresses: Vec<String> = listeners.iter().map(Listener::address).collect();

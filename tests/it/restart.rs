@@ -62,6 +62,13 @@ fn a_daemon_that_is_told_to_end_cleans_up() {
     let _guest = Guest::connect(&nic);
     let mode = std::fs::metadata(&nic.socket_path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
+    let pid = rustix::process::Pid::from_raw(daemon.pid() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    assert_eq!(
+        daemon.get_nic("vm1").ipv4_address,
+        "10.0.0.1",
+        "a closed terminal is no reason to end"
+    );
     let began = std::time::Instant::now();
     assert_eq!(daemon.terminate().exit_status(), Some(0));
     assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
