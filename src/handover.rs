@@ -52,6 +52,8 @@ const MAX_MESSAGE: usize = 1 << 17;
 const MAX_FDS: usize = 253;
 /// How long the new process may take to start, and to load the metadata: guests are served meanwhile.
 const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a vNIC may take to stop: a message that has begun, and its answer, may take four seconds.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take to begin to serve: guests wait.
 const SERVE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -72,6 +74,9 @@ pub enum HandOverError {
     /// The other process takes too long.
     #[error("the other process took longer than {0:?}")]
     Slow(Duration),
+    /// A vNIC does not stop.
+    #[error("a vNIC did not stop within {0:?}")]
+    Stop(Duration),
     /// The other process speaks another version.
     #[error(
         "the other process hands over by version {0}, this one by version {VERSION}: restart the daemon instead"
@@ -272,7 +277,11 @@ async fn give_all(
     drop(answers);
     // As they come: one whose VMM is slow with a message holds up the end, but no other.
     let mut given = 0;
-    while let Some((number, answer)) = answered.recv().await {
+    let next = async |answered: &mut mpsc::UnboundedReceiver<_>| {
+        let answer = timeout(STOP_PATIENCE, answered.recv()).await;
+        answer.map_err(|_| HandOverError::Stop(STOP_PATIENCE))
+    };
+    while let Some((number, answer)) = next(&mut answered).await? {
         let Given { counters, connection, fds } = answer?;
         let FrozenNic { id, guest, .. } = &nics[number];
         let guest = guest.encode_to_vec();

@@ -328,6 +328,18 @@ impl<'a> Connection<'a> {
             let mut begun = Begun::default();
             tokio::select! {
                 biased;
+                // First what the daemon wants: a VMM that never stops asking must not hold that up.
+                Some(order) = orders.recv() => {
+                    self.detach().await;
+                    order.carry_out(self.save(listener)).await;
+                    self.session.doubt_positions();
+                    self.attach()?;
+                }
+                // An error says that the vNIC is going: then `serve` ends this.
+                Ok(()) = self.home.changed() => {
+                    self.detach().await;
+                    self.attach()?;
+                }
                 // Dropping this loses nothing: it either takes octets and ends, or has taken none.
                 count = receive_some(&self.stream, &mut begun.octets, &mut begun.fds) => {
                     begun.filled = count?;
@@ -336,19 +348,8 @@ impl<'a> Connection<'a> {
                     }
                     self.exchange(begun).await?;
                 }
-                // An error says that the vNIC is going: then `serve` ends this.
-                Ok(()) = self.home.changed() => {
-                    self.detach().await;
-                    self.attach()?;
-                }
                 failure = self.failures.1.recv() => {
                     return Err(failure.unwrap_or_else(|| PortFailure("unknown".into())).into());
-                }
-                Some(order) = orders.recv() => {
-                    self.detach().await;
-                    order.carry_out(self.save(listener)).await;
-                    self.session.doubt_positions();
-                    self.attach()?;
                 }
                 second = listener.accept() => {
                     drop(second);

@@ -9,9 +9,10 @@ use super::{
 use mvirt_net::proto::NicState;
 use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
 use std::{
-    io::Write as _,
+    io::{Read as _, Write as _},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
@@ -132,13 +133,11 @@ fn guests_see_a_short_pause_at_most() {
         "pauses {pauses:?}, {} of {} frames lost, {} twice",
         heard.lost, heard.sent, heard.again
     );
-    // The test shares two CPUs with both processes: the middle one is the hand-over's, the longest the machine's.
-    let middle = |pauses: &mut [Duration]| {
-        pauses.sort();
-        pauses[pauses.len() / 2]
-    };
-    assert!(middle(&mut pauses[..5]) < PAUSE, "{pauses:?}");
-    assert!(pauses[5..].iter().min() < Some(&PAUSE), "{pauses:?}");
+    // The test shares two CPUs with both processes, and whatever else runs: the shortest is the hand-over's own.
+    for pauses in [&pauses[..5], &pauses[5..]] {
+        assert!(pauses.iter().min() < Some(&PAUSE), "{pauses:?}");
+        assert!(pauses.iter().max() < Some(&(PAUSE * 20)), "{pauses:?}");
+    }
     // While one guest is with the old process and the other with the new one, frames between them go nowhere.
     assert!(heard.lost < 100 * 7 && heard.again == 0, "{} {}", heard.lost, heard.again);
 }
@@ -213,4 +212,38 @@ fn a_hand_over_that_is_cut_short_leaves_one_daemon_or_none() {
         assert!(b.answers(&mut a, "10.0.0.2"), "round {round}, {ends:?}");
     }
     eprintln!("{} stayed, {} handed over, {} ended", ends[0], ends[1], ends[2]);
+}
+
+#[test]
+fn a_vmm_that_never_stops_asking_holds_up_nothing() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nics = [daemon.nic("prod", "a"), daemon.nic("prod", "b")];
+    let [mut a, mut b] = nics.each_ref().map(Guest::connect);
+    let restless = daemon.nic("prod", "restless");
+    let end = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let stream = UnixStream::connect(&restless.socket_path).unwrap();
+        let mut reader = stream.try_clone().unwrap();
+        // GET_FEATURES, as fast as it goes, and its answers; for a minute at most.
+        scope.spawn(|| {
+            let mut stream = stream;
+            let requests = [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0].repeat(100);
+            let last = Instant::now() + Duration::from_secs(60);
+            while !end.load(SeqCst) && Instant::now() < last {
+                if stream.write_all(&requests).is_err() {
+                    break;
+                }
+            }
+            stream.shutdown(std::net::Shutdown::Both).ok();
+        });
+        scope.spawn(move || while reader.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {});
+        for _ in 0..3 {
+            let began = Instant::now();
+            assert!(daemon.hand_over());
+            assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+            assert!(b.answers(&mut a, "10.0.0.2"));
+        }
+        end.store(true, SeqCst);
+    });
 }
