@@ -18,15 +18,14 @@
 use crate::{
     control::{Control, Frozen, FrozenNic, Handle, RestoreError, Thaw},
     dataplane::{Given, SavedConnection, Stopped},
-    proto,
+    descriptors, proto,
 };
 use prost::Message as _;
 use rustix::{
-    io::{IoSlice, IoSliceMut},
+    io::IoSlice,
     net::{
-        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
-        sendmsg, socketpair,
+        AddressFamily, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+        SocketFlags, SocketType, sendmsg, socketpair,
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -159,18 +158,11 @@ impl Channel {
         let received = self.0.async_io(Interest::READABLE, || {
             let mut fds = Vec::new();
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let mut parts = [IoSliceMut::new(&mut octets)];
-            let received = recvmsg(&self.0, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-            for message in control.drain() {
-                if let RecvAncillaryMessage::ScmRights(rights) = message {
-                    fds.extend(rights);
-                }
-            }
-            if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+            let (count, flags) = descriptors::receive(&self.0, &mut octets, &mut space, &mut fds)?;
+            if flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
                 return Err(io::Error::other("a message was cut: out of descriptors?"));
             }
-            Ok((received.bytes, fds))
+            Ok((count, fds))
         });
         let received = timeout(patience, received).await;
         let (count, fds) = received.map_err(|_| HandOverError::Slow(patience))??;

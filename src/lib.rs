@@ -18,6 +18,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod dataplane;
+mod descriptors;
 pub mod handover;
 pub mod log_limit;
 pub mod model;

@@ -139,7 +139,6 @@ const RULES: &[(&str, &[&str])] = &[
 const UNSAFE: &[&str] = &[
     "src/dataplane/port/vhost_user/copy.rs",
     "src/dataplane/port/vhost_user/mapping.rs",
-    "src/dataplane/port/vhost_user/memory.rs",
     "src/dataplane/port/vhost_user/ring.rs",
     "src/dataplane/reactor/link.rs",
     "src/dataplane/reactor/uring.rs",

@@ -26,12 +26,11 @@ use super::{
     snapshot::{NetworkKey, PortId},
     socket,
 };
-use crate::log_limit::{LogLimit, Said};
-use rustix::{
-    fs::FileType,
-    io::IoSliceMut,
-    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg},
+use crate::{
+    descriptors,
+    log_limit::{LogLimit, Said},
 };
+use rustix::{fs::FileType, net::ReturnFlags};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -589,15 +588,8 @@ async fn receive_some(
         stream.readable().await?;
         let received = stream.try_io(Interest::READABLE, || {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-            let received = recvmsg(stream, &mut [IoSliceMut::new(octets)], &mut control, flags)?;
-            for message in control.drain() {
-                if let RecvAncillaryMessage::ScmRights(rights) = message {
-                    fds.extend(rights);
-                }
-            }
-            Ok((received.bytes, received.flags.contains(ReturnFlags::CTRUNC)))
+            let (count, flags) = descriptors::receive(stream, octets, &mut space, fds)?;
+            Ok((count, flags.contains(ReturnFlags::CTRUNC)))
         });
         match received {
             Ok((_, true)) => return Err(Broken::TooManyFds),

@@ -1,6 +1,6 @@
 //! The command line, and how the daemon refuses to start: what is printed, where, and the exit code.
 
-use super::daemon::{Daemon, preload};
+use super::daemon::{Daemon, in_directory, preload};
 use std::{
     io::{BufRead as _, BufReader},
     os::unix::process::CommandExt as _,
@@ -217,23 +217,16 @@ fn an_ordinary_user_may_run_the_daemon() {
 #[test]
 fn a_machine_without_io_uring_is_named_as_such() {
     let directory = tempfile::tempdir().unwrap();
-    let path = |name| directory.path().join(name);
     for error in [libc::EPERM, libc::ENOSYS] {
-        let output = Command::new(env!("CARGO_BIN_EXE_mvirt-net"))
+        let output = in_directory(env!("CARGO_BIN_EXE_mvirt-net"), directory.path())
             .env("LD_PRELOAD", preload("no_uring"))
             .env("NO_URING", error.to_string())
-            .arg("--listen")
-            .arg(format!("unix:{}", path("api").display()))
-            .arg("--socket-dir")
-            .arg(path("s"))
-            .arg("--metadata-dir")
-            .arg(path("m"))
             .output()
             .unwrap();
         let said = stderr(&output, 1);
         for part in ["cannot set up io_uring", "kernel.io_uring_disabled", "seccomp", "5.13"] {
             assert!(said.contains(part), "{said:?} lacks {part:?}");
         }
-        assert!(!path("api").exists());
+        assert!(!directory.path().join("api").exists());
     }
 }

@@ -4,7 +4,7 @@
 use super::{
     daemon::{Daemon, wait_until},
     frames::Udp4,
-    guest::{Guest, QUEUE},
+    guest::{Guest, QUEUE, pair},
 };
 use mvirt_net::proto::{CreateNicRequest, DeleteNicRequest, ListNicsRequest};
 use std::{
@@ -86,9 +86,7 @@ impl Heard {
 fn traffic_goes_on_after_each_kill() {
     let mut random = Random::new();
     let mut daemon = Daemon::start();
-    daemon.network("prod");
-    let nics = [daemon.nic("prod", "a"), daemon.nic("prod", "b")];
-    let [mut a, mut b] = nics.each_ref().map(Guest::connect);
+    let (nics, [mut a, mut b]) = pair(&mut daemon);
     let (mac, mut heard) = (a.mac, Heard::default());
     let frame = |number: &mut u64| {
         *number += 1;

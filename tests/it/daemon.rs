@@ -10,6 +10,7 @@ use rustix::process::{
     Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, set_child_subreaper, waitpid,
 };
 use std::{
+    ffi::OsStr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -317,21 +318,24 @@ pub(crate) fn preload(name: &str) -> PathBuf {
     library
 }
 
+/// The command that runs a daemon with everything below `directory`.
+pub(crate) fn in_directory(binary: impl AsRef<OsStr>, directory: &Path) -> Command {
+    let mut command = Command::new(binary);
+    command.arg("--listen").arg(format!("unix:{}", directory.join("api").display()));
+    command.arg("--socket-dir").arg(directory.join("s"));
+    command.arg("--metadata-dir").arg(directory.join("m"));
+    command
+}
+
 /// A daemon on the directory, not yet waited for.
 #[expect(
     clippy::zombie_processes,
     reason = "it is waited for by its id, as those are that take over"
 )]
 fn spawn(command: &Binary, directory: &TempDir) -> Pid {
-    let path = |name| directory.path().join(name);
-    let log = std::fs::File::options().create(true).append(true).open(path("log")).unwrap();
-    let child = Command::new(&command.path)
-        .arg("--listen")
-        .arg(format!("unix:{}", path("api").display()))
-        .arg("--socket-dir")
-        .arg(path("s"))
-        .arg("--metadata-dir")
-        .arg(path("m"))
+    let log = directory.path().join("log");
+    let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
+    let child = in_directory(&command.path, directory.path())
         .args(&command.flags)
         .envs(command.environment.iter().cloned())
         .env_remove("RUST_LOG")

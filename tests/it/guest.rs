@@ -2,7 +2,7 @@
 //! stack. None of the switch's code judges the switch.
 
 use super::{
-    daemon::{PATIENCE, wait_until},
+    daemon::{Daemon, PATIENCE, wait_until},
     frames::{Echo, IcmpError},
 };
 use mvirt_net::proto::Nic;
@@ -339,6 +339,14 @@ fn dial(socket: &Path) -> Frontend {
         stream.is_some()
     });
     Frontend::from_stream(stream.unwrap(), 2)
+}
+
+/// Two guests of a new network `prod`, a and b, and their vNICs.
+pub(crate) fn pair(daemon: &mut Daemon) -> ([Nic; 2], [Guest; 2]) {
+    daemon.network("prod");
+    let nics = [daemon.nic("prod", "a"), daemon.nic("prod", "b")];
+    let guests = nics.each_ref().map(Guest::connect);
+    (nics, guests)
 }
 
 /// A guest with an IP stack.

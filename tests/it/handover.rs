@@ -4,7 +4,7 @@
 use super::{
     crashes::{Heard, Random, numbered, rounds},
     daemon::{Daemon, wait_until},
-    guest::Guest,
+    guest::{Guest, pair},
 };
 use mvirt_net::proto::NicState;
 use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
@@ -41,10 +41,8 @@ fn replace(binary: &Path, script: &str) {
 #[test]
 fn a_new_process_goes_on_with_everything() {
     let mut daemon = Daemon::start();
-    daemon.network("prod");
-    let nics = [daemon.nic("prod", "a"), daemon.nic("prod", "b")];
+    let (nics, [mut a, mut b]) = pair(&mut daemon);
     let idle = daemon.nic("prod", "idle");
-    let [mut a, mut b] = nics.each_ref().map(Guest::connect);
     a.lease();
     assert!(b.answers(&mut a, "10.0.0.2"));
     wait_until("the lease is noted", || {
@@ -109,9 +107,7 @@ fn pause_during(daemon: &mut Daemon, a: &mut Guest, b: &mut Guest, heard: &mut H
 #[test]
 fn guests_see_a_short_pause_at_most() {
     let mut daemon = Daemon::start();
-    daemon.network("prod");
-    let nics = [daemon.nic("prod", "a"), daemon.nic("prod", "b")];
-    let [mut a, mut b] = nics.each_ref().map(Guest::connect);
+    let (_, [mut a, mut b]) = pair(&mut daemon);
     let others = (0..OTHERS).map(|n| Guest::connect(&daemon.nic("prod", &format!("other{n}"))));
     let _others: Vec<Guest> = others.collect();
     let mut heard = Heard::default();
@@ -146,9 +142,7 @@ fn guests_see_a_short_pause_at_most() {
 fn a_new_process_that_cannot_start_leaves_the_old_one_serving() {
     let (_directory, binary) = binary();
     let mut daemon = Daemon::start_binary(&binary, &["--reactors", "1"]);
-    daemon.network("prod");
-    let nics = [daemon.nic("prod", "a"), daemon.nic("prod", "b")];
-    let [mut a, mut b] = nics.each_ref().map(Guest::connect);
+    let (_, [mut a, mut b]) = pair(&mut daemon);
     for script in ["exit 1", "kill -9 $$", "echo nonsense >&0; sleep 0.1"] {
         replace(&binary, script);
         let pid = daemon.pid();
@@ -169,9 +163,7 @@ fn a_new_process_that_cannot_start_leaves_the_old_one_serving() {
 fn a_hand_over_that_is_cut_short_leaves_one_daemon_or_none() {
     let mut random = Random::new();
     let mut daemon = Daemon::start();
-    daemon.network("prod");
-    let nics = [daemon.nic("prod", "a"), daemon.nic("prod", "b")];
-    let [mut a, mut b] = nics.each_ref().map(Guest::connect);
+    let (nics, [mut a, mut b]) = pair(&mut daemon);
     let mut ends = [0; 3];
     for round in 0..rounds() {
         let pid = rustix::process::Pid::from_raw(daemon.pid() as i32).unwrap();
@@ -217,9 +209,7 @@ fn a_hand_over_that_is_cut_short_leaves_one_daemon_or_none() {
 #[test]
 fn a_vmm_that_never_stops_asking_holds_up_nothing() {
     let mut daemon = Daemon::start();
-    daemon.network("prod");
-    let nics = [daemon.nic("prod", "a"), daemon.nic("prod", "b")];
-    let [mut a, mut b] = nics.each_ref().map(Guest::connect);
+    let (_, [mut a, mut b]) = pair(&mut daemon);
     let restless = daemon.nic("prod", "restless");
     let end = AtomicBool::new(false);
     std::thread::scope(|scope| {

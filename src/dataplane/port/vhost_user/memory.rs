@@ -3,13 +3,10 @@
 //! Takes regions as vhost-user describes them and refuses what could hurt: files that shrink, block or overlap.
 //! Gives [`Span`]s, whose only operation is a copy; nothing ever makes a reference or slice of guest memory. A copy
 //! that meets memory which the VMM took away ends in zeros (`mapping.rs`).
-#![expect(
-    unsafe_code,
-    reason = "guest memory is shared with another process: raw copies are the only way in"
-)]
+
+pub use super::copy::Span;
 
 use super::{
-    copy::{copy, prefetch, prefetch_write},
     dirty_log::DirtyLog,
     mapping::{Mapping, check_file},
     message::Region,
@@ -18,124 +15,6 @@ use std::{os::fd::OwnedFd, sync::Arc};
 
 /// Regions a VMM may share. Told to VMMs; it must never shrink, or they refuse to reconnect.
 pub const MAX_REGIONS: usize = 64;
-
-/// A range of checked, mapped guest memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Span {
-    address: usize,
-    len: u32,
-}
-
-impl Span {
-    /// Octets.
-    #[inline]
-    pub fn len(self) -> usize {
-        self.len as usize
-    }
-
-    /// Whether there are no octets.
-    #[inline]
-    pub fn is_empty(self) -> bool {
-        self.len == 0
-    }
-
-    /// The span without its first `octets`.
-    #[inline]
-    pub fn skip(self, octets: usize) -> Self {
-        let octets = octets.min(self.len());
-        Self { address: self.address + octets, len: self.len - octets as u32 }
-    }
-
-    /// The first `octets` of the span.
-    #[inline]
-    pub fn first(self, octets: usize) -> Self {
-        Self { address: self.address, len: octets.min(self.len()) as u32 }
-    }
-
-    /// Fetches the first three cache lines ahead, to be read.
-    #[inline]
-    pub fn prefetch(self) {
-        let last = self.len().saturating_sub(1);
-        prefetch(self.address);
-        prefetch(self.address + last.min(64));
-        prefetch(self.address + last.min(128));
-    }
-
-    /// Fetches the first two cache lines ahead, to be written.
-    #[inline]
-    pub fn prefetch_write(self) {
-        let last = self.len().saturating_sub(1);
-        prefetch_write(self.address);
-        prefetch_write(self.address + last.min(64));
-    }
-
-    /// Copies the first `N` octets into private memory, if there are so many.
-    #[inline]
-    pub fn read<const N: usize>(self) -> Option<[u8; N]> {
-        let mut octets = [0; N];
-        if self.len() < N {
-            return None;
-        }
-        // SAFETY: `N` octets are mapped at `address` while the span is used (see `GuestMemory`), and `octets` is ours.
-        unsafe { copy(self.address as *const u8, octets.as_mut_ptr(), N) };
-        Some(octets)
-    }
-
-    /// Copies `octets` to the beginning, if there is room; gives what is behind them.
-    #[inline]
-    pub fn write<const N: usize>(self, octets: &[u8; N]) -> Option<Self> {
-        if self.len() < N {
-            return None;
-        }
-        // SAFETY: `N` octets are mapped writable at `address` while the span is used, and `octets` is ours.
-        unsafe { copy(octets.as_ptr(), self.address as *mut u8, N) };
-        Some(self.skip(N))
-    }
-
-    /// Copies into private memory; gives how many octets: the shorter of both.
-    #[inline]
-    pub fn copy_to_slice(self, to: &mut [u8]) -> usize {
-        let len = self.len().min(to.len());
-        // SAFETY: `len` octets are mapped at `address` while the span is used (see `GuestMemory`), and `to` is ours.
-        unsafe { copy(self.address as *const u8, to.as_mut_ptr(), len) };
-        len
-    }
-
-    /// Copies from private memory; gives how many octets: the shorter of both.
-    #[inline]
-    pub fn copy_from_slice(self, from: &[u8]) -> usize {
-        let len = self.len().min(from.len());
-        // SAFETY: `len` octets are mapped writable at `address` while the span is used, and `from` is ours.
-        unsafe { copy(from.as_ptr(), self.address as *mut u8, len) };
-        len
-    }
-
-    /// Copies from another span; gives how many octets: the shorter of both.
-    #[inline]
-    pub fn copy_from_span(self, from: Self) -> usize {
-        let len = self.len().min(from.len());
-        if len == 0 {
-            return 0;
-        }
-        // SAFETY: both are mapped while they are used; where a guest makes them overlap, it garbles its own data.
-        unsafe { copy(from.address as *const u8, self.address as *mut u8, len) };
-        len
-    }
-
-    /// Fills `to` from spans one after the other; what they lack becomes zero.
-    pub fn gather(spans: &[Self], mut to: &mut [u8]) {
-        for span in spans {
-            let copied = span.copy_to_slice(to);
-            to = &mut to[copied..];
-        }
-        to.fill(0);
-    }
-
-    /// The address, for rings, which keep their own discipline.
-    pub(super) fn address(self) -> usize {
-        self.address
-    }
-}
 
 /// One region of SET_MEM_TABLE or ADD_MEM_REG.
 #[derive(Debug)]
@@ -324,10 +203,7 @@ impl GuestMemory {
             let offset = address - region.guest_address;
             let here = left.min(region.len - offset);
             if here > 0 {
-                spans.push(Span {
-                    address: region.host_address + offset as usize,
-                    len: here as u32,
-                });
+                spans.push(Span::new(region.host_address + offset as usize, here as u32));
             }
             left -= here;
             if left == 0 {
@@ -347,7 +223,7 @@ impl GuestMemory {
         let region = self.regions.iter().find(|r| address.wrapping_sub(start(r)) < r.len)?;
         let offset = address - start(region);
         let fits = u64::from(len) <= region.len - offset;
-        fits.then_some(Span { address: region.host_address + offset as usize, len })
+        fits.then(|| Span::new(region.host_address + offset as usize, len))
     }
 }
 
