@@ -280,9 +280,14 @@ impl Driver {
         wanted
     }
 
+    /// Frames sent that the device has not taken yet.
+    pub(crate) fn in_flight(&self) -> u16 {
+        self.tx_posted.wrapping_sub(self.tx_used())
+    }
+
     /// Whether a frame can be sent at once.
     pub(crate) fn has_room(&self) -> bool {
-        self.tx_posted.wrapping_sub(self.tx_used()) < QUEUE
+        self.in_flight() < QUEUE
     }
 
     fn put(&mut self, header: [u8; HEADER], frame: &[u8]) {
