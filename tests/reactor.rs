@@ -53,7 +53,9 @@ impl Port for Strange {
         Err((0, Undelivered::Full))
     }
     fn publish(&mut self) {}
-    fn notify(&mut self) {}
+    fn notify(&mut self) -> Result<(), PortFailure> {
+        Ok(())
+    }
     fn stop(&mut self) {}
 }
 

@@ -112,6 +112,12 @@ impl Slot {
         }
     }
 
+    fn fail(&mut self, failure: PortFailure) {
+        if let Some(on_failure) = self.on_failure.take() {
+            on_failure(failure);
+        }
+    }
+
     fn learn(&mut self, table: &Arc<NetworkTable>) {
         let found = table.vnics.binary_search_by_key(&self.id.slot, |vnic| vnic.port.slot);
         let found = found.ok().filter(|at| table.vnics[*at].port == self.id);
@@ -223,8 +229,8 @@ impl Ports {
 
     /// A port failed: it is not called again, and its owner is told.
     pub fn fail(&mut self, id: PortId, failure: PortFailure) {
-        if let Some(on_failure) = self.get_mut(id).and_then(|slot| slot.on_failure.take()) {
-            on_failure(failure);
+        if let Some(slot) = self.get_mut(id) {
+            slot.fail(failure);
         }
     }
 
@@ -239,8 +245,10 @@ impl Ports {
         for at in self.touched.drain(..) {
             if let Some(slot) = &mut self.slots[at as usize] {
                 slot.touched = false;
-                if slot.is_sound() {
-                    slot.port.notify();
+                if slot.is_sound()
+                    && let Err(failure) = slot.port.notify()
+                {
+                    slot.fail(failure);
                 }
             }
         }

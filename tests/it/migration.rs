@@ -160,7 +160,9 @@ fn marks_that_are_too_few_or_taken_away_hurt_nobody_else() {
     gone.start(&b, PAGES / 8);
     gone.file.set_len(0).unwrap();
     a.send(&Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", b"lost").frame());
+    let sent = Instant::now();
     daemon.wait_for_state("b", NicState::Error);
+    assert!(sent.elapsed() < Duration::from_secs(10), "with this frame, not with the next one");
     assert!(d.answers(&mut c, "10.0.0.4"));
     assert!(c.answers(&mut a, "10.0.0.3"));
     // Without a place for marks there is no migration.

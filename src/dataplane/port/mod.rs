@@ -69,8 +69,8 @@ pub trait Port: Send {
     ) -> Result<(), (usize, Undelivered)>;
     /// Makes everything visible that was completed and delivered.
     fn publish(&mut self);
-    /// Wakes the guest where it asked to be woken.
-    fn notify(&mut self);
+    /// Wakes the guest where it asked to be woken. Tells, too, what failed while frames were put into it.
+    fn notify(&mut self) -> Result<(), PortFailure>;
     /// Ends the port: after this, no memory of the guest is touched.
     fn stop(&mut self);
 }

@@ -308,7 +308,6 @@ impl Port for VhostUserPort {
         frames: &[Outgoing<'_>],
         queue: usize,
     ) -> Result<(), (usize, Undelivered)> {
-        self.check().map_err(|failure| (0, Undelivered::Failed(failure)))?;
         let log = self.log.clone();
         let (rx, memory) = self.rx(queue).ok_or((0, Undelivered::Full))?;
         let delivered = rx.deliver(memory, frames);
@@ -330,7 +329,7 @@ impl Port for VhostUserPort {
         self.mark_used();
     }
 
-    fn notify(&mut self) {
+    fn notify(&mut self) -> Result<(), PortFailure> {
         for pair in &mut self.pairs {
             if let Some((queue, RingPlan { call: Some(call), .. })) = &mut pair.rx
                 && queue.ring.wants_signal()
@@ -345,6 +344,7 @@ impl Port for VhostUserPort {
                 self.blocked |= call.has_blocked();
             }
         }
+        self.check()
     }
 
     fn stop(&mut self) {
