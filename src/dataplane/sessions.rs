@@ -221,7 +221,6 @@ pub(super) async fn serve(
             }
         };
         connection.detach().await;
-        connection.tell(if ended.is_ok() { PortState::Idle } else { PortState::Failed });
         if connection.session.has_blocked() {
             not_before = Instant::now() + LOCKOUT;
             tracing::error!(
@@ -229,14 +228,17 @@ pub(super) async fn serve(
                 "its VMM has blocked the daemon: not served for {LOCKOUT:?}"
             );
         }
-        log = connection.log;
-        let Some(Said { unsaid }) = log.line(Instant::now()) else { continue };
-        match ended {
-            Ok(()) => tracing::info!(nic = served.name, unsaid, "VMM disconnected"),
-            Err(reason) => {
-                tracing::warn!(nic = served.name, %reason, unsaid, "VMM disconnected: it or its guest broke the protocol");
+        // Who sees the state finds the reason in the log.
+        if let Some(Said { unsaid }) = connection.log.line(Instant::now()) {
+            match &ended {
+                Ok(()) => tracing::info!(nic = served.name, unsaid, "VMM disconnected"),
+                Err(reason) => {
+                    tracing::warn!(nic = served.name, %reason, unsaid, "VMM disconnected: it or its guest broke the protocol");
+                }
             }
         }
+        connection.tell(if ended.is_ok() { PortState::Idle } else { PortState::Failed });
+        log = connection.log;
     }
 }
 
