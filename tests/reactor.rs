@@ -1,30 +1,29 @@
-//! A panic in a burst costs the port it was taken from, and nobody else (R45): shown with ports that exist for this only.
+//! What no guest can be brought to do at will, shown with ports that exist for this only: a panic in a burst costs the
+//! port it was taken from, and nobody else (R45); a table is in force when the turn is over in which it came.
 
 use mvirt_net::dataplane::{
     counters::PortCounters,
+    forward::FibBuilder,
     frame::{Burst, Outgoing},
     port::{Port, PortFailure, Undelivered},
     ports::Attachment,
     reactor::{self, Hugepages},
-    snapshot::{NetworkKey, PortId},
+    snapshot::{NetworkKey, NetworkTable, PortId},
 };
 use std::{
     os::fd::BorrowedFd,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc,
+        mpsc::{self, RecvTimeoutError},
     },
     time::Duration,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A port without a doorbell, which is looked at every millisecond, and panics at its `panics_at`th time.
-struct Strange {
-    polled: Arc<AtomicU64>,
-    panics_at: u64,
-}
+/// A port without a doorbell, which is looked at every millisecond, and then calls this.
+struct Strange(Box<dyn FnMut() + Send>);
 
 impl Port for Strange {
     fn queues(&self) -> usize {
@@ -37,8 +36,7 @@ impl Port for Strange {
         None
     }
     fn poll(&mut self, _queue: usize, _burst: &mut Burst) -> Result<(), PortFailure> {
-        let times = self.polled.fetch_add(1, Ordering::Relaxed) + 1;
-        assert_ne!(times, self.panics_at, "injected");
+        (self.0)();
         Ok(())
     }
     fn complete(&mut self, _queue: usize, _done: u64) {}
@@ -59,6 +57,54 @@ impl Port for Strange {
     fn stop(&mut self) {}
 }
 
+fn attachment(
+    slot: u32,
+    polled: impl FnMut() + Send + 'static,
+    on_failure: impl FnOnce(PortFailure) + Send + 'static,
+) -> Attachment {
+    Attachment {
+        id: PortId { slot, generation: 1 },
+        network: NetworkKey(1),
+        port: Box::new(Strange(Box::new(polled))),
+        counters: Arc::new(PortCounters::default()),
+        on_failure: Box::new(on_failure),
+        on_told: Box::new(drop),
+    }
+}
+
+#[test]
+fn a_table_is_in_force_when_the_turn_is_over_in_which_it_came() {
+    let settings = reactor::Settings { busy_poll: Duration::ZERO, hugepages: Hugepages::Off };
+    let reactor = reactor::start(1, &[], settings).unwrap().remove(0);
+    let (polled, is_polled) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let slow = move || {
+        polled.send(()).ok();
+        may_go_on.recv().ok();
+    };
+    reactor.attach(attachment(0, slow, |failure| panic!("{failure}")));
+    is_polled.recv_timeout(PATIENCE).unwrap();
+    let table = NetworkTable {
+        key: NetworkKey(1),
+        ipv4_subnet: None,
+        ipv4_broadcast: None,
+        ipv6_prefix: None,
+        dns_ipv4: Vec::new(),
+        dns_ipv6: Vec::new(),
+        ntp_ipv4: Vec::new(),
+        ntp_ipv6: Vec::new(),
+        domain: None,
+        vnics: Vec::new(),
+        fib: FibBuilder::default().build(7),
+    };
+    let (done, in_force) = mpsc::channel();
+    reactor.publish(Arc::new(table), move || done.send(()).unwrap());
+    let early = in_force.recv_timeout(Duration::from_millis(50));
+    assert_eq!(early, Err(RecvTimeoutError::Timeout), "frames still go by the old one");
+    drop(go_on);
+    in_force.recv_timeout(PATIENCE).unwrap();
+}
+
 #[test]
 fn a_panic_costs_its_own_port() {
     let settings = reactor::Settings { busy_poll: Duration::ZERO, hugepages: Hugepages::Off };
@@ -66,14 +112,12 @@ fn a_panic_costs_its_own_port() {
     let (failures, failed) = mpsc::channel();
     let attach = |slot: u32, panics_at| {
         let (polled, failures) = (Arc::new(AtomicU64::new(0)), failures.clone());
-        reactor.attach(Attachment {
-            id: PortId { slot, generation: 1 },
-            network: NetworkKey(1),
-            port: Box::new(Strange { polled: Arc::clone(&polled), panics_at }),
-            counters: Arc::new(PortCounters::default()),
-            on_failure: Box::new(move |failure| failures.send((slot, failure)).unwrap()),
-            on_told: Box::new(|_| {}),
-        });
+        let count = Arc::clone(&polled);
+        let look = move || {
+            assert_ne!(count.fetch_add(1, Ordering::Relaxed) + 1, panics_at, "injected");
+        };
+        let on_failure = move |failure| failures.send((slot, failure)).unwrap();
+        reactor.attach(attachment(slot, look, on_failure));
         polled
     };
     let sound = attach(0, u64::MAX);

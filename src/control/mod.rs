@@ -18,7 +18,8 @@ pub mod service;
 use crate::{
     addr::MacAddr,
     dataplane::{
-        Change, Client, Dataplane, Event, Given, Giver, Listening, Place, PortState, Told,
+        Change, Client, Dataplane, Event, Given, Giver, Listening, Place, PortState, Publication,
+        Told,
         balance::{self, Balance},
         counters::ReactorCounters,
         snapshot::{NetworkKey, PortId},
@@ -280,13 +281,11 @@ impl Control {
     }
 
     /// Gives the data plane the whole truth of each network that has changed.
-    fn settle(&mut self) {
-        for id in self.unpublished.drain() {
-            let Some(network) = self.networks.get(&id) else { continue };
-            let members = network.members.values();
-            let table = compile::compile(network.key, &network.model, members, self.seed);
-            self.dataplane.publish(table);
-        }
+    fn settle(&mut self) -> Publication {
+        let changed = self.unpublished.drain().filter_map(|id| self.networks.get(&id));
+        self.dataplane.publish(changed.map(|network| {
+            compile::compile(network.key, &network.model, network.members.values(), self.seed)
+        }))
     }
 
     /// Moves a vNIC away from a reactor that has too much to do, if that helps.
@@ -431,7 +430,7 @@ fn unix_ms() -> i64 {
 
 type Request = Box<dyn FnOnce(&mut Control) -> Answer + Send>;
 /// Gives an answer to who waits for it.
-type Answer = Box<dyn FnOnce()>;
+type Answer = Box<dyn FnOnce() + Send>;
 
 /// The way to Control, for any task.
 #[derive(Debug, Clone)]
@@ -490,8 +489,11 @@ impl Handle {
                                 .take(SETTLED_TOGETHER)
                                 .map(|request| request(&mut control))
                                 .collect();
-                            control.settle();
-                            answers.into_iter().for_each(|answer| answer());
+                            let published = control.settle();
+                            tokio::spawn(async move {
+                                published.in_force().await;
+                                answers.into_iter().for_each(|answer| answer());
+                            });
                             if let Some(thawed) = control.frozen.take() {
                                 control.is_ending = thawed.await == Ok(Thaw::End);
                             }

@@ -42,6 +42,7 @@ use sessions::{Order, Start};
 use snapshot::{NetworkKey, NetworkTable, PortId};
 use std::{
     collections::HashMap,
+    convert::Infallible,
     io,
     path::PathBuf,
     sync::{
@@ -193,6 +194,17 @@ impl Listening {
         if let Err(error) = self.task.await {
             tracing::error!(path = %self.path.display(), %error, "a session ended by a panic");
         }
+    }
+}
+
+/// Tables that were published.
+#[derive(Debug)]
+pub struct Publication(mpsc::Receiver<Infallible>);
+
+impl Publication {
+    /// Completes when all reactors go by them.
+    pub async fn in_force(mut self) {
+        self.0.recv().await;
     }
 }
 
@@ -361,13 +373,17 @@ impl Dataplane {
         self.load.iter().copied().zip(self.reactors.iter().map(|reactor| reactor.counters()))
     }
 
-    /// Gives all reactors a network's new table; an empty one says that the network is gone.
-    pub fn publish(&mut self, table: NetworkTable) {
-        let table = Arc::new(table);
-        for reactor in &self.reactors {
-            reactor.publish(Arc::clone(&table));
-        }
+    /// Gives all reactors new tables of networks; an empty one says that the network is gone.
+    pub fn publish(&mut self, tables: impl IntoIterator<Item = NetworkTable>) -> Publication {
+        let (in_force, publication) = mpsc::channel(1);
         self.published.retain(|table| Arc::strong_count(table) > 1);
-        self.published.push(table);
+        for table in tables.into_iter().map(Arc::new) {
+            for reactor in &self.reactors {
+                let in_force = in_force.clone();
+                reactor.publish(Arc::clone(&table), move || drop(in_force));
+            }
+            self.published.push(table);
+        }
+        Publication(publication)
     }
 }

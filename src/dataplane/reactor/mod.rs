@@ -85,7 +85,7 @@ pub enum StartError {
 enum Command {
     Attach(Attachment),
     Detach(PortId, Box<dyn FnOnce() + Send>),
-    Publish(Arc<NetworkTable>),
+    Publish(Arc<NetworkTable>, Box<dyn FnOnce() + Send>),
     Stop,
 }
 
@@ -114,9 +114,9 @@ impl Handle {
         self.send(Command::Detach(port, Box::new(done)));
     }
 
-    /// Gives the reactor a network's new table.
-    pub fn publish(&self, table: Arc<NetworkTable>) {
-        self.send(Command::Publish(table));
+    /// Gives the reactor a network's new table; `done` is called when it goes by that.
+    pub fn publish(&self, table: Arc<NetworkTable>, done: impl FnOnce() + Send + 'static) {
+        self.send(Command::Publish(table, Box::new(done)));
     }
 
     /// What the reactor has done.
@@ -288,7 +288,10 @@ impl Reactor {
                     self.detach(port);
                     done();
                 }
-                Command::Publish(table) => self.ports.publish(&table),
+                Command::Publish(table, done) => {
+                    self.ports.publish(&table);
+                    done();
+                }
                 Command::Stop => return false,
             }
         }
