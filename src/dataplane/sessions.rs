@@ -214,7 +214,8 @@ pub(super) async fn serve(
         };
         let mut connection = Connection::new(&served, peer, log);
         let ended = tokio::select! {
-            ended = connection.run(&listener, &mut orders) => ended,
+            // Apart, for vNICs that nobody is connected to are many.
+            ended = Box::pin(connection.run(&listener, &mut orders)) => ended,
             _ = &mut stop => {
                 connection.detach().await;
                 return;

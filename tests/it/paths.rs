@@ -123,7 +123,9 @@ fn a_load_of_dhcpv6_clients_is_answered() {
     let nic = daemon.nic("prod", "vm1");
     let mut machine = debian(&daemon, &nic);
     // Four-way exchanges of many clients, as fast as a guest may ask.
-    let told = machine.succeed("perfdhcp -6 -l eth0 -r 200 -R 50 -n 400 2>&1");
+    let (told, status) = machine.run("perfdhcp -6 -l eth0 -r 200 -R 50 -n 400 2>&1");
+    // 3: some are not answered. It does not wait for the answers to its last questions.
+    assert!([0, 3].contains(&status), "{status}:\n{told}");
     for exchange in ["SOLICIT-ADVERTISE", "REQUEST-REPLY"] {
         let (_, report) = told.split_once(exchange).unwrap_or_else(|| panic!("{told}"));
         let count = |what: &str| -> u64 {
@@ -131,7 +133,6 @@ fn a_load_of_dhcpv6_clients_is_answered() {
             line.split(": ").nth(1).unwrap().trim().parse().unwrap()
         };
         let (sent, received) = (count("sent packets"), count("received packets"));
-        // It does not wait for the answers to its last questions.
         assert!(sent >= 390 && received + 8 >= sent, "{told}");
     }
 }
