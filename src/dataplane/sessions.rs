@@ -181,7 +181,7 @@ enum Broken {
     #[error("the VMM sent more than {MAX_FDS} descriptors with a message")]
     TooManyFds,
     #[error(
-        "a kick descriptor is no eventfd, pipe or socket, or a call descriptor no eventfd or socket"
+        "a kick descriptor is no eventfd, pipe or socket, or a call or error descriptor no eventfd or socket"
     )]
     Doorbell,
     #[error("the VMM took longer than {MESSAGE_DEADLINE:?} for a message")]
@@ -222,6 +222,9 @@ pub(super) async fn serve(
             }
         };
         connection.detach().await;
+        if let Err(Broken::Port(_)) = ended {
+            connection.session.tell_error();
+        }
         if connection.session.has_blocked() {
             not_before = Instant::now() + LOCKOUT;
             tracing::error!(
@@ -419,7 +422,9 @@ impl<'a> Connection<'a> {
                 check_doorbell(&fds, &[FileType::Fifo, FileType::Socket])?
             }
             // Who writes to a full pipe may have to wait.
-            Request::SetVringCall { .. } => check_doorbell(&fds, &[FileType::Socket])?,
+            Request::SetVringCall { .. } | Request::SetVringErr { .. } => {
+                check_doorbell(&fds, &[FileType::Socket])?
+            }
             _ => {}
         }
         let name = name_of(&request);
@@ -517,6 +522,7 @@ fn name_of(request: &Request) -> &'static str {
         Request::SetVringBase { .. } => "SET_VRING_BASE",
         Request::SetVringKick { .. } => "SET_VRING_KICK",
         Request::SetVringCall { .. } => "SET_VRING_CALL",
+        Request::SetVringErr { .. } => "SET_VRING_ERR",
         Request::SetVringEnable { .. } => "SET_VRING_ENABLE",
         Request::NetSetMtu(_) => "NET_SET_MTU",
         Request::SetConfig => "SET_CONFIG",

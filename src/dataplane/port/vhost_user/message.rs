@@ -174,10 +174,12 @@ pub enum Request {
     SetLogBase(LogArea),
     /// Who would like to hear of marks: a descriptor.
     SetLogFd,
-    /// Where errors of a ring are told.
+    /// Where errors of a ring are told; the descriptor follows unless `polled`.
     SetVringErr {
         /// Which.
         ring: u32,
+        /// No descriptor: nobody wants to know.
+        polled: bool,
     },
     /// Which protocol features are there?
     GetProtocolFeatures,
@@ -261,7 +263,10 @@ impl Request {
                 Self::SetLogBase(LogArea { len, offset })
             }
             FrontendReq::SET_LOG_FD => Self::SetLogFd,
-            FrontendReq::SET_VRING_ERR => Self::SetVringErr { ring: descriptor()?.0 },
+            FrontendReq::SET_VRING_ERR => {
+                let (ring, polled) = descriptor()?;
+                Self::SetVringErr { ring, polled }
+            }
             FrontendReq::GET_PROTOCOL_FEATURES => Self::GetProtocolFeatures,
             FrontendReq::SET_PROTOCOL_FEATURES => Self::SetProtocolFeatures(number()?),
             FrontendReq::GET_QUEUE_NUM => Self::GetQueueNum,

@@ -166,6 +166,8 @@ struct Ring {
     /// Set when the VMM has started the ring; the descriptor is absent where it wants us to poll.
     kick: Option<Option<Arc<OwnedFd>>>,
     call: Option<Doorbell>,
+    /// Rung when the vNIC fails.
+    error: Option<Doorbell>,
     /// `None`: not said; then the ring is enabled where protocol features were not negotiated, and waits where they were:
     /// what a guest sent before its VMM came back is not to be discarded while that takes up its rings one by one.
     enabled: Option<bool>,
@@ -180,7 +182,7 @@ pub struct Session {
     rings: Vec<Ring>,
     /// Held open, because VMMs want it taken; nothing is ever sent.
     backend_channel: Option<OwnedFd>,
-    /// A call descriptor that may have been replaced since has blocked who rang it.
+    /// A call or error descriptor that may have been replaced since has blocked who rang it.
     blocked: bool,
 }
 
@@ -203,11 +205,16 @@ impl Session {
         self.protocol.contains(Protocol::REPLY_ACK)
     }
 
-    /// Whether a call descriptor, one of now or an earlier one, has blocked who rang it.
+    /// Whether a call or error descriptor, one of now or an earlier one, has blocked who rang it.
     pub fn has_blocked(&mut self) -> bool {
-        let calls = self.rings.iter().filter_map(|ring| ring.call.as_ref());
-        self.blocked |= { calls }.any(Doorbell::has_blocked);
+        let bells = self.rings.iter().flat_map(|ring| [&ring.call, &ring.error]).flatten();
+        self.blocked |= { bells }.any(Doorbell::has_blocked);
         self.blocked
+    }
+
+    /// Tells a VMM that wants to know that rings stand still because the guest or it broke the protocol.
+    pub fn tell_error(&self) {
+        self.rings.iter().filter_map(|ring| ring.error.as_ref()).for_each(Doorbell::ring);
     }
 
     /// Whether the port must be stopped before `request` is handled.
@@ -287,7 +294,9 @@ impl Session {
             Request::SetVringCall { ring, polled } => {
                 self.ring(ring)?.call = if polled { None } else { Some(Doorbell::new(one(fds)?)) };
             }
-            Request::SetVringErr { ring } => drop(self.ring(ring)?),
+            Request::SetVringErr { ring, polled } => {
+                self.ring(ring)?.error = if polled { None } else { Some(Doorbell::new(one(fds)?)) };
+            }
             // Marks are looked for; nobody is told of each.
             Request::SetLogFd => {}
             Request::SetVringEnable { ring, enabled } => self.ring(ring)?.enabled = Some(enabled),

@@ -1,7 +1,8 @@
 //! A session as one process of the daemon gives it to the next: data, and beside it the descriptors in a fixed order
-//! (each ring's kick and call, then the channel to the VMM).
+//! (each ring's kick and call, the channel to the VMM, each ring's error).
 //!
-//! Another version of the daemon may read what this one wrote: fields may be added with a default, never change.
+//! Another version of the daemon may read what this one wrote: fields may be added with a default, and descriptors at the
+//! end; neither may change.
 
 use super::{Device, Doorbell, Position, Protocol, Ring, RingAddresses, Session};
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,8 @@ struct SavedRing {
     /// Whether it was started, and if so, with a descriptor.
     kick: Option<bool>,
     has_call: bool,
+    #[serde(default)]
+    has_error: bool,
     enabled: Option<bool>,
 }
 
@@ -61,10 +64,12 @@ impl Session {
                 base: ring.position.get().unwrap_or(ring.base),
                 kick: ring.kick.as_ref().map(Option::is_some),
                 has_call: ring.call.is_some(),
+                has_error: ring.error.is_some(),
                 enabled: ring.enabled,
             });
         }
-        self.backend_channel.iter().try_for_each(keep)?;
+        self.backend_channel.iter().try_for_each(&mut keep)?;
+        self.rings.iter().filter_map(|ring| ring.error.as_ref()).try_for_each(|e| keep(e.fd()))?;
         Ok(SavedSession {
             features: self.features,
             protocol: self.protocol.bits(),
@@ -85,7 +90,7 @@ impl Session {
             return Err(NotRestored::Rings { saved: saved_rings, rings });
         }
         let mut next = || fds.next().ok_or(NotRestored::Descriptors);
-        for (ring, saved) in session.rings.iter_mut().zip(saved.rings) {
+        for (ring, saved) in session.rings.iter_mut().zip(&saved.rings) {
             let kick = match saved.kick {
                 Some(true) => Some(Some(Arc::new(next()?))),
                 Some(false) => Some(None),
@@ -98,10 +103,14 @@ impl Session {
                 position: Position::default(),
                 kick,
                 call: if saved.has_call { Some(Doorbell::new(next()?)) } else { None },
+                error: None,
                 enabled: saved.enabled,
             };
         }
         session.backend_channel = if saved.has_backend_channel { Some(next()?) } else { None };
+        for (ring, _) in session.rings.iter_mut().zip(&saved.rings).filter(|(_, s)| s.has_error) {
+            ring.error = Some(Doorbell::new(next()?));
+        }
         session.features = saved.features;
         session.protocol = Protocol::from_bits_truncate(saved.protocol);
         Ok(session)
@@ -144,6 +153,7 @@ mod tests {
             (Request::SetVringBase { ring: 1, base: 77 }, vec![]),
             (Request::SetVringKick { ring: 1, polled: false }, vec![eventfd()]),
             (Request::SetVringCall { ring: 1, polled: false }, vec![eventfd()]),
+            (Request::SetVringErr { ring: 0, polled: false }, vec![eventfd()]),
             (Request::SetVringKick { ring: 0, polled: true }, vec![]),
             (Request::SetVringEnable { ring: 1, enabled: true }, vec![]),
         ] {
@@ -157,7 +167,7 @@ mod tests {
         let session = told();
         let mut fds = Vec::new();
         let saved = session.save(&mut fds).unwrap();
-        assert_eq!(fds.len(), 3);
+        assert_eq!(fds.len(), 4);
         let text = serde_json::to_string(&saved).unwrap();
         let read: SavedSession = serde_json::from_str(&text).unwrap();
         assert_eq!(read, saved);
@@ -179,7 +189,7 @@ mod tests {
         let device = Device { queue_pairs: 2, ..session.device };
         let refused = Session::restore(device, saved.clone(), &mut std::iter::empty());
         assert_eq!(refused.unwrap_err(), NotRestored::Rings { saved: 2, rings: 4 });
-        let refused = Session::restore(session.device, saved, &mut fds.into_iter().take(2));
+        let refused = Session::restore(session.device, saved, &mut fds.into_iter().take(3));
         assert_eq!(refused.unwrap_err(), NotRestored::Descriptors);
     }
 }
