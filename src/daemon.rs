@@ -4,7 +4,7 @@ use crate::{
     access::{Access, AccessError},
     config::{Config, Listen},
     control::{Control, Handle, Limits, RestoreError, service},
-    dataplane::{self, Dataplane, Settings},
+    dataplane::{self, Dataplane, Pulse, Settings},
     handover::{self, HandOverError, Service, Taker},
     proto::{DESCRIPTORS, net_service_server::NetServiceServer},
     store::{StoreError, json::JsonStore},
@@ -24,6 +24,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
+    time::MissedTickBehavior,
 };
 use tokio_stream::{
     StreamExt as _,
@@ -125,6 +126,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let limits =
         Limits { networks: config.max_networks, nics: config.max_nics, routes: config.max_routes };
     let (dataplane, events) = Dataplane::start(&settings)?;
+    let pulse = dataplane.pulse();
     let taker = if config.take_over { Some(Taker::new()?) } else { None };
     let (store, mut inherited) = match &taker {
         None => (JsonStore::open(&metadata_dir)?, HashMap::new()),
@@ -157,6 +159,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         Some(taker) => taker.serving().await,
         None => tell_service_manager(&[NotifyState::Ready]),
     }
+    let feeding = tokio::spawn(feed_watchdog(pulse));
     let taken_over = loop {
         tokio::select! {
             _ = terminate.recv() => break false,
@@ -173,6 +176,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         }
     };
     tracing::info!(taken_over, "shutting down");
+    feeding.abort();
     drop((stop, copies));
     if !taken_over {
         let sockets = control.call(Control::shut_down).await.unwrap_or_default();
@@ -233,6 +237,21 @@ async fn hand_over(
 fn tell_service_manager(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "no service manager to tell");
+    }
+}
+
+/// Tells systemd that all reactors turn, for as long as they do and if its unit wants that (`WatchdogSec=`): a daemon that
+/// stands still is started again.
+async fn feed_watchdog(pulse: Pulse) {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let mut looks = tokio::time::interval(limit / 4);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        match tokio::time::timeout(limit / 4, pulse.turn().over()).await {
+            Ok(()) => tell_service_manager(&[NotifyState::Watchdog]),
+            Err(_) => tracing::error!("a turn of a reactor takes longer than {:?}", limit / 4),
+        }
     }
 }
 

@@ -193,6 +193,8 @@ pub async fn give(
         .args(arguments)
         .arg(FLAG)
         .stdin(Stdio::from(theirs))
+        // It is to feed the watchdog of systemd that this process fed (sd_watchdog_enabled(3)).
+        .env_remove("WATCHDOG_PID")
         .spawn()
         .map_err(|source| HandOverError::Start {
             program: program.display().to_string(),

@@ -1,14 +1,13 @@
 //! What no guest can be brought to do at will, shown with ports that exist for this only: a panic in a burst costs the
-//! port it was taken from, and nobody else (R45); a table is in force when the turn is over in which it came.
+//! port it was taken from, and nobody else (R45); a reactor that is asked answers between two turns.
 
 use mvirt_net::dataplane::{
     counters::PortCounters,
-    forward::FibBuilder,
     frame::{Burst, Outgoing},
     port::{Port, PortFailure, Undelivered},
     ports::Attachment,
     reactor::{self, Hugepages},
-    snapshot::{NetworkKey, NetworkTable, PortId},
+    snapshot::{NetworkKey, PortId},
 };
 use std::{
     os::fd::BorrowedFd,
@@ -73,7 +72,7 @@ fn attachment(
 }
 
 #[test]
-fn a_table_is_in_force_when_the_turn_is_over_in_which_it_came() {
+fn a_reactor_that_is_asked_answers_between_two_turns() {
     let settings = reactor::Settings { busy_poll: Duration::ZERO, hugepages: Hugepages::Off };
     let reactor = reactor::start(1, &[], settings).unwrap().remove(0);
     let (polled, is_polled) = mpsc::channel();
@@ -84,25 +83,12 @@ fn a_table_is_in_force_when_the_turn_is_over_in_which_it_came() {
     };
     reactor.attach(attachment(0, slow, |failure| panic!("{failure}")));
     is_polled.recv_timeout(PATIENCE).unwrap();
-    let table = NetworkTable {
-        key: NetworkKey(1),
-        ipv4_subnet: None,
-        ipv4_broadcast: None,
-        ipv6_prefix: None,
-        dns_ipv4: Vec::new(),
-        dns_ipv6: Vec::new(),
-        ntp_ipv4: Vec::new(),
-        ntp_ipv6: Vec::new(),
-        domain: None,
-        vnics: Vec::new(),
-        fib: FibBuilder::default().build(7),
-    };
-    let (done, in_force) = mpsc::channel();
-    reactor.publish(Arc::new(table), move || done.send(()).unwrap());
-    let early = in_force.recv_timeout(Duration::from_millis(50));
-    assert_eq!(early, Err(RecvTimeoutError::Timeout), "frames still go by the old one");
+    let (answer, answered) = mpsc::channel();
+    reactor.ask(move || answer.send(()).unwrap());
+    let early = answered.recv_timeout(Duration::from_millis(50));
+    assert_eq!(early, Err(RecvTimeoutError::Timeout), "the turn is not over");
     drop(go_on);
-    in_force.recv_timeout(PATIENCE).unwrap();
+    answered.recv_timeout(PATIENCE).unwrap();
 }
 
 #[test]

@@ -18,8 +18,7 @@ pub mod service;
 use crate::{
     addr::MacAddr,
     dataplane::{
-        Change, Client, Dataplane, Event, Given, Giver, Listening, Place, PortState, Publication,
-        Told,
+        Change, Client, Dataplane, Event, Given, Giver, Listening, Place, PortState, Told, Turn,
         balance::{self, Balance},
         counters::ReactorCounters,
         snapshot::{NetworkKey, PortId},
@@ -281,7 +280,7 @@ impl Control {
     }
 
     /// Gives the data plane the whole truth of each network that has changed.
-    fn settle(&mut self) -> Publication {
+    fn settle(&mut self) -> Turn {
         let changed = self.unpublished.drain().filter_map(|id| self.networks.get(&id));
         self.dataplane.publish(changed.map(|network| {
             compile::compile(network.key, &network.model, network.members.values(), self.seed)
@@ -489,9 +488,9 @@ impl Handle {
                                 .take(SETTLED_TOGETHER)
                                 .map(|request| request(&mut control))
                                 .collect();
-                            let published = control.settle();
+                            let turn = control.settle();
                             tokio::spawn(async move {
-                                published.in_force().await;
+                                turn.over().await;
                                 answers.into_iter().for_each(|answer| answer());
                             });
                             if let Some(thawed) = control.frozen.take() {

@@ -46,7 +46,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -197,14 +197,35 @@ impl Listening {
     }
 }
 
-/// Tables that were published.
+/// A turn of several reactors, that may not be over yet.
 #[derive(Debug)]
-pub struct Publication(mpsc::Receiver<Infallible>);
+pub struct Turn(mpsc::Receiver<Infallible>);
 
-impl Publication {
-    /// Completes when all reactors go by them.
-    pub async fn in_force(mut self) {
+impl Turn {
+    fn of<'a>(reactors: impl Iterator<Item = &'a reactor::Handle>) -> Self {
+        let (lasts, turn) = mpsc::channel(1);
+        for reactor in reactors {
+            let lasts = lasts.clone();
+            reactor.ask(move || drop(lasts));
+        }
+        Self(turn)
+    }
+
+    /// Completes when it is over: what the reactors were told before is in force.
+    pub async fn over(mut self) {
         self.0.recv().await;
+    }
+}
+
+/// The way to see that all reactors still turn.
+#[derive(Debug)]
+pub struct Pulse(Vec<Weak<reactor::Handle>>);
+
+impl Pulse {
+    /// A turn of all that have not ended.
+    pub fn turn(&self) -> Turn {
+        let reactors: Vec<_> = self.0.iter().filter_map(Weak::upgrade).collect();
+        Turn::of(reactors.iter().map(Arc::as_ref))
     }
 }
 
@@ -373,17 +394,21 @@ impl Dataplane {
         self.load.iter().copied().zip(self.reactors.iter().map(|reactor| reactor.counters()))
     }
 
-    /// Gives all reactors new tables of networks; an empty one says that the network is gone.
-    pub fn publish(&mut self, tables: impl IntoIterator<Item = NetworkTable>) -> Publication {
-        let (in_force, publication) = mpsc::channel(1);
-        self.published.retain(|table| Arc::strong_count(table) > 1);
-        for table in tables.into_iter().map(Arc::new) {
-            for reactor in &self.reactors {
-                let in_force = in_force.clone();
-                reactor.publish(Arc::clone(&table), move || drop(in_force));
-            }
-            self.published.push(table);
+    /// The way to see that all reactors still turn.
+    pub fn pulse(&self) -> Pulse {
+        Pulse(self.reactors.iter().map(Arc::downgrade).collect())
+    }
+
+    /// Gives all reactors new tables of networks; an empty one says that the network is gone. They are in force when the
+    /// turn is over.
+    pub fn publish(&mut self, tables: impl IntoIterator<Item = NetworkTable>) -> Turn {
+        let tables: Vec<_> = tables.into_iter().map(Arc::new).collect();
+        let told = if tables.is_empty() { &[][..] } else { &self.reactors };
+        for reactor in told {
+            tables.iter().for_each(|table| reactor.publish(Arc::clone(table)));
         }
-        Publication(publication)
+        self.published.retain(|table| Arc::strong_count(table) > 1);
+        self.published.extend(tables);
+        Turn::of(told.iter().map(Arc::as_ref))
     }
 }

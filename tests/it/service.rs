@@ -1,5 +1,5 @@
 //! The systemd unit, tried for real: a Debian guest whose first process becomes systemd starts the daemon of the host's
-//! build by the unit of `dist/`, reloads it, kills it, and stops it.
+//! build by the unit of `dist/`, with a watchdog that is less patient, reloads it, kills it, lets it stand still, and stops it.
 
 use super::{daemon::Daemon, machines::Machine};
 use std::path::Path;
@@ -19,11 +19,17 @@ for _ in $(seq 100); do [ "$(show MainPID)" != "$first" ] && break; sleep 0.1; d
 second=$(show MainPID)
 [ "$first" != "$second" ] && echo "reloaded: $(show ActiveState), restarts $(show NRestarts)"
 mvirt probe vm1 ping 169.254.0.1
+sleep 5
+echo "fed: restarts $(show NRestarts)"
 grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/$second/status
 kill -9 "$second"
 for _ in $(seq 100); do [ "$(show NRestarts)" = 1 ] && [ "$(show ActiveState)" = active ] && break; sleep 0.1; done
 echo "restarted: $(show NRestarts)"
 mvirt nic list
+kill -STOP "$(show MainPID)"
+for _ in $(seq 100); do [ "$(show NRestarts)" = 2 ] && [ "$(show ActiveState)" = active ] && break; sleep 0.1; done
+echo "stood still: restarts $(show NRestarts)"
+mvirt probe vm1 ping 169.254.0.1
 systemctl stop mvirt-net
 echo "stopped: $(show Result) $(show ExecMainStatus), $(ls /run/mvirt/net | wc -l) sockets left"
 journalctl -u mvirt-net --no-pager -o short-precise
@@ -53,9 +59,12 @@ fn the_unit_starts_reloads_restarts_and_stops() {
     put("mvirt-net.service", include_bytes!("../../dist/mvirt-net.service"));
     put("try.service", TRY_UNIT.as_bytes());
     put("try", TRY.as_bytes());
+    put("quick.conf", b"[Service]\nWatchdogSec=2\n");
     let mut machine = Machine::debian(&daemon, &nic, out.path());
     machine.succeed("chmod 755 /out/try && mount --bind /out /usr/local/bin");
     machine.succeed("cp /out/*.service /etc/systemd/system/ && mount -t tmpfs tmp /var/lib");
+    let dropins = "/etc/systemd/system/mvirt-net.service.d";
+    machine.succeed(&format!("mkdir {dropins} && cp /out/quick.conf {dropins}/"));
     // The script that is the guest's first process becomes systemd.
     machine.run("exec /lib/systemd/systemd --unit=try.service");
     let report = std::fs::read_to_string(out.path().join("report")).unwrap();
@@ -65,10 +74,13 @@ fn the_unit_starts_reloads_restarts_and_stops() {
         "CapEff:\t0000000000000000",
         "NoNewPrivs:\t1",
         "Seccomp:\t2",
+        "fed: restarts 0",
         "restarted: 1",
+        "stood still: restarts 2",
         "stopped: success 0, 0 sockets left",
     ] {
         assert!(report.lines().any(|found| found == line), "{line:?} is not in\n{report}");
     }
-    assert!(report.matches(" reply ").count() == 6, "{report}");
+    assert!(report.contains("Failed with result 'watchdog'"), "{report}");
+    assert!(report.matches(" reply ").count() == 9, "{report}");
 }

@@ -5,7 +5,7 @@
 //! ```
 //! A queue is ACTIVE (polled, the guest's kicks suppressed) or ARMED (not polled, its doorbell watched). It becomes
 //! armed when it was empty for as long as polling pays (`patience.rs`), and active by its doorbell. A reactor whose
-//! queues are all armed sleeps. Nothing reaches a reactor but attach, detach and publish.
+//! queues are all armed sleeps. Nothing changes a reactor but attach, detach and publish.
 
 mod hugepage;
 pub mod link;
@@ -85,7 +85,8 @@ pub enum StartError {
 enum Command {
     Attach(Attachment),
     Detach(PortId, Box<dyn FnOnce() + Send>),
-    Publish(Arc<NetworkTable>, Box<dyn FnOnce() + Send>),
+    Publish(Arc<NetworkTable>),
+    Answer(Box<dyn FnOnce() + Send>),
     Stop,
 }
 
@@ -114,9 +115,14 @@ impl Handle {
         self.send(Command::Detach(port, Box::new(done)));
     }
 
-    /// Gives the reactor a network's new table; `done` is called when it goes by that.
-    pub fn publish(&self, table: Arc<NetworkTable>, done: impl FnOnce() + Send + 'static) {
-        self.send(Command::Publish(table, Box::new(done)));
+    /// Gives the reactor a network's new table.
+    pub fn publish(&self, table: Arc<NetworkTable>) {
+        self.send(Command::Publish(table));
+    }
+
+    /// Calls `answer` between two turns, when all that it was told before is in force.
+    pub fn ask(&self, answer: impl FnOnce() + Send + 'static) {
+        self.send(Command::Answer(Box::new(answer)));
     }
 
     /// What the reactor has done.
@@ -288,10 +294,8 @@ impl Reactor {
                     self.detach(port);
                     done();
                 }
-                Command::Publish(table, done) => {
-                    self.ports.publish(&table);
-                    done();
-                }
+                Command::Publish(table) => self.ports.publish(&table),
+                Command::Answer(answer) => answer(),
                 Command::Stop => return false,
             }
         }
