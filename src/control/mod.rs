@@ -482,6 +482,9 @@ impl Handle {
                 while !control.is_ending {
                     tokio::select! {
                         Some(request) = receiver.recv() => {
+                            // Who was told something by the network, and asks, finds that known.
+                            let happened = std::iter::from_fn(|| events.try_recv().ok());
+                            happened.take(SETTLED_TOGETHER).for_each(|e| control.port_changed(e));
                             let waiting = std::iter::from_fn(|| receiver.try_recv().ok());
                             let requests = [request].into_iter().chain(waiting);
                             let answers: Vec<_> = requests
