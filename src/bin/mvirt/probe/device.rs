@@ -194,10 +194,14 @@ impl Device {
         self.offer(self.rx, (entry, entry % RING), (self.buffer as usize, WRITABLE))
     }
 
+    /// Frames sent that the switch has not taken yet.
+    pub(crate) fn in_flight(&self) -> u16 {
+        self.sent.wrapping_sub(self.load(self.tx.base + Ring::USED + 2))
+    }
+
     /// Whether a frame can be sent now.
     pub(crate) fn has_room(&self) -> bool {
-        let done = self.load(self.tx.base + Ring::USED + 2);
-        self.sent.wrapping_sub(done) < RING
+        self.in_flight() < RING
     }
 
     /// Sends a frame; says whether there was room for it.
