@@ -202,11 +202,11 @@ impl Listening {
 pub struct Turn(mpsc::Receiver<Infallible>);
 
 impl Turn {
-    fn of<'a>(reactors: impl Iterator<Item = &'a reactor::Handle>) -> Self {
+    fn of(reactors: impl IntoIterator<Item = impl AsRef<reactor::Handle>>) -> Self {
         let (lasts, turn) = mpsc::channel(1);
         for reactor in reactors {
             let lasts = lasts.clone();
-            reactor.ask(move || drop(lasts));
+            reactor.as_ref().ask(move || drop(lasts));
         }
         Self(turn)
     }
@@ -224,8 +224,7 @@ pub struct Pulse(Vec<Weak<reactor::Handle>>);
 impl Pulse {
     /// A turn of all that have not ended.
     pub fn turn(&self) -> Turn {
-        let reactors: Vec<_> = self.0.iter().filter_map(Weak::upgrade).collect();
-        Turn::of(reactors.iter().map(Arc::as_ref))
+        Turn::of(self.0.iter().filter_map(Weak::upgrade))
     }
 }
 
@@ -409,6 +408,6 @@ impl Dataplane {
         }
         self.published.retain(|table| Arc::strong_count(table) > 1);
         self.published.extend(tables);
-        Turn::of(told.iter().map(Arc::as_ref))
+        Turn::of(told)
     }
 }

@@ -24,6 +24,11 @@ fn set(daemon: &mut Daemon, request: SetNicLimitsRequest) -> Result<(), tonic::S
     daemon.call(async |client| client.set_nic_limits(request).await).map(drop)
 }
 
+/// How many frames of a flood have come since this was last asked.
+fn flooded(guest: &mut Guest) -> u64 {
+    guest.drain().iter().filter(|frame| frame.ends_with(b"flood")).count() as u64
+}
+
 /// Sends frames from `a` to `b` as fast as it goes; how many arrive, and the most that may have.
 fn flood(daemon: &mut Daemon, a: &mut Guest, b: &mut Guest) -> (u64, u64) {
     let frame = Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", b"flood").frame();
@@ -32,7 +37,7 @@ fn flood(daemon: &mut Daemon, a: &mut Guest, b: &mut Guest) -> (u64, u64) {
     for _ in 0..SENT {
         // No more than `b` has buffers for, however late this thread takes what is in them.
         wait_until("half of it is taken", || a.driver.in_flight() < QUEUE / 2);
-        heard += b.drain().iter().filter(|frame| frame.ends_with(b"flood")).count() as u64;
+        heard += flooded(b);
         a.send(&frame);
     }
     wait_until("all is dealt with", || daemon.stats("a").ingress_frames == before + SENT);
@@ -40,7 +45,7 @@ fn flood(daemon: &mut Daemon, a: &mut Guest, b: &mut Guest) -> (u64, u64) {
     // What is on its way to another reactor arrives at once.
     let deadline = Instant::now() + Duration::from_millis(100);
     while Instant::now() < deadline {
-        heard += b.drain().iter().filter(|frame| frame.ends_with(b"flood")).count() as u64;
+        heard += flooded(b);
     }
     (heard, most)
 }
@@ -79,10 +84,10 @@ fn a_receiver_on_another_reactor_gets_what_it_may() {
     let (started, mut heard) = (Instant::now(), 0);
     for _ in 0..SENT {
         a.send(&frame);
-        heard += b.drain().iter().filter(|frame| frame.ends_with(b"flood")).count() as u64;
+        heard += flooded(&mut b);
     }
     wait_until("all that was sent has arrived or is counted", || {
-        heard += b.drain().iter().filter(|frame| frame.ends_with(b"flood")).count() as u64;
+        heard += flooded(&mut b);
         heard + daemon.drops("b", "rate_limited") == SENT
     });
     let most = BURST + (started.elapsed().as_secs_f64() * RATE as f64) as u64 + 1;

@@ -292,10 +292,10 @@ impl Session {
                 self.ring(ring)?.kick = Some(if polled { None } else { Some(Arc::new(one(fds)?)) });
             }
             Request::SetVringCall { ring, polled } => {
-                self.ring(ring)?.call = if polled { None } else { Some(Doorbell::new(one(fds)?)) };
+                self.ring(ring)?.call = bell(polled, fds)?;
             }
             Request::SetVringErr { ring, polled } => {
-                self.ring(ring)?.error = if polled { None } else { Some(Doorbell::new(one(fds)?)) };
+                self.ring(ring)?.error = bell(polled, fds)?;
             }
             // Marks are looked for; nobody is told of each.
             Request::SetLogFd => {}
@@ -406,6 +406,11 @@ fn segmentation(features: u64, tcp4: u32, udp: &[u32]) -> Segmentation {
         congestion: has(tcp4 + 2),
         udp: udp.iter().all(|bit| has(*bit)),
     }
+}
+
+/// What a message gives to be rung; none where the VMM polls.
+fn bell(polled: bool, fds: Vec<OwnedFd>) -> Result<Option<Doorbell>, Refusal> {
+    if polled { Ok(None) } else { one(fds).map(|fd| Some(Doorbell::new(fd))) }
 }
 
 fn one(fds: Vec<OwnedFd>) -> Result<OwnedFd, Refusal> {
