@@ -137,7 +137,6 @@ const RULES: &[(&str, &[&str])] = &[
 
 /// The only files with unsafe code.
 const UNSAFE: &[&str] = &[
-    "src/dataplane/port/vhost_user/copy.rs",
     "src/dataplane/port/vhost_user/mapping.rs",
     "src/dataplane/port/vhost_user/ring.rs",
     "src/dataplane/reactor/link.rs",

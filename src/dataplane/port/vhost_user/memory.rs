@@ -4,7 +4,7 @@
 //! Gives [`Span`]s, whose only operation is a copy; nothing ever makes a reference or slice of guest memory. A copy
 //! that meets memory which the VMM took away ends in zeros (`mapping.rs`).
 
-pub use super::copy::Span;
+pub use super::mapping::Span;
 
 use super::{
     dirty_log::DirtyLog,

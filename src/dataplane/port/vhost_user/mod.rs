@@ -8,7 +8,6 @@
 //! The session runs with the connection and owns what it was told; the port is built from it, complete, whenever
 //! something changed while it was detached, and goes on where the last port stopped.
 
-mod copy;
 pub mod dirty_log;
 pub mod doorbell;
 mod mapping;

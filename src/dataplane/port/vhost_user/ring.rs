@@ -9,7 +9,7 @@
 )]
 
 use super::{
-    copy::{prefetch, prefetch_write},
+    mapping::{prefetch, prefetch_write},
     memory::{GuestMemory, Span},
 };
 use serde::{Deserialize, Serialize};
