@@ -210,6 +210,7 @@ impl Control {
             network: network.key,
             name: nic.model.name.to_string(),
             path,
+            access: Default::default(),
             device: Device {
                 features: nic.model.features,
                 queue_pairs: nic.model.queue_pairs,

@@ -34,7 +34,7 @@ pub use port::vhost_user::session::{Device, features};
 pub use reactor::{Hugepages, StartError};
 pub use responders::{Client, Told};
 pub use sessions::{Given, SavedConnection};
-pub use socket::longest_socket_path;
+pub use socket::{Access, longest_socket_path};
 
 use counters::{PortCounters, ReactorCounters};
 use port::vhost_user::doorbell::Watch;
@@ -125,6 +125,8 @@ pub struct Socket {
     pub name: String,
     /// Where the socket is to be.
     pub path: PathBuf,
+    /// Who may open it.
+    pub access: Access,
     /// What the guest's device is.
     pub device: Device,
 }
@@ -174,6 +176,11 @@ impl Stopped {
 }
 
 impl Listening {
+    /// Lets others open the socket, from now on.
+    pub fn set_access(&self, access: Access) -> io::Result<()> {
+        access.apply(&self.path)
+    }
+
     /// What the port has carried.
     pub fn counters(&self) -> &PortCounters {
         &self.counters
@@ -367,7 +374,9 @@ impl Dataplane {
                 PortCounters::beginning_at(&given.counters),
                 Start::take(given, socket.device, &socket.name)?,
             ),
-            None => (PortCounters::default(), Start::new(socket::listen(&socket.path)?)),
+            None => {
+                (PortCounters::default(), Start::new(socket::listen(&socket.path, socket.access)?))
+            }
         };
         let counters = Arc::new(counters);
         let (stop, stopped) = oneshot::channel();

@@ -2,7 +2,7 @@
 //! that connects finds either nothing or a socket that listens.
 
 use rustix::{
-    fs::Mode,
+    fs::{Gid, Mode, Uid},
     io::fcntl_dupfd_cloexec,
     net::{
         AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen as start, socket_with,
@@ -16,11 +16,35 @@ use std::{
 use tokio::net::UnixListener;
 
 /// Owner and group: the VMM runs as either.
-const MODE: Mode = Mode::from_raw_mode(0o660);
+const MODE: u16 = 0o660;
 const BACKLOG: i32 = 8;
 /// Listeners get descriptors from here up, above every connection's: a process that is killed closes its descriptors
 /// in order, and a VMM that sees its connection end must not find a listener that still accepts.
 const LISTENER_FDS: i32 = 1 << 16;
+
+/// Who may open a socket: what is absent is the daemon's own user and group, and 0660.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Access {
+    /// The number of the user who owns it.
+    pub owner: Option<u32>,
+    /// The number of the group that owns it.
+    pub group: Option<u32>,
+    /// Its permissions.
+    pub mode: Option<u16>,
+}
+
+impl Access {
+    /// Gives the socket at `path` to who may open it. What fails leaves it as it was.
+    pub(super) fn apply(self, path: &Path) -> io::Result<()> {
+        // First, since a new socket is not open to groups and others before the next call.
+        if self.owner.is_some() || self.group.is_some() {
+            let (owner, group) = (self.owner.map(Uid::from_raw), self.group.map(Gid::from_raw));
+            rustix::fs::chown(path, owner, group)?;
+        }
+        let mode = Mode::from_raw_mode(self.mode.unwrap_or(MODE).into());
+        Ok(rustix::fs::chmod(path, mode)?)
+    }
+}
 
 /// Octets of the longest path a socket can have here (`sun_path`, less the terminator and the temporary name's).
 pub const fn longest_socket_path() -> usize {
@@ -36,7 +60,7 @@ fn temporary(path: &Path) -> PathBuf {
 }
 
 /// A socket that listens at `path`, replacing whatever was there.
-pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
+pub(super) fn listen(path: &Path, access: Access) -> io::Result<UnixListener> {
     let temporary = temporary(path);
     match std::fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -45,7 +69,7 @@ pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     bind(&socket, &SocketAddrUnix::new(&temporary)?)?;
-    rustix::fs::chmod(&temporary, MODE)?;
+    access.apply(&temporary)?;
     start(&socket, BACKLOG)?;
     let listener = raise(socket);
     std::fs::rename(&temporary, path)?;
