@@ -15,7 +15,7 @@ use super::memory::MemoryError;
 use rustix::fs::{FileType, OFlags, SealFlags, fcntl_add_seals, fcntl_getfl, fstat, fstatfs};
 use std::{
     fs::File,
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::{
         Mutex, Once, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
@@ -126,6 +126,13 @@ impl Mapping {
     pub(super) fn octet(&self, at: usize) -> Option<&AtomicU8> {
         // SAFETY: `at` is inside the mapping, which lives as long as the reference and is only accessed atomically there.
         (at < self.len).then(|| unsafe { AtomicU8::from_ptr((self.address + at) as *mut u8) })
+    }
+
+    /// Whether it is of that file, by whatever descriptor.
+    pub(super) fn is_of(&self, fd: &OwnedFd) -> bool {
+        let identity = |fd: BorrowedFd<'_>| fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino));
+        let file = self.region.file_offset().expect("every mapping is of a file").file();
+        identity(fd.as_fd()).is_some_and(|other| identity(file.as_fd()) == Some(other))
     }
 
     /// Its file.

@@ -87,6 +87,27 @@ struct Mapped {
     mapping: Arc<Mapping>,
 }
 
+impl Mapped {
+    /// Whether a range of the guest's addresses has some in common with this region.
+    fn overlaps(&self, guest_address: u64, len: u64) -> bool {
+        guest_address < self.guest_address + self.len
+            && self.guest_address < guest_address.saturating_add(len)
+    }
+
+    /// Where it starts in its file.
+    fn offset(&self) -> u64 {
+        (self.host_address - self.mapping.address()) as u64
+    }
+
+    /// Whether a VMM asks for exactly what this region is.
+    fn is(&self, request: &RegionRequest) -> bool {
+        let RegionRequest { guest_address, len, user_address, offset, ref fd } = *request;
+        (guest_address, len, user_address, offset)
+            == (self.guest_address, self.len, self.user_address, self.offset())
+            && self.mapping.is_of(fd)
+    }
+}
+
 /// The memory a VMM has shared. Shared by the session and the port it builds; unmapped with the last of them, and the
 /// session gives up its own only when the reactor has given back the port.
 #[derive(Debug, Clone, Default)]
@@ -97,13 +118,19 @@ pub struct GuestMemory {
 impl GuestMemory {
     /// Maps a whole table, of `limit` octets at most.
     pub fn map(requests: Vec<RegionRequest>, limit: u64) -> Result<Self, MemoryError> {
-        requests
-            .into_iter()
-            .try_fold(Self::default(), |memory, request| memory.with(request, limit))
+        requests.into_iter().try_fold(Self::default(), |memory, request| memory.and(request, limit))
     }
 
-    /// This memory and one region more, `limit` octets altogether at most.
-    pub fn with(mut self, request: RegionRequest, limit: u64) -> Result<Self, MemoryError> {
+    /// This memory and one region more, `limit` octets altogether at most. One that is there already, of the same file,
+    /// is not mapped again: QEMU before 8.0 adds each region once for every queue pair.
+    pub fn with(self, request: RegionRequest, limit: u64) -> Result<Self, MemoryError> {
+        if self.regions.iter().any(|region| region.is(&request)) {
+            return Ok(self);
+        }
+        self.and(request, limit)
+    }
+
+    fn and(mut self, request: RegionRequest, limit: u64) -> Result<Self, MemoryError> {
         let refuse = |reason| MemoryError::Region {
             guest_address: request.guest_address,
             len: request.len,
@@ -114,17 +141,13 @@ impl GuestMemory {
         }
         let ends = [request.guest_address, request.user_address, request.offset]
             .map(|start| start.checked_add(request.len));
-        let [Some(guest_end), Some(_), Some(file_end)] = ends else {
+        let [Some(_), Some(_), Some(file_end)] = ends else {
             return Err(refuse("its end is beyond the address space"));
         };
         if request.len == 0 {
             return Err(refuse("it is empty"));
         }
-        if self
-            .regions
-            .iter()
-            .any(|r| request.guest_address < r.guest_address + r.len && r.guest_address < guest_end)
-        {
+        if self.regions.iter().any(|r| r.overlaps(request.guest_address, request.len)) {
             return Err(refuse("it overlaps another"));
         }
         check_file(&request.fd, file_end).map_err(|problem| problem.into_error(refuse))?;
@@ -144,12 +167,18 @@ impl GuestMemory {
         Ok(self)
     }
 
-    /// This memory without one region.
+    /// This memory without one region. Where nothing of it is mapped it is gone already: QEMU before 8.0 removes each
+    /// region once for every queue pair.
     pub fn without(mut self, guest_address: u64, len: u64) -> Result<Self, MemoryError> {
         let found =
             self.regions.iter().position(|r| (r.guest_address, r.len) == (guest_address, len));
-        let at = found.ok_or(MemoryError::Unknown { guest_address, len })?;
-        self.regions.remove(at);
+        match found {
+            Some(at) => drop(self.regions.remove(at)),
+            None if self.regions.iter().any(|r| r.overlaps(guest_address, len)) => {
+                return Err(MemoryError::Unknown { guest_address, len });
+            }
+            None => {}
+        }
         Ok(self)
     }
 
@@ -160,7 +189,7 @@ impl GuestMemory {
                 guest_address: region.guest_address,
                 len: region.len,
                 user_address: region.user_address,
-                offset: (region.host_address - region.mapping.address()) as u64,
+                offset: region.offset(),
             };
             Ok((shared, region.mapping.share()?))
         };
@@ -300,7 +329,48 @@ mod tests {
             memory.with(request(0x1000, 0x1000), u64::MAX).unwrap().without(0, 0x1000).unwrap();
         assert!(memory.translate_whole(0, 1).is_none());
         assert!(memory.translate_whole(0x1000, 1).is_some());
-        assert!(matches!(memory.without(0, 0x1000), Err(MemoryError::Unknown { .. })));
+        let memory = memory.without(0, 0x1000).unwrap();
+        for (start, len) in [(0, 0x2000), (0x1800, 0x1000), (0x1000, 0x800), (0x1400, 1)] {
+            let refused = memory.clone().without(start, len).unwrap_err();
+            assert!(matches!(refused, MemoryError::Unknown { .. }), "{start:#x} is there in part");
+        }
+        assert!(
+            memory.without(0x1000, 0x1000).unwrap().without(0x1000, 0x1000).unwrap().is_empty()
+        );
+    }
+
+    #[test]
+    fn exactly_the_region_that_is_there_may_be_added_again() {
+        let file = memfd(0x3000);
+        let again = |change: fn(&mut RegionRequest)| {
+            let fd = file.try_clone().unwrap();
+            let mut region = RegionRequest { offset: 0x1000, fd, ..request(0x1000, 0x1000) };
+            change(&mut region);
+            region
+        };
+        let memory = GuestMemory::default().with(again(|_| {}), 0x2000).unwrap();
+        let memory = memory.with(again(|_| {}), 0x2000).unwrap();
+        assert_eq!(memory.regions.len(), 1, "it is not mapped twice");
+        let changes: [fn(&mut RegionRequest); 5] = [
+            |region| region.guest_address += 0x800,
+            |region| region.len -= 0x800,
+            |region| region.user_address += 0x1000,
+            |region| region.offset += 0x1000,
+            |region| region.fd = memfd(0x3000),
+        ];
+        for (number, change) in changes.into_iter().enumerate() {
+            let refused = memory.clone().with(again(change), u64::MAX).unwrap_err();
+            assert!(refused.to_string().contains("overlaps"), "{number}: {refused}");
+        }
+        let table = vec![again(|_| {}), again(|_| {})];
+        let refused = GuestMemory::map(table, u64::MAX).unwrap_err();
+        assert!(refused.to_string().contains("overlaps"), "one table with it twice: {refused}");
+        let mut full = GuestMemory::map(vec![again(|_| {})], u64::MAX).unwrap();
+        for number in 1..MAX_REGIONS as u64 {
+            full = full.with(request(number << 20, 0x1000), u64::MAX).unwrap();
+        }
+        assert!(full.clone().with(again(|_| {}), u64::MAX).is_ok(), "however many there are");
+        assert!(full.with(request(1 << 40, 0x1000), u64::MAX).is_err());
     }
 
     /// Memory of four pages full of 7s, in a file that can be truncated (a memfd is sealed).
