@@ -100,6 +100,7 @@ impl Guest {
         let plan = Plan {
             pairs: vec![(Some(plan(0)), Some(plan(1)))],
             mergeable: true,
+            header_len: 12,
             logs: false,
             sends: Default::default(),
             takes: Unfinished { checksum: true, ..Default::default() },

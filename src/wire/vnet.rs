@@ -1,9 +1,12 @@
-//! The header in front of every frame of a virtio network device (virtio 1.2 §5.1.6, with VERSION_1: 12 octets).
+//! The header in front of every frame of a virtio network device (virtio 1.2 §5.1.6): 12 octets; of a legacy driver that
+//! merges no buffers, without the last field.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian::U16};
 
 /// Octets of the header.
 pub const HEADER_LEN: usize = 12;
+/// Octets of the header of a legacy driver without VIRTIO_NET_F_MRG_RXBUF (virtio 1.2 §5.1.6.1): no `num_buffers`.
+pub const SHORT_HEADER_LEN: usize = 10;
 const _: () = assert!(size_of::<Header>() == HEADER_LEN);
 
 /// The checksum from `csum_start` on is left to the receiver.

@@ -290,13 +290,18 @@ impl Driver {
         self.in_flight() < QUEUE
     }
 
+    /// Octets of the header in front of each frame: a legacy driver that merges no buffers has no `num_buffers`.
+    fn header_len(&self) -> usize {
+        if self.features & (VERSION_1 | MRG_RXBUF) == 0 { HEADER - 2 } else { HEADER }
+    }
+
     fn put(&mut self, header: [u8; HEADER], frame: &[u8]) {
         wait_until("the transmit ring has room", || self.has_room());
         let slot = self.tx_posted % QUEUE;
         let address = TX.buffers + u64::from(slot) * u64::from(BUFFER);
-        self.memory.write_slice(&header, GuestAddress(address)).unwrap();
-        self.memory.write_slice(frame, GuestAddress(address + HEADER as u64)).unwrap();
-        self.describe(TX, slot, address, (HEADER + frame.len()) as u32, 0, 0);
+        let octets = [&header[..self.header_len()], frame].concat();
+        self.memory.write_slice(&octets, GuestAddress(address)).unwrap();
+        self.describe(TX, slot, address, octets.len() as u32, 0, 0);
         self.offer(TX, self.tx_posted, slot);
         self.tx_posted = self.tx_posted.wrapping_add(1);
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
@@ -312,7 +317,10 @@ impl Driver {
             return None;
         }
         let mut octets = self.take_buffer();
-        let buffers = u16::from_le_bytes([octets[10], octets[11]]);
+        let buffers = match self.header_len() {
+            HEADER => u16::from_le_bytes([octets[10], octets[11]]),
+            _ => 1,
+        };
         for _ in 1..buffers {
             octets.extend(self.take_buffer());
         }
@@ -333,7 +341,8 @@ impl Driver {
     }
 
     pub(crate) fn receive(&mut self) -> Option<Vec<u8>> {
-        self.receive_with_header().map(|mut octets| octets.split_off(HEADER))
+        let header_len = self.header_len();
+        self.receive_with_header().map(|mut octets| octets.split_off(header_len))
     }
 }
 

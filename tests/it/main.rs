@@ -17,6 +17,7 @@ mod guard;
 mod guest;
 mod handover;
 mod lease;
+mod legacy;
 mod limits;
 mod machines;
 mod migration;

@@ -381,7 +381,6 @@ fn refused_messages_end_the_connection() {
     };
     case("ring size 3 is not", &|d| assert!(d.frontend.set_vring_num(0, 3).is_err()));
     case("were not offered", &|d| assert!(d.frontend.set_features(PLAIN | 1 << 50).is_err()));
-    case("lack VIRTIO_F_VERSION_1", &|d| assert!(d.frontend.set_features(1 << 30).is_err()));
     case("overlaps another", &|d| {
         let region = d.region();
         assert!(d.frontend.set_mem_table(&[region, region]).is_err());

@@ -11,14 +11,14 @@ use smoltcp::wire::{IpAddress, Ipv4Packet, TcpPacket};
 const HOST_TSO4: u64 = 1 << 11;
 const GUEST_TSO4: u64 = 1 << 7;
 /// Asks for segments of 500 octets.
-const TSO: [u8; 12] = [1, 1, 54, 0, 0xf4, 0x01, 34, 0, 16, 0, 0, 0];
+pub(crate) const TSO: [u8; 12] = [1, 1, 54, 0, 0xf4, 0x01, 34, 0, 16, 0, 0, 0];
 
-/// A TCP frame to be cut, from 10.0.0.1 to 10.0.0.`to`; its checksum field holds the pseudo-header's sum.
-fn stream(a: &Guest, to: u8, payload: &[u8]) -> Vec<u8> {
+/// A TCP frame to be cut, from 10.0.0.`from` to 10.0.0.`to`; its checksum field holds the pseudo-header's sum.
+pub(crate) fn stream(a: &Guest, (from, to): (u8, u8), payload: &[u8]) -> Vec<u8> {
     let len = 20 + payload.len() as u16;
     let mut frame = [&GATEWAY_MAC[..], &a.mac, &[8, 0, 0x45, 0]].concat();
     frame.extend((20 + len).to_be_bytes());
-    frame.extend([0x12, 0x34, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, to]);
+    frame.extend([0x12, 0x34, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, from, 10, 0, 0, to]);
     Ipv4Packet::new_unchecked(&mut frame[14..]).fill_checksum();
     frame.extend([0, 1, 0, 2, 0, 0, 1, 0, 0, 0, 0, 9, 0x50, 0x18, 1, 0]);
     frame.extend(open_checksum4(&frame, 6, len.into()));
@@ -44,7 +44,7 @@ fn received(guest: &mut Guest, count: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
 }
 
 /// The payload of a frame, whose IPv4 checksum is right; and whether its TCP checksum is.
-fn parse(frame: &[u8]) -> (Vec<u8>, bool) {
+pub(crate) fn parse(frame: &[u8]) -> (Vec<u8>, bool) {
     let packet = Ipv4Packet::new_checked(&frame[14..]).unwrap();
     assert!(packet.verify_checksum());
     let (from, to) = (packet.src_addr(), packet.dst_addr());
@@ -57,7 +57,7 @@ fn segments_reach(a: &Nic, b: &Nic) {
     let payload: Vec<u8> = (0..1400_u32).map(|n| (n * 7) as u8).collect();
     let mut a = Guest::connect_with(a, PLAIN | CSUM | HOST_TSO4, 2048);
     let to = b.ipv4_address.rsplit('.').next().unwrap().parse().unwrap();
-    let frame = stream(&a, to, &payload);
+    let frame = stream(&a, (1, to), &payload);
 
     // Neither checksums nor segments: everything is done for it.
     let mut plain = Guest::connect(b);
@@ -109,7 +109,7 @@ fn segmentation_that_does_not_fit_is_refused() {
     let mut daemon = Daemon::start();
     daemon.network("prod");
     let mut a = Guest::connect_with(&daemon.nic("prod", "a"), PLAIN | CSUM | HOST_TSO4, 2048);
-    let frame = stream(&a, 2, &[7; 600]);
+    let frame = stream(&a, (1, 2), &[7; 600]);
     let with = |at: usize, value: u8| {
         let mut header = TSO;
         header[at] = value;
@@ -118,7 +118,7 @@ fn segmentation_that_does_not_fit_is_refused() {
     let small = [1, 1, 54, 0, 47, 0, 34, 0, 16, 0, 0, 0];
     a.driver.send_with(small, &frame);
     a.driver.send_with([1, 1, 54, 0, 0, 0, 34, 0, 16, 0, 0, 0], &frame);
-    a.driver.send_with(TSO, &stream(&a, 2, b""));
+    a.driver.send_with(TSO, &stream(&a, (1, 2), b""));
     a.driver.send_with(with(6, 33), &frame);
     a.driver.send_with(with(8, 6), &frame);
     // Not negotiated, unknown, without a checksum.

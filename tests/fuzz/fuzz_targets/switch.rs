@@ -72,6 +72,7 @@ fn port(file: &File, choices: u8) -> Option<VhostUserPort> {
     let plan = Plan {
         pairs: vec![(Some(ring(RX)), Some(ring(TX)))],
         mergeable: bit(2),
+        header_len: if bit(6) && !bit(2) { 10 } else { 12 },
         logs: false,
         sends: all(bit(3)),
         takes: Unfinished { checksum: bit(4), segmentation: all(bit(5)) },

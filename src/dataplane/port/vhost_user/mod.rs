@@ -86,6 +86,8 @@ pub struct Plan {
     pub pairs: Vec<(Option<RingPlan>, Option<RingPlan>)>,
     /// VIRTIO_NET_F_MRG_RXBUF is negotiated.
     pub mergeable: bool,
+    /// Octets of the header in front of each frame.
+    pub header_len: usize,
     /// What the guest may leave to be cut.
     pub sends: Segmentation,
     /// What the guest takes unfinished.
@@ -186,13 +188,15 @@ impl VhostUserPort {
             let rx = match rx.filter(|rx| rx.enabled) {
                 Some(rx) => {
                     let ring = ring("receive", &rx)?;
-                    Some((RxQueue::new(ring, plan.mergeable, plan.takes), rx))
+                    let queue = RxQueue::new(ring, plan.mergeable, plan.takes, plan.header_len);
+                    Some((queue, rx))
                 }
                 None => None,
             };
             let tx = match tx {
                 Some(tx) => {
-                    Some((TxQueue::new(ring("transmit", &tx)?, tx.enabled, plan.sends), tx))
+                    let ring = ring("transmit", &tx)?;
+                    Some((TxQueue::new(ring, tx.enabled, plan.sends, plan.header_len), tx))
                 }
                 None => None,
             };

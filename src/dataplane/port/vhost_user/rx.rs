@@ -40,6 +40,8 @@ pub(super) struct RxQueue {
     mergeable: bool,
     /// What the guest takes unfinished.
     takes: Unfinished,
+    /// Octets of the header in front of each frame.
+    header_len: usize,
     /// Heads of the chains that wait, read as they are needed.
     heads: Vec<u16>,
     /// One for each frame, or segment of a frame that is cut.
@@ -68,11 +70,17 @@ enum Room {
 }
 
 impl RxQueue {
-    pub(super) fn new(ring: SplitRing, mergeable: bool, takes: Unfinished) -> Self {
+    pub(super) fn new(
+        ring: SplitRing,
+        mergeable: bool,
+        takes: Unfinished,
+        header_len: usize,
+    ) -> Self {
         Self {
             ring,
             mergeable,
             takes,
+            header_len,
             heads: Vec::with_capacity(BURST + MAX_CHAINS),
             places: Vec::with_capacity(BURST),
             lens: Vec::with_capacity(MAX_CHAINS),
@@ -200,12 +208,14 @@ impl RxQueue {
         chain: usize,
         burst: usize,
     ) -> Result<usize, Undelivered> {
-        let octets = vnet::HEADER_LEN + octets;
+        let octets = self.header_len + octets;
         let head = self.head(chain, burst)?;
         let first_span = self.spans.len();
         let first = self.ring.chain(head, memory, Direction::Writable, &mut self.spans)?;
+        // What is written behind a short header is put together like a frame in pieces.
         if let Chain::Whole(span) = first
             && span.len() >= octets
+            && self.header_len == vnet::HEADER_LEN
         {
             self.places.push(Place { chain, octets, room: Room::Whole(span) });
             return Ok(1);
@@ -360,11 +370,12 @@ impl RxQueue {
         match offload {
             Offload::Checksum { start, offset } if !self.takes.checksum => {
                 let header = vnet::Header::to_guest(Offload::None, 0, buffers);
-                write_summed(out, &header, &octets, start.into(), offset.into());
+                let header = &header.as_bytes()[..self.header_len];
+                write_summed(out, header, &octets, start.into(), offset.into());
             }
             _ => {
                 let header = vnet::Header::to_guest(offload, headers_len, buffers);
-                out.put(header.as_bytes());
+                out.put(&header.as_bytes()[..self.header_len]);
                 out.put(octets.headers);
                 out.put(octets.private);
                 octets.tail().for_each(|span| out.put_span(span));
@@ -410,7 +421,7 @@ impl From<RingError> for Undelivered {
 /// is what is written: guest memory is read once.
 fn write_summed(
     mut out: Scatter<'_>,
-    header: &vnet::Header,
+    header: &[u8],
     octets: &Octets<'_>,
     start: usize,
     offset: usize,
@@ -425,7 +436,7 @@ fn write_summed(
     sum.add(head.get(start..).unwrap_or(&[]));
     sum.add(rest);
     let mut front = out;
-    out.skip(vnet::HEADER_LEN + head.len());
+    out.skip(header.len() + head.len());
     out.put(rest);
     let mut chunk = [0; CHUNK];
     for mut span in octets.tail() {
@@ -440,7 +451,7 @@ fn write_summed(
     if let Some(field) = head.get_mut(start + offset..start + offset + 2) {
         field.copy_from_slice(&sum.finish_udp().to_be_bytes());
     }
-    front.put(header.as_bytes());
+    front.put(header);
     front.put(&head);
 }
 

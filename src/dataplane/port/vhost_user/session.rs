@@ -15,7 +15,7 @@ use super::{
     message::{LogArea, Region, Request},
     ring::{MAX_SIZE, RingAddresses, RingConfig, Start},
 };
-use crate::addr::MacAddr;
+use crate::{addr::MacAddr, wire::vnet};
 use std::{os::fd::OwnedFd, sync::Arc};
 use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
 use virtio_bindings::{virtio_config, virtio_net, virtio_ring};
@@ -108,8 +108,8 @@ pub enum Refusal {
     /// Features that were not offered.
     #[error("features {0:#x} were not offered")]
     Features(u64),
-    /// A guest older than virtio 1.0.
-    #[error("features {0:#x} lack VIRTIO_F_VERSION_1, which mvirt-net requires")]
+    /// A guest older than virtio 1.0, whose rings are of its own byte order.
+    #[error("features {0:#x} lack VIRTIO_F_VERSION_1, which a big-endian host requires")]
     Legacy(u64),
     /// Fewer descriptors than the request needs.
     #[error("{got} descriptors where {needed} are needed")]
@@ -314,7 +314,9 @@ impl Session {
         if foreign != 0 {
             return Err(Refusal::Features(foreign));
         }
-        if features & VERSION_1 == 0 {
+        // Legacy rings and headers are of the guest's byte order (virtio 1.2 §2.7.3), taken here for little-endian: that
+        // of every guest of a little-endian host, unless a CPU of another kind is emulated.
+        if features & VERSION_1 == 0 && cfg!(target_endian = "big") {
             return Err(Refusal::Legacy(features));
         }
         self.features = Some(features);
@@ -379,6 +381,11 @@ impl Session {
             pairs,
             logs: features & LOG_ALL != 0,
             mergeable: features & MRG_RXBUF != 0,
+            header_len: if features & (VERSION_1 | MRG_RXBUF) == 0 {
+                vnet::SHORT_HEADER_LEN
+            } else {
+                vnet::HEADER_LEN
+            },
             sends: segmentation(
                 features,
                 virtio_net::VIRTIO_NET_F_HOST_TSO4,

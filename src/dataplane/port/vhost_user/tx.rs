@@ -26,6 +26,8 @@ pub(super) struct TxQueue {
     pub(super) enabled: bool,
     /// What the guest may leave to be cut.
     segmentation: Segmentation,
+    /// Octets of the header in front of each frame.
+    header_len: usize,
     /// The chains of the last poll.
     heads: [u16; BURST],
     /// Which of the chains that wait are dealt with already: those behind one that is not.
@@ -33,8 +35,13 @@ pub(super) struct TxQueue {
 }
 
 impl TxQueue {
-    pub(super) fn new(ring: SplitRing, enabled: bool, segmentation: Segmentation) -> Self {
-        Self { ring, enabled, segmentation, heads: [0; BURST], done: 0 }
+    pub(super) fn new(
+        ring: SplitRing,
+        enabled: bool,
+        segmentation: Segmentation,
+        header_len: usize,
+    ) -> Self {
+        Self { ring, enabled, segmentation, header_len, heads: [0; BURST], done: 0 }
     }
 
     /// Appends waiting frames to the burst and leaves them in the ring.
@@ -51,9 +58,15 @@ impl TxQueue {
             let (frame, spans) = burst.push();
             let first = spans.len();
             let len = match self.ring.chain(*head, memory, Direction::Readable, spans)? {
-                Chain::Whole(span) => {
+                Chain::Whole(span) if self.header_len == vnet::HEADER_LEN => {
                     span.prefetch();
                     frame.tail = span;
+                    span.len()
+                }
+                // A short header is taken out of a chain like one in pieces: so legacy drivers send theirs anyway.
+                Chain::Whole(span) => {
+                    spans.push(span);
+                    frame.tail = Span::default();
                     span.len()
                 }
                 Chain::Pieces(len) => {
@@ -62,7 +75,7 @@ impl TxQueue {
                 }
             };
             frame.pieces = first..spans.len();
-            frame.len = len.saturating_sub(vnet::HEADER_LEN);
+            frame.len = len.saturating_sub(self.header_len);
             octets += len;
             if octets >= BURST_OCTETS {
                 break;
@@ -101,7 +114,7 @@ impl TxQueue {
             None => {
                 let mut header = [0; vnet::HEADER_LEN];
                 let pieces = &mut spans[frame.pieces.clone()];
-                let taken = take(pieces, &mut header);
+                let taken = take(pieces, &mut header[..self.header_len]);
                 take(&mut pieces[taken..], head);
                 header
             }
