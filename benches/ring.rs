@@ -63,7 +63,8 @@ fn main() {
             post(&driver, &mut available);
             assert_eq!(ring.heads(0, &mut heads), Ok(BURST));
             for head in heads {
-                let chain = ring.chain(head, &memory, Direction::Readable, &mut spans);
+                let chain =
+                    ring.chain(head, &memory, (Direction::Readable, usize::MAX), &mut spans);
                 black_box(chain.unwrap());
                 ring.push_used(head, 0);
             }

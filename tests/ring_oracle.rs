@@ -125,7 +125,7 @@ proptest! {
         prop_assert_eq!(ring.heads(1, &mut given), Ok(heads.len() - 1));
         for (ahead, head) in heads.iter().enumerate() {
             let mut spans = Vec::new();
-            let taken = ring.chain(*head, &guest, Direction::Readable, &mut spans);
+            let taken = ring.chain(*head, &guest, (Direction::Readable, usize::MAX), &mut spans);
             // A head outside the table is the oracle's own error: it gives no chain.
             let chain = if *head < SIZE { oracle.pop_descriptor_chain(&memory) } else { None };
             let Some(chain) = chain else {
@@ -135,13 +135,15 @@ proptest! {
             };
             let (octets, well_formed) = judge(&memory, chain, &table, *head);
             match taken {
+                Ok(Chain::TooLong) => prop_assert!(!well_formed),
                 Ok(taken) => {
                     let taken = match taken {
                         Chain::Whole(span) => {
                             spans = vec![span];
                             span.len()
                         }
-                        Chain::Pieces(len) => len,
+                        Chain::Pieces { octets, .. } => octets,
+                        Chain::TooLong => unreachable!("taken above"),
                     };
                     prop_assert_eq!(taken, octets.len());
                     let mut got = vec![0; taken];

@@ -62,6 +62,8 @@ drop_reasons! {
     FrameTooShort = "frame_too_short",
     /// The frame is longer than 65549 octets (64 KiB packet and Ethernet header).
     FrameTooLong = "frame_too_long",
+    /// The frame's descriptor chain loops, or is longer than its ring or than 1024.
+    ChainTooLong = "chain_too_long",
     /// The virtio-net header asks for a checksum outside the transport header, or of an unknown protocol.
     BadVnetHeader = "bad_vnet_header",
     /// The virtio-net header asks for segmentation that was not negotiated, or unknown.

@@ -98,15 +98,6 @@ fn broken_rings_cost_their_own_vnic_only() {
         d.kick(1);
     });
     case("is outside its table", &|d| offer(d, QUEUE));
-    case("chain is longer than", &|d| {
-        d.describe(TX, 0, TX.buffers, 64, 1, 0);
-        offer(d, 0);
-    });
-    case("chain is longer than", &|d| {
-        d.describe(TX, 0, TX.buffers, 64, 1, 1);
-        d.describe(TX, 1, TX.buffers, 64, 1, 0);
-        offer(d, 0);
-    });
     case("is outside its table", &|d| {
         d.describe(TX, 0, TX.buffers, 64, 1, 0xffff);
         offer(d, 0);
@@ -155,6 +146,21 @@ fn broken_rings_cost_their_own_vnic_only() {
         d.kick(1);
         d.kick(0);
     });
+}
+
+#[test]
+fn a_chain_that_never_ends_costs_its_frame_only() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nic = daemon.nic("prod", "evil");
+    let driver = Driver::connect(Path::new(&nic.socket_path), PLAIN, 2048);
+    driver.describe(TX, 0, TX.buffers, 64, 1, 1);
+    driver.describe(TX, 1, TX.buffers, 64, 1, 0);
+    driver.offer(TX, 0, 0);
+    driver.kick(1);
+    wait_until("the frame is dropped", || daemon.drops("evil", "chain_too_long") == 1);
+    wait_until("its chain is given back", || driver.tx_used() == 1);
+    assert_eq!(daemon.get_nic("evil").state(), NicState::Active);
 }
 
 /// A number that is likely to hurt.

@@ -16,6 +16,9 @@ use std::{os::fd::OwnedFd, sync::Arc};
 /// Regions a VMM may share. Told to VMMs; it must never shrink, or they refuse to reconnect.
 pub const MAX_REGIONS: usize = 64;
 
+/// Octets of the smallest region: one page, so that a buffer cannot be spread over more regions than it has pages.
+const MIN_REGION: u64 = 4096;
+
 /// One region of SET_MEM_TABLE or ADD_MEM_REG.
 #[derive(Debug)]
 pub struct RegionRequest {
@@ -144,8 +147,8 @@ impl GuestMemory {
         let [Some(_), Some(_), Some(file_end)] = ends else {
             return Err(refuse("its end is beyond the address space"));
         };
-        if request.len == 0 {
-            return Err(refuse("it is empty"));
+        if request.len < MIN_REGION {
+            return Err(refuse("it is smaller than a page of 4096 octets"));
         }
         if self.regions.iter().any(|r| r.overlaps(request.guest_address, request.len)) {
             return Err(refuse("it overlaps another"));
@@ -303,7 +306,7 @@ mod tests {
     #[test]
     fn bad_regions_are_refused_with_their_reason() {
         let refused = |request| GuestMemory::map(vec![request], u64::MAX).unwrap_err().to_string();
-        assert!(refused(request(0x1000, 0)).contains("it is empty"));
+        assert!(refused(request(0x1000, 0)).contains("smaller than a page"));
         assert!(
             refused(RegionRequest { guest_address: u64::MAX - 10, ..request(0, 0x1000) })
                 .contains("beyond")
@@ -312,7 +315,7 @@ mod tests {
         let null = std::fs::File::open("/dev/null").unwrap().into();
         assert!(refused(RegionRequest { fd: null, ..request(0, 0x1000) }).contains("not a file"));
         let disk = std::fs::File::open("Cargo.toml").unwrap().into();
-        assert!(refused(RegionRequest { fd: disk, ..request(0, 10) }).contains("tmpfs"));
+        assert!(refused(RegionRequest { fd: disk, ..request(0, 4096) }).contains("tmpfs"));
         let both = GuestMemory::map(vec![request(0, 0x2000), request(0x1000, 0x1000)], u64::MAX);
         assert!(both.unwrap_err().to_string().contains("overlaps"));
         let both = || vec![request(0, 0x2000), request(0x2000, 0x1000)];

@@ -323,7 +323,7 @@ impl Port for VhostUserPort {
     fn publish(&mut self) {
         for pair in &mut self.pairs {
             if let Some((queue, _)) = &mut pair.rx {
-                queue.ring.publish();
+                queue.publish();
             }
             if let Some((queue, _)) = &mut pair.tx {
                 queue.ring.publish();

@@ -15,8 +15,9 @@ use super::{
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Descriptors a chain may have: more than any network driver uses, few enough to bound the work.
-pub const MAX_SEGMENTS: usize = 64;
+/// Descriptors of the longest chain that is taken. A driver may make chains as long as its ring (virtio 1.2
+/// §2.7.5.3.1); beyond this, which is what vhost-net takes (UIO_MAXIOV), a chain is too much work for one frame.
+pub const MAX_CHAIN: usize = 1024;
 /// Entries the largest ring may have (virtio 1.2 §2.7).
 pub const MAX_SIZE: u32 = 32768;
 
@@ -48,9 +49,9 @@ pub enum RingError {
     /// A descriptor index is outside the table.
     #[error("descriptor {0} is outside its table")]
     Index(u16),
-    /// A chain loops or is too long.
-    #[error("a descriptor chain is longer than {0}")]
-    ChainLength(usize),
+    /// A chain that the device is to write to loops or is too long.
+    #[error("a descriptor chain is longer than its ring or than {MAX_CHAIN}")]
+    ChainLength,
     /// An indirect table is nested, not negotiated, of a bad size or outside memory.
     #[error("an indirect descriptor table is not allowed here, of bad size {0} or outside memory")]
     Indirect(u32),
@@ -93,8 +94,15 @@ impl Direction {
 pub enum Chain {
     /// One buffer in one piece of memory.
     Whole(Span),
-    /// So many octets in any number of pieces.
-    Pieces(usize),
+    /// Any number of pieces.
+    Pieces {
+        /// Octets in all.
+        octets: usize,
+        /// Descriptors read and spans found: what it cost to walk.
+        work: usize,
+    },
+    /// It loops, or is longer than its ring or than [`MAX_CHAIN`].
+    TooLong,
 }
 
 /// Where the parts of a ring are, in the VMM's address space.
@@ -294,13 +302,14 @@ impl SplitRing {
         }
     }
 
-    /// The chain at `head`. Its buffers, if they are not one piece, are appended to `spans`.
+    /// The chain at `head`, as far as the first `enough` octets of it go. Its buffers, if they are not one piece, are
+    /// appended to `spans`.
     #[inline(always)]
     pub fn chain(
         &self,
         head: u16,
         memory: &GuestMemory,
-        direction: Direction,
+        (direction, enough): (Direction, usize),
         spans: &mut Vec<Span>,
     ) -> Result<Chain, RingError> {
         if head >= self.size {
@@ -316,22 +325,25 @@ impl SplitRing {
             direction.check(&first)?;
             return Ok(Chain::Whole(span));
         }
-        self.walk(first, memory, direction, spans).map(Chain::Pieces)
+        self.walk(first, memory, (direction, enough), spans)
     }
 
-    /// Appends the buffers of the chain that begins with `first` to `spans`; gives their octets.
+    /// As [`SplitRing::chain`], of a chain that begins with `first`. What is appended to `spans` of a chain that is too
+    /// long is the caller's to take away.
     #[cold]
     fn walk(
         &self,
         first: Descriptor,
         memory: &GuestMemory,
-        direction: Direction,
+        (direction, enough): (Direction, usize),
         spans: &mut Vec<Span>,
-    ) -> Result<usize, RingError> {
-        let limit = usize::from(self.size).min(MAX_SEGMENTS);
+    ) -> Result<Chain, RingError> {
+        let limit = usize::from(self.size).min(MAX_CHAIN);
         let (mut table, mut table_len, mut nested) = (self.descriptors, self.size, false);
-        let (mut descriptor, mut total) = (first, 0);
-        for _ in 0..=limit {
+        let (mut descriptor, mut octets) = (first, 0);
+        let first_span = spans.len();
+        // One step more than descriptors with buffers: the one that leads to an indirect table has none.
+        for step in 1..=limit + 1 {
             let next = if descriptor.flags & INDIRECT != 0 {
                 table_len = self.check_indirect(&descriptor, nested)?;
                 table = memory
@@ -345,15 +357,15 @@ impl SplitRing {
                 let (address, len) = (descriptor.address, descriptor.len);
                 let mapped = memory.translate(address, len, spans);
                 mapped.ok_or(RingError::Buffer { address, len })?;
-                total += descriptor.len as usize;
-                if descriptor.flags & NEXT == 0 {
-                    return Ok(total);
+                octets += descriptor.len as usize;
+                if descriptor.flags & NEXT == 0 || octets >= enough {
+                    return Ok(Chain::Pieces { octets, work: step + spans.len() - first_span });
                 }
                 descriptor.next
             };
             descriptor = self.descriptor(table, table_len, next)?;
         }
-        Err(RingError::ChainLength(limit))
+        Ok(Chain::TooLong)
     }
 
     fn check_indirect(&self, descriptor: &Descriptor, nested: bool) -> Result<u16, RingError> {

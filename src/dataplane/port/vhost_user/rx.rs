@@ -31,6 +31,10 @@ const MAX_CHAINS: usize = 65;
 const AHEAD: usize = 8;
 /// Octets that are summed and copied at a time.
 const CHUNK: usize = 2048;
+/// Segments, and descriptors and spans of chains in pieces, that a queue is given in one turn of its reactor: as many as
+/// a ring of the largest size that VMMs use (1024) can need, each in two pieces. What guests make of their rings and
+/// frames must not hold up others.
+const WORK: usize = 2048;
 
 /// One receive queue.
 #[derive(Debug)]
@@ -49,6 +53,8 @@ pub(super) struct RxQueue {
     /// Octets of each chain of those places that have several, and their spans.
     lens: Vec<usize>,
     spans: Vec<Span>,
+    /// What was spent of [`WORK`] in this turn.
+    work: usize,
 }
 
 /// Where a frame goes.
@@ -85,6 +91,24 @@ impl RxQueue {
             places: Vec::with_capacity(BURST),
             lens: Vec::with_capacity(MAX_CHAINS),
             spans: Vec::with_capacity(MAX_CHAINS * 2),
+            work: 0,
+        }
+    }
+
+    /// Shows the guest what was delivered: the turn is over.
+    pub(super) fn publish(&mut self) {
+        self.ring.publish();
+        self.work = 0;
+    }
+
+    /// Spends some of this turn's work. A frame for which not even a whole turn is enough fits no buffers of this
+    /// guest; another waits for the next turn.
+    fn spend(&mut self, work: usize, before: usize) -> Result<(), Undelivered> {
+        self.work += work;
+        match (self.work <= WORK, before) {
+            (true, _) => Ok(()),
+            (false, 0) => Err(Undelivered::TooLarge),
+            (false, _) => Err(Undelivered::Full),
         }
     }
 
@@ -157,7 +181,7 @@ impl RxQueue {
         {
             return self.place_segments(memory, &cut, chain);
         }
-        self.place_octets(memory, frame.len, chain, burst)
+        self.place_octets(memory, frame.len, (chain, self.work), burst)
     }
 
     /// How a frame is to be cut, if this guest does not take it as it is.
@@ -186,9 +210,11 @@ impl RxQueue {
             return Err(Undelivered::TooLarge);
         }
         let first = self.places.len();
+        let before = self.work;
+        self.spend(cut.count(), before)?;
         let mut taken = 0;
         for at in 0..cut.count() {
-            match self.place_octets(memory, cut.len(at), chain + taken, cut.count()) {
+            match self.place_octets(memory, cut.len(at), (chain + taken, before), cut.count()) {
                 Ok(chains) => taken += chains,
                 Err(why) => {
                     self.places.truncate(first);
@@ -199,19 +225,21 @@ impl RxQueue {
         Ok(taken)
     }
 
-    /// Finds chains for a frame of `octets`, from number `chain` of those that wait on. Gives how many.
+    /// Finds chains for a frame of `octets`, from number `chain` of those that wait on; `before` is the work of this
+    /// turn when the frame's began. Gives how many.
     #[inline(always)]
     fn place_octets(
         &mut self,
         memory: &GuestMemory,
         octets: usize,
-        chain: usize,
+        (chain, before): (usize, usize),
         burst: usize,
     ) -> Result<usize, Undelivered> {
         let octets = self.header_len + octets;
         let head = self.head(chain, burst)?;
         let first_span = self.spans.len();
-        let first = self.ring.chain(head, memory, Direction::Writable, &mut self.spans)?;
+        let first =
+            self.ring.chain(head, memory, (Direction::Writable, octets), &mut self.spans)?;
         // What is written behind a short header is put together like a frame in pieces.
         if let Chain::Whole(span) = first
             && span.len() >= octets
@@ -220,7 +248,7 @@ impl RxQueue {
             self.places.push(Place { chain, octets, room: Room::Whole(span) });
             return Ok(1);
         }
-        self.place_pieces(memory, octets, (chain, first, first_span), burst)
+        self.place_pieces(memory, octets, (chain, first, first_span, before), burst)
     }
 
     /// As [`RxQueue::place_octets`], where the first chain is not enough, or in pieces.
@@ -228,19 +256,20 @@ impl RxQueue {
         &mut self,
         memory: &GuestMemory,
         octets: usize,
-        (chain, first, first_span): (usize, Chain, usize),
+        (chain, first, first_span, before): (usize, Chain, usize, usize),
         burst: usize,
     ) -> Result<usize, Undelivered> {
         let first_len = self.lens.len();
-        let mut room = self.note(first);
+        let mut room = self.note(first, before)?;
         while room < octets {
             let taken = self.lens.len() - first_len;
             if !self.mergeable || taken == MAX_CHAINS {
                 return Err(Undelivered::TooLarge);
             }
             let head = self.head(chain + taken, burst)?;
-            let next = self.ring.chain(head, memory, Direction::Writable, &mut self.spans)?;
-            room += self.note(next);
+            let enough = (Direction::Writable, octets - room);
+            let next = self.ring.chain(head, memory, enough, &mut self.spans)?;
+            room += self.note(next, before)?;
         }
         let (lens, spans) = (first_len..self.lens.len(), first_span..self.spans.len());
         let taken = lens.len();
@@ -249,16 +278,18 @@ impl RxQueue {
     }
 
     /// Notes a chain of a place that has several. Gives its octets.
-    fn note(&mut self, chain: Chain) -> usize {
-        let len = match chain {
+    fn note(&mut self, chain: Chain, before: usize) -> Result<usize, Undelivered> {
+        let (len, work) = match chain {
             Chain::Whole(span) => {
                 self.spans.push(span);
-                span.len()
+                (span.len(), 1)
             }
-            Chain::Pieces(len) => len,
+            Chain::Pieces { octets, work } => (octets, work),
+            Chain::TooLong => return Err(RingError::ChainLength.into()),
         };
         self.lens.push(len);
-        len
+        self.spend(work, before)?;
+        Ok(len)
     }
 
     /// The head of chain number `at` of those that wait; reads `batch` of them where it is not known yet.
@@ -327,18 +358,23 @@ impl RxQueue {
     fn write_segments(&self, frame: &Outgoing<'_>, cut: &Cut<'_>, at: usize) -> usize {
         let Offload::Segmentation { start, offset, .. } = frame.offload else { return 0 };
         let private = &frame.head[cut.headers_len()..];
+        // Where the next segment's octets begin in the tail, which is gone through once: it may be in many pieces.
+        let (mut tail, mut skip) = (frame.tail, 0);
         for number in 0..cut.count() {
             let segment = cut.segment(number);
             let Range { start: from, end } = segment.payload;
             let in_private = from.min(private.len())..end.min(private.len());
-            let octets = Octets {
-                headers: &segment.headers,
-                private: &private[in_private.clone()],
-                tail: frame.tail,
-                skip: from.saturating_sub(private.len()),
-                tail_len: end - from - in_private.len(),
-            };
+            let tail_len = end - from - in_private.len();
+            let private = &private[in_private];
+            let octets = Octets { headers: &segment.headers, private, tail, skip, tail_len };
             self.scatter(at + number, Offload::Checksum { start, offset }, 0, octets);
+            skip += tail_len;
+            while let [first, rest @ ..] = tail
+                && skip >= first.len()
+            {
+                skip -= first.len();
+                tail = rest;
+            }
         }
         cut.count()
     }

@@ -6,7 +6,7 @@
 use super::{
     Segmentation,
     memory::{GuestMemory, Span},
-    ring::{Chain, Direction, RingError, SplitRing},
+    ring::{Chain, Direction, MAX_CHAIN, RingError, SplitRing},
 };
 use crate::{
     dataplane::{
@@ -18,6 +18,13 @@ use crate::{
         vnet::{self, Offload},
     },
 };
+
+/// What a descriptor of a chain, or a span, costs of a burst's octets ([`BURST_OCTETS`]): a burst of frames in many
+/// pieces ends with about 1024 of them.
+const PIECE_COST: usize = 512;
+/// Octets at which a chain need not be followed any further: its frame is too long.
+const ENOUGH: usize = vnet::HEADER_LEN + MAX_FRAME_LEN + 1;
+
 /// One transmit queue.
 #[derive(Debug)]
 pub(super) struct TxQueue {
@@ -57,7 +64,8 @@ impl TxQueue {
         for head in &self.heads[..count] {
             let (frame, spans) = burst.push();
             let first = spans.len();
-            let len = match self.ring.chain(*head, memory, Direction::Readable, spans)? {
+            let chain = self.ring.chain(*head, memory, (Direction::Readable, ENOUGH), spans)?;
+            let len = match chain {
                 Chain::Whole(span) if self.header_len == vnet::HEADER_LEN => {
                     span.prefetch();
                     frame.tail = span;
@@ -69,9 +77,17 @@ impl TxQueue {
                     frame.tail = Span::default();
                     span.len()
                 }
-                Chain::Pieces(len) => {
+                Chain::Pieces { octets: len, work } => {
                     frame.tail = Span::default();
+                    octets += work * PIECE_COST;
                     len
+                }
+                Chain::TooLong => {
+                    spans.truncate(first);
+                    frame.tail = Span::default();
+                    frame.unfit = Some(DropReason::ChainTooLong);
+                    octets += MAX_CHAIN * PIECE_COST;
+                    0
                 }
             };
             frame.pieces = first..spans.len();
@@ -95,7 +111,7 @@ impl TxQueue {
         if !self.enabled {
             frame.unfit = Some(DropReason::QueueDisabled);
         } else if frame.len < ethernet::HEADER_LEN {
-            frame.unfit = Some(DropReason::FrameTooShort);
+            frame.unfit.get_or_insert(DropReason::FrameTooShort);
         } else if frame.len > MAX_FRAME_LEN {
             frame.unfit = Some(DropReason::FrameTooLong);
         }
