@@ -241,10 +241,15 @@ impl VhostUserPort {
         self.pairs.get_mut(queue)?.tx.as_mut()
     }
 
-    /// Where frames go that come from `queue` of their sender, and the memory that is in.
+    /// Where frames go that come from `queue` of their sender, and the memory that is in: the queue of that number, or
+    /// the next in which the guest receives (virtio 1.2 §5.1.6.5.5).
     fn rx(&mut self, queue: usize) -> Option<(&mut RxQueue, &GuestMemory)> {
-        let at = self.receiving.get(queue % self.receiving.len().max(1))?;
-        self.pairs[*at].rx.as_mut().map(|(rx, _)| (rx, &*self.memory))
+        let Self { pairs, receiving, .. } = self;
+        let first = queue % receiving.len().max(1);
+        let mut all = receiving[first..].iter().chain(&receiving[..first]);
+        let mut is_used = |at: &&usize| pairs[**at].rx.as_mut().is_some_and(|(rx, _)| rx.is_used());
+        let at = all.find(&mut is_used).or(receiving.get(first))?;
+        pairs[*at].rx.as_mut().map(|(rx, _)| (rx, &*self.memory))
     }
 
     fn check(&self) -> Result<(), PortFailure> {

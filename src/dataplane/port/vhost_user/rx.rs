@@ -55,6 +55,8 @@ pub(super) struct RxQueue {
     spans: Vec<Span>,
     /// What was spent of [`WORK`] in this turn.
     work: usize,
+    /// The guest has posted buffers here since the port began, or before.
+    used: bool,
 }
 
 /// Where a frame goes.
@@ -92,7 +94,15 @@ impl RxQueue {
             lens: Vec::with_capacity(MAX_CHAINS),
             spans: Vec::with_capacity(MAX_CHAINS * 2),
             work: 0,
+            used: false,
         }
+    }
+
+    /// Whether the guest receives here: VMMs enable queues that guests with fewer CPUs, or firmware, leave without
+    /// buffers for ever.
+    pub(super) fn is_used(&mut self) -> bool {
+        self.used = self.used || self.ring.position() != 0 || self.ring.waiting() != Ok(0);
+        self.used
     }
 
     /// Shows the guest what was delivered: the turn is over.
