@@ -73,14 +73,20 @@ fn beyond_loopback_only_certified_programs_are_let_in() {
     let known = ask("https", &["--tls-ca", &ca, "--tls-cert", &cert, "--tls-key", &key]);
     assert!(known.status.success(), "{}", String::from_utf8_lossy(&known.stderr));
     let [cert, key] = identity("stranger");
-    for (who, scheme, flags) in [
-        ("a stranger", "https", vec!["--tls-ca", &ca, "--tls-cert", &cert, "--tls-key", &key]),
-        ("somebody without a certificate", "https", vec!["--tls-ca", &ca]),
-        ("somebody who does not know the server", "https", vec![]),
-        ("somebody in clear", "http", vec![]),
+    let [other, _] = identity("client");
+    let stranger = ["--tls-ca", &ca, "--tls-cert", &cert, "--tls-key", &key];
+    let confused = ["--tls-ca", &ca, "--tls-cert", &other, "--tls-key", &key];
+    for (who, scheme, flags, remedy) in [
+        ("a stranger", "https", &stranger[..], "does not accept the certificate of --tls-cert"),
+        ("somebody without one", "https", &["--tls-ca", &ca], "give --tls-cert and --tls-key"),
+        ("somebody with another's", "https", &confused, "does not belong to the certificate"),
+        ("somebody who does not know the server", "https", &[], "give who does with --tls-ca"),
+        ("somebody in clear", "http", &[], "TLS may be what is spoken there: use https://"),
     ] {
-        let refused = ask(scheme, &flags);
+        let refused = ask(scheme, flags);
         assert_eq!(refused.status.code(), Some(1), "{who} is let in");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.contains("cannot reach") && said.contains(remedy), "{who}: {said}");
     }
 }
 

@@ -513,7 +513,7 @@ fn what_a_guest_asked_for_can_be_seen() {
     assert!(now.ipv4_lease_at.parse::<jiff::Timestamp>().unwrap().as_second() > 1_700_000_000);
     assert_eq!((&*now.ipv6_lease_at, &*now.router_at), ("", ""), "it has not asked for that");
     let shown = stdout(&mvirt(&daemon, &["nic", "get", "vm1"]));
-    for line in ["ipv4 lease   0 s ago", "hostname     v?m1", "dhcp client  udhcp 1.36?"] {
+    for line in ["ipv4 lease   0s ago", "hostname     v?m1", "dhcp client  udhcp 1.36?"] {
         assert!(shown.contains(line), "{line:?} is not in\n{shown}");
     }
 }

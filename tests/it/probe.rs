@@ -1,13 +1,16 @@
 //! `mvirt probe`: a guest of the command line, in networks of the real daemon.
 
 use super::{
-    cli::{mvirt, stdout},
+    cli::{mvirt, stderr, stdout},
     daemon::{Daemon, wait_until},
     guest::Guest,
 };
-use mvirt_net::proto::NicState;
+use mvirt_net::proto::{DeleteNicRequest, NicState};
 use serde_json::{Value, json};
-use std::process::{Command, Stdio};
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+};
 
 fn probe(daemon: &Daemon, args: &[&str]) -> (Value, bool) {
     let output = mvirt(daemon, &[&["-o", "json", "probe"], args].concat());
@@ -67,7 +70,8 @@ fn a_probe_finds_the_gateway_its_peers_and_why_it_does_not() {
         answers.iter().map(|answer| (text(&answer["from"]), text(&answer["what"]))).collect()
     };
     for gateway in ["169.254.0.1", "fe80::1"] {
-        let (told, done) = probe(&daemon, &["vm1", "ping", gateway, "-c", "2", "-s", "1000"]);
+        let (told, done) =
+            probe(&daemon, &["vm1", "ping", gateway, "-c", "2", "-s", "1000", "-i", "1"]);
         assert!(done && outcomes(&told) == vec![(gateway.into(), "reply".into()); 2], "{told}");
     }
     for (address, from, what) in [
@@ -115,4 +119,66 @@ fn two_probes_measure_what_is_carried_between_them() {
     daemon.nic("v6", "six");
     let (told, done) = probe(&daemon, &["six", "throughput", "vm1"]);
     assert!(!done, "{told}");
+}
+
+fn spawn(daemon: &Daemon, args: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
+    command.env("MVIRT_NET_SERVER", daemon.address()).args(args);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn answers_are_printed_as_they_come_and_counted_at_an_interrupt() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    daemon.nic("prod", "vm1");
+    let ping = ["probe", "vm1", "ping", "169.254.0.1", "--count", "10000", "--interval", "5ms"];
+    let mut ping = spawn(&daemon, &ping);
+    let mut lines = BufReader::new(ping.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert_eq!(lines.next().as_deref(), Some("FROM         ANSWER              TIME"));
+    for _ in 0..3 {
+        let line = lines.next().unwrap();
+        assert!(line.starts_with("169.254.0.1  reply               0."), "{line}");
+    }
+    let pid = rustix::process::Pid::from_child(&ping);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    while lines.next().is_some() {}
+    let output = ping.wait_with_output().unwrap();
+    let summary = stderr(&output, 0);
+    assert!(summary.contains(" answered, min/avg/max 0."), "{summary}");
+}
+
+#[test]
+fn a_probe_is_told_which_vnic_lacks_a_guest() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    daemon.nic("prod", "vm1");
+    daemon.nic_with("prod", "vm2", |r| r.routed_ipv4_prefixes = vec!["10.8.0.0/16".into()]);
+    for address in ["10.0.0.2", "fd00::2", "10.8.1.1"] {
+        let (told, done) = probe(&daemon, &["vm1", "ping", address, "-c", "1", "-w", "50"]);
+        assert!(!done && told["answers"][0]["what"] == "no guest on vm2", "{told}");
+    }
+    let (told, done) = probe(&daemon, &["vm1", "traceroute", "10.0.0.2", "-w", "50"]);
+    let whats = [&told["answers"][0]["what"], &told["answers"][1]["what"]];
+    assert!(!done && whats == ["hop limit exceeded", "no guest on vm2"], "{told}");
+    assert_eq!(told["answers"].as_array().unwrap().len(), 2, "there is nothing beyond");
+}
+
+#[test]
+fn a_measurement_whose_vnic_goes_away_ends_with_an_error() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    daemon.nic("prod", "vm1");
+    daemon.nic("prod", "vm2");
+    let mut throughput = spawn(&daemon, &["probe", "vm1", "throughput", "vm2", "-s", "600"]);
+    let mut told = BufReader::new(throughput.stderr.take().unwrap()).lines();
+    assert!(told.next().unwrap().unwrap().contains(" s  "), "how it goes is told each second");
+    let request = DeleteNicRequest { id: "vm2".into() };
+    daemon.call(async |client| client.delete_nic(request).await).unwrap();
+    let last = told.map_while(Result::ok).find(|line| line.contains("mvirt: ")).unwrap();
+    assert_eq!(last, "mvirt: vNIC vm2: mvirt-net ended the connection");
+    let output = throughput.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    let itself = mvirt(&daemon, &["probe", "vm1", "throughput", "vm1"]);
+    assert!(stderr(&itself, 2).contains("vm1 is the sender"));
 }

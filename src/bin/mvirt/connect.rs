@@ -1,45 +1,141 @@
-//! The way to the daemon: TCP, with TLS or without, or a UNIX socket.
+//! The way to the daemon: a UNIX socket, or TCP with TLS or without; and what to do where it is barred.
 
-use super::Failure;
-use hyper_util::rt::TokioIo;
-use mvirt_net::proto::net_service_client::NetServiceClient;
+use super::{Failure, units};
+use clap::{Args, ValueHint};
+use mvirt_net::{config::DEFAULT_LISTEN, proto::net_service_client::NetServiceClient};
 use std::{
-    error::Error as _,
+    env,
+    error::Error,
     path::{Path, PathBuf},
+    time::Duration,
 };
-use tokio::net::UnixStream;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 pub(crate) type Client = NetServiceClient<Channel>;
 
-/// How the server of an https address is known, and this program to it.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Tls {
-    /// PEM certificates of the authority that vouches for the server
-    #[arg(long, global = true, value_name = "FILE", env = "MVIRT_NET_SERVER_CA")]
-    tls_ca: Option<PathBuf>,
-    /// PEM certificate to show to the server
+const HEADING: &str = "Connection";
+/// Octets of an answer at most: what 16,384 vNICs with 512 prefixes each can come to.
+const MAX_ANSWER: usize = 512 << 20;
+
+/// Where the daemon is, and how both sides know each other.
+///
+/// Variables of the environment are read here and not by clap, which would name their flags in each line of usage.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Connection {
+    /// mvirt-net's address: unix:/path, http://HOST:PORT or https://HOST:PORT [env: MVIRT_NET_SERVER]
+    #[arg(long, global = true, value_name = "ADDR", help_heading = HEADING, display_order = 900)]
+    net_server: Option<String>,
+    /// How long to wait for an answer: seconds, or like 500ms
+    #[arg(
+        long,
+        global = true,
+        value_name = "TIME",
+        default_value = "10",
+        value_parser = units::seconds,
+        help_heading = HEADING,
+        display_order = 901
+    )]
+    timeout: Duration,
+    /// With https: certificates of who vouches for the server [env: MVIRT_NET_SERVER_CA]
     #[arg(
         long,
         global = true,
         value_name = "FILE",
-        env = "MVIRT_NET_CLIENT_CERT",
-        requires = "tls_key"
+        value_hint = ValueHint::FilePath,
+        help_heading = HEADING,
+        display_order = 902
+    )]
+    tls_ca: Option<PathBuf>,
+    /// With https: certificate to show to the server [env: MVIRT_NET_CLIENT_CERT]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath,
+        help_heading = HEADING,
+        display_order = 903
     )]
     tls_cert: Option<PathBuf>,
-    /// PEM private key of that certificate
+    /// With https: private key of that certificate [env: MVIRT_NET_CLIENT_KEY]
     #[arg(
         long,
         global = true,
         value_name = "FILE",
-        env = "MVIRT_NET_CLIENT_KEY",
-        requires = "tls_cert"
+        value_hint = ValueHint::FilePath,
+        help_heading = HEADING,
+        display_order = 904
     )]
     tls_key: Option<PathBuf>,
 }
 
-impl Tls {
-    fn config(&self) -> Result<ClientTlsConfig, Failure> {
+/// A variable of the environment; an empty one is none.
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+impl Connection {
+    /// One for completion, which sees the words of a command line and not its flags.
+    pub(crate) fn of_words(words: &[String], timeout: Duration) -> Self {
+        let mut flag = None;
+        for (at, word) in words.iter().enumerate() {
+            match word.strip_prefix("--net-server") {
+                Some("") => flag = words.get(at + 1).cloned(),
+                Some(rest) => flag = rest.strip_prefix('=').map(str::to_owned).or(flag),
+                None => {}
+            }
+        }
+        Self { net_server: flag, timeout, tls_ca: None, tls_cert: None, tls_key: None }
+            .with_environment()
+    }
+
+    /// What is not given by flags, from the environment.
+    pub(crate) fn with_environment(mut self) -> Self {
+        let file = |flag: Option<PathBuf>, name| flag.or_else(|| variable(name).map(Into::into));
+        self.tls_ca = file(self.tls_ca, "MVIRT_NET_SERVER_CA");
+        self.tls_cert = file(self.tls_cert, "MVIRT_NET_CLIENT_CERT");
+        self.tls_key = file(self.tls_key, "MVIRT_NET_CLIENT_KEY");
+        let given = self.net_server.filter(|address| !address.is_empty());
+        let given = given.or_else(|| variable("MVIRT_NET_SERVER"));
+        let address = given.unwrap_or_else(|| DEFAULT_LISTEN.into());
+        let has_scheme = address.contains("://") || address.starts_with("unix:");
+        self.net_server = Some(if has_scheme { address } else { format!("http://{address}") });
+        self
+    }
+
+    fn address(&self) -> &str {
+        self.net_server.as_deref().unwrap_or(DEFAULT_LISTEN)
+    }
+
+    fn is_secure(&self) -> bool {
+        self.address().starts_with("https://")
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// Nobody is there, or not who is expected; flags that do not go together.
+    pub(crate) async fn connect(&self) -> Result<Client, Failure> {
+        let endpoint = Endpoint::from_shared(self.address().to_owned());
+        let mut endpoint =
+            endpoint.map_err(|error| self.unreachable(&error))?.timeout(self.timeout);
+        if let (Some(_), None) | (None, Some(_)) = (&self.tls_cert, &self.tls_key) {
+            return Err(Failure::Usage("--tls-cert and --tls-key go together: give both".into()));
+        }
+        if self.is_secure() {
+            let config = self.tls()?;
+            endpoint = endpoint.tls_config(config).map_err(|error| self.unreachable(&error))?;
+        } else {
+            self.tell_of_unused_files();
+        }
+        // A stopped daemon's kernel takes the connection, and then nothing comes.
+        let connected = tokio::time::timeout(self.timeout, endpoint.connect()).await;
+        let channel = connected.map_err(|_| self.late())?;
+        let client = NetServiceClient::new(channel.map_err(|error| self.unreachable(&error))?);
+        Ok(client.max_decoding_message_size(MAX_ANSWER))
+    }
+
+    fn tls(&self) -> Result<ClientTlsConfig, Failure> {
         let mut config = ClientTlsConfig::new();
         if let Some(ca) = &self.tls_ca {
             config = config.ca_certificate(Certificate::from_pem(read("--tls-ca", ca)?));
@@ -50,46 +146,122 @@ impl Tls {
         }
         Ok(config)
     }
+
+    fn tell_of_unused_files(&self) {
+        let files = [
+            ("--tls-ca", &self.tls_ca),
+            ("--tls-cert", &self.tls_cert),
+            ("--tls-key", &self.tls_key),
+        ];
+        let given = files.iter().filter(|(_, file)| file.is_some()).map(|(flag, _)| *flag);
+        let given = given.collect::<Vec<_>>().join(", ");
+        if !given.is_empty() {
+            anstream::eprintln!(
+                "mvirt: {} is without TLS, so that {given} does nothing: https:// has it",
+                self.address()
+            );
+        }
+    }
+
+    fn late(&self) -> Failure {
+        Failure::Late { address: self.address().into(), timeout: self.timeout }
+    }
+
+    fn unreachable(&self, error: &(dyn Error + 'static)) -> Failure {
+        let reason = causes(error).pop().unwrap_or_default();
+        let remedy = self.remedy(error);
+        Failure::Unreachable { address: self.address().into(), reason, remedy }
+    }
+
+    /// A failure with the connection's part in it, where it was the connection and not the server.
+    pub(crate) fn explain(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::Refused(status) => match status.source() {
+                // A status that came over the wire has no cause here.
+                None => Failure::Refused(status),
+                Some(cause) if causes(cause).iter().any(|cause| cause == "Timeout expired") => {
+                    self.late()
+                }
+                Some(cause) => self.unreachable(cause),
+            },
+            other => other,
+        }
+    }
+
+    /// What to do about an error of the connection. Its causes are told apart by their words: the layers between rustls
+    /// and tonic keep no types.
+    fn remedy(&self, error: &(dyn Error + 'static)) -> String {
+        let said = causes(error).join("\n").to_ascii_lowercase();
+        let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
+        let file = |file: &Option<PathBuf>| {
+            file.as_ref().map_or_else(String::new, |file| format!(" {}", file.display()))
+        };
+        let remedy = if has(&["certificaterequired", "certificate required"]) {
+            "It wants a certificate of this program: give --tls-cert and --tls-key."
+        } else if has(&["received fatal alert", "alertreceived"]) && self.tls_cert.is_some() {
+            return format!(
+                "It does not accept the certificate of --tls-cert{}: is its issuer in the server's \
+                 --tls-client-ca?",
+                file(&self.tls_cert)
+            );
+        } else if has(&["keymismatch", "keys may not be consistent", "key mismatch"]) {
+            return format!(
+                "The key of --tls-key{} does not belong to the certificate of --tls-cert{}.",
+                file(&self.tls_key),
+                file(&self.tls_cert)
+            );
+        } else if has(&["unknownissuer", "unknown issuer", "caused by unknown issuer"]) {
+            "Nobody known here vouches for its certificate: give who does with --tls-ca."
+        } else if has(&["notvalidforname", "not valid for name"]) {
+            "Its certificate is for another name: use that name in the address."
+        } else if has(&["invalidcontenttype", "corrupt message"]) {
+            "No TLS is spoken there: use http:// instead of https://."
+        } else if has(&["http2 error", "frame_size", "frame with invalid size", "protocol error"])
+            && self.address().starts_with("http://")
+        {
+            "TLS may be what is spoken there: use https://, with --tls-ca, --tls-cert and --tls-key."
+        } else if has(&["permission denied"]) {
+            "You may not open its socket: see --allow-uid and --allow-gid of mvirt-net."
+        } else if has(&["cannot assign requested address", "network is unreachable"])
+            && self.address().contains("[::1]")
+        {
+            "This host has no IPv6: run mvirt-net with --listen 127.0.0.1:50054 or unix:/path, and \
+             name that with --net-server."
+        } else {
+            "Is it running? Start it with `mvirt-net`, or name another with --net-server or \
+             MVIRT_NET_SERVER."
+        };
+        remedy.into()
+    }
 }
 
 fn read(flag: &'static str, path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|source| Failure::Tls { flag, path: path.into(), source })
 }
 
-/// Connects to `http://HOST:PORT`, `https://HOST:PORT` or `unix:/path`.
-pub(crate) async fn connect(address: &str, tls: &Tls) -> Result<Client, Failure> {
-    let unreachable = |error: tonic::transport::Error| {
-        // The cause at the end of the chain says what happened; those before it that something did.
-        let mut reason = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            reason = cause.to_string();
-            source = cause.source();
+/// What an error and its causes say, the last cause last: it says what happened, those before it that something did.
+fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
+    let mut causes = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        causes.push(error.to_string());
+        next = error.source();
+    }
+    causes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn completion_finds_the_server_that_the_words_name() {
+        let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        for line in ["mvirt --net-server unix:/a nic get", "mvirt nic get --net-server=unix:/a"] {
+            let connection = Connection::of_words(&words(line), Duration::from_secs(1));
+            assert_eq!(connection.address(), "unix:/a", "{line}");
         }
-        Failure::Unreachable { address: address.into(), reason }
-    };
-    let channel = match address.strip_prefix("unix:") {
-        Some(path) => {
-            let path = PathBuf::from(path);
-            let connector = tower::service_fn(move |_: Uri| {
-                let path = path.clone();
-                async move { UnixStream::connect(path).await.map(TokioIo::new) }
-            });
-            Endpoint::from_static("http://localhost").connect_with_connector(connector).await
-        }
-        None => {
-            let with_scheme = if address.contains("://") {
-                address.to_owned()
-            } else {
-                format!("http://{address}")
-            };
-            let secure = with_scheme.starts_with("https://");
-            let mut endpoint = Endpoint::from_shared(with_scheme).map_err(unreachable)?;
-            if secure {
-                endpoint = endpoint.tls_config(tls.config()?).map_err(unreachable)?;
-            }
-            endpoint.connect().await
-        }
-    };
-    channel.map(NetServiceClient::new).map_err(unreachable)
+        let plain = Connection::of_words(&words("mvirt --net-server h:1"), Duration::from_secs(1));
+        assert_eq!(plain.address(), "http://h:1");
+    }
 }

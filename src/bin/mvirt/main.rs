@@ -1,51 +1,53 @@
-//! The command line of mvirt: flags to requests, answers to tables or JSON, errors to exit codes.
+//! The command line of mvirt: flags to requests, answers to tables or documents, errors to exit codes.
 //!
 //! 0: done. 1: the server refused or could not be reached, or a VMM could not be started. 2: wrong usage.
 
+mod complete;
 mod connect;
+mod failure;
 mod network;
 mod nic;
 mod output;
 mod probe;
 mod rate;
 mod reactor;
+mod units;
 mod vm;
 
-use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
-use mvirt_net::config::DEFAULT_LISTEN;
-use std::{io::Write as _, process::ExitCode};
+use clap::{
+    CommandFactory as _, Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+use clap_complete::env::{CompleteEnv, Shells};
+use failure::Failure;
+use std::process::ExitCode;
+
+const EXAMPLES: &str = "\
+Examples:
+  mvirt network create prod --ipv4-subnet 10.0.0.0/24
+  mvirt nic create prod --name vm1
+  mvirt nic vmm-args vm1 --vmm qemu
+  mvirt probe vm1 lease
+  source <(mvirt completions bash)";
 
 /// Networks for virtual machines: the command line of mvirt-net.
 #[derive(Debug, Parser)]
-#[command(name = "mvirt", version)]
+#[command(name = "mvirt", version, after_help = EXAMPLES)]
 struct Cli {
-    /// Address of mvirt-net: http://HOST:PORT, https://HOST:PORT or unix:/path
-    #[arg(long, global = true, value_name = "ADDR", env = "MVIRT_NET_SERVER", default_value_t = format!("http://{DEFAULT_LISTEN}"))]
-    net_server: String,
+    #[command(flatten)]
+    output: output::Output,
 
     #[command(flatten)]
-    tls: connect::Tls,
-
-    /// What is printed to stdout
-    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table")]
-    output: Format,
+    connection: connect::Connection,
 
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people
-    Table,
-    /// The API's objects
-    Json,
-}
-
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Create, show, change and delete networks
-    #[command(subcommand)]
+    #[command(subcommand, visible_alias = "net")]
     Network(network::Command),
     /// Create, show, change and delete vNICs
     #[command(subcommand)]
@@ -58,83 +60,93 @@ enum Command {
     /// Show the daemon's data-plane threads
     #[command(subcommand)]
     Reactor(reactor::Command),
-    /// Print the versions of the server and of this program
+    /// Print the versions of this program and of the server
     Version,
     /// Print a completion script for a shell
+    #[command(after_help = "Examples:\n  \
+        source <(mvirt completions bash)        # in ~/.bashrc\n  \
+        mvirt completions fish | source         # in config.fish")]
     Completions {
         /// Which
         shell: clap_complete::Shell,
     },
 }
 
-/// Why a command failed, in words for a person.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(
-        "cannot reach mvirt-net at {address}: {reason}\n  Is it running? Start it with `mvirt-net`, or name another with --net-server or MVIRT_NET_SERVER."
-    )]
-    Unreachable { address: String, reason: String },
-    #[error("{flag} {}: {source}", path.display())]
-    Tls { flag: &'static str, path: std::path::PathBuf, source: std::io::Error },
-    #[error("refused ({}): {}", code_name(.0.code()), .0.message())]
-    Refused(#[from] tonic::Status),
-    #[error("cannot run {program}: {source}\n  Is it installed?")]
-    Vmm { program: String, source: std::io::Error },
-    #[error("{0}")]
-    Probe(String),
-    #[error("cannot write the answer: {0}")]
-    Output(#[from] std::io::Error),
+fn main() -> ExitCode {
+    CompleteEnv::with_factory(Cli::command).complete();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => without_nonsense(error).exit(),
+    };
+    let output = cli.output.clone();
+    let ended = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::Output)
+        .and_then(|runtime| runtime.block_on(run(cli)));
+    match ended {
+        Err(failure) if !failure.is_broken_pipe() => {
+            output.failure(&failure);
+            failure.exit_code()
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
-/// As gRPC spells it: INVALID_ARGUMENT.
-fn code_name(code: tonic::Code) -> String {
-    let mut name = String::new();
-    for c in format!("{code:?}").chars() {
-        if c.is_ascii_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(c.to_ascii_uppercase());
+/// An error without the tip to give an unknown flag as a name: no object has a name that begins so.
+fn without_nonsense(mut error: clap::Error) -> clap::Error {
+    let tips = error.get(ContextKind::Suggested);
+    let nonsense = |tip: &clap::builder::StyledStr| tip.to_string().contains("as a value, use");
+    let is_nonsense =
+        matches!(tips, Some(ContextValue::StyledStrs(tips)) if tips.iter().any(nonsense));
+    if error.kind() == ErrorKind::UnknownArgument && is_nonsense {
+        error.remove(ContextKind::Suggested);
     }
-    name
-}
-
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli).await {
-        Ok(()) => ExitCode::SUCCESS,
-        // A reader that has seen enough, like head(1).
-        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-            ExitCode::SUCCESS
-        }
-        Err(failure) => {
-            eprintln!("mvirt: {failure}");
-            ExitCode::FAILURE
-        }
-    }
+    error
 }
 
 async fn run(cli: Cli) -> Result<(), Failure> {
-    let mut out = output::Output::new(cli.output == Format::Json);
+    let out = cli.output;
     if let Command::Completions { shell } = cli.command {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), "mvirt", &mut script);
-        return Ok(std::io::stdout().write_all(&script)?);
+        return completions(shell);
     }
-    let mut client = connect::connect(&cli.net_server, &cli.tls).await?;
-    match cli.command {
-        Command::Network(command) => network::run(command, &mut client, &mut out).await,
-        Command::Nic(command) => nic::run(command, &mut client, &mut out).await,
-        Command::Vm(command) => vm::run(command, &mut client).await,
-        Command::Probe(command) => probe::run(command, &mut client, &mut out).await,
-        Command::Reactor(command) => reactor::run(command, &mut client, &mut out).await,
-        Command::Version => {
-            let server =
-                client.get_version(mvirt_net::proto::GetVersionRequest {}).await?.into_inner();
-            let rows =
-                [("server", server.version.clone()), ("mvirt", env!("CARGO_PKG_VERSION").into())];
-            out.object(&server, &rows)
+    let connection = cli.connection.with_environment();
+    let connected = connection.connect().await;
+    let mut client = match (connected, &cli.command) {
+        (Ok(client), _) => client,
+        (Err(failure), command) => {
+            if matches!(command, Command::Version) && !out.is_document() {
+                out.object(&(), "mvirt", &[("mvirt", env!("CARGO_PKG_VERSION").into())])?;
+            }
+            return Err(failure);
         }
+    };
+    let ended = match cli.command {
+        Command::Network(command) => network::run(command, &mut client, &out).await,
+        Command::Nic(command) => nic::run(command, &mut client, &out).await,
+        Command::Vm(command) => vm::run(command, &mut client).await,
+        Command::Probe(command) => probe::run(command, &mut client, &out).await,
+        Command::Reactor(command) => reactor::run(command, &mut client, &out).await,
+        Command::Version => version(&mut client, &out).await,
         Command::Completions { .. } => Ok(()),
-    }
+    };
+    ended.map_err(|failure| connection.explain(failure))
+}
+
+async fn version(client: &mut connect::Client, out: &output::Output) -> Result<(), Failure> {
+    let request = mvirt_net::proto::GetVersionRequest::default();
+    let server = client.get_version(request).await?.into_inner();
+    let own = env!("CARGO_PKG_VERSION");
+    out.object(&server, own, &[("mvirt", own.into()), ("mvirt-net", server.version.clone().into())])
+}
+
+/// The script asks this program at each TAB, so that it knows the names that there are.
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let name = shell.to_string();
+    let shells = Shells::builtins();
+    let known =
+        shells.completer(&name).ok_or_else(|| Failure::Usage(format!("{name}: unknown")))?;
+    let mut script = Vec::new();
+    known.write_registration("COMPLETE", "mvirt", "mvirt", "mvirt", &mut script)?;
+    output::print(&String::from_utf8_lossy(&script))
 }

@@ -1,105 +1,276 @@
-//! What commands print: JSON documents or tables to stdout, words for people to stderr; colour only on a terminal.
+//! What commands print: documents or tables to stdout, words for people to stderr.
+//!
+//! Colour is taken away again where stdout is no terminal, and as NO_COLOR, CLICOLOR and TERM say.
 
 use super::Failure;
-use std::io::{IsTerminal as _, Write as _};
+use anstyle::{AnsiColor, Style};
+use clap::{Args, ValueEnum};
+use mvirt_net::proto::NicState;
+use std::io::Write as _;
+use tabwriter::TabWriter;
 
-/// Where answers go.
-#[derive(Debug)]
+/// What is printed of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// For people with wide screens
+    Wide,
+    /// The API's objects
+    Json,
+    /// The API's objects
+    Yaml,
+    /// Names alone, one a line
+    Name,
+}
+
+/// Where answers go, and how.
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Output {
-    json: bool,
-    colour: bool,
+    /// What is printed to stdout
+    #[arg(
+        short,
+        long = "output",
+        global = true,
+        value_name = "FORMAT",
+        default_value = "table",
+        hide_possible_values = true,
+        help = "What is printed: table, wide, json, yaml or name",
+        help_heading = "Output",
+        display_order = 800
+    )]
+    output: Format,
+    /// Leave out the first line of tables
+    #[arg(long, global = true, help_heading = "Output", display_order = 801)]
+    no_headers: bool,
+}
+
+/// A part of a table's row; where it is empty, a `-` is printed, so that columns can be counted.
+#[derive(Debug, Clone)]
+pub(crate) struct Cell {
+    text: String,
+    style: Style,
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Self { text, style: Style::new() }
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl From<u32> for Cell {
+    fn from(number: u32) -> Self {
+        number.to_string().into()
+    }
+}
+
+impl From<u64> for Cell {
+    fn from(number: u64) -> Self {
+        number.to_string().into()
+    }
+}
+
+impl Cell {
+    /// A vNIC's state, in its colour.
+    pub(crate) fn state(state: NicState) -> Self {
+        let (text, style) = match state {
+            NicState::Unspecified => ("unknown", Style::new()),
+            NicState::Created => ("created", Style::new()),
+            NicState::Active => ("active", AnsiColor::Green.on_default()),
+            NicState::Error => ("error", AnsiColor::Red.on_default()),
+        };
+        Self { text: text.into(), style }
+    }
+
+    fn styled(&self) -> String {
+        styled(self.style, &printable(&self.text))
+    }
+}
+
+/// Text without what could move the cursor or begin another cell.
+fn printable(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+    text.chars().map(escaped).collect()
+}
+
+fn styled(style: Style, text: &str) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// Several objects for people.
+#[derive(Debug)]
+pub(crate) struct Table {
+    header: &'static [&'static str],
+    /// Columns from here on are for wide screens.
+    narrow: usize,
+    rows: Vec<(String, Vec<Cell>)>,
+}
+
+impl Table {
+    /// A table whose columns after `narrow` are printed with `-o wide` only.
+    pub(crate) fn new(header: &'static [&'static str], narrow: usize) -> Self {
+        Self { header, narrow, rows: Vec::new() }
+    }
+
+    /// Adds the row of the object called `name`.
+    pub(crate) fn row(&mut self, name: &str, cells: Vec<Cell>) {
+        self.rows.push((name.into(), cells));
+    }
 }
 
 impl Output {
-    pub(crate) fn new(json: bool) -> Self {
-        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Self { json, colour }
+    /// Whether a document is printed, for programs.
+    pub(crate) fn is_document(&self) -> bool {
+        matches!(self.output, Format::Json | Format::Yaml)
     }
 
-    /// One object: as JSON, or a line for each field that is not empty.
+    /// Prints one object: a document, its name, or a line for each field that is not empty.
     pub(crate) fn object(
-        &mut self,
+        &self,
         object: &impl serde::Serialize,
-        rows: &[(&str, String)],
+        name: &str,
+        rows: &[(&str, Cell)],
     ) -> Result<(), Failure> {
-        if self.json {
-            return self.print_json(object);
+        if self.output == Format::Name {
+            return print(&format!("{}\n", printable(name)));
         }
-        let rows = rows.iter().filter(|(_, value)| !value.is_empty());
-        let width = rows.clone().map(|(name, _)| name.len()).max().unwrap_or(0);
-        let mut text = String::new();
-        for (name, value) in rows {
-            text.push_str(&format!(
-                "{}  {}\n",
-                self.bold(&format!("{name:width$}")),
-                self.state(value)
-            ));
+        if self.is_document() {
+            return self.document(object);
         }
-        Ok(std::io::stdout().write_all(text.as_bytes())?)
+        let rows = rows.iter().filter(|(_, value)| !value.text.is_empty());
+        let lines = rows.map(|(name, value)| [styled(Style::new().bold(), name), value.styled()]);
+        print(&aligned(lines.map(|line| line.join("\t")))?)
     }
 
-    /// Several objects: as one JSON document, or a table.
+    /// Prints several objects: one document, their names, or a table.
     pub(crate) fn list(
-        &mut self,
+        &self,
         response: &impl serde::Serialize,
-        header: &[&str],
-        rows: &[Vec<String>],
+        table: &Table,
     ) -> Result<(), Failure> {
-        if self.json {
-            return self.print_json(response);
+        if self.is_document() {
+            return self.document(response);
         }
-        let width = |column: usize| {
-            let cells = rows.iter().map(|row| row[column].chars().count());
-            cells.chain([header[column].len()]).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..header.len()).map(width).collect();
-        let line = |cells: &[String]| {
-            let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-            padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-        };
-        let header: Vec<String> = header.iter().map(ToString::to_string).collect();
-        let mut text = format!("{}\n", self.bold(&line(&header)));
-        for row in rows {
-            text.push_str(&self.state(&line(row)));
-            text.push('\n');
+        if self.output == Format::Name {
+            let names = table.rows.iter().map(|(name, _)| printable(name) + "\n");
+            return print(&names.collect::<String>());
         }
-        Ok(std::io::stdout().write_all(text.as_bytes())?)
+        let columns = if self.output == Format::Wide { table.header.len() } else { table.narrow };
+        let header = table.header[..columns].iter().map(|t| styled(Style::new().bold(), t));
+        let header = header.collect::<Vec<_>>().join("\t");
+        let cell = |cell: &Cell| {
+            if cell.text.is_empty() { "-".into() } else { cell.styled() }
+        };
+        let row = |(_, cells): &(String, Vec<Cell>)| {
+            cells[..columns].iter().map(cell).collect::<Vec<_>>().join("\t")
+        };
+        let header = (!self.no_headers).then_some(header);
+        print(&aligned(header.into_iter().chain(table.rows.iter().map(row)))?)
     }
 
-    /// Something done that leaves no object: JSON gets the response, people a sentence.
+    /// Prints a line of a table whose rows come one after the other; nothing where a document will come.
+    pub(crate) fn line(&self, cells: &[(&str, usize)]) -> Result<(), Failure> {
+        if self.is_document() {
+            return Ok(());
+        }
+        let cell = |(text, width): &(&str, usize)| format!("{:width$}", printable(text));
+        let line = cells.iter().map(cell).collect::<Vec<_>>().join("  ");
+        print(&format!("{}\n", line.trim_end()))
+    }
+
+    /// Prints the first line of such a table.
+    pub(crate) fn header(&self, cells: &[(&str, usize)]) -> Result<(), Failure> {
+        if self.no_headers { Ok(()) } else { self.line(cells) }
+    }
+
+    /// Ends such a table: prints the document, if that is wanted.
+    pub(crate) fn end(&self, object: &impl serde::Serialize) -> Result<(), Failure> {
+        if self.is_document() { self.document(object) } else { Ok(()) }
+    }
+
+    /// Something done that leaves no object: programs get the response, people a sentence.
     pub(crate) fn done(
-        &mut self,
+        &self,
         response: &impl serde::Serialize,
+        name: &str,
         sentence: &str,
     ) -> Result<(), Failure> {
-        if self.json {
-            return self.print_json(response);
+        if self.is_document() {
+            return self.document(response);
         }
-        eprintln!("{sentence}");
+        if self.output == Format::Name {
+            return print(&format!("{}\n", printable(name)));
+        }
+        anstream::eprintln!("{}", printable(sentence));
         Ok(())
     }
 
-    fn print_json(&self, object: &impl serde::Serialize) -> Result<(), Failure> {
-        let mut text = serde_json::to_string_pretty(object).map_err(std::io::Error::from)?;
-        text.push('\n');
-        Ok(std::io::stdout().write_all(text.as_bytes())?)
-    }
-
-    fn bold(&self, text: &str) -> String {
-        if self.colour { format!("\x1b[1m{text}\x1b[0m") } else { text.into() }
-    }
-
-    /// Colours the state of a vNIC within a line.
-    fn state(&self, line: &str) -> String {
-        if !self.colour {
-            return line.into();
+    fn document(&self, object: &impl serde::Serialize) -> Result<(), Failure> {
+        if self.output == Format::Yaml {
+            return print(&serde_yaml_ng::to_string(object).map_err(std::io::Error::other)?);
         }
-        let colours = [("active", "32"), ("error", "31")];
-        colours.iter().fold(line.to_owned(), |line, (word, colour)| {
-            let words = line.split(' ').map(|part| {
-                if part == *word { format!("\x1b[{colour}m{part}\x1b[0m") } else { part.to_owned() }
-            });
-            words.collect::<Vec<_>>().join(" ")
-        })
+        let text = serde_json::to_string_pretty(object).map_err(std::io::Error::from)?;
+        print(&format!("{text}\n"))
+    }
+
+    /// Says what went wrong, to stderr.
+    pub(crate) fn failure(&self, failure: &Failure) {
+        if self.output == Format::Json {
+            let (code, message) = (failure.code(), failure.to_string());
+            let error = serde_json::json!({ "error": { "code": code, "message": message } });
+            anstream::eprintln!("{error:#}");
+        } else {
+            anstream::eprintln!("mvirt: {failure}");
+        }
+    }
+}
+
+/// Prints to stdout.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = anstream::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    Ok(stdout.flush()?)
+}
+
+/// Lines whose cells, between tabs, are as wide as the widest of their column.
+fn aligned(lines: impl Iterator<Item = String>) -> Result<String, Failure> {
+    let mut table = TabWriter::new(Vec::new()).padding(2).minwidth(0).ansi(true);
+    for line in lines {
+        writeln!(table, "{line}")?;
+    }
+    table.flush()?;
+    let octets = table.into_inner().map_err(|error| std::io::Error::other(error.to_string()))?;
+    Ok(String::from_utf8_lossy(&octets).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_whatever_their_colour() {
+        let lines = [
+            "NAME\tSTATE\tIPV4".to_owned(),
+            format!("a\t{}\t-", Cell::state(NicState::Active).styled()),
+        ];
+        let text = aligned(lines.into_iter()).unwrap();
+        assert_eq!(text, "NAME  STATE   IPV4\na     \u{1b}[32mactive\u{1b}[0m  -\n");
+    }
+
+    #[test]
+    fn a_state_has_a_colour_and_a_name_like_it_has_none() {
+        assert_eq!(Cell::state(NicState::Error).styled(), "\u{1b}[31merror\u{1b}[0m");
+        assert_eq!(Cell::from("error").styled(), "error");
+    }
+
+    #[test]
+    fn what_others_chose_moves_no_cursor() {
+        assert_eq!(printable("a\tb\x1b[2Jü\n"), "a\\tb\\u{1b}[2Jü\\n");
     }
 }

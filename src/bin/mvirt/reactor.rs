@@ -1,40 +1,50 @@
 //! `mvirt reactor …`
 
-use super::{Failure, connect::Client, output::Output};
+use super::{
+    Failure,
+    connect::Client,
+    output::{Cell, Output, Table},
+};
 use clap::Subcommand;
 use mvirt_net::proto::{ListReactorsRequest, Reactor};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show all, and how busy they have been since the daemon started
+    #[command(visible_alias = "ls")]
     List,
 }
 
 pub(crate) async fn run(
     Command::List: Command,
     client: &mut Client,
-    out: &mut Output,
+    out: &Output,
 ) -> Result<(), Failure> {
-    let response = client.list_reactors(ListReactorsRequest {}).await?.into_inner();
-    let header = ["ID", "NICS", "FRAMES", "NS/FRAME", "FRAMES/TURN", "BUSY", "POLLING", "SLEEPS"];
-    let rows: Vec<_> = response.reactors.iter().map(row).collect();
-    out.list(&response, &header, &rows)
+    let request = ListReactorsRequest::default();
+    let response = client.list_reactors(request).await?.into_inner();
+    const HEADER: &[&str] =
+        &["ID", "NICS", "FRAMES", "NS/FRAME", "FRAMES/TURN", "BUSY", "POLLING", "SLEEPS"];
+    let mut table = Table::new(HEADER, HEADER.len());
+    for reactor in &response.reactors {
+        table.row(&reactor.id.to_string(), row(reactor));
+    }
+    out.list(&response, &table)
 }
 
-fn row(reactor: &Reactor) -> Vec<String> {
+fn row(reactor: &Reactor) -> Vec<Cell> {
     let per = |sum: u64, count: u64| match count {
-        0 => "-".into(),
+        0 => String::new(),
         _ => format!("{:.1}", sum as f64 / count as f64),
     };
     let seconds = |ns: u64| format!("{:.3} s", ns as f64 / 1e9);
     vec![
-        reactor.id.to_string(),
-        reactor.nics.to_string(),
-        reactor.frames.to_string(),
-        per(reactor.busy_ns, reactor.frames),
-        per(reactor.frames, reactor.busy_turns),
-        seconds(reactor.busy_ns),
-        seconds(reactor.polling_ns),
-        reactor.sleeps.to_string(),
+        reactor.id.into(),
+        reactor.nics.into(),
+        reactor.frames.into(),
+        per(reactor.busy_ns, reactor.frames).into(),
+        per(reactor.frames, reactor.busy_turns).into(),
+        seconds(reactor.busy_ns).into(),
+        seconds(reactor.polling_ns).into(),
+        reactor.sleeps.into(),
     ]
 }

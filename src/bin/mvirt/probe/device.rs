@@ -5,14 +5,20 @@
 
 use crate::Failure;
 use mvirt_net::proto::{Nic, NicState};
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::{
+    fs::{MemfdFlags, memfd_create},
+    net::{RecvFlags, recv},
+};
 use std::{
     fs::File,
     os::{fd::AsRawFd as _, unix::net::UnixStream},
     sync::atomic::{Ordering, fence},
     time::Duration,
 };
-use tokio::{io::unix::AsyncFd, time::timeout};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::timeout,
+};
 use vhost::{
     VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData,
     vhost_user::{
@@ -69,6 +75,10 @@ pub(crate) struct Device {
     memory: GuestMemoryMmap,
     file: File,
     frontend: Frontend,
+    /// The frontend's connection, to see its end.
+    connection: AsyncFd<UnixStream>,
+    /// The vNIC's.
+    pub(crate) name: String,
     kick: EventFd,
     call: AsyncFd<EventFd>,
     rx: Ring,
@@ -108,10 +118,18 @@ impl Device {
             reason = "EventFd owns its descriptor, but its crate does not say AsFd"
         )]
         let call = AsyncFd::new(eventfd()?).map_err(|e| failed(nic, e))?;
+        let connection = stream.try_clone().map_err(|e| failed(nic, e))?;
+        #[expect(
+            deprecated,
+            reason = "what replaces it is unsafe, and a stream owns its descriptor"
+        )]
+        let connection = AsyncFd::with_interest(connection, Interest::READABLE);
         let buffers = 2 * Ring::LEN;
         let mut device = Self {
             memory,
             frontend: Frontend::from_stream(stream, 2),
+            connection: connection.map_err(|e| failed(nic, e))?,
+            name: nic.name.clone(),
             kick: eventfd()?,
             call,
             rx: Ring { base: 0, buffers },
@@ -246,12 +264,42 @@ impl Device {
         Some(octets)
     }
 
-    /// Sleeps until the device says that there is something new, at most for `patience`.
+    /// Sleeps until the device says that there is something new or is gone, at most for `patience`.
     pub(crate) async fn wait(&self, patience: Duration) {
-        if let Ok(Ok(mut guard)) = timeout(patience, self.call.readable()).await {
-            guard.clear_ready();
-            // Empty only if another wait has read it.
-            self.call.get_ref().read().ok();
+        tokio::select! {
+            rung = timeout(patience, self.call.readable()) => {
+                if let Ok(Ok(mut guard)) = rung {
+                    guard.clear_ready();
+                    // Empty only if another wait has read it.
+                    self.call.get_ref().read().ok();
+                }
+            }
+            told = self.connection.readable() => {
+                if let Ok(mut guard) = told {
+                    guard.clear_ready();
+                }
+            }
         }
+    }
+
+    /// Whether the daemon has ended the connection. Nothing else comes over it unasked.
+    pub(crate) fn is_gone(&self) -> bool {
+        let peeked =
+            recv(self.connection.get_ref(), &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        match peeked {
+            Ok((_, octets)) => octets == 0,
+            Err(error) => error != rustix::io::Errno::AGAIN,
+        }
+    }
+
+    /// Refuses to go on with a device that is gone.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        if !self.is_gone() {
+            return Ok(());
+        }
+        Err(Failure::Probe(format!(
+            "vNIC {}: mvirt-net ended the connection\n  Was the vNIC deleted, or mvirt-net stopped?",
+            self.name
+        )))
     }
 }

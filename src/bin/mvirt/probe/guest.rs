@@ -10,12 +10,17 @@ use mvirt_net::{
     wire::{Full, Writer, arp, checksum, ethernet, icmpv4, icmpv6, ipv4, ipv6, protocol},
 };
 use std::{
+    borrow::Cow,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::{Duration, Instant},
 };
 use zerocopy::{FromBytes as _, IntoBytes as _, big_endian::U16};
 
 const NDP_HOPS: u8 = 255;
+/// What nobody answered.
+pub(super) const NONE: &str = "none";
+/// What a router answers that took the last hop.
+pub(super) const HOP_LIMIT: &str = "hop limit exceeded";
 /// Between tries of a question.
 const RETRY: Duration = Duration::from_millis(500);
 const TRIES: u32 = 4;
@@ -26,7 +31,7 @@ pub(crate) struct Answer {
     /// Who answered; empty: nobody.
     pub(crate) from: String,
     /// `reply`, what stopped the request, or `none`.
-    pub(crate) what: &'static str,
+    pub(crate) what: Cow<'static, str>,
     /// Time from the request to the answer, in milliseconds.
     pub(crate) ms: f64,
 }
@@ -109,6 +114,9 @@ impl Guest {
                     return Some(found);
                 }
             }
+            if self.device.is_gone() {
+                return None;
+            }
             let left = deadline.checked_duration_since(Instant::now())?;
             self.device.wait(left).await;
         }
@@ -122,8 +130,9 @@ impl Guest {
     ) -> Option<T> {
         for _ in 0..TRIES {
             self.device.send(frame);
-            if let Some(found) = self.hear(Instant::now() + RETRY, &mut wanted).await {
-                return Some(found);
+            let found = self.hear(Instant::now() + RETRY, &mut wanted).await;
+            if found.is_some() || self.device.is_gone() {
+                return found;
             }
         }
         None
@@ -151,6 +160,7 @@ impl Guest {
             self.ask(&frame, neighbour_ipv6).await
         };
         self.gateways[usize::from(ipv4)] = found;
+        self.device.check()?;
         let (family, address) = if ipv4 {
             ("ARP", IpAddr::from(GATEWAY_IPV4))
         } else {
@@ -200,9 +210,12 @@ impl Guest {
         }
         let heard = self.hear(asked + patience, |frame| outcome(frame, rest)).await;
         let ms = asked.elapsed().as_secs_f64() * 1000.0;
+        if heard.is_none() {
+            self.device.check()?;
+        }
         Ok(match heard {
-            Some((from, what)) => Answer { from: from.to_string(), what, ms },
-            None => Answer { from: String::new(), what: "none", ms },
+            Some((from, what)) => Answer { from: from.to_string(), what: what.into(), ms },
+            None => Answer { from: String::new(), what: NONE.into(), ms },
         })
     }
 }
@@ -271,9 +284,7 @@ fn outcome(frame: &[u8], rest: u32) -> Option<(IpAddr, &'static str)> {
         return None;
     }
     let what = match (from.is_ipv4(), kind, code) {
-        (true, icmpv4::TIME_EXCEEDED, _) | (false, icmpv6::TIME_EXCEEDED, _) => {
-            "hop limit exceeded"
-        }
+        (true, icmpv4::TIME_EXCEEDED, _) | (false, icmpv6::TIME_EXCEEDED, _) => HOP_LIMIT,
         (true, icmpv4::UNREACHABLE, 0) | (false, icmpv6::UNREACHABLE, 0) => "no route",
         (true, icmpv4::UNREACHABLE, 1) | (false, icmpv6::UNREACHABLE, 3) => "host unreachable",
         (true, icmpv4::UNREACHABLE, 4) | (false, icmpv6::TOO_BIG, _) => "packet too big",

@@ -1,17 +1,24 @@
 //! `mvirt probe …`: a synthetic guest on a vNIC that no VMM holds, to try a network without a VM.
 //!
 //! ```text
-//! mod: commands, what is printed ── lease, throughput ── guest: frames ── device: rings
+//! mod: commands, what is printed ── ping, lease, throughput ── guest: frames ── device: rings
 //! ```
 
 mod device;
 mod guest;
 mod lease;
+mod ping;
 mod throughput;
 
-use super::{Failure, connect::Client, nic, output::Output};
+use super::{
+    Failure, complete,
+    connect::Client,
+    nic,
+    output::{Cell, Output},
+    units,
+};
 use clap::{Args, Subcommand};
-use guest::{Answer, Echo, Guest};
+use guest::Guest;
 use lease::{Lease, Router, Told};
 use mvirt_net::proto::{Nic, NicState};
 use std::{
@@ -19,9 +26,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+const EXAMPLES: &str = "\
+Examples:
+  mvirt probe vm1 lease
+  mvirt probe vm1 ping 10.0.0.2 -c 10 -i 200ms
+  mvirt probe vm1 throughput vm2 --seconds 10";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Command {
     /// The vNIC to be, by name or id
+    #[arg(add = complete::nics())]
     nic: String,
     #[command(subcommand)]
     probe: Probe,
@@ -41,9 +56,12 @@ enum Probe {
         /// Octets of data in each
         #[arg(short, long, default_value = "56", value_parser = clap::value_parser!(u16).range(..=65_000))]
         size: u16,
-        /// Milliseconds to wait for each
-        #[arg(short, long, value_name = "MS", default_value = "1000")]
-        wait: u64,
+        /// How long to wait for each: milliseconds, or like 2s
+        #[arg(short, long, value_name = "TIME", default_value = "1000", value_parser = units::milliseconds)]
+        wait: Duration,
+        /// From one to the next: milliseconds, or like 2s
+        #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = units::milliseconds)]
+        interval: Duration,
     },
     /// Show the routers on the way
     Traceroute {
@@ -52,13 +70,14 @@ enum Probe {
         /// How far
         #[arg(short, long, default_value = "8", value_parser = clap::value_parser!(u8).range(1..))]
         max_hops: u8,
-        /// Milliseconds to wait at each hop
-        #[arg(short, long, value_name = "MS", default_value = "1000")]
-        wait: u64,
+        /// How long to wait at each hop: milliseconds, or like 2s
+        #[arg(short, long, value_name = "TIME", default_value = "1000", value_parser = units::milliseconds)]
+        wait: Duration,
     },
     /// Send TCP to another vNIC, which is probed too
     Throughput {
         /// The other vNIC, by name or id
+        #[arg(add = complete::nics())]
         to: String,
         /// How long
         #[arg(short, long, default_value = "3", value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -66,61 +85,57 @@ enum Probe {
     },
 }
 
-#[derive(Debug, serde::Serialize)]
-struct Answers {
-    address: String,
-    answers: Vec<Answer>,
-}
-
 pub(crate) async fn run(
     command: Command,
     client: &mut Client,
-    out: &mut Output,
+    out: &Output,
 ) -> Result<(), Failure> {
     let own = unused(client, command.nic).await?;
     let guest = Guest::connect(&own)?;
+    let network = own.network_id.clone();
     match command.probe {
         Probe::Lease => show_lease(guest, out).await,
-        Probe::Ping { address, count, size, wait } => {
-            let echo = |sequence| Echo { to: address, hops: 64, size: size.into(), sequence };
-            let echoes = (0..count).map(echo).collect();
-            let answers = answers(guest, echoes, wait, false).await?;
-            let row = |answer: &Answer| vec![answer.from.clone(), answer.what.into(), ms(answer)];
-            let rows: Vec<_> = answers.answers.iter().map(row).collect();
-            out.list(&answers, &["FROM", "ANSWER", "TIME"], &rows)?;
-            let replies = answers.answers.iter().filter(|answer| answer.is_reply()).count();
-            if replies > 0 {
-                return Ok(());
-            }
-            Err(Failure::Probe(format!("{address} answered none of {count} echo requests")))
+        Probe::Ping { address, count, size, wait, interval } => {
+            let ping = ping::Ping { address, count, size: size.into(), wait, interval };
+            ping::ping(guest, (client, network), ping, out).await
         }
         Probe::Traceroute { address, max_hops, wait } => {
-            let echo = |hops| Echo { to: address, hops, size: 32, sequence: hops.into() };
-            let answers = answers(guest, (1..=max_hops).map(echo).collect(), wait, true).await?;
-            let row = |(hop, answer): (usize, &Answer)| {
-                vec![(hop + 1).to_string(), answer.from.clone(), answer.what.into(), ms(answer)]
-            };
-            let rows: Vec<_> = answers.answers.iter().enumerate().map(row).collect();
-            out.list(&answers, &["HOP", "FROM", "ANSWER", "TIME"], &rows)?;
-            if answers.answers.last().is_some_and(Answer::is_reply) {
-                return Ok(());
-            }
-            Err(Failure::Probe(format!("{address} was not reached")))
+            let way = (address, max_hops, wait);
+            ping::traceroute(guest, (client, network), way, out).await
         }
         Probe::Throughput { to, seconds } => {
-            let other = unused(client, to).await?;
-            let receiver = (Guest::connect(&other)?, other.mtu);
             let duration = Duration::from_secs(seconds);
-            let carried = throughput::throughput((guest, own.mtu), receiver, duration).await?;
-            let rows = [
-                ("from", carried.from.clone()),
-                ("to", carried.to.clone()),
-                ("carried", format!("{} octets in {:.2} s", carried.octets, carried.seconds)),
-                ("throughput", format!("{:.2} Gbit/s", carried.gbit_per_second)),
-            ];
-            out.object(&carried, &rows)
+            throughput(client, (own, guest), (to, duration), out).await
         }
     }
+}
+
+async fn throughput(
+    client: &mut Client,
+    (own, guest): (Nic, Guest),
+    (to, duration): (String, Duration),
+    out: &Output,
+) -> Result<(), Failure> {
+    if to == own.name || to == own.id {
+        return Err(Failure::Usage(format!("{to} is the sender: name another vNIC to send to")));
+    }
+    let other = unused(client, to).await?;
+    let receiver = (Guest::connect(&other)?, other.mtu);
+    let tell = |so_far: &throughput::Carried| {
+        if !out.is_document() {
+            let (seconds, rate) = (so_far.seconds, so_far.gbit_per_second);
+            anstream::eprintln!("{seconds:.0} s  {rate:.2} Gbit/s");
+        }
+    };
+    let carried = throughput::throughput((guest, own.mtu), receiver, duration, tell).await?;
+    let octets = units::octets(carried.octets);
+    let rows = [
+        ("from", carried.from.as_str().into()),
+        ("to", carried.to.as_str().into()),
+        ("carried", format!("{octets} in {:.2} s", carried.seconds).into()),
+        ("throughput", format!("{:.2} Gbit/s", carried.gbit_per_second).into()),
+    ];
+    out.object(&carried, &own.name, &rows)
 }
 
 /// A vNIC, as soon as who left it just now is gone; one that stays in use is given as that.
@@ -135,32 +150,7 @@ async fn unused(client: &mut Client, key: String) -> Result<Nic, Failure> {
     }
 }
 
-fn ms(answer: &Answer) -> String {
-    if answer.from.is_empty() { String::new() } else { format!("{:.3} ms", answer.ms) }
-}
-
-/// Asks for one echo after the other; `on_the_way` ends with the first that is answered by other than a router for its
-/// limit of hops.
-async fn answers(
-    mut guest: Guest,
-    echoes: Vec<Echo>,
-    wait: u64,
-    on_the_way: bool,
-) -> Result<Answers, Failure> {
-    let mut answers = Vec::new();
-    let address = echoes.first().map(|echo| echo.to.to_string()).unwrap_or_default();
-    for echo in echoes {
-        let answer = guest.echo(echo, Duration::from_millis(wait)).await?;
-        let arrived = !matches!(answer.what, "hop limit exceeded" | "none");
-        answers.push(answer);
-        if on_the_way && arrived {
-            break;
-        }
-    }
-    Ok(Answers { address, answers })
-}
-
-async fn show_lease(mut guest: Guest, out: &mut Output) -> Result<(), Failure> {
+async fn show_lease(mut guest: Guest, out: &Output) -> Result<(), Failure> {
     let told = lease::lease(&mut guest).await;
     let mut rows = Vec::new();
     if let Some(lease) = &told.ipv4 {
@@ -172,8 +162,10 @@ async fn show_lease(mut guest: Guest, out: &mut Output) -> Result<(), Failure> {
     if let Some(router) = &told.router {
         rows.extend(router_rows(router));
     }
-    let rows: Vec<_> = rows.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-    out.object(&told, &rows)?;
+    let rows: Vec<_> =
+        rows.iter().map(|(name, value)| (name.as_str(), Cell::from(value.as_str()))).collect();
+    guest.device.check()?;
+    out.object(&told, &guest.device.name, &rows)?;
     missing(&guest, &told)
 }
 

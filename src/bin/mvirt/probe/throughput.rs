@@ -14,6 +14,7 @@ use smoltcp::{
 };
 use std::{
     net::IpAddr,
+    pin::pin,
     time::{Duration, Instant},
 };
 use zerocopy::{IntoBytes as _, big_endian::U16};
@@ -32,6 +33,13 @@ pub(crate) struct Carried {
     pub(crate) octets: u64,
     pub(crate) seconds: f64,
     pub(crate) gbit_per_second: f64,
+}
+
+impl Carried {
+    fn after(&mut self, time: Duration) {
+        self.seconds = time.as_secs_f64();
+        self.gbit_per_second = self.octets as f64 * 8.0 / self.seconds / 1e9;
+    }
 }
 
 /// A device as smoltcp sees it: packets of its vNIC's MTU, to and from the gateway.
@@ -124,9 +132,11 @@ impl Host {
         Ok(Self { link, interface, sockets, socket, address, started: Instant::now() })
     }
 
-    fn turn(&mut self) {
+    /// Takes what has come and sends what there is to send.
+    fn turn(&mut self) -> Result<(), Failure> {
         let now = Clock::from_micros(self.started.elapsed().as_micros() as i64);
         self.interface.poll(now, &mut self.link, &mut self.sockets);
+        self.link.guest.device.check()
     }
 
     fn socket(&mut self) -> &mut Socket<'static> {
@@ -134,17 +144,52 @@ impl Host {
     }
 }
 
-/// Sends from one to the other for `duration`.
+/// Sends from one to the other for `duration`, or until Ctrl-C; `each_second` hears of the octets so far.
 pub(crate) async fn throughput(
     (sender, sender_mtu): (Guest, u32),
     (receiver, receiver_mtu): (Guest, u32),
     duration: Duration,
+    mut each_second: impl FnMut(&Carried),
 ) -> Result<Carried, Failure> {
     let ipv4 = sender.ipv4.is_some() && receiver.ipv4.is_some();
-    let failed = |what: &str| Failure::Probe(what.into());
     let mtu = sender_mtu.min(receiver_mtu);
     let mut sender = Host::new(sender, mtu, ipv4).await?;
     let mut receiver = Host::new(receiver, mtu, ipv4).await?;
+    connect(&mut sender, &mut receiver)?;
+    let mut interrupt = pin!(tokio::signal::ctrl_c());
+    let (payload, started) = ([0x5a; 65_536], Instant::now());
+    let (from, to) = (sender.address.to_string(), receiver.address.to_string());
+    let mut carried = Carried { from, to, octets: 0, seconds: 0.0, gbit_per_second: 0.0 };
+    let mut told = Duration::ZERO;
+    while started.elapsed() < duration {
+        while sender.socket().send_slice(&payload).is_ok_and(|sent| sent > 0) {}
+        sender.turn()?;
+        receiver.turn()?;
+        while let Ok(received @ 1..) = receiver.socket().recv(|data| (data.len(), data.len())) {
+            carried.octets += received as u64;
+        }
+        carried.after(started.elapsed());
+        if started.elapsed() >= told + Duration::from_secs(1) {
+            told = started.elapsed();
+            each_second(&carried);
+        }
+        tokio::select! {
+            biased;
+            _ = &mut interrupt => break,
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    // What is on its way when the receiver leaves would count as dropped.
+    let patient = Instant::now() + PATIENCE;
+    while sender.link.guest.device.in_flight() > 0 && Instant::now() < patient {
+        receiver.turn()?;
+    }
+    Ok(carried)
+}
+
+/// Opens the connection.
+fn connect(sender: &mut Host, receiver: &mut Host) -> Result<(), Failure> {
+    let failed = |what: &str| Failure::Probe(what.into());
     receiver.socket().listen(PORT).map_err(|e| failed(&e.to_string()))?;
     let (to, from) = (IpAddress::from(receiver.address), IpAddress::from(sender.address));
     let socket = sender.sockets.get_mut::<Socket<'_>>(sender.socket);
@@ -156,30 +201,8 @@ pub(crate) async fn throughput(
         if Instant::now() > patient {
             return Err(failed(&format!("no TCP connection to {to} within {PATIENCE:?}")));
         }
-        sender.turn();
-        receiver.turn();
+        sender.turn()?;
+        receiver.turn()?;
     }
-    let (payload, started) = ([0x5a; 65_536], Instant::now());
-    let mut octets = 0;
-    while started.elapsed() < duration {
-        while sender.socket().send_slice(&payload).is_ok_and(|sent| sent > 0) {}
-        sender.turn();
-        receiver.turn();
-        while let Ok(received @ 1..) = receiver.socket().recv(|data| (data.len(), data.len())) {
-            octets += received as u64;
-        }
-    }
-    let seconds = started.elapsed().as_secs_f64();
-    // What is on its way when the receiver leaves would count as dropped.
-    let patient = Instant::now() + PATIENCE;
-    while sender.link.guest.device.in_flight() > 0 && Instant::now() < patient {
-        receiver.turn();
-    }
-    Ok(Carried {
-        from: from.to_string(),
-        to: to.to_string(),
-        octets,
-        seconds,
-        gbit_per_second: octets as f64 * 8.0 / seconds / 1e9,
-    })
+    Ok(())
 }

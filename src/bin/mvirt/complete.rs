@@ -1,0 +1,60 @@
+//! What a shell offers for TAB: names of networks and vNICs, as the server knows them at that moment.
+
+use super::connect::{Client, Connection};
+use clap_complete::{
+    CompletionCandidate,
+    engine::{ArgValueCompleter, ValueCompleter},
+};
+use mvirt_net::proto::{ListNetworksRequest, ListNicsRequest};
+use std::{ffi::OsStr, time::Duration};
+
+/// Longer would be felt.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What is named.
+#[derive(Debug, Clone, Copy)]
+enum Named {
+    Networks,
+    Nics,
+}
+
+/// Offers the names of networks.
+pub(crate) fn networks() -> ArgValueCompleter {
+    ArgValueCompleter::new(Named::Networks)
+}
+
+/// Offers the names of vNICs.
+pub(crate) fn nics() -> ArgValueCompleter {
+    ArgValueCompleter::new(Named::Nics)
+}
+
+impl ValueCompleter for Named {
+    fn complete(&self, current: &OsStr) -> Vec<CompletionCandidate> {
+        let begun = current.to_string_lossy();
+        let names = self.names().unwrap_or_default().into_iter();
+        names.filter(|name| name.starts_with(&*begun)).map(CompletionCandidate::new).collect()
+    }
+}
+
+impl Named {
+    /// The names there are; none without a server, as there is nobody to tell of an error.
+    fn names(self) -> Option<Vec<String>> {
+        let words: Vec<String> = std::env::args().collect();
+        let connection = Connection::of_words(&words, TIMEOUT);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+        runtime.block_on(async { self.ask(&mut connection.connect().await.ok()?).await })
+    }
+
+    async fn ask(self, client: &mut Client) -> Option<Vec<String>> {
+        Some(match self {
+            Self::Networks => {
+                let response = client.list_networks(ListNetworksRequest::default()).await.ok()?;
+                response.into_inner().networks.into_iter().map(|network| network.name).collect()
+            }
+            Self::Nics => {
+                let response = client.list_nics(ListNicsRequest::default()).await.ok()?;
+                response.into_inner().nics.into_iter().map(|nic| nic.name).collect()
+            }
+        })
+    }
+}

@@ -1,0 +1,71 @@
+//! Why a command failed, in words that say what to do, and what its exit code is.
+
+use std::{path::PathBuf, process::ExitCode};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// There is no connection, or it ended.
+    #[error("cannot reach mvirt-net at {address}: {reason}\n  {remedy}")]
+    Unreachable { address: String, reason: String, remedy: String },
+    /// The server is there, and did not answer in time.
+    #[error(
+        "mvirt-net at {address} has not answered within {timeout:?}\n  \
+         It may be busy or stopped; --timeout sets how long to wait."
+    )]
+    Late { address: String, timeout: std::time::Duration },
+    /// A file of `--tls-…` cannot be read.
+    #[error("{flag} {}: {source}", path.display())]
+    Tls { flag: &'static str, path: PathBuf, source: std::io::Error },
+    /// The server said no, or the connection ended.
+    #[error("refused ({}): {}", code_name(.0.code()), .0.message())]
+    Refused(#[from] tonic::Status),
+    /// What the command line alone cannot tell: flags that do not go together.
+    #[error("{0}")]
+    Usage(String),
+    /// This program refuses, as what was asked for would do harm or cannot work.
+    #[error("{0}")]
+    Stopped(String),
+    #[error("cannot run {program}: {source}\n  {remedy}")]
+    Vmm { program: String, source: std::io::Error, remedy: String },
+    #[error("{0}")]
+    Probe(String),
+    #[error("cannot write the answer: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+impl Failure {
+    /// The gRPC code that says it best.
+    pub(crate) fn code(&self) -> String {
+        match self {
+            Self::Refused(status) => code_name(status.code()),
+            Self::Unreachable { .. } => "UNAVAILABLE".into(),
+            Self::Late { .. } => "DEADLINE_EXCEEDED".into(),
+            Self::Usage(_) | Self::Tls { .. } => "INVALID_ARGUMENT".into(),
+            Self::Stopped(_) | Self::Vmm { .. } | Self::Probe(_) => "FAILED_PRECONDITION".into(),
+            Self::Output(_) => "UNKNOWN".into(),
+        }
+    }
+
+    /// 2 for wrong usage, else 1.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(if matches!(self, Self::Usage(_)) { 2 } else { 1 })
+    }
+
+    /// Whether whoever read the answer has seen enough, like head(1).
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// As gRPC spells it: INVALID_ARGUMENT.
+fn code_name(code: tonic::Code) -> String {
+    let mut name = String::new();
+    for c in format!("{code:?}").chars() {
+        if c.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(c.to_ascii_uppercase());
+    }
+    name
+}

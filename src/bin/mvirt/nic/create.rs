@@ -1,0 +1,118 @@
+//! `mvirt nic create`
+
+use super::by_family;
+use crate::{
+    Failure, complete,
+    rate::{self, Rate},
+};
+use clap::{ArgGroup, Args, ValueEnum};
+use mvirt_net::proto::{Addressing, CreateNicRequest, Ipv6Mode};
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum AddressingFlag {
+    /// A /32 and a /128, the gateway on link
+    Host,
+    /// The subnet's own mask, everybody on link
+    Subnet,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Ipv6ModeFlag {
+    /// One address
+    Dhcpv6,
+    /// Chosen by the guest in a /64 of its own, for guests without DHCPv6
+    Slaac,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mvirt nic create prod --name vm1
+  mvirt nic create prod --name vm2 --ipv4 10.0.0.10 --queues 4
+  mvirt nic create prod --name vm3 --from-guest 1Gbit,200kpps --to-guest 1Gbit";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+#[command(group = ArgGroup::new("in").args(["network", "network_flag"]).required(true))]
+pub(crate) struct Create {
+    /// Network, by name or id
+    #[arg(add = complete::networks())]
+    network: Option<String>,
+    /// Network, for who likes flags
+    #[arg(long = "network", value_name = "NETWORK", add = complete::networks())]
+    network_flag: Option<String>,
+    /// Unique name [default: chosen]
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    name: String,
+    /// Like 52:54:00:12:34:56 [default: chosen]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    mac: String,
+    /// Address in the network's subnet [default: the lowest free one]
+    #[arg(long, value_name = "ADDRESS", default_value = "", hide_default_value = true)]
+    ipv4: String,
+    /// Address in the network's prefix [default: the lowest free one]
+    #[arg(long, value_name = "ADDRESS", default_value = "", hide_default_value = true)]
+    ipv6: String,
+    /// Prefixes behind the guest, with commas between; may be given several times
+    #[arg(long, value_name = "PREFIX", value_delimiter = ',')]
+    route: Vec<String>,
+    /// How the guest sees the network's subnets
+    #[arg(long, default_value = "host")]
+    addressing: AddressingFlag,
+    /// How the guest comes by its IPv6 addresses
+    #[arg(long, value_name = "MODE", default_value = "dhcpv6")]
+    ipv6_mode: Ipv6ModeFlag,
+    /// Octets of an IP packet, 1280-65535 [default: the network's]
+    #[arg(long, default_value = "0", hide_default_value = true)]
+    mtu: u32,
+    /// Queue pairs offered to the VMM
+    #[arg(long, value_name = "N", default_value = "1")]
+    queues: u32,
+    /// What its guest may send, like 1Gbit, 200kpps or both, with /BURST if wanted
+    #[arg(long, value_name = "RATE", value_delimiter = ',')]
+    from_guest: Vec<Rate>,
+    /// What its guest may get, likewise
+    #[arg(long, value_name = "RATE", value_delimiter = ',')]
+    to_guest: Vec<Rate>,
+    /// A UUID, which makes the command repeatable
+    #[arg(long, value_name = "UUID", default_value = "", hide_default_value = true)]
+    id: String,
+}
+
+impl Create {
+    /// The request that the flags are.
+    ///
+    /// # Errors
+    ///
+    /// Two rates of one kind in one direction.
+    pub(super) fn request(self) -> Result<CreateNicRequest, Failure> {
+        let (routed_ipv4_prefixes, routed_ipv6_prefixes) = by_family(self.route);
+        let addressing = match self.addressing {
+            AddressingFlag::Host => Addressing::Host,
+            AddressingFlag::Subnet => Addressing::Subnet,
+        };
+        let ipv6_mode = match self.ipv6_mode {
+            Ipv6ModeFlag::Dhcpv6 => Ipv6Mode::Dhcpv6,
+            Ipv6ModeFlag::Slaac => Ipv6Mode::Slaac,
+        };
+        let limit = |flag: &str, rates: &[Rate]| {
+            rate::limit(None, rates).map_err(|why| Failure::Usage(format!("{flag}: {why}")))
+        };
+        Ok(CreateNicRequest {
+            // clap lets one of both through.
+            network_id: self.network.or(self.network_flag).unwrap_or_default(),
+            name: self.name,
+            mac_address: self.mac,
+            ipv4_address: self.ipv4,
+            ipv6_address: self.ipv6,
+            routed_ipv4_prefixes,
+            routed_ipv6_prefixes,
+            id: self.id,
+            addressing: addressing.into(),
+            queue_pairs: self.queues,
+            mtu: self.mtu,
+            ipv6_mode: ipv6_mode.into(),
+            limit_from_guest: limit("--from-guest", &self.from_guest)?,
+            limit_to_guest: limit("--to-guest", &self.to_guest)?,
+        })
+    }
+}

@@ -1,0 +1,69 @@
+//! `mvirt nic limit`
+
+use super::get;
+use crate::{
+    Failure, complete,
+    connect::Client,
+    output::Output,
+    rate::{self, Rate},
+};
+use clap::Args;
+use mvirt_net::proto::{Nic, RateLimit, SetNicLimitsRequest};
+
+const EXAMPLES: &str = "\
+Examples:
+  mvirt nic limit vm1                                     # shows what is in force
+  mvirt nic limit vm1 --from-guest 1Gbit/10Mbit,200kpps   # changes one direction
+  mvirt nic limit vm1 --clear-to-guest";
+
+/// What is not named stays as it is.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Limit {
+    /// Name or id
+    #[arg(add = complete::nics())]
+    nic: String,
+    /// What its guest may send, like 1Gbit, 200kpps or both, with /BURST if wanted
+    #[arg(long, value_name = "RATE", value_delimiter = ',')]
+    from_guest: Vec<Rate>,
+    /// What its guest may get, likewise
+    #[arg(long, value_name = "RATE", value_delimiter = ',')]
+    to_guest: Vec<Rate>,
+    /// First remove what limits what its guest may send
+    #[arg(long)]
+    clear_from_guest: bool,
+    /// First remove what limits what its guest may get
+    #[arg(long)]
+    clear_to_guest: bool,
+}
+
+impl Limit {
+    pub(super) async fn run(self, client: &mut Client, out: &Output) -> Result<(), Failure> {
+        let now = get(client, self.nic.clone()).await?;
+        let changes = !self.from_guest.is_empty() || !self.to_guest.is_empty();
+        if !changes && !self.clear_from_guest && !self.clear_to_guest {
+            return show(&now, out);
+        }
+        let new = |flag: &str, now: Option<RateLimit>, clear: bool, rates: &[Rate]| {
+            let now = now.filter(|_| !clear);
+            rate::limit(now, rates).map_err(|why| Failure::Usage(format!("{flag}: {why}")))
+        };
+        let from_guest =
+            new("--from-guest", now.limit_from_guest, self.clear_from_guest, &self.from_guest)?;
+        let to_guest = new("--to-guest", now.limit_to_guest, self.clear_to_guest, &self.to_guest)?;
+        let request = SetNicLimitsRequest { id: now.id, from_guest, to_guest };
+        show(&client.set_nic_limits(request).await?.into_inner(), out)
+    }
+}
+
+fn show(nic: &Nic, out: &Output) -> Result<(), Failure> {
+    let shown = |limit| {
+        let shown = rate::shown(limit);
+        if shown.is_empty() { "no limit".into() } else { shown }
+    };
+    let rows = [
+        ("from guest", shown(nic.limit_from_guest).into()),
+        ("to guest", shown(nic.limit_to_guest).into()),
+    ];
+    out.object(nic, &nic.name, &rows)
+}

@@ -1,0 +1,65 @@
+//! What people see of a vNIC.
+
+use crate::{
+    Failure,
+    output::{Cell, Output},
+    rate,
+    units::{ago, counted, local, octets},
+};
+use mvirt_net::proto::{Addressing, Nic, NicStats};
+
+/// Prints a vNIC of the network called `network`.
+pub(super) fn nic(nic: &Nic, network: &str, out: &Output) -> Result<(), Failure> {
+    let routes = [&nic.routed_ipv4_prefixes[..], &nic.routed_ipv6_prefixes[..]].concat();
+    let addressing = match nic.addressing() {
+        Addressing::Subnet => "subnet",
+        Addressing::Host | Addressing::Unspecified => "host",
+    };
+    let guest = nic.guest.clone().unwrap_or_default();
+    let rows = [
+        ("name", nic.name.as_str().into()),
+        ("id", nic.id.as_str().into()),
+        ("network", network.into()),
+        ("state", Cell::state(nic.state())),
+        ("mac", nic.mac_address.as_str().into()),
+        ("ipv4", nic.ipv4_address.as_str().into()),
+        ("ipv6", nic.ipv6_address.as_str().into()),
+        ("ipv6 prefix", nic.slaac_prefix.as_str().into()),
+        ("routes", routes.join(" ").into()),
+        ("addressing", addressing.into()),
+        ("mtu", nic.mtu.into()),
+        ("from guest", rate::shown(nic.limit_from_guest).into()),
+        ("to guest", rate::shown(nic.limit_to_guest).into()),
+        ("queues", nic.queue_pairs.into()),
+        ("socket", nic.socket_path.as_str().into()),
+        ("ipv4 lease", ago(&guest.ipv4_lease_at).into()),
+        ("ipv6 lease", ago(&guest.ipv6_lease_at).into()),
+        ("arp", ago(&guest.ipv4_neighbour_at).into()),
+        ("ndp", ago(&guest.ipv6_neighbour_at).into()),
+        ("router sought", ago(&guest.router_at).into()),
+        ("hostname", guest.hostname.into()),
+        ("dhcp client", guest.vendor_class.into()),
+        ("created", local(&nic.created_at).into()),
+        ("updated", local(&nic.updated_at).into()),
+    ];
+    out.object(nic, &nic.name, &rows)
+}
+
+/// Prints what the vNIC called `name` has carried.
+pub(super) fn stats(name: &str, stats: &NicStats, out: &Output) -> Result<(), Failure> {
+    let frames = |count| counted(count, "frame");
+    let both = |count, size| format!("{}, {}", frames(count), octets(size));
+    let mut rows = vec![
+        ("from the guest", both(stats.ingress_frames, stats.ingress_octets).into()),
+        ("  forwarded", frames(stats.ingress_forwarded).into()),
+        ("  answered", frames(stats.ingress_answered).into()),
+        ("to the guest", both(stats.egress_frames, stats.egress_octets).into()),
+    ];
+    let drops = stats.drops.iter();
+    rows.extend(
+        drops.map(|drop| {
+            ("dropped", Cell::from(format!("{}: {}", frames(drop.frames), drop.reason)))
+        }),
+    );
+    out.object(stats, name, &rows)
+}

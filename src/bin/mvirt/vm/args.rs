@@ -1,0 +1,119 @@
+//! The arguments that connect each VMM to a vNIC, the memory that it must share included.
+
+use super::{
+    Machine, strings,
+    vmm::{Version, Vmm},
+};
+use mvirt_net::proto::Nic;
+
+/// What a guest takes without being told.
+const USUAL_MTU: u32 = 1500;
+
+impl Machine {
+    /// The VMM that is named, or one that is installed.
+    pub(crate) fn vmm(&self) -> Vmm {
+        self.vmm.unwrap_or_else(Vmm::installed)
+    }
+
+    /// The arguments of `vmm`; for libvirt, elements of XML.
+    pub(crate) fn network_args(&self, vmm: Vmm, nic: &Nic) -> Vec<String> {
+        let (socket, mac, pairs, memory) =
+            (&nic.socket_path, &nic.mac_address, nic.queue_pairs, &self.memory);
+        match vmm {
+            Vmm::CloudHypervisor => {
+                let mtu = option(nic, ",mtu=");
+                strings(&[
+                    "--memory",
+                    &format!("size={memory},shared=on"),
+                    "--net",
+                    &format!(
+                        "vhost_user=true,socket={socket},mac={mac},num_queues={},queue_size=256{mtu}",
+                        pairs * 2
+                    ),
+                ])
+            }
+            Vmm::Qemu => self.qemu_args(nic),
+            Vmm::Uml => strings(&[&format!("virtio_uml.device={socket}:1")]),
+            Vmm::Dpdk => strings(&[
+                "--vdev",
+                &format!("net_virtio_user0,path={socket},queues={pairs},queue_size=256,mac={mac}"),
+            ]),
+            Vmm::Libvirt => libvirt(nic),
+        }
+    }
+
+    fn qemu_args(&self, nic: &Nic) -> Vec<String> {
+        let (pairs, memory) = (nic.queue_pairs, &self.memory);
+        let (accel, vectors) = if self.accel.is_tcg() {
+            // QEMU 7.2 crashes under TCG with interrupt vectors on a vhost-user device.
+            ("tcg", ",vectors=0".to_owned())
+        } else if pairs > 1 {
+            // One a queue, one for the configuration and one for the control queue.
+            ("kvm", format!(",vectors={}", pairs * 2 + 2))
+        } else {
+            ("kvm", String::new())
+        };
+        let (queues, multi) =
+            if pairs > 1 { (format!(",queues={pairs}"), ",mq=on") } else { (String::new(), "") };
+        let version = self.vmm_version.or_else(Version::of_qemu);
+        let reconnect = if version.is_none_or(|version| version >= Version::RECONNECT_MS) {
+            "reconnect-ms=1000"
+        } else {
+            "reconnect=1"
+        };
+        strings(&[
+            "-accel",
+            accel,
+            "-m",
+            memory,
+            "-object",
+            &format!("memory-backend-memfd,id=mem0,size={memory},share=on"),
+            "-numa",
+            "node,memdev=mem0",
+            "-chardev",
+            &format!("socket,id=net0,path={},{reconnect}", nic.socket_path),
+            "-netdev",
+            &format!("vhost-user,id=net0,chardev=net0{queues}"),
+            "-device",
+            &format!(
+                "virtio-net-pci,netdev=net0,mac={}{multi}{vectors}{}",
+                nic.mac_address,
+                option(nic, ",host_mtu=")
+            ),
+        ])
+    }
+}
+
+/// The MTU behind `flag`, where it has to be said.
+fn option(nic: &Nic, flag: &str) -> String {
+    if nic.mtu == USUAL_MTU { String::new() } else { format!("{flag}{}", nic.mtu) }
+}
+
+/// The elements `memoryBacking` of a domain and `interface` of its devices. Of what is in them, nothing is the user's
+/// choice but the folder of sockets.
+fn libvirt(nic: &Nic) -> Vec<String> {
+    let quoted =
+        |text: &str| text.replace('&', "&amp;").replace('\'', "&apos;").replace('<', "&lt;");
+    let mut interface = vec![
+        "<interface type='vhostuser'>".to_owned(),
+        format!("  <mac address='{}'/>", nic.mac_address),
+        format!("  <source type='unix' path='{}' mode='client'>", quoted(&nic.socket_path)),
+        "    <reconnect enabled='yes' timeout='1'/>".into(),
+        "  </source>".into(),
+        "  <model type='virtio'/>".into(),
+    ];
+    if nic.queue_pairs > 1 {
+        interface.push(format!("  <driver queues='{}'/>", nic.queue_pairs));
+    }
+    if nic.mtu != USUAL_MTU {
+        interface.push(format!("  <mtu size='{}'/>", nic.mtu));
+    }
+    interface.push("</interface>".into());
+    let memory = [
+        "<memoryBacking>",
+        "  <source type='memfd'/>",
+        "  <access mode='shared'/>",
+        "</memoryBacking>",
+    ];
+    vec![memory.join("\n"), interface.join("\n")]
+}

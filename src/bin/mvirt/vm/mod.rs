@@ -1,0 +1,243 @@
+//! `mvirt vm start`, and the arguments that connect each VMM to a vNIC.
+
+mod args;
+mod vmm;
+
+use super::{Failure, complete, connect::Client, nic};
+use clap::{Args, Subcommand, ValueHint};
+use mvirt_net::proto::Nic;
+use std::{
+    env,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process,
+};
+pub(crate) use vmm::Vmm;
+use vmm::{Accel, Version};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a virtual machine in the foreground
+    Start(Start),
+}
+
+/// What the arguments of a VMM depend on, beside the vNIC.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Machine {
+    /// Which VMM [default: cloud-hypervisor or qemu, which is installed]
+    #[arg(long)]
+    vmm: Option<Vmm>,
+    /// Its version, like 7.2, where it is not the one installed here
+    #[arg(long, value_name = "VERSION")]
+    vmm_version: Option<Version>,
+    /// The guest's memory, which is shared with mvirt-net
+    #[arg(long, default_value = "512M", value_parser = memory)]
+    memory: String,
+    /// What QEMU runs the guest on
+    #[arg(long, default_value = "auto")]
+    accel: Accel,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mvirt vm start vm1 --vmm uml --initramfs target/guests/uml.cpio.gz
+  mvirt vm start vm1 --vmm qemu --kernel vmlinuz --initramfs initrd.img --cmdline root=/dev/vda --disk disk.img
+  mvirt vm start vm1 --nic vm1-eth0 --vmm qemu --disk disk.img -- -display gtk";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Start {
+    /// Name of the virtual machine
+    #[arg(add = complete::nics())]
+    name: String,
+    /// Its vNIC, by name or id [default: the one with the name of the machine]
+    #[arg(long, add = complete::nics())]
+    nic: Option<String>,
+    #[command(flatten)]
+    machine: Machine,
+    /// Kernel image [uml: linux.uml; qemu: none where there is a disk]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    kernel: Option<PathBuf>,
+    /// Initial RAM disk
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    initramfs: Option<PathBuf>,
+    /// Disk image
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    disk: Option<PathBuf>,
+    /// More of the kernel's command line
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    cmdline: String,
+    /// Virtual CPUs [default: as many as the vNIC has queue pairs]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    cpus: Option<u32>,
+    /// More of the VMM's own arguments
+    #[arg(last = true, value_name = "ARG")]
+    arguments: Vec<String>,
+}
+
+fn memory(text: &str) -> Result<String, String> {
+    let number = text.strip_suffix(['M', 'G']).unwrap_or("");
+    match number.parse::<u32>() {
+        Ok(1..) => Ok(text.into()),
+        _ => Err("expected mebibytes or gibibytes, like 512M or 4G".into()),
+    }
+}
+
+fn strings(args: &[&str]) -> Vec<String> {
+    args.iter().map(ToString::to_string).collect()
+}
+
+/// The arguments as a shell takes them. Those of VMMs need no quotes, so that `$(…)` takes them, too.
+pub(crate) fn shell_line(args: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=,./:@%+".contains(c);
+    let quoted = args.iter().map(|arg| match &**arg {
+        plain_arg if !arg.is_empty() && arg.chars().all(plain) => plain_arg.into(),
+        // No argument of a program has a NUL, which nothing could quote.
+        other => shlex::try_quote(other).unwrap_or_else(|_| other.into()),
+    });
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+pub(crate) async fn run(command: Command, client: &mut Client) -> Result<(), Failure> {
+    let Command::Start(start) = command;
+    let nic = nic::get(client, start.nic.clone().unwrap_or_else(|| start.name.clone())).await?;
+    let vmm = start.machine.vmm();
+    start.check(vmm)?;
+    let (program, args) = start.command(vmm, &nic);
+    let mut command = process::Command::new(&program);
+    command.args(&args);
+    if vmm == Vmm::Uml {
+        // Its memory is a file there, and mvirt-net takes none on a disk.
+        command.env("TMPDIR", "/dev/shm");
+        if let Some(preload) = uml_preload() {
+            anstream::eprint!("LD_PRELOAD={} ", preload.display());
+            command.env("LD_PRELOAD", preload);
+        }
+    }
+    anstream::eprintln!("{} {}", program, shell_line(&args));
+    let source = command.exec();
+    Err(Failure::Vmm { program, source, remedy: vmm.others() })
+}
+
+/// What lets User-mode Linux run on CPUs whose state is larger than it knows (guests/uml-xstate.c), where it was built
+/// or installed beside this program. It does nothing on other CPUs.
+fn uml_preload() -> Option<PathBuf> {
+    if env::var_os("LD_PRELOAD").is_some_and(|preload| !preload.is_empty()) {
+        return None;
+    }
+    let program = env::current_exe().ok()?;
+    let prefix = program.parent().and_then(Path::parent)?;
+    let places = ["guests/uml-xstate.so", "lib/mvirt/uml-xstate.so"];
+    places.iter().map(|place| prefix.join(place)).find(|path| path.exists())
+}
+
+impl Start {
+    /// Refuses what cannot boot.
+    fn check(&self, vmm: Vmm) -> Result<(), Failure> {
+        let lacks_kernel = match vmm {
+            Vmm::Libvirt => {
+                return Err(Failure::Usage(
+                    "libvirt starts its machines itself: put what `mvirt nic vmm-args --vmm \
+                     libvirt` prints into the domain's XML, and run virsh start"
+                        .into(),
+                ));
+            }
+            Vmm::CloudHypervisor => self.kernel.is_none() && self.arguments.is_empty(),
+            Vmm::Qemu => self.kernel.is_none() && self.disk.is_none() && self.arguments.is_empty(),
+            Vmm::Uml | Vmm::Dpdk => false,
+        };
+        if lacks_kernel {
+            return Err(Failure::Usage(format!(
+                "{} has nothing to boot: give --kernel FILE{}",
+                vmm.name(),
+                if vmm == Vmm::Qemu { " or --disk FILE" } else { "" }
+            )));
+        }
+        Ok(())
+    }
+
+    fn command(&self, vmm: Vmm, nic: &Nic) -> (String, Vec<String>) {
+        let cpus = self.cpus.unwrap_or(nic.queue_pairs.max(1));
+        let mut args = match vmm {
+            Vmm::Uml => self.uml(),
+            Vmm::Qemu => self.qemu(cpus),
+            Vmm::CloudHypervisor => self.cloud_hypervisor(cpus),
+            Vmm::Dpdk | Vmm::Libvirt => strings(&["--no-pci", "--file-prefix", &self.name]),
+        };
+        args.extend(self.machine.network_args(vmm, nic));
+        args.extend(self.arguments.iter().cloned());
+        let mut program = vmm.program();
+        match vmm {
+            Vmm::Uml => {
+                args.extend(self.cmdline.split_whitespace().map(str::to_owned));
+                let kernel = self.kernel.as_ref().map(|kernel| kernel.display().to_string());
+                program = kernel.unwrap_or(program);
+            }
+            Vmm::Dpdk => args.extend(strings(&["--", "--interactive"])),
+            _ => {}
+        }
+        (program, args)
+    }
+
+    fn file(&self, flag: &str, file: Option<&PathBuf>) -> Vec<String> {
+        file.map(|file| strings(&[flag, &file.display().to_string()])).unwrap_or_default()
+    }
+
+    fn uml(&self) -> Vec<String> {
+        let mut args = strings(&[
+            &format!("mem={}", self.machine.memory),
+            &format!("umid={}", self.name),
+            "con=null",
+            "con0=fd:0,fd:1",
+        ]);
+        args.extend(self.initramfs.iter().map(|file| format!("initrd={}", file.display())));
+        args.extend(self.disk.iter().map(|file| format!("ubd0={}", file.display())));
+        args
+    }
+
+    fn qemu(&self, cpus: u32) -> Vec<String> {
+        let cpus = cpus.to_string();
+        let mut args = strings(&["-name", &self.name, "-cpu", "max", "-smp", &cpus]);
+        args.extend(strings(&["-nographic", "-no-reboot"]));
+        args.extend(self.file("-kernel", self.kernel.as_ref()));
+        args.extend(self.file("-initrd", self.initramfs.as_ref()));
+        if self.kernel.is_some() {
+            let cmdline = format!("console=ttyS0 {}", self.cmdline);
+            args.extend(strings(&["-append", cmdline.trim_end()]));
+        }
+        args.extend(
+            self.disk.iter().flat_map(|file| {
+                strings(&["-drive", &format!("file={},if=virtio", file.display())])
+            }),
+        );
+        args
+    }
+
+    fn cloud_hypervisor(&self, cpus: u32) -> Vec<String> {
+        let cpus = format!("boot={cpus}");
+        let mut args = strings(&["--cpus", &cpus, "--serial", "tty", "--console", "off"]);
+        let cmdline = format!("console=ttyS0 {}", self.cmdline);
+        args.extend(strings(&["--cmdline", cmdline.trim_end()]));
+        args.extend(self.file("--kernel", self.kernel.as_ref()));
+        args.extend(self.file("--initramfs", self.initramfs.as_ref()));
+        args.extend(
+            self.disk
+                .iter()
+                .flat_map(|file| strings(&["--disk", &format!("path={}", file.display())])),
+        );
+        args
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_goes_through_a_shell_unharmed() {
+        let args = strings(&["-append", "console=ttyS0 a='b'", "$HOME", "", "a=b,c:/d"]);
+        let line = shell_line(&args);
+        assert!(line.ends_with(" a=b,c:/d"), "nothing to quote: {line}");
+        assert_eq!(shlex::split(&line), Some(args));
+    }
+}

@@ -1,0 +1,177 @@
+//! The shape of the command line: names as arguments or flags, help that says what to type, formats, limits, refusals.
+
+use super::{
+    cli::{mvirt, stderr, stdout},
+    daemon::{Daemon, wait_until},
+    guest::Guest,
+};
+use mvirt_net::proto::NicState;
+use serde_json::Value;
+use std::process::{Command, Output};
+
+fn with(daemon: &Daemon, environment: &[(&str, &str)], args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
+    command.env("MVIRT_NET_SERVER", daemon.address()).envs(environment.iter().copied());
+    command.args(args).output().unwrap()
+}
+
+#[test]
+fn names_are_arguments_or_flags_and_lists_have_commas() {
+    let daemon = Daemon::start();
+    let run = |line: &str| mvirt(&daemon, &line.split(' ').collect::<Vec<_>>());
+    let shown = stdout(&run(
+        "network create prod --ipv4-subnet 10.0.0.0/24 --dns 1.1.1.1,9.9.9.9 --dns 8.8.8.8",
+    ));
+    assert!(shown.contains("dns      1.1.1.1 9.9.9.9 8.8.8.8\n"), "{shown}");
+    stdout(&run("network create -n test --ipv4-subnet 10.0.0.0/24"));
+    stdout(&run("nic create prod --name vm1 --route 10.7.0.0/16,10.8.0.0/16"));
+    stdout(&run("nic create --network test -n vm2"));
+    assert_eq!(stdout(&run("nic ls -n test --no-headers -o name")), "vm2\n");
+    assert!(stdout(&run("nic show vm1")).contains("network     prod\n"));
+    for (line, lacks) in [
+        ("network create --ipv4-subnet 10.0.0.0/24", "<NAME|--name <NAME>>"),
+        ("network create a --name b --ipv4-subnet 10.0.0.0/24", "cannot be used with"),
+        ("nic create --name vm3", "<NETWORK|--network <NETWORK>>"),
+        ("nic create prod --network test", "cannot be used with"),
+        ("network update prod", "--clear-dns"),
+        ("nic update vm1", "<--route <PREFIX>|--clear-routes>"),
+        ("nic create prod --from-guest 1Gbit --from-guest 2Gbit", "1Gbit and 2Gbit"),
+        ("nic create prod --mac 1 --mac 2", "cannot be used multiple times"),
+    ] {
+        let said = stderr(&run(line), 2);
+        assert!(said.contains(lacks) && !said.contains("net-server"), "{line}: {said}");
+    }
+    let said = stderr(&run("network update prod --mtu 9000"), 2);
+    assert!(!said.contains("as a value"), "{said}");
+    let said = stderr(&run("network create out --ipv4-subnet 10.1.0.0/24 --public"), 1);
+    assert!(said.contains("UNIMPLEMENTED"), "{said}");
+    let done = run("network rm prod -f");
+    assert_eq!(String::from_utf8_lossy(&done.stderr), "Deleted network prod and 1 vNIC.\n");
+    stdout(&run("nic rm vm2"));
+    assert_eq!(stderr(&run("network delete test"), 0), "Deleted network test.\n");
+}
+
+#[test]
+fn help_begins_with_what_the_command_is_for() {
+    let help = |line: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
+        stdout(&command.args(line.split(' ')).arg("--help").output().unwrap())
+    };
+    for line in ["network create", "nic create", "vm start", "probe vm1 ping"] {
+        let text = help(line);
+        let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part}: {text}"));
+        let (own, output, connection) = (at("Options:"), at("Output:"), at("Connection:"));
+        assert!(own < output && output < connection, "{text}");
+        for flag in ["--net-server", "--tls-ca", "--tls-cert", "--tls-key", "--timeout"] {
+            assert!(at(flag) > connection, "{flag} is among the command's own: {text}");
+        }
+    }
+    for line in ["network create", "network update", "nic create", "nic update", "nic limit"] {
+        assert!(help(line).contains("Examples:\n  mvirt "), "{line}");
+    }
+}
+
+#[test]
+fn lists_fit_a_screen_and_are_easy_to_cut() {
+    let mut daemon = Daemon::start();
+    daemon.network_with("v6", |r| r.ipv4_subnet.clear());
+    // Words of states.
+    let nic = daemon.nic("v6", "error");
+    let list = |flags: &[&str]| stdout(&mvirt(&daemon, &[&["nic", "list"], flags].concat()));
+    assert_eq!(
+        list(&[]),
+        "NAME   NETWORK  STATE    IPV4  IPV6\nerror  v6       created  -     fd00::1\n"
+    );
+    assert_eq!(list(&["--no-headers"]), "error  v6  created  -  fd00::1\n");
+    let wide = list(&["-o", "wide"]);
+    assert!(wide.contains(&nic.socket_path) && wide.contains(&nic.mac_address), "{wide}");
+    assert_eq!(list(&["-o", "name"]), "error\n");
+    let yaml = list(&["-o", "yaml"]);
+    assert!(yaml.contains("- id: ") && yaml.contains("  state: NIC_STATE_CREATED\n"), "{yaml}");
+    let coloured = |daemon: &Daemon, environment: &[(&str, &str)]| {
+        let environment = [&[("CLICOLOR_FORCE", "1")], environment].concat();
+        stdout(&with(daemon, &environment, &["nic", "list"]))
+    };
+    assert!(coloured(&daemon, &[]).contains("\x1b[1mNAME\x1b[0m"));
+    assert!(
+        coloured(&daemon, &[("NO_COLOR", "")]).contains('\x1b'),
+        "an empty one asks for nothing"
+    );
+    assert!(!coloured(&daemon, &[("NO_COLOR", "1")]).contains('\x1b'));
+    let guest = Guest::connect(&nic);
+    wait_until("it is active", || daemon.get_nic("error").state() == NicState::Active);
+    let shown = coloured(&daemon, &[]);
+    assert!(shown.contains("\x1b[32mactive\x1b[0m") && shown.contains("\nerror  "), "{shown}");
+    drop(guest);
+}
+
+#[test]
+fn limits_change_only_as_they_are_named() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let run = |line: &str| mvirt(&daemon, &line.split(' ').collect::<Vec<_>>());
+    let created = stdout(&run("nic create prod -n a --from-guest 1.5gbit/20Mbit,200kpps/1k"));
+    let sends = "from guest  1.5Gbit/20Mbit,200kpps/1kpps\n";
+    assert!(created.contains(sends), "{created}");
+    let shown = stdout(&run("nic limit a --to-guest 500Mbit/1Mbit"));
+    assert_eq!(shown, format!("{sends}to guest    500Mbit/1Mbit\n"));
+    assert_eq!(stdout(&run("nic limit a")), shown, "nothing is named, nothing changes");
+    let shown = stdout(&run("nic limit a --from-guest 2Gbit/1Mbit"));
+    assert!(shown.starts_with("from guest  2Gbit/1Mbit,200kpps/1kpps\n"), "{shown}");
+    let shown = stdout(&run("nic limit a --clear-from-guest --to-guest 2kpps/1kpps"));
+    assert_eq!(shown, "from guest  no limit\nto guest    500Mbit/1Mbit,2kpps/1kpps\n");
+    let said = stderr(&run("nic limit a --to-guest 1Gbit --to-guest 2Gbit"), 2);
+    assert!(said.contains("--to-guest: 1Gbit and 2Gbit"), "{said}");
+    let said = stderr(&run("nic limit a --to-guest 1GB"), 2);
+    assert!(said.contains("8Gbit for 1 GB"), "{said}");
+    assert_eq!(daemon.get_nic("a").limit_from_guest, None);
+}
+
+#[test]
+fn a_vnic_in_use_is_deleted_by_force_alone() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let guest = Guest::connect(&daemon.nic("prod", "vm1"));
+    wait_until("it is active", || daemon.get_nic("vm1").state() == NicState::Active);
+    let said = stderr(&mvirt(&daemon, &["nic", "delete", "vm1"]), 1);
+    assert!(said.contains("a VM uses it") && said.contains("--force"), "{said}");
+    assert_eq!(daemon.get_nic("vm1").name, "vm1");
+    assert_eq!(stderr(&mvirt(&daemon, &["nic", "delete", "vm1", "-f"]), 0), "Deleted vNIC vm1.\n");
+    drop(guest);
+}
+
+#[test]
+fn errors_are_documents_where_answers_are() {
+    let daemon = Daemon::start();
+    let error = |output: &Output, code: i32| -> Value {
+        serde_json::from_str(&stderr(output, code)).unwrap()
+    };
+    let said = error(&mvirt(&daemon, &["-o", "json", "nic", "get", "nobody"]), 1);
+    assert_eq!(said["error"]["code"], "NOT_FOUND");
+    assert!(said["error"]["message"].as_str().unwrap().contains("\"nobody\" does not exist"));
+    let nowhere = ["--net-server", "unix:/nonexistent", "-o", "json", "nic", "list"];
+    assert_eq!(error(&mvirt(&daemon, &nowhere), 1)["error"]["code"], "UNAVAILABLE");
+}
+
+#[test]
+fn a_shell_is_offered_the_names_that_there_are() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    daemon.nic("prod", "vm1");
+    let offered = |words: &[&str]| {
+        let last = (words.len() - 1).to_string();
+        let environment =
+            [("COMPLETE", "bash"), ("_CLAP_COMPLETE_INDEX", &*last), ("_CLAP_IFS", "\n")];
+        stdout(&with(&daemon, &environment, &[&["--"], words].concat()))
+    };
+    let all = offered(&["mvirt", "network", "get", ""]);
+    assert_eq!(all.lines().next(), Some("prod"), "names come before flags: {all}");
+    assert_eq!(offered(&["mvirt", "nic", "create", "--network", "p"]), "prod");
+    assert_eq!(offered(&["mvirt", "nic", "delete", "v"]), "vm1");
+    assert_eq!(offered(&["mvirt", "nic", "get", "x"]), "");
+    let root = offered(&["mvirt", "vm", "start", "vm1", "--kernel", "/de"]);
+    assert!(root.contains("/dev/"), "one can descend: {root}");
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(stdout(&mvirt(&daemon, &["completions", shell])).contains("COMPLETE"), "{shell}");
+    }
+}

@@ -1,0 +1,61 @@
+//! How the command line says that it cannot reach the daemon, and what to do.
+
+use super::{
+    cli::{mvirt, stderr, stdout},
+    daemon::Daemon,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use std::process::Command;
+
+#[test]
+fn a_daemon_that_stands_still_is_not_waited_for_without_end() {
+    let mut daemon = Daemon::start();
+    let pid = Pid::from_raw(daemon.pid() as i32).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    let late = mvirt(&daemon, &["--timeout", "300ms", "nic", "list"]);
+    kill_process(pid, Signal::CONT).unwrap();
+    let said = stderr(&late, 1);
+    assert!(said.contains("has not answered within 300ms") && said.contains("--timeout"), "{said}");
+    daemon.network("prod");
+    stderr(&mvirt(&daemon, &["--timeout", "soon", "nic", "list"]), 2);
+}
+
+#[test]
+fn without_a_server_there_is_still_a_version() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
+    let output = command.args(["--net-server", "unix:/nonexistent", "version"]).output().unwrap();
+    let own = format!("mvirt  {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), own);
+    assert!(stderr(&output, 1).contains("Is it running?"));
+}
+
+#[test]
+fn files_that_do_nothing_are_told() {
+    let daemon = Daemon::start();
+    let listed = mvirt(&daemon, &["--tls-ca", "ca.pem", "network", "list"]);
+    stdout(&listed);
+    let said = String::from_utf8_lossy(&listed.stderr).into_owned();
+    assert!(said.contains("--tls-ca does nothing"), "{said}");
+    let half = mvirt(&daemon, &["--tls-cert", "me.pem", "network", "list"]);
+    assert!(stderr(&half, 2).contains("--tls-cert and --tls-key go together"));
+}
+
+#[test]
+fn an_answer_may_be_longer_than_grpc_expects() {
+    const NICS: u32 = 400;
+    let mut daemon = Daemon::start();
+    daemon.network_with("prod", |r| r.ipv4_subnet = "10.0.0.0/16".into());
+    for n in 0..NICS {
+        let [_, _, high, low] = n.to_be_bytes();
+        daemon.nic_with("prod", &format!("vm{n}"), |request| {
+            let routes = (0..256).map(|i| format!("fd{high:02x}:{low:x}:1234:5678::{i:x}:0/112"));
+            request.routed_ipv6_prefixes = routes.collect();
+            request.routed_ipv4_prefixes =
+                (0..256).map(|i| format!("11{high}.{low}.{i}.0/24")).collect();
+        });
+    }
+    let names = stdout(&mvirt(&daemon, &["-o", "name", "nic", "list"]));
+    assert_eq!(names.lines().count(), NICS as usize);
+    let listed = stdout(&mvirt(&daemon, &["-o", "json", "nic", "list"]));
+    assert!(listed.len() > 4 << 20, "{} octets are too few to show it", listed.len());
+}
