@@ -10,8 +10,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(out.join("net_descriptor.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .build_transport(true)
+        // In one order, so that equal messages are equal octets.
+        .btree_map(".")
         // `mvirt -o json` prints the API objects with the field names of the proto.
         .type_attribute(".", "#[derive(serde::Serialize)]")
+        // Of requests, which are not printed.
+        .field_attribute(".mvirt.net.UpdateNetworkRequest.update_mask", "#[serde(skip)]")
+        .field_attribute(".mvirt.net.UpdateNicRequest.update_mask", "#[serde(skip)]")
+        .field_attribute(".mvirt.net.SetNicLimitsRequest.update_mask", "#[serde(skip)]")
         .field_attribute("Nic.state", "#[serde(serialize_with = \"super::nic_state_name\")]")
         .field_attribute("Nic.addressing", "#[serde(serialize_with = \"super::addressing_name\")]")
         .field_attribute("Nic.ipv6_mode", "#[serde(serialize_with = \"super::ipv6_mode_name\")]")

@@ -1,12 +1,14 @@
 //! The nouns of the product, already valid: what is stored, served and compiled.
 //!
-//! Values are made by `control::convert`, which refuses what the API forbids, or read back from the store.
+//! Values are made by `control::parse`, which refuses what the API forbids, or read back from the store.
+//! Fields that came later have a default, so that older files load.
 
 use crate::{addr::MacAddr, wire::dns};
 use ipnet::{Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
@@ -50,6 +52,13 @@ impl From<Name> for String {
     }
 }
 
+impl Name {
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl std::borrow::Borrow<str> for Name {
     fn borrow(&self) -> &str {
         &self.0
@@ -60,6 +69,23 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// What a client notes with an object, of no meaning here.
+pub type Labels = BTreeMap<String, String>;
+
+/// Where a guest that boots from the network finds what it boots.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// The TFTP server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<Ipv4Addr>,
+    /// The path of a file on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Where a client of HTTP or DHCPv6 finds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
 }
 
 /// An isolated network.
@@ -81,6 +107,18 @@ pub struct Network {
     pub mtu: u16,
     /// Told to guests.
     pub domain: Option<dns::Name>,
+    /// The client's own.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// The client's own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// What its guests boot, where their vNICs do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Boot>,
+    /// Tells the request that made it from others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Uuid>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was changed last.
@@ -97,6 +135,11 @@ pub enum Addressing {
     Subnet,
 }
 
+/// The burst of packets that is in force where none was asked for, at least.
+const MIN_BURST_PACKETS: u64 = 64;
+/// Likewise of bits: two frames of the largest kind.
+const MIN_BURST_BITS: u64 = 2 * 65_536 * 8;
+
 /// How much a vNIC may carry one way; a rate of zero is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RateLimit {
@@ -104,10 +147,49 @@ pub struct RateLimit {
     pub packets: u64,
     /// Bits a second.
     pub bits: u64,
-    /// Packets at once after a pause.
+    /// Packets at once after a pause, as it was asked for; zero: nothing was.
     pub burst_packets: u64,
-    /// Bits at once after a pause.
+    /// Bits at once after a pause, likewise.
     pub burst_bits: u64,
+}
+
+impl RateLimit {
+    /// The bursts in force: what was not asked for lasts a tenth of a second.
+    pub fn in_force(self) -> Self {
+        let burst = |rate: u64, burst: u64, least: u64| match (rate, burst) {
+            (0, _) => 0,
+            (rate, 0) => (rate / 10).max(least),
+            (_, burst) => burst,
+        };
+        Self {
+            burst_packets: burst(self.packets, self.burst_packets, MIN_BURST_PACKETS),
+            burst_bits: burst(self.bits, self.burst_bits, MIN_BURST_BITS),
+            ..self
+        }
+    }
+}
+
+/// A user or a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Its name or number, as it was asked for.
+    pub asked: String,
+    /// Its number then: what a socket gets, also when the name is no more.
+    pub number: u32,
+}
+
+/// Who may open a vNIC's socket; what is absent is as the daemon's flags say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketAccess {
+    /// Its owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Account>,
+    /// Its group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Account>,
+    /// Its permissions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u16>,
 }
 
 /// A virtual network interface.
@@ -145,6 +227,21 @@ pub struct Nic {
     pub to_guest: RateLimit,
     /// Queue pairs offered to the VMM.
     pub queue_pairs: u16,
+    /// The client's own.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// The client's own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// What its guest boots; the network's where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Boot>,
+    /// Who may open its socket.
+    #[serde(default)]
+    pub socket: SocketAccess,
+    /// Tells the request that made it from others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Uuid>,
     /// The virtio features it offers: they never shrink, or VMMs refuse to reconnect.
     pub features: u64,
     /// When it was made.

@@ -73,8 +73,8 @@ pub fn member(network: &Network, nic: &Nic, place: Place) -> Member {
         routed_ipv4: nic.routed_ipv4.clone(),
         routed_ipv6: nic.routed_ipv6.clone(),
         slaac: nic.slaac,
-        from_guest: limit(nic.from_guest),
-        to_guest: limit(nic.to_guest),
+        from_guest: limit(nic.from_guest.in_force()),
+        to_guest: limit(nic.to_guest.in_force()),
         mtu: nic.mtu_in(network),
         addressing: match nic.addressing {
             Addressing::Host => snapshot::Addressing::Host,

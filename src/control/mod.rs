@@ -2,23 +2,33 @@
 //! watchers, and then answered.
 //!
 //! ```text
-//! gRPC ── service ── call ──▶ Control (its own thread): convert → store → watchers → settle: compile, publish → answer
+//! gRPC ── service ── call ──▶ Control (its own thread): requests → store → watchers → settle: compile, publish → answer
 //! ```
 //! Requests are closures that run one after the other on Control's thread: no locks, no half-made change. Those that
 //! wait at the same time are settled together, so that a network that many of them change is compiled once.
 
+mod accounts;
+mod addresses;
 pub mod compile;
-pub mod convert;
+mod fields;
 pub mod ipam;
+mod mask;
 mod networks;
 mod nics;
+mod pages;
 pub mod refusal;
+mod requests;
 pub mod service;
+mod view;
+mod watch;
+
+pub use accounts::Accounts;
 
 use crate::{
     addr::MacAddr,
     dataplane::{
-        Change, Client, Dataplane, Event, Given, Giver, Listening, Place, PortState, Told, Turn,
+        Change, Client, Closing, Dataplane, Event, Given, Giver, Listening, Place, PortState, Told,
+        Turn,
         balance::{self, Balance},
         counters::ReactorCounters,
         snapshot::{NetworkKey, PortId},
@@ -35,6 +45,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     hash::BuildHasher as _,
     path::PathBuf,
+    sync::Arc,
     time::Instant,
 };
 use tokio::{
@@ -42,9 +53,8 @@ use tokio::{
     time::MissedTickBehavior,
 };
 use uuid::Uuid;
+use watch::{Untold, Watch};
 
-/// Events a watcher may be behind before it is disconnected.
-const WATCH_BACKLOG: usize = 1024;
 /// Requests that may wait for their turn.
 const REQUEST_BACKLOG: usize = 1024;
 /// Requests that are settled together at most.
@@ -80,6 +90,8 @@ struct NetworkState {
     macs: HashSet<MacAddr>,
     /// By the slot of their port.
     members: BTreeMap<u32, Member>,
+    /// As watchers are told of it, until it changes.
+    view: Option<Arc<proto::Network>>,
 }
 
 #[derive(Debug)]
@@ -87,6 +99,12 @@ struct NicState {
     model: Nic,
     place: Place,
     state: proto::NicState,
+    /// The state that watchers know.
+    told: proto::NicState,
+    /// Among [`Control::untold`].
+    is_untold: bool,
+    /// As watchers are told of it, until it changes.
+    view: Option<Arc<proto::Nic>>,
     guest: proto::GuestSeen,
     log: LogLimit,
     /// Absent only while it is being made.
@@ -98,9 +116,9 @@ pub struct Control {
     networks: HashMap<Uuid, NetworkState>,
     /// Networks that are not yet published as they are.
     unpublished: HashSet<Uuid>,
-    network_names: HashMap<Name, Uuid>,
+    network_names: BTreeMap<Name, Uuid>,
     nics: HashMap<Uuid, NicState>,
-    nic_names: HashMap<Name, Uuid>,
+    nic_names: BTreeMap<Name, Uuid>,
     by_port: HashMap<PortId, Uuid>,
     next_key: u64,
     seed: u64,
@@ -109,8 +127,11 @@ pub struct Control {
     store: Box<dyn Store>,
     dataplane: Dataplane,
     balance: Balance<Uuid>,
-    nic_events: broadcast::Sender<proto::NicEvent>,
-    network_events: broadcast::Sender<proto::NetworkEvent>,
+    /// vNICs that a request has deleted, and that still let their VMMs go.
+    closing: Vec<Closing>,
+    untold: Untold,
+    nic_events: broadcast::Sender<watch::Change<proto::Nic>>,
+    network_events: broadcast::Sender<watch::Change<proto::Network>>,
     is_ending: bool,
     /// Set while another process takes over: see [`Control::freeze`].
     frozen: Option<oneshot::Receiver<Thaw>>,
@@ -190,9 +211,9 @@ impl Control {
         let mut control = Self {
             networks: HashMap::new(),
             unpublished: HashSet::new(),
-            network_names: HashMap::new(),
+            network_names: BTreeMap::new(),
             nics: HashMap::new(),
-            nic_names: HashMap::new(),
+            nic_names: BTreeMap::new(),
             by_port: HashMap::new(),
             next_key: 0,
             seed: std::hash::RandomState::new().hash_one(0),
@@ -201,8 +222,10 @@ impl Control {
             store,
             dataplane,
             balance: Balance::new(rebalance_above),
-            nic_events: broadcast::Sender::new(WATCH_BACKLOG),
-            network_events: broadcast::Sender::new(WATCH_BACKLOG),
+            closing: Vec::new(),
+            untold: Untold::default(),
+            nic_events: broadcast::Sender::new(watch::BACKLOG),
+            network_events: broadcast::Sender::new(watch::BACKLOG),
             is_ending: false,
             frozen: None,
         };
@@ -315,62 +338,115 @@ impl Control {
         let Some(nic) = self.nics.get_mut(&id) else { return };
         let state = match event.change {
             Change::State(state) => state,
-            Change::Told(told) => return note(&mut nic.guest, told),
+            Change::Told(told) => {
+                nic.view = None;
+                return note(&mut nic.guest, told);
+            }
         };
         let state = match state {
             PortState::Idle => proto::NicState::Created,
             PortState::Active => proto::NicState::Active,
             PortState::Failed => proto::NicState::Error,
         };
-        if std::mem::replace(&mut nic.state, state) != state {
-            if let Some(Said { unsaid }) = nic.log.line(Instant::now()) {
-                tracing::info!(nic = %nic.model.name, state = state.as_str_name(), unsaid, "vNIC changed");
+        nic.state = state;
+        nic.view = None;
+        if nic.state != nic.told && !std::mem::replace(&mut nic.is_untold, true) {
+            self.untold.push(Instant::now(), id);
+        }
+    }
+
+    /// Tells of the states that have lasted; those that have come and gone are not told.
+    pub fn tell_states(&mut self, now: Instant) {
+        while let Some(id) = self.untold.pop(now) {
+            let Some(nic) = self.nics.get_mut(&id) else { continue };
+            nic.is_untold = false;
+            if nic.state == nic.told {
+                continue;
+            }
+            if let Some(Said { unsaid }) = nic.log.line(now) {
+                tracing::info!(nic = %nic.model.name, state = nic.state.as_str_name(), unsaid, "vNIC changed");
             }
             self.tell_nic(id);
         }
     }
 
-    fn tell_nic(&self, id: Uuid) {
-        let nic = self.nics.get(&id).map(|nic| self.nic_view(nic));
-        let event = proto::NicEvent { nic_id: id.to_string(), timestamp: unix_ms(), nic };
+    fn tell_nic(&mut self, id: Uuid) {
+        let Some(nic) = self.nics.get_mut(&id) else { return };
+        (nic.view, nic.told) = (None, nic.state);
+        let network = nic.model.network_id;
+        let object = self.shared_nic_view(id);
         // Without watchers there is nobody to tell.
-        self.nic_events.send(event).ok();
+        self.nic_events.send(watch::Change { id, network, at: unix_ms(), object }).ok();
     }
 
-    fn tell_network(&self, id: Uuid) {
-        let network = self.networks.get(&id).map(network_view);
-        let event =
-            proto::NetworkEvent { network_id: id.to_string(), timestamp: unix_ms(), network };
-        self.network_events.send(event).ok();
+    fn tell_nic_gone(&self, id: Uuid, network: Uuid) {
+        let gone = watch::Change { id, network, at: unix_ms(), object: None };
+        self.nic_events.send(gone).ok();
+    }
+
+    fn tell_network(&mut self, id: Uuid) {
+        if let Some(network) = self.networks.get_mut(&id) {
+            network.view = None;
+        }
+        let object = self.shared_network_view(id);
+        let change = watch::Change { id, network: id, at: unix_ms(), object };
+        self.network_events.send(change).ok();
     }
 
     fn nic_view(&self, nic: &NicState) -> proto::Nic {
-        let path = self.socket_path(nic.model.id).to_string_lossy().into_owned();
-        let network = &self.networks[&nic.model.network_id].model;
-        let view = convert::nic(network, &nic.model, path, nic.state);
+        let view = self.view_as(&nic.model, nic.state);
         proto::Nic { guest: Some(nic.guest.clone()), ..view }
     }
 
-    /// The vNICs now, and every change from now on.
-    pub fn watch_nics(&self) -> (Vec<proto::NicEvent>, broadcast::Receiver<proto::NicEvent>) {
-        let present = self.nics.values().map(|nic| proto::NicEvent {
-            nic_id: nic.model.id.to_string(),
-            timestamp: unix_ms(),
-            nic: Some(self.nic_view(nic)),
+    /// A vNIC of a network that is there, without what its guest was told.
+    fn view_as(&self, nic: &Nic, state: proto::NicState) -> proto::Nic {
+        let path = self.socket_path(nic.id).to_string_lossy().into_owned();
+        view::nic(&self.networks[&nic.network_id].model, nic, path, state)
+    }
+
+    /// As watchers are told of it: all share it until it changes.
+    fn shared_nic_view(&mut self, id: Uuid) -> Option<Arc<proto::Nic>> {
+        let nic = self.nics.get(&id)?;
+        let view = nic.view.clone().unwrap_or_else(|| Arc::new(self.nic_view(nic)));
+        self.nics.get_mut(&id)?.view = Some(Arc::clone(&view));
+        Some(view)
+    }
+
+    fn shared_network_view(&mut self, id: Uuid) -> Option<Arc<proto::Network>> {
+        let network = self.networks.get_mut(&id)?;
+        let view = network.view.take().unwrap_or_else(|| Arc::new(network_view(network)));
+        network.view = Some(Arc::clone(&view));
+        Some(view)
+    }
+
+    /// The vNICs now, of one network if it is given, and every change from now on.
+    fn watch_nics(
+        &mut self,
+        request: &proto::WatchNicsRequest,
+    ) -> Result<Watch<proto::Nic>, Refusal> {
+        let only = self.find_only(&request.network_id)?;
+        let ids: Vec<_> = self.nic_names.values().copied().collect();
+        let present = ids.into_iter().filter_map(|id| {
+            let network = self.nics.get(&id)?.model.network_id;
+            if only.is_some_and(|only| only != network) {
+                return None;
+            }
+            let object = Some(self.shared_nic_view(id)?);
+            Some(watch::Change { id, network, at: unix_ms(), object })
         });
-        (present.collect(), self.nic_events.subscribe())
+        let present = present.collect();
+        Ok(Watch { present, changes: self.nic_events.subscribe(), network: only })
     }
 
     /// The networks now, and every change from now on.
-    pub fn watch_networks(
-        &self,
-    ) -> (Vec<proto::NetworkEvent>, broadcast::Receiver<proto::NetworkEvent>) {
-        let present = self.networks.values().map(|network| proto::NetworkEvent {
-            network_id: network.model.id.to_string(),
-            timestamp: unix_ms(),
-            network: Some(network_view(network)),
+    fn watch_networks(&mut self) -> Watch<proto::Network> {
+        let ids: Vec<_> = self.network_names.values().copied().collect();
+        let present = ids.into_iter().filter_map(|id| {
+            let object = Some(self.shared_network_view(id)?);
+            Some(watch::Change { id, network: id, at: unix_ms(), object })
         });
-        (present.collect(), self.network_events.subscribe())
+        let present = present.collect();
+        Watch { present, changes: self.network_events.subscribe(), network: None }
     }
 
     /// The data plane's threads.
@@ -420,7 +496,7 @@ fn note(guest: &mut proto::GuestSeen, told: Told) {
 }
 
 fn network_view(network: &NetworkState) -> proto::Network {
-    convert::network(&network.model, network.members.len())
+    view::network(&network.model, network.members.len())
 }
 
 fn unix_ms() -> i64 {
@@ -430,6 +506,27 @@ fn unix_ms() -> i64 {
 type Request = Box<dyn FnOnce(&mut Control) -> Answer + Send>;
 /// Gives an answer to who waits for it.
 type Answer = Box<dyn FnOnce() + Send>;
+
+/// Gives an answer, when the VMMs of the vNICs that were deleted for it are gone.
+fn give((answer, closing): (Answer, Vec<Closing>)) {
+    if closing.is_empty() {
+        return answer();
+    }
+    tokio::spawn(async move {
+        for closing in closing {
+            closing.over().await;
+        }
+        answer();
+    });
+}
+
+/// Completes at a time, or never.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
 
 /// The way to Control, for any task.
 #[derive(Debug, Clone)]
@@ -489,18 +586,22 @@ impl Handle {
                             let requests = [request].into_iter().chain(waiting);
                             let answers: Vec<_> = requests
                                 .take(SETTLED_TOGETHER)
-                                .map(|request| request(&mut control))
+                                .map(|request| (request(&mut control), control.take_closing()))
                                 .collect();
                             let turn = control.settle();
+                            // Here, not where the answer is waited for: who waits may give up.
                             tokio::spawn(async move {
                                 turn.over().await;
-                                answers.into_iter().for_each(|answer| answer());
+                                answers.into_iter().for_each(give);
                             });
                             if let Some(thawed) = control.frozen.take() {
                                 control.is_ending = thawed.await == Ok(Thaw::End);
                             }
                         }
                         Some(event) = events.recv() => control.port_changed(event),
+                        () = until(control.untold.next()) => {
+                            control.tell_states(Instant::now());
+                        }
                         _ = looks.tick(), if several => control.rebalance(),
                         else => return,
                     }

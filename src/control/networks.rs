@@ -1,14 +1,15 @@
 //! Networks: created, found, changed and deleted.
 
 use super::{
-    Control, Limits, NetworkState, convert, convert::NewNetwork, ipam::Pool, network_view,
+    Control, Limits, NetworkState, compile,
+    ipam::Pool,
+    network_view,
+    pages::Page,
     refusal::Refusal,
+    requests::{self, NewNetwork},
+    view,
 };
-use crate::{
-    dataplane::{Listening, snapshot::NetworkKey},
-    model::Network,
-    proto,
-};
+use crate::{dataplane::snapshot::NetworkKey, model::Network, proto};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashSet};
 use uuid::Uuid;
@@ -19,6 +20,7 @@ impl Control {
         &mut self,
         request: proto::CreateNetworkRequest,
     ) -> Result<proto::Network, Refusal> {
+        let validate_only = request.validate_only;
         let new = NewNetwork::try_from(request)?;
         if let Some(existing) = new.id.and_then(|id| self.networks.get(&id)) {
             return if is_same(&existing.model, &new) {
@@ -27,13 +29,11 @@ impl Control {
                 Err(Refusal::taken(
                     "id",
                     existing.model.id,
-                    format!("network {} with other content", existing.model.name),
+                    format!("network {}, made by another request", existing.model.name),
                 ))
             };
         }
-        if let Some(owner) = self.network_names.get(&new.name) {
-            return Err(Refusal::taken("name", &new.name, format!("network {owner}")));
-        }
+        self.check_network_name(&new.name)?;
         Limits::check("networks", self.networks.len(), self.limits.networks, "max-networks")?;
         let now = Timestamp::now();
         let network = Network {
@@ -45,9 +45,16 @@ impl Control {
             ntp_servers: new.ntp_servers,
             mtu: new.mtu,
             domain: new.domain,
+            labels: new.labels,
+            description: new.description,
+            boot: new.boot,
+            asked: Some(new.asked),
             created_at: now,
             updated_at: now,
         };
+        if validate_only {
+            return Ok(view::network(&network, 0));
+        }
         if let Err(error) = self.store.put_network(&network) {
             self.undo("network", |store| store.delete_network(network.id, &[]));
             return Err(error.into());
@@ -57,6 +64,13 @@ impl Control {
         self.adopt_network(network);
         self.tell_network(id);
         Ok(network_view(&self.networks[&id]))
+    }
+
+    fn check_network_name(&self, name: &crate::model::Name) -> Result<(), Refusal> {
+        match self.network_names.get(name) {
+            Some(owner) => Err(Refusal::taken("name", name, format!("network {owner}"))),
+            None => Ok(()),
+        }
     }
 
     /// Puts the store back to where it was before a change that failed. If that fails too, the change is there after a
@@ -81,6 +95,7 @@ impl Control {
             ipv6: model.ipv6_prefix.map(Pool::ipv6),
             macs: HashSet::new(),
             members: BTreeMap::new(),
+            view: None,
             model,
         };
         self.networks.insert(state.model.id, state);
@@ -90,7 +105,7 @@ impl Control {
     pub(super) fn find_network(&self, key: &str) -> Result<Uuid, Refusal> {
         let id = Uuid::try_parse(key).ok().or_else(|| self.network_names.get(key).copied());
         id.filter(|id| self.networks.contains_key(id))
-            .ok_or_else(|| Refusal::NotFound { what: "network", key: key.into() })
+            .ok_or_else(|| Refusal::not_found("network", key))
     }
 
     /// One network.
@@ -98,51 +113,86 @@ impl Control {
         self.find_network(key).map(|id| network_view(&self.networks[&id]))
     }
 
-    /// All networks, by name.
-    pub fn list_networks(&self) -> Vec<proto::Network> {
-        let mut networks: Vec<_> = self.networks.values().map(network_view).collect();
-        networks.sort_by(|a, b| a.name.cmp(&b.name));
-        networks
+    /// Networks by name.
+    pub fn list_networks(
+        &self,
+        request: &proto::ListNetworksRequest,
+    ) -> Result<proto::ListNetworksResponse, Refusal> {
+        let page = Page::new(request.page_size, &request.page_token, &request.name_prefix)?;
+        let view = |id| self.networks.get(&id).map(network_view);
+        let (networks, next_page_token) = page.of(&self.network_names, view);
+        Ok(proto::ListNetworksResponse { networks, next_page_token })
     }
 
-    /// Replaces a network's servers.
+    /// Changes what the request names.
     pub fn update_network(
         &mut self,
         request: &proto::UpdateNetworkRequest,
     ) -> Result<proto::Network, Refusal> {
         let id = self.find_network(&request.id)?;
-        let old = self.networks[&id].model.clone();
-        let new = Network {
-            dns_servers: convert::servers("dns_servers", &request.dns_servers)?,
-            ntp_servers: convert::servers("ntp_servers", &request.ntp_servers)?,
-            updated_at: Timestamp::now(),
-            ..old.clone()
-        };
+        let network = &self.networks[&id];
+        let old = network.model.clone();
+        Refusal::unless_etag("network", &old.name, &request.etag, view::etag(old.updated_at))?;
+        let mut new = requests::changed_network(&old, request)?;
+        if new == old {
+            return Ok(network_view(network));
+        }
+        if new.name != old.name {
+            self.check_network_name(&new.name)?;
+        }
+        new.updated_at = view::later(old.updated_at);
+        if request.validate_only {
+            return Ok(view::network(&new, network.members.len()));
+        }
         if let Err(error) = self.store.put_network(&new) {
             self.undo("network", |store| store.put_network(&old));
             return Err(error.into());
         }
+        self.network_names.remove(&old.name);
+        self.network_names.insert(new.name.clone(), id);
         if let Some(network) = self.networks.get_mut(&id) {
             network.model = new;
         }
+        self.follow_network(id);
+        tracing::info!(network = %self.networks[&id].model.name, %id, "network updated");
         self.unpublished.insert(id);
         self.tell_network(id);
         Ok(network_view(&self.networks[&id]))
     }
 
-    /// Deletes a network, with its vNICs if `force`. The sockets are to be closed before the answer.
+    /// Lets the vNICs of a network that has changed have what they have of it.
+    fn follow_network(&mut self, id: Uuid) {
+        let Some(network) = self.networks.get_mut(&id) else { return };
+        for member in network.members.values_mut() {
+            let Some(nic) = self.nics.get_mut(&member.id) else { continue };
+            nic.view = None;
+            *member = compile::member(&network.model, &nic.model, nic.place);
+            if let Some(listening) = &nic.listening {
+                listening.set_device(super::nics::device(&network.model, &nic.model));
+            }
+        }
+    }
+
+    /// Deletes a network, with its vNICs if `force`.
     pub fn delete_network(
         &mut self,
         request: &proto::DeleteNetworkRequest,
-    ) -> Result<(proto::DeleteNetworkResponse, Vec<Listening>), Refusal> {
+    ) -> Result<proto::DeleteNetworkResponse, Refusal> {
         let id = self.find_network(&request.id)?;
         let network = &self.networks[&id];
+        let etag = view::etag(network.model.updated_at);
+        Refusal::unless_etag("network", &network.model.name, &request.etag, etag)?;
         let nics: Vec<Uuid> = network.members.values().map(|member| member.id).collect();
         if !nics.is_empty() && !request.force {
             return Err(Refusal::NotEmpty {
                 name: network.model.name.to_string(),
                 nics: nics.len(),
             });
+        }
+        let nics_deleted = u32::try_from(nics.len()).unwrap_or(u32::MAX);
+        let response = proto::DeleteNetworkResponse { deleted: true, nics_deleted };
+        if request.validate_only {
+            return Ok(response);
         }
         if let Err(error) = self.store.delete_network(id, &nics) {
             let network = network.model.clone();
@@ -153,21 +203,25 @@ impl Control {
             });
             return Err(error.into());
         }
-        let closing = nics.iter().filter_map(|nic| self.forget_nic(*nic)).collect();
+        nics.iter().for_each(|nic| self.forget_nic(*nic));
         self.unpublished.insert(id);
         self.settle();
         if let Some(network) = self.networks.remove(&id) {
             self.network_names.remove(&network.model.name);
             tracing::info!(network = %network.model.name, %id, nics = nics.len(), "network deleted");
         }
-        nics.iter().for_each(|nic| self.tell_nic(*nic));
+        nics.iter().for_each(|nic| self.tell_nic_gone(*nic, id));
         self.tell_network(id);
-        let nics_deleted = u32::try_from(nics.len()).unwrap_or(u32::MAX);
-        Ok((proto::DeleteNetworkResponse { deleted: true, nics_deleted }, closing))
+        Ok(response)
     }
 }
 
+/// Whether the request is the one that made `existing`, whatever has become of it since. Of those that an earlier version
+/// made it is not known: then they are the same while nothing has changed.
 fn is_same(existing: &Network, new: &NewNetwork) -> bool {
+    if let Some(asked) = existing.asked {
+        return asked == new.asked;
+    }
     existing.name == new.name
         && existing.ipv4_subnet == new.ipv4_subnet
         && existing.ipv6_prefix == new.ipv6_prefix
@@ -175,4 +229,6 @@ fn is_same(existing: &Network, new: &NewNetwork) -> bool {
         && existing.ntp_servers == new.ntp_servers
         && existing.mtu == new.mtu
         && existing.domain == new.domain
+        && (&existing.labels, &existing.description) == (&new.labels, &new.description)
+        && existing.boot == new.boot
 }

@@ -1,34 +1,38 @@
 //! vNICs: created, found, changed and deleted.
 
 use super::{
-    Control, Limits, NetworkState, NicState, compile, convert,
-    convert::{Ipv6Mode, NewNic},
-    ipam::{Pool, number, range},
+    Control, Limits, NicState,
+    accounts::Accounts,
+    addresses::{self, Wanted},
+    compile,
+    pages::Page,
     refusal::Refusal,
+    requests::{self, NewNic},
+    view,
 };
 use crate::{
-    addr::MacAddr,
-    dataplane::{self, Device, Given, Listening, Socket},
+    dataplane::{self, Access, Closing, Device, Given, Listening, Socket},
     log_limit::LogLimit,
-    model::Nic,
+    model::{Name, Network, Nic, SocketAccess},
     proto,
 };
-use ipnet::{IpNet, Ipv6Net};
 use jiff::Timestamp;
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    ops::RangeInclusive,
-};
+use std::io;
 use uuid::Uuid;
-
-/// Bits of a prefix of which hosts choose addresses themselves (RFC 4291 §2.5.1).
-const SLAAC_PREFIX_LEN: u8 = 64;
 
 impl Control {
     /// Creates a vNIC and its socket, or finds that this very request was carried out before.
-    pub fn create_nic(&mut self, request: proto::CreateNicRequest) -> Result<proto::Nic, Refusal> {
-        let new = NewNic::try_from(request)?;
-        let network_id = self.find_network(&new.network)?;
+    pub fn create_nic(
+        &mut self,
+        request: proto::CreateNicRequest,
+        accounts: Accounts,
+    ) -> Result<proto::Nic, Refusal> {
+        if request.network_id.is_empty() {
+            return Err(Refusal::invalid("network_id", "", "required: a network's id or name"));
+        }
+        let network_id = self.find_network(&request.network_id)?;
+        let validate_only = request.validate_only;
+        let new = NewNic::new(request, network_id, accounts)?;
         if let Some(existing) = new.id.and_then(|id| self.nics.get(&id)) {
             return if is_same(&existing.model, network_id, &new) {
                 Ok(self.nic_view(existing))
@@ -36,34 +40,29 @@ impl Control {
                 Err(Refusal::taken(
                     "id",
                     existing.model.id,
-                    format!("vNIC {} with other content", existing.model.name),
+                    format!("vNIC {}, made by another request", existing.model.name),
                 ))
             };
         }
-        if let Some(owner) = self.nic_names.get(&new.name) {
-            return Err(Refusal::taken("name", &new.name, format!("vNIC {owner}")));
-        }
+        new.name.as_ref().map_or(Ok(()), |name| self.check_nic_name(name))?;
         Limits::check("vNICs", self.nics.len(), self.limits.nics, "max-nics")?;
         let nic = self.choose(network_id, new)?;
         self.check_route_count(&nic)?;
-        let path = self.socket_path(nic.id);
-        let longest = dataplane::longest_socket_path();
-        if path.as_os_str().len() > longest {
-            return Err(Refusal::Socket(std::io::Error::other(format!(
-                "{} is longer than {longest} octets: choose a shorter --socket-dir",
-                path.display()
-            ))));
+        self.check_socket_path(nic.id)?;
+        if validate_only {
+            return Ok(self.view_as(&nic, proto::NicState::Created));
         }
         let id = nic.id;
         if let Err(error) = self.store.put_nic(&nic) {
             self.undo("vNIC", |store| store.delete_nic(id));
             return Err(error.into());
         }
+        let access = nic.socket.clone();
         self.adopt_nic(nic);
         if let Err(error) = self.listen(id, None) {
             self.forget_nic(id);
             self.store.delete_nic(id)?;
-            return Err(Refusal::Socket(error));
+            return Err(socket_refused(&access, error));
         }
         self.unpublished.insert(network_id);
         let nic = &self.nics[&id];
@@ -71,6 +70,36 @@ impl Control {
         self.tell_nic(id);
         self.tell_network(network_id);
         Ok(self.nic_view(&self.nics[&id]))
+    }
+
+    fn check_nic_name(&self, name: &Name) -> Result<(), Refusal> {
+        match self.nic_names.get(name) {
+            Some(owner) => Err(Refusal::taken("name", name, format!("vNIC {owner}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// A free name for a vNIC that was given none.
+    fn choose_name(&self) -> Name {
+        loop {
+            let [a, b, c, d, ..] = *Uuid::new_v4().as_bytes();
+            let name = format!("nic-{:08x}", u32::from_be_bytes([a, b, c, d]));
+            let name = name.parse().expect("letters, digits and a hyphen");
+            if !self.nic_names.contains_key(&name) {
+                return name;
+            }
+        }
+    }
+
+    fn check_socket_path(&self, nic: Uuid) -> Result<(), Refusal> {
+        let (path, longest) = (self.socket_path(nic), dataplane::longest_socket_path());
+        if path.as_os_str().len() <= longest {
+            return Ok(());
+        }
+        Err(Refusal::Socket(io::Error::other(format!(
+            "{} is longer than {longest} octets: choose a shorter --socket-dir",
+            path.display()
+        ))))
     }
 
     fn check_route_count(&self, nic: &Nic) -> Result<(), Refusal> {
@@ -87,93 +116,36 @@ impl Control {
     fn choose(&self, network_id: Uuid, new: NewNic) -> Result<Nic, Refusal> {
         let network = &self.networks[&network_id];
         let id = new.id.unwrap_or_else(Uuid::new_v4);
-        let ipv4 = self.choose_address(
-            network,
-            "ipv4_address",
-            network.ipv4.as_ref(),
-            new.ipv4.map(Into::into),
-        )?;
-        let (slaac, ipv6) = match new.ipv6_mode {
-            Ipv6Mode::Slaac => {
-                let (prefix, address) = choose_prefix(network, new.ipv6)?;
-                (Some(prefix), Some(number(address.into())))
-            }
-            Ipv6Mode::Dhcpv6 => {
-                let wanted = new.ipv6.map(Into::into);
-                let pool = network.ipv6.as_ref();
-                (None, self.choose_address(network, "ipv6_address", pool, wanted)?)
-            }
-        };
+        let wanted =
+            Wanted { mac: new.mac, ipv4: new.ipv4, ipv6: new.ipv6, ipv6_mode: new.ipv6_mode };
+        let chosen = addresses::choose(network, wanted)?;
         let now = Timestamp::now();
         let nic = Nic {
             id,
-            name: new.name,
+            name: new.name.unwrap_or_else(|| self.choose_name()),
             network_id,
-            mac: choose_mac(network, new.mac)?,
-            ipv4: ipv4.map(|number| Ipv4Addr::from_bits(number as u32)),
-            ipv6: ipv6.map(Ipv6Addr::from_bits),
+            mac: chosen.mac,
+            ipv4: chosen.ipv4,
+            ipv6: chosen.ipv6,
             routed_ipv4: new.routed_ipv4,
             routed_ipv6: new.routed_ipv6,
             addressing: new.addressing,
             mtu: new.mtu,
-            slaac,
+            slaac: chosen.slaac,
             from_guest: new.from_guest,
             to_guest: new.to_guest,
             queue_pairs: new.queue_pairs,
+            labels: new.labels,
+            description: new.description,
+            boot: new.boot,
+            socket: new.socket,
+            asked: Some(new.asked),
             features: dataplane::features(new.queue_pairs),
             created_at: now,
             updated_at: now,
         };
-        check_routes(network, &nic)?;
+        addresses::check_routes(network, &nic)?;
         Ok(nic)
-    }
-
-    fn choose_address(
-        &self,
-        network: &NetworkState,
-        field: &'static str,
-        pool: Option<&Pool>,
-        wanted: Option<IpAddr>,
-    ) -> Result<Option<u128>, Refusal> {
-        let name = &network.model.name;
-        match (pool, wanted) {
-            (None, None) => Ok(None),
-            (None, Some(address)) => Err(lacks_family(field, address, network)),
-            (Some(pool), None) => match pool.lowest_free() {
-                Some(address) => Ok(Some(address)),
-                None => Err(Refusal::Exhausted(format!(
-                    "{field}: network {name} has no free address left"
-                ))),
-            },
-            (Some(pool), Some(address)) => {
-                let subnet = match address {
-                    IpAddr::V4(_) => network.model.ipv4_subnet.map(IpNet::from),
-                    IpAddr::V6(_) => network.model.ipv6_prefix.map(IpNet::from),
-                };
-                let number = number(address);
-                convert::check_usable(
-                    field,
-                    address,
-                    pool.is_usable(number),
-                    subnet.unwrap_or_default(),
-                )?;
-                if pool.is_taken(number) {
-                    return Err(Refusal::taken(
-                        field,
-                        address,
-                        format!("another vNIC of network {name}"),
-                    ));
-                }
-                if let Some((_, owner)) = pool.routed_over(number) {
-                    return Err(Refusal::taken(
-                        field,
-                        address,
-                        format!("a prefix routed to vNIC {owner}"),
-                    ));
-                }
-                Ok(Some(number))
-            }
-        }
     }
 
     /// Takes a stored vNIC into the state.
@@ -182,9 +154,7 @@ impl Control {
             .networks
             .get_mut(&model.network_id)
             .expect("the store and the API check the network");
-        network.macs.insert(model.mac);
-        network.set_addresses(&model, Pool::take);
-        network.set_routes(&model, Pool::route);
+        network.put(&model);
         let place = self.dataplane.place(network.key);
         network.members.insert(place.port.slot, compile::member(&network.model, &model, place));
         self.nic_names.insert(model.name.clone(), model.id);
@@ -193,6 +163,9 @@ impl Control {
             model,
             place,
             state: proto::NicState::Created,
+            told: proto::NicState::Created,
+            is_untold: false,
+            view: None,
             guest: proto::GuestSeen::default(),
             log: LogLimit::default(),
             listening: None,
@@ -201,7 +174,7 @@ impl Control {
     }
 
     /// Makes the socket of a vNIC, or goes on with what another process of the daemon `gave`.
-    pub(super) fn listen(&mut self, id: Uuid, gave: Option<Given>) -> std::io::Result<()> {
+    pub(super) fn listen(&mut self, id: Uuid, gave: Option<Given>) -> io::Result<()> {
         let path = self.socket_path(id);
         let nic = self.nics.get_mut(&id).expect("only vNICs of the state listen");
         let network = &self.networks[&nic.model.network_id];
@@ -210,39 +183,37 @@ impl Control {
             network: network.key,
             name: nic.model.name.to_string(),
             path,
-            access: Default::default(),
-            device: Device {
-                features: nic.model.features,
-                queue_pairs: nic.model.queue_pairs,
-                mac: nic.model.mac,
-                mtu: nic.model.mtu_in(&network.model),
-            },
+            access: access(&nic.model.socket),
+            device: device(&network.model, &nic.model),
         };
         let listening = self.dataplane.attach(socket, gave)?;
         nic.listening = Some(listening);
         Ok(())
     }
 
-    /// Takes a vNIC out of the state; its socket is still to be closed, its network to be published.
-    pub(super) fn forget_nic(&mut self, id: Uuid) -> Option<Listening> {
-        let nic = self.nics.remove(&id)?;
+    /// Takes a vNIC out of the state and removes its socket; its network is still to be published. The next answer waits
+    /// until its VMM is disconnected.
+    pub(super) fn forget_nic(&mut self, id: Uuid) {
+        let Some(nic) = self.nics.remove(&id) else { return };
         self.nic_names.remove(&nic.model.name);
         self.by_port.remove(&nic.place.port);
         if let Some(network) = self.networks.get_mut(&nic.model.network_id) {
             network.members.remove(&nic.place.port.slot);
-            network.macs.remove(&nic.model.mac);
-            network.set_addresses(&nic.model, Pool::give_back);
-            network.set_routes(&nic.model, |pool, prefix, _| pool.unroute(prefix));
+            network.lift(&nic.model);
             self.dataplane.release(network.key, nic.place);
         }
-        nic.listening
+        self.closing.extend(nic.listening.map(Listening::stop));
+    }
+
+    /// What is still to be waited for before a request is answered that has deleted vNICs.
+    pub fn take_closing(&mut self) -> Vec<Closing> {
+        std::mem::take(&mut self.closing)
     }
 
     /// The id of a vNIC named by id or name.
     fn find_nic(&self, key: &str) -> Result<Uuid, Refusal> {
         let id = Uuid::try_parse(key).ok().or_else(|| self.nic_names.get(key).copied());
-        id.filter(|id| self.nics.contains_key(id))
-            .ok_or_else(|| Refusal::NotFound { what: "vNIC", key: key.into() })
+        id.filter(|id| self.nics.contains_key(id)).ok_or_else(|| Refusal::not_found("vNIC", key))
     }
 
     /// One vNIC.
@@ -250,83 +221,160 @@ impl Control {
         self.find_nic(key).map(|id| self.nic_view(&self.nics[&id]))
     }
 
-    /// All vNICs, or those of one network, by name.
-    pub fn list_nics(&self, network: &str) -> Result<Vec<proto::Nic>, Refusal> {
-        let only = if network.is_empty() { None } else { Some(self.find_network(network)?) };
-        let wanted = |nic: &&NicState| only.is_none_or(|id| nic.model.network_id == id);
-        let mut nics: Vec<_> =
-            self.nics.values().filter(wanted).map(|nic| self.nic_view(nic)).collect();
-        nics.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(nics)
+    /// vNICs, or those of one network, by name.
+    pub fn list_nics(
+        &self,
+        request: &proto::ListNicsRequest,
+    ) -> Result<proto::ListNicsResponse, Refusal> {
+        let only = self.find_only(&request.network_id)?;
+        let page = Page::new(request.page_size, &request.page_token, &request.name_prefix)?;
+        let view = |id| {
+            let nic = self.nics.get(&id)?;
+            only.is_none_or(|only| only == nic.model.network_id).then(|| self.nic_view(nic))
+        };
+        let (nics, next_page_token) = page.of(&self.nic_names, view);
+        Ok(proto::ListNicsResponse { nics, next_page_token })
     }
 
-    /// Replaces a vNIC's routed prefixes.
-    pub fn update_nic(&mut self, request: &proto::UpdateNicRequest) -> Result<proto::Nic, Refusal> {
+    /// The network that a request confines itself to, if it does.
+    pub(super) fn find_only(&self, network: &str) -> Result<Option<Uuid>, Refusal> {
+        if network.is_empty() { Ok(None) } else { self.find_network(network).map(Some) }
+    }
+
+    /// Changes what the request names.
+    pub fn update_nic(
+        &mut self,
+        request: &proto::UpdateNicRequest,
+        accounts: Accounts,
+    ) -> Result<proto::Nic, Refusal> {
         let id = self.find_nic(&request.id)?;
         let old = self.nics[&id].model.clone();
-        let new = Nic {
-            routed_ipv4: convert::routed_ipv4(&request.routed_ipv4_prefixes)?,
-            routed_ipv6: convert::routed_ipv6(&request.routed_ipv6_prefixes)?,
-            updated_at: Timestamp::now(),
-            ..old.clone()
-        };
+        check_etag(&old, &request.etag)?;
+        let new = requests::changed_nic(&old, request, accounts)?;
+        if new.name != old.name {
+            self.check_nic_name(&new.name)?;
+        }
         self.check_route_count(&new)?;
-        check_routes(&self.networks[&old.network_id], &new)?;
-        self.replace_nic(old, new)
+        if !request.force {
+            check_connected(&self.nics[&id], &new)?;
+        }
+        self.replace_nic(old, new, request.validate_only)
     }
 
-    /// Replaces how much a vNIC may carry.
+    /// Changes how much a vNIC may carry.
     pub fn set_nic_limits(
         &mut self,
         request: &proto::SetNicLimitsRequest,
     ) -> Result<proto::Nic, Refusal> {
         let id = self.find_nic(&request.id)?;
         let old = self.nics[&id].model.clone();
-        let new = Nic {
-            from_guest: convert::rate_limit("from_guest", request.from_guest)?,
-            to_guest: convert::rate_limit("to_guest", request.to_guest)?,
-            updated_at: Timestamp::now(),
-            ..old.clone()
-        };
-        self.replace_nic(old, new)
+        check_etag(&old, &request.etag)?;
+        let new = requests::limited_nic(&old, request)?;
+        self.replace_nic(old, new, request.validate_only)
     }
 
-    /// Stores a changed vNIC and puts it in the place of what it was.
-    fn replace_nic(&mut self, old: Nic, new: Nic) -> Result<proto::Nic, Refusal> {
-        let (id, network_id) = (old.id, old.network_id);
+    /// Stores a changed vNIC and puts it in the place of what it was, if its addresses are free and it is not to be
+    /// checked only.
+    fn replace_nic(
+        &mut self,
+        old: Nic,
+        mut new: Nic,
+        validate_only: bool,
+    ) -> Result<proto::Nic, Refusal> {
+        let id = old.id;
+        if new == old {
+            return Ok(self.nic_view(&self.nics[&id]));
+        }
+        let network = self.networks.get_mut(&old.network_id).expect("a vNIC's network is there");
+        network.lift(&old);
+        let chosen = addresses::choose_again(network, &mut new);
+        network.put(&old);
+        chosen?;
+        if new.queue_pairs != old.queue_pairs {
+            new.features = dataplane::features(new.queue_pairs);
+        }
+        new.updated_at = view::later(old.updated_at);
+        if validate_only {
+            let nic = &self.nics[&id];
+            return Ok(proto::Nic {
+                guest: Some(nic.guest.clone()),
+                ..self.view_as(&new, nic.state)
+            });
+        }
+        self.give_socket(&old, &new)?;
         if let Err(error) = self.store.put_nic(&new) {
             self.undo("vNIC", |store| store.put_nic(&old));
+            if let Err(error) = self.give_socket(&new, &old) {
+                tracing::warn!(nic = %old.name, %error, "the socket's owner, group and mode stay changed until the next start");
+            }
             return Err(error.into());
         }
-        if let Some(network) = self.networks.get_mut(&network_id) {
-            network.set_routes(&old, |pool, prefix, _| pool.unroute(prefix));
-            network.set_routes(&new, Pool::route);
-            let place = self.nics[&id].place;
-            network.members.insert(place.port.slot, compile::member(&network.model, &new, place));
-        }
-        if let Some(nic) = self.nics.get_mut(&id) {
-            nic.model = new;
-        }
-        self.unpublished.insert(network_id);
+        self.put_nic(old, new);
         self.tell_nic(id);
         Ok(self.nic_view(&self.nics[&id]))
     }
 
-    /// Deletes a vNIC. Its socket is to be closed before the answer.
-    pub fn delete_nic(&mut self, key: &str) -> Result<Option<Listening>, Refusal> {
-        let id = self.find_nic(key)?;
+    /// Lets others open the socket of a vNIC, if that changes.
+    fn give_socket(&self, old: &Nic, new: &Nic) -> Result<(), Refusal> {
+        match &self.nics[&old.id].listening {
+            Some(listening) if old.socket != new.socket => {
+                let given = listening.set_access(access(&new.socket));
+                given.map_err(|error| socket_refused(&new.socket, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts a changed vNIC in the place of what it was.
+    fn put_nic(&mut self, old: Nic, new: Nic) {
+        let (id, network_id) = (old.id, old.network_id);
+        self.nic_names.remove(&old.name);
+        self.nic_names.insert(new.name.clone(), id);
+        if let (Some(network), Some(nic)) =
+            (self.networks.get_mut(&network_id), self.nics.get_mut(&id))
+        {
+            network.lift(&old);
+            network.put(&new);
+            let member = compile::member(&network.model, &new, nic.place);
+            network.members.insert(nic.place.port.slot, member);
+            if let Some(listening) = &nic.listening {
+                listening.set_device(device(&network.model, &new));
+            }
+            nic.model = new;
+        }
+        self.unpublished.insert(network_id);
+    }
+
+    /// Deletes a vNIC.
+    pub fn delete_nic(
+        &mut self,
+        request: &proto::DeleteNicRequest,
+    ) -> Result<proto::DeleteNicResponse, Refusal> {
+        let id = self.find_nic(&request.id)?;
         let nic = self.nics[&id].model.clone();
+        check_etag(&nic, &request.etag)?;
+        if request.unless_active && self.nics[&id].state == proto::NicState::Active {
+            return Err(Refusal::Connected {
+                name: nic.name.to_string(),
+                what: "its VM would lose its network".into(),
+                remedy: "leave out unless_active",
+            });
+        }
+        let response = proto::DeleteNicResponse { deleted: true };
+        if request.validate_only {
+            return Ok(response);
+        }
         let network_id = nic.network_id;
         if let Err(error) = self.store.delete_nic(id) {
             self.undo("vNIC", |store| store.put_nic(&nic));
             return Err(error.into());
         }
-        let listening = self.forget_nic(id);
+        self.forget_nic(id);
         self.unpublished.insert(network_id);
-        tracing::info!(%id, "vNIC deleted");
-        self.tell_nic(id);
+        tracing::info!(nic = %nic.name, %id, "vNIC deleted");
+        self.tell_nic_gone(id, network_id);
         self.tell_network(network_id);
-        Ok(listening)
+        Ok(response)
     }
 
     /// What a vNIC has carried.
@@ -349,163 +397,79 @@ impl Control {
     }
 }
 
-impl NetworkState {
-    /// Applies a change to the addresses of a vNIC.
-    fn set_addresses(&mut self, nic: &Nic, change: impl Fn(&mut Pool, RangeInclusive<u128>)) {
-        let [ipv4, ipv6] = own(nic);
-        if let (Some(pool), Some(addresses)) = (&mut self.ipv4, ipv4) {
-            change(pool, addresses);
-        }
-        if let (Some(pool), Some(addresses)) = (&mut self.ipv6, ipv6) {
-            change(pool, addresses);
-        }
-    }
-
-    /// Applies a change to each routed prefix of a vNIC.
-    fn set_routes(&mut self, nic: &Nic, change: impl Fn(&mut Pool, IpNet, Uuid)) {
-        if let Some(pool) = &mut self.ipv4 {
-            nic.routed_ipv4.iter().for_each(|prefix| change(pool, (*prefix).into(), nic.id));
-        }
-        if let Some(pool) = &mut self.ipv6 {
-            nic.routed_ipv6.iter().for_each(|prefix| change(pool, (*prefix).into(), nic.id));
-        }
+/// What a vNIC's device is, as its VMM is told at its next connection.
+pub(super) fn device(network: &Network, nic: &Nic) -> Device {
+    Device {
+        features: nic.features,
+        queue_pairs: nic.queue_pairs,
+        mac: nic.mac,
+        mtu: nic.mtu_in(network),
     }
 }
 
-/// The addresses that are a vNIC's alone, of each family.
-fn own(nic: &Nic) -> [Option<RangeInclusive<u128>>; 2] {
-    let single = |address: IpAddr| number(address)..=number(address);
-    let ipv6 = nic.slaac.map(|prefix| range(prefix.into()));
-    [
-        nic.ipv4.map(|address| single(address.into())),
-        ipv6.or_else(|| nic.ipv6.map(|address| single(address.into()))),
-    ]
-}
-
-/// A prefix may be routed to one vNIC only, and hold no address of another: its owner may send from it.
-fn check_routes(network: &NetworkState, nic: &Nic) -> Result<(), Refusal> {
-    let ipv4 = nic.routed_ipv4.iter().map(|prefix| IpNet::from(*prefix));
-    let prefixes = ipv4.chain(nic.routed_ipv6.iter().map(|prefix| IpNet::from(*prefix)));
-    let [own_ipv4, own_ipv6] = own(nic);
-    for prefix in prefixes {
-        let (field, pool, own, subnet) = match prefix {
-            IpNet::V4(_) => {
-                let subnet = network.model.ipv4_subnet.map(IpNet::from);
-                ("routed_ipv4_prefixes", &network.ipv4, &own_ipv4, subnet)
-            }
-            IpNet::V6(_) => {
-                let subnet = network.model.ipv6_prefix.map(IpNet::from);
-                ("routed_ipv6_prefixes", &network.ipv6, &own_ipv6, subnet)
-            }
-        };
-        let Some(pool) = pool else {
-            return Err(lacks_family(field, prefix, network));
-        };
-        if let Some(owner) = pool.route_owner(prefix).filter(|owner| *owner != nic.id) {
-            return Err(Refusal::taken(field, prefix, format!("vNIC {owner}")));
-        }
-        if subnet.is_some_and(|subnet| prefix.contains(&subnet)) {
-            return Err(Refusal::invalid(field, prefix, "it contains the network's whole subnet"));
-        }
-        if pool.is_taken_by_others(range(prefix), own.as_ref()) {
-            return Err(Refusal::taken(
-                field,
-                prefix,
-                "the address of another vNIC, which is inside",
-            ));
-        }
+fn access(socket: &SocketAccess) -> Access {
+    Access {
+        owner: socket.owner.as_ref().map(|owner| owner.number),
+        group: socket.group.as_ref().map(|group| group.number),
+        mode: socket.mode,
     }
-    Ok(())
 }
 
-fn lacks_family(
-    field: &'static str,
-    value: impl std::fmt::Display,
-    network: &NetworkState,
-) -> Refusal {
-    let name = &network.model.name;
-    Refusal::invalid(field, value, format!("network {name} does not have this family"))
-}
-
-/// The /64 of which a guest is to choose its addresses, around `wanted` if that is given, and the address that DHCPv6
-/// tells it: `wanted`, or the first.
-fn choose_prefix(
-    network: &NetworkState,
-    wanted: Option<Ipv6Addr>,
-) -> Result<(Ipv6Net, Ipv6Addr), Refusal> {
-    let name = &network.model.name;
-    let (Some(prefix), Some(pool)) = (network.model.ipv6_prefix, &network.ipv6) else {
-        return Err(lacks_family("ipv6_mode", "slaac", network));
+/// Why a socket could not be made, or given to others.
+fn socket_refused(socket: &SocketAccess, error: io::Error) -> Refusal {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return Refusal::Socket(error);
+    }
+    let name = |account: &Option<crate::model::Account>| {
+        account.as_ref().map_or("(default)".to_owned(), |account| account.asked.clone())
     };
-    if prefix.prefix_len() >= SLAAC_PREFIX_LEN {
-        return Err(Refusal::invalid(
-            "ipv6_mode",
-            "slaac",
-            format!(
-                "each vNIC needs a /64 of the network's prefix, and {prefix} of network {name} is none or one; give the network a shorter prefix, like a /56"
-            ),
-        ));
-    }
-    let (first, address) = match wanted {
-        None => {
-            let first = pool.lowest_free_block(SLAAC_PREFIX_LEN).ok_or_else(|| {
-                Refusal::Exhausted(format!("ipv6_mode: network {name} has no free /64 left"))
-            })?;
-            (first, Ipv6Addr::from_bits(first + 1))
-        }
-        Some(wanted) => {
-            let usable = pool.is_usable(number(wanted.into()));
-            convert::check_usable("ipv6_address", wanted.into(), usable, prefix)?;
-            (number(wanted.into()) >> 64 << 64, wanted)
-        }
-    };
-    let block = Ipv6Net::new_assert(Ipv6Addr::from_bits(first), SLAAC_PREFIX_LEN);
-    if !pool.is_usable(first) || pool.is_taken_by_others(range(block.into()), None) {
-        return Err(Refusal::taken(
-            "ipv6_address",
-            address,
-            format!("others of network {name}, with addresses in {block}"),
-        ));
-    }
-    if let Some((_, owner)) = pool.routed_last(&range(block.into())) {
-        return Err(Refusal::taken(
-            "ipv6_address",
-            address,
-            format!("a prefix routed to vNIC {owner}, which meets {block}"),
-        ));
-    }
-    Ok((block, address))
-}
-
-fn choose_mac(network: &NetworkState, wanted: Option<MacAddr>) -> Result<MacAddr, Refusal> {
-    match wanted {
-        Some(mac) if network.macs.contains(&mac) => Err(Refusal::taken(
-            "mac_address",
-            mac,
-            format!("another vNIC of network {}", network.model.name),
-        )),
-        Some(mac) => Ok(mac),
-        None => {
-            // 2^24 of them: a /8 has no more addresses, so one is always free.
-            let random = || {
-                let id = Uuid::new_v4();
-                let [a, b, c, ..] = *id.as_bytes();
-                MacAddr([0x52, 0x54, 0x00, a, b, c])
-            };
-            let mut macs = std::iter::repeat_with(random).take(1 << 16);
-            macs.find(|mac| !network.macs.contains(mac)).ok_or_else(|| {
-                Refusal::Exhausted(format!(
-                    "mac_address: network {} has no free MAC left",
-                    network.model.name
-                ))
-            })
-        }
+    Refusal::NotPermitted {
+        what: format!(
+            "the socket cannot be given to socket_owner {:?} and socket_group {:?}",
+            name(&socket.owner),
+            name(&socket.group)
+        ),
+        remedy: "name a group that the daemon's user is a member of, and no other owner; or let the daemon have CAP_CHOWN",
+        source: error,
     }
 }
 
+fn check_etag(nic: &Nic, expected: &str) -> Result<(), Refusal> {
+    Refusal::unless_etag("vNIC", &nic.name, expected, view::etag(nic.updated_at))
+}
+
+/// Refuses to change under a VMM what it or its guest was told once.
+fn check_connected(nic: &NicState, new: &Nic) -> Result<(), Refusal> {
+    if nic.state != proto::NicState::Active {
+        return Ok(());
+    }
+    let old = &nic.model;
+    let disturbing = [
+        ("mac_address", old.mac != new.mac),
+        ("ipv4_address", old.ipv4 != new.ipv4),
+        ("ipv6_address", old.ipv6 != new.ipv6),
+        ("addressing", old.addressing != new.addressing),
+        ("queue_pairs", old.queue_pairs != new.queue_pairs),
+    ];
+    let changed = disturbing.iter().filter(|(_, changed)| *changed).map(|(field, _)| *field);
+    let changed: Vec<_> = changed.collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    Err(Refusal::Connected {
+        name: old.name.to_string(),
+        what: format!("its VM would not learn of the new {}", changed.join(", ")),
+        remedy: "set force and let it connect and ask again",
+    })
+}
+
+/// As for networks: the request that made it, or the like of it.
 fn is_same(existing: &Nic, network_id: Uuid, new: &NewNic) -> bool {
+    if let Some(asked) = existing.asked {
+        return asked == new.asked;
+    }
     existing.network_id == network_id
-        && existing.name == new.name
+        && new.name.as_ref().is_none_or(|name| *name == existing.name)
         && new.mac.is_none_or(|mac| mac == existing.mac)
         && (new.ipv4.is_none() || new.ipv4 == existing.ipv4)
         && (new.ipv6.is_none() || new.ipv6 == existing.ipv6)
@@ -513,7 +477,10 @@ fn is_same(existing: &Nic, network_id: Uuid, new: &NewNic) -> bool {
         && existing.routed_ipv6 == new.routed_ipv6
         && existing.addressing == new.addressing
         && existing.mtu == new.mtu
-        && (existing.from_guest, existing.to_guest) == (new.from_guest, new.to_guest)
-        && existing.slaac.is_some() == (new.ipv6_mode == Ipv6Mode::Slaac)
+        && existing.from_guest.in_force() == new.from_guest.in_force()
+        && existing.to_guest.in_force() == new.to_guest.in_force()
+        && existing.slaac.is_some() == (new.ipv6_mode == super::fields::Ipv6Mode::Slaac)
         && existing.queue_pairs == new.queue_pairs
+        && (&existing.labels, &existing.description) == (&new.labels, &new.description)
+        && (&existing.boot, &existing.socket) == (&new.boot, &new.socket)
 }

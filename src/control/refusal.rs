@@ -1,39 +1,46 @@
-//! Why a request is refused: a variant for each way a caller can react, and its gRPC code.
+//! Why a request is refused: a variant for each way a caller can react, its gRPC code, and its details for programs
+//! (`google.rpc.Status`: BadRequest, ErrorInfo, ResourceInfo).
 
 use crate::store::StoreError;
-use std::fmt;
+use std::{collections::HashMap, fmt};
 use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// Octets of a value that are said back: grpc-message is a header, and clients bound those (8 or 16 KiB).
+const MAX_ECHO: usize = 200;
+/// Of ErrorInfo: who says the reason.
+const DOMAIN: &str = "mvirt.net";
 
 /// A refused request, which has changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// A value is malformed or impossible.
-    #[error("{field}: {value:?}: {expected}")]
+    #[error("{field}: \"{value}\": {expected}")]
     Invalid {
         /// The field of the request.
         field: &'static str,
         /// What it was.
-        value: String,
+        value: Echo,
         /// What would be right.
         expected: String,
     },
     /// A name, id, MAC, address or prefix is taken.
-    #[error("{field}: {value:?} is taken by {owner}")]
+    #[error("{field}: \"{value}\" is taken by {owner}")]
     Taken {
         /// The field of the request.
         field: &'static str,
         /// What it was.
-        value: String,
+        value: Echo,
         /// Who has it.
         owner: String,
     },
     /// There is no such object.
-    #[error("{what} {key:?} does not exist")]
+    #[error("{what} \"{key}\" does not exist")]
     NotFound {
         /// A kind of object.
         what: &'static str,
         /// Its id or name.
-        key: String,
+        key: Echo,
     },
     /// The network still has vNICs.
     #[error("network {name:?} still has {nics} vNICs: delete them first, or set force")]
@@ -42,6 +49,46 @@ pub enum Refusal {
         name: String,
         /// How many.
         nics: usize,
+    },
+    /// A VMM is connected that the change would disturb.
+    #[error("vNIC {name:?} is active: {what}; stop its VM first, or {remedy}")]
+    Connected {
+        /// The vNIC.
+        name: String,
+        /// What its VMM or guest would suffer.
+        what: String,
+        /// How to do it all the same.
+        remedy: &'static str,
+    },
+    /// The vNIC is there, but is not served.
+    #[error("vNIC {name:?} is not served: {reason}")]
+    NotServed {
+        /// The vNIC.
+        name: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The object has changed since the caller read it.
+    #[error("{what} {name:?} has the etag \"{now}\" by now, not \"{etag}\": read it again")]
+    Changed {
+        /// A kind of object.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// What the request expects.
+        etag: Echo,
+        /// What it is.
+        now: String,
+    },
+    /// The daemon lacks the rights.
+    #[error("{what}: {source}; {remedy}")]
+    NotPermitted {
+        /// What was tried.
+        what: String,
+        /// What would help.
+        remedy: &'static str,
+        /// Why not.
+        source: std::io::Error,
     },
     /// Nothing is left to give.
     #[error("{0}")]
@@ -57,6 +104,32 @@ pub enum Refusal {
     Socket(#[source] std::io::Error),
 }
 
+/// What a client has said, for a message: escaped, and cut where it is long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Echo(String);
+
+impl Echo {
+    fn new(value: impl fmt::Display) -> Self {
+        let value = value.to_string();
+        let mut said = String::new();
+        for character in value.chars() {
+            let escaped = character.escape_debug();
+            if said.len() + escaped.clone().map(char::len_utf8).sum::<usize>() > MAX_ECHO {
+                said.push_str(&format!("… ({} octets)", value.len()));
+                break;
+            }
+            said.extend(escaped);
+        }
+        Self(said)
+    }
+}
+
+impl fmt::Display for Echo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl Refusal {
     /// A malformed or impossible value.
     pub(super) fn invalid(
@@ -64,7 +137,7 @@ impl Refusal {
         value: impl fmt::Display,
         expected: impl fmt::Display,
     ) -> Self {
-        Self::Invalid { field, value: value.to_string(), expected: expected.to_string() }
+        Self::Invalid { field, value: Echo::new(value), expected: expected.to_string() }
     }
 
     /// A value that another object has.
@@ -73,21 +146,82 @@ impl Refusal {
         value: impl fmt::Display,
         owner: impl fmt::Display,
     ) -> Self {
-        Self::Taken { field, value: value.to_string(), owner: owner.to_string() }
+        Self::Taken { field, value: Echo::new(value), owner: owner.to_string() }
+    }
+
+    /// No object of a kind has this id or name.
+    pub(super) fn not_found(what: &'static str, key: &str) -> Self {
+        Self::NotFound { what, key: Echo::new(key) }
+    }
+
+    /// Refuses a change of an object that has another etag than the caller knows, if it says one.
+    pub(super) fn unless_etag(
+        what: &'static str,
+        name: impl fmt::Display,
+        expected: &str,
+        now: String,
+    ) -> Result<(), Self> {
+        if expected.is_empty() || expected == now {
+            return Ok(());
+        }
+        Err(Self::Changed { what, name: name.to_string(), etag: Echo::new(expected), now })
+    }
+
+    /// The gRPC code, and the reason for programs.
+    fn code(&self) -> (Code, &'static str) {
+        match self {
+            Self::Invalid { .. } => (Code::InvalidArgument, "INVALID"),
+            Self::Taken { .. } => (Code::AlreadyExists, "TAKEN"),
+            Self::NotFound { .. } => (Code::NotFound, "NOT_FOUND"),
+            Self::NotEmpty { .. } => (Code::FailedPrecondition, "NOT_EMPTY"),
+            Self::Connected { .. } => (Code::FailedPrecondition, "CONNECTED"),
+            Self::NotServed { .. } => (Code::FailedPrecondition, "NOT_SERVED"),
+            Self::Changed { .. } => (Code::Aborted, "CHANGED"),
+            Self::NotPermitted { .. } => (Code::FailedPrecondition, "NOT_PERMITTED"),
+            Self::Exhausted(_) => (Code::ResourceExhausted, "EXHAUSTED"),
+            Self::Unimplemented(_) => (Code::Unimplemented, "UNIMPLEMENTED"),
+            Self::Store(_) => (Code::Internal, "NOT_STORED"),
+            Self::Socket(_) => (Code::Internal, "SOCKET"),
+        }
     }
 }
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
-        let code = match &refusal {
-            Refusal::Invalid { .. } => Code::InvalidArgument,
-            Refusal::Taken { .. } => Code::AlreadyExists,
-            Refusal::NotFound { .. } => Code::NotFound,
-            Refusal::NotEmpty { .. } => Code::FailedPrecondition,
-            Refusal::Exhausted(_) => Code::ResourceExhausted,
-            Refusal::Unimplemented(_) => Code::Unimplemented,
-            Refusal::Store(_) | Refusal::Socket(_) => Code::Internal,
-        };
-        Self::new(code, refusal.to_string())
+        let (code, reason) = refusal.code();
+        let mut details = ErrorDetails::new();
+        let mut metadata = HashMap::new();
+        match &refusal {
+            Refusal::Invalid { field, value, expected } => {
+                details.add_bad_request_violation(*field, format!("\"{value}\": {expected}"));
+                metadata.insert("field".to_owned(), (*field).to_owned());
+            }
+            Refusal::Taken { field, value, owner } => {
+                details.set_resource_info(*field, value.to_string(), owner.clone(), "");
+                metadata.insert("field".to_owned(), (*field).to_owned());
+            }
+            Refusal::NotFound { what, key } => {
+                details.set_resource_info(*what, key.to_string(), "", refusal.to_string());
+            }
+            Refusal::Changed { now, .. } => {
+                metadata.insert("etag".to_owned(), now.clone());
+            }
+            _ => {}
+        }
+        details.set_error_info(reason, DOMAIN, metadata);
+        Self::with_error_details(code, refusal.to_string(), details)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_back_is_escaped_and_short() {
+        assert_eq!(Echo::new("a\x1b[31m\"").to_string(), "a\\u{1b}[31m\\\"");
+        let long = Echo::new("ä".repeat(20_000)).to_string();
+        assert_eq!(long, format!("{}… (40000 octets)", "ä".repeat(100)));
+        assert_eq!(Echo::new("x".repeat(200)).to_string(), "x".repeat(200));
     }
 }

@@ -1,19 +1,18 @@
 //! The gRPC face of Control: each method is one call to its thread.
 
-use super::{Control, Gone, Handle, refusal::Refusal};
-use crate::{
-    dataplane::Listening,
-    proto::{self, net_service_server::NetService},
+use super::{
+    Accounts, Control, Gone, Handle,
+    refusal::Refusal,
+    watch::{self, Events, Streams},
 };
-use std::pin::Pin;
-use tokio::sync::broadcast;
-use tokio_stream::{Stream, StreamExt as _, wrappers::BroadcastStream};
+use crate::proto::{self, net_service_server::NetService};
 use tonic::{Request, Response, Status};
 
 /// `mvirt.net.NetService`.
 #[derive(Debug, Clone)]
 pub struct Service {
     control: Handle,
+    streams: Streams,
 }
 
 impl From<Gone> for Status {
@@ -25,7 +24,7 @@ impl From<Gone> for Status {
 impl Service {
     /// Serves `control`.
     pub fn new(control: Handle) -> Self {
-        Self { control }
+        Self { control, streams: Streams::default() }
     }
 
     async fn call<T: Send + 'static>(
@@ -33,12 +32,6 @@ impl Service {
         request: impl FnOnce(&mut Control) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Status> {
         Ok(self.control.call(request).await??)
-    }
-}
-
-async fn close(closing: impl IntoIterator<Item = Listening>) {
-    for listening in closing {
-        listening.close().await;
     }
 }
 
@@ -51,31 +44,14 @@ fn told(what: &'static str, key: String) -> Result<String, Refusal> {
     }
 }
 
-type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-/// The present first, then every change; a watcher that falls behind is told so and disconnected.
-fn watch<T: Clone + Send + 'static>(
-    present: Vec<T>,
-    changes: broadcast::Receiver<T>,
-) -> Response<Events<T>> {
-    let changes = BroadcastStream::new(changes).map(|change| {
-        change.map_err(|lost| {
-            Status::resource_exhausted(format!("the watcher is too slow ({lost}): watch again"))
-        })
-    });
-    let mut failed = false;
-    let changes =
-        changes.take_while(move |change| !std::mem::replace(&mut failed, change.is_err()));
-    Response::new(Box::pin(tokio_stream::iter(present.into_iter().map(Ok)).chain(changes)))
-}
-
 #[tonic::async_trait]
 impl NetService for Service {
     async fn get_version(
         &self,
         _request: Request<proto::GetVersionRequest>,
     ) -> Result<Response<proto::VersionInfo>, Status> {
-        Ok(Response::new(proto::VersionInfo { version: env!("CARGO_PKG_VERSION").into() }))
+        let version = env!("CARGO_PKG_VERSION").into();
+        Ok(Response::new(proto::VersionInfo { version, degraded: Vec::new() }))
     }
 
     async fn create_network(
@@ -101,10 +77,10 @@ impl NetService for Service {
 
     async fn list_networks(
         &self,
-        _request: Request<proto::ListNetworksRequest>,
+        request: Request<proto::ListNetworksRequest>,
     ) -> Result<Response<proto::ListNetworksResponse>, Status> {
-        let networks = self.call(|control| Ok(control.list_networks())).await?;
-        Ok(Response::new(proto::ListNetworksResponse { networks }))
+        let request = request.into_inner();
+        self.call(move |control| control.list_networks(&request)).await.map(Response::new)
     }
 
     async fn update_network(
@@ -122,10 +98,7 @@ impl NetService for Service {
     ) -> Result<Response<proto::DeleteNetworkResponse>, Status> {
         let mut request = request.into_inner();
         request.id = told("id", request.id)?;
-        let (response, closing) =
-            self.call(move |control| control.delete_network(&request)).await?;
-        close(closing).await;
-        Ok(Response::new(response))
+        self.call(move |control| control.delete_network(&request)).await.map(Response::new)
     }
 
     async fn create_nic(
@@ -133,7 +106,8 @@ impl NetService for Service {
         request: Request<proto::CreateNicRequest>,
     ) -> Result<Response<proto::Nic>, Status> {
         let request = request.into_inner();
-        self.call(|control| control.create_nic(request)).await.map(Response::new)
+        let accounts = Accounts::find(&request.socket_owner, &request.socket_group).await?;
+        self.call(|control| control.create_nic(request, accounts)).await.map(Response::new)
     }
 
     async fn get_nic(
@@ -153,9 +127,8 @@ impl NetService for Service {
         &self,
         request: Request<proto::ListNicsRequest>,
     ) -> Result<Response<proto::ListNicsResponse>, Status> {
-        let network = request.into_inner().network_id;
-        let nics = self.call(move |control| control.list_nics(&network)).await?;
-        Ok(Response::new(proto::ListNicsResponse { nics }))
+        let request = request.into_inner();
+        self.call(move |control| control.list_nics(&request)).await.map(Response::new)
     }
 
     async fn update_nic(
@@ -164,7 +137,8 @@ impl NetService for Service {
     ) -> Result<Response<proto::Nic>, Status> {
         let mut request = request.into_inner();
         request.id = told("id", request.id)?;
-        self.call(move |control| control.update_nic(&request)).await.map(Response::new)
+        let accounts = Accounts::find(&request.socket_owner, &request.socket_group).await?;
+        self.call(move |control| control.update_nic(&request, accounts)).await.map(Response::new)
     }
 
     async fn set_nic_limits(
@@ -180,9 +154,9 @@ impl NetService for Service {
         &self,
         request: Request<proto::DeleteNicRequest>,
     ) -> Result<Response<proto::DeleteNicResponse>, Status> {
-        let id = told("id", request.into_inner().id)?;
-        close(self.call(move |control| control.delete_nic(&id)).await?).await;
-        Ok(Response::new(proto::DeleteNicResponse { deleted: true }))
+        let mut request = request.into_inner();
+        request.id = told("id", request.id)?;
+        self.call(move |control| control.delete_nic(&request)).await.map(Response::new)
     }
 
     async fn get_nic_stats(
@@ -205,19 +179,22 @@ impl NetService for Service {
 
     async fn watch_nics(
         &self,
-        _request: Request<proto::WatchNicsRequest>,
+        request: Request<proto::WatchNicsRequest>,
     ) -> Result<Response<Self::WatchNicsStream>, Status> {
-        let (present, changes) = self.control.call(|control| control.watch_nics()).await?;
-        Ok(watch(present, changes))
+        let (request, stream) = (request.into_inner(), self.streams.take()?);
+        let mark = request.mark_synced;
+        let watch = self.call(move |control| control.watch_nics(&request)).await?;
+        Ok(watch::stream(watch, mark, stream))
     }
 
     type WatchNetworksStream = Events<proto::NetworkEvent>;
 
     async fn watch_networks(
         &self,
-        _request: Request<proto::WatchNetworksRequest>,
+        request: Request<proto::WatchNetworksRequest>,
     ) -> Result<Response<Self::WatchNetworksStream>, Status> {
-        let (present, changes) = self.control.call(|control| control.watch_networks()).await?;
-        Ok(watch(present, changes))
+        let (mark, stream) = (request.into_inner().mark_synced, self.streams.take()?);
+        let watch = self.call(|control| Ok(control.watch_networks())).await?;
+        Ok(watch::stream(watch, mark, stream))
     }
 }

@@ -139,6 +139,8 @@ pub struct Listening {
     /// The reactor that is to own the port.
     home: watch::Sender<Arc<reactor::Handle>>,
     orders: mpsc::UnboundedSender<Order>,
+    /// What a VMM that connects finds.
+    device: watch::Sender<Device>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -191,13 +193,37 @@ impl Listening {
         Giver { orders: self.orders.clone() }
     }
 
+    /// Tells VMMs of another device, each at its next connection.
+    pub fn set_device(&self, device: Device) {
+        self.device.send_replace(device);
+    }
+
     /// Removes the socket and disconnects its VMM, whose memory is unmapped when this returns.
     pub async fn close(self) {
+        self.stop().over().await;
+    }
+
+    /// Removes the socket, and has its VMM disconnected.
+    pub fn stop(self) -> Closing {
         if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove a socket");
         }
-        // The task has ended only if it panicked, which the next line tells.
+        // The task has ended only if it panicked, which `over` tells.
         self.stop.send(()).ok();
+        Closing { path: self.path, task: self.task }
+    }
+}
+
+/// A socket that is gone, and whose VMM soon is. It goes on without being waited for.
+#[derive(Debug)]
+pub struct Closing {
+    path: PathBuf,
+    task: JoinHandle<()>,
+}
+
+impl Closing {
+    /// Completes when the VMM's memory is unmapped.
+    pub async fn over(self) {
         if let Err(error) = self.task.await {
             tracing::error!(path = %self.path.display(), %error, "a session ended by a panic");
         }
@@ -383,18 +409,19 @@ impl Dataplane {
         let (orders, ordered) = mpsc::unbounded_channel();
         let reactor = Arc::clone(&self.reactors[usize::from(socket.place.reactor)]);
         let home = watch::Sender::new(reactor);
+        let device = watch::Sender::new(socket.device);
         let served = sessions::Served {
             id: socket.place.port,
             network: socket.network,
             name: socket.name,
-            device: socket.device,
+            device: device.subscribe(),
             guest_memory: self.guest_memory,
             home: home.subscribe(),
             counters: Arc::clone(&counters),
             events: self.events.clone(),
         };
         let task = tokio::spawn(sessions::serve(served, start, ordered, stopped));
-        Ok(Listening { path: socket.path, counters, home, orders, stop, task })
+        Ok(Listening { path: socket.path, counters, home, orders, device, stop, task })
     }
 
     /// The reactors: how many vNICs are placed on each, and what it has done.

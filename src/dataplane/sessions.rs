@@ -59,7 +59,8 @@ pub(super) struct Served {
     pub(super) network: NetworkKey,
     /// For the log.
     pub(super) name: String,
-    pub(super) device: Device,
+    /// What a VMM that connects finds.
+    pub(super) device: watch::Receiver<Device>,
     /// Octets of memory that may be mapped.
     pub(super) guest_memory: u64,
     /// The reactor that is to own the port.
@@ -208,7 +209,8 @@ pub(super) async fn serve(
                     stream = accept(&served, &listener, not_before, &mut orders, &mut log) => stream,
                     _ = &mut stop => return,
                 };
-                let (session, memory) = (Session::new(served.device), GuestMemory::default());
+                let (session, memory) =
+                    (Session::new(*served.device.borrow()), GuestMemory::default());
                 Peer { stream, session, memory, marks: None }
             }
         };

@@ -293,6 +293,10 @@ mod tests {
             ntp_servers: vec![],
             mtu: 1500,
             domain: Some("prod.internal".parse().unwrap()),
+            labels: [("owner".into(), "team a".into())].into(),
+            description: "two\nlines".into(),
+            boot: Some(Default::default()),
+            asked: Some(Uuid::new_v4()),
             created_at: jiff::Timestamp::UNIX_EPOCH,
             updated_at: jiff::Timestamp::UNIX_EPOCH,
         }
@@ -318,6 +322,14 @@ mod tests {
                 ..Default::default()
             },
             queue_pairs: 1,
+            labels: Default::default(),
+            description: String::new(),
+            boot: None,
+            socket: crate::model::SocketAccess {
+                group: Some(crate::model::Account { asked: "kvm".into(), number: 104 }),
+                ..Default::default()
+            },
+            asked: None,
             features: 1 << 32,
             created_at: jiff::Timestamp::UNIX_EPOCH,
             updated_at: jiff::Timestamp::UNIX_EPOCH,

@@ -10,6 +10,7 @@ use mvirt_net::proto::{
     WatchNetworksRequest, WatchNicsRequest, get_network_request::Identifier,
 };
 use tonic::Code;
+use tonic_types::StatusExt as _;
 use vhost::VhostBackend as _;
 
 #[test]
@@ -21,7 +22,7 @@ fn addresses_are_the_lowest_free_ones_and_stay() {
     assert_eq!(fixed.ipv6_address, "fd00::1");
     assert_eq!(names.clone().map(|nic| nic.ipv4_address), ["10.0.0.1", "10.0.0.3", "10.0.0.4"]);
     assert!(names.iter().all(|nic| nic.mac_address.starts_with("52:54:00:")));
-    let request = DeleteNicRequest { id: names[1].id.clone() };
+    let request = DeleteNicRequest { id: names[1].id.clone(), ..Default::default() };
     daemon.call(async |client| client.delete_nic(request).await).unwrap();
     assert_eq!(daemon.nic("prod", "d").ipv4_address, "10.0.0.3");
 }
@@ -85,15 +86,54 @@ fn refusals_have_their_code_name_the_value_and_change_nothing() {
         refused(&mut daemon, CreateNetworkRequest { is_public: true, ..network("pub") }),
         Code::Unimplemented
     );
-    let delete = DeleteNetworkRequest { id: "prod".into(), force: false };
+    let delete = DeleteNetworkRequest { id: "prod".into(), force: false, ..Default::default() };
     let status = daemon.call(async |client| client.delete_network(delete).await).unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
-    let delete = DeleteNetworkRequest { id: "prod".into(), force: true };
+    let delete = DeleteNetworkRequest { id: "prod".into(), force: true, ..Default::default() };
     let deleted = daemon.call(async |client| client.delete_network(delete).await).unwrap();
     assert_eq!((deleted.deleted, deleted.nics_deleted), (true, 1));
     let get = GetNetworkRequest { identifier: Some(Identifier::Name("prod".into())) };
     let status = daemon.call(async |client| client.get_network(get).await).unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
+}
+
+#[test]
+fn refusals_tell_programs_what_is_wrong_and_are_never_long() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nic = daemon.nic("prod", "a");
+    let refused = daemon.try_nic_with("prod", "b", |r| r.ipv4_address = "ten".into()).unwrap_err();
+    let details = refused.get_error_details();
+    let info = details.error_info().unwrap();
+    assert_eq!((&*info.reason, &*info.domain), ("INVALID", "mvirt.net"));
+    let violation = &details.bad_request().unwrap().field_violations[0];
+    assert_eq!(violation.field, "ipv4_address");
+    assert!(violation.description.contains("ten"), "{violation:?}");
+    let refused = daemon.try_nic_with("prod", "a", |_| {}).unwrap_err();
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "TAKEN");
+    let taken = refused.get_details_resource_info().unwrap();
+    assert_eq!((&*taken.resource_type, &*taken.resource_name), ("name", "a"));
+    assert!(taken.owner.contains(&nic.id), "{taken:?}");
+    let refused = daemon.try_nic_with("nowhere", "b", |_| {}).unwrap_err();
+    let missing = refused.get_details_resource_info().unwrap();
+    assert_eq!((&*missing.resource_type, &*missing.resource_name), ("network", "nowhere"));
+    let delete = DeleteNetworkRequest { id: "prod".into(), ..Default::default() };
+    let refused = daemon.call(async |client| client.delete_network(delete).await).unwrap_err();
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "NOT_EMPTY");
+    // A message is a header, which clients bound.
+    for long in ["x".repeat(500_000), "\u{1b}[31mä".repeat(50_000)] {
+        let name = |r: &mut CreateNicRequest| r.name = long.clone();
+        let refused = daemon.try_nic_with("prod", "", name).unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().len() < 400, "{}", refused.message());
+        assert!(!refused.message().contains('\u{1b}'));
+        let get = GetNetworkRequest { identifier: Some(Identifier::Name(long.clone())) };
+        let refused = daemon.call(async |client| client.get_network(get).await).unwrap_err();
+        assert_eq!(refused.code(), Code::NotFound);
+        let etag = DeleteNicRequest { id: "a".into(), etag: long.clone(), ..Default::default() };
+        let refused = daemon.call(async |client| client.delete_nic(etag).await).unwrap_err();
+        assert_eq!(refused.code(), Code::Aborted);
+    }
 }
 
 #[test]
@@ -133,9 +173,9 @@ fn watchers_see_the_present_and_then_every_change() {
     let network = daemon.network("prod");
     let a = daemon.nic("prod", "a");
     daemon.block_on(async |client| {
-        let mut nics = client.watch_nics(WatchNicsRequest {}).await.unwrap().into_inner();
+        let mut nics = client.watch_nics(WatchNicsRequest::default()).await.unwrap().into_inner();
         let mut networks =
-            client.watch_networks(WatchNetworksRequest {}).await.unwrap().into_inner();
+            client.watch_networks(WatchNetworksRequest::default()).await.unwrap().into_inner();
         let event = nics.message().await.unwrap().unwrap();
         assert_eq!((event.nic_id, event.nic.unwrap()), (a.id.clone(), a.clone()));
         assert_eq!(networks.message().await.unwrap().unwrap().network.unwrap().nic_count, 1);
@@ -143,13 +183,18 @@ fn watchers_see_the_present_and_then_every_change() {
             id: "a".into(),
             routed_ipv4_prefixes: vec!["10.5.0.0/16".into()],
             routed_ipv6_prefixes: vec![],
+            ..Default::default()
         };
         client.update_nic(request).await.unwrap();
         let event = nics.message().await.unwrap().unwrap();
         assert_eq!(event.nic.unwrap().routed_ipv4_prefixes, ["10.5.0.0/16"]);
         assert!(event.timestamp > 1_700_000_000_000);
         client
-            .delete_network(DeleteNetworkRequest { id: network.id.clone(), force: true })
+            .delete_network(DeleteNetworkRequest {
+                id: network.id.clone(),
+                force: true,
+                ..Default::default()
+            })
             .await
             .unwrap();
         let event = nics.message().await.unwrap().unwrap();
@@ -165,7 +210,8 @@ fn a_slow_watcher_is_disconnected_not_buffered_for() {
     daemon.network("prod");
     daemon.nic("prod", "a");
     let code = daemon.block_on(async |client| {
-        let mut events = client.clone().watch_nics(WatchNicsRequest {}).await.unwrap().into_inner();
+        let mut events =
+            client.clone().watch_nics(WatchNicsRequest::default()).await.unwrap().into_inner();
         // Each event carries 256 prefixes: flow control stops the stream long before the backlog of 1024 is over.
         let prefixes = |n: u32| (0..256).map(|m| format!("10.{}.{m}.0/24", 1 + n % 2)).collect();
         for n in 0..1600 {
@@ -173,6 +219,7 @@ fn a_slow_watcher_is_disconnected_not_buffered_for() {
                 id: "a".into(),
                 routed_ipv4_prefixes: prefixes(n),
                 routed_ipv6_prefixes: vec![],
+                ..Default::default()
             };
             client.update_nic(request).await.unwrap();
         }
@@ -282,7 +329,7 @@ fn there_is_no_more_than_the_flags_allow() {
     assert_eq!(refused.message(), "there are 3 vNICs, and --max-nics allows 3");
     // A repeated request finds what there is.
     daemon.nic_with("two", "c", |nic| nic.id = c.id.clone());
-    let request = DeleteNicRequest { id: "b".into() };
+    let request = DeleteNicRequest { id: "b".into(), ..Default::default() };
     daemon.call(async |client| client.delete_nic(request).await).unwrap();
     daemon.nic("two", "d");
     // Memory: as much as is allowed, and a page more.

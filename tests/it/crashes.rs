@@ -139,7 +139,7 @@ fn what_was_acknowledged_is_there_and_nothing_half() {
             let delete = random.below(3) == 0;
             let victim = if delete { there.pop_first() } else { None };
             if let Some(name) = victim {
-                let request = DeleteNicRequest { id: name.clone() };
+                let request = DeleteNicRequest { id: name.clone(), ..Default::default() };
                 if daemon.call(async |client| client.delete_nic(request).await).is_err() {
                     break name;
                 }
@@ -159,7 +159,7 @@ fn what_was_acknowledged_is_there_and_nothing_half() {
         let found = daemon.call(async |client| client.list_nics(request).await).unwrap().nics;
         let mut names: BTreeSet<_> = found.iter().map(|nic| nic.name.clone()).collect();
         if names.remove(&open) {
-            let request = DeleteNicRequest { id: open };
+            let request = DeleteNicRequest { id: open, ..Default::default() };
             daemon.call(async |client| client.delete_nic(request).await).unwrap();
         }
         assert_eq!(names, there, "after {kills} kills");

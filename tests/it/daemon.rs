@@ -346,18 +346,23 @@ fn spawn(command: &Binary, directory: &TempDir) -> Pid {
     Pid::from_child(&child)
 }
 
+/// A client of its own connection to the API at `path`, if somebody listens.
+pub(crate) async fn client(path: &Path) -> Option<Client> {
+    let path = path.to_owned();
+    let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    let endpoint = Endpoint::from_static("http://localhost");
+    endpoint.connect_with_connector(connector).await.ok().map(NetServiceClient::new)
+}
+
 fn connect(runtime: &Runtime, directory: &TempDir) -> Client {
     let path = directory.path().join("api");
-    let mut channel = None;
+    let mut connected = None;
     wait_until("the daemon listens", || {
-        let path = path.clone();
-        let connector = tower::service_fn(move |_: tonic::transport::Uri| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        });
-        let endpoint = Endpoint::from_static("http://localhost");
-        channel = runtime.block_on(endpoint.connect_with_connector(connector)).ok();
-        channel.is_some()
+        connected = runtime.block_on(client(&path));
+        connected.is_some()
     });
-    NetServiceClient::new(channel.unwrap())
+    connected.unwrap()
 }

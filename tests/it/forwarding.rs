@@ -208,6 +208,7 @@ fn routed_prefixes_lead_to_their_vnic_and_move() {
             id: nic.into(),
             routed_ipv4_prefixes: prefixes,
             routed_ipv6_prefixes: vec![],
+            ..Default::default()
         };
         daemon.call(async |client| client.update_nic(request).await)
     };

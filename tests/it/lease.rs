@@ -291,6 +291,7 @@ fn changed_servers_are_told_at_the_next_question() {
         id: "prod".into(),
         dns_servers: vec!["9.9.9.9".into()],
         ntp_servers: vec![],
+        ..Default::default()
     };
     daemon.call(async |client| client.update_network(request).await).unwrap();
     let offer = ask(&mut guest, MessageType::Discover, vec![]);

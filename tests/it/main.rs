@@ -6,6 +6,7 @@
 
 mod access;
 mod api;
+mod changes;
 mod cli;
 mod clients;
 mod commands;
@@ -34,3 +35,4 @@ mod soak;
 mod storage;
 mod testpmd;
 mod vmm_args;
+mod watches;

@@ -86,6 +86,7 @@ fn a_guest_routes_for_what_is_behind_it() {
             id: "router".into(),
             routed_ipv4_prefixes: routed,
             routed_ipv6_prefixes: prefixes[1].clone(),
+            ..Default::default()
         };
         daemon.call(async |client| client.update_nic(request).await).unwrap();
     }

@@ -173,7 +173,7 @@ fn a_measurement_whose_vnic_goes_away_ends_with_an_error() {
     let mut throughput = spawn(&daemon, &["probe", "vm1", "throughput", "vm2", "-s", "600"]);
     let mut told = BufReader::new(throughput.stderr.take().unwrap()).lines();
     assert!(told.next().unwrap().unwrap().contains(" s  "), "how it goes is told each second");
-    let request = DeleteNicRequest { id: "vm2".into() };
+    let request = DeleteNicRequest { id: "vm2".into(), ..Default::default() };
     daemon.call(async |client| client.delete_nic(request).await).unwrap();
     let last = told.map_while(Result::ok).find(|line| line.contains("mvirt: ")).unwrap();
     assert_eq!(last, "mvirt: vNIC vm2: mvirt-net ended the connection");

@@ -38,7 +38,7 @@ fn everything_survives_kill_9() {
         assert_eq!(daemon.get_nic("a").ipv4_address, nic_a.ipv4_address);
         let found = daemon
             .call(async |client| {
-                client.list_networks(mvirt_net::proto::ListNetworksRequest {}).await
+                client.list_networks(mvirt_net::proto::ListNetworksRequest::default()).await
             })
             .unwrap();
         assert_eq!(
@@ -84,7 +84,7 @@ fn a_deleted_vnic_leaves_nothing() {
     for _ in 0..10 {
         let nic = daemon.nic("prod", "vm1");
         let guest = Guest::connect(&nic);
-        let request = mvirt_net::proto::DeleteNicRequest { id: "vm1".into() };
+        let request = mvirt_net::proto::DeleteNicRequest { id: "vm1".into(), ..Default::default() };
         daemon.call(async |client| client.delete_nic(request).await).unwrap();
         assert!(!Path::new(&nic.socket_path).exists());
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", daemon.pid())).unwrap();
@@ -103,7 +103,9 @@ fn corrupt_metadata_is_set_aside_and_the_rest_served() {
     std::fs::write(daemon.path("m/networks").join(format!("{}.json", lose.id)), b"{ torn").unwrap();
     daemon.crash_and_restart();
     let found = daemon
-        .call(async |client| client.list_networks(mvirt_net::proto::ListNetworksRequest {}).await)
+        .call(async |client| {
+            client.list_networks(mvirt_net::proto::ListNetworksRequest::default()).await
+        })
         .unwrap();
     assert_eq!(found.networks.iter().map(|n| &n.id).collect::<Vec<_>>(), [&keep.id]);
     assert_eq!(std::fs::read_dir(daemon.path("m/quarantine")).unwrap().count(), 1);
@@ -120,10 +122,15 @@ fn a_change_that_cannot_be_stored_is_refused_and_leaves_no_trace() {
     let refused = daemon.try_nic_with("prod", "b", |_| {}).unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Internal);
     assert!(refused.message().contains(&*here.to_string_lossy()), "{refused}");
-    let request = mvirt_net::proto::DeleteNicRequest { id: "a".into() };
+    let request = mvirt_net::proto::DeleteNicRequest { id: "a".into(), ..Default::default() };
     let refused = daemon.call(async |client| client.delete_nic(request).await).unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Internal);
-    let request = mvirt_net::proto::SetNicLimitsRequest { id: "a".into(), ..Default::default() };
+    let limit = mvirt_net::proto::RateLimit { packets_per_second: 7, ..Default::default() };
+    let request = mvirt_net::proto::SetNicLimitsRequest {
+        id: "a".into(),
+        from_guest: Some(limit),
+        ..Default::default()
+    };
     assert!(daemon.call(async |client| client.set_nic_limits(request).await).is_err());
     let request = mvirt_net::proto::ListNicsRequest::default();
     let found = daemon.call(async |client| client.list_nics(request).await).unwrap().nics;

@@ -180,7 +180,7 @@ fn churn(daemon: &mut Daemon, number: u64) {
     let nic = daemon.nic("churn", &format!("vm{number}"));
     let mut guest = Guest::connect(&nic);
     assert!(guest.ping("169.254.0.1"));
-    let request = DeleteNicRequest { id: nic.id };
+    let request = DeleteNicRequest { id: nic.id, ..Default::default() };
     daemon.call(async |client| client.delete_nic(request).await).unwrap();
 }
 

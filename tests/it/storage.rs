@@ -43,14 +43,15 @@ impl Faults {
 type Contents = (Vec<Network>, Vec<Nic>);
 
 fn contents(daemon: &mut Daemon) -> Contents {
-    let networks = daemon.call(async |c| c.list_networks(ListNetworksRequest {}).await).unwrap();
+    let networks =
+        daemon.call(async |c| c.list_networks(ListNetworksRequest::default()).await).unwrap();
     let nics = daemon.call(async |c| c.list_nics(ListNicsRequest::default()).await).unwrap();
     let mut found = (networks.networks, nics.nics);
     for network in &mut found.0 {
-        (network.created_at, network.updated_at) = Default::default();
+        (network.created_at, network.updated_at, network.etag) = Default::default();
     }
     for nic in &mut found.1 {
-        (nic.created_at, nic.updated_at) = Default::default();
+        (nic.created_at, nic.updated_at, nic.etag) = Default::default();
     }
     found
 }
@@ -96,11 +97,12 @@ fn change(daemon: &mut Daemon, number: usize) -> Result<(), tonic::Status> {
             daemon.call(async |c| c.set_nic_limits(request).await).map(drop)
         }
         4 => {
-            let request = DeleteNicRequest { id: NIC.into() };
+            let request = DeleteNicRequest { id: NIC.into(), ..Default::default() };
             daemon.call(async |c| c.delete_nic(request).await).map(drop)
         }
         _ => {
-            let request = DeleteNetworkRequest { id: NETWORK.into(), force: true };
+            let request =
+                DeleteNetworkRequest { id: NETWORK.into(), force: true, ..Default::default() };
             daemon.call(async |c| c.delete_network(request).await).map(drop)
         }
     }

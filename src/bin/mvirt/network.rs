@@ -115,7 +115,7 @@ pub(crate) async fn run(
         Command::Get { network } => show(&get(client, network).await?, out),
         Command::Update(update) => change(update, client, out).await,
         Command::Delete { network, force } => {
-            let request = DeleteNetworkRequest { id: network.clone(), force };
+            let request = DeleteNetworkRequest { id: network.clone(), force, ..Default::default() };
             let response = client.delete_network(request).await?.into_inner();
             let nics = match response.nics_deleted {
                 0 => String::new(),
@@ -140,11 +140,12 @@ fn request(create: Create) -> CreateNetworkRequest {
         id: create.id,
         mtu: create.mtu,
         domain: create.domain,
+        ..Default::default()
     }
 }
 
 async fn list(client: &mut Client, out: &Output) -> Result<(), Failure> {
-    let response = client.list_networks(ListNetworksRequest {}).await?.into_inner();
+    let response = client.list_networks(ListNetworksRequest::default()).await?.into_inner();
     let mut table = Table::new(&["NAME", "IPV4", "IPV6", "MTU", "VNICS", "ID", "DOMAIN"], 5);
     for network in &response.networks {
         let cells = vec![
@@ -170,6 +171,7 @@ async fn change(update: Update, client: &mut Client, out: &Output) -> Result<(),
         id: now.id,
         dns_servers: keep(update.dns, update.clear_dns, now.dns_servers),
         ntp_servers: keep(update.ntp, update.clear_ntp, now.ntp_servers),
+        ..Default::default()
     };
     show(&client.update_network(request).await?.into_inner(), out)
 }

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use mvirt_net::{
-    control::{Control, Limits},
+    control::{Accounts, Control, Limits},
     dataplane::{Dataplane, Hugepages, Settings},
     model::{Network, Nic},
     proto,
@@ -57,36 +57,24 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
 });
 
 async fn ask(control: &mut Control, kind: u8, octets: &[u8]) {
-    let mut closing = Vec::new();
+    let nobody = Accounts::default;
     match kind % 8 {
         0 => drop(proto::CreateNetworkRequest::decode(octets).map(|r| control.create_network(r))),
-        1 | 2 => drop(proto::CreateNicRequest::decode(octets).map(|r| control.create_nic(r))),
+        1 | 2 => drop(proto::CreateNicRequest::decode(octets).map(|r| control.create_nic(r, nobody()))),
         3 => drop(proto::UpdateNetworkRequest::decode(octets).map(|r| control.update_network(&r))),
-        4 => drop(proto::UpdateNicRequest::decode(octets).map(|r| control.update_nic(&r))),
+        4 => drop(proto::UpdateNicRequest::decode(octets).map(|r| control.update_nic(&r, nobody()))),
         5 => drop(proto::SetNicLimitsRequest::decode(octets).map(|r| control.set_nic_limits(&r))),
-        6 => {
-            if let Ok(request) = proto::DeleteNetworkRequest::decode(octets)
-                && let Ok((_, sockets)) = control.delete_network(&request)
-            {
-                closing = sockets;
-            }
-        }
-        _ => {
-            if let Ok(request) = proto::DeleteNicRequest::decode(octets)
-                && let Ok(socket) = control.delete_nic(&request.id)
-            {
-                closing.extend(socket);
-            }
-        }
+        6 => drop(proto::DeleteNetworkRequest::decode(octets).map(|r| control.delete_network(&r))),
+        _ => drop(proto::DeleteNicRequest::decode(octets).map(|r| control.delete_nic(&r))),
     }
-    for socket in closing {
-        socket.close().await;
+    for closing in control.take_closing() {
+        closing.over().await;
     }
 }
 
 fn check(control: &Control, kept: &Kept) {
-    let networks = control.list_networks();
-    let nics = control.list_nics("").unwrap();
+    let networks = control.list_networks(&Default::default()).unwrap().networks;
+    let nics = control.list_nics(&Default::default()).unwrap().nics;
     assert_eq!(networks.iter().map(|n| n.id.clone()).collect::<BTreeSet<_>>(), kept.networks.keys().map(Uuid::to_string).collect());
     assert_eq!(nics.iter().map(|n| n.id.clone()).collect::<BTreeSet<_>>(), kept.nics.keys().map(Uuid::to_string).collect());
     for network in kept.networks.values() {

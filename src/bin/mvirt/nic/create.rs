@@ -113,6 +113,7 @@ impl Create {
             ipv6_mode: ipv6_mode.into(),
             limit_from_guest: limit("--from-guest", &self.from_guest)?,
             limit_to_guest: limit("--to-guest", &self.to_guest)?,
+            ..Default::default()
         })
     }
 }

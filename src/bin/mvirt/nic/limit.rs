@@ -51,7 +51,8 @@ impl Limit {
         let from_guest =
             new("--from-guest", now.limit_from_guest, self.clear_from_guest, &self.from_guest)?;
         let to_guest = new("--to-guest", now.limit_to_guest, self.clear_to_guest, &self.to_guest)?;
-        let request = SetNicLimitsRequest { id: now.id, from_guest, to_guest };
+        let request =
+            SetNicLimitsRequest { id: now.id, from_guest, to_guest, ..Default::default() };
         show(&client.set_nic_limits(request).await?.into_inner(), out)
     }
 }
@@ -62,8 +63,8 @@ fn show(nic: &Nic, out: &Output) -> Result<(), Failure> {
         if shown.is_empty() { "no limit".into() } else { shown }
     };
     let rows = [
-        ("from guest", shown(nic.limit_from_guest).into()),
-        ("to guest", shown(nic.limit_to_guest).into()),
+        ("from guest", shown(nic.limit_from_guest_in_force).into()),
+        ("to guest", shown(nic.limit_to_guest_in_force).into()),
     ];
     out.object(nic, &nic.name, &rows)
 }

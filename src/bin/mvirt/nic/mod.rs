@@ -114,7 +114,12 @@ pub(crate) async fn run(
         }
         Command::Update(Update { nic, route, clear_routes: _ }) => {
             let (routed_ipv4_prefixes, routed_ipv6_prefixes) = by_family(route);
-            let request = UpdateNicRequest { id: nic, routed_ipv4_prefixes, routed_ipv6_prefixes };
+            let request = UpdateNicRequest {
+                id: nic,
+                routed_ipv4_prefixes,
+                routed_ipv6_prefixes,
+                ..Default::default()
+            };
             client.update_nic(request).await?.into_inner()
         }
         Command::Limit(limit) => return limit.run(client, out).await,
@@ -136,7 +141,10 @@ async fn delete(
             "vNIC {nic} is active: a VM uses it\n  Stop the VM, or cut it off with --force."
         )));
     }
-    let response = client.delete_nic(DeleteNicRequest { id: nic.clone() }).await?.into_inner();
+    let response = client
+        .delete_nic(DeleteNicRequest { id: nic.clone(), ..Default::default() })
+        .await?
+        .into_inner();
     out.done(&response, &nic, &format!("Deleted vNIC {nic}."))
 }
 
@@ -157,8 +165,9 @@ async fn vmm_args(
 }
 
 async fn list(client: &mut Client, network: String, out: &Output) -> Result<(), Failure> {
-    let response = ListNicsResponse { nics: all(client, &network).await? };
-    let networks = client.list_networks(ListNetworksRequest {}).await?.into_inner().networks;
+    let response = ListNicsResponse { nics: all(client, &network).await?, ..Default::default() };
+    let networks =
+        client.list_networks(ListNetworksRequest::default()).await?.into_inner().networks;
     let name = |id: &str| {
         let found = networks.iter().find(|network| network.id == id);
         found.map_or(id, |network| &network.name).to_owned()
@@ -185,7 +194,7 @@ async fn list(client: &mut Client, network: String, out: &Output) -> Result<(), 
 
 /// All vNICs, or those of a network.
 pub(crate) async fn all(client: &mut Client, network: &str) -> Result<Vec<Nic>, Failure> {
-    let request = ListNicsRequest { network_id: network.into() };
+    let request = ListNicsRequest { network_id: network.into(), ..Default::default() };
     Ok(client.list_nics(request).await?.into_inner().nics)
 }
 

@@ -1,0 +1,436 @@
+//! Values of the API's requests become valid ones, or a refusal that names field and value.
+
+use super::refusal::Refusal;
+use crate::{
+    addr::MacAddr,
+    dataplane::snapshot::{GATEWAY_IPV4, GATEWAY_MAC},
+    model::{Addressing, Boot, Labels, RateLimit},
+    proto,
+};
+use ipnet::{Ipv4Net, Ipv6Net};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    str::FromStr,
+};
+use uuid::Uuid;
+
+/// DNS or NTP servers a network may have: what fits a DHCP message.
+const MAX_SERVERS: usize = 16;
+/// Prefixes that may be routed to one vNIC, of each family.
+const MAX_PREFIXES: usize = 256;
+/// Queue pairs a vNIC may have.
+const MAX_QUEUE_PAIRS: u32 = 8;
+/// Labels an object may have, and octets of a key and of a value: enough for what orchestrators note, and little
+/// beside everything else that is kept and listed.
+const MAX_LABELS: usize = 64;
+const MAX_LABEL_KEY: usize = 63;
+const MAX_LABEL_VALUE: usize = 255;
+/// Octets of a description.
+const MAX_DESCRIPTION: usize = 1024;
+/// Octets of a boot file's path: the field of DHCPv4 has 128, one of which ends it (RFC 2131 §2).
+const MAX_BOOT_FILE: usize = 127;
+/// Octets of a boot file's URL: what an option of DHCPv4 takes.
+const MAX_BOOT_URL: usize = 255;
+
+/// How a guest comes by its IPv6 addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ipv6Mode {
+    /// By DHCPv6, one address.
+    Dhcpv6,
+    /// It chooses them in a /64 of its own.
+    Slaac,
+}
+
+/// A limit as it was asked for.
+pub(super) fn rate_limit(
+    field: &'static str,
+    limit: Option<proto::RateLimit>,
+) -> Result<RateLimit, Refusal> {
+    let limit = limit.unwrap_or_default();
+    for (rate, burst) in
+        [(limit.packets_per_second, limit.burst_packets), (limit.bits_per_second, limit.burst_bits)]
+    {
+        if rate == 0 && burst > 0 {
+            return Err(Refusal::invalid(field, burst, "a burst without a rate limits nothing"));
+        }
+    }
+    Ok(RateLimit {
+        packets: limit.packets_per_second,
+        bits: limit.bits_per_second,
+        burst_packets: limit.burst_packets,
+        burst_bits: limit.burst_bits,
+    })
+}
+
+/// Zero is not given.
+pub(super) fn mtu(octets: u32) -> Result<Option<u16>, Refusal> {
+    match u16::try_from(octets) {
+        Ok(0) => Ok(None),
+        Ok(mtu @ 1280..) => Ok(Some(mtu)),
+        _ => Err(Refusal::invalid("mtu", octets, "expected 1280-65535")),
+    }
+}
+
+/// An empty string is not given.
+pub(super) fn optional<T>(
+    field: &'static str,
+    text: &str,
+    parse: impl FnOnce(&'static str, &str) -> Result<T, Refusal>,
+) -> Result<Option<T>, Refusal> {
+    if text.is_empty() { Ok(None) } else { parse(field, text).map(Some) }
+}
+
+pub(super) fn parse<T: FromStr>(field: &'static str, text: &str) -> Result<T, Refusal>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|error| Refusal::invalid(field, text, error))
+}
+
+pub(super) fn parse_address<T: FromStr>(field: &'static str, text: &str) -> Result<T, Refusal> {
+    text.parse().map_err(|_| {
+        let family = if field.contains("ipv6") {
+            "an IPv6 address like fd00::2"
+        } else {
+            "an IPv4 address like 10.0.0.2"
+        };
+        Refusal::invalid(field, text, format!("expected {family}"))
+    })
+}
+
+pub(super) fn uuid(field: &'static str, text: &str) -> Result<Uuid, Refusal> {
+    let parsed = Uuid::try_parse(text).ok().filter(|id| !id.is_nil() && text.len() == 36);
+    parsed.ok_or_else(|| {
+        Refusal::invalid(field, text, "expected a UUID like 67e55044-10b1-426f-9247-bb680e5fe0c8")
+    })
+}
+
+pub(super) fn mac(field: &'static str, text: &str) -> Result<MacAddr, Refusal> {
+    let mac: MacAddr = parse(field, text)?;
+    if mac.is_multicast() || mac == MacAddr([0; 6]) {
+        return Err(Refusal::invalid(field, text, "expected a unicast MAC"));
+    }
+    if mac == GATEWAY_MAC {
+        return Err(Refusal::invalid(field, text, "this is the gateway's MAC"));
+    }
+    Ok(mac)
+}
+
+pub(super) fn servers(field: &'static str, texts: &[String]) -> Result<Vec<IpAddr>, Refusal> {
+    if texts.len() > MAX_SERVERS {
+        return Err(Refusal::invalid(
+            field,
+            format!("{} servers", texts.len()),
+            format!("expected at most {MAX_SERVERS}"),
+        ));
+    }
+    each_once(field, texts, |field, text| {
+        let address = text.parse::<IpAddr>().ok();
+        let usable = address
+            .filter(|a| !a.is_unspecified() && !a.is_multicast() && *a != Ipv4Addr::BROADCAST);
+        usable
+            .ok_or_else(|| Refusal::invalid(field, text, "expected a unicast IPv4 or IPv6 address"))
+    })
+}
+
+/// Parsed values, none of which is there twice.
+fn each_once<T: PartialEq>(
+    field: &'static str,
+    texts: &[String],
+    parse: impl Fn(&'static str, &str) -> Result<T, Refusal>,
+) -> Result<Vec<T>, Refusal> {
+    let mut parsed = Vec::with_capacity(texts.len());
+    for text in texts {
+        let value = parse(field, text)?;
+        if parsed.contains(&value) {
+            return Err(Refusal::invalid(field, text, "it is given twice"));
+        }
+        parsed.push(value);
+    }
+    Ok(parsed)
+}
+
+fn without_host_bits<T: PartialEq + std::fmt::Display>(
+    field: &'static str,
+    text: &str,
+    given: T,
+    truncated: T,
+) -> Result<T, Refusal> {
+    if given == truncated {
+        Ok(given)
+    } else {
+        Err(Refusal::invalid(field, text, format!("host bits are set; did you mean {truncated}?")))
+    }
+}
+
+fn ipv4_net(field: &'static str, text: &str) -> Result<Ipv4Net, Refusal> {
+    let net: Ipv4Net = text
+        .parse()
+        .map_err(|_| Refusal::invalid(field, text, "expected IPv4 CIDR like 10.0.0.0/24"))?;
+    let net = without_host_bits(field, text, net, net.trunc())?;
+    let special = ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4"];
+    let special = special.map(|s| s.parse::<Ipv4Net>().expect("a literal prefix"));
+    if special.iter().any(|s| s.contains(&net) || net.contains(s)) {
+        return Err(Refusal::invalid(
+            field,
+            text,
+            "it is in, or contains, loopback, link-local, multicast, reserved or unspecified space",
+        ));
+    }
+    Ok(net)
+}
+
+fn ipv6_net(field: &'static str, text: &str) -> Result<Ipv6Net, Refusal> {
+    let net: Ipv6Net = text
+        .parse()
+        .map_err(|_| Refusal::invalid(field, text, "expected IPv6 CIDR like fd00::/64"))?;
+    let net = without_host_bits(field, text, net, net.trunc())?;
+    let special = ["::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8"];
+    let special = special.map(|s| s.parse::<Ipv6Net>().expect("a literal prefix"));
+    if special.iter().any(|s| s.contains(&net) || net.contains(s)) {
+        return Err(Refusal::invalid(
+            field,
+            text,
+            "it is in, or contains, loopback, IPv4-mapped, link-local, multicast or unspecified space",
+        ));
+    }
+    Ok(net)
+}
+
+pub(super) fn ipv4_subnet(field: &'static str, text: &str) -> Result<Ipv4Net, Refusal> {
+    let net = ipv4_net(field, text)?;
+    if (8..=30).contains(&net.prefix_len()) {
+        Ok(net)
+    } else {
+        Err(Refusal::invalid(field, text, "expected a prefix length of 8-30"))
+    }
+}
+
+pub(super) fn ipv6_prefix(field: &'static str, text: &str) -> Result<Ipv6Net, Refusal> {
+    let net = ipv6_net(field, text)?;
+    if (16..=126).contains(&net.prefix_len()) {
+        Ok(net)
+    } else {
+        Err(Refusal::invalid(field, text, "expected a prefix length of 16-126"))
+    }
+}
+
+fn prefixes<T: PartialEq>(
+    field: &'static str,
+    texts: &[String],
+    parse: impl Fn(&'static str, &str) -> Result<T, Refusal>,
+) -> Result<Vec<T>, Refusal> {
+    if texts.len() > MAX_PREFIXES {
+        return Err(Refusal::invalid(
+            field,
+            format!("{} prefixes", texts.len()),
+            format!("expected at most {MAX_PREFIXES}"),
+        ));
+    }
+    each_once(field, texts, parse)
+}
+
+pub(super) fn routed_ipv4(texts: &[String]) -> Result<Vec<Ipv4Net>, Refusal> {
+    prefixes("routed_ipv4_prefixes", texts, ipv4_net)
+}
+
+pub(super) fn routed_ipv6(texts: &[String]) -> Result<Vec<Ipv6Net>, Refusal> {
+    prefixes("routed_ipv6_prefixes", texts, ipv6_net)
+}
+
+/// Refuses an address that its network cannot give.
+pub(super) fn check_usable(
+    field: &'static str,
+    address: IpAddr,
+    usable: bool,
+    subnet: impl std::fmt::Display,
+) -> Result<(), Refusal> {
+    if usable && address != IpAddr::from(GATEWAY_IPV4) {
+        return Ok(());
+    }
+    Err(Refusal::invalid(
+        field,
+        address,
+        format!("expected an address of {subnet} other than its network or broadcast address"),
+    ))
+}
+
+/// Zero is not given.
+pub(super) fn queue_pairs(pairs: u32) -> Result<u16, Refusal> {
+    match pairs {
+        0 => Ok(1),
+        1..=MAX_QUEUE_PAIRS => Ok(pairs as u16),
+        _ => Err(Refusal::invalid("queue_pairs", pairs, "expected 1-8")),
+    }
+}
+
+pub(super) fn addressing(value: i32) -> Result<Addressing, Refusal> {
+    match proto::Addressing::try_from(value) {
+        Ok(proto::Addressing::Unspecified | proto::Addressing::Host) => Ok(Addressing::Host),
+        Ok(proto::Addressing::Subnet) => Ok(Addressing::Subnet),
+        Err(_) => Err(Refusal::invalid(
+            "addressing",
+            value,
+            "expected ADDRESSING_HOST or ADDRESSING_SUBNET",
+        )),
+    }
+}
+
+pub(super) fn ipv6_mode(value: i32) -> Result<Ipv6Mode, Refusal> {
+    match proto::Ipv6Mode::try_from(value) {
+        Ok(proto::Ipv6Mode::Unspecified | proto::Ipv6Mode::Dhcpv6) => Ok(Ipv6Mode::Dhcpv6),
+        Ok(proto::Ipv6Mode::Slaac) => Ok(Ipv6Mode::Slaac),
+        Err(_) => Err(Refusal::invalid(
+            "ipv6_mode",
+            value,
+            "expected IPV6_MODE_DHCPV6 or IPV6_MODE_SLAAC",
+        )),
+    }
+}
+
+/// Refuses what is longer, and control characters: people read it on terminals.
+fn check_text(
+    field: &'static str,
+    text: &str,
+    longest: usize,
+    allowed: &[char],
+) -> Result<(), Refusal> {
+    if text.len() > longest {
+        let expected = format!("expected at most {longest} octets, not {}", text.len());
+        return Err(Refusal::invalid(field, text, expected));
+    }
+    if text.contains(|c: char| c.is_control() && !allowed.contains(&c)) {
+        return Err(Refusal::invalid(field, text, "expected no control characters"));
+    }
+    Ok(())
+}
+
+pub(super) fn description(text: &str) -> Result<String, Refusal> {
+    check_text("description", text, MAX_DESCRIPTION, &['\n', '\t'])?;
+    Ok(text.into())
+}
+
+pub(super) fn labels(labels: &Labels) -> Result<Labels, Refusal> {
+    if labels.len() > MAX_LABELS {
+        let (given, expected) =
+            (format!("{} labels", labels.len()), format!("expected at most {MAX_LABELS}"));
+        return Err(Refusal::invalid("labels", given, expected));
+    }
+    for (key, value) in labels {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '/' | '-');
+        let sound = (1..=MAX_LABEL_KEY).contains(&key.len())
+            && key.chars().all(allowed)
+            && key.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if !sound {
+            return Err(Refusal::invalid(
+                "labels",
+                key,
+                "expected a key of 1-63 of A-Z a-z 0-9 . _ / -, starting with a letter or digit",
+            ));
+        }
+        check_text("labels", value, MAX_LABEL_VALUE, &[])?;
+    }
+    Ok(labels.clone())
+}
+
+pub(super) fn boot(boot: Option<&proto::Boot>) -> Result<Option<Boot>, Refusal> {
+    let Some(boot) = boot else { return Ok(None) };
+    let text = |field, text: &str, longest| {
+        check_text(field, text, longest, &[])?;
+        Ok(text.to_owned())
+    };
+    let parsed = Boot {
+        server: optional("boot.server", &boot.server, parse_address)?,
+        file: optional("boot.file", &boot.file, |field, file| text(field, file, MAX_BOOT_FILE))?,
+        url: optional("boot.url", &boot.url, |field, url| {
+            if !url.contains("://") || !url.bytes().all(|octet| octet.is_ascii_graphic()) {
+                let expected = "expected a URL like http://10.0.0.1/boot.efi";
+                return Err(Refusal::invalid(field, url, expected));
+            }
+            text(field, url, MAX_BOOT_URL)
+        })?,
+    };
+    if parsed.file.is_some() && parsed.server.is_none() {
+        return Err(Refusal::invalid(
+            "boot.server",
+            "",
+            "required with boot.file: whose file it is",
+        ));
+    }
+    Ok(Some(parsed))
+}
+
+/// Permissions of a socket, in octal.
+pub(super) fn socket_mode(field: &'static str, text: &str) -> Result<u16, Refusal> {
+    let octal = (3..=4).contains(&text.len()).then(|| u16::from_str_radix(text, 8).ok()).flatten();
+    octal
+        .filter(|mode| mode & !0o777 == 0 && !text.starts_with('+'))
+        .ok_or_else(|| Refusal::invalid(field, text, "expected permissions in octal like 0660"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn macs_that_no_guest_can_have_are_refused() {
+        for bad in [
+            "02:00:00:00:00:01",
+            "01:00:5e:00:00:01",
+            "ff:ff:ff:ff:ff:ff",
+            "00:00:00:00:00:00",
+            "52:54",
+        ] {
+            assert!(mac("mac_address", bad).unwrap_err().to_string().contains(bad));
+        }
+    }
+
+    #[test]
+    fn labels_and_descriptions_have_bounds() {
+        let one = |key: &str, value: &str| labels(&Labels::from([(key.into(), value.into())]));
+        for (key, value) in [("owner", "team a"), ("example.org/x-1", ""), ("0", "\u{e4}")] {
+            assert!(one(key, value).is_ok(), "{key}");
+        }
+        for (key, value) in [
+            ("", ""),
+            ("-a", ""),
+            ("a b", ""),
+            (&*"k".repeat(64), ""),
+            ("a", "\n"),
+            ("a", &*"v".repeat(256)),
+        ] {
+            assert!(one(key, value).is_err(), "{key:?} {value:?}");
+        }
+        assert!(labels(&(0..65).map(|n| (n.to_string(), String::new())).collect()).is_err());
+        assert!(description("two\nlines").is_ok());
+        assert!(description("\x1b[31m").is_err());
+        assert!(description(&"x".repeat(1025)).is_err());
+    }
+
+    #[test]
+    fn what_is_booted_is_checked() {
+        let with = |server: &str, file: &str, url: &str| {
+            boot(Some(&proto::Boot { server: server.into(), file: file.into(), url: url.into() }))
+        };
+        assert_eq!(with("", "", "").unwrap(), Some(Boot::default()));
+        assert!(with("10.0.0.1", "pxelinux.0", "http://[fd00::1]/boot.efi").is_ok());
+        for (server, file, url) in [
+            ("fd00::1", "", ""),
+            ("", "pxelinux.0", ""),
+            ("10.0.0.1", &*"f".repeat(128), ""),
+            ("", "", "boot.efi"),
+            ("", "", "http://10.0.0.1/a b"),
+        ] {
+            assert!(with(server, file, url).is_err(), "{server} {file} {url}");
+        }
+        assert_eq!(boot(None).unwrap(), None);
+    }
+
+    #[test]
+    fn modes_are_octal() {
+        assert_eq!(socket_mode("socket_mode", "0660").unwrap(), 0o660);
+        for bad in ["", "66", "0668", "1777", "+660", "rw-"] {
+            assert!(socket_mode("socket_mode", bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Lists in pages: objects by name, from where the page before ended. The name is the place, so what is made or deleted
+//! between two pages moves no other object to another page.
+
+use super::refusal::Refusal;
+use crate::model::Name;
+use prost::Message;
+use std::{collections::BTreeMap, ops::Bound};
+use uuid::Uuid;
+
+/// Objects of a page.
+const MAX_SIZE: usize = 1000;
+/// Octets of a page: stock clients take messages of 4 MiB, and the last object may be a large one.
+const MAX_OCTETS: usize = 3 << 20;
+
+/// Which part of a list is wanted.
+#[derive(Debug)]
+pub(super) struct Page<'a> {
+    /// All, where absent.
+    size: Option<usize>,
+    after: Option<&'a str>,
+    prefix: &'a str,
+}
+
+impl<'a> Page<'a> {
+    /// As requests say it.
+    pub(super) fn new(size: u32, token: &'a str, prefix: &'a str) -> Result<Self, Refusal> {
+        let after = (!token.is_empty()).then_some(token);
+        if token.parse::<Name>().is_err() && after.is_some() {
+            let expected = "expected next_page_token of the page before, or nothing";
+            return Err(Refusal::invalid("page_token", token, expected));
+        }
+        let size = (size > 0).then_some(MAX_SIZE.min(size as usize));
+        Ok(Self { size, after, prefix })
+    }
+
+    /// The objects of `names` that are wanted and that `view` shows, and the token of the next page.
+    pub(super) fn of<T: Message>(
+        &self,
+        names: &BTreeMap<Name, Uuid>,
+        view: impl Fn(Uuid) -> Option<T>,
+    ) -> (Vec<T>, String) {
+        let start = match self.after {
+            Some(name) if name >= self.prefix => Bound::Excluded(name),
+            _ => Bound::Included(self.prefix),
+        };
+        let named = names.range::<str, _>((start, Bound::Unbounded));
+        let named = named.take_while(|(name, _)| name.as_str().starts_with(self.prefix));
+        let mut seen = named.filter_map(|(name, id)| view(*id).map(|object| (name, object)));
+        let (mut page, mut octets) = (Vec::new(), 0);
+        let mut last = None;
+        for (name, object) in seen.by_ref() {
+            if let (Some(size), Some(last)) = (self.size, last)
+                && (page.len() == size || octets > MAX_OCTETS)
+            {
+                let last: &Name = last;
+                return (page, last.to_string());
+            }
+            octets += object.encoded_len();
+            page.push(object);
+            last = Some(name);
+        }
+        (page, String::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Network;
+
+    fn names(page: &Page<'_>, there: &[&str]) -> (Vec<String>, String) {
+        let there = there.iter().map(|name| (name.parse().unwrap(), Uuid::new_v4()));
+        let there: BTreeMap<Name, Uuid> = there.collect();
+        let name_of = |id| there.iter().find(|(_, there)| **there == id).unwrap().0.to_string();
+        let view = |id| Some(Network { name: name_of(id), ..Default::default() });
+        let (found, next) = page.of(&there, view);
+        (found.into_iter().map(|network| network.name).collect(), next)
+    }
+
+    #[test]
+    fn pages_follow_one_another_whatever_comes_and_goes() {
+        let page = |size, token, prefix| Page::new(size, token, prefix).unwrap();
+        let (first, next) = names(&page(2, "", ""), &["d", "b", "a", "c"]);
+        assert_eq!((first, &*next), (vec!["a".into(), "b".into()], "b"));
+        let (second, next) = names(&page(2, &next, ""), &["c", "d", "aa"]);
+        assert_eq!((second, &*next), (vec!["c".into(), "d".into()], ""));
+        let (found, next) = names(&page(1, "a", "vm"), &["vm1", "vm2", "x", "vl"]);
+        assert_eq!((found, &*next), (vec!["vm1".into()], "vm1"));
+        let (found, next) = names(&page(1, "vm1", "vm"), &["vm1", "vm2", "x"]);
+        assert_eq!((found, &*next), (vec!["vm2".into()], ""));
+        assert_eq!(names(&page(0, "", ""), &["a"]).1, "");
+        assert!(Page::new(1, "not a name", "").is_err());
+    }
+
+    #[test]
+    fn a_page_of_large_objects_is_shorter() {
+        let there = (0..8).map(|n| (format!("n{n}").parse().unwrap(), Uuid::new_v4())).collect();
+        let large = |_| Some(Network { domain: "x".repeat(1 << 20), ..Default::default() });
+        let (found, next) = Page::new(8, "", "").unwrap().of(&there, large);
+        assert_eq!((found.len(), &*next), (3, "n2"));
+        assert_eq!(Page::new(0, "", "").unwrap().of(&there, large).0.len(), 8, "as ever");
+    }
+}

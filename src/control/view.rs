@@ -1,0 +1,123 @@
+//! The nouns as the API shows them.
+
+use crate::{
+    model::{self, Addressing, RateLimit},
+    proto,
+};
+use jiff::Timestamp;
+use std::time::Duration;
+
+fn strings<T: ToString>(values: &[T]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
+}
+
+fn string<T: ToString>(value: Option<T>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+/// Opaque to clients. Times of change only grow: see [`later`].
+pub(super) fn etag(updated_at: Timestamp) -> String {
+    format!("{:x}", updated_at.as_nanosecond())
+}
+
+/// Now, or just after a change before that: no two changes of an object have the same time.
+pub(super) fn later(before: Timestamp) -> Timestamp {
+    Timestamp::now().max(before + Duration::from_nanos(1))
+}
+
+fn boot(boot: &model::Boot) -> proto::Boot {
+    proto::Boot {
+        server: string(boot.server),
+        file: boot.file.clone().unwrap_or_default(),
+        url: boot.url.clone().unwrap_or_default(),
+    }
+}
+
+fn account(account: &Option<model::Account>) -> String {
+    account.as_ref().map(|account| account.asked.clone()).unwrap_or_default()
+}
+
+/// The API's view of a network.
+pub(super) fn network(network: &model::Network, nics: usize) -> proto::Network {
+    proto::Network {
+        id: network.id.to_string(),
+        name: network.name.to_string(),
+        ipv4_enabled: network.ipv4_subnet.is_some(),
+        ipv4_subnet: string(network.ipv4_subnet),
+        ipv6_enabled: network.ipv6_prefix.is_some(),
+        ipv6_prefix: string(network.ipv6_prefix),
+        dns_servers: strings(&network.dns_servers),
+        ntp_servers: strings(&network.ntp_servers),
+        nic_count: u32::try_from(nics).unwrap_or(u32::MAX),
+        created_at: network.created_at.to_string(),
+        updated_at: network.updated_at.to_string(),
+        is_public: false,
+        mtu: network.mtu.into(),
+        domain: string(network.domain),
+        labels: network.labels.clone(),
+        description: network.description.clone(),
+        etag: etag(network.updated_at),
+        boot: network.boot.as_ref().map(boot),
+    }
+}
+
+pub(super) fn rate_limit(limit: RateLimit) -> Option<proto::RateLimit> {
+    (limit != RateLimit::default()).then_some(proto::RateLimit {
+        packets_per_second: limit.packets,
+        bits_per_second: limit.bits,
+        burst_packets: limit.burst_packets,
+        burst_bits: limit.burst_bits,
+    })
+}
+
+/// The API's view of a vNIC.
+pub(super) fn nic(
+    network: &model::Network,
+    nic: &model::Nic,
+    socket_path: String,
+    state: proto::NicState,
+) -> proto::Nic {
+    let ipv6_mode = match (nic.ipv6, nic.slaac) {
+        (None, _) => proto::Ipv6Mode::Unspecified,
+        (_, None) => proto::Ipv6Mode::Dhcpv6,
+        (_, Some(_)) => proto::Ipv6Mode::Slaac,
+    };
+    let addressing = match nic.addressing {
+        Addressing::Host => proto::Addressing::Host,
+        Addressing::Subnet => proto::Addressing::Subnet,
+    };
+    proto::Nic {
+        id: nic.id.to_string(),
+        name: nic.name.to_string(),
+        network_id: nic.network_id.to_string(),
+        mac_address: nic.mac.to_string(),
+        ipv4_address: string(nic.ipv4),
+        ipv6_address: string(nic.ipv6),
+        routed_ipv4_prefixes: strings(&nic.routed_ipv4),
+        routed_ipv6_prefixes: strings(&nic.routed_ipv6),
+        socket_path,
+        state: state.into(),
+        created_at: nic.created_at.to_string(),
+        updated_at: nic.updated_at.to_string(),
+        addressing: addressing.into(),
+        queue_pairs: nic.queue_pairs.into(),
+        mtu: nic.mtu_in(network).into(),
+        ipv6_mode: ipv6_mode.into(),
+        slaac_prefix: string(nic.slaac),
+        limit_from_guest: rate_limit(nic.from_guest),
+        limit_to_guest: rate_limit(nic.to_guest),
+        guest: None,
+        labels: nic.labels.clone(),
+        description: nic.description.clone(),
+        etag: etag(nic.updated_at),
+        boot: nic.boot.as_ref().map(boot),
+        socket_owner: account(&nic.socket.owner),
+        socket_group: account(&nic.socket.group),
+        socket_mode: nic.socket.mode.map(|mode| format!("{mode:04o}")).unwrap_or_default(),
+        network_name: network.name.to_string(),
+        error: String::new(),
+        requested_mtu: nic.mtu.unwrap_or(0).into(),
+        limit_from_guest_in_force: rate_limit(nic.from_guest.in_force()),
+        limit_to_guest_in_force: rate_limit(nic.to_guest.in_force()),
+    }
+}

@@ -1,0 +1,157 @@
+//! What watchers are told: the present, then every change, or that they are too slow.
+//!
+//! ```text
+//! port: state ──▶ Untold (100 ms) ──▶ broadcast ──▶ a stream each: present, synced, changes
+//! ```
+//! A state that comes and goes meanwhile is not told: a VMM may change it as often as it likes, and must not push other
+//! watchers' events out of the backlog. All streams share the objects that they have still to tell.
+
+use super::{refusal::Refusal, unix_ms};
+use crate::proto;
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio_stream::{Stream, StreamExt as _, wrappers::BroadcastStream};
+use tonic::{Response, Status};
+use uuid::Uuid;
+
+/// Events a watcher may be behind before it is disconnected.
+pub(super) const BACKLOG: usize = 1024;
+/// Streams at once: what one holds is small, but h2 buffers for each what its reader does not take.
+const MAX_STREAMS: usize = 256;
+/// How long a state must last to be told.
+const SETTLING: Duration = Duration::from_millis(100);
+
+/// An object is there, has changed, or is gone.
+#[derive(Debug, Clone)]
+pub(super) struct Change<T> {
+    pub(super) id: Uuid,
+    /// The network that it is, or was, in.
+    pub(super) network: Uuid,
+    pub(super) at: i64,
+    /// Absent: it is gone.
+    pub(super) object: Option<Arc<T>>,
+}
+
+/// What one watcher is to be told.
+#[derive(Debug)]
+pub(super) struct Watch<T> {
+    /// What there is.
+    pub(super) present: Vec<Change<T>>,
+    /// What becomes of it.
+    pub(super) changes: broadcast::Receiver<Change<T>>,
+    /// Those of this network only.
+    pub(super) network: Option<Uuid>,
+}
+
+/// How a change is said in the API.
+pub(super) trait Event: Send + 'static {
+    type Object: Clone + Send + Sync + 'static;
+    fn change(id: String, timestamp: i64, object: Option<Self::Object>) -> Self;
+    fn synced(timestamp: i64) -> Self;
+}
+
+impl Event for proto::NicEvent {
+    type Object = proto::Nic;
+
+    fn change(nic_id: String, timestamp: i64, nic: Option<proto::Nic>) -> Self {
+        Self { nic_id, timestamp, nic, synced: false }
+    }
+
+    fn synced(timestamp: i64) -> Self {
+        Self { timestamp, synced: true, ..Self::default() }
+    }
+}
+
+impl Event for proto::NetworkEvent {
+    type Object = proto::Network;
+
+    fn change(network_id: String, timestamp: i64, network: Option<proto::Network>) -> Self {
+        Self { network_id, timestamp, network, synced: false }
+    }
+
+    fn synced(timestamp: i64) -> Self {
+        Self { timestamp, synced: true, ..Self::default() }
+    }
+}
+
+/// Watchers that there may be at once.
+#[derive(Debug, Clone)]
+pub(super) struct Streams(Arc<Semaphore>);
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_STREAMS)))
+    }
+}
+
+impl Streams {
+    /// The right to one.
+    pub(super) fn take(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.0).try_acquire_owned().map_err(|_| {
+            Refusal::Exhausted(format!(
+                "{MAX_STREAMS} watches are open, which is the most: end some"
+            ))
+        })
+    }
+}
+
+/// What a method gives back.
+pub(super) type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn event<E: Event>(change: Change<E::Object>) -> E {
+    let object = change.object.map(Arc::unwrap_or_clone);
+    E::change(change.id.to_string(), change.at, object)
+}
+
+/// The present first, then the mark if it is wanted, then every change; a watcher that falls behind is told so and
+/// disconnected.
+pub(super) fn stream<E: Event>(
+    watch: Watch<E::Object>,
+    mark_synced: bool,
+    stream: OwnedSemaphorePermit,
+) -> Response<Events<E>> {
+    let Watch { present, changes, network } = watch;
+    let changes = BroadcastStream::new(changes).filter_map(move |change| match change {
+        Ok(change) if network.is_some_and(|network| network != change.network) => None,
+        Ok(change) => Some(Ok(event(change))),
+        Err(lost) => Some(Err(Status::resource_exhausted(format!(
+            "the watcher is too slow ({lost}): watch again"
+        )))),
+    });
+    let mut failed = false;
+    let changes = changes.take_while(move |change| {
+        // Held for as long as the stream is.
+        let _held = &stream;
+        !std::mem::replace(&mut failed, change.is_err())
+    });
+    let present = tokio_stream::iter(present).map(|change| Ok(event(change)));
+    let mark = mark_synced.then(|| Ok(E::synced(unix_ms())));
+    Response::new(Box::pin(present.chain(tokio_stream::iter(mark)).chain(changes)))
+}
+
+/// vNICs whose state has changed and is not told yet, the first one first.
+#[derive(Debug, Default)]
+pub(super) struct Untold(VecDeque<(Instant, Uuid)>);
+
+impl Untold {
+    /// Tells of a vNIC after a while. It must not be among them.
+    pub(super) fn push(&mut self, now: Instant, nic: Uuid) {
+        self.0.push_back((now + SETTLING, nic));
+    }
+
+    /// When the next is to be told.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.0.front().map(|(at, _)| *at)
+    }
+
+    /// One that is to be told by now.
+    pub(super) fn pop(&mut self, now: Instant) -> Option<Uuid> {
+        let due = self.0.front().is_some_and(|(at, _)| *at <= now);
+        if due { self.0.pop_front().map(|(_, nic)| nic) } else { None }
+    }
+}
