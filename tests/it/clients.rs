@@ -117,7 +117,9 @@ fn row(daemon: &Daemon, nic: &Nic, client: &Client, out: &Path) -> String {
         "rm -f {capture} && ip link set eth0 up && {{ dumpcap -q -i eth0 -w {capture} >/dev/null 2>&1 & }} && until [ -s {capture} ]; do sleep 0.05; done"
     ));
     let drive = |machine: &mut Machine, action: &str| {
-        machine.run(&format!("client {} {action} 2>&1; sleep 2", client.name)).0
+        let told = machine.run(&format!("client {} {action} 2>&1; sleep 2", client.name)).0;
+        eprintln!("{} {action}:\n{told}", client.name);
+        told
     };
     let told = drive(&mut machine, "up");
     let report = drive(&mut machine, "report");
