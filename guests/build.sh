@@ -1,6 +1,6 @@
 #!/bin/bash
 # Builds the initial RAM disks of the test guests into target/guests: uml.cpio.gz for User-mode Linux, and
-# qemu.cpio.gz with vmlinuz (Debian's cloud kernel) for QEMU. Each holds busybox, dhclient for DHCPv6, iperf3, the network
+# qemu.cpio.gz with vmlinuz (Debian's cloud kernel) for QEMU. Each holds busybox, dhclient for DHCPv6, iperf3, ethtool, the network
 # modules of its kernel, and guests/init. debian is a folder that User-mode Linux takes as its root: a small Debian with
 # DHCP clients, guests/client to drive them, and guests/init-debian.
 set -euo pipefail
@@ -15,7 +15,7 @@ base() {
     mkdir -p "$root"/{bin,sbin,dev,etc,lib/modules,lib64,proc,sys,tmp,var/lib/dhcp}
     cp /bin/busybox "$root/bin/"
     local program library
-    for program in "$(command -v dhclient)" "$(command -v iperf3)"; do
+    for program in "$(command -v dhclient)" "$(command -v iperf3)" "$(command -v ethtool)"; do
         cp "$program" "$root/bin/"
         for library in $(ldd "$program" | grep -o '/[^ ]*'); do
             mkdir -p "$root$(dirname "$library")"

@@ -2,11 +2,14 @@
 //!
 //! `make test` builds their initial RAM disks (guests/build.sh).
 
-use super::daemon::Daemon;
+use super::{
+    daemon::{Daemon, wait_until},
+    migration::{ask, hear},
+};
 use mvirt_net::proto::Nic;
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    os::unix::process::CommandExt as _,
+    os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc,
@@ -234,4 +237,55 @@ fn a_qemu_guest_talks_to_one_of_user_mode_linux_across_hand_overs_and_a_crash() 
     // QEMU dials again within a second; the lease and the rings are as they were.
     let (text, _) = a.run("n=0; until ping -c 1 -W 1 169.254.0.1 >/dev/null || [ $n -gt 30 ]; do n=$((n+1)); usleep 200000; done; ping -c 2 -W 2 169.254.0.1");
     assert!(text.contains(" 0% packet loss"), "{text}");
+}
+
+/// Until QEMU has so many regions of memory beside the first.
+fn wait_for_regions(monitor: &mut UnixStream, wanted: usize) {
+    wait_until(&format!("there are {wanted} more regions of memory"), || {
+        ask(monitor, "info memory-devices").matches("Memory device").count() == wanted
+    });
+}
+
+/// Debian 12's QEMU sends ADD_MEM_REG and REM_MEM_REG once for each queue pair (those before 8.0 do).
+#[test]
+fn a_qemu_guest_uses_four_queues_while_its_memory_grows_and_shrinks() {
+    const PAIRS: u32 = 4;
+    let mut daemon = Daemon::start();
+    let (peer, _) = prod(&mut daemon);
+    let nic = daemon.nic_with("prod", "many", |r| r.queue_pairs = PAIRS);
+    let directory = tempfile::tempdir().unwrap();
+    let monitor_at = directory.path().join("monitor");
+    let monitor = format!("unix:{},server,nowait", monitor_at.display());
+    let arguments = ["-smp", "4", "-m", "192M,slots=1,maxmem=512M", "-monitor", &monitor];
+    let mut a = Machine::qemu(&daemon, &nic, &arguments);
+    let mut b = Machine::uml(&daemon, &peer);
+    a.lease(&nic);
+    b.lease(&peer);
+    // Each CPU sends by a queue of its own.
+    let from_each_cpu = |a: &mut Machine| {
+        for cpu in 0..PAIRS {
+            let ping = format!("ping -c 3 -i 0.2 -W 5 {}", peer.ipv4_address);
+            a.succeed(&format!("taskset {:x} {ping}", 1 << cpu));
+        }
+    };
+    from_each_cpu(&mut a);
+    let counted = a.succeed("ethtool -S eth0");
+    for queue in 0..PAIRS {
+        let counter = format!("tx_queue_{queue}_packets: ");
+        let line = counted.lines().find_map(|line| line.trim().strip_prefix(&counter));
+        let packets: u64 = line.unwrap().parse().unwrap();
+        assert!(packets > 0, "{counted}");
+    }
+
+    let mut monitor = UnixStream::connect(monitor_at).unwrap();
+    hear(&mut monitor);
+    ask(&mut monitor, "object_add memory-backend-memfd,id=more,size=128M,share=on");
+    ask(&mut monitor, "device_add pc-dimm,id=dimm,memdev=more");
+    from_each_cpu(&mut a);
+    wait_for_regions(&mut monitor, 1);
+    // The guest gives it back, for it has not begun to use it.
+    ask(&mut monitor, "device_del dimm");
+    wait_for_regions(&mut monitor, 0);
+    from_each_cpu(&mut a);
+    assert!(!daemon.log().contains("broke the protocol"), "{}", daemon.log());
 }

@@ -12,6 +12,7 @@ mod clients;
 mod commands;
 mod crashes;
 mod daemon;
+mod firmware;
 mod forwarding;
 mod frames;
 mod golden;

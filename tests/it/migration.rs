@@ -173,13 +173,13 @@ fn marks_that_are_too_few_or_taken_away_hurt_nobody_else() {
 }
 
 /// Sends a command to QEMU's monitor; gives what it says.
-fn ask(monitor: &mut UnixStream, command: &str) -> String {
+pub(crate) fn ask(monitor: &mut UnixStream, command: &str) -> String {
     writeln!(monitor, "{command}").unwrap();
     hear(monitor)
 }
 
 /// What it says up to its prompt.
-fn hear(monitor: &mut UnixStream) -> String {
+pub(crate) fn hear(monitor: &mut UnixStream) -> String {
     let (mut said, mut octet) = (Vec::new(), [0]);
     while !said.ends_with(b"(qemu) ") {
         monitor.read_exact(&mut octet).unwrap();
