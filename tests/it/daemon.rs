@@ -11,6 +11,7 @@ use rustix::process::{
 };
 use std::{
     ffi::OsStr,
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -28,6 +29,16 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     while !is_so() {
         assert!(Instant::now() < deadline, "waited too long until {what}");
         std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+/// Says that the running test cannot run here, and why: `make test` tells at its end (scripts/test.sh).
+pub(crate) fn cannot_run(why: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    eprintln!("not run: {test}: {why}");
+    if let Some(list) = std::env::var_os("MVIRT_NOT_RUN") {
+        let mut list = std::fs::File::options().create(true).append(true).open(list).unwrap();
+        writeln!(list, "{test}: {why}").unwrap();
     }
 }
 

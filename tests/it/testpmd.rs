@@ -3,7 +3,9 @@
 use super::daemon::{Daemon, wait_until};
 use mvirt_net::proto::Nic;
 use std::{
+    fs,
     os::unix::process::CommandExt as _,
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -13,6 +15,8 @@ use tempfile::TempDir;
 struct Peer {
     process: Child,
     _directory: TempDir,
+    /// What its own files are named after.
+    prefix: String,
 }
 
 impl Peer {
@@ -27,6 +31,8 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         self.end();
+        // DPDK leaves its folder behind, which is there for root whatever it is told; for others it is in `_directory`.
+        fs::remove_dir_all(Path::new("/run/dpdk").join(&self.prefix)).ok();
     }
 }
 
@@ -42,11 +48,12 @@ fn nics(daemon: &mut Daemon, pairs: u32) -> [Nic; 2] {
 /// A testpmd with a port for each vNIC.
 fn start(nics: &[Nic], ring: &str, arguments: &[&str]) -> Peer {
     let directory = tempfile::tempdir().unwrap();
+    let prefix = format!("mvirt-test-{}", nics[0].id);
     let mut command = Command::new("dpdk-testpmd");
     command
         .env("XDG_RUNTIME_DIR", directory.path())
         .args(["--lcores", "0@(0,1),1@(0,1)", "--no-huge", "-m", "256", "--no-pci"])
-        .args(["--no-telemetry", "--file-prefix", &format!("mvirt-test-{}", nics[0].id)]);
+        .args(["--no-telemetry", "--file-prefix", &prefix]);
     for (n, Nic { socket_path, mac_address, queue_pairs, .. }) in nics.iter().enumerate() {
         command.arg("--vdev").arg(format!(
             "net_virtio_user{n},path={socket_path},queues={queue_pairs},queue_size=256,mac={mac_address},{ring}"
@@ -64,7 +71,7 @@ fn start(nics: &[Nic], ring: &str, arguments: &[&str]) -> Peer {
         .stderr(Stdio::null())
         .process_group(0)
         .spawn();
-    Peer { process: process.unwrap(), _directory: directory }
+    Peer { process: process.unwrap(), _directory: directory, prefix }
 }
 
 /// A burst of frames from a to b, each swapped and sent back until its TTL has run out: 63 deliveries a frame.
