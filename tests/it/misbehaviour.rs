@@ -406,6 +406,20 @@ fn refused_messages_end_the_connection() {
 }
 
 #[test]
+fn a_vmm_with_more_queues_than_the_vnic_is_told_what_to_do() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nic = daemon.nic("prod", "narrow");
+    let mut stream = UnixStream::connect(&nic.socket_path).unwrap();
+    // SET_VRING_ENABLE of ring 4.
+    stream.write_all(&[18, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0]).unwrap();
+    daemon.wait_for_state("narrow", NicState::Error);
+    let log = daemon.log();
+    assert!(log.contains("the VMM uses more queue pairs than the vNIC's 1 (queues=1 in"), "{log}");
+    assert!(log.contains("or mvirt nic create --queues 3)"), "{log}");
+}
+
+#[test]
 fn junk_on_the_socket_is_harmless() {
     let mut daemon = Daemon::start();
     let mut neighbours = Neighbours::new(&mut daemon);

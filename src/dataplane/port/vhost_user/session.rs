@@ -91,8 +91,12 @@ pub struct Device {
 /// Why a request is refused; the connection ends.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// There is no such ring.
-    #[error("ring {ring} of {rings}")]
+    /// There is no such ring: most likely the VMM was given more queues than the vNIC has.
+    #[error(
+        "ring {ring}: the VMM uses more queue pairs than the vNIC's {pairs} (queues={pairs} in QEMU, \
+         num_queues={rings} in Cloud Hypervisor; or mvirt nic create --queues {})",
+        ring / 2 + 1, pairs = rings / 2
+    )]
     Ring {
         /// Asked for.
         ring: u32,
