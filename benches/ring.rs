@@ -9,7 +9,7 @@ use mvirt_net::dataplane::{
         ring::{Direction, RingAddresses, RingConfig, SplitRing, Start},
     },
 };
-use std::{fs::File, hint::black_box};
+use std::{fs::File, hint::black_box, os::fd::OwnedFd};
 use virtio_queue::{Queue, QueueT as _};
 use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
 
@@ -47,7 +47,7 @@ fn main() {
     group.bench_function("ours", |bencher| {
         let (driver, file) = driver();
         let (guest_address, user_address, offset, len) = (0, 0, 0, MEMORY);
-        let fd = file.into();
+        let fd = OwnedFd::from(file).into();
         let region = RegionRequest { guest_address, len, user_address, offset, fd };
         let memory = GuestMemory::map(vec![region], u64::MAX).unwrap();
         let config = RingConfig {

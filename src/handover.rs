@@ -17,7 +17,7 @@
 
 use crate::{
     control::{Control, Frozen, FrozenNic, Handle, RestoreError, Thaw},
-    dataplane::{Given, SavedConnection, Stopped},
+    dataplane::{Given, SavedConnection, SavedKept, Stopped},
     descriptors, proto,
 };
 use prost::Message as _;
@@ -106,6 +106,8 @@ enum Give {
         /// [`proto::GuestSeen`], encoded.
         guest: Vec<u8>,
         counters: BTreeMap<String, u64>,
+        #[serde(default)]
+        kept: Box<SavedKept>,
         connection: Option<SavedConnection>,
     },
     /// That was all.
@@ -276,10 +278,11 @@ async fn give_all(
         answer.map_err(|_| HandOverError::Stop(STOP_PATIENCE))
     };
     while let Some((number, answer)) = next(&mut answered).await? {
-        let Given { counters, connection, fds } = answer?;
+        let Given { counters, kept, connection, fds } = answer?;
         let FrozenNic { id, guest, .. } = &nics[number];
         let guest = guest.encode_to_vec();
-        channel.send(&Give::Nic { id: *id, guest, counters, connection }, &fds).await?;
+        let nic = Give::Nic { id: *id, guest, counters, kept: Box::new(kept), connection };
+        channel.send(&nic, &fds).await?;
         given += 1;
     }
     if given < nics.len() {
@@ -335,10 +338,14 @@ impl Taker {
         loop {
             let (said, fds) = self.0.receive(START_PATIENCE).await?;
             match said {
-                Give::Nic { id, guest, counters, connection } => {
+                Give::Nic { id, guest, counters, kept, connection } => {
                     let guest = proto::GuestSeen::decode(&*guest)
                         .map_err(|error| HandOverError::Message(error.to_string()))?;
-                    control.take_over(id, guest, Given { counters, connection, fds })?;
+                    control.take_over(
+                        id,
+                        guest,
+                        Given { counters, kept: *kept, connection, fds },
+                    )?;
                 }
                 Give::End => return Ok(()),
                 Give::Service { .. } => return Err(HandOverError::Message(format!("{said:?}"))),

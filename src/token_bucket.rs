@@ -20,6 +20,11 @@ impl TokenBucket {
         Self { rate, burst, tokens: burst, filled: None }
     }
 
+    /// Goes on with what another bucket of this rate and burst had.
+    pub fn keep(&mut self, tokens: f64) {
+        self.tokens = tokens.min(self.burst);
+    }
+
     /// Adds what has come since.
     pub fn refill(&mut self, now: Instant) {
         let filled = self.filled.replace(now).unwrap_or(now);

@@ -137,6 +137,7 @@ const RULES: &[(&str, &[&str])] = &[
 
 /// The only files with unsafe code.
 const UNSAFE: &[&str] = &[
+    "src/dataplane/port/vhost_user/aio.rs",
     "src/dataplane/port/vhost_user/mapping.rs",
     "src/dataplane/port/vhost_user/ring.rs",
     "src/dataplane/reactor/link.rs",

@@ -2,6 +2,7 @@
 //! port it was taken from, and nobody else (R45); a reactor that is asked answers between two turns.
 
 use mvirt_net::dataplane::{
+    allowance::Allowance,
     counters::PortCounters,
     frame::{Burst, Outgoing},
     port::{Port, PortFailure, Undelivered},
@@ -66,6 +67,7 @@ fn attachment(
         network: NetworkKey(1),
         port: Box::new(Strange(Box::new(polled))),
         counters: Arc::new(PortCounters::default()),
+        allowance: Allowance::default(),
         on_failure: Box::new(on_failure),
         on_told: Box::new(drop),
     }
@@ -110,7 +112,7 @@ fn a_panic_costs_its_own_port() {
     let strange = attach(1, 3);
     let (slot, failure) = failed.recv_timeout(PATIENCE).unwrap();
     assert_eq!(slot, 1);
-    assert!(failure.0.contains("panicked"), "{failure}");
+    assert!(failure.to_string().contains("panicked"), "{failure}");
     let before = sound.load(Ordering::Relaxed);
     let deadline = std::time::Instant::now() + PATIENCE;
     while sound.load(Ordering::Relaxed) < before + 5 {
@@ -120,7 +122,7 @@ fn a_panic_costs_its_own_port() {
     assert_eq!(strange.load(Ordering::Relaxed), 3, "and this one is not");
     // It can still be taken back.
     let (done, detached) = mpsc::channel();
-    reactor.detach(PortId { slot: 1, generation: 1 }, move || done.send(()).unwrap());
+    reactor.detach(PortId { slot: 1, generation: 1 }, move |_| done.send(()).unwrap());
     detached.recv_timeout(PATIENCE).unwrap();
     assert!(failed.try_recv().is_err());
 }

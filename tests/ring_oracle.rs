@@ -54,7 +54,7 @@ fn ours(file: &File) -> (GuestMemory, SplitRing) {
         len: MEMORY,
         user_address: 0,
         offset: 0,
-        fd: file.try_clone().unwrap().into(),
+        fd: std::os::fd::OwnedFd::from(file.try_clone().unwrap()).into(),
     };
     let memory = GuestMemory::map(vec![region], u64::MAX).unwrap();
     let config = RingConfig {

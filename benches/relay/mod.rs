@@ -209,6 +209,7 @@ impl Relay {
                 id: port(slot),
                 network: KEY,
                 port: Box::new(vhost_user),
+                allowance: mvirt_net::dataplane::allowance::Allowance::default(),
                 counters: Arc::new(PortCounters::default()),
                 on_failure: Box::new(|failure| panic!("{failure}")),
                 on_told: Box::new(drop),

@@ -5,10 +5,11 @@
 //! that it is cut into.
 
 use crate::{token_bucket::TokenBucket, wire::vnet::Offload};
+use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
 /// Rates and bursts of one way; a rate of zero is no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Limit {
     /// Packets a second.
     pub packets: u64,
@@ -37,6 +38,13 @@ pub struct Limiter {
     left: [Option<TokenBucket>; 2],
 }
 
+/// A [`Limiter`] as one process of the daemon gives it to the next.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedLimiter {
+    limit: Limit,
+    left: [Option<f64>; 2],
+}
+
 impl Limiter {
     /// Full; `None` where nothing is limited.
     pub fn new(limit: Limit) -> Option<Self> {
@@ -45,6 +53,23 @@ impl Limiter {
         let left =
             [bucket(limit.packets, limit.burst_packets), bucket(limit.bits, limit.burst_bits)];
         left.iter().any(Option::is_some).then_some(Self { limit, left })
+    }
+
+    /// What is left, for another process of the daemon.
+    pub fn save(&self) -> SavedLimiter {
+        let left = self.left.map(|left| left.map(|left| left.tokens()));
+        SavedLimiter { limit: self.limit, left }
+    }
+
+    /// With what was left in another process.
+    pub fn restore(saved: &SavedLimiter) -> Option<Self> {
+        let mut limiter = Self::new(saved.limit)?;
+        for (bucket, left) in limiter.left.iter_mut().zip(saved.left) {
+            if let (Some(bucket), Some(left)) = (bucket, left) {
+                bucket.keep(left);
+            }
+        }
+        Some(limiter)
     }
 
     /// What it keeps to.

@@ -9,10 +9,13 @@
 //! [`Dataplane::place`] gives a vNIC its port for life, and a reactor, which [`Dataplane::relocate`] changes;
 //! [`Dataplane::attach`] makes its socket; tables are published whole. Everything else is private to this folder.
 
+pub mod allowance;
 pub mod balance;
+mod channel;
 pub mod classify;
 pub mod counters;
 pub mod egress;
+pub mod foreign;
 pub mod forward;
 pub mod frame;
 pub mod guard;
@@ -33,11 +36,10 @@ pub mod verdict;
 pub use port::vhost_user::session::{Device, features};
 pub use reactor::{Hugepages, StartError};
 pub use responders::{Client, Told};
-pub use sessions::{Given, SavedConnection};
+pub use sessions::{Given, SavedConnection, SavedKept};
 pub use socket::{Access, longest_socket_path};
 
 use counters::{PortCounters, ReactorCounters};
-use port::vhost_user::doorbell::Watch;
 use sessions::{Order, Start};
 use snapshot::{NetworkKey, NetworkTable, PortId};
 use std::{
@@ -45,10 +47,7 @@ use std::{
     convert::Infallible,
     io,
     path::PathBuf,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak},
     time::Duration,
 };
 use tokio::{
@@ -56,8 +55,6 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// How often it is looked whether a thread that wakes a guest is blocked by that.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// vNICs of a network that share a reactor before another one gets some: within it, a frame is copied once.
 pub const VNICS_TOGETHER: usize = 64;
 
@@ -261,44 +258,9 @@ impl Pulse {
     }
 }
 
-/// Looks after the threads that wake guests, until dropped.
-#[derive(Debug)]
-struct Watchdog {
-    ends: Arc<AtomicBool>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Watchdog {
-    fn start() -> io::Result<Self> {
-        let ends = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&ends);
-        let thread = std::thread::Builder::new().name("watchdog".into()).spawn(move || {
-            let mut watch = Watch::default();
-            while !told.load(Ordering::Relaxed) {
-                std::thread::park_timeout(LOOK_INTERVAL);
-                watch.look();
-            }
-        })?;
-        Ok(Self { ends, thread: Some(thread) })
-    }
-}
-
-impl Drop for Watchdog {
-    fn drop(&mut self) {
-        self.ends.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            if thread.join().is_err() {
-                tracing::error!("the watchdog ended by a panic");
-            }
-        }
-    }
-}
-
 /// The running data plane. Dropping it ends the reactors.
 #[derive(Debug)]
 pub struct Dataplane {
-    _watchdog: Watchdog,
     reactors: Vec<Arc<reactor::Handle>>,
     events: mpsc::UnboundedSender<Event>,
     guest_memory: u64,
@@ -325,7 +287,6 @@ impl Dataplane {
         )?;
         let (events, receiver) = mpsc::unbounded_channel();
         let dataplane = Self {
-            _watchdog: Watchdog::start()?,
             load: vec![0; reactors.len()],
             reactors: reactors.into_iter().map(Arc::new).collect(),
             events,

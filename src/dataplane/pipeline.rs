@@ -110,7 +110,7 @@ impl Pipeline {
             return Ok(0);
         }
         self.decide(slot);
-        if let Some(limiter) = &mut slot.from_guest {
+        if let Some(limiter) = &mut slot.allowance.from_guest {
             limiter.refill(now);
             self.limit(*limiter);
         }
@@ -264,7 +264,7 @@ impl Pipeline {
         let offload = frame.offload;
         let headers = classify(frame.head(), frame.len, offload)?;
         let slot = passage.ports.sound_mut(passage.ingress).ok_or(DropReason::NoGuest)?;
-        if !slot.may_reply(passage.now) {
+        if !slot.allowance.may_reply(passage.now) {
             return Err(DropReason::ReplyLimit);
         }
         let mut writer = Writer::new(&mut self.answer);
@@ -293,7 +293,7 @@ impl Pipeline {
         let whole = self.burst.linearise(at, &mut self.whole);
         let Some(slot) = passage.ports.sound_mut(passage.ingress) else { return };
         let Ok(headers) = classify(whole, whole.len(), Offload::None) else { return };
-        if !slot.may_reply(passage.now) {
+        if !slot.allowance.may_reply(passage.now) {
             return;
         }
         let Some(who) = slot.vnic() else { return };
@@ -316,7 +316,7 @@ impl Pipeline {
         slot.counters.ingress_frames.add(dealt.count_ones().into());
         let octets = bits(dealt).map(|at| self.burst.frame(at).len as u64).sum();
         slot.counters.ingress_octets.add(octets);
-        if let Some(limiter) = &mut slot.from_guest {
+        if let Some(limiter) = &mut slot.allowance.from_guest {
             for at in bits(dealt).filter(|at| !self.is_limited(*at)) {
                 let frame = self.burst.frame(at);
                 limiter.charge(frame.len, frame.offload);
@@ -387,8 +387,7 @@ impl Pipeline {
             ports.fail(port, failure);
             return None;
         }
-        slot.advertisements = slot.advertisements.saturating_add(1);
-        let tried = slot.advertisements;
+        let tried = slot.allowance.count_advertisement(heard.is_ok(), now);
         ports.touch(port);
         Some(responders::next_advertisement(now, tried, heard.is_ok(), random))
     }
@@ -443,13 +442,13 @@ fn put(
     now: Instant,
 ) -> Result<(), (usize, Undelivered)> {
     let mut frames = all;
-    if let Some(limiter) = &mut slot.to_guest {
+    if let Some(limiter) = &mut slot.allowance.to_guest {
         limiter.refill(now);
         frames = &all[..limiter.admitted(all.iter().map(|frame| (frame.len, frame.offload)))];
     }
     let delivered = slot.port.deliver(frames, queue);
     let taken = delivered.as_ref().map_or_else(|(taken, _)| *taken, |()| frames.len());
-    if let Some(limiter) = &mut slot.to_guest {
+    if let Some(limiter) = &mut slot.allowance.to_guest {
         frames[..taken].iter().for_each(|frame| limiter.charge(frame.len, frame.offload));
     }
     if taken > 0 {

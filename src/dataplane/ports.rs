@@ -1,14 +1,13 @@
 //! The ports a reactor owns, each with what is known of it between two bursts.
 
 use super::{
+    allowance::Allowance,
     counters::PortCounters,
-    limit::{Limit, Limiter},
     patience::Patience,
     port::{Port, PortFailure},
     responders::Told,
     snapshot::{NetworkKey, NetworkTable, PortId, Vnic},
 };
-use crate::token_bucket::TokenBucket;
 use std::{
     fmt,
     sync::Arc,
@@ -17,10 +16,6 @@ use std::{
 
 /// How long a frame waits for a receiver without buffers before it is dropped and the receiver marked stalled.
 pub const HOLD: Duration = Duration::from_micros(100);
-/// How often it is noted that a guest was told the same kind of thing.
-const TELL_INTERVAL: Duration = Duration::from_secs(1);
-/// Answers the gateway gives a guest in a second, and how many at once.
-const REPLIES_PER_SECOND: f64 = 1000.0;
 
 /// A port as it is given to a reactor.
 pub struct Attachment {
@@ -32,6 +27,8 @@ pub struct Attachment {
     pub port: Box<dyn Port>,
     /// Written by the reactor.
     pub counters: Arc<PortCounters>,
+    /// What its vNIC may; given back with the port.
+    pub allowance: Allowance,
     /// Called once, if the port fails.
     pub on_failure: Box<dyn FnOnce(PortFailure) + Send>,
     /// Called when the gateway has told the guest something, at most once a second for each kind of it.
@@ -71,16 +68,9 @@ pub struct Slot {
     pub patience: Box<[Patience]>,
     /// Whether its oldest frame waits for a receiver.
     pub held: Option<Held>,
-    /// How many advertisements it was sent unasked.
-    pub advertisements: u8,
-    /// How much its guest may send, where that is limited.
-    pub from_guest: Option<Limiter>,
-    /// How much its guest may get, where that is limited.
-    pub to_guest: Option<Limiter>,
-    replies: TokenBucket,
+    /// What its vNIC may.
+    pub allowance: Allowance,
     on_told: Box<dyn FnMut(Told) + Send>,
-    /// When that was last called for each kind.
-    told: [Option<Instant>; Told::KINDS],
     /// Absent once it was called: the port has failed.
     on_failure: Option<Box<dyn FnOnce(PortFailure) + Send>>,
     touched: bool,
@@ -98,16 +88,9 @@ impl Slot {
         self.on_failure.is_some()
     }
 
-    /// Takes one of the answers the gateway may give this second.
-    pub fn may_reply(&mut self, now: Instant) -> bool {
-        self.replies.take(now)
-    }
-
     /// Notes what the guest was told, if that says something of its network.
     pub fn tell(&mut self, told: Told, now: Instant) {
-        let Some(last) = self.told.get_mut(told.kind()) else { return };
-        if last.is_none_or(|last| now.saturating_duration_since(last) >= TELL_INTERVAL) {
-            *last = Some(now);
+        if self.allowance.may_note(&told, now) {
             (self.on_told)(told);
         }
     }
@@ -122,17 +105,10 @@ impl Slot {
         let found = table.vnics.binary_search_by_key(&self.id.slot, |vnic| vnic.port.slot);
         let found = found.ok().filter(|at| table.vnics[*at].port == self.id);
         self.table = found.map(|at| (Arc::clone(table), at));
-        let Some((_, vnic)) = self.vnic() else { return };
-        let limits = (vnic.from_guest, vnic.to_guest);
-        keep_to(&mut self.from_guest, limits.0);
-        keep_to(&mut self.to_guest, limits.1);
-    }
-}
-
-/// A limiter that keeps to `limit`, and its state where it did before.
-fn keep_to(limiter: &mut Option<Limiter>, limit: Limit) {
-    if limiter.as_ref().map_or(Limit::default(), |limiter| *limiter.limit()) != limit {
-        *limiter = Limiter::new(limit);
+        let Self { table, allowance, .. } = self;
+        if let Some(vnic) = table.as_ref().and_then(|(table, at)| table.vnics.get(*at)) {
+            allowance.keep_to(vnic);
+        }
     }
 }
 
@@ -167,12 +143,8 @@ impl Ports {
             counters: attachment.counters,
             stalled: false,
             held: None,
-            advertisements: 0,
-            from_guest: None,
-            to_guest: None,
-            replies: replies(),
+            allowance: attachment.allowance,
             on_told: attachment.on_told,
-            told: [None; Told::KINDS],
             on_failure: Some(attachment.on_failure),
             touched: false,
         };
@@ -180,6 +152,8 @@ impl Ports {
             slot.learn(table);
         }
         self.slots[at] = Some(slot);
+        // Its guest is called, whatever was published before.
+        self.touch(attachment.id);
     }
 
     /// Gives a port back, stopped.
@@ -252,25 +226,5 @@ impl Ports {
                 }
             }
         }
-    }
-}
-
-fn replies() -> TokenBucket {
-    TokenBucket::new(REPLIES_PER_SECOND, REPLIES_PER_SECOND)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_thousand_replies_a_second_and_no_more() {
-        let start = Instant::now();
-        let mut bucket = replies();
-        assert_eq!((0..1500).filter(|_| bucket.take(start)).count(), 1000);
-        let later = start + Duration::from_millis(10);
-        assert_eq!((0..1500).filter(|_| bucket.take(later)).count(), 10);
-        let hour = start + Duration::from_secs(3600);
-        assert_eq!((0..1500).filter(|_| bucket.take(hour)).count(), 1000);
     }
 }

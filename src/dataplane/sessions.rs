@@ -10,14 +10,17 @@
 
 use super::{
     Change, Event, PortState,
+    allowance::{Allowance, SavedAllowance},
+    channel::{Begun, Channel, Unreadable},
     counters::PortCounters,
+    foreign::{Apart, Foreign, Kind, peer_directory},
     port::{
         PortFailure,
         vhost_user::{
             VhostUserPort,
             dirty_log::DirtyLog,
             memory::{GuestMemory, MemoryError, RegionRequest},
-            message::{self, Header, LogArea, MAX_FDS, Malformed, Region, Request},
+            message::{self, LogArea, Malformed, Region, Request},
             session::{Device, MemoryChange, NotRestored, Refusal, SavedSession, Session},
         },
     },
@@ -26,31 +29,33 @@ use super::{
     snapshot::{NetworkKey, PortId},
     socket,
 };
-use crate::{
-    descriptors,
-    log_limit::{LogLimit, Said},
-};
-use rustix::{fs::FileType, net::ReturnFlags};
+use crate::log_limit::{LogLimit, Said};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     io,
-    mem::MaybeUninit,
     os::fd::{AsFd as _, OwnedFd},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncWriteExt as _, Interest},
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 
-/// How long a vNIC is not served after its VMM has blocked a thread of the daemon.
-const LOCKOUT: Duration = Duration::from_secs(60);
-/// How long the rest of a message may take once it has begun, and a reply to be taken.
-const MESSAGE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long what came with a message may take to be looked at, mapped and unmapped. With the message itself and its answer
+/// less than a hand-over waits for.
+const APART_DEADLINE: Duration = Duration::from_secs(3);
+/// How long a vNIC that is deleted is waited for to give back what its VMM gave.
+const END_DEADLINE: Duration = Duration::from_secs(1);
+/// How long a vNIC is not served that has held up a reactor; twice as long each time, unless it did not for a while.
+const FIRST_LOCKOUT: Duration = Duration::from_secs(1);
+const LONGEST_LOCKOUT: Duration = Duration::from_secs(60);
+const FORGIVEN: Duration = Duration::from_secs(600);
+/// How long until the next try where no connection can be accepted.
+const ACCEPT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a task needs to serve one vNIC.
 #[derive(Debug)]
@@ -74,6 +79,8 @@ pub(super) struct Served {
 pub struct Given {
     /// What it has carried.
     pub counters: BTreeMap<String, u64>,
+    /// What it may.
+    pub kept: SavedKept,
     /// The connection, if there is one.
     pub connection: Option<SavedConnection>,
     /// The listener; of a connection then its socket, a file for each region of memory and for marks of written pages,
@@ -89,6 +96,14 @@ pub struct SavedConnection {
     /// Where written pages are marked, if the VMM has said so.
     #[serde(default)]
     marks: Option<LogArea>,
+}
+
+/// What limits a vNIC, whichever VMM is connected to it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct SavedKept {
+    allowance: SavedAllowance,
+    /// How long it is not served yet.
+    locked_out_ms: u64,
 }
 
 /// Asks a task to stop and to give what it serves.
@@ -116,14 +131,15 @@ impl Order {
 /// What a task begins with.
 #[derive(Debug)]
 pub(super) struct Start {
-    listener: UnixListener,
+    listener: Foreign<UnixListener>,
     connection: Option<Peer>,
+    kept: Kept,
 }
 
 /// A connection to go on with, or a new one.
 #[derive(Debug)]
 struct Peer {
-    stream: UnixStream,
+    channel: Channel,
     session: Session,
     memory: GuestMemory,
     marks: Option<DirtyLog>,
@@ -132,30 +148,34 @@ struct Peer {
 impl Start {
     /// A new listener.
     pub(super) fn new(listener: UnixListener) -> Self {
-        Self { listener, connection: None }
+        let kept = Kept::default();
+        Self { listener: kept.apart.own(listener), connection: None, kept }
     }
 
     /// What another process gave. A connection that cannot go on is ended, and told to the log.
     pub(super) fn take(given: Given, device: Device, nic: &str) -> io::Result<Self> {
+        let kept = Kept::restore(&given.kept);
         let mut fds = given.fds.into_iter();
         let listener = fds.next().ok_or(io::ErrorKind::UnexpectedEof)?;
         let listener = UnixListener::from_std(socket::raise(listener).into())?;
         let connection = given.connection.and_then(|saved| {
-            restore(saved, device, &mut fds)
+            let apart = &kept.apart;
+            restore(saved, device, apart, &mut fds.by_ref().map(|fd| apart.own(fd)))
                 .inspect_err(|reason| tracing::warn!(nic, %reason, "a VMM is disconnected: it could not be taken over"))
                 .ok()
         });
-        Ok(Self { listener, connection })
+        Ok(Self { listener: kept.apart.own(listener), connection, kept })
     }
 }
 
 fn restore(
     saved: SavedConnection,
     device: Device,
-    fds: &mut impl Iterator<Item = OwnedFd>,
+    apart: &Apart,
+    fds: &mut impl Iterator<Item = Foreign<OwnedFd>>,
 ) -> Result<Peer, Broken> {
     let stream = fds.next().ok_or(NotRestored::Descriptors)?;
-    let stream = UnixStream::from_std(stream.into())?;
+    let stream = stream.try_map(|fd| UnixStream::from_std(fd.into()))?;
     let regions = saved.regions.into_iter().zip(fds.by_ref()).map(RegionRequest::from).collect();
     let memory = GuestMemory::map(regions, u64::MAX)?;
     let marks = match saved.marks {
@@ -163,12 +183,14 @@ fn restore(
         None => None,
     };
     let session = Session::restore(device, saved.session, fds)?;
-    Ok(Peer { stream, session, memory, marks })
+    Ok(Peer { channel: Channel { stream, apart: apart.clone() }, session, memory, marks })
 }
 
 /// Why a connection ended badly.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
+    #[error("{0}")]
+    Message(#[from] Unreadable),
     #[error("malformed message {request}: {source}")]
     Malformed { request: u32, source: Malformed },
     #[error("refused {request}: {source}")]
@@ -179,16 +201,72 @@ enum Broken {
     Port(#[from] PortFailure),
     #[error("{0}")]
     Restored(#[from] NotRestored),
-    #[error("the VMM sent more than {MAX_FDS} descriptors with a message")]
-    TooManyFds,
-    #[error(
-        "a kick descriptor is no eventfd, pipe or socket, or a call or error descriptor no eventfd or socket"
-    )]
-    Doorbell,
-    #[error("the VMM took longer than {MESSAGE_DEADLINE:?} for a message")]
-    Slow,
+    #[error("a kick descriptor is no eventfd")]
+    Kick,
+    #[error("a call, error or channel descriptor is no eventfd or UNIX socket")]
+    Call,
+    #[error("a descriptor is a connection to a vNIC, which would keep that in use for ever")]
+    Loop,
+    #[error("a descriptor or memory makes the daemon wait for longer than {APART_DEADLINE:?}")]
+    Waits,
     #[error("the socket failed: {0}")]
     Io(#[from] io::Error),
+}
+
+/// What is a vNIC's, whichever VMM is connected to it and whether one is.
+#[derive(Debug, Default)]
+struct Kept {
+    apart: Apart,
+    allowance: Allowance,
+    lockout: Lockout,
+    log: LogLimit,
+}
+
+impl Kept {
+    fn restore(saved: &SavedKept) -> Self {
+        let lockout = Duration::from_millis(saved.locked_out_ms);
+        let mut kept = Self { allowance: Allowance::restore(&saved.allowance), ..Self::default() };
+        kept.lockout.until += lockout;
+        kept
+    }
+
+    /// What a task gives.
+    fn given(
+        &self,
+        served: &Served,
+        connection: Option<SavedConnection>,
+        fds: Vec<OwnedFd>,
+    ) -> Given {
+        let left = self.lockout.until.saturating_duration_since(Instant::now());
+        let allowance = self.allowance.save();
+        let kept = SavedKept { allowance, locked_out_ms: left.as_millis() as u64 };
+        Given { counters: served.counters.totals(), kept, connection, fds }
+    }
+}
+
+/// How long a vNIC is not served whose VMM or guest has held up a reactor: longer each time.
+#[derive(Debug)]
+struct Lockout {
+    until: Instant,
+    next: Duration,
+}
+
+impl Default for Lockout {
+    fn default() -> Self {
+        Self { until: Instant::now(), next: FIRST_LOCKOUT }
+    }
+}
+
+impl Lockout {
+    /// Begins one. Returns how long it lasts.
+    fn begin(&mut self, now: Instant) -> Duration {
+        if now.saturating_duration_since(self.until) > FORGIVEN {
+            self.next = FIRST_LOCKOUT;
+        }
+        let lasts = self.next;
+        (self.until, self.next) = (now + lasts, (2 * lasts).min(LONGEST_LOCKOUT));
+        lasts
+    }
 }
 
 /// Serves connections, one at a time, until `stop`.
@@ -198,53 +276,38 @@ pub(super) async fn serve(
     mut orders: mpsc::UnboundedReceiver<Order>,
     mut stop: oneshot::Receiver<()>,
 ) {
-    let Start { listener, connection: mut begun } = start;
-    let mut log = LogLimit::default();
-    let mut not_before = Instant::now();
+    let Start { listener, connection: mut begun, mut kept } = start;
     loop {
         let peer = match begun.take() {
             Some(begun) => begun,
             None => {
                 let stream = tokio::select! {
-                    stream = accept(&served, &listener, not_before, &mut orders, &mut log) => stream,
-                    _ = &mut stop => return,
+                    stream = accept(&served, &listener, &mut kept, &mut orders) => stream,
+                    _ = &mut stop => break,
                 };
+                let channel = Channel { stream, apart: kept.apart.clone() };
                 let (session, memory) =
                     (Session::new(*served.device.borrow()), GuestMemory::default());
-                Peer { stream, session, memory, marks: None }
+                Peer { channel, session, memory, marks: None }
             }
         };
-        let mut connection = Connection::new(&served, peer, log);
+        let mut connection = Connection::new(&served, peer, &mut kept);
         let ended = tokio::select! {
             // Apart, for vNICs that nobody is connected to are many.
             ended = Box::pin(connection.run(&listener, &mut orders)) => ended,
             _ = &mut stop => {
                 connection.detach().await;
-                return;
+                break;
             }
         };
         connection.detach().await;
-        if let Err(Broken::Port(_)) = ended {
-            connection.session.tell_error();
-        }
-        if connection.session.has_blocked() {
-            not_before = Instant::now() + LOCKOUT;
-            tracing::error!(
-                nic = served.name,
-                "its VMM has blocked the daemon: not served for {LOCKOUT:?}"
-            );
-        }
-        // Who sees the state finds the reason in the log.
-        if let Some(Said { unsaid }) = connection.log.line(Instant::now()) {
-            match &ended {
-                Ok(()) => tracing::info!(nic = served.name, unsaid, "VMM disconnected"),
-                Err(reason) => {
-                    tracing::warn!(nic = served.name, %reason, unsaid, "VMM disconnected: it or its guest broke the protocol");
-                }
-            }
-        }
-        connection.tell(if ended.is_ok() { PortState::Idle } else { PortState::Failed });
-        log = connection.log;
+        connection.end(&ended);
+    }
+    let apart = kept.apart;
+    drop(listener);
+    // Who asked for the end wants everything unmapped, but cannot wait for a VMM that does not let go.
+    if timeout(END_DEADLINE, apart.idle()).await.is_err() {
+        tracing::warn!(nic = served.name, "what its VMM gave takes long to be given back");
     }
 }
 
@@ -252,33 +315,36 @@ pub(super) async fn serve(
 async fn accept(
     served: &Served,
     listener: &UnixListener,
-    not_before: Instant,
+    kept: &mut Kept,
     orders: &mut mpsc::UnboundedReceiver<Order>,
-    log: &mut LogLimit,
-) -> UnixStream {
+) -> Foreign<UnixStream> {
+    let (until, apart) = (kept.lockout.until, kept.apart.clone());
     let next = async || {
-        tokio::time::sleep_until(not_before.into()).await;
+        tokio::time::sleep_until(until.into()).await;
+        // Not before what the last one gave is given back.
+        apart.idle().await?;
         listener.accept().await
     };
     loop {
         tokio::select! {
             accepted = next() => match accepted {
                 Ok((stream, _)) => {
-                    if let Some(said) = log.line(Instant::now()) {
+                    if let Some(said) = kept.log.line(Instant::now()) {
                         tracing::info!(nic = served.name, unsaid = said.unsaid, "VMM connected");
                     }
-                    return stream;
+                    return kept.apart.own(stream);
                 }
                 Err(error) => {
                     // Out of descriptors, most likely: others may return some.
-                    tracing::warn!(nic = served.name, %error, "cannot accept a VMM");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    if let Some(Said { unsaid }) = kept.log.line(Instant::now()) {
+                        tracing::warn!(nic = served.name, %error, unsaid, "cannot accept a VMM");
+                    }
+                    tokio::time::sleep(ACCEPT_INTERVAL).await;
                 }
             },
             Some(order) = orders.recv() => {
-                let counters = served.counters.totals();
                 let listener = listener.as_fd().try_clone_to_owned();
-                let given = listener.map(|fd| Given { counters, connection: None, fds: vec![fd] });
+                let given = listener.map(|fd| kept.given(served, None, vec![fd]));
                 order.carry_out(given).await;
             }
         }
@@ -287,7 +353,8 @@ async fn accept(
 
 struct Connection<'a> {
     served: &'a Served,
-    stream: UnixStream,
+    kept: &'a mut Kept,
+    channel: Channel,
     session: Session,
     memory: Arc<GuestMemory>,
     /// Where written pages are marked while the guest migrates.
@@ -296,26 +363,47 @@ struct Connection<'a> {
     /// The reactor that has the port.
     attached: Option<Arc<reactor::Handle>>,
     failures: (mpsc::UnboundedSender<PortFailure>, mpsc::UnboundedReceiver<PortFailure>),
-    log: LogLimit,
 }
 
 impl<'a> Connection<'a> {
     fn new(
         served: &'a Served,
-        Peer { stream, session, memory, marks }: Peer,
-        log: LogLimit,
+        Peer { channel, session, memory, marks }: Peer,
+        kept: &'a mut Kept,
     ) -> Self {
         Self {
             served,
-            stream,
+            kept,
+            channel,
             session,
             memory: Arc::new(memory),
             marks: marks.map(Arc::new),
             home: served.home.clone(),
             attached: None,
             failures: mpsc::unbounded_channel(),
-            log,
         }
+    }
+
+    /// Tells VMM, log and control how it ended.
+    fn end(&mut self, ended: &Result<(), Broken>) {
+        let now = Instant::now();
+        if let Err(Broken::Port(failure)) = ended {
+            self.session.tell_error();
+            if let PortFailure::HeldUp(_) = failure {
+                let lasts = self.kept.lockout.begin(now);
+                tracing::error!(nic = self.served.name, %failure, "not served for {lasts:?}");
+            }
+        }
+        // Who sees the state finds the reason in the log.
+        if let Some(Said { unsaid }) = self.kept.log.line(now) {
+            match ended {
+                Ok(()) => tracing::info!(nic = self.served.name, unsaid, "VMM disconnected"),
+                Err(reason) => {
+                    tracing::warn!(nic = self.served.name, %reason, unsaid, "VMM disconnected: it or its guest broke the protocol");
+                }
+            }
+        }
+        self.tell(if ended.is_ok() { PortState::Idle } else { PortState::Failed });
     }
 
     fn tell(&self, state: PortState) {
@@ -332,7 +420,6 @@ impl<'a> Connection<'a> {
         // There is something to attach where another process began.
         self.attach()?;
         loop {
-            let mut begun = Begun::default();
             tokio::select! {
                 biased;
                 // First what the daemon wants: a VMM that never stops asking must not hold that up.
@@ -347,20 +434,20 @@ impl<'a> Connection<'a> {
                     self.detach().await;
                     self.attach()?;
                 }
-                // Dropping this loses nothing: it either takes octets and ends, or has taken none.
-                count = receive_some(&self.stream, &mut begun.octets, &mut begun.fds) => {
-                    begun.filled = count?;
-                    if begun.filled == 0 {
-                        return Ok(());
-                    }
-                    self.exchange(begun).await?;
-                }
+                begun = self.channel.begin() => match begun? {
+                    Some(begun) => self.exchange(begun).await?,
+                    None => return Ok(()),
+                },
                 failure = self.failures.1.recv() => {
-                    return Err(failure.unwrap_or_else(|| PortFailure("unknown".into())).into());
+                    let unknown = || PortFailure::Broken("unknown".into());
+                    return Err(failure.unwrap_or_else(unknown).into());
                 }
                 second = listener.accept() => {
-                    drop(second);
-                    if let Some(Said { unsaid }) = self.log.line(Instant::now()) {
+                    drop(second.map(|(second, _)| self.kept.apart.own(second)));
+                    if self.has_died() {
+                        return Ok(());
+                    }
+                    if let Some(Said { unsaid }) = self.kept.log.line(Instant::now()) {
                         tracing::warn!(nic = self.served.name, unsaid, "turned away a second VMM: the vNIC is in use");
                     }
                 }
@@ -368,10 +455,20 @@ impl<'a> Connection<'a> {
         }
     }
 
+    /// Whether the VMM is gone though its connection is open: what it gave may hold the other end.
+    fn has_died(&self) -> bool {
+        let peer = self.channel.stream.peer_cred().ok().and_then(|peer| peer.pid());
+        let pid = peer.and_then(rustix::process::Pid::from_raw);
+        let is_gone = pid.is_some_and(|pid| {
+            rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH)
+        });
+        is_gone && self.session.holds_sockets()
+    }
+
     /// What another process needs to go on.
     fn save(&self, listener: &UnixListener) -> io::Result<Given> {
         let copy = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned();
-        let mut fds = vec![copy(listener.as_fd())?, copy(self.stream.as_fd())?];
+        let mut fds = vec![copy(listener.as_fd())?, copy(self.channel.stream.as_fd())?];
         let (regions, files): (Vec<_>, Vec<_>) = self.memory.share()?.into_iter().unzip();
         fds.extend(files);
         let marks = match &self.marks {
@@ -383,14 +480,13 @@ impl<'a> Connection<'a> {
             None => None,
         };
         let session = self.session.save(&mut fds)?;
-        let counters = self.served.counters.totals();
-        Ok(Given { counters, connection: Some(SavedConnection { session, regions, marks }), fds })
+        let connection = SavedConnection { session, regions, marks };
+        Ok(self.kept.given(self.served, Some(connection), fds))
     }
 
     /// The rest of one request, and its reply.
     async fn exchange(&mut self, begun: Begun) -> Result<(), Broken> {
-        let message = timeout(MESSAGE_DEADLINE, receive(&self.stream, begun)).await;
-        let (header, payload, fds) = message.map_err(|_| Broken::Slow)??;
+        let (header, payload, fds) = self.channel.receive(begun).await?;
         let code = header.request;
         let request = Request::parse(code, &payload)
             .map_err(|source| Broken::Malformed { request: code, source })?;
@@ -407,26 +503,30 @@ impl<'a> Connection<'a> {
             _ => None,
         };
         if let Some(reply) = reply {
-            timeout(MESSAGE_DEADLINE, self.stream.write_all(&reply))
-                .await
-                .map_err(|_| Broken::Slow)??;
+            self.channel.send(&reply).await?;
         }
         handled.map(|_| ())
     }
 
-    async fn handle(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<Handled, Broken> {
+    async fn handle(
+        &mut self,
+        request: Request,
+        fds: Vec<Foreign<OwnedFd>>,
+    ) -> Result<Handled, Broken> {
         let disturbs = Session::disturbs(&request);
         if disturbs {
             self.detach().await;
         }
         match request {
-            Request::SetVringKick { .. } => {
-                check_doorbell(&fds, &[FileType::Fifo, FileType::Socket])?
+            // Only its poll is waited for, and that only by its reactor's ring: nothing else can be had so for sure.
+            Request::SetVringKick { .. }
+                if fds.iter().any(|fd| Kind::of(&**fd) != Kind::Eventfd) =>
+            {
+                return Err(Broken::Kick);
             }
-            // Who writes to a full pipe may have to wait.
-            Request::SetVringCall { .. } | Request::SetVringErr { .. } => {
-                check_doorbell(&fds, &[FileType::Socket])?
-            }
+            Request::SetVringCall { .. }
+            | Request::SetVringErr { .. }
+            | Request::SetBackendReqFd => fds.iter().try_for_each(|fd| self.check_call(fd))?,
             _ => {}
         }
         let name = name_of(&request);
@@ -435,8 +535,11 @@ impl<'a> Connection<'a> {
             .handle(request, fds)
             .map_err(|source| Broken::Refused { request: name, source })?;
         if let Some(change) = effect.memory {
-            self.change_memory(change)?;
+            self.change_memory(change).await?;
         }
+        // What was of no use, or is not used any more, is gone before the VMM goes on: it could give more and more.
+        let idle = timeout(APART_DEADLINE, self.kept.apart.idle()).await;
+        idle.map_err(|_| Broken::Waits)??;
         if disturbs {
             self.attach()?;
         }
@@ -447,25 +550,45 @@ impl<'a> Connection<'a> {
         })
     }
 
-    fn change_memory(&mut self, change: MemoryChange) -> Result<(), MemoryError> {
-        let held = |memory: &Arc<GuestMemory>| GuestMemory::clone(memory);
-        self.memory = Arc::new(match change {
-            MemoryChange::Replace(regions) => {
-                // Unmapped first: a guest's memory need not fit the address space twice.
-                self.memory = Arc::default();
-                GuestMemory::map(regions, self.served.guest_memory)?
+    /// A descriptor to be rung or held: one that may be closed without the VMM being asked, and that does not keep its own
+    /// connection open, or that of another vNIC.
+    fn check_call(&self, fd: &Foreign<OwnedFd>) -> Result<(), Broken> {
+        match Kind::of(&**fd) {
+            Kind::Eventfd => Ok(()),
+            Kind::UnixSocket => {
+                let here = self.channel.stream.local_addr()?;
+                let here = here.as_pathname().and_then(Path::parent);
+                let leads_here = peer_directory(&**fd).is_some_and(|to| Some(&*to) == here);
+                if leads_here { Err(Broken::Loop) } else { Ok(()) }
             }
-            MemoryChange::Add(region @ RegionRequest { .. }) => {
-                held(&self.memory).with(region, self.served.guest_memory)?
-            }
-            MemoryChange::Remove(region) => {
-                held(&self.memory).without(region.guest_address, region.len)?
-            }
-            MemoryChange::Log(area, fd) => {
-                self.marks = Some(Arc::new(DirtyLog::map(area, fd)?));
-                return Ok(());
-            }
+            Kind::Other => Err(Broken::Call),
+        }
+    }
+
+    async fn change_memory(&mut self, change: MemoryChange) -> Result<(), Broken> {
+        let limit = self.served.guest_memory;
+        let memory = match change {
+            // Unmapped first: a guest's memory need not fit the address space twice.
+            MemoryChange::Replace(_) => Arc::default(),
+            _ => Arc::clone(&self.memory),
+        };
+        self.memory = Arc::default();
+        let changed = self.kept.apart.run(move || {
+            let held = GuestMemory::clone(&memory);
+            let (memory, marks) = match change {
+                MemoryChange::Replace(regions) => (GuestMemory::map(regions, limit)?, None),
+                MemoryChange::Add(region) => (held.with(region, limit)?, None),
+                MemoryChange::Remove(region) => {
+                    (held.without(region.guest_address, region.len)?, None)
+                }
+                MemoryChange::Log(area, fd) => (held, Some(DirtyLog::map(area, fd)?)),
+            };
+            Ok::<_, MemoryError>((memory, marks))
         });
+        let changed = timeout(APART_DEADLINE, changed).await.map_err(|_| Broken::Waits)?;
+        let (memory, marks) = changed??;
+        self.memory = Arc::new(memory);
+        self.marks = marks.map(Arc::new).or(self.marks.take());
         Ok(())
     }
 
@@ -473,12 +596,14 @@ impl<'a> Connection<'a> {
     async fn detach(&mut self) {
         let Some(reactor) = self.attached.take() else { return };
         let (done, detached) = oneshot::channel();
-        reactor.detach(self.served.id, move || {
+        reactor.detach(self.served.id, move |allowance| {
             // Nobody waits once the daemon is going down.
-            done.send(()).ok();
+            done.send(allowance).ok();
         });
         // An error says that the reactor has ended, and its ports with it.
-        detached.await.ok();
+        if let Ok(Some(allowance)) = detached.await {
+            self.kept.allowance = allowance;
+        }
     }
 
     /// Gives the reactor a port of what runs now.
@@ -497,6 +622,7 @@ impl<'a> Connection<'a> {
             network: self.served.network,
             port: Box::new(port),
             counters: Arc::clone(&self.served.counters),
+            allowance: self.kept.allowance.clone(),
             // The connection may be over.
             on_failure: Box::new(move |failure| drop(failures.send(failure))),
             on_told: Box::new(move |told| {
@@ -530,86 +656,5 @@ fn name_of(request: &Request) -> &'static str {
         Request::SetConfig => "SET_CONFIG",
         Request::SetBackendReqFd => "SET_BACKEND_REQ_FD",
         _ => "a ring request",
-    }
-}
-
-/// A descriptor that is always readable, like a file, would keep a reactor busy; one that may block would stop it.
-fn check_doorbell(fds: &[OwnedFd], allowed: &[FileType]) -> Result<(), Broken> {
-    use rustix::fs::{fstat, readlinkat};
-    for fd in fds {
-        let mode = fstat(fd).map_err(io::Error::from)?.st_mode;
-        if allowed.contains(&FileType::from_raw_mode(mode)) {
-            continue;
-        }
-        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
-        let target = readlinkat(rustix::fs::CWD, path, Vec::new()).map_err(io::Error::from)?;
-        if target.as_bytes() != b"anon_inode:[eventfd]" {
-            return Err(Broken::Doorbell);
-        }
-    }
-    Ok(())
-}
-
-/// The beginning of a message: some of its header, and all descriptors so far.
-#[derive(Default)]
-struct Begun {
-    octets: [u8; message::HEADER_LEN],
-    filled: usize,
-    fds: Vec<OwnedFd>,
-}
-
-/// The whole of a message that has begun.
-async fn receive(
-    stream: &UnixStream,
-    mut begun: Begun,
-) -> Result<(Header, Vec<u8>, Vec<OwnedFd>), Broken> {
-    fill(stream, &mut begun.octets[begun.filled..], &mut begun.fds).await?;
-    let [a, b, c, d, ..] = begun.octets;
-    let request = u32::from_ne_bytes([a, b, c, d]);
-    let header =
-        Header::parse(begun.octets).map_err(|source| Broken::Malformed { request, source })?;
-    let mut payload = vec![0; header.size as usize];
-    fill(stream, &mut payload, &mut begun.fds).await?;
-    Ok((header, payload, begun.fds))
-}
-
-/// Fills `octets`.
-async fn fill(
-    stream: &UnixStream,
-    octets: &mut [u8],
-    fds: &mut Vec<OwnedFd>,
-) -> Result<(), Broken> {
-    let mut filled = 0;
-    while filled < octets.len() {
-        match receive_some(stream, &mut octets[filled..], fds).await? {
-            0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-            received => filled += received,
-        }
-    }
-    Ok(())
-}
-
-/// Octets and the descriptors that came with them.
-async fn receive_some(
-    stream: &UnixStream,
-    octets: &mut [u8],
-    fds: &mut Vec<OwnedFd>,
-) -> Result<usize, Broken> {
-    loop {
-        stream.readable().await?;
-        let received = stream.try_io(Interest::READABLE, || {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-            let (count, flags) = descriptors::receive(stream, octets, &mut space, fds)?;
-            Ok((count, flags.contains(ReturnFlags::CTRUNC)))
-        });
-        match received {
-            Ok((_, true)) => return Err(Broken::TooManyFds),
-            Ok(_) if fds.len() > MAX_FDS => return Err(Broken::TooManyFds),
-            Ok((count, false)) => return Ok(count),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // A VMM that was killed.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(0),
-            Err(error) => return Err(error.into()),
-        }
     }
 }

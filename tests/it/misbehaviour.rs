@@ -326,7 +326,7 @@ fn own(fd: i32) -> OwnedFd {
 }
 
 #[test]
-fn a_call_descriptor_that_blocks_delays_the_neighbours_a_moment_and_costs_its_vnic() {
+fn a_call_descriptor_that_blocks_holds_nobody_up() {
     let mut daemon = Daemon::start();
     let mut neighbours = Neighbours::new(&mut daemon);
     daemon.network("prod");
@@ -340,22 +340,14 @@ fn a_call_descriptor_that_blocks_delays_the_neighbours_a_moment_and_costs_its_vn
         let file = own(call.as_raw_fd());
         rustix::fs::fcntl_setfl(file, rustix::fs::OFlags::empty()).unwrap();
     }
-    let began = Instant::now();
-    // The answer is there before the guest is woken for it; then the reactor hangs.
+    for _ in 0..10 {
+        assert!(guest.ping("169.254.0.1"), "it is served as before");
+        neighbours.still_talk();
+    }
+    assert!(daemon.hand_over(), "it does not hold that up either");
     assert!(guest.ping("169.254.0.1"));
     neighbours.still_talk();
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-    daemon.wait_for_state("evil", NicState::Error);
-    wait_until("it is told why", || daemon.log().contains("has blocked the daemon: not served"));
-    // It does not come back at once to do it again; others go on.
-    let mut again = UnixStream::connect(&nic.socket_path).unwrap();
-    again.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-    again.write_all(&[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
-    let answer = again.read(&mut [0; 20]).unwrap_err();
-    assert_eq!(answer.kind(), std::io::ErrorKind::WouldBlock);
-    neighbours.still_talk();
-    assert!(daemon.hand_over(), "it does not hold that up either");
-    neighbours.still_talk();
+    assert_eq!(daemon.get_nic("evil").state(), NicState::Active);
 }
 
 #[test]

@@ -21,7 +21,7 @@
 pub mod vhost_user;
 
 use super::frame::{Burst, Outgoing};
-use std::os::fd::BorrowedFd;
+use std::{os::fd::BorrowedFd, time::Duration};
 
 /// Why a frame was not taken. It is the caller's to hold or to drop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +38,20 @@ pub enum Undelivered {
 
 /// The guest or its VMM broke the contract; the port is of no more use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct PortFailure(pub String);
+pub enum PortFailure {
+    /// It broke the protocol, or its memory went away.
+    #[error("{0}")]
+    Broken(String),
+    /// It held up its reactor, and with it everybody, for so long.
+    #[error(
+        "the daemon had to wait for its memory or its frames for {0:?}, longer than {MAX_VISIT:?}"
+    )]
+    HeldUp(Duration),
+}
+
+/// How long what is done for one port at a time may take. All else is bounded in octets and pieces, far below this; what
+/// takes longer is memory that its VMM makes slow.
+pub const MAX_VISIT: Duration = Duration::from_millis(10);
 
 /// One way in and out of the switch. See the module for the order of calls.
 pub trait Port: Send {

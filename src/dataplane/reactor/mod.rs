@@ -22,9 +22,10 @@ use hugepage::HugePage;
 pub use hugepage::Hugepages;
 
 use super::{
+    allowance::Allowance,
     counters::ReactorCounters,
     pipeline::Pipeline,
-    port::PortFailure,
+    port::{PortFailure, vhost_user::doorbell},
     ports::{Attachment, Ports},
     snapshot::{NetworkTable, PortId},
 };
@@ -77,14 +78,19 @@ pub enum StartError {
         "cannot set up io_uring: {0} (the sysctl kernel.io_uring_disabled must be 0, a seccomp profile, as containers have one, must allow it, and Linux be 5.13 or later)"
     )]
     Uring(#[source] io::Error),
+    /// Kernel AIO cannot be used.
+    #[error(
+        "cannot set up kernel AIO: {0} (a seccomp profile must allow io_setup, and the sysctl fs.aio-max-nr leave room)"
+    )]
+    Aio(#[source] io::Error),
     /// A thread or descriptor cannot be had.
     #[error("{0}")]
     System(#[from] io::Error),
 }
 
 enum Command {
-    Attach(Attachment),
-    Detach(PortId, Box<dyn FnOnce() + Send>),
+    Attach(Box<Attachment>),
+    Detach(PortId, Box<dyn FnOnce(Option<Allowance>) + Send>),
     Publish(Arc<NetworkTable>),
     Answer(Box<dyn FnOnce() + Send>),
     Stop,
@@ -107,11 +113,12 @@ impl fmt::Debug for Handle {
 impl Handle {
     /// Gives the reactor a port.
     pub fn attach(&self, attachment: Attachment) {
-        self.send(Command::Attach(attachment));
+        self.send(Command::Attach(Box::new(attachment)));
     }
 
-    /// Takes a port away; `done` is called when the reactor touches none of its memory any more.
-    pub fn detach(&self, port: PortId, done: impl FnOnce() + Send + 'static) {
+    /// Takes a port away; `done` is called, with what is left of its allowance if it was there, when the reactor touches
+    /// none of its memory any more.
+    pub fn detach(&self, port: PortId, done: impl FnOnce(Option<Allowance>) + Send + 'static) {
         self.send(Command::Detach(port, Box::new(done)));
     }
 
@@ -241,6 +248,7 @@ impl Reactor {
             set.set(cpu);
             sched_setaffinity(None, &set).map_err(|error| StartError::Cpu(cpu, error.into()))?;
         }
+        doorbell::prepare().map_err(StartError::Aio)?;
         let mut uring = Uring::new().map_err(StartError::Uring)?;
         uring.watch(waker.doorbell.as_fd(), WAKER_TOKEN)?;
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
@@ -289,10 +297,9 @@ impl Reactor {
     fn obey(&mut self, now: Instant) -> bool {
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Attach(attachment) => self.attach(attachment, now),
+                Command::Attach(attachment) => self.attach(*attachment, now),
                 Command::Detach(port, done) => {
-                    self.detach(port);
-                    done();
+                    done(self.detach(port));
                 }
                 Command::Publish(table) => self.ports.publish(&table),
                 Command::Answer(answer) => answer(),
@@ -308,7 +315,7 @@ impl Reactor {
             match attachment.port.doorbell(queue) {
                 Some(doorbell) => {
                     if let Err(error) = self.uring.watch(doorbell, token(id, queue)) {
-                        (attachment.on_failure)(PortFailure(format!(
+                        (attachment.on_failure)(PortFailure::Broken(format!(
                             "cannot watch its doorbell: {error}"
                         )));
                         return;
@@ -319,13 +326,13 @@ impl Reactor {
             let window = self.busy_poll;
             self.active.push(Active { port: id, queue, busy: now, window });
         }
+        self.advertisements.set(id.slot, attachment.allowance.next_advertisement(now));
         self.ports.attach(attachment, self.busy_poll);
-        self.advertisements.set(id.slot, now);
     }
 
-    fn detach(&mut self, id: PortId) {
+    fn detach(&mut self, id: PortId) -> Option<Allowance> {
         self.forget(id);
-        drop(self.ports.detach(id));
+        self.ports.detach(id).map(|slot| slot.allowance)
     }
 
     /// Neither polls nor watches a port's queues any more.
@@ -371,7 +378,7 @@ impl Reactor {
             && let Some(doorbell) = found.port.doorbell(queue)
             && let Err(error) = self.uring.watch(doorbell, wake.token)
         {
-            self.ports.fail(id, PortFailure(format!("cannot watch its doorbell: {error}")));
+            self.ports.fail(id, PortFailure::Broken(format!("cannot watch its doorbell: {error}")));
             return;
         }
         self.activate(id, queue, now);
@@ -411,7 +418,7 @@ impl Reactor {
                 return true;
             }
             Ok(Err(failure)) => failure,
-            Err(_) => PortFailure("internal error: a burst panicked (see the log)".into()),
+            Err(_) => PortFailure::Broken("internal error: a burst panicked (see the log)".into()),
         };
         self.ports.fail(active.port, failure);
         false

@@ -6,6 +6,7 @@ use mvirt_net::{
     addr::MacAddr,
     dataplane::{
         Device, features,
+        foreign::Foreign,
         port::vhost_user::{
             message::{HEADER_LEN, Header, Request},
             session::Session,
@@ -26,12 +27,12 @@ fuzz_target!(|octets: &[u8]| {
         rest = tail;
         let Ok(request) = Request::parse(header.request % 48, payload) else { continue };
         let fds: Vec<OwnedFd> = (0..size % 3).map(|_| File::open("/dev/null").unwrap().into()).collect();
-        if let Ok(effect) = session.handle(request, fds) {
+        if let Ok(effect) = session.handle(request, fds.into_iter().map(Foreign::from).collect()) {
             assert!(effect.reply.is_none_or(|reply| reply.len() <= 4096));
         }
         let mut fds = Vec::new();
         let saved = session.save(&mut fds).unwrap();
-        let restored = Session::restore(device, saved.clone(), &mut fds.into_iter()).unwrap();
+        let restored = Session::restore(device, saved.clone(), &mut fds.into_iter().map(Foreign::from)).unwrap();
         assert_eq!(restored.save(&mut Vec::new()).unwrap(), saved, "another process knows as much");
         if let Some(plan) = session.plan() {
             assert!(plan.pairs.len() == 2);

@@ -59,7 +59,7 @@ fn memory() -> File {
 /// Rings of a guest whose rings negotiated `choices`; `None` where they are refused.
 fn port(file: &File, choices: u8) -> Option<VhostUserPort> {
     let bit = |n: u8| choices >> n & 1 != 0;
-    let region = RegionRequest { guest_address: 0, len: MEMORY, user_address: 0, offset: 0, fd: file.try_clone().unwrap().into() };
+    let region = RegionRequest { guest_address: 0, len: MEMORY, user_address: 0, offset: 0, fd: std::os::fd::OwnedFd::from(file.try_clone().unwrap()).into() };
     let memory = Arc::new(GuestMemory::map(vec![region], u64::MAX).unwrap());
     let ring = |addresses| RingPlan {
         config: RingConfig { size: SIZE, addresses, event_idx: bit(0), indirect: bit(1), start: Start::Told(0) },
@@ -119,6 +119,7 @@ fn run(input: &[u8], pipeline: &mut Pipeline, table: &Arc<NetworkTable>, before:
             id: network::port(slot as u32),
             network: table.key,
             port: Box::new(port),
+            allowance: mvirt_net::dataplane::allowance::Allowance::default(),
             counters: Arc::clone(&counters[slot]),
             on_failure: Box::new(drop),
             on_told: Box::new(drop),

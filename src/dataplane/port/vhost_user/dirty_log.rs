@@ -5,6 +5,7 @@ use super::{
     memory::MemoryError,
     message::LogArea,
 };
+use crate::dataplane::foreign::Foreign;
 use std::{os::fd::OwnedFd, sync::atomic::Ordering};
 
 /// Octets of guest memory for which one bit of a [`DirtyLog`] stands (vhost-user "Migration").
@@ -17,17 +18,17 @@ const MAX_LOG: u64 = 1 << 30;
 #[derive(Debug)]
 pub struct DirtyLog {
     area: LogArea,
-    mapping: Mapping,
+    mapping: Foreign<Mapping>,
 }
 
 impl DirtyLog {
     /// Maps the marks, of a file that must be as guest memory is.
-    pub fn map(area: LogArea, fd: OwnedFd) -> Result<Self, MemoryError> {
+    pub fn map(area: LogArea, fd: Foreign<OwnedFd>) -> Result<Self, MemoryError> {
         let refuse = |reason| MemoryError::Region { guest_address: 0, len: area.len, reason };
         let end = area.offset.checked_add(area.len).filter(|end| area.len > 0 && *end <= MAX_LOG);
         let end = end.ok_or_else(|| refuse("a log of written pages is empty or above 1 GiB"))?;
         check_file(&fd, end).map_err(|problem| problem.into_error(refuse))?;
-        Ok(Self { area, mapping: Mapping::new(fd, end)? })
+        Ok(Self { area, mapping: fd.try_map(|fd| Mapping::new(fd, end))? })
     }
 
     /// The marks, to be mapped by another process too.

@@ -11,6 +11,7 @@ use super::{
     mapping::{Mapping, check_file},
     message::Region,
 };
+use crate::dataplane::foreign::Foreign;
 use std::{os::fd::OwnedFd, sync::Arc};
 
 /// Regions a VMM may share. Told to VMMs; it must never shrink, or they refuse to reconnect.
@@ -31,11 +32,11 @@ pub struct RegionRequest {
     /// Where it starts in the file.
     pub offset: u64,
     /// What to map.
-    pub fd: OwnedFd,
+    pub fd: Foreign<OwnedFd>,
 }
 
-impl From<(Region, OwnedFd)> for RegionRequest {
-    fn from((region, fd): (Region, OwnedFd)) -> Self {
+impl From<(Region, Foreign<OwnedFd>)> for RegionRequest {
+    fn from((region, fd): (Region, Foreign<OwnedFd>)) -> Self {
         let Region { guest_address, len, user_address, offset } = region;
         Self { guest_address, len, user_address, offset, fd }
     }
@@ -87,7 +88,7 @@ struct Mapped {
     len: u64,
     user_address: u64,
     host_address: usize,
-    mapping: Arc<Mapping>,
+    mapping: Arc<Foreign<Mapping>>,
 }
 
 impl Mapped {
@@ -159,7 +160,7 @@ impl GuestMemory {
         if mapped.saturating_add(file_end) > limit {
             return Err(MemoryError::TooMuch { limit });
         }
-        let mapping = Mapping::new(request.fd, file_end)?;
+        let mapping = request.fd.try_map(|fd| Mapping::new(fd, file_end))?;
         self.regions.push(Mapped {
             guest_address: request.guest_address,
             len: request.len,
@@ -265,10 +266,10 @@ mod tests {
     use proptest::prelude::*;
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
-    fn memfd(len: u64) -> OwnedFd {
+    fn memfd(len: u64) -> Foreign<OwnedFd> {
         let fd = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&fd, len).unwrap();
-        fd
+        fd.into()
     }
 
     fn request(guest_address: u64, len: u64) -> RegionRequest {
@@ -312,9 +313,9 @@ mod tests {
                 .contains("beyond")
         );
         assert!(refused(RegionRequest { offset: 1, ..request(0, 0x1000) }).contains("shorter"));
-        let null = std::fs::File::open("/dev/null").unwrap().into();
+        let null = OwnedFd::from(std::fs::File::open("/dev/null").unwrap()).into();
         assert!(refused(RegionRequest { fd: null, ..request(0, 0x1000) }).contains("not a file"));
-        let disk = std::fs::File::open("Cargo.toml").unwrap().into();
+        let disk = OwnedFd::from(std::fs::File::open("Cargo.toml").unwrap()).into();
         assert!(refused(RegionRequest { fd: disk, ..request(0, 4096) }).contains("tmpfs"));
         let both = GuestMemory::map(vec![request(0, 0x2000), request(0x1000, 0x1000)], u64::MAX);
         assert!(both.unwrap_err().to_string().contains("overlaps"));
@@ -347,7 +348,8 @@ mod tests {
         let file = memfd(0x3000);
         let again = |change: fn(&mut RegionRequest)| {
             let fd = file.try_clone().unwrap();
-            let mut region = RegionRequest { offset: 0x1000, fd, ..request(0x1000, 0x1000) };
+            let mut region =
+                RegionRequest { offset: 0x1000, fd: fd.into(), ..request(0x1000, 0x1000) };
             change(&mut region);
             region
         };
@@ -383,7 +385,8 @@ mod tests {
         let file = options.create_new(true).read(true).write(true).open(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         file.set_len(0x4000).unwrap();
-        let region = RegionRequest { fd: file.try_clone().unwrap().into(), ..request(0, 0x4000) };
+        let fd = OwnedFd::from(file.try_clone().unwrap()).into();
+        let region = RegionRequest { fd, ..request(0, 0x4000) };
         let memory = GuestMemory::map(vec![region], u64::MAX).unwrap();
         let whole = memory.translate_whole(0, 0x4000).unwrap();
         assert_eq!(whole.copy_from_slice(&[7; 0x4000]), 0x4000);

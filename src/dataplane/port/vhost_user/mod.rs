@@ -8,6 +8,7 @@
 //! The session runs with the connection and owns what it was told; the port is built from it, complete, whenever
 //! something changed while it was detached, and goes on where the last port stopped.
 
+mod aio;
 pub mod dirty_log;
 pub mod doorbell;
 mod mapping;
@@ -38,7 +39,7 @@ use std::{
 use tx::TxQueue;
 
 fn failure(queue: &str, error: RingError) -> PortFailure {
-    PortFailure(format!("{queue} queue: {error}"))
+    PortFailure::Broken(format!("{queue} queue: {error}"))
 }
 
 /// Where processing of a ring has come to: written by the port when it stops, read by the session.
@@ -163,8 +164,8 @@ pub struct VhostUserPort {
     pairs: Vec<Pair>,
     /// The pairs whose receive queue is enabled.
     receiving: Vec<usize>,
-    /// A call descriptor has blocked who rang it.
-    blocked: bool,
+    /// Nobody was called yet: whatever the last device said of interrupts is unknown, so all guests are called once.
+    fresh: bool,
 }
 
 impl VhostUserPort {
@@ -176,7 +177,7 @@ impl VhostUserPort {
     ) -> Result<Self, PortFailure> {
         let log = log.filter(|_| plan.logs);
         if plan.logs && log.is_none() {
-            return Err(PortFailure(
+            return Err(PortFailure::Broken(
                 "the VMM wants written pages marked, and has not said where".into(),
             ));
         }
@@ -203,22 +204,15 @@ impl VhostUserPort {
             pairs.push(Pair { rx, tx });
         }
         let receiving = (0..pairs.len()).filter(|at| pairs[*at].rx.is_some()).collect();
-        let mut port = Self { memory, log, pairs, receiving, blocked: false };
+        let mut port = Self { memory, log, pairs, receiving, fresh: true };
         port.start();
         Ok(port)
     }
 
-    /// Kicks of receive queues are never wanted, and whatever the last device said of interrupts is unknown: the
-    /// guest is called once.
+    /// Kicks of receive queues are never wanted.
     fn start(&mut self) {
-        for pair in &mut self.pairs {
-            if let Some((queue, plan)) = &mut pair.rx {
-                queue.ring.disarm();
-                plan.call.iter().for_each(Doorbell::ring);
-            }
-            if let Some((_, plan)) = &pair.tx {
-                plan.call.iter().for_each(Doorbell::ring);
-            }
+        for (queue, _) in self.pairs.iter_mut().filter_map(|pair| pair.rx.as_mut()) {
+            queue.ring.disarm();
         }
         self.mark_used();
     }
@@ -253,11 +247,8 @@ impl VhostUserPort {
     }
 
     fn check(&self) -> Result<(), PortFailure> {
-        if self.blocked {
-            return Err(PortFailure("its call descriptor has blocked the daemon".into()));
-        }
         if self.memory.is_dead() || self.log.as_ref().is_some_and(|log| log.is_dead()) {
-            return Err(PortFailure("the VMM truncated memory that it shares".into()));
+            return Err(PortFailure::Broken("the VMM truncated memory that it shares".into()));
         }
         Ok(())
     }
@@ -338,18 +329,16 @@ impl Port for VhostUserPort {
     }
 
     fn notify(&mut self) -> Result<(), PortFailure> {
-        for pair in &mut self.pairs {
-            if let Some((queue, RingPlan { call: Some(call), .. })) = &mut pair.rx
-                && queue.ring.wants_signal()
-            {
-                call.ring();
-                self.blocked |= call.has_blocked();
-            }
-            if let Some((queue, RingPlan { call: Some(call), .. })) = &mut pair.tx
-                && queue.ring.wants_signal()
-            {
-                call.ring();
-                self.blocked |= call.has_blocked();
+        let fresh = std::mem::take(&mut self.fresh);
+        for Pair { rx, tx } in &mut self.pairs {
+            let rx = rx.as_mut().map(|(queue, plan)| (&mut queue.ring, &plan.call));
+            let tx = tx.as_mut().map(|(queue, plan)| (&mut queue.ring, &plan.call));
+            for (ring, call) in [rx, tx].into_iter().flatten() {
+                if let Some(call) = call
+                    && (ring.wants_signal() || fresh)
+                {
+                    call.ring();
+                }
             }
         }
         self.check()

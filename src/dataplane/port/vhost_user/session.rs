@@ -15,7 +15,7 @@ use super::{
     message::{LogArea, Region, Request},
     ring::{MAX_SIZE, RingAddresses, RingConfig, Start},
 };
-use crate::{addr::MacAddr, wire::vnet};
+use crate::{addr::MacAddr, dataplane::foreign::Foreign, wire::vnet};
 use std::{os::fd::OwnedFd, sync::Arc};
 use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
 use virtio_bindings::{virtio_config, virtio_net, virtio_ring};
@@ -146,7 +146,7 @@ pub enum MemoryChange {
     /// One region less.
     Remove(Region),
     /// Where written pages are marked, another place from now on.
-    Log(LogArea, OwnedFd),
+    Log(LogArea, Foreign<OwnedFd>),
 }
 
 /// What a request leads to.
@@ -185,9 +185,7 @@ pub struct Session {
     protocol: Protocol,
     rings: Vec<Ring>,
     /// Held open, because VMMs want it taken; nothing is ever sent.
-    backend_channel: Option<OwnedFd>,
-    /// A call or error descriptor that may have been replaced since has blocked who rang it.
-    blocked: bool,
+    backend_channel: Option<Foreign<OwnedFd>>,
 }
 
 impl Session {
@@ -200,7 +198,6 @@ impl Session {
             protocol: Protocol::empty(),
             rings: (0..rings).map(|_| Ring::default()).collect(),
             backend_channel: None,
-            blocked: false,
         }
     }
 
@@ -209,11 +206,11 @@ impl Session {
         self.protocol.contains(Protocol::REPLY_ACK)
     }
 
-    /// Whether a call or error descriptor, one of now or an earlier one, has blocked who rang it.
-    pub fn has_blocked(&mut self) -> bool {
+    /// Whether it holds descriptors that keep a connection of its VMM open after that has ended.
+    pub fn holds_sockets(&self) -> bool {
         let bells = self.rings.iter().flat_map(|ring| [&ring.call, &ring.error]).flatten();
-        self.blocked |= { bells }.any(Doorbell::has_blocked);
-        self.blocked
+        let mut sockets = bells.filter(|bell| matches!(bell, Doorbell::Socket(_)));
+        self.backend_channel.is_some() || sockets.next().is_some()
     }
 
     /// Tells a VMM that wants to know that rings stand still because the guest or it broke the protocol.
@@ -241,10 +238,13 @@ impl Session {
         )
     }
 
-    /// Handles one request. The port, if there was one, has stopped if the request disturbs it.
-    pub fn handle(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<Effect, Refusal> {
-        // Before the request takes the evidence away.
-        self.has_blocked();
+    /// Handles one request. The port, if there was one, has stopped if the request disturbs it; kick descriptors are
+    /// eventfds, and those to be rung eventfds or UNIX sockets.
+    pub fn handle(
+        &mut self,
+        request: Request,
+        fds: Vec<Foreign<OwnedFd>>,
+    ) -> Result<Effect, Refusal> {
         let number =
             |value: u64| Effect { reply: Some(value.to_ne_bytes().into()), ..Effect::default() };
         match request {
@@ -293,7 +293,8 @@ impl Session {
                 (ring.base, ring.position) = (base, Position::default());
             }
             Request::SetVringKick { ring, polled } => {
-                self.ring(ring)?.kick = Some(if polled { None } else { Some(Arc::new(one(fds)?)) });
+                self.ring(ring)?.kick =
+                    Some(if polled { None } else { Some(Arc::new(one(fds)?.into_inner())) });
             }
             Request::SetVringCall { ring, polled } => {
                 self.ring(ring)?.call = bell(polled, fds)?;
@@ -420,16 +421,16 @@ fn segmentation(features: u64, tcp4: u32, udp: &[u32]) -> Segmentation {
 }
 
 /// What a message gives to be rung; none where the VMM polls.
-fn bell(polled: bool, fds: Vec<OwnedFd>) -> Result<Option<Doorbell>, Refusal> {
+fn bell(polled: bool, fds: Vec<Foreign<OwnedFd>>) -> Result<Option<Doorbell>, Refusal> {
     if polled { Ok(None) } else { one(fds).map(|fd| Some(Doorbell::new(fd))) }
 }
 
-fn one(fds: Vec<OwnedFd>) -> Result<OwnedFd, Refusal> {
+fn one(fds: Vec<Foreign<OwnedFd>>) -> Result<Foreign<OwnedFd>, Refusal> {
     let got = fds.len();
     fds.into_iter().next().ok_or(Refusal::Descriptors { got, needed: 1 })
 }
 
-fn memory_change(request: Request, fds: Vec<OwnedFd>) -> Result<Effect, Refusal> {
+fn memory_change(request: Request, fds: Vec<Foreign<OwnedFd>>) -> Result<Effect, Refusal> {
     let got = fds.len();
     let change = match request {
         Request::SetMemTable(regions) if regions.len() > got => {

@@ -5,6 +5,7 @@
 //! end; neither may change.
 
 use super::{Device, Doorbell, Position, Protocol, Ring, RingAddresses, Session};
+use crate::dataplane::foreign::Foreign;
 use serde::{Deserialize, Serialize};
 use std::{
     io,
@@ -68,7 +69,7 @@ impl Session {
                 enabled: ring.enabled,
             });
         }
-        self.backend_channel.iter().try_for_each(&mut keep)?;
+        self.backend_channel.iter().try_for_each(|fd| keep(fd))?;
         self.rings.iter().filter_map(|ring| ring.error.as_ref()).try_for_each(|e| keep(e.fd()))?;
         Ok(SavedSession {
             features: self.features,
@@ -82,7 +83,7 @@ impl Session {
     pub fn restore(
         device: Device,
         saved: SavedSession,
-        fds: &mut impl Iterator<Item = OwnedFd>,
+        fds: &mut impl Iterator<Item = Foreign<OwnedFd>>,
     ) -> Result<Self, NotRestored> {
         let mut session = Self::new(device);
         let (saved_rings, rings) = (saved.rings.len(), session.rings.len());
@@ -92,7 +93,7 @@ impl Session {
         let mut next = || fds.next().ok_or(NotRestored::Descriptors);
         for (ring, saved) in session.rings.iter_mut().zip(&saved.rings) {
             let kick = match saved.kick {
-                Some(true) => Some(Some(Arc::new(next()?))),
+                Some(true) => Some(Some(Arc::new(next()?.into_inner()))),
                 Some(false) => Some(None),
                 None => None,
             };
@@ -157,7 +158,7 @@ mod tests {
             (Request::SetVringKick { ring: 0, polled: true }, vec![]),
             (Request::SetVringEnable { ring: 1, enabled: true }, vec![]),
         ] {
-            session.handle(request, fds).unwrap();
+            session.handle(request, fds.into_iter().map(Foreign::from).collect()).unwrap();
         }
         session
     }
@@ -171,7 +172,9 @@ mod tests {
         let text = serde_json::to_string(&saved).unwrap();
         let read: SavedSession = serde_json::from_str(&text).unwrap();
         assert_eq!(read, saved);
-        let restored = Session::restore(session.device, read, &mut fds.into_iter()).unwrap();
+        let restored =
+            Session::restore(session.device, read, &mut fds.into_iter().map(Foreign::from))
+                .unwrap();
         assert_eq!(restored.save(&mut Vec::new()).unwrap(), saved);
         let configs = |session: &Session| {
             let (rx, tx) = session.plan().unwrap().pairs.remove(0);
@@ -189,7 +192,11 @@ mod tests {
         let device = Device { queue_pairs: 2, ..session.device };
         let refused = Session::restore(device, saved.clone(), &mut std::iter::empty());
         assert_eq!(refused.unwrap_err(), NotRestored::Rings { saved: 2, rings: 4 });
-        let refused = Session::restore(session.device, saved, &mut fds.into_iter().take(3));
+        let refused = Session::restore(
+            session.device,
+            saved,
+            &mut fds.into_iter().map(Foreign::from).take(3),
+        );
         assert_eq!(refused.unwrap_err(), NotRestored::Descriptors);
     }
 }
