@@ -4,6 +4,7 @@ use super::{
     mapping::{Mapping, check_file},
     memory::MemoryError,
     message::LogArea,
+    room::{Amount, Room},
 };
 use crate::dataplane::foreign::Foreign;
 use std::{os::fd::OwnedFd, sync::atomic::Ordering};
@@ -28,7 +29,8 @@ impl DirtyLog {
         let end = area.offset.checked_add(area.len).filter(|end| area.len > 0 && *end <= MAX_LOG);
         let end = end.ok_or_else(|| refuse("a log of written pages is empty or above 1 GiB"))?;
         check_file(&fd, end).map_err(|problem| problem.into_error(refuse))?;
-        Ok(Self { area, mapping: fd.try_map(|fd| Mapping::new(fd, end))? })
+        let room = Room::take(Amount::default(), end).ok_or(MemoryError::NoRoom)?;
+        Ok(Self { area, mapping: fd.try_map(|fd| Mapping::new(fd, end, room))? })
     }
 
     /// The marks, to be mapped by another process too.

@@ -4,14 +4,14 @@
 //! Ranges ([`Span`]) are copied by machine code that the compiler cannot see into: guest memory is outside its memory model.
 //! Octets that are copied twice, because the last step overlaps the one before, end with one of the values they had.
 //!
-//! An access to memory that the VMM truncated raises SIGBUS: the handler here puts zeros in the place of the whole mapping and marks
-//! it dead, so that the access goes on and its vNIC alone is lost.
+//! An access to memory that the VMM truncated raises SIGBUS: the handler here puts zeros in the place of the page and marks
+//! the mapping dead, so that the access goes on and its vNIC alone is lost.
 #![expect(
     unsafe_code,
     reason = "mmap, a signal handler, and octets shared with another process: reached by raw copies and atomics"
 )]
 
-use super::memory::MemoryError;
+use super::{memory::MemoryError, room::Room};
 use rustix::fs::{FileType, OFlags, SealFlags, fcntl_add_seals, fcntl_getfl, fstat, fstatfs};
 use std::{
     fs::File,
@@ -80,11 +80,13 @@ pub(super) struct Mapping {
     guard: usize,
     /// Unmaps when dropped.
     region: vm_memory::MmapRegion,
+    /// What it takes of all there is, given back when dropped.
+    _room: Room,
 }
 
 impl Mapping {
     /// Maps a file up to `end`, which [`check_file`] has found to be there.
-    pub(super) fn new(fd: OwnedFd, end: u64) -> Result<Self, MemoryError> {
+    pub(super) fn new(fd: OwnedFd, end: u64, room: Room) -> Result<Self, MemoryError> {
         let system = |action, source| MemoryError::System { action, source };
         let page = fstatfs(&fd).map_err(|e| system("look at", e.into()))?.f_bsize as u64;
         let len = usize::try_from(end.next_multiple_of(page.max(4096)))
@@ -99,10 +101,10 @@ impl Mapping {
         // SAFETY: the range was mapped just now; a core dump must not contain guests (and a refusal changes nothing).
         let advised = unsafe { libc::madvise(region.as_ptr().cast(), len, libc::MADV_DONTDUMP) };
         tracing::trace!(advised, len, "guest memory mapped");
-        let guard = claim_guard(address, len).ok_or_else(|| {
+        let guard = claim_guard(address, len, page.max(4096) as usize).ok_or_else(|| {
             system("map", std::io::Error::other("too many mappings in the daemon"))
         })?;
-        Ok(Self { address, len, guard, region })
+        Ok(Self { address, len, guard, region, _room: room })
     }
 }
 
@@ -144,22 +146,59 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        GUARDS[self.guard].len.store(0, Ordering::Release);
+        GUARDS[self.guard].set(0, 0, 0);
         free_guards().push(self.guard);
     }
 }
 
 /// What the SIGBUS handler knows of one mapping: only atomics, it runs in the middle of anything.
 struct Guard {
+    /// Odd while the next three change: who reads them meanwhile knows that they do not belong together.
+    version: AtomicUsize,
     start: AtomicUsize,
     /// 0: the entry is free.
     len: AtomicUsize,
+    /// Octets of a page of its file.
+    page: AtomicUsize,
     dead: AtomicBool,
 }
 
-static GUARDS: [Guard; 1 << 15] = [const {
-    Guard { start: AtomicUsize::new(0), len: AtomicUsize::new(0), dead: AtomicBool::new(false) }
-}; 1 << 15];
+impl Guard {
+    const fn new() -> Self {
+        Self {
+            version: AtomicUsize::new(0),
+            start: AtomicUsize::new(0),
+            len: AtomicUsize::new(0),
+            page: AtomicUsize::new(0),
+            dead: AtomicBool::new(false),
+        }
+    }
+
+    /// By the one thread that has claimed it.
+    fn set(&self, start: usize, len: usize, page: usize) {
+        self.version.fetch_add(1, Ordering::SeqCst);
+        self.dead.store(false, Ordering::SeqCst);
+        self.start.store(start, Ordering::SeqCst);
+        self.len.store(len, Ordering::SeqCst);
+        self.page.store(page, Ordering::SeqCst);
+        self.version.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The page at `address`, and its octets, if it is of this mapping. A mapping that is being accessed does not change.
+    fn page_of(&self, address: usize) -> Option<(usize, usize)> {
+        let before = self.version.load(Ordering::SeqCst);
+        let (start, len) = (self.start.load(Ordering::SeqCst), self.len.load(Ordering::SeqCst));
+        let page = self.page.load(Ordering::SeqCst);
+        let sound = before.is_multiple_of(2) && self.version.load(Ordering::SeqCst) == before;
+        let inside = address.wrapping_sub(start) < len;
+        // Mappings begin at a multiple of their page.
+        (sound && inside).then_some((address & !(page - 1), page))
+    }
+}
+
+/// As many as there is [`Room`] for.
+const MAPPINGS: usize = 3 << 14;
+static GUARDS: [Guard; MAPPINGS] = [const { Guard::new() }; MAPPINGS];
 /// Entries from here on were never used.
 static GUARDS_END: AtomicUsize = AtomicUsize::new(0);
 static GUARDS_FREE: Mutex<Vec<usize>> = Mutex::new(Vec::new());
@@ -168,7 +207,7 @@ fn free_guards() -> std::sync::MutexGuard<'static, Vec<usize>> {
     GUARDS_FREE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn claim_guard(start: usize, len: usize) -> Option<usize> {
+fn claim_guard(start: usize, len: usize, page: usize) -> Option<usize> {
     install_handler();
     let mut free = free_guards();
     let at = match free.pop() {
@@ -180,9 +219,7 @@ fn claim_guard(start: usize, len: usize) -> Option<usize> {
             at
         }
     };
-    GUARDS[at].dead.store(false, Ordering::Relaxed);
-    GUARDS[at].start.store(start, Ordering::Relaxed);
-    GUARDS[at].len.store(len, Ordering::Release);
+    GUARDS[at].set(start, len, page);
     Some(at)
 }
 
@@ -199,8 +236,9 @@ fn install_handler() {
     });
 }
 
-/// A VMM truncated memory it shares: put anonymous memory in place of the whole mapping, and mark it dead, so that
-/// only its own vNIC is lost. Any other fault ends the process as it would have.
+/// A VMM truncated memory it shares: put anonymous memory in place of the page, and mark the mapping dead, so that only its
+/// own vNIC is lost. No more than the page: where the kernel does not overcommit, there may be no room for a terabyte. Any
+/// other fault ends the process as it would have.
 extern "C" fn on_sigbus(
     _signal: libc::c_int,
     info: *mut libc::siginfo_t,
@@ -210,17 +248,13 @@ extern "C" fn on_sigbus(
     let fault = unsafe { (*info).si_addr() } as usize;
     let end = GUARDS_END.load(Ordering::Acquire);
     for guard in &GUARDS[..end] {
-        let len = guard.len.load(Ordering::Acquire);
-        let start = guard.start.load(Ordering::Relaxed);
-        if fault.wrapping_sub(start) >= len {
-            continue;
-        }
+        let Some((page, len)) = guard.page_of(fault) else { continue };
         let (prot, flags) = (
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
         );
-        // SAFETY: replaces exactly one mapping that is in use and ours.
-        let mapped = unsafe { libc::mmap(start as *mut libc::c_void, len, prot, flags, -1, 0) };
+        // SAFETY: replaces exactly one page of a mapping that is in use and ours.
+        let mapped = unsafe { libc::mmap(page as *mut libc::c_void, len, prot, flags, -1, 0) };
         if mapped != libc::MAP_FAILED {
             guard.dead.store(true, Ordering::Release);
             return;

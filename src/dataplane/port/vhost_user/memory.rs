@@ -10,6 +10,7 @@ use super::{
     dirty_log::DirtyLog,
     mapping::{Mapping, check_file},
     message::Region,
+    room::{Amount, Room},
 };
 use crate::dataplane::foreign::Foreign;
 use std::{os::fd::OwnedFd, sync::Arc};
@@ -72,6 +73,11 @@ pub enum MemoryError {
         /// What is allowed.
         limit: u64,
     },
+    /// Others have mapped all there is.
+    #[error(
+        "all VMMs together have mapped as much as the daemon can; no more than 4 GiB in 2 regions can be had now"
+    )]
+    NoRoom,
     /// No such region.
     #[error("no region of {len:#x} octets at {guest_address:#x} to remove")]
     Unknown {
@@ -156,11 +162,15 @@ impl GuestMemory {
         }
         check_file(&request.fd, file_end).map_err(|problem| problem.into_error(refuse))?;
         // Files are mapped from their beginning, so that is what counts.
-        let mapped = self.regions.iter().map(|r| r.mapping.len() as u64).sum::<u64>();
-        if mapped.saturating_add(file_end) > limit {
+        let mapped = Amount {
+            octets: self.regions.iter().map(|r| r.mapping.len() as u64).sum(),
+            mappings: self.regions.len() as u64,
+        };
+        if mapped.octets.saturating_add(file_end) > limit {
             return Err(MemoryError::TooMuch { limit });
         }
-        let mapping = request.fd.try_map(|fd| Mapping::new(fd, file_end))?;
+        let room = Room::take(mapped, file_end).ok_or(MemoryError::NoRoom)?;
+        let mapping = request.fd.try_map(|fd| Mapping::new(fd, file_end, room))?;
         self.regions.push(Mapped {
             guest_address: request.guest_address,
             len: request.len,
@@ -358,7 +368,7 @@ mod tests {
         assert_eq!(memory.regions.len(), 1, "it is not mapped twice");
         let changes: [fn(&mut RegionRequest); 5] = [
             |region| region.guest_address += 0x800,
-            |region| region.len -= 0x800,
+            |region| region.len += 0x1000,
             |region| region.user_address += 0x1000,
             |region| region.offset += 0x1000,
             |region| region.fd = memfd(0x3000),

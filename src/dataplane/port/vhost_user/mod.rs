@@ -15,6 +15,7 @@ mod mapping;
 pub mod memory;
 pub mod message;
 pub mod ring;
+mod room;
 mod rx;
 pub mod session;
 mod tx;
