@@ -5,7 +5,10 @@ use criterion::{Criterion, Throughput};
 use mvirt_net::{
     dataplane::{
         frame::{BURST, Outgoing},
-        reactor::{Hugepages, link::Link},
+        reactor::{
+            Hugepages,
+            link::{Link, Share},
+        },
         snapshot::PortId,
     },
     wire::vnet::Offload,
@@ -44,7 +47,7 @@ fn main() {
                 bencher.iter(|| {
                     let mut sent = 0;
                     while sent < BURST {
-                        sent += link.push(PORT, 0, &burst[sent..]);
+                        sent += link.push((PORT, 0), &burst[sent..], &mut Share::default());
                     }
                 });
             });

@@ -249,7 +249,8 @@ async fn feed_watchdog(pulse: Pulse) {
     loop {
         looks.tick().await;
         match tokio::time::timeout(limit / 4, pulse.turn().over()).await {
-            Ok(()) => tell_service_manager(&[NotifyState::Watchdog]),
+            Ok(true) => tell_service_manager(&[NotifyState::Watchdog]),
+            Ok(false) => return tracing::error!("a reactor has ended"),
             Err(_) => tracing::error!("a turn of a reactor takes longer than {:?}", limit / 4),
         }
     }

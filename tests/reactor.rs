@@ -93,6 +93,70 @@ fn a_reactor_that_is_asked_answers_between_two_turns() {
     answered.recv_timeout(PATIENCE).unwrap();
 }
 
+/// A port that does something strange when it is published or notified.
+struct Odd {
+    published: Arc<AtomicU64>,
+    panics: bool,
+}
+
+impl Port for Odd {
+    fn queues(&self) -> usize {
+        0
+    }
+    fn runs(&self, _queue: usize) -> bool {
+        false
+    }
+    fn doorbell(&self, _queue: usize) -> Option<BorrowedFd<'_>> {
+        None
+    }
+    fn poll(&mut self, _queue: usize, _burst: &mut Burst) -> Result<(), PortFailure> {
+        Ok(())
+    }
+    fn complete(&mut self, _queue: usize, _done: u64) {}
+    fn arm(&mut self, _queue: usize) -> Result<bool, PortFailure> {
+        Ok(false)
+    }
+    fn disarm(&mut self, _queue: usize) {}
+    fn has_room(&mut self, _queue: usize) -> bool {
+        false
+    }
+    fn deliver(&mut self, _: &[Outgoing<'_>], _: usize) -> Result<(), (usize, Undelivered)> {
+        Err((0, Undelivered::Full))
+    }
+    fn publish(&mut self) {
+        assert!(!self.panics, "injected");
+        self.published.fetch_add(1, Ordering::Relaxed);
+    }
+    fn notify(&mut self) -> Result<(), PortFailure> {
+        Ok(())
+    }
+    fn stop(&mut self) {}
+}
+
+#[test]
+fn a_panic_while_a_turn_is_published_costs_its_own_port() {
+    let settings = reactor::Settings { busy_poll: Duration::ZERO, hugepages: Hugepages::Off };
+    let reactor = reactor::start(1, &[], settings).unwrap().remove(0);
+    let (failures, failed) = mpsc::channel();
+    let published = Arc::new(AtomicU64::new(0));
+    // All three are touched in one turn, by being attached: the one that panics is neither first nor last.
+    for (slot, panics) in [(0, false), (1, true), (2, false)] {
+        let failures = failures.clone();
+        reactor.attach(Attachment {
+            port: Box::new(Odd { published: Arc::clone(&published), panics }),
+            on_failure: Box::new(move |failure| failures.send((slot, failure)).unwrap()),
+            ..attachment(slot, || (), drop)
+        });
+    }
+    let (slot, failure) = failed.recv_timeout(PATIENCE).unwrap();
+    assert!(slot == 1 && failure.to_string().contains("panicked"), "{slot}: {failure}");
+    let (answer, answered) = mpsc::channel();
+    reactor.ask(move || answer.send(()).unwrap());
+    answered.recv_timeout(PATIENCE).unwrap();
+    assert!(published.load(Ordering::Relaxed) >= 2, "the others were published");
+    assert!(failed.try_recv().is_err());
+}
+
 #[test]
 fn a_panic_costs_its_own_port() {
     let settings = reactor::Settings { busy_poll: Duration::ZERO, hugepages: Hugepages::Off };

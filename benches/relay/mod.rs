@@ -8,7 +8,7 @@ use mvirt_net::{
         forward::FibBuilder,
         frame::{BURST, Outgoing},
         limit::Limit,
-        pipeline::{Links, Pipeline},
+        pipeline::Pipeline,
         port::vhost_user::{
             Plan, RingPlan, Unfinished, VhostUserPort,
             memory::{GuestMemory, RegionRequest},
@@ -16,6 +16,7 @@ use mvirt_net::{
         },
         ports::{Attachment, Ports},
         snapshot::{Addressing, GATEWAY_MAC, NetworkKey, NetworkTable, NextHop, PortId, Vnic},
+        ways::Links,
     },
     wire::checksum::checksum,
 };
@@ -79,7 +80,7 @@ impl Guest {
                 len: MEMORY,
                 user_address: 0,
                 offset: 0,
-                fd: file.into(),
+                fd: std::os::fd::OwnedFd::from(file).into(),
             }],
             u64::MAX,
         )
@@ -127,7 +128,7 @@ impl Links for NoLinks {
         0
     }
 
-    fn send(&mut self, _: (u16, PortId), _: usize, _: &[Outgoing<'_>]) -> usize {
+    fn send(&mut self, _: PortId, _: (u16, PortId), _: usize, _: &[Outgoing<'_>]) -> usize {
         0
     }
 }
@@ -242,7 +243,7 @@ impl Relay {
         self.guests[0].post(1, BURST as u16);
         self.guests[1].post(0, BURST as u16);
         self.run(0);
-        self.ports.publish_touched();
+        self.ports.publish_touched(self.now, &mut || None);
     }
 
     /// As [`Relay::burst`], with each frame addressed to a random one of the routes.
@@ -267,7 +268,7 @@ impl Relay {
             guest.post(0, BURST as u16);
         }
         (0..self.guests.len() as u32).for_each(|slot| self.run(slot));
-        self.ports.publish_touched();
+        self.ports.publish_touched(self.now, &mut || None);
     }
 
     fn run(&mut self, slot: u32) {

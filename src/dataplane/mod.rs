@@ -32,6 +32,7 @@ mod sessions;
 pub mod snapshot;
 mod socket;
 pub mod verdict;
+pub mod ways;
 
 pub use port::vhost_user::session::{Device, features};
 pub use reactor::{Hugepages, StartError};
@@ -44,7 +45,6 @@ use sessions::{Order, Start};
 use snapshot::{NetworkKey, NetworkTable, PortId};
 use std::{
     collections::HashMap,
-    convert::Infallible,
     io,
     path::PathBuf,
     sync::{Arc, Weak},
@@ -229,21 +229,33 @@ impl Closing {
 
 /// A turn of several reactors, that may not be over yet.
 #[derive(Debug)]
-pub struct Turn(mpsc::Receiver<Infallible>);
+pub struct Turn {
+    answers: mpsc::UnboundedReceiver<()>,
+    asked: usize,
+}
 
 impl Turn {
     fn of(reactors: impl IntoIterator<Item = impl AsRef<reactor::Handle>>) -> Self {
-        let (lasts, turn) = mpsc::channel(1);
-        for reactor in reactors {
-            let lasts = lasts.clone();
-            reactor.as_ref().ask(move || drop(lasts));
-        }
-        Self(turn)
+        let (answer, answers) = mpsc::unbounded_channel();
+        let ask = |reactor: &reactor::Handle| {
+            let answer = answer.clone();
+            // Who asked may wait no more.
+            reactor.ask(move || {
+                answer.send(()).ok();
+            });
+        };
+        let asked = reactors.into_iter().map(|reactor| ask(reactor.as_ref())).count();
+        Self { answers, asked }
     }
 
-    /// Completes when it is over: what the reactors were told before is in force.
-    pub async fn over(mut self) {
-        self.0.recv().await;
+    /// Completes when it is over: what the reactors were told before is in force. False: one of them has ended.
+    pub async fn over(mut self) -> bool {
+        for _ in 0..self.asked {
+            if self.answers.recv().await.is_none() {
+                return false;
+            }
+        }
+        true
     }
 }
 

@@ -18,6 +18,7 @@ use super::{
     responders::{self, Question},
     snapshot::{GATEWAY_IPV4, GATEWAY_IPV6, NetworkTable, NextHop, PortId, Vnic},
     verdict::{DropReason, Rejection, Verdict},
+    ways::Links,
 };
 use crate::{
     addr::MacAddr,
@@ -27,15 +28,6 @@ use arrayvec::ArrayVec;
 use std::{net::Ipv4Addr, time::Instant};
 
 const _: () = assert!(BURST == u64::BITS as usize, "sets of frames are masks of 64 bits");
-
-/// The way to ports of other reactors.
-pub trait Links {
-    /// Which reactor this is.
-    fn here(&self) -> u16;
-    /// Copies frames from `queue` of their sender into the link to a reactor, for a port of it, in order; gives how
-    /// many, fewer if it is full.
-    fn send(&mut self, to: (u16, PortId), queue: usize, frames: &[Outgoing<'_>]) -> usize;
-}
 
 /// What a reactor needs to carry frames, made once.
 #[derive(Debug)]
@@ -95,6 +87,7 @@ impl Pipeline {
         (ingress, queue): (PortId, usize),
         now: Instant,
     ) -> Result<usize, PortFailure> {
+        ports.in_hand = Some(ingress);
         let Some(slot) = ports.sound_mut(ingress) else { return Ok(0) };
         if let Some(held) = slot.held
             && now.duration_since(held.since) < HOLD
@@ -104,7 +97,15 @@ impl Pipeline {
         }
         let Some(slot) = ports.sound_mut(ingress) else { return Ok(0) };
         self.burst.clear(queue);
+        if links.watches() {
+            links.start();
+        }
         slot.port.poll(queue, &mut self.burst)?;
+        if links.watches()
+            && let Some(took) = links.held_up()
+        {
+            slot.strike(took, now)?;
+        }
         let polled = self.burst.len();
         if polled == 0 {
             return Ok(0);
@@ -186,7 +187,9 @@ impl Pipeline {
             let at = left.trailing_zeros() as usize;
             let next_hop = self.next_hops[at];
             if next_hop == NextHopId::NONE {
+                passage.links.start();
                 let outcome = self.end(at, passage);
+                passage.blame(passage.ingress);
                 passage.count(outcome);
                 dealt |= 1 << at;
                 left &= !(1 << at);
@@ -233,6 +236,9 @@ impl Pipeline {
         let vnic = passage.ports.get_mut(passage.ingress).and_then(|slot| slot.vnic());
         let Some(next_hop) = vnic.map(|(table, _)| *table.fib.next_hop(next_hop)) else { return 0 };
         let next_hop = &next_hop;
+        if passage.links.watches() {
+            return self.forward_watched(group, next_hop, passage);
+        }
         let mut frames = ArrayVec::<Outgoing<'_>, BURST>::new();
         bits(group).for_each(|at| frames.push(self.burst.outgoing(at)));
         let mut sent = 0;
@@ -251,6 +257,34 @@ impl Pipeline {
             sent = until;
         }
         group
+    }
+
+    /// As [`Pipeline::forward`], frame by frame and by way of private memory: who makes the reactor wait is found.
+    #[cold]
+    fn forward_watched<L: Links>(
+        &mut self,
+        group: u64,
+        next_hop: &NextHop,
+        passage: &mut Passage<'_, L>,
+    ) -> u64 {
+        let mut dealt = 0;
+        for at in bits(group) {
+            passage.links.start();
+            let whole = self.burst.linearise(at, &mut self.whole);
+            passage.blame(passage.ingress);
+            let frame = Outgoing::private(whole, self.burst.frame(at).offload);
+            passage.links.start();
+            let sent = passage.send(next_hop, self.burst.queue, &[frame]);
+            passage.blame(next_hop.port);
+            if let Err((_, why)) = sent {
+                match passage.refused(next_hop, why, group) {
+                    Refused::Hold => return dealt,
+                    Refused::Drop(reason) | Refused::DropRest(reason) => passage.count(Err(reason)),
+                }
+            }
+            dealt |= 1 << at;
+        }
+        dealt
     }
 
     /// Lets the gateway answer a frame, to where it came from.
@@ -272,7 +306,7 @@ impl Pipeline {
         let question = Question { table, vnic, headers: &headers, frame: whole, offload };
         let told = responders::respond(&question, &mut writer)?;
         let answer = Outgoing::private(writer.since(0), Offload::None);
-        match put(slot, &[answer], self.burst.queue, passage.now) {
+        match slot.put(&[answer], self.burst.queue, passage.now) {
             Ok(()) => {
                 slot.tell(told, passage.now);
                 Ok(())
@@ -303,7 +337,7 @@ impl Pipeline {
         }
         // The packet's own drop is counted; an error that finds no buffer is not another one.
         let error = Outgoing::private(writer.since(0), Offload::None);
-        let told = put(slot, &[error], self.burst.queue, passage.now);
+        let told = slot.put(&[error], self.burst.queue, passage.now);
         if let Err((_, Undelivered::Failed(failure))) = told {
             passage.ports.fail(passage.ingress, failure);
         }
@@ -347,9 +381,10 @@ impl Pipeline {
         now: Instant,
     ) {
         self.carried += frames.len() as u64;
+        ports.in_hand = Some(port);
         let Some(slot) = ports.sound_mut(port) else { return };
         while !frames.is_empty() {
-            let Err((taken, why)) = put(slot, frames, queue, now) else { break };
+            let Err((taken, why)) = slot.put(frames, queue, now) else { break };
             frames = &frames[taken..];
             let (reason, dropped) = match why {
                 Undelivered::Full => (DropReason::RxRingFull, frames.len()),
@@ -374,6 +409,7 @@ impl Pipeline {
         now: Instant,
         random: u64,
     ) -> Option<Instant> {
+        ports.in_hand = Some(port);
         let slot = ports.sound_mut(port)?;
         let mut writer = Writer::new(&mut self.answer);
         let mut heard = Ok(());
@@ -381,7 +417,7 @@ impl Pipeline {
             && responders::router_advertisement(table, vnic, &mut writer).is_ok()
         {
             let advertisement = Outgoing::private(writer.since(0), Offload::None);
-            heard = put(slot, &[advertisement], 0, now);
+            heard = slot.put(&[advertisement], 0, now);
         }
         if let Err((_, Undelivered::Failed(failure))) = heard {
             ports.fail(port, failure);
@@ -434,34 +470,6 @@ fn refuse_group(destination: MacAddr) -> Result<(), DropReason> {
     }
 }
 
-/// Puts frames into a port, and counts them there.
-fn put(
-    slot: &mut Slot,
-    all: &[Outgoing<'_>],
-    queue: usize,
-    now: Instant,
-) -> Result<(), (usize, Undelivered)> {
-    let mut frames = all;
-    if let Some(limiter) = &mut slot.allowance.to_guest {
-        limiter.refill(now);
-        frames = &all[..limiter.admitted(all.iter().map(|frame| (frame.len, frame.offload)))];
-    }
-    let delivered = slot.port.deliver(frames, queue);
-    let taken = delivered.as_ref().map_or_else(|(taken, _)| *taken, |()| frames.len());
-    if let Some(limiter) = &mut slot.allowance.to_guest {
-        frames[..taken].iter().for_each(|frame| limiter.charge(frame.len, frame.offload));
-    }
-    if taken > 0 {
-        slot.stalled = false;
-        slot.counters.egress_frames.add(taken as u64);
-        slot.counters.egress_octets.add(frames[..taken].iter().map(|f| f.len as u64).sum());
-    }
-    match delivered {
-        Ok(()) if frames.len() < all.len() => Err((frames.len(), Undelivered::Limited)),
-        delivered => delivered,
-    }
-}
-
 /// The positions of the bits that are set, from the lowest.
 fn bits(mut set: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
@@ -472,6 +480,17 @@ fn bits(mut set: u64) -> impl Iterator<Item = usize> {
 }
 
 impl<L: Links> Passage<'_, L> {
+    /// Holds it against a port of this reactor if what was done for it since it was begun to be timed took too long.
+    fn blame(&mut self, port: PortId) {
+        if self.links.watches()
+            && let Some(took) = self.links.held_up()
+            && let Some(slot) = self.ports.sound_mut(port)
+            && let Err(failure) = slot.strike(took, self.now)
+        {
+            self.ports.fail(port, failure);
+        }
+    }
+
     /// Counts a frame as answered or dropped.
     fn count(&mut self, answered: Result<(), DropReason>) {
         if let Some(slot) = self.ports.get_mut(self.ingress) {
@@ -490,13 +509,15 @@ impl<L: Links> Passage<'_, L> {
         frames: &[Outgoing<'_>],
     ) -> Result<(), (usize, Option<Undelivered>)> {
         let sent = if next_hop.reactor == self.links.here() {
+            self.ports.in_hand = Some(next_hop.port);
             let slot = self.ports.sound_mut(next_hop.port).ok_or((0, None))?;
-            let sent =
-                put(slot, frames, queue, self.now).map_err(|(taken, why)| (taken, Some(why)));
+            let sent = slot.put(frames, queue, self.now).map_err(|(taken, why)| (taken, Some(why)));
+            self.ports.in_hand = Some(self.ingress);
             self.ports.touch(next_hop.port);
             sent
         } else {
-            match self.links.send((next_hop.reactor, next_hop.port), queue, frames) {
+            let to = (next_hop.reactor, next_hop.port);
+            match self.links.send(self.ingress, to, queue, frames) {
                 taken if taken < frames.len() => Err((taken, Some(Undelivered::Full))),
                 _ => Ok(()),
             }

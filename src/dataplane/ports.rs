@@ -3,8 +3,9 @@
 use super::{
     allowance::Allowance,
     counters::PortCounters,
+    frame::Outgoing,
     patience::Patience,
-    port::{Port, PortFailure},
+    port::{Port, PortFailure, Undelivered},
     responders::Told,
     snapshot::{NetworkKey, NetworkTable, PortId, Vnic},
 };
@@ -16,6 +17,11 @@ use std::{
 
 /// How long a frame waits for a receiver without buffers before it is dropped and the receiver marked stalled.
 pub const HOLD: Duration = Duration::from_micros(100);
+
+/// How often a port may hold up its reactor before it fails, and how long a time is held against it. Once may be the
+/// machine's doing: a page that had to be read back from a disk.
+const STRIKES: u8 = 2;
+const FORGIVEN: Duration = Duration::from_secs(60);
 
 /// A port as it is given to a reactor.
 pub struct Attachment {
@@ -70,6 +76,9 @@ pub struct Slot {
     pub held: Option<Held>,
     /// What its vNIC may.
     pub allowance: Allowance,
+    /// How often it has held up the reactor, and when it last did.
+    strikes: u8,
+    struck: Option<Instant>,
     on_told: Box<dyn FnMut(Told) + Send>,
     /// Absent once it was called: the port has failed.
     on_failure: Option<Box<dyn FnOnce(PortFailure) + Send>>,
@@ -93,6 +102,44 @@ impl Slot {
         if self.allowance.may_note(&told, now) {
             (self.on_told)(told);
         }
+    }
+
+    /// Puts frames into the port, and counts them there.
+    pub fn put(
+        &mut self,
+        all: &[Outgoing<'_>],
+        queue: usize,
+        now: Instant,
+    ) -> Result<(), (usize, Undelivered)> {
+        let mut frames = all;
+        if let Some(limiter) = &mut self.allowance.to_guest {
+            limiter.refill(now);
+            frames = &all[..limiter.admitted(all.iter().map(|frame| (frame.len, frame.offload)))];
+        }
+        let delivered = self.port.deliver(frames, queue);
+        let taken = delivered.as_ref().map_or_else(|(taken, _)| *taken, |()| frames.len());
+        if let Some(limiter) = &mut self.allowance.to_guest {
+            frames[..taken].iter().for_each(|frame| limiter.charge(frame.len, frame.offload));
+        }
+        if taken > 0 {
+            self.stalled = false;
+            self.counters.egress_frames.add(taken as u64);
+            self.counters.egress_octets.add(frames[..taken].iter().map(|f| f.len as u64).sum());
+        }
+        match delivered {
+            Ok(()) if frames.len() < all.len() => Err((frames.len(), Undelivered::Limited)),
+            delivered => delivered,
+        }
+    }
+
+    /// Notes that it held up the reactor. An error: too often.
+    pub fn strike(&mut self, took: Duration, now: Instant) -> Result<(), PortFailure> {
+        let last = self.struck.replace(now);
+        if last.is_none_or(|last| now.saturating_duration_since(last) > FORGIVEN) {
+            self.strikes = 0;
+        }
+        self.strikes += 1;
+        if self.strikes < STRIKES { Ok(()) } else { Err(PortFailure::HeldUp(took)) }
     }
 
     fn fail(&mut self, failure: PortFailure) {
@@ -125,6 +172,8 @@ pub struct Ports {
     tables: std::collections::HashMap<NetworkKey, Arc<NetworkTable>>,
     /// Slots with something to publish.
     touched: Vec<u32>,
+    /// The port that something is being done for: if that panics, it is to blame.
+    pub in_hand: Option<PortId>,
 }
 
 impl Ports {
@@ -144,6 +193,8 @@ impl Ports {
             stalled: false,
             held: None,
             allowance: attachment.allowance,
+            strikes: 0,
+            struck: None,
             on_told: attachment.on_told,
             on_failure: Some(attachment.on_failure),
             touched: false,
@@ -208,23 +259,51 @@ impl Ports {
         }
     }
 
-    /// Publishes what was touched; then, after one full fence, wakes those guests that want it.
-    pub fn publish_touched(&mut self) {
-        for at in &self.touched {
-            if let Some(slot) = self.slots[*at as usize].as_mut().filter(|slot| slot.is_sound()) {
+    /// Publishes what was touched; then, after one full fence, wakes those guests that want it. `timed` is called around
+    /// what is done for each port, and says for how long that held up the reactor.
+    pub fn publish_touched(&mut self, now: Instant, timed: &mut impl FnMut() -> Option<Duration>) {
+        // Taken off when all is done, since a panic of one port leaves the others to be published.
+        for touched in 0..self.touched.len() {
+            let at = self.touched[touched];
+            self.with_touched(at, now, timed, |slot| {
                 slot.port.publish();
-            }
+                Ok(())
+            });
         }
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-        for at in self.touched.drain(..) {
+        while let Some(at) = self.touched.last().copied() {
             if let Some(slot) = &mut self.slots[at as usize] {
                 slot.touched = false;
-                if slot.is_sound()
-                    && let Err(failure) = slot.port.notify()
-                {
-                    slot.fail(failure);
-                }
             }
+            self.with_touched(at, now, timed, |slot| slot.port.notify());
+            self.touched.pop();
         }
+    }
+
+    fn with_touched(
+        &mut self,
+        at: u32,
+        now: Instant,
+        timed: &mut impl FnMut() -> Option<Duration>,
+        call: impl FnOnce(&mut Slot) -> Result<(), PortFailure>,
+    ) {
+        let Some(slot) = self.slots[at as usize].as_mut().filter(|slot| slot.is_sound()) else {
+            return;
+        };
+        self.in_hand = Some(slot.id);
+        timed();
+        let outcome = call(slot);
+        let took = timed().map_or(Ok(()), |took| slot.strike(took, now));
+        if let Err(failure) = outcome.and(took) {
+            slot.fail(failure);
+        }
+    }
+
+    /// Something panicked: the port that it was done for fails. False: it was done for none.
+    pub fn fail_in_hand(&mut self) -> bool {
+        let Some(id) = self.in_hand.take() else { return false };
+        let why = "internal error: what was done for it panicked (see the log)";
+        self.fail(id, PortFailure::Broken(why.into()));
+        true
     }
 }

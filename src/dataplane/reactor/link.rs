@@ -20,10 +20,10 @@ use super::{
 use crate::{
     dataplane::{
         frame::{BURST, Outgoing},
-        pipeline,
         port::vhost_user::memory::Span,
         snapshot::PortId,
     },
+    log_limit::{LogLimit, Said},
     wire::vnet::Offload,
 };
 use arrayvec::ArrayVec;
@@ -32,6 +32,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     sync::{Arc, OnceLock},
+    time::Instant,
 };
 
 /// Records start at multiples of this.
@@ -51,6 +52,31 @@ struct Record {
 const SKIP: u32 = u32::MAX;
 const FRAME_AT: usize = size_of::<Record>().next_multiple_of(ALIGN);
 
+/// What a port has in a link: octets that may still be there. Others are to find room beside a port whose frames are not
+/// taken fast enough.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Share {
+    /// All that is counted in `before` is in front of this.
+    mark: usize,
+    before: usize,
+    since: usize,
+}
+
+impl Share {
+    /// Octets that the port may append: what is free of half the link, which anyone may fill, or what is left of an eighth.
+    fn room(&mut self, head: usize, tail: usize) -> usize {
+        if head >= self.mark {
+            *self = Self { mark: tail, before: self.since, since: 0 };
+        }
+        let common = (LEN / 2).saturating_sub(tail - head);
+        common.max((LEN / 8).saturating_sub(self.before + self.since))
+    }
+
+    fn take(&mut self, octets: usize) {
+        self.since += octets;
+    }
+}
+
 /// One direction between two reactors.
 #[derive(Debug)]
 pub struct Link {
@@ -65,14 +91,18 @@ impl Link {
         Ok(Self { page, positions: Positions::new() })
     }
 
-    /// Appends frames; gives how many there was room for. Called by one thread.
-    pub fn push(&self, port: PortId, queue: usize, frames: &[Outgoing<'_>]) -> usize {
-        let (head, mut tail) = self.positions.free();
+    /// Appends frames from a port, as many as there is room for and its `share` allows; gives how many. Called by one
+    /// thread.
+    pub fn push(&self, way: (PortId, usize), frames: &[Outgoing<'_>], share: &mut Share) -> usize {
+        let (head, start) = self.positions.free();
+        let end = start + share.room(head, start);
+        let mut tail = start;
         let pushed = frames.iter().map_while(|frame| {
-            tail = self.append(head, tail, (port, queue), frame)?;
+            tail = self.append(head, tail, way, frame).filter(|tail| *tail <= end)?;
             Some(())
         });
         let pushed = pushed.count();
+        share.take(tail - start);
         self.positions.publish(tail);
         pushed
     }
@@ -211,12 +241,17 @@ pub(super) struct Links {
     matrix: Arc<Matrix>,
     /// Reactors that were sent something since the last flush.
     sent: Vec<usize>,
+    /// What each port, by its slot, has in the link to each reactor.
+    shares: Vec<Vec<Share>>,
+    log: LogLimit,
 }
 
 impl Links {
     /// The ends of reactor `here`. There is one of these a reactor.
     pub(super) fn new(here: usize, matrix: Arc<Matrix>) -> Self {
-        Self { here, matrix, sent: Vec::with_capacity(16) }
+        let shares = vec![Vec::new(); matrix.wakers.len()];
+        let log = LogLimit::default();
+        Self { here, matrix, sent: Vec::with_capacity(16), shares, log }
     }
 
     /// Gives `limit` frames of each link and a burst more to `take`, if there are so many.
@@ -263,13 +298,16 @@ impl Links {
     }
 }
 
-impl pipeline::Links for Links {
-    fn here(&self) -> u16 {
+impl Links {
+    /// Which reactor this is.
+    pub(super) fn here(&self) -> u16 {
         self.here as u16
     }
 
-    fn send(
+    /// Copies frames of `from` into the link to a reactor: see [`crate::dataplane::ways::Links::send`].
+    pub(super) fn send(
         &mut self,
+        from: PortId,
         (reactor, port): (u16, PortId),
         queue: usize,
         frames: &[Outgoing<'_>],
@@ -281,7 +319,9 @@ impl pipeline::Links for Links {
             None => match Link::new(self.matrix.hugepages) {
                 Ok(link) => cell.get_or_init(|| link),
                 Err(error) => {
-                    tracing::error!(%error, from = self.here, to, "no memory for a channel between reactors");
+                    if let Some(Said { unsaid }) = self.log.line(Instant::now()) {
+                        tracing::error!(%error, from = self.here, to, unsaid, "no memory for a channel between reactors");
+                    }
                     return 0;
                 }
             },
@@ -289,7 +329,12 @@ impl pipeline::Links for Links {
         if !self.sent.contains(&to) {
             self.sent.push(to);
         }
-        link.push(port, queue, frames)
+        let shares = &mut self.shares[to];
+        let slot = from.slot as usize;
+        if shares.len() <= slot {
+            shares.resize(slot + 1, Share::default());
+        }
+        link.push((port, queue), frames, &mut shares[slot])
     }
 }
 
@@ -299,6 +344,11 @@ mod tests {
 
     fn frame(octets: &[u8]) -> Outgoing<'_> {
         Outgoing::private(octets, Offload::Checksum { start: 34, offset: 16 })
+    }
+
+    /// From a port that has nothing in the link.
+    fn push(link: &Link, port: PortId, frames: &[Outgoing<'_>]) -> usize {
+        link.push((port, 3), frames, &mut Share::default())
     }
 
     fn port(slot: u32) -> PortId {
@@ -311,7 +361,7 @@ mod tests {
         let octets: Vec<u8> = (0..65549_u32).map(|n| n as u8).collect();
         for round in 0..400 {
             let len = 14 + (round * 7919) % 65000;
-            assert_eq!(link.push(port(round as u32), 3, &[frame(&octets[..len])]), 1);
+            assert_eq!(push(&link, port(round as u32), &[frame(&octets[..len])]), 1);
             let popped = link.pop(|to, queue, got| {
                 assert_eq!(
                     (to, queue, got[0].offload),
@@ -328,20 +378,57 @@ mod tests {
     fn a_full_link_refuses_and_recovers() {
         let link = Link::new(Hugepages::Off).unwrap();
         let octets = [7; 1500];
-        let fits = (0..).take_while(|n| link.push(port(*n), 3, &[frame(&octets)]) == 1).count();
+        let fits = (0..).take_while(|n| push(&link, port(*n), &[frame(&octets)]) == 1).count();
         assert_eq!(fits, LEN / (FRAME_AT + 1500_usize).next_multiple_of(ALIGN));
         assert_eq!(link.pop(|to, _, got| assert_eq!((to, got.len()), (port(0), 1))), 1);
         assert_eq!(link.pop(|to, _, _| assert_eq!(to, port(1))), 1);
-        assert_eq!(link.push(port(9), 3, &[frame(&octets), frame(&octets), frame(&octets)]), 2);
+        let again = [frame(&octets), frame(&octets), frame(&octets)];
+        assert_eq!(push(&link, port(9), &again), 2);
+    }
+
+    #[test]
+    fn a_port_that_fills_half_a_link_leaves_the_rest_to_others() {
+        let link = Link::new(Hugepages::Off).unwrap();
+        let (large, small) = ([7; 60_000], [7; 64]);
+        let mut greedy = Share::default();
+        let mut sent = 0;
+        while link.push((port(1), 3), &[frame(&large)], &mut greedy) == 1 {
+            sent += 1;
+        }
+        assert!((16..=18).contains(&sent), "half of 2 MiB: {sent}");
+        let mut modest = Share::default();
+        for _ in 0..100 {
+            assert_eq!(link.push((port(2), 3), &[frame(&small)], &mut modest), 1);
+        }
+        assert_eq!(link.push((port(1), 3), &[frame(&large)], &mut greedy), 0);
+        while link.pop(|_, _, _| ()) > 0 {}
+        assert_eq!(link.push((port(1), 3), &[frame(&large)], &mut greedy), 1, "all was taken");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_in_a_link_is_counted(steps in proptest::collection::vec((1_usize..3000, 0_usize..4), 1..200)) {
+            let link = Link::new(Hugepages::Off).unwrap();
+            let octets = [7; 3000];
+            let mut share = Share::default();
+            for (len, pops) in steps {
+                link.push((port(1), 3), &[frame(&octets[..len])], &mut share);
+                let (head, tail) = link.positions.free();
+                proptest::prop_assert!(share.before + share.since >= tail - head);
+                for _ in 0..pops {
+                    link.pop(|_, _, _| ());
+                }
+            }
+        }
     }
 
     #[test]
     fn frames_of_one_way_come_out_together() {
         let link = Link::new(Hugepages::Off).unwrap();
         let octets = [7; 64];
-        assert_eq!(link.push(port(1), 3, &[frame(&octets); BURST]), BURST);
-        assert_eq!(link.push(port(1), 3, &[frame(&octets); 3]), 3);
-        assert_eq!(link.push(port(2), 3, &[frame(&octets); 2]), 2);
+        assert_eq!(push(&link, port(1), &[frame(&octets); BURST]), BURST);
+        assert_eq!(push(&link, port(1), &[frame(&octets); 3]), 3);
+        assert_eq!(push(&link, port(2), &[frame(&octets); 2]), 2);
         let mut runs = Vec::new();
         while link.pop(|to, _, got| runs.push((to, got.len()))) > 0 {}
         assert_eq!(runs, [(port(1), BURST), (port(1), 3), (port(2), 2)]);
@@ -354,7 +441,7 @@ mod tests {
             scope.spawn(|| {
                 for n in 0..100_000_u32 {
                     let octets = n.to_be_bytes().repeat(1 + n as usize % 100);
-                    while link.push(port(n), 3, &[frame(&octets)]) == 0 {
+                    while push(&link, port(n), &[frame(&octets)]) == 0 {
                         std::thread::yield_now();
                     }
                 }

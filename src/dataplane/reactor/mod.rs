@@ -15,6 +15,7 @@ mod positions;
 mod sleep;
 #[cfg(test)]
 mod sleep_model;
+mod stopwatch;
 mod timers;
 mod uring;
 
@@ -24,21 +25,24 @@ pub use hugepage::Hugepages;
 use super::{
     allowance::Allowance,
     counters::ReactorCounters,
+    frame::Outgoing,
     pipeline::Pipeline,
     port::{PortFailure, vhost_user::doorbell},
     ports::{Attachment, Ports},
     snapshot::{NetworkTable, PortId},
+    ways,
 };
 use link::{Links, Matrix, Waker};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::{
     fmt, io,
     os::fd::AsFd as _,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, atomic, mpsc},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
+use stopwatch::Stopwatch;
 use timers::Timers;
 use uring::{Uring, Wake};
 
@@ -198,10 +202,45 @@ struct Active {
     window: Duration,
 }
 
+/// What a burst needs of its reactor.
+struct Ways<'a> {
+    links: &'a mut Links,
+    stopwatch: &'a mut Stopwatch,
+}
+
+impl ways::Links for Ways<'_> {
+    fn here(&self) -> u16 {
+        self.links.here()
+    }
+
+    fn send(
+        &mut self,
+        from: PortId,
+        to: (u16, PortId),
+        queue: usize,
+        frames: &[Outgoing<'_>],
+    ) -> usize {
+        self.links.send(from, to, queue, frames)
+    }
+
+    fn watches(&self) -> bool {
+        self.stopwatch.watches()
+    }
+
+    fn start(&mut self) {
+        self.stopwatch.start();
+    }
+
+    fn held_up(&mut self) -> Option<Duration> {
+        self.stopwatch.held_up()
+    }
+}
+
 struct Reactor {
     commands: mpsc::Receiver<Command>,
     waker: Arc<Waker>,
     links: Links,
+    stopwatch: Stopwatch,
     counters: Arc<ReactorCounters>,
     busy_poll: Duration,
     /// Frames of the last turn.
@@ -256,6 +295,7 @@ impl Reactor {
             commands,
             waker,
             links,
+            stopwatch: Stopwatch::new(Instant::now()),
             counters,
             busy_poll: settings.busy_poll,
             carried: 0,
@@ -278,18 +318,41 @@ impl Reactor {
             }
             self.take_wakes(now);
             self.poll_active(now);
-            self.take_links(now);
-            self.advertise(now);
-            self.ports.publish_touched();
+            self.guarded(|reactor| reactor.take_links(now));
+            self.guarded(|reactor| reactor.advertise(now));
+            self.guarded(|reactor| reactor.publish(now));
             self.links.flush();
             let carried = self.pipeline.take_carried();
             let mut end = Instant::now();
+            self.stopwatch.turn(now, end);
             if carried == 0 && self.carried >= LOADED {
                 end = pause(end);
             }
             self.carried = carried;
             self.counters.count_turn(carried, end - now);
             now = if self.active.is_empty() { self.sleep(end) } else { end };
+        }
+    }
+
+    /// Does a part of the turn, again where what was done for a port panicked: that port fails, and nobody else. A panic of
+    /// the reactor's own is a defect that ends it, and the daemon is started again.
+    fn guarded(&mut self, mut part: impl FnMut(&mut Self)) {
+        loop {
+            self.ports.in_hand = None;
+            match catch_unwind(AssertUnwindSafe(|| part(self))) {
+                Ok(()) => return,
+                Err(_) if self.ports.fail_in_hand() => {}
+                Err(panic) => resume_unwind(panic),
+            }
+        }
+    }
+
+    fn publish(&mut self, now: Instant) {
+        let Self { ports, stopwatch, .. } = self;
+        if stopwatch.watches() {
+            ports.publish_touched(now, &mut || stopwatch.lap());
+        } else {
+            ports.publish_touched(now, &mut || None);
         }
     }
 
@@ -402,11 +465,13 @@ impl Reactor {
         self.active = active;
     }
 
-    /// One burst; false if the queue is active no longer. A panic is that port's failure, nobody else's.
+    /// One burst; false if the queue is active no longer. A panic is the failure of the port that something was done for,
+    /// nobody else's.
     fn poll(&mut self, active: &mut Active, now: Instant) -> bool {
         let from = (active.port, active.queue);
-        let (ports, links) = (&mut self.ports, &mut self.links);
-        let burst = AssertUnwindSafe(|| self.pipeline.run(ports, links, from, now));
+        let ports = &mut self.ports;
+        let mut links = Ways { links: &mut self.links, stopwatch: &mut self.stopwatch };
+        let burst = AssertUnwindSafe(|| self.pipeline.run(ports, &mut links, from, now));
         let failure = match catch_unwind(burst) {
             Ok(Ok(0)) if now.duration_since(active.busy) < active.window => return true,
             Ok(Ok(0)) => match self.arm(active.port, active.queue, now) {
@@ -418,7 +483,10 @@ impl Reactor {
                 return true;
             }
             Ok(Err(failure)) => failure,
-            Err(_) => PortFailure::Broken("internal error: a burst panicked (see the log)".into()),
+            Err(_) => {
+                self.ports.fail_in_hand();
+                return self.ports.sound_mut(active.port).is_some();
+            }
         };
         self.ports.fail(active.port, failure);
         false
@@ -427,7 +495,13 @@ impl Reactor {
     /// Asks the guest to ring; says whether the queue is to stay active, because frames came meanwhile.
     fn arm(&mut self, port: PortId, queue: usize, now: Instant) -> Result<bool, PortFailure> {
         let Some(slot) = self.ports.sound_mut(port) else { return Ok(false) };
+        self.stopwatch.start();
         let more = slot.port.arm(queue)?;
+        if self.stopwatch.watches()
+            && let Some(took) = self.stopwatch.held_up()
+        {
+            slot.strike(took, now)?;
+        }
         if more {
             slot.port.disarm(queue);
         } else {
@@ -437,9 +511,16 @@ impl Reactor {
     }
 
     fn take_links(&mut self, now: Instant) {
-        let (ports, pipeline) = (&mut self.ports, &mut self.pipeline);
+        let Self { ports, pipeline, stopwatch, .. } = self;
         self.links.receive(LINK_BURST, |port, queue, frames| {
+            stopwatch.lap();
             pipeline.deliver_from_link(ports, (port, queue), frames, now);
+            if let Some(took) = stopwatch.lap()
+                && let Some(slot) = ports.sound_mut(port)
+                && let Err(failure) = slot.strike(took, now)
+            {
+                ports.fail(port, failure);
+            }
         });
     }
 
@@ -469,6 +550,7 @@ impl Reactor {
         let due = self.advertisements.next().map(|when| when.saturating_duration_since(since));
         let interval = (!self.deaf.is_empty()).then_some(POLL_INTERVAL);
         let timeout = [due, interval].into_iter().flatten().min();
+        self.stopwatch.let_sleep();
         self.uring.sleep(timeout).expect("a ring that was set up can be waited for");
         self.links.awake();
         let now = Instant::now();

@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use mvirt_net::dataplane::{
     counters::PortCounters,
     frame::Outgoing,
-    pipeline::{Links, Pipeline},
+    pipeline::Pipeline,
     port::vhost_user::{
         Plan, RingPlan, Segmentation, Unfinished, VhostUserPort,
         memory::{GuestMemory, RegionRequest},
@@ -19,6 +19,7 @@ use mvirt_net::dataplane::{
     },
     ports::{Attachment, Ports},
     snapshot::{NetworkTable, PortId},
+    ways::Links,
 };
 use std::{
     cell::RefCell,
@@ -45,7 +46,7 @@ impl Links for NoLinks {
         0
     }
 
-    fn send(&mut self, _: (u16, PortId), _: usize, _: &[Outgoing<'_>]) -> usize {
+    fn send(&mut self, _: PortId, _: (u16, PortId), _: usize, _: &[Outgoing<'_>]) -> usize {
         0
     }
 }
@@ -132,7 +133,7 @@ fn run(input: &[u8], pipeline: &mut Pipeline, table: &Arc<NetworkTable>, before:
         if let Err(failure) = pipeline.run(&mut ports, &mut NoLinks, (network::port(0), 0), now) {
             ports.fail(network::port(0), failure);
         }
-        ports.publish_touched();
+        ports.publish_touched(now, &mut || None);
     }
     let counted = &counters[0];
     let dropped: u64 = counted.drops().map(|(_, frames)| frames).sum();
