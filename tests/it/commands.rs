@@ -7,7 +7,10 @@ use super::{
 };
 use mvirt_net::proto::NicState;
 use serde_json::Value;
-use std::process::{Command, Output};
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Output, Stdio},
+};
 
 fn with(daemon: &Daemon, environment: &[(&str, &str)], args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
@@ -33,15 +36,15 @@ fn names_are_arguments_or_flags_and_lists_have_commas() {
         ("network create a --name b --ipv4-subnet 10.0.0.0/24", "cannot be used with"),
         ("nic create --name vm3", "<NETWORK|--network <NETWORK>>"),
         ("nic create prod --network test", "cannot be used with"),
-        ("network update prod", "--clear-dns"),
-        ("nic update vm1", "<--route <PREFIX>|--clear-routes>"),
+        ("network update prod", "give --dns, --clear-dns"),
+        ("nic update vm1", "give --route, --clear-routes"),
         ("nic create prod --from-guest 1Gbit --from-guest 2Gbit", "1Gbit and 2Gbit"),
         ("nic create prod --mac 1 --mac 2", "cannot be used multiple times"),
     ] {
         let said = stderr(&run(line), 2);
         assert!(said.contains(lacks) && !said.contains("net-server"), "{line}: {said}");
     }
-    let said = stderr(&run("network update prod --mtu 9000"), 2);
+    let said = stderr(&run("network update prod --subnet 10.2.0.0/24"), 2);
     assert!(!said.contains("as a value"), "{said}");
     let said = stderr(&run("network create out --ipv4-subnet 10.1.0.0/24 --public"), 1);
     assert!(said.contains("UNIMPLEMENTED"), "{said}");
@@ -174,4 +177,91 @@ fn a_shell_is_offered_the_names_that_there_are() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(stdout(&mvirt(&daemon, &["completions", shell])).contains("COMPLETE"), "{shell}");
     }
+}
+
+#[test]
+fn what_is_there_is_changed_and_only_what_is_named() {
+    let mut daemon = Daemon::start();
+    let run = |daemon: &Daemon, line: &str| mvirt(daemon, &line.split(' ').collect::<Vec<_>>());
+    stdout(&run(
+        &daemon,
+        "network create prod --ipv4-subnet 10.0.0.0/24 --dns 1.1.1.1 --ntp 10.0.0.9 \
+         --label team=a --label tier=1 --boot-server 10.0.0.5 --boot-file pxe.0",
+    ));
+    let shown = stdout(&run(
+        &daemon,
+        "network update prod --name main --mtu 9000 --domain d.internal --clear-dns \
+         --label tier=2 --boot-file ipxe.efi --description x",
+    ));
+    let has = |shown: &str, line: &str| {
+        let squeezed = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(shown.lines().any(|shown| squeezed(shown) == line), "{line:?} is not in\n{shown}");
+    };
+    for line in [
+        "name main",
+        "ntp 10.0.0.9",
+        "domain d.internal",
+        "mtu 9000",
+        "boot 10.0.0.5 ipxe.efi",
+        "labels team=a tier=2",
+        "description x",
+    ] {
+        has(&shown, line);
+    }
+    assert!(!shown.contains("dns"), "{shown}");
+    stdout(&run(&daemon, "nic create main -n vm1 --route 10.7.0.0/16 --socket-mode 0600"));
+    let shown = stdout(&run(
+        &daemon,
+        "nic update vm1 --name web --ipv4 10.0.0.9 --queues 4 --clear-routes --label a=b",
+    ));
+    for line in ["name web", "ipv4 10.0.0.9", "queues 4", "labels a=b", "socket has mode 0600"] {
+        has(&shown, line);
+    }
+    assert!(!shown.contains("routes"), "{shown}");
+    let nic = daemon.get_nic("web");
+    assert_eq!((&*nic.socket_mode, nic.mtu, &*nic.network_name), ("0600", 9000, "main"));
+    assert_eq!(stdout(&run(&daemon, "nic update web --mtu 1400 --dry-run -o name")), "web\n");
+    assert_eq!(daemon.get_nic("web").mtu, 9000);
+    let would = stderr(&run(&daemon, "network delete main -f --dry-run"), 0);
+    assert_eq!(would, "Would delete network main and 1 vNIC.\n");
+    let twice = stderr(&run(&daemon, "nic update web --label a=1 --label a=2"), 2);
+    assert!(twice.contains("a is given twice"), "{twice}");
+}
+
+#[test]
+fn changes_can_be_watched_and_waited_for() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nic = daemon.nic("prod", "vm1");
+    let spawn = |daemon: &Daemon, args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
+        command.env("MVIRT_NET_SERVER", daemon.address()).args(args);
+        command.stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let mut watch = spawn(&daemon, &["nic", "watch", "--network", "prod", "--no-headers"]);
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let told =
+        |line: Option<String>| line.unwrap()[8..].split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(told(lines.next()), "vm1 created 10.0.0.1 fd00::1");
+    let wait = spawn(&daemon, &["nic", "wait", "vm1", "--for", "active", "-o", "name"]);
+    let guest = Guest::connect(&nic);
+    assert_eq!(told(lines.next()), "vm1 active 10.0.0.1 fd00::1");
+    assert_eq!(stdout(&wait.wait_with_output().unwrap()), "vm1\n");
+    let late = mvirt(&daemon, &["nic", "wait", "vm1", "--for", "lease", "--at-most", "10ms"]);
+    assert!(stderr(&late, 1).contains("vm1: not lease within 10ms"));
+    stdout(&mvirt(&daemon, &["nic", "delete", "vm1", "--force"]));
+    let gone = std::iter::repeat_with(|| told(lines.next())).find(|told| told.contains("deleted"));
+    assert_eq!(gone.as_deref(), Some("vm1 deleted - -"));
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    drop(guest);
+}
+
+#[test]
+fn every_command_has_a_page_of_the_manual() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
+    stdout(&command.arg("man").arg(folder.path()).output().unwrap());
+    let page = std::fs::read_to_string(folder.path().join("mvirt-nic-create.1")).unwrap();
+    assert!(page.contains("mvirt\\-nic\\-create") && page.contains("from\\-guest"), "{page}");
 }

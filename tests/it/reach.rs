@@ -2,7 +2,7 @@
 
 use super::{
     cli::{mvirt, stderr, stdout},
-    daemon::Daemon,
+    daemon::{Daemon, wait_until},
 };
 use rustix::process::{Pid, Signal, kill_process};
 use std::process::Command;
@@ -18,6 +18,25 @@ fn a_daemon_that_stands_still_is_not_waited_for_without_end() {
     assert!(said.contains("has not answered within 300ms") && said.contains("--timeout"), "{said}");
     daemon.network("prod");
     stderr(&mvirt(&daemon, &["--timeout", "soon", "nic", "list"]), 2);
+}
+
+#[test]
+fn tls_to_a_port_that_has_none_is_named_as_such() {
+    let daemon = Daemon::start_with(&["--listen", "127.0.0.1:0"]);
+    let mut port = String::new();
+    wait_until("the daemon tells its address", || {
+        let log = daemon.log();
+        let after = log.split("127.0.0.1:").nth(1).unwrap_or_default();
+        port = after.chars().take_while(char::is_ascii_digit).collect();
+        !port.is_empty()
+    });
+    let to = |scheme: &str| {
+        let server = format!("{scheme}://127.0.0.1:{port}");
+        mvirt(&daemon, &["--net-server", &server, "network", "list"])
+    };
+    stdout(&to("http"));
+    let said = stderr(&to("https"), 1);
+    assert!(said.contains("No TLS is spoken there: use http://"), "{said}");
 }
 
 #[test]

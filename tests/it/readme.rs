@@ -6,12 +6,12 @@
 use super::{
     daemon::{Daemon, wait_until},
     machines::artefact,
+    vmm_args::Booting,
 };
 use mvirt_net::proto::NicState;
 use std::{
-    os::unix::process::CommandExt as _,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 /// A command, and what it says.
@@ -96,18 +96,6 @@ fn shell(daemon: &Daemon, command: &str) -> Command {
     shell
 }
 
-/// A machine in the foreground, which a person would stop.
-struct Machine(Child);
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        // User-mode Linux is many processes; all are in the group.
-        let group = rustix::process::Pid::from_child(&self.0);
-        rustix::process::kill_process_group(group, rustix::process::Signal::KILL).ok();
-        self.0.wait().ok();
-    }
-}
-
 #[test]
 fn every_command_of_the_page_says_what_the_page_says() {
     let mut daemon = Daemon::start();
@@ -119,10 +107,9 @@ fn every_command_of_the_page_says_what_the_page_says() {
         let command = &step.command;
         let mut shell = shell(&daemon, command);
         if command.contains(" vm start ") {
-            let quiet = || Stdio::null();
-            shell.stdin(Stdio::piped()).stdout(quiet()).stderr(quiet()).process_group(0);
-            let machine = Machine(shell.spawn().unwrap());
-            wait_until(command, || daemon.get_nic("vm2").state() == NicState::Active);
+            // In the foreground, where a person would stop it.
+            let machine = Booting::spawn(&mut shell);
+            machine.wait_until_active(&mut daemon, "vm2");
             drop(machine);
             wait_until("it is off", || daemon.get_nic("vm2").state() != NicState::Active);
             continue;

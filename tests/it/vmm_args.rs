@@ -9,8 +9,7 @@ use mvirt_net::proto::NicState;
 use std::{
     fs,
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
-    path::Path,
-    process::{Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -99,15 +98,40 @@ fn the_vmm_is_one_that_is_installed() {
     assert!(said.contains("virsh start"), "{said}");
 }
 
-/// Kills a machine and all its processes in any case.
-struct Pasted(std::process::Child);
+/// A machine that a shell has started, and its console; ended in any case.
+pub(crate) struct Booting {
+    process: Child,
+    console: tempfile::NamedTempFile,
+    _input: ChildStdin,
+}
 
-impl Drop for Pasted {
-    fn drop(&mut self) {
-        if let Some(group) = rustix::process::Pid::from_raw(self.0.id() as i32) {
-            rustix::process::kill_process_group(group, rustix::process::Signal::KILL).ok();
+impl Booting {
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let console = tempfile::NamedTempFile::new().unwrap();
+        let open = || fs::File::options().append(true).open(console.path()).unwrap();
+        command.stdin(Stdio::piped()).stdout(open()).stderr(open()).process_group(0);
+        let mut process = command.spawn().unwrap();
+        let input = process.stdin.take().unwrap();
+        Self { process, console, _input: input }
+    }
+
+    /// Waits until its driver runs: a machine takes its time, and more where others are busy.
+    pub(crate) fn wait_until_active(&self, daemon: &mut Daemon, nic: &str) {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while daemon.get_nic(nic).state() != NicState::Active {
+            let said = || String::from_utf8_lossy(&fs::read(&self.console).unwrap()).into_owned();
+            assert!(Instant::now() < deadline, "{}", said());
+            std::thread::park_timeout(Duration::from_millis(50));
         }
-        self.0.wait().ok();
+    }
+}
+
+impl Drop for Booting {
+    fn drop(&mut self) {
+        // User-mode Linux is many processes; all are in the group.
+        let group = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process_group(group, rustix::process::Signal::KILL).ok();
+        self.process.wait().ok();
     }
 }
 
@@ -124,22 +148,7 @@ fn the_printed_line_starts_a_machine_as_it_is() {
         "exec qemu-system-x86_64 -nographic -kernel {kernel} -initrd {initrd} \
          -append console=ttyS0 {line}"
     );
-    let folder = tempfile::tempdir().unwrap();
-    let console = folder.path().join("console");
-    let open = || fs::File::options().append(true).create(true).open(&console).unwrap();
-    let output = || Stdio::from(open());
     let mut command = Command::new("sh");
-    command.args(["-c", &boot]).stdin(Stdio::piped()).stdout(output()).stderr(output());
-    let machine = Pasted(command.process_group(0).spawn().unwrap());
-    // An emulated machine takes its time, and more where others are busy.
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while daemon.get_nic("vm1").state() != NicState::Active {
-        assert!(Instant::now() < deadline, "{}", said(&console));
-        std::thread::park_timeout(Duration::from_millis(50));
-    }
-    drop(machine);
-}
-
-fn said(console: &Path) -> String {
-    String::from_utf8_lossy(&fs::read(console).unwrap()).into_owned()
+    let machine = Booting::spawn(command.args(["-c", &boot]));
+    machine.wait_until_active(&mut daemon, "vm1");
 }

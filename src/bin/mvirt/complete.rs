@@ -31,29 +31,33 @@ pub(crate) fn nics() -> ArgValueCompleter {
 impl ValueCompleter for Named {
     fn complete(&self, current: &OsStr) -> Vec<CompletionCandidate> {
         let begun = current.to_string_lossy();
-        let names = self.names().unwrap_or_default().into_iter();
+        let names = self.names(&begun).unwrap_or_default().into_iter();
         names.filter(|name| name.starts_with(&*begun)).map(CompletionCandidate::new).collect()
     }
 }
 
 impl Named {
     /// The names there are; none without a server, as there is nobody to tell of an error.
-    fn names(self) -> Option<Vec<String>> {
+    fn names(self, begun: &str) -> Option<Vec<String>> {
         let words: Vec<String> = std::env::args().collect();
         let connection = Connection::of_words(&words, TIMEOUT);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-        runtime.block_on(async { self.ask(&mut connection.connect().await.ok()?).await })
+        runtime.block_on(async { self.ask(&mut connection.connect().await.ok()?, begun).await })
     }
 
-    async fn ask(self, client: &mut Client) -> Option<Vec<String>> {
+    /// Those that begin so, at most a page of them: more are no help.
+    async fn ask(self, client: &mut Client, begun: &str) -> Option<Vec<String>> {
+        let (page_size, name_prefix) = (1000, begun.to_owned());
         Some(match self {
             Self::Networks => {
-                let response = client.list_networks(ListNetworksRequest::default()).await.ok()?;
-                response.into_inner().networks.into_iter().map(|network| network.name).collect()
+                let request = ListNetworksRequest { page_size, name_prefix, ..Default::default() };
+                let response = client.list_networks(request).await.ok()?.into_inner();
+                response.networks.into_iter().map(|network| network.name).collect()
             }
             Self::Nics => {
-                let response = client.list_nics(ListNicsRequest::default()).await.ok()?;
-                response.into_inner().nics.into_iter().map(|nic| nic.name).collect()
+                let request = ListNicsRequest { page_size, name_prefix, ..Default::default() };
+                let response = client.list_nics(request).await.ok()?.into_inner();
+                response.nics.into_iter().map(|nic| nic.name).collect()
             }
         })
     }

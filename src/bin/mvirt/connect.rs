@@ -264,4 +264,15 @@ mod tests {
         let plain = Connection::of_words(&words("mvirt --net-server h:1"), Duration::from_secs(1));
         assert_eq!(plain.address(), "http://h:1");
     }
+    #[test]
+    fn a_host_without_ipv6_is_told_of_the_ways_around() {
+        let to = |server: &str| Connection::of_words(&["--net-server".into(), server.into()], TEN);
+        const TEN: Duration = Duration::from_secs(10);
+        let error = std::io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
+        let remedy = to("[::1]:50054").remedy(&error);
+        assert!(remedy.contains("127.0.0.1:50054 or unix:/path"), "{remedy}");
+        assert!(to("192.0.2.1:50054").remedy(&error).contains("Is it running?"));
+        let error = std::io::Error::from_raw_os_error(libc::EACCES);
+        assert!(to("unix:/a").remedy(&error).contains("You may not open its socket"));
+    }
 }

@@ -5,6 +5,7 @@
 mod complete;
 mod connect;
 mod failure;
+mod mask;
 mod network;
 mod nic;
 mod output;
@@ -70,6 +71,12 @@ enum Command {
         /// Which
         shell: clap_complete::Shell,
     },
+    /// Write the manual, a page a command, into a folder
+    Man {
+        /// Like /usr/local/share/man/man1
+        #[arg(value_hint = clap::ValueHint::DirPath)]
+        folder: std::path::PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -107,8 +114,10 @@ fn without_nonsense(mut error: clap::Error) -> clap::Error {
 
 async fn run(cli: Cli) -> Result<(), Failure> {
     let out = cli.output;
-    if let Command::Completions { shell } = cli.command {
-        return completions(shell);
+    match &cli.command {
+        Command::Completions { shell } => return completions(*shell),
+        Command::Man { folder } => return Ok(clap_mangen::generate_to(Cli::command(), folder)?),
+        _ => {}
     }
     let connection = cli.connection.with_environment();
     let connected = connection.connect().await;
@@ -128,7 +137,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Probe(command) => probe::run(command, &mut client, &out).await,
         Command::Reactor(command) => reactor::run(command, &mut client, &out).await,
         Command::Version => version(&mut client, &out).await,
-        Command::Completions { .. } => Ok(()),
+        Command::Completions { .. } | Command::Man { .. } => Ok(()),
     };
     ended.map_err(|failure| connection.explain(failure))
 }
@@ -137,7 +146,9 @@ async fn version(client: &mut connect::Client, out: &output::Output) -> Result<(
     let request = mvirt_net::proto::GetVersionRequest::default();
     let server = client.get_version(request).await?.into_inner();
     let own = env!("CARGO_PKG_VERSION");
-    out.object(&server, own, &[("mvirt", own.into()), ("mvirt-net", server.version.clone().into())])
+    let mut rows = vec![("mvirt", own.into()), ("mvirt-net", server.version.as_str().into())];
+    rows.extend(server.degraded.iter().map(|ailment| ("degraded", ailment.as_str().into())));
+    out.object(&server, own, &rows)
 }
 
 /// The script asks this program at each TAB, so that it knows the names that there are.

@@ -3,19 +3,20 @@
 use super::{
     Failure, complete,
     connect::Client,
+    mask::{self, Mask, NewNotes, Notes, Now, Places},
     output::{Output, Table},
     units,
 };
 use clap::{ArgGroup, Args, Subcommand};
 use mvirt_net::proto::{
-    CreateNetworkRequest, DeleteNetworkRequest, GetNetworkRequest, ListNetworksRequest, Network,
-    UpdateNetworkRequest, get_network_request::Identifier,
+    CreateNetworkRequest, DeleteNetworkRequest, GetNetworkRequest, ListNetworksRequest,
+    ListNetworksResponse, Network, UpdateNetworkRequest, get_network_request::Identifier,
 };
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create a network
-    Create(Create),
+    Create(Box<Create>),
     /// Show all networks
     #[command(visible_alias = "ls")]
     List,
@@ -26,8 +27,8 @@ pub(crate) enum Command {
         #[arg(add = complete::networks())]
         network: String,
     },
-    /// Replace a network's DNS or NTP servers
-    Update(Update),
+    /// Change a network, while traffic flows
+    Update(Box<Update>),
     /// Delete a network
     #[command(visible_alias = "rm")]
     Delete {
@@ -37,6 +38,9 @@ pub(crate) enum Command {
         /// Delete its vNICs too
         #[arg(short, long)]
         force: bool,
+        /// Check only: change nothing
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -75,19 +79,27 @@ pub(crate) struct Create {
     /// Let guests reach what is outside
     #[arg(long)]
     public: bool,
+    #[command(flatten)]
+    notes: Notes,
     /// A UUID, which makes the command repeatable
     #[arg(long, value_name = "UUID", default_value = "", hide_default_value = true)]
     id: String,
+    /// Check only: create nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  mvirt network update prod --dns 9.9.9.9 --clear-ntp")]
-#[command(group = ArgGroup::new("what").args(["dns", "clear_dns", "ntp", "clear_ntp"])
-    .required(true).multiple(true))]
+#[command(
+    after_help = "Examples:\n  mvirt network update prod --dns 9.9.9.9 --clear-ntp --mtu 9000"
+)]
 pub(crate) struct Update {
     /// Name or id
     #[arg(add = complete::networks())]
     network: String,
+    /// A new name
+    #[arg(short, long, value_name = "NAME")]
+    name: Option<String>,
     /// DNS servers, in place of those there were
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     dns: Vec<String>,
@@ -100,6 +112,17 @@ pub(crate) struct Update {
     /// Remove all NTP servers
     #[arg(long, conflicts_with = "ntp")]
     clear_ntp: bool,
+    /// Octets of an IP packet
+    #[arg(long)]
+    mtu: Option<u32>,
+    /// DNS domain; an empty one removes it
+    #[arg(long)]
+    domain: Option<String>,
+    #[command(flatten)]
+    notes: NewNotes,
+    /// Check only: change nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 pub(crate) async fn run(
@@ -109,25 +132,34 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     match command {
         Command::Create(create) => {
-            show(&client.create_network(request(create)).await?.into_inner(), out)
+            show(&client.create_network(request(*create)?).await?.into_inner(), out)
         }
         Command::List => list(client, out).await,
         Command::Get { network } => show(&get(client, network).await?, out),
-        Command::Update(update) => change(update, client, out).await,
-        Command::Delete { network, force } => {
-            let request = DeleteNetworkRequest { id: network.clone(), force, ..Default::default() };
+        Command::Update(update) => change(*update, client, out).await,
+        Command::Delete { network, force, dry_run: validate_only } => {
+            let request = DeleteNetworkRequest {
+                id: network.clone(),
+                force,
+                validate_only,
+                ..Default::default()
+            };
             let response = client.delete_network(request).await?.into_inner();
             let nics = match response.nics_deleted {
                 0 => String::new(),
                 nics => format!(" and {}", units::counted(nics.into(), "vNIC")),
             };
-            out.done(&response, &network, &format!("Deleted network {network}{nics}."))
+            let done = if validate_only { "Would delete" } else { "Deleted" };
+            out.done(&response, &network, &format!("{done} network {network}{nics}."))
         }
     }
 }
 
-fn request(create: Create) -> CreateNetworkRequest {
-    CreateNetworkRequest {
+fn request(create: Create) -> Result<CreateNetworkRequest, Failure> {
+    Ok(CreateNetworkRequest {
+        labels: create.notes.labels(Default::default())?,
+        boot: create.notes.boot(None),
+        description: create.notes.description.unwrap_or_default(),
         // clap lets one of both through.
         name: create.name.or(create.name_flag).unwrap_or_default(),
         ipv4_enabled: !create.ipv4_subnet.is_empty(),
@@ -140,13 +172,14 @@ fn request(create: Create) -> CreateNetworkRequest {
         id: create.id,
         mtu: create.mtu,
         domain: create.domain,
-        ..Default::default()
-    }
+        validate_only: create.dry_run,
+    })
 }
 
 async fn list(client: &mut Client, out: &Output) -> Result<(), Failure> {
-    let response = client.list_networks(ListNetworksRequest::default()).await?.into_inner();
-    let mut table = Table::new(&["NAME", "IPV4", "IPV6", "MTU", "VNICS", "ID", "DOMAIN"], 5);
+    let response = ListNetworksResponse { networks: all(client).await?, ..Default::default() };
+    const HEADER: &[&str] = &["NAME", "IPV4", "IPV6", "MTU", "VNICS", "ID", "DOMAIN", "LABELS"];
+    let mut table = Table::new(HEADER, 5);
     for network in &response.networks {
         let cells = vec![
             network.name.as_str().into(),
@@ -156,27 +189,51 @@ async fn list(client: &mut Client, out: &Output) -> Result<(), Failure> {
             network.nic_count.into(),
             network.id.as_str().into(),
             network.domain.as_str().into(),
+            mask::labels(&network.labels).into(),
         ];
         table.row(&network.name, cells);
     }
     out.list(&response, &table)
 }
 
+/// All networks, which come in pages.
+async fn all(client: &mut Client) -> Result<Vec<Network>, Failure> {
+    let mut request = ListNetworksRequest { page_size: 1000, ..Default::default() };
+    let mut networks = Vec::new();
+    loop {
+        let page = client.list_networks(request.clone()).await?.into_inner();
+        networks.extend(page.networks);
+        if page.next_page_token.is_empty() {
+            return Ok(networks);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
 async fn change(update: Update, client: &mut Client, out: &Output) -> Result<(), Failure> {
     let now = get(client, update.network).await?;
-    let keep = |given: Vec<String>, clear: bool, now: Vec<String>| {
-        if given.is_empty() && !clear { now } else { given }
+    let mut request =
+        UpdateNetworkRequest { id: now.id, validate_only: update.dry_run, ..Default::default() };
+    let servers = |given: Vec<String>, clear| (clear || !given.is_empty()).then_some(given);
+    let mut mask = Mask::default();
+    mask.set("name", &mut request.name, update.name);
+    mask.set("dns_servers", &mut request.dns_servers, servers(update.dns, update.clear_dns));
+    mask.set("ntp_servers", &mut request.ntp_servers, servers(update.ntp, update.clear_ntp));
+    mask.set("mtu", &mut request.mtu, update.mtu);
+    mask.set("domain", &mut request.domain, update.domain);
+    let places = Places {
+        labels: &mut request.labels,
+        description: &mut request.description,
+        boot: &mut request.boot,
+        etag: &mut request.etag,
     };
-    let request = UpdateNetworkRequest {
-        id: now.id,
-        dns_servers: keep(update.dns, update.clear_dns, now.dns_servers),
-        ntp_servers: keep(update.ntp, update.clear_ntp, now.ntp_servers),
-        ..Default::default()
-    };
+    let now = Now { labels: now.labels, boot: now.boot, etag: now.etag };
+    update.notes.put(now, &mut mask, places)?;
+    request.update_mask = mask.into_paths("--dns, --clear-dns, --mtu, --domain")?;
     show(&client.update_network(request).await?.into_inner(), out)
 }
 
-pub(crate) async fn get(client: &mut Client, key: String) -> Result<Network, Failure> {
+async fn get(client: &mut Client, key: String) -> Result<Network, Failure> {
     let request = GetNetworkRequest { identifier: Some(Identifier::Name(key)) };
     Ok(client.get_network(request).await?.into_inner())
 }
@@ -191,7 +248,10 @@ fn show(network: &Network, out: &Output) -> Result<(), Failure> {
         ("ntp", network.ntp_servers.join(" ").into()),
         ("domain", network.domain.as_str().into()),
         ("mtu", network.mtu.into()),
+        ("boot", mask::boot(network.boot.as_ref()).into()),
         ("vnics", network.nic_count.into()),
+        ("labels", mask::labels(&network.labels).into()),
+        ("description", network.description.as_str().into()),
         ("created", units::local(&network.created_at).into()),
         ("updated", units::local(&network.updated_at).into()),
     ];

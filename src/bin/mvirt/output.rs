@@ -79,17 +79,26 @@ impl From<u64> for Cell {
 impl Cell {
     /// A vNIC's state, in its colour.
     pub(crate) fn state(state: NicState) -> Self {
-        let (text, style) = match state {
-            NicState::Unspecified => ("unknown", Style::new()),
-            NicState::Created => ("created", Style::new()),
-            NicState::Active => ("active", AnsiColor::Green.on_default()),
-            NicState::Error => ("error", AnsiColor::Red.on_default()),
+        let style = match state {
+            NicState::Unspecified | NicState::Created => Style::new(),
+            NicState::Active => AnsiColor::Green.on_default(),
+            NicState::Error => AnsiColor::Red.on_default(),
         };
-        Self { text: text.into(), style }
+        Self { text: state_name(state).into(), style }
     }
 
     fn styled(&self) -> String {
         styled(self.style, &printable(&self.text))
+    }
+}
+
+/// A vNIC's state in one word.
+pub(crate) fn state_name(state: NicState) -> &'static str {
+    match state {
+        NicState::Unspecified => "unknown",
+        NicState::Created => "created",
+        NicState::Active => "active",
+        NicState::Error => "error",
     }
 }
 
@@ -192,6 +201,16 @@ impl Output {
     /// Ends such a table: prints the document, if that is wanted.
     pub(crate) fn end(&self, object: &impl serde::Serialize) -> Result<(), Failure> {
         if self.is_document() { self.document(object) } else { Ok(()) }
+    }
+
+    /// Prints one of many documents, on a line of its own.
+    pub(crate) fn event(&self, event: &impl serde::Serialize) -> Result<(), Failure> {
+        if self.output == Format::Yaml {
+            print("---\n")?;
+            return self.document(event);
+        }
+        let text = serde_json::to_string(event).map_err(std::io::Error::from)?;
+        print(&format!("{text}\n"))
     }
 
     /// Something done that leaves no object: programs get the response, people a sentence.

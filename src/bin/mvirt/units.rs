@@ -32,6 +32,12 @@ pub(crate) fn local(at: &str) -> String {
     at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
 }
 
+/// The time of day of an event, from Unix milliseconds: `14:15:31`.
+pub(crate) fn time_of_day(milliseconds: i64) -> String {
+    let at = Timestamp::from_millisecond(milliseconds).unwrap_or_default();
+    at.to_zoned(TimeZone::system()).strftime("%H:%M:%S").to_string()
+}
+
 /// How long ago a time of the API was: `3m 12s ago`; empty for none.
 pub(crate) fn ago(at: &str) -> String {
     let Ok(at) = at.parse::<Timestamp>() else { return String::new() };

@@ -3,18 +3,44 @@
 use super::by_family;
 use crate::{
     Failure, complete,
+    mask::Notes,
     rate::{self, Rate},
 };
 use clap::{ArgGroup, Args, ValueEnum};
 use mvirt_net::proto::{Addressing, CreateNicRequest, Ipv6Mode};
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum AddressingFlag {
+pub(super) enum AddressingFlag {
     /// A /32 and a /128, the gateway on link
     Host,
     /// The subnet's own mask, everybody on link
     Subnet,
 }
+
+impl From<AddressingFlag> for Addressing {
+    fn from(flag: AddressingFlag) -> Self {
+        match flag {
+            AddressingFlag::Host => Self::Host,
+            AddressingFlag::Subnet => Self::Subnet,
+        }
+    }
+}
+
+/// Who may open a vNIC's socket, where it is not as the daemon's flags say.
+#[derive(Debug, Args)]
+pub(super) struct Socket {
+    /// User who owns its socket, by name or number
+    #[arg(long, value_name = "USER", help_heading = SOCKET)]
+    pub(super) socket_owner: Option<String>,
+    /// Group of its socket, by name or number
+    #[arg(long, value_name = "GROUP", help_heading = SOCKET)]
+    pub(super) socket_group: Option<String>,
+    /// In octal, like 0660
+    #[arg(long, value_name = "MODE", help_heading = SOCKET)]
+    pub(super) socket_mode: Option<String>,
+}
+
+const SOCKET: &str = "Who may open its socket";
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Ipv6ModeFlag {
@@ -73,6 +99,13 @@ pub(crate) struct Create {
     /// What its guest may get, likewise
     #[arg(long, value_name = "RATE", value_delimiter = ',')]
     to_guest: Vec<Rate>,
+    #[command(flatten)]
+    socket: Socket,
+    #[command(flatten)]
+    notes: Notes,
+    /// Check only: create nothing
+    #[arg(long)]
+    dry_run: bool,
     /// A UUID, which makes the command repeatable
     #[arg(long, value_name = "UUID", default_value = "", hide_default_value = true)]
     id: String,
@@ -83,13 +116,10 @@ impl Create {
     ///
     /// # Errors
     ///
-    /// Two rates of one kind in one direction.
+    /// Two rates of one kind in one direction, a label twice.
     pub(super) fn request(self) -> Result<CreateNicRequest, Failure> {
         let (routed_ipv4_prefixes, routed_ipv6_prefixes) = by_family(self.route);
-        let addressing = match self.addressing {
-            AddressingFlag::Host => Addressing::Host,
-            AddressingFlag::Subnet => Addressing::Subnet,
-        };
+        let addressing = Addressing::from(self.addressing);
         let ipv6_mode = match self.ipv6_mode {
             Ipv6ModeFlag::Dhcpv6 => Ipv6Mode::Dhcpv6,
             Ipv6ModeFlag::Slaac => Ipv6Mode::Slaac,
@@ -113,7 +143,13 @@ impl Create {
             ipv6_mode: ipv6_mode.into(),
             limit_from_guest: limit("--from-guest", &self.from_guest)?,
             limit_to_guest: limit("--to-guest", &self.to_guest)?,
-            ..Default::default()
+            labels: self.notes.labels(Default::default())?,
+            boot: self.notes.boot(None),
+            description: self.notes.description.unwrap_or_default(),
+            socket_owner: self.socket.socket_owner.unwrap_or_default(),
+            socket_group: self.socket.socket_group.unwrap_or_default(),
+            socket_mode: self.socket.socket_mode.unwrap_or_default(),
+            validate_only: self.dry_run,
         })
     }
 }

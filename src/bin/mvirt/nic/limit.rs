@@ -4,6 +4,7 @@ use super::get;
 use crate::{
     Failure, complete,
     connect::Client,
+    mask::Mask,
     output::Output,
     rate::{self, Rate},
 };
@@ -45,14 +46,22 @@ impl Limit {
             return show(&now, out);
         }
         let new = |flag: &str, now: Option<RateLimit>, clear: bool, rates: &[Rate]| {
-            let now = now.filter(|_| !clear);
-            rate::limit(now, rates).map_err(|why| Failure::Usage(format!("{flag}: {why}")))
+            if !clear && rates.is_empty() {
+                return Ok(None);
+            }
+            let limit = rate::limit(now.filter(|_| !clear), rates);
+            limit.map(Some).map_err(|why| Failure::Usage(format!("{flag}: {why}")))
         };
-        let from_guest =
-            new("--from-guest", now.limit_from_guest, self.clear_from_guest, &self.from_guest)?;
-        let to_guest = new("--to-guest", now.limit_to_guest, self.clear_to_guest, &self.to_guest)?;
-        let request =
-            SetNicLimitsRequest { id: now.id, from_guest, to_guest, ..Default::default() };
+        let (from, to) = (now.limit_from_guest, now.limit_to_guest);
+        let from = new("--from-guest", from, self.clear_from_guest, &self.from_guest)?;
+        let to = new("--to-guest", to, self.clear_to_guest, &self.to_guest)?;
+        // Of two rates of a direction one may stay, so that nobody may have changed it meanwhile.
+        let (id, etag) = (now.id, now.etag);
+        let mut request = SetNicLimitsRequest { id, etag, ..Default::default() };
+        let mut mask = Mask::default();
+        mask.set("from_guest", &mut request.from_guest, from);
+        mask.set("to_guest", &mut request.to_guest, to);
+        request.update_mask = mask.into_paths("--from-guest, --to-guest")?;
         show(&client.set_nic_limits(request).await?.into_inner(), out)
     }
 }

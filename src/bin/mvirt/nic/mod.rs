@@ -3,24 +3,26 @@
 mod create;
 mod limit;
 mod show;
+mod update;
+mod watch;
 
 use super::{
     Failure, complete,
     connect::Client,
-    network,
+    mask,
     output::{self, Output, Table},
     vm,
 };
-use clap::{ArgGroup, Args, Subcommand};
+use clap::Subcommand;
 use mvirt_net::proto::{
-    DeleteNicRequest, GetNicRequest, GetNicStatsRequest, ListNetworksRequest, ListNicsRequest,
-    ListNicsResponse, Nic, NicState, UpdateNicRequest, get_nic_request::Identifier,
+    DeleteNicRequest, GetNicRequest, GetNicStatsRequest, ListNicsRequest, ListNicsResponse, Nic,
+    get_nic_request::Identifier,
 };
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create a vNIC and its socket
-    Create(create::Create),
+    Create(Box<create::Create>),
     /// Show all vNICs
     #[command(visible_alias = "ls")]
     List {
@@ -47,8 +49,8 @@ pub(crate) enum Command {
         #[arg(add = complete::nics())]
         nic: String,
     },
-    /// Replace the prefixes routed to a vNIC
-    Update(Update),
+    /// Change a vNIC, while traffic flows
+    Update(Box<update::Update>),
     /// Show or change how much a vNIC may carry
     Limit(limit::Limit),
     /// Delete a vNIC
@@ -60,7 +62,24 @@ pub(crate) enum Command {
         /// Even while a VM uses it, which is cut off
         #[arg(short, long)]
         force: bool,
+        /// Check only: change nothing
+        #[arg(long)]
+        dry_run: bool,
     },
+    /// Print vNICs as they are, then each change, until Ctrl-C
+    Watch {
+        /// Only those of this network, by name or id
+        #[arg(
+            short,
+            long,
+            default_value = "",
+            hide_default_value = true,
+            add = complete::networks()
+        )]
+        network: String,
+    },
+    /// Wait until a vNIC is in use, its guest has an address, or it is left
+    Wait(watch::Wait),
     /// Print the arguments that connect a VMM to a vNIC
     #[command(after_help = VMM_ARGS_EXAMPLES)]
     VmmArgs {
@@ -78,21 +97,6 @@ Examples:
   mvirt nic vmm-args vm1 --vmm qemu --memory 2G
   mvirt nic vmm-args vm1 --vmm libvirt          # elements of the domain's XML";
 
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  mvirt nic update vm1 --route 10.8.0.0/16,fd08::/64")]
-#[command(group = ArgGroup::new("what").args(["route", "clear_routes"]).required(true))]
-pub(crate) struct Update {
-    /// Name or id
-    #[arg(add = complete::nics())]
-    nic: String,
-    /// Prefixes, in place of those there were, with commas between; may be given several times
-    #[arg(long, value_name = "PREFIX", value_delimiter = ',')]
-    route: Vec<String>,
-    /// Remove all prefixes
-    #[arg(long)]
-    clear_routes: bool,
-}
-
 /// IPv6 prefixes have colons.
 fn by_family(routes: Vec<String>) -> (Vec<String>, Vec<String>) {
     routes.into_iter().partition(|route| !route.contains(':'))
@@ -104,7 +108,7 @@ pub(crate) async fn run(
     out: &Output,
 ) -> Result<(), Failure> {
     let nic = match command {
-        Command::Create(create) => client.create_nic(create.request()?).await?.into_inner(),
+        Command::Create(create) => client.create_nic((*create).request()?).await?.into_inner(),
         Command::List { network } => return list(client, network, out).await,
         Command::Get { nic } => get(client, nic).await?,
         Command::Stats { nic } => {
@@ -112,40 +116,35 @@ pub(crate) async fn run(
             let stats = client.get_nic_stats(request).await?.into_inner();
             return show::stats(&nic, &stats, out);
         }
-        Command::Update(Update { nic, route, clear_routes: _ }) => {
-            let (routed_ipv4_prefixes, routed_ipv6_prefixes) = by_family(route);
-            let request = UpdateNicRequest {
-                id: nic,
-                routed_ipv4_prefixes,
-                routed_ipv6_prefixes,
-                ..Default::default()
-            };
-            client.update_nic(request).await?.into_inner()
-        }
+        Command::Update(update) => update.run(client).await?,
         Command::Limit(limit) => return limit.run(client, out).await,
-        Command::Delete { nic, force } => return delete(client, nic, force, out).await,
+        Command::Delete { nic, force, dry_run } => {
+            return delete(client, nic, (force, dry_run), out).await;
+        }
+        Command::Watch { network } => return watch::watch(client, network, out).await,
+        Command::Wait(wait) => wait.run(client).await?,
         Command::VmmArgs { nic, machine } => return vmm_args(client, nic, &machine, out).await,
     };
-    let network = network::get(client, nic.network_id.clone()).await?.name;
-    show::nic(&nic, &network, out)
+    show::nic(&nic, out)
 }
 
 async fn delete(
     client: &mut Client,
     nic: String,
-    force: bool,
+    (force, validate_only): (bool, bool),
     out: &Output,
 ) -> Result<(), Failure> {
-    if !force && get(client, nic.clone()).await?.state() == NicState::Active {
-        return Err(Failure::Stopped(format!(
+    let id = nic.clone();
+    let unless_active = !force;
+    let request = DeleteNicRequest { id, unless_active, validate_only, ..Default::default() };
+    let response = client.delete_nic(request).await.map_err(|status| match status.code() {
+        tonic::Code::FailedPrecondition if unless_active => Failure::Stopped(format!(
             "vNIC {nic} is active: a VM uses it\n  Stop the VM, or cut it off with --force."
-        )));
-    }
-    let response = client
-        .delete_nic(DeleteNicRequest { id: nic.clone(), ..Default::default() })
-        .await?
-        .into_inner();
-    out.done(&response, &nic, &format!("Deleted vNIC {nic}."))
+        )),
+        _ => status.into(),
+    })?;
+    let done = if validate_only { "Would delete" } else { "Deleted" };
+    out.done(&response.into_inner(), &nic, &format!("{done} vNIC {nic}."))
 }
 
 async fn vmm_args(
@@ -165,20 +164,15 @@ async fn vmm_args(
 }
 
 async fn list(client: &mut Client, network: String, out: &Output) -> Result<(), Failure> {
-    let response = ListNicsResponse { nics: all(client, &network).await?, ..Default::default() };
-    let networks =
-        client.list_networks(ListNetworksRequest::default()).await?.into_inner().networks;
-    let name = |id: &str| {
-        let found = networks.iter().find(|network| network.id == id);
-        found.map_or(id, |network| &network.name).to_owned()
-    };
+    let nics = all(client, &network).await?;
+    let response = ListNicsResponse { nics, ..Default::default() };
     const HEADER: &[&str] =
-        &["NAME", "NETWORK", "STATE", "IPV4", "IPV6", "MAC", "MTU", "QUEUES", "SOCKET"];
+        &["NAME", "NETWORK", "STATE", "IPV4", "IPV6", "MAC", "MTU", "QUEUES", "SOCKET", "LABELS"];
     let mut table = Table::new(HEADER, 5);
     for nic in &response.nics {
         let cells = vec![
             nic.name.as_str().into(),
-            name(&nic.network_id).into(),
+            nic.network_name.as_str().into(),
             output::Cell::state(nic.state()),
             nic.ipv4_address.as_str().into(),
             nic.ipv6_address.as_str().into(),
@@ -186,16 +180,26 @@ async fn list(client: &mut Client, network: String, out: &Output) -> Result<(), 
             nic.mtu.into(),
             nic.queue_pairs.into(),
             nic.socket_path.as_str().into(),
+            mask::labels(&nic.labels).into(),
         ];
         table.row(&nic.name, cells);
     }
     out.list(&response, &table)
 }
 
-/// All vNICs, or those of a network.
+/// All vNICs, or those of a network, which come in pages.
 pub(crate) async fn all(client: &mut Client, network: &str) -> Result<Vec<Nic>, Failure> {
-    let request = ListNicsRequest { network_id: network.into(), ..Default::default() };
-    Ok(client.list_nics(request).await?.into_inner().nics)
+    let network_id = network.to_owned();
+    let mut request = ListNicsRequest { network_id, page_size: 1000, ..Default::default() };
+    let mut nics = Vec::new();
+    loop {
+        let page = client.list_nics(request.clone()).await?.into_inner();
+        nics.extend(page.nics);
+        if page.next_page_token.is_empty() {
+            return Ok(nics);
+        }
+        request.page_token = page.next_page_token;
+    }
 }
 
 pub(crate) async fn get(client: &mut Client, key: String) -> Result<Nic, Failure> {

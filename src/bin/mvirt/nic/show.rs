@@ -1,26 +1,31 @@
 //! What people see of a vNIC.
 
 use crate::{
-    Failure,
+    Failure, mask,
     output::{Cell, Output},
     rate,
     units::{ago, counted, local, octets},
 };
 use mvirt_net::proto::{Addressing, Nic, NicStats};
 
-/// Prints a vNIC of the network called `network`.
-pub(super) fn nic(nic: &Nic, network: &str, out: &Output) -> Result<(), Failure> {
+/// Prints a vNIC.
+pub(super) fn nic(nic: &Nic, out: &Output) -> Result<(), Failure> {
     let routes = [&nic.routed_ipv4_prefixes[..], &nic.routed_ipv6_prefixes[..]].concat();
     let addressing = match nic.addressing() {
         Addressing::Subnet => "subnet",
         Addressing::Host | Addressing::Unspecified => "host",
     };
     let guest = nic.guest.clone().unwrap_or_default();
+    let access =
+        [("owner", &nic.socket_owner), ("group", &nic.socket_group), ("mode", &nic.socket_mode)];
+    let access = access.iter().filter(|(_, given)| !given.is_empty());
+    let access = access.map(|(what, given)| format!("{what} {given}")).collect::<Vec<_>>();
     let rows = [
         ("name", nic.name.as_str().into()),
         ("id", nic.id.as_str().into()),
-        ("network", network.into()),
+        ("network", nic.network_name.as_str().into()),
         ("state", Cell::state(nic.state())),
+        ("error", nic.error.as_str().into()),
         ("mac", nic.mac_address.as_str().into()),
         ("ipv4", nic.ipv4_address.as_str().into()),
         ("ipv6", nic.ipv6_address.as_str().into()),
@@ -32,6 +37,8 @@ pub(super) fn nic(nic: &Nic, network: &str, out: &Output) -> Result<(), Failure>
         ("to guest", rate::shown(nic.limit_to_guest_in_force).into()),
         ("queues", nic.queue_pairs.into()),
         ("socket", nic.socket_path.as_str().into()),
+        ("socket has", access.join(", ").into()),
+        ("boot", mask::boot(nic.boot.as_ref()).into()),
         ("ipv4 lease", ago(&guest.ipv4_lease_at).into()),
         ("ipv6 lease", ago(&guest.ipv6_lease_at).into()),
         ("arp", ago(&guest.ipv4_neighbour_at).into()),
@@ -39,6 +46,8 @@ pub(super) fn nic(nic: &Nic, network: &str, out: &Output) -> Result<(), Failure>
         ("router sought", ago(&guest.router_at).into()),
         ("hostname", guest.hostname.into()),
         ("dhcp client", guest.vendor_class.into()),
+        ("labels", mask::labels(&nic.labels).into()),
+        ("description", nic.description.as_str().into()),
         ("created", local(&nic.created_at).into()),
         ("updated", local(&nic.updated_at).into()),
     ];

@@ -1,0 +1,106 @@
+//! `mvirt nic update`
+
+use super::{
+    by_family,
+    create::{AddressingFlag, Socket},
+    get,
+};
+use crate::{
+    Failure, complete,
+    connect::Client,
+    mask::{Mask, NewNotes, Now, Places},
+};
+use clap::Args;
+use mvirt_net::proto::{Addressing, Nic, UpdateNicRequest};
+
+const EXAMPLES: &str = "\
+Examples:
+  mvirt nic update vm1 --route 10.8.0.0/16,fd08::/64
+  mvirt nic update vm1 --ipv4 10.0.0.20 --force
+  mvirt nic update vm1 --label owner=me --description \"build machine\"";
+
+/// What is not named stays as it is.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Update {
+    /// Name or id
+    #[arg(add = complete::nics())]
+    nic: String,
+    /// A new name
+    #[arg(short, long)]
+    name: Option<String>,
+    /// Another MAC; an empty one: a new one is chosen
+    #[arg(long)]
+    mac: Option<String>,
+    /// Another address; an empty one: the lowest free one
+    #[arg(long, value_name = "ADDRESS")]
+    ipv4: Option<String>,
+    /// Another address; an empty one: the lowest free one
+    #[arg(long, value_name = "ADDRESS")]
+    ipv6: Option<String>,
+    /// Prefixes, in place of those there were, with commas between; may be given several times
+    #[arg(long, value_name = "PREFIX", value_delimiter = ',')]
+    route: Vec<String>,
+    /// Remove all prefixes
+    #[arg(long, conflicts_with = "route")]
+    clear_routes: bool,
+    /// How the guest sees the network's subnets
+    #[arg(long)]
+    addressing: Option<AddressingFlag>,
+    /// Octets of an IP packet, 1280-65535; 0: the network's
+    #[arg(long)]
+    mtu: Option<u32>,
+    /// Queue pairs offered to the VMM
+    #[arg(long, value_name = "N")]
+    queues: Option<u32>,
+    #[command(flatten)]
+    socket: Socket,
+    #[command(flatten)]
+    notes: NewNotes,
+    /// Also what disturbs a VM that uses it
+    #[arg(short, long)]
+    force: bool,
+    /// Check only: change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Update {
+    /// Changes the vNIC, and returns it as it is then.
+    pub(super) async fn run(self, client: &mut Client) -> Result<Nic, Failure> {
+        let now = get(client, self.nic).await?;
+        let mut request = UpdateNicRequest {
+            id: now.id,
+            force: self.force,
+            validate_only: self.dry_run,
+            ..Default::default()
+        };
+        let mut mask = Mask::default();
+        mask.set("name", &mut request.name, self.name);
+        mask.set("mac_address", &mut request.mac_address, self.mac);
+        mask.set("ipv4_address", &mut request.ipv4_address, self.ipv4);
+        mask.set("ipv6_address", &mut request.ipv6_address, self.ipv6);
+        if self.clear_routes || !self.route.is_empty() {
+            let (ipv4, ipv6) = by_family(self.route);
+            mask.set("routed_ipv4_prefixes", &mut request.routed_ipv4_prefixes, Some(ipv4));
+            mask.set("routed_ipv6_prefixes", &mut request.routed_ipv6_prefixes, Some(ipv6));
+        }
+        let addressing = self.addressing.map(|flag| Addressing::from(flag).into());
+        mask.set("addressing", &mut request.addressing, addressing);
+        mask.set("mtu", &mut request.mtu, self.mtu);
+        mask.set("queue_pairs", &mut request.queue_pairs, self.queues);
+        mask.set("socket_owner", &mut request.socket_owner, self.socket.socket_owner);
+        mask.set("socket_group", &mut request.socket_group, self.socket.socket_group);
+        mask.set("socket_mode", &mut request.socket_mode, self.socket.socket_mode);
+        let places = Places {
+            labels: &mut request.labels,
+            description: &mut request.description,
+            boot: &mut request.boot,
+            etag: &mut request.etag,
+        };
+        let now = Now { labels: now.labels, boot: now.boot, etag: now.etag };
+        self.notes.put(now, &mut mask, places)?;
+        request.update_mask = mask.into_paths("--route, --clear-routes, --mtu, --ipv4")?;
+        Ok(client.update_nic(request).await?.into_inner())
+    }
+}

@@ -1,0 +1,121 @@
+//! `mvirt nic watch` and `mvirt nic wait`
+
+use super::get;
+use crate::{
+    Failure, complete,
+    connect::Client,
+    output::{Output, state_name},
+    units,
+};
+use clap::{Args, ValueEnum};
+use mvirt_net::proto::{Nic, NicEvent, NicState, WatchNicsRequest};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// Between two looks at what no event tells of.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum For {
+    /// A VMM is connected and its queues run
+    Active,
+    /// Its guest has taken an address by DHCP
+    Lease,
+    /// No VMM is connected
+    Unused,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  mvirt nic wait vm1 --for lease --at-most 60")]
+pub(crate) struct Wait {
+    /// Name or id
+    #[arg(add = complete::nics())]
+    nic: String,
+    /// What for
+    #[arg(long = "for", value_name = "WHAT", default_value = "active")]
+    what: For,
+    /// How long: seconds, or like 2m
+    #[arg(long, value_name = "TIME", default_value = "60", value_parser = units::seconds)]
+    at_most: Duration,
+}
+
+impl Wait {
+    /// Returns the vNIC as soon as it is so.
+    pub(super) async fn run(self, client: &mut Client) -> Result<Nic, Failure> {
+        let deadline = Instant::now() + self.at_most;
+        loop {
+            let nic = get(client, self.nic.clone()).await?;
+            if self.what.is_so(&nic) {
+                return Ok(nic);
+            }
+            if Instant::now() >= deadline {
+                let (nic, what, at_most) = (self.nic, self.what.name(), self.at_most);
+                return Err(Failure::Stopped(format!("{nic}: not {what} within {at_most:?}")));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+impl For {
+    fn is_so(self, nic: &Nic) -> bool {
+        let guest = nic.guest.as_ref();
+        match self {
+            Self::Active => nic.state() == NicState::Active,
+            Self::Lease => {
+                guest.is_some_and(|g| !g.ipv4_lease_at.is_empty() || !g.ipv6_lease_at.is_empty())
+            }
+            Self::Unused => nic.state() != NicState::Active,
+        }
+    }
+
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}
+
+/// Prints the vNICs there are, and each change, until the server ends.
+pub(super) async fn watch(
+    client: &mut Client,
+    network: String,
+    out: &Output,
+) -> Result<(), Failure> {
+    let request = WatchNicsRequest { network_id: network, ..Default::default() };
+    let mut events = client.watch_nics(request).await?.into_inner();
+    let mut names = BTreeMap::new();
+    out.header(&line(["TIME", "NAME", "STATE", "IPV4", "IPV6"]))?;
+    while let Some(event) = events.message().await? {
+        if out.is_document() {
+            out.event(&event)?;
+        } else {
+            print(&event, &mut names, out)?;
+        }
+    }
+    Ok(())
+}
+
+/// Prints an event; one of a vNIC that is gone has no name of its own.
+fn print(
+    event: &NicEvent,
+    names: &mut BTreeMap<String, String>,
+    out: &Output,
+) -> Result<(), Failure> {
+    let time = units::time_of_day(event.timestamp);
+    let Some(nic) = &event.nic else {
+        let name = names.remove(&event.nic_id).unwrap_or_else(|| event.nic_id.clone());
+        return out.line(&line([&time, &name, "deleted", "-", "-"]));
+    };
+    names.insert(nic.id.clone(), nic.name.clone());
+    let or_none =
+        |address: &'_ String| if address.is_empty() { "-".into() } else { address.clone() };
+    let (ipv4, ipv6) = (or_none(&nic.ipv4_address), or_none(&nic.ipv6_address));
+    out.line(&line([&time, &nic.name, state_name(nic.state()), &ipv4, &ipv6]))
+}
+
+fn line(cells: [&str; 5]) -> [(&str, usize); 5] {
+    let [time, name, state, ipv4, ipv6] = cells;
+    [(time, 8), (name, 15), (state, 7), (ipv4, 15), (ipv6, 0)]
+}
