@@ -80,7 +80,8 @@ impl Daemon {
         Self::start_in(binary, &["--reactors", "1"], environment)
     }
 
-    fn start_in(
+    /// With flags, and variables of its environment, which may name its directory.
+    pub(crate) fn start_in(
         binary: &Path,
         flags: &[&str],
         environment: impl FnOnce(&Path) -> Vec<(&'static str, PathBuf)>,
@@ -200,6 +201,26 @@ impl Daemon {
     pub(crate) fn terminate(&mut self) -> WaitStatus {
         kill_process(self.process, Signal::TERM).unwrap();
         wait(self.process)
+    }
+
+    /// A signal; how it ended, if it did within `patience`.
+    pub(crate) fn end_within(&self, signal: Signal, patience: Duration) -> Option<WaitStatus> {
+        kill_process(self.process, signal).unwrap();
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            if let Some((_, ended)) = waitpid(Some(self.process), WaitOptions::NOHANG).unwrap() {
+                return Some(ended);
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        None
+    }
+
+    /// Another client of its API.
+    pub(crate) fn another_client(&self) -> (Runtime, Client) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let client = connect(&runtime, &self.directory);
+        (runtime, client)
     }
 
     pub(crate) fn call<T>(
@@ -372,7 +393,9 @@ fn connect(runtime: &Runtime, directory: &TempDir) -> Client {
     let path = directory.path().join("api");
     let mut connected = None;
     wait_until("the daemon listens", || {
-        connected = runtime.block_on(client(&path));
+        let connecting =
+            async { tokio::time::timeout(Duration::from_secs(1), client(&path)).await };
+        connected = runtime.block_on(connecting).ok().flatten();
         connected.is_some()
     });
     connected.unwrap()

@@ -6,6 +6,7 @@
 
 mod access;
 mod api;
+mod attacks;
 mod changes;
 mod cli;
 mod clients;
