@@ -5,7 +5,8 @@ use crate::{
     config::{Config, Listen},
     control::{Control, Handle, Limits, RestoreError, service},
     dataplane::{self, Dataplane, Pulse, Settings},
-    handover::{self, HandOverError, Service, Taker},
+    handover::{self, HandOverError, Service, Shared, Taker},
+    lock::{self, DirLock, LockError},
     proto::{DESCRIPTORS, net_service_server::NetServiceServer},
     store::{StoreError, json::JsonStore},
 };
@@ -38,6 +39,8 @@ const MAX_REQUEST: usize = 1 << 20;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long requests in progress may take once the daemon is told to end.
 const GRACE: Duration = Duration::from_millis(500);
+/// In the sockets' folder. Those who may open sockets there cannot open it.
+const SOCKET_LOCK: &str = ".lock";
 
 /// Why the daemon could not start, or go on.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +58,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The sockets' folder cannot be used.
+    #[error("--socket-dir: {0}")]
+    SocketDir(#[from] LockError),
     /// The metadata cannot be used.
     #[error("--metadata-dir: {0}")]
     Store(#[from] StoreError),
@@ -114,8 +120,12 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let _hangup = signal(SignalKind::hangup())?;
     let program = program()?;
     let access = Access::new(&config)?;
-    let socket_dir = directory("socket-dir", config.socket_dir())?;
-    let metadata_dir = directory("metadata-dir", config.metadata_dir())?;
+    let (socket_dir, written) = directory("socket-dir", config.socket_dir())?;
+    written?;
+    let (metadata_dir, written) = directory("metadata-dir", config.metadata_dir())?;
+    if let Err(error) = written {
+        tracing::warn!(%error, "what is stored is served, and every change refused until this disk takes files");
+    }
     let settings = Settings {
         reactors: config.reactor_count(),
         cpus: config.cpus.clone().map(|cpus| cpus.0).unwrap_or_default(),
@@ -128,14 +138,21 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     let (dataplane, events) = Dataplane::start(&settings)?;
     let pulse = dataplane.pulse();
     let taker = if config.take_over { Some(Taker::new()?) } else { None };
-    let (store, mut inherited) = match &taker {
-        None => (JsonStore::open(&metadata_dir)?, HashMap::new()),
+    let (store, socket_lock, mut inherited) = match &taker {
+        None => {
+            let socket_lock = DirLock::take(&socket_dir, SOCKET_LOCK)?;
+            (JsonStore::open(&metadata_dir)?, socket_lock, HashMap::new())
+        }
         Some(taker) => {
-            let Service { lock, listeners } = taker.ready().await?;
-            (JsonStore::take_over(&metadata_dir, lock)?, listeners)
+            let Service { lock, socket_lock, listeners } = taker.ready().await?;
+            let socket_lock = match socket_lock {
+                Some(lock) => DirLock::take_over(&socket_dir, SOCKET_LOCK, lock)?,
+                None => DirLock::take(&socket_dir, SOCKET_LOCK)?,
+            };
+            (JsonStore::take_over(&metadata_dir, lock)?, socket_lock, listeners)
         }
     };
-    let lock = store.lock()?;
+    let locks = Locks { metadata: store.lock()?, sockets: socket_lock.share()? };
     let listeners = listen_all(&config.listen, &access, &mut inherited).await?;
     let rebalance_above = f64::from(config.rebalance) / 100.0;
     let mut control =
@@ -171,7 +188,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
             }
             _ = upgrade.recv() => {}
         }
-        if hand_over(&program, &control, &lock, &config.listen, &copies).await {
+        if hand_over(&program, &control, &locks, &config.listen, &copies).await {
             break true;
         }
     };
@@ -195,6 +212,12 @@ pub async fn run(config: Config) -> Result<(), StartError> {
     if ended_well { Ok(()) } else { Err(StartError::Control) }
 }
 
+/// What keeps other daemons out of the folders, until all copies are closed.
+struct Locks {
+    metadata: OwnedFd,
+    sockets: OwnedFd,
+}
+
 /// Where a new binary of the daemon will be: as it was called, if that is a path, since symbolic links may change.
 fn program() -> io::Result<PathBuf> {
     let called = std::env::args_os().next().map(PathBuf::from);
@@ -205,7 +228,7 @@ fn program() -> io::Result<PathBuf> {
 async fn hand_over(
     program: &Path,
     control: &Handle,
-    lock: &OwnedFd,
+    locks: &Locks,
     addresses: &[Listen],
     listeners: &[OwnedFd],
 ) -> bool {
@@ -214,10 +237,12 @@ async fn hand_over(
     let copies = || {
         let named = addresses.iter().zip(listeners);
         let copy = |(address, fd): (&Listen, &OwnedFd)| Ok((address.to_string(), fd.try_clone()?));
-        Ok::<_, io::Error>((lock.try_clone()?, named.map(copy).collect::<io::Result<Vec<_>>>()?))
+        let listeners = named.map(copy).collect::<io::Result<Vec<_>>>()?;
+        let (lock, socket_lock) = (locks.metadata.try_clone()?, locks.sockets.try_clone()?);
+        Ok::<_, io::Error>(Shared { lock, socket_lock, listeners })
     };
     let given = match copies() {
-        Ok((lock, listeners)) => handover::give(program, control, lock, listeners).await,
+        Ok(shared) => handover::give(program, control, shared).await,
         Err(error) => Err(error.into()),
     };
     match given {
@@ -265,15 +290,19 @@ fn raise_file_limit() {
     }
 }
 
-fn directory(flag: &'static str, path: Option<PathBuf>) -> Result<PathBuf, StartError> {
+/// A directory that is there, and whether it can be written to.
+fn directory(
+    flag: &'static str,
+    path: Option<PathBuf>,
+) -> Result<(PathBuf, Result<(), StartError>), StartError> {
     let path = path.ok_or(StartError::NoDirectory(flag))?;
     let refused = |source| StartError::Directory { flag, path: path.clone(), source };
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(0o750).create(&path).map_err(refused)?;
-    // A directory that cannot be written is told now, not at the first change.
+    // Told now, not at the first change.
     let probe = path.join(format!(".probe-{}", std::process::id()));
-    std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(refused)?;
-    std::path::absolute(&path).map_err(refused)
+    let written = std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe));
+    Ok((std::path::absolute(&path).map_err(refused)?, written.map_err(refused)))
 }
 
 enum Listener {
@@ -333,8 +362,12 @@ async fn listen_all(
 
 /// Replaces a socket that a daemon left behind, but not one that somebody listens on.
 fn listen_unix(path: &Path, access: &Access) -> io::Result<UnixListener> {
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(io::ErrorKind::AddrInUse.into());
+    if let Ok(listening) = std::os::unix::net::UnixStream::connect(path) {
+        // Who called listen(2). One that was killed may be kept from closing what it listens on.
+        let listener = rustix::net::sockopt::socket_peercred(&listening)?;
+        if !lock::is_dying(listener.pid) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
     }
     match std::fs::symlink_metadata(path) {
         Ok(found) if std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {

@@ -4,7 +4,7 @@
 //! old (gives)                                      new (takes)
 //! starts it, a socket as its standard input ─────▶ reads flags, starts reactors
 //!                                           ◀───── Ready
-//! Control stands still; the lock of the metadata
+//! Control stands still; the locks of both folders
 //! and the API's listeners: Service ──────────────▶ loads the metadata, publishes tables
 //!                                           ◀───── Restored
 //! each vNIC stops at its next message: Nic ──────▶ maps its memory, goes on at once
@@ -45,6 +45,8 @@ use uuid::Uuid;
 pub const FLAG: &str = "--take-over";
 /// Of the messages below.
 const VERSION: u32 = 1;
+/// The name among the listeners by which the lock of the sockets' folder goes: a daemon that has none does not miss it.
+const SOCKET_LOCK: &str = "the lock of --socket-dir";
 /// Octets of the longest message: a vNIC with 64 regions of memory needs about ten thousand.
 const MAX_MESSAGE: usize = 1 << 17;
 /// Descriptors of one message (SCM_MAX_FD); a vNIC has at most 98.
@@ -177,15 +179,21 @@ impl Channel {
     }
 }
 
-/// Starts `program` with this process's own arguments and gives it all that is served: the lock of the metadata, the
+/// What is given beside vNICs: copies.
+#[derive(Debug)]
+pub struct Shared {
+    /// Of the metadata.
+    pub lock: OwnedFd,
+    /// Of the sockets' folder.
+    pub socket_lock: OwnedFd,
+    /// Of the API, as the flags name them.
+    pub listeners: Vec<(String, OwnedFd)>,
+}
+
+/// Starts `program` with this process's own arguments and gives it all that is served: the locks, the
 /// API's listeners as the flags name them, and Control's vNICs. Gives the new process's id; this one is to end then. An
 /// error says that nothing was handed over, and everything goes on.
-pub async fn give(
-    program: &Path,
-    control: &Handle,
-    lock: OwnedFd,
-    listeners: Vec<(String, OwnedFd)>,
-) -> Result<u32, HandOverError> {
+pub async fn give(program: &Path, control: &Handle, shared: Shared) -> Result<u32, HandOverError> {
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
         .map_err(io::Error::from)?;
@@ -202,7 +210,7 @@ pub async fn give(
             program: program.display().to_string(),
             source,
         })?;
-    let given = give_to(&channel, control, lock, listeners).await;
+    let given = give_to(&channel, control, shared).await;
     match given {
         Ok(stopped) => {
             stopped.end(Thaw::End);
@@ -239,8 +247,7 @@ impl Standstill {
 async fn give_to(
     channel: &Channel,
     control: &Handle,
-    lock: OwnedFd,
-    listeners: Vec<(String, OwnedFd)>,
+    shared: Shared,
 ) -> Result<Standstill, (HandOverError, Option<Standstill>)> {
     let nothing = |error| (error, None);
     match channel.receive(START_PATIENCE).await.map_err(nothing)?.0 {
@@ -250,7 +257,7 @@ async fn give_to(
     }
     let frozen = control.call(Control::freeze).await.map_err(|gone| (gone.into(), None))?;
     let mut stopped = Standstill { frozen, nics: Vec::new() };
-    match give_all(channel, &mut stopped, lock, listeners).await {
+    match give_all(channel, &mut stopped, shared).await {
         Ok(()) => Ok(stopped),
         Err(error) => Err((error, Some(stopped))),
     }
@@ -259,10 +266,11 @@ async fn give_to(
 async fn give_all(
     channel: &Channel,
     stopped: &mut Standstill,
-    lock: OwnedFd,
-    listeners: Vec<(String, OwnedFd)>,
+    shared: Shared,
 ) -> Result<(), HandOverError> {
-    let (names, fds): (Vec<_>, Vec<_>) = listeners.into_iter().unzip();
+    let Shared { lock, socket_lock, listeners } = shared;
+    let named = listeners.into_iter().chain([(SOCKET_LOCK.into(), socket_lock)]);
+    let (names, fds): (Vec<_>, Vec<_>) = named.unzip();
     let fds: Vec<_> = [lock].into_iter().chain(fds).collect();
     channel.send(&Give::Service { listeners: names }, &fds).await?;
     expect(channel, START_PATIENCE, Take::Restored).await?;
@@ -309,6 +317,8 @@ pub struct Taker(Channel);
 pub struct Service {
     /// Of the metadata.
     pub lock: OwnedFd,
+    /// Of the sockets' folder; `None` from a daemon that does not lock it.
+    pub socket_lock: Option<OwnedFd>,
     /// Of the API, as the flags name them.
     pub listeners: HashMap<String, OwnedFd>,
 }
@@ -326,7 +336,9 @@ impl Taker {
         match said {
             Give::Service { listeners } if fds.len() == listeners.len() + 1 => {
                 let lock = fds.remove(0);
-                Ok(Service { lock, listeners: listeners.into_iter().zip(fds).collect() })
+                let mut listeners: HashMap<_, _> = listeners.into_iter().zip(fds).collect();
+                let socket_lock = listeners.remove(SOCKET_LOCK);
+                Ok(Service { lock, socket_lock, listeners })
             }
             other => Err(HandOverError::Message(format!("{other:?}"))),
         }

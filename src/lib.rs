@@ -20,6 +20,7 @@ pub mod daemon;
 pub mod dataplane;
 mod descriptors;
 pub mod handover;
+pub mod lock;
 pub mod log_limit;
 pub mod model;
 pub mod proto;

@@ -11,8 +11,10 @@
 //! retried on the same file.
 
 use super::{Contents, Store, StoreError};
-use crate::model::{Network, Nic};
-use rustix::fs::{FlockOperation, flock};
+use crate::{
+    lock::DirLock,
+    model::{Network, Nic},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, File, OpenOptions},
@@ -27,13 +29,14 @@ const VERSION: u32 = 1;
 const NETWORKS: &str = "networks";
 const NICS: &str = "nics";
 const QUARANTINE: &str = "quarantine";
+/// Held while a daemon uses the directory.
+const LOCK: &str = "lock";
 
 /// A directory of JSON files, used by one daemon at a time.
 #[derive(Debug)]
 pub struct JsonStore {
     directory: PathBuf,
-    /// Held open for its lock.
-    lock: File,
+    lock: DirLock,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -74,29 +77,18 @@ impl JsonStore {
             let mut builder = fs::DirBuilder::new();
             builder.recursive(true).mode(0o700).create(&path).map_err(failed("create", &path))?;
         }
-        let path = directory.join("lock");
-        let mut options = OpenOptions::new();
-        let lock = options.create(true).truncate(false).write(true).mode(0o600).open(&path);
-        Self::open_locked(directory, lock.map_err(failed("open", &path))?)
+        Ok(Self { lock: DirLock::take(directory, LOCK)?, directory: directory.into() })
     }
 
     /// With the lock of another process that gives it up.
     pub fn take_over(directory: &Path, lock: OwnedFd) -> Result<Self, StoreError> {
-        Self::open_locked(directory, lock.into())
+        let lock = DirLock::take_over(directory, LOCK, lock)?;
+        Ok(Self { lock, directory: directory.into() })
     }
 
     /// The lock, for another process to take over. It is held until all copies are closed.
     pub fn lock(&self) -> io::Result<OwnedFd> {
-        self.lock.try_clone().map(OwnedFd::from)
-    }
-
-    fn open_locked(directory: &Path, lock: File) -> Result<Self, StoreError> {
-        let path = directory.join("lock");
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { directory: directory.into(), lock }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse(directory.into())),
-            Err(error) => Err(failed("lock", &path)(error.into())),
-        }
+        self.lock.share()
     }
 
     fn path(&self, folder: &str, id: Uuid) -> PathBuf {
@@ -280,7 +272,7 @@ impl Store for JsonStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Addressing;
+    use crate::{lock::LockError, model::Addressing};
     use proptest::prelude::*;
 
     fn network() -> Network {
@@ -356,7 +348,10 @@ mod tests {
     fn a_directory_is_used_by_one_daemon() {
         let directory = tempfile::tempdir().unwrap();
         let _first = JsonStore::open(directory.path()).unwrap();
-        assert!(matches!(JsonStore::open(directory.path()), Err(StoreError::InUse(_))));
+        assert!(matches!(
+            JsonStore::open(directory.path()),
+            Err(StoreError::Lock(LockError::InUse(_)))
+        ));
     }
 
     #[test]

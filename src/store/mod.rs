@@ -4,7 +4,10 @@
 
 pub mod json;
 
-use crate::model::{Network, Nic};
+use crate::{
+    lock::LockError,
+    model::{Network, Nic},
+};
 use std::{io, path::PathBuf};
 use uuid::Uuid;
 
@@ -30,9 +33,9 @@ pub enum StoreError {
         /// Why it failed.
         source: io::Error,
     },
-    /// Another daemon uses it.
-    #[error("{} is in use by another mvirt-net", .0.display())]
-    InUse(PathBuf),
+    /// It cannot be locked: another daemon uses it.
+    #[error(transparent)]
+    Lock(#[from] LockError),
 }
 
 /// Keeps networks and vNICs.

@@ -23,6 +23,7 @@ mod handover;
 mod lease;
 mod legacy;
 mod limits;
+mod locks;
 mod machines;
 mod migration;
 mod misbehaviour;
