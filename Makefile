@@ -39,9 +39,37 @@ bench: build ## Measure beside DPDK's testpmd and Open vSwitch, as root, in minu
 	scripts/install.sh gcc libc6-dev pkgconf libdpdk-dev python3
 	bench/run.py
 
-install: build ## Install to $(DESTDIR)/usr/local and the systemd unit
-	install -D -m 755 target/release/mvirt-net $(DESTDIR)/usr/local/bin/mvirt-net
-	install -D -m 755 target/release/mvirt $(DESTDIR)/usr/local/bin/mvirt
-	install -D -m 644 dist/mvirt-net.service $(DESTDIR)/etc/systemd/system/mvirt-net.service
+PREFIX ?= /usr/local
+UNITS ?= $(PREFIX)/lib/systemd/system
+SYSUSERS ?= $(PREFIX)/lib/sysusers.d
+# Where cargo has put the binaries. Nothing is built here: sudo's PATH has no cargo, and root need not run compilers.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+at = $(DESTDIR)$(1)
 
-.PHONY: help build demo check test soak fuzz instructions bench install
+install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with completions and the systemd unit
+	@for binary in mvirt-net mvirt; do test -x $(TARGET)/release/$$binary || \
+	    { echo "$(TARGET)/release/$$binary is not there: run 'make build' first, as yourself" >&2; exit 1; }; done
+	install -D -m 755 $(TARGET)/release/mvirt-net $(call at,$(PREFIX)/bin/mvirt-net)
+	install -D -m 755 $(TARGET)/release/mvirt $(call at,$(PREFIX)/bin/mvirt)
+	install -d $(call at,$(UNITS))
+	sed 's|/usr/local/|$(PREFIX)/|' dist/mvirt-net.service >$(call at,$(UNITS)/mvirt-net.service)
+	chmod 644 $(call at,$(UNITS)/mvirt-net.service)
+	install -D -m 644 docs/operations.md $(call at,$(PREFIX)/share/doc/mvirt-net/operations.md)
+	install -D -m 644 dist/mvirt-net.sysusers $(call at,$(SYSUSERS)/mvirt-net.conf)
+	install -d $(call at,$(PREFIX)/share/bash-completion/completions) $(call at,$(PREFIX)/share/zsh/site-functions) \
+	    $(call at,$(PREFIX)/share/fish/vendor_completions.d)
+	$(TARGET)/release/mvirt completions bash >$(call at,$(PREFIX)/share/bash-completion/completions/mvirt)
+	$(TARGET)/release/mvirt completions zsh >$(call at,$(PREFIX)/share/zsh/site-functions/_mvirt)
+	$(TARGET)/release/mvirt completions fish >$(call at,$(PREFIX)/share/fish/vendor_completions.d/mvirt.fish)
+	@echo
+	@echo 'To start the service, as root:'
+	@echo '  systemd-sysusers $(SYSUSERS)/mvirt-net.conf && systemctl daemon-reload'
+	@echo '  systemctl enable --now mvirt-net'
+
+uninstall: ## Remove what `make install` has installed; networks and vNICs stay in /var/lib/mvirt/net
+	rm -f $(call at,$(PREFIX)/bin/mvirt-net) $(call at,$(PREFIX)/bin/mvirt) $(call at,$(UNITS)/mvirt-net.service) \
+	    $(call at,$(SYSUSERS)/mvirt-net.conf) $(call at,$(PREFIX)/share/doc/mvirt-net/operations.md) \
+	    $(call at,$(PREFIX)/share/bash-completion/completions/mvirt) \
+	    $(call at,$(PREFIX)/share/zsh/site-functions/_mvirt) $(call at,$(PREFIX)/share/fish/vendor_completions.d/mvirt.fish)
+
+.PHONY: help build demo check test soak fuzz instructions bench install uninstall

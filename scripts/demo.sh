@@ -4,8 +4,9 @@
 # of it was true.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-bin=$PWD/${CARGO_TARGET_DIR:-target}/release
-guests=$PWD/${CARGO_TARGET_DIR:-target}/guests
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+bin=$target/release
+guests=$target/guests
 work=$(mktemp -d "${TMPDIR:-/tmp}/mvirt-demo.XXXXXX")
 groups=()
 verdict=0

@@ -1,14 +1,26 @@
 //! Who may use the API: the peers of a UNIX socket by user and group (`SO_PEERCRED`), those of TCP beyond loopback by
-//! certificate (mutual TLS). What comes over loopback is let in: keep that to hosts whose users are all trusted.
+//! certificate (mutual TLS). What comes over loopback is let in: keep that to hosts whose users are all trusted. Where
+//! certificates are given and all addresses are loopback, they are asked for there.
 
-use crate::config::{Config, Listen};
+use crate::{
+    account,
+    config::{Config, Listen},
+};
 use std::{
     io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use tokio::net::unix::UCred;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        RootCertStore, ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+        server::WebPkiClientVerifier,
+    },
+};
 
 /// Why nobody could be let in as the flags say.
 #[derive(Debug, thiserror::Error)]
@@ -34,11 +46,13 @@ pub enum AccessError {
 }
 
 /// Who is let in.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Access {
     uids: Vec<u32>,
     gids: Vec<u32>,
-    tls: Option<ServerTlsConfig>,
+    tls: Option<TlsAcceptor>,
+    /// Loopback, too, is served with TLS.
+    tls_on_loopback: bool,
 }
 
 fn is_loopback(address: &SocketAddr) -> bool {
@@ -59,30 +73,45 @@ impl Access {
     pub fn new(config: &Config) -> Result<Self, AccessError> {
         let tls = match (&config.tls_cert, &config.tls_key, &config.tls_client_ca) {
             (Some(cert), Some(key), Some(ca)) => {
-                let identity = Identity::from_pem(read("tls-cert", cert)?, read("tls-key", key)?);
-                let ca = Certificate::from_pem(read("tls-client-ca", ca)?);
-                let tls = ServerTlsConfig::new().identity(identity).client_ca_root(ca);
+                let cert = read("tls-cert", cert)?;
+                let (key, ca) = (read("tls-key", key)?, read("tls-client-ca", ca)?);
                 // What is wrong with the files is told now, not at the first connection.
-                let tried = Server::builder().tls_config(tls.clone());
-                tried.map_err(|error| AccessError::Tls(causes(&error)))?;
-                Some(tls)
+                let tls = mutual_tls(&cert, &key, &ca);
+                Some(tls.map_err(|error| AccessError::Tls(causes(&*error)))?)
             }
             _ => None,
         };
-        let access = Self { uids: config.allow_uid.clone(), gids: config.allow_gid.clone(), tls };
-        match config.listen.iter().find(|address| access.needs_tls(address)) {
+        let mut access = Self {
+            uids: config.allow_uid.iter().map(|user| user.0).collect(),
+            gids: config.allow_gid.iter().map(|group| group.0).collect(),
+            tls,
+            tls_on_loopback: false,
+        };
+        let beyond = config.listen.iter().find(|address| access.needs_tls(address));
+        match beyond {
             Some(address) if access.tls.is_none() => Err(AccessError::Beyond(address.clone())),
-            _ => Ok(access),
+            Some(_) => Ok(access),
+            // Files that no other address uses are meant for these.
+            None => {
+                access.tls_on_loopback = true;
+                Ok(access)
+            }
         }
     }
 
     fn needs_tls(&self, address: &Listen) -> bool {
-        matches!(address, Listen::Tcp(address) if !is_loopback(address))
+        let is_beyond = |address| self.tls_on_loopback || !is_loopback(address);
+        matches!(address, Listen::Tcp(address) if is_beyond(address))
     }
 
     /// How connections to `address` are secured, if they are.
-    pub fn tls(&self, address: &Listen) -> Option<&ServerTlsConfig> {
+    pub fn tls(&self, address: &Listen) -> Option<&TlsAcceptor> {
         self.tls.as_ref().filter(|_| self.needs_tls(address))
+    }
+
+    /// Whether there are certificates, and `address` is served without.
+    pub fn is_plain_beside_tls(&self, address: &Listen) -> bool {
+        matches!(address, Listen::Tcp(_)) && self.tls.is_some() && !self.needs_tls(address)
     }
 
     /// The mode of a UNIX socket: others can connect only where some are let in.
@@ -90,13 +119,39 @@ impl Access {
         if self.uids.is_empty() && self.gids.is_empty() { 0o600 } else { 0o666 }
     }
 
-    /// Whether a peer of a UNIX socket is let in: root, the daemon's own user, and those that flags name.
-    pub fn admits(&self, peer: &UCred) -> bool {
+    /// Whether a peer of a UNIX socket is let in: root, the daemon's own user, and those that flags name. Of groups the
+    /// kernel tells the first one; who belongs to others is asked of the databases, which may take a while.
+    pub async fn admits(&self, peer: &UCred) -> bool {
         let own = rustix::process::geteuid().as_raw();
-        [0, own].contains(&peer.uid())
-            || self.uids.contains(&peer.uid())
-            || self.gids.contains(&peer.gid())
+        let uid = peer.uid();
+        if [0, own].contains(&uid) || self.uids.contains(&uid) || self.gids.contains(&peer.gid()) {
+            return true;
+        }
+        if self.gids.is_empty() {
+            return false;
+        }
+        let groups = tokio::task::spawn_blocking(move || account::groups_of(uid)).await;
+        groups.is_ok_and(|groups| groups.iter().any(|group| self.gids.contains(group)))
     }
+}
+
+/// TLS for clients that have a certificate, as all three PEM files say.
+fn mutual_tls(
+    cert: &[u8],
+    key: &[u8],
+    ca: &[u8],
+) -> Result<TlsAcceptor, Box<dyn std::error::Error + Send + Sync>> {
+    let chain = |pem| CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    let mut roots = RootCertStore::empty();
+    for root in chain(ca)? {
+        roots.add(root)?;
+    }
+    let verifier = WebPkiClientVerifier::builder(roots.into()).build()?;
+    let mut config = ServerConfig::builder()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain(cert)?, PrivateKeyDer::from_pem_slice(key)?)?;
+    config.alpn_protocols.push(b"h2".to_vec());
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 /// An error and what caused it, in one line.

@@ -1,11 +1,35 @@
 //! Every default, path and flag of the daemon.
 
-use crate::dataplane::Hugepages;
-use clap::{Parser, ValueEnum};
-use std::{env, net::SocketAddr, path::PathBuf, str::FromStr};
+use crate::{
+    account::{Group, Mode, User},
+    dataplane::{Access, Hugepages},
+};
+use clap::{
+    Arg, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum,
+    builder::Resettable,
+    error::{ContextKind, ContextValue},
+};
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 /// Where the daemon listens, and the CLI looks for it.
 pub const DEFAULT_LISTEN: &str = "[::1]:50054";
+/// Where the service of `dist/mvirt-net.service` listens instead.
+pub const SERVICE_SOCKET: &str = "/run/mvirt/net-api.sock";
+
+/// Where the CLI looks for the daemon: at the service's socket, where there is one.
+pub fn default_server() -> String {
+    if Path::new(SERVICE_SOCKET).exists() {
+        return format!("unix:{SERVICE_SOCKET}");
+    }
+    DEFAULT_LISTEN.into()
+}
+
 /// Octets of an IP packet, where a network does not say.
 pub const DEFAULT_MTU: u16 = 1500;
 const MAX_REACTORS: usize = 64;
@@ -90,6 +114,11 @@ impl FromStr for Cpus {
             }
             cpus.extend(first..=last);
         }
+        let mut sorted = cpus.clone();
+        sorted.sort_unstable();
+        if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err("a CPU is named twice".into());
+        }
         Ok(Self(cpus))
     }
 }
@@ -124,6 +153,17 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// Whether the flags, which may be wrong otherwise, ask for JSON.
+    pub fn is_json_asked_for() -> bool {
+        let arguments: Vec<OsString> = env::args_os().collect();
+        let is_flag = |pair: &[OsString]| pair[0] == "--log-format" && pair[1] == "json";
+        arguments.windows(2).any(is_flag)
+            || arguments.iter().any(|argument| argument == "--log-format=json")
+            || env::var_os("MVIRT_NET_LOG_FORMAT").is_some_and(|format| format == "json")
+    }
+}
+
 /// Isolated, routed networks for virtual machines: the daemon.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "mvirt-net", version, about)]
@@ -144,17 +184,29 @@ pub struct Config {
     #[arg(long, value_name = "FILE", env = "MVIRT_NET_TLS_CLIENT_CA", requires_all = ["tls_cert", "tls_key"])]
     pub tls_client_ca: Option<PathBuf>,
 
-    /// Users, by number, who may use the API over its UNIX socket, beside root and the daemon's own
-    #[arg(long, value_name = "UID", env = "MVIRT_NET_ALLOW_UID", value_delimiter = ',')]
-    pub allow_uid: Vec<u32>,
+    /// Users, by name or number, who may use the API over its UNIX socket, beside root and the daemon's own
+    #[arg(long, value_name = "USER", env = "MVIRT_NET_ALLOW_UID", value_delimiter = ',')]
+    pub allow_uid: Vec<User>,
 
-    /// Groups, by number, whose members may, where it is their process's own group
-    #[arg(long, value_name = "GID", env = "MVIRT_NET_ALLOW_GID", value_delimiter = ',')]
-    pub allow_gid: Vec<u32>,
+    /// Groups, by name or number, whose members may
+    #[arg(long, value_name = "GROUP", env = "MVIRT_NET_ALLOW_GID", value_delimiter = ',')]
+    pub allow_gid: Vec<Group>,
 
     /// Where the vNICs' sockets are made [default: /run/mvirt/net; not root: $XDG_RUNTIME_DIR/mvirt/net]
     #[arg(long, value_name = "DIR", env = "MVIRT_NET_SOCKET_DIR")]
     pub socket_dir: Option<PathBuf>,
+
+    /// Owner of the vNICs' sockets, where a vNIC does not say; another user's needs CAP_CHOWN
+    #[arg(long, value_name = "USER", env = "MVIRT_NET_SOCKET_OWNER")]
+    pub socket_owner: Option<User>,
+
+    /// Group of the vNICs' sockets, where a vNIC does not say: VMMs run in it
+    #[arg(long, value_name = "GROUP", env = "MVIRT_NET_SOCKET_GROUP")]
+    pub socket_group: Option<Group>,
+
+    /// Permissions of the vNICs' sockets, in octal, where a vNIC does not say [default: 660]
+    #[arg(long, value_name = "MODE", env = "MVIRT_NET_SOCKET_MODE")]
+    pub socket_mode: Option<Mode>,
 
     /// Where networks and vNICs are kept [default: /var/lib/mvirt/net; not root: $XDG_STATE_HOME/mvirt/net]
     #[arg(long, value_name = "DIR", env = "MVIRT_NET_METADATA_DIR")]
@@ -209,6 +261,29 @@ pub struct Config {
 }
 
 impl Config {
+    /// The command line and the environment; an error may be one of `--help` or `--version`.
+    pub fn read() -> Result<Self, clap::Error> {
+        // Empty means not given: that is what `VARIABLE=` in a file for systemd is meant to say.
+        let is_empty = |name: &OsStr| env::var_os(name).is_some_and(|value| value.is_empty());
+        let command = Self::command().mut_args(|argument| match argument.get_env() {
+            Some(name) if is_empty(name) => argument.env(Resettable::Reset),
+            _ => argument,
+        });
+        let arguments: Vec<OsString> = env::args_os().collect();
+        let matches = command.clone().try_get_matches_from(&arguments);
+        let config = matches.and_then(|mut matches| Self::from_arg_matches_mut(&mut matches));
+        config.map_err(|error| name_variable(error, command, &arguments))
+    }
+
+    /// Who may open vNICs' sockets.
+    pub fn socket_access(&self) -> Access {
+        Access {
+            owner: self.socket_owner.map(|user| user.0),
+            group: self.socket_group.map(|group| group.0),
+            mode: self.socket_mode.map(|mode| mode.0),
+        }
+    }
+
     /// Where sockets are made; `None` where no default can be told.
     pub fn socket_dir(&self) -> Option<PathBuf> {
         self.socket_dir.clone().or_else(|| {
@@ -242,6 +317,36 @@ impl Config {
             }
         }
     }
+}
+
+/// Says which variable a refused value is of, where the flag itself is not given.
+fn name_variable(
+    error: clap::Error,
+    mut command: clap::Command,
+    arguments: &[OsString],
+) -> clap::Error {
+    let Some(ContextValue::String(refused)) = error.get(ContextKind::InvalidArg) else {
+        return error;
+    };
+    let flag = refused.split(' ').next().unwrap_or_default();
+    let begins = |argument: &OsString| argument.to_string_lossy().split('=').next() == Some(flag);
+    let is_named = |argument: &&Arg| flag.strip_prefix("--") == argument.get_long();
+    let variable = command.get_arguments().find(is_named).and_then(Arg::get_env);
+    match variable.map(OsStr::to_owned) {
+        Some(name) if !arguments.iter().any(begins) && env::var_os(&name).is_some() => {
+            let text = error.to_string();
+            let told = text.lines().next().and_then(|line| line.strip_prefix("error: "));
+            let told = told.unwrap_or(&text);
+            command.error(error.kind(), format!("environment variable {}: {told}", name.display()))
+        }
+        _ => error,
+    }
+}
+
+/// What could be given for a directory that has no default.
+pub fn example_dir(flag: &str) -> PathBuf {
+    let own = || env::temp_dir().join(format!("mvirt-{}", rustix::process::geteuid().as_raw()));
+    env_dir("HOME").map_or_else(own, |home| home.join(".local/state/mvirt")).join(flag)
 }
 
 fn is_root() -> bool {
@@ -289,7 +394,10 @@ mod tests {
             ("--rebalance", "101", "100"),
             ("--max-guest-memory", "0", "1..1048576"),
             ("--max-nics", "many", "invalid digit"),
-            ("--allow-uid", "root", "invalid digit"),
+            ("--allow-uid", "no such user", "expected a name or a number"),
+            ("--socket-group", "no such group", "expected a name or a number"),
+            ("--socket-mode", "888", "expected an octal mode"),
+            ("--cpus", "0,2,0-1", "named twice"),
         ] {
             let error = parse(&[flag, value]).unwrap_err();
             for part in [flag, value, hint] {

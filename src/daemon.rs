@@ -2,52 +2,63 @@
 
 use crate::{
     access::{Access, AccessError},
+    api::{self, Api, Listener},
     config::{Config, Listen},
-    control::{Control, Handle, Limits, RestoreError, service},
-    dataplane::{self, Dataplane, Pulse, Settings},
+    control::{Control, Handle, Limits, RestoreError},
+    dataplane::{self, Dataplane, Settings},
     handover::{self, HandOverError, Service, Shared, Taker},
-    lock::{self, DirLock, LockError},
-    proto::{DESCRIPTORS, net_service_server::NetServiceServer},
-    store::{StoreError, json::JsonStore},
+    heartbeat::{self, Parts},
+    lock::{DirLock, LockError},
+    remains::Remains,
+    signals::Orders,
+    store::{StoreError, Watched, json::JsonStore},
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use std::{
     collections::HashMap,
     io,
-    os::fd::{AsFd as _, OwnedFd},
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
-use tokio::{
-    net::{TcpListener, UnixListener, UnixStream},
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-    task::JoinSet,
-    time::MissedTickBehavior,
-};
-use tokio_stream::{
-    StreamExt as _,
-    wrappers::{TcpListenerStream, UnixListenerStream},
-};
-use tonic::transport::{Server, ServerTlsConfig};
+use tokio::{sync::watch, task::JoinSet};
 
-/// Octets of the longest request.
-const MAX_REQUEST: usize = 1 << 20;
-/// How long a request may take.
-const DEADLINE: Duration = Duration::from_secs(30);
 /// How long requests in progress may take once the daemon is told to end.
 const GRACE: Duration = Duration::from_millis(500);
 /// In the sockets' folder. Those who may open sockets there cannot open it.
 const SOCKET_LOCK: &str = ".lock";
+/// Open files below which a host with many vNICs runs out of them.
+const FEW_FILES: u64 = 4096;
 
 /// Why the daemon could not start, or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A directory is not given and cannot be guessed.
-    #[error("--{0} is needed: neither root nor $XDG_RUNTIME_DIR or $HOME tell where it would be")]
-    NoDirectory(&'static str),
+    #[error("--{flag} is needed, like --{flag} {}: {variable} is not set", example.display())]
+    NoDirectory {
+        /// Its flag.
+        flag: &'static str,
+        /// What would tell.
+        variable: &'static str,
+        /// What may be given.
+        example: PathBuf,
+    },
+    /// Sockets in a directory would have longer paths than sockets can have.
+    #[error(
+        "--socket-dir {}: {} octets; expected at most {longest}: the path of a socket in it is longer than it can be",
+        path.display(), path.as_os_str().len()
+    )]
+    LongDirectory {
+        /// Which.
+        path: PathBuf,
+        /// Octets that fit.
+        longest: usize,
+    },
     /// A directory cannot be used.
     #[error("--{flag} {}: {source}", path.display())]
     Directory {
@@ -74,12 +85,14 @@ pub enum StartError {
     #[error("{0}")]
     Restore(#[from] RestoreError),
     /// An address cannot be listened on.
-    #[error("--listen {address}: {source}")]
+    #[error("--listen {address}: {source}{hint}")]
     Listen {
         /// Which.
         address: Listen,
         /// Why.
         source: io::Error,
+        /// What else could be tried, if anything.
+        hint: String,
     },
     /// The daemon from which this one was to take over did not give what it serves.
     #[error("cannot take over: {0}")]
@@ -98,7 +111,13 @@ pub enum StartError {
 impl StartError {
     /// Whether the command line is to blame, rather than the machine's state.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Flag(..) | Self::NoDirectory(_) | Self::Access(_))
+        matches!(
+            self,
+            Self::Flag(..)
+                | Self::NoDirectory { .. }
+                | Self::LongDirectory { .. }
+                | Self::Access(_)
+        )
     }
 }
 
@@ -112,90 +131,101 @@ impl From<dataplane::StartError> for StartError {
     }
 }
 
-/// Runs until SIGTERM or SIGINT, or until SIGUSR2 and another process has taken over.
-pub async fn run(config: Config) -> Result<(), StartError> {
+/// What keeps other daemons out of the folders, until all copies are closed.
+struct Locks {
+    metadata: OwnedFd,
+    sockets: DirLock,
+}
+
+/// Runs until it is ordered to end, or until another process has taken over. `remains` is told what is to be taken away
+/// by who ends the process all the same.
+pub async fn run(
+    config: Config,
+    orders: Arc<Orders>,
+    remains: Arc<Remains>,
+) -> Result<(), StartError> {
     raise_file_limit();
-    // From now on neither ends the process: it may be told to hand over before it is ready to, and a terminal may close.
-    let mut upgrade = signal(SignalKind::user_defined2())?;
-    let _hangup = signal(SignalKind::hangup())?;
     let program = program()?;
     let access = Access::new(&config)?;
-    let (socket_dir, written) = directory("socket-dir", config.socket_dir())?;
-    written?;
-    let (metadata_dir, written) = directory("metadata-dir", config.metadata_dir())?;
-    if let Err(error) = written {
-        tracing::warn!(%error, "what is stored is served, and every change refused until this disk takes files");
-    }
-    let settings = Settings {
-        reactors: config.reactor_count(),
-        cpus: config.cpus.clone().map(|cpus| cpus.0).unwrap_or_default(),
-        busy_poll: Duration::from_micros(config.busy_poll),
-        hugepages: config.hugepages.into(),
-        guest_memory: config.max_guest_memory << 30,
-    };
-    let limits =
-        Limits { networks: config.max_networks, nics: config.max_nics, routes: config.max_routes };
+    let (socket_dir, metadata_dir) = directories(&config)?;
+    let settings = settings(&config);
     let (dataplane, events) = Dataplane::start(&settings)?;
     let pulse = dataplane.pulse();
     let taker = if config.take_over { Some(Taker::new()?) } else { None };
-    let (store, socket_lock, mut inherited) = match &taker {
+    let (store, sockets, mut inherited) = match &taker {
         None => {
-            let socket_lock = DirLock::take(&socket_dir, SOCKET_LOCK)?;
-            (JsonStore::open(&metadata_dir)?, socket_lock, HashMap::new())
+            let sockets = DirLock::take(&socket_dir, SOCKET_LOCK)?;
+            (JsonStore::open(&metadata_dir)?, sockets, HashMap::new())
         }
         Some(taker) => {
             let Service { lock, socket_lock, listeners } = taker.ready().await?;
-            let socket_lock = match socket_lock {
+            let sockets = match socket_lock {
                 Some(lock) => DirLock::take_over(&socket_dir, SOCKET_LOCK, lock)?,
                 None => DirLock::take(&socket_dir, SOCKET_LOCK)?,
             };
-            (JsonStore::take_over(&metadata_dir, lock)?, socket_lock, listeners)
+            (JsonStore::take_over(&metadata_dir, lock)?, sockets, listeners)
         }
     };
-    let locks = Locks { metadata: store.lock()?, sockets: socket_lock.share()? };
-    let listeners = listen_all(&config.listen, &access, &mut inherited).await?;
+    let locks = Locks { metadata: store.lock()?, sockets };
+    let holder_is_dead = locks.sockets.is_taken_from_a_corpse();
+    let listeners = api::listen_all(&config, &access, &mut inherited, holder_is_dead).await?;
+    let (store, busy) = Watched::new(store);
     let rebalance_above = f64::from(config.rebalance) / 100.0;
-    let mut control =
-        Control::restore(Box::new(store), dataplane, socket_dir, limits, rebalance_above)?;
+    let mut control = Control::restore(
+        Box::new(store),
+        dataplane,
+        socket_dir.clone(),
+        limits(&config),
+        rebalance_above,
+    )?;
     if let Some(taker) = &taker {
         taker.take(&mut control).await?;
     }
     control.open_sockets()?;
     let (control, mut thread) = Handle::spawn(control, events)?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let (stop, stopped) = watch::channel(());
     let mut servers = JoinSet::new();
-    let addresses: Vec<String> = listeners.iter().map(Listener::address).collect();
-    let copies = listeners.iter().map(Listener::copy).collect::<io::Result<Vec<_>>>()?;
+    let addresses: Vec<String> = listeners.iter().map(Listener::shown).collect();
+    let copies = listeners.iter().filter_map(Listener::copy).collect::<io::Result<Vec<_>>>()?;
+    let api = Api::new(access, control.clone());
     for listener in listeners {
-        servers.spawn(serve(listener, access.clone(), control.clone(), stopped.clone()));
+        servers.spawn(api.clone().serve(listener, stopped.clone()));
     }
     tracing::info!(addresses = addresses.join(" "), reactors = settings.reactors, "ready");
     match taker {
         Some(taker) => taker.serving().await,
         None => tell_service_manager(&[NotifyState::Ready]),
     }
-    let feeding = tokio::spawn(feed_watchdog(pulse));
-    let taken_over = loop {
+    let paths = api::paths(&config.listen);
+    remains.are(&socket_dir, paths.clone());
+    let is_handing_over = Arc::<AtomicBool>::default();
+    heartbeat::start(Parts {
+        pulse,
+        control: control.clone(),
+        store: busy,
+        is_handing_over: Arc::clone(&is_handing_over),
+    })?;
+    let is_taken_over = loop {
         tokio::select! {
-            _ = terminate.recv() => break false,
-            _ = interrupt.recv() => break false,
+            () = orders.end.notified() => break false,
             () = thread.ended() => break false,
             Some(ended) = servers.join_next() => {
                 tracing::error!(?ended, "a listener of the API ended");
                 break false;
             }
-            _ = upgrade.recv() => {}
+            () = orders.hand_over.notified() => {}
         }
-        if hand_over(&program, &control, &locks, &config.listen, &copies).await {
+        is_handing_over.store(true, Relaxed);
+        remains.are_nothing();
+        if hand_over(&program, &control, &locks, &copies).await {
             break true;
         }
+        remains.are(&socket_dir, paths.clone());
+        is_handing_over.store(false, Relaxed);
     };
-    tracing::info!(taken_over, "shutting down");
-    feeding.abort();
+    tracing::info!("{}", if is_taken_over { "another process goes on" } else { "shutting down" });
     drop((stop, copies));
-    if !taken_over {
+    if !is_taken_over {
         let sockets = control.call(Control::shut_down).await.unwrap_or_default();
         for socket in sockets {
             socket.close().await;
@@ -206,16 +236,25 @@ pub async fn run(config: Config) -> Result<(), StartError> {
         servers.shutdown().await;
     }
     let ended_well = thread.join().await;
-    if !taken_over {
-        remove_unix(&config.listen);
+    if !is_taken_over {
+        api::remove(&paths);
     }
     if ended_well { Ok(()) } else { Err(StartError::Control) }
 }
 
-/// What keeps other daemons out of the folders, until all copies are closed.
-struct Locks {
-    metadata: OwnedFd,
-    sockets: OwnedFd,
+fn settings(config: &Config) -> Settings {
+    Settings {
+        reactors: config.reactor_count(),
+        cpus: config.cpus.clone().map(|cpus| cpus.0).unwrap_or_default(),
+        busy_poll: Duration::from_micros(config.busy_poll),
+        hugepages: config.hugepages.into(),
+        guest_memory: config.max_guest_memory << 30,
+        socket_access: config.socket_access(),
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits { networks: config.max_networks, nics: config.max_nics, routes: config.max_routes }
 }
 
 /// Where a new binary of the daemon will be: as it was called, if that is a path, since symbolic links may change.
@@ -229,17 +268,17 @@ async fn hand_over(
     program: &Path,
     control: &Handle,
     locks: &Locks,
-    addresses: &[Listen],
-    listeners: &[OwnedFd],
+    listeners: &[(String, OwnedFd)],
 ) -> bool {
     tracing::info!(program = %program.display(), "handing over");
     tell_service_manager(&[NotifyState::Reloading]);
     let copies = || {
-        let named = addresses.iter().zip(listeners);
-        let copy = |(address, fd): (&Listen, &OwnedFd)| Ok((address.to_string(), fd.try_clone()?));
-        let listeners = named.map(copy).collect::<io::Result<Vec<_>>>()?;
-        let (lock, socket_lock) = (locks.metadata.try_clone()?, locks.sockets.try_clone()?);
-        Ok::<_, io::Error>(Shared { lock, socket_lock, listeners })
+        let copy = |(name, fd): &(String, OwnedFd)| Ok((name.clone(), fd.try_clone()?));
+        Ok::<_, io::Error>(Shared {
+            lock: locks.metadata.try_clone()?,
+            socket_lock: locks.sockets.share()?,
+            listeners: listeners.iter().map(copy).collect::<io::Result<Vec<_>>>()?,
+        })
     };
     let given = match copies() {
         Ok(shared) => handover::give(program, control, shared).await,
@@ -259,25 +298,10 @@ async fn hand_over(
     }
 }
 
-fn tell_service_manager(states: &[NotifyState<'_>]) {
+/// Tells systemd, if it has started this process.
+pub(crate) fn tell_service_manager(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "no service manager to tell");
-    }
-}
-
-/// Tells systemd that all reactors turn, for as long as they do and if its unit wants that (`WatchdogSec=`): a daemon that
-/// stands still is started again.
-async fn feed_watchdog(pulse: Pulse) {
-    let Some(limit) = sd_notify::watchdog_enabled() else { return };
-    let mut looks = tokio::time::interval(limit / 4);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        looks.tick().await;
-        match tokio::time::timeout(limit / 4, pulse.turn().over()).await {
-            Ok(true) => tell_service_manager(&[NotifyState::Watchdog]),
-            Ok(false) => return tracing::error!("a reactor has ended"),
-            Err(_) => tracing::error!("a turn of a reactor takes longer than {:?}", limit / 4),
-        }
     }
 }
 
@@ -288,161 +312,50 @@ fn raise_file_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
+    let (files, nics) = (limit.current.unwrap_or(u64::MAX), dataplane::room_for_listeners());
+    if files < FEW_FILES {
+        tracing::warn!(
+            files,
+            nics,
+            "few files may be open: there is room for so many vNICs (LimitNOFILE=, ulimit -n)"
+        );
+    }
 }
 
-/// A directory that is there, and whether it can be written to.
+/// Where sockets and metadata are, made if need be.
+fn directories(config: &Config) -> Result<(PathBuf, PathBuf), StartError> {
+    let longest = dataplane::longest_socket_path() - "/.sock".len() - uuid::fmt::Hyphenated::LENGTH;
+    let asked = config.socket_dir().map(std::path::absolute).and_then(Result::ok);
+    if let Some(path) = asked.filter(|path| path.as_os_str().len() > longest) {
+        return Err(StartError::LongDirectory { path, longest });
+    }
+    let (socket_dir, written) = directory("socket-dir", "XDG_RUNTIME_DIR", config.socket_dir())?;
+    written?;
+    let (metadata_dir, written) = directory("metadata-dir", "HOME", config.metadata_dir())?;
+    if let Err(error) = written {
+        tracing::warn!(%error, "what is stored is served, and changes are refused until this disk takes files");
+    }
+    Ok((socket_dir, metadata_dir))
+}
+
+/// A directory that is there, and whether it can be written to, told now rather than at the first change.
 fn directory(
     flag: &'static str,
+    variable: &'static str,
     path: Option<PathBuf>,
 ) -> Result<(PathBuf, Result<(), StartError>), StartError> {
-    let path = path.ok_or(StartError::NoDirectory(flag))?;
+    let path = path.ok_or_else(|| StartError::NoDirectory {
+        flag,
+        variable,
+        example: crate::config::example_dir(flag),
+    })?;
+    let refused = |source| StartError::Directory { flag, path: path.clone(), source };
+    let path = std::path::absolute(&path).map_err(refused)?;
     let refused = |source| StartError::Directory { flag, path: path.clone(), source };
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(0o750).create(&path).map_err(refused)?;
-    // Told now, not at the first change.
     let probe = path.join(format!(".probe-{}", std::process::id()));
     let written = std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe));
-    Ok((std::path::absolute(&path).map_err(refused)?, written.map_err(refused)))
-}
-
-enum Listener {
-    Tcp(TcpListener, Option<ServerTlsConfig>),
-    Unix(UnixListener, PathBuf),
-}
-
-impl Listener {
-    fn copy(&self) -> io::Result<OwnedFd> {
-        match self {
-            Self::Tcp(listener, _) => listener.as_fd().try_clone_to_owned(),
-            Self::Unix(listener, _) => listener.as_fd().try_clone_to_owned(),
-        }
-    }
-
-    fn address(&self) -> String {
-        match self {
-            Self::Tcp(listener, _) => match listener.local_addr() {
-                Ok(address) => address.to_string(),
-                Err(error) => error.to_string(),
-            },
-            Self::Unix(_, path) => format!("unix:{}", path.display()),
-        }
-    }
-}
-
-/// Listens on all addresses, by descriptors of another process where it gave one for an address.
-async fn listen_all(
-    addresses: &[Listen],
-    access: &Access,
-    inherited: &mut HashMap<String, OwnedFd>,
-) -> Result<Vec<Listener>, StartError> {
-    let mut listeners = Vec::new();
-    for address in addresses {
-        let inherited = inherited.remove(&address.to_string());
-        let listener = match address {
-            Listen::Tcp(to) => {
-                let listener = match inherited {
-                    Some(fd) => TcpListener::from_std(fd.into()),
-                    None => TcpListener::bind(to).await,
-                };
-                listener.map(|listener| Listener::Tcp(listener, access.tls(address).cloned()))
-            }
-            Listen::Unix(path) => {
-                let listener = match inherited {
-                    Some(fd) => UnixListener::from_std(fd.into()),
-                    None => listen_unix(path, access),
-                };
-                listener.map(|listener| Listener::Unix(listener, path.clone()))
-            }
-        };
-        let address = address.clone();
-        listeners.push(listener.map_err(|source| StartError::Listen { address, source })?);
-    }
-    Ok(listeners)
-}
-
-/// Replaces a socket that a daemon left behind, but not one that somebody listens on.
-fn listen_unix(path: &Path, access: &Access) -> io::Result<UnixListener> {
-    if let Ok(listening) = std::os::unix::net::UnixStream::connect(path) {
-        // Who called listen(2). One that was killed may be kept from closing what it listens on.
-        let listener = rustix::net::sockopt::socket_peercred(&listening)?;
-        if !lock::is_dying(listener.pid) {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-    }
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
-            std::fs::remove_file(path)?;
-        }
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(access.socket_mode()))?;
-    Ok(listener)
-}
-
-fn remove_unix(addresses: &[Listen]) {
-    for address in addresses {
-        if let Listen::Unix(path) = address
-            && let Err(error) = std::fs::remove_file(path)
-        {
-            tracing::warn!(path = %path.display(), %error, "cannot remove the API's socket");
-        }
-    }
-}
-
-fn is_admitted(access: &Access, peer: &UnixStream) -> bool {
-    match peer.peer_cred() {
-        Ok(peer) if access.admits(&peer) => true,
-        Ok(peer) => {
-            tracing::warn!(uid = peer.uid(), gid = peer.gid(), "turned away from the API");
-            false
-        }
-        Err(error) => {
-            tracing::warn!(%error, "cannot tell who connects to the API");
-            false
-        }
-    }
-}
-
-async fn serve(
-    listener: Listener,
-    access: Access,
-    control: Handle,
-    mut stopped: watch::Receiver<()>,
-) -> Result<(), tonic::transport::Error> {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<NetServiceServer<service::Service>>().await;
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let service = NetServiceServer::new(service::Service::new(control))
-        .max_decoding_message_size(MAX_REQUEST);
-    let mut server = Server::builder();
-    if let Listener::Tcp(_, Some(tls)) = &listener {
-        server = server.tls_config(tls.clone())?;
-    }
-    let router = server
-        .timeout(DEADLINE)
-        .max_concurrent_streams(64)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .add_service(service)
-        .add_service(health_service)
-        .add_service(reflection().build_v1().expect("our own descriptors are sound"))
-        .add_service(reflection().build_v1alpha().expect("our own descriptors are sound"));
-    // The sender is dropped, nothing is ever sent.
-    let stopped = async move { drop(stopped.changed().await) };
-    match listener {
-        Listener::Tcp(listener, _) => {
-            router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped).await
-        }
-        Listener::Unix(listener, _) => {
-            let peers = UnixListenerStream::new(listener).filter(move |peer| match peer {
-                Ok(peer) => is_admitted(&access, peer),
-                Err(_) => true,
-            });
-            router.serve_with_incoming_shutdown(peers, stopped).await
-        }
-    }
+    let written = written.map_err(refused);
+    Ok((path, written))
 }

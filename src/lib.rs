@@ -3,7 +3,7 @@
 //! One daemon per host gives VMs isolated, routed networks; every vNIC is a vhost-user socket.
 //!
 //! ```text
-//! bin/mvirt-net ─ daemon ─ control/ (API, desired state) ─ store/ (JSON on disk)
+//! bin/mvirt-net ─ daemon ─ api/ (who comes) ─ control/ (desired state) ─ store/ (JSON on disk)
 //!                             │ publish, attach, detach
 //!                          dataplane/ ─ sessions (one a socket) ─ port/vhost_user/ (messages, memory, rings)
 //!                             └ reactor/ (one a thread) ─ pipeline: classify → guard → responders │ forward → egress
@@ -13,17 +13,24 @@
 //! Formats are in `wire/`; nouns in `model`; defaults in `config`. `tests/layering.rs` says who may use whom.
 
 pub mod access;
+pub mod account;
 pub mod addr;
+pub mod api;
 pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod dataplane;
 mod descriptors;
 pub mod handover;
+pub mod heartbeat;
 pub mod lock;
+pub mod log;
 pub mod log_limit;
+pub mod log_writer;
 pub mod model;
 pub mod proto;
+pub mod remains;
+pub mod signals;
 pub mod store;
 pub mod token_bucket;
 pub mod wire;

@@ -56,7 +56,10 @@ pub enum LockError {
 
 /// A directory's lock. It is held until all copies of its descriptor are closed.
 #[derive(Debug)]
-pub struct DirLock(File);
+pub struct DirLock {
+    file: File,
+    is_taken_from_a_corpse: bool,
+}
 
 /// A process, whose number may be given to another one after its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +92,7 @@ impl DirLock {
                 Ok(()) if !is_at(&file, &path) && file.metadata().map_err(failed)?.is_file() => {}
                 Ok(()) => {
                     note(&file, &[Process::this()]);
-                    return Ok(Self(file));
+                    return Ok(Self { file, is_taken_from_a_corpse: false });
                 }
                 Err(Errno::WOULDBLOCK) if !is_abandoned(&file) => return Err(in_use()),
                 Err(Errno::WOULDBLOCK) if Instant::now() < patience => {
@@ -115,12 +118,17 @@ impl DirLock {
             .and_then(|pid| Process::of(pid.as_raw_pid().cast_unsigned()));
         let holders: Vec<_> = giver.into_iter().chain([Process::this()]).collect();
         note(&file, &holders);
-        Ok(Self(file))
+        Ok(Self { file, is_taken_from_a_corpse: false })
     }
 
     /// The lock for another process, to take over.
     pub fn share(&self) -> io::Result<OwnedFd> {
-        self.0.try_clone().map(OwnedFd::from)
+        self.file.try_clone().map(OwnedFd::from)
+    }
+
+    /// Whether who had it before was killed and cannot end: it may still hold other things.
+    pub fn is_taken_from_a_corpse(&self) -> bool {
+        self.is_taken_from_a_corpse
     }
 
     /// A new file, locked, in the place of one that a corpse holds. Only who has its turn may do this.
@@ -136,7 +144,7 @@ impl DirLock {
         note(&file, &[Process::this()]);
         fs::rename(&new, path)?;
         tracing::warn!(path = %path.display(), "a daemon that was killed cannot end: its lock is taken");
-        Ok(Self(file))
+        Ok(Self { file, is_taken_from_a_corpse: true })
     }
 }
 
@@ -304,7 +312,7 @@ mod tests {
         let first = DirLock::take(directory.path(), "lock").unwrap();
         // Nobody, junk, a process that is gone, and one of that number that began later.
         for text in ["", "junk\n", "4194304 1\n", "1 1\n"] {
-            first.0.write_all_at(format!("{text:TEXT$}").as_bytes(), 0).unwrap();
+            first.file.write_all_at(format!("{text:TEXT$}").as_bytes(), 0).unwrap();
             assert!(!is_abandoned(&File::open(directory.path().join("lock")).unwrap()), "{text:?}");
             assert!(DirLock::take(directory.path(), "lock").is_err(), "{text:?}");
         }

@@ -1,35 +1,75 @@
 //! The daemon's command line: flags to a configuration, errors to exit codes (1: cannot start, 2: bad flag).
 
-use clap::Parser as _;
 use mvirt_net::{
     config::{Config, LogFormat},
-    daemon,
+    daemon::{self, StartError},
+    log,
+    log_writer::LogWriter,
+    remains::Remains,
+    signals::{self, Orders},
 };
-use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
+use std::{io, process::ExitCode, sync::Arc, time::Duration};
+
+/// How long the last lines of the log may take.
+const LAST_LINES: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
-    let config = Config::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Text => {
-            let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            log.with_target(false).with_ansi(colour).init();
+    let (config, writer) = match (Config::read(), LogWriter::start(io::stderr())) {
+        (Ok(config), Ok(writer)) => (config, writer),
+        (Err(error), writer) => return refuse(&error, writer.ok()),
+        (_, Err(error)) => {
+            eprintln!("mvirt-net: {error}");
+            return ExitCode::FAILURE;
         }
-        LogFormat::Json => log.json().init(),
-    }
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(daemon::run(config)),
-        Err(error) => Err(daemon::StartError::System(error)),
     };
+    let format = config.log_format;
+    log::start(format, writer.clone());
+    let remains = Arc::<Remains>::default();
+    let leave = {
+        let (remains, writer) = (Arc::clone(&remains), writer.clone());
+        move || {
+            tracing::error!("not ended after {:?}: leaving all the same", signals::DEADLINE);
+            remains.take_away();
+            writer.flush(LAST_LINES);
+            // Nothing that other threads hold is waited for, as exit(3) would.
+            signal_hook::low_level::exit(1);
+        }
+    };
+    let outcome = signals::take(leave).map_err(StartError::System);
+    let outcome = outcome.and_then(|orders| run(config, orders, remains));
+    if let Err(error) = &outcome {
+        log::fatal(format, writer.clone(), error);
+    }
+    writer.flush(LAST_LINES);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("mvirt-net: {error}");
-            if error.is_usage() { ExitCode::from(2) } else { ExitCode::FAILURE }
-        }
+        Err(error) if error.is_usage() => ExitCode::from(2),
+        Err(_) => ExitCode::FAILURE,
     }
+}
+
+fn run(config: Config, orders: Arc<Orders>, remains: Arc<Remains>) -> Result<(), StartError> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(daemon::run(config, orders, remains));
+    // A thread of it may wait for ever; the process does not.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Says what is wrong with the flags; what was asked for, as by --help, goes to the standard output.
+fn refuse(error: &clap::Error, writer: Option<LogWriter>) -> ExitCode {
+    let format = if LogFormat::is_json_asked_for() { LogFormat::Json } else { LogFormat::Text };
+    let is_logged = error.use_stderr() && (format == LogFormat::Json || log::is_journal());
+    match writer {
+        Some(writer) if is_logged => {
+            log::start(format, writer.clone());
+            let text = error.to_string();
+            log::fatal(format, writer.clone(), &text.trim_start_matches("error: ").trim_end());
+            writer.flush(LAST_LINES);
+        }
+        // Nobody reads it where this fails.
+        _ => drop(error.print()),
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

@@ -38,7 +38,7 @@ pub use port::vhost_user::session::{Device, features};
 pub use reactor::{Hugepages, StartError};
 pub use responders::{Client, Told};
 pub use sessions::{Given, SavedConnection, SavedKept};
-pub use socket::{Access, longest_socket_path};
+pub use socket::{Access, longest_socket_path, room_for_listeners};
 
 use counters::{PortCounters, ReactorCounters};
 use sessions::{Order, Start};
@@ -71,6 +71,8 @@ pub struct Settings {
     pub hugepages: Hugepages,
     /// Octets of memory that one VMM may have mapped.
     pub guest_memory: u64,
+    /// Who may open sockets, where a vNIC does not say.
+    pub socket_access: Access,
 }
 
 /// What a port's VMM and guest do.
@@ -132,6 +134,8 @@ pub struct Socket {
 #[derive(Debug)]
 pub struct Listening {
     path: PathBuf,
+    /// What a vNIC does not say.
+    access: Access,
     counters: Arc<PortCounters>,
     /// The reactor that is to own the port.
     home: watch::Sender<Arc<reactor::Handle>>,
@@ -177,7 +181,7 @@ impl Stopped {
 impl Listening {
     /// Lets others open the socket, from now on.
     pub fn set_access(&self, access: Access) -> io::Result<()> {
-        access.apply(&self.path)
+        access.or(self.access).apply(&self.path)
     }
 
     /// What the port has carried.
@@ -276,6 +280,8 @@ pub struct Dataplane {
     reactors: Vec<Arc<reactor::Handle>>,
     events: mpsc::UnboundedSender<Event>,
     guest_memory: u64,
+    /// Who may open sockets, where a vNIC does not say.
+    access: Access,
     /// vNICs placed on each reactor.
     load: Vec<usize>,
     /// How many vNICs of a network are placed where.
@@ -303,6 +309,7 @@ impl Dataplane {
             reactors: reactors.into_iter().map(Arc::new).collect(),
             events,
             guest_memory: settings.guest_memory,
+            access: settings.socket_access,
             homes: HashMap::new(),
             generations: Vec::new(),
             free: Vec::new(),
@@ -373,9 +380,10 @@ impl Dataplane {
                 PortCounters::beginning_at(&given.counters),
                 Start::take(given, socket.device, &socket.name)?,
             ),
-            None => {
-                (PortCounters::default(), Start::new(socket::listen(&socket.path, socket.access)?))
-            }
+            None => (
+                PortCounters::default(),
+                Start::new(socket::listen(&socket.path, socket.access.or(self.access))?),
+            ),
         };
         let counters = Arc::new(counters);
         let (stop, stopped) = oneshot::channel();
@@ -394,7 +402,8 @@ impl Dataplane {
             events: self.events.clone(),
         };
         let task = tokio::spawn(sessions::serve(served, start, ordered, stopped));
-        Ok(Listening { path: socket.path, counters, home, orders, device, stop, task })
+        let access = self.access;
+        Ok(Listening { path: socket.path, access, counters, home, orders, device, stop, task })
     }
 
     /// The reactors: how many vNICs are placed on each, and what it has done.

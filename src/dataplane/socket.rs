@@ -7,6 +7,7 @@ use rustix::{
     net::{
         AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen as start, socket_with,
     },
+    process::{Resource, getrlimit},
 };
 use std::{
     io,
@@ -18,8 +19,9 @@ use tokio::net::UnixListener;
 /// Owner and group: the VMM runs as either.
 const MODE: u16 = 0o660;
 const BACKLOG: i32 = 8;
-/// Listeners get descriptors from here up, above every connection's: a process that is killed closes its descriptors
-/// in order, and a VMM that sees its connection end must not find a listener that still accepts.
+/// Listeners get descriptors from here up, where the limit of open files allows it, above every connection's: a process
+/// that is killed gives back its highest descriptors first, and a VMM that sees its connection end must not find a
+/// listener that still accepts.
 const LISTENER_FDS: i32 = 1 << 16;
 
 /// Who may open a socket: what is absent is the daemon's own user and group, and 0660.
@@ -34,6 +36,15 @@ pub struct Access {
 }
 
 impl Access {
+    /// This, and `other` where this does not say.
+    pub(super) fn or(self, other: Self) -> Self {
+        Self {
+            owner: self.owner.or(other.owner),
+            group: self.group.or(other.group),
+            mode: self.mode.or(other.mode),
+        }
+    }
+
     /// Gives the socket at `path` to who may open it. What fails leaves it as it was.
     pub(super) fn apply(self, path: &Path) -> io::Result<()> {
         // First, since a new socket is not open to groups and others before the next call.
@@ -76,13 +87,50 @@ pub(super) fn listen(path: &Path, access: Access) -> io::Result<UnixListener> {
     UnixListener::from_std(listener.into())
 }
 
-/// The same socket on a high descriptor; where the limit of open files is too low for that, as it was.
+/// The same socket on a high descriptor; where there is no room for that, as it was.
 pub(super) fn raise(socket: OwnedFd) -> OwnedFd {
-    match fcntl_dupfd_cloexec(&socket, LISTENER_FDS) {
+    match fcntl_dupfd_cloexec(&socket, first_listener(open_files())) {
         Ok(raised) => raised,
         Err(error) => {
-            tracing::debug!(%error, "a listener keeps a low descriptor: the limit of open files is below {LISTENER_FDS}");
+            // Once a vNIC at most.
+            tracing::warn!(%error, "too few open files: VMMs may not come back after a crash (LimitNOFILE=, ulimit -n)");
             socket
+        }
+    }
+}
+
+/// How many listeners there is room for above all connections.
+pub fn room_for_listeners() -> u64 {
+    let files = open_files();
+    files - u64::from(first_listener(files).cast_unsigned()).min(files)
+}
+
+/// The lowest descriptor of a listener. Connections have several descriptors each, listeners one: three quarters of a low
+/// limit are theirs.
+fn first_listener(files: u64) -> i32 {
+    i32::try_from(files / 4 * 3).unwrap_or(LISTENER_FDS).min(LISTENER_FDS)
+}
+
+/// The limit of open files.
+fn open_files() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_are_as_high_as_the_limit_allows() {
+        for (files, first) in [
+            (1024, 768),
+            (4096, 3072),
+            (65535, 49149),
+            (65536, 49152),
+            (1 << 20, 1 << 16),
+            (u64::MAX, 1 << 16),
+        ] {
+            assert_eq!(first_listener(files), first, "of {files}");
         }
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! A change that a [`Store`] has returned from is on stable storage; one it has refused is not there after a restart.
 
+mod busy;
 pub mod json;
+
+pub use busy::{Busy, Watched};
 
 use crate::{
     lock::LockError,

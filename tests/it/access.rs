@@ -27,67 +27,106 @@ fn certify(authority: &CertifiedIssuer<'_, KeyPair>, folder: &Path, name: &str) 
     fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
 }
 
+/// A daemon with certificates that listens on `address`, too, and what it takes to talk to it.
+struct Certified {
+    folder: tempfile::TempDir,
+    daemon: Daemon,
+    port: String,
+}
+
+impl Certified {
+    fn start(address: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let (ours, theirs) = (authority(), authority());
+        fs::write(path("ca.pem"), ours.pem()).unwrap();
+        certify(&ours, folder.path(), "server");
+        certify(&ours, folder.path(), "client");
+        certify(&theirs, folder.path(), "stranger");
+        let (cert, key, ca) = (path("server.pem"), path("server.key"), path("ca.pem"));
+        let listen = format!("{address}:0");
+        let files = ["--tls-cert", &cert, "--tls-key", &key, "--tls-client-ca", &ca];
+        let daemon = Daemon::start_with(&[&["--listen", &listen][..], &files].concat());
+        let mut port = String::new();
+        wait_until("the daemon tells its address", || {
+            let log = daemon.log();
+            let ready = log.split(" ready ").nth(1).and_then(|ready| {
+                let rest = ready.split(&format!("{address}:")).nth(1)?;
+                Some(rest.chars().take_while(char::is_ascii_digit).collect())
+            });
+            port = ready.unwrap_or_default();
+            !port.is_empty()
+        });
+        Self { folder, daemon, port }
+    }
+
+    /// What somebody is told who has the files of these names.
+    fn ask(&self, scheme: &str, authority: Option<&str>, identity: Option<[&str; 2]>) -> Output {
+        let path = |name: &str| self.folder.path().join(name);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
+        command.arg("--net-server").arg(format!("{scheme}://127.0.0.1:{}", self.port));
+        if let Some(name) = authority {
+            command.arg("--tls-ca").arg(path(name));
+        }
+        if let Some([cert, key]) = identity {
+            command.arg("--tls-cert").arg(path(cert)).arg("--tls-key").arg(path(key));
+        }
+        command.args(["network", "list"]).output().unwrap()
+    }
+}
+
 #[test]
 fn beyond_loopback_only_certified_programs_are_let_in() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).display().to_string();
-    let (ours, theirs) = (authority(), authority());
-    fs::write(path("ca.pem"), ours.pem()).unwrap();
-    certify(&ours, folder.path(), "server");
-    certify(&ours, folder.path(), "client");
-    certify(&theirs, folder.path(), "stranger");
-    let files = [path("server.pem"), path("server.key"), path("ca.pem")];
-    let daemon = Daemon::start_with(&[
-        "--listen",
-        "0.0.0.0:0",
-        "--tls-cert",
-        &files[0],
-        "--tls-key",
-        &files[1],
-        "--tls-client-ca",
-        &files[2],
-    ]);
-    let mut port = String::new();
-    wait_until("the daemon tells its address", || {
-        let log = daemon.log();
-        let found = log
-            .split("0.0.0.0:")
-            .nth(1)
-            .map(|rest| rest.chars().take_while(char::is_ascii_digit).collect());
-        port = found.unwrap_or_default();
-        !port.is_empty()
-    });
-    let ask = |scheme: &str, flags: &[&str]| -> Output {
-        let server = format!("{scheme}://127.0.0.1:{port}");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
-        command
-            .args(["--net-server", &server])
-            .args(flags)
-            .args(["network", "list"])
-            .output()
-            .unwrap()
-    };
-    let ca = path("ca.pem");
-    let identity = |name: &str| [path(&format!("{name}.pem")), path(&format!("{name}.key"))];
-    let [cert, key] = identity("client");
-    let known = ask("https", &["--tls-ca", &ca, "--tls-cert", &cert, "--tls-key", &key]);
+    let certified = Certified::start("0.0.0.0");
+    let (ca, client) = (Some("ca.pem"), ["client.pem", "client.key"]);
+    let known = certified.ask("https", ca, Some(client));
     assert!(known.status.success(), "{}", String::from_utf8_lossy(&known.stderr));
-    let [cert, key] = identity("stranger");
-    let [other, _] = identity("client");
-    let stranger = ["--tls-ca", &ca, "--tls-cert", &cert, "--tls-key", &key];
-    let confused = ["--tls-ca", &ca, "--tls-cert", &other, "--tls-key", &key];
-    for (who, scheme, flags, remedy) in [
-        ("a stranger", "https", &stranger[..], "does not accept the certificate of --tls-cert"),
-        ("somebody without one", "https", &["--tls-ca", &ca], "give --tls-cert and --tls-key"),
-        ("somebody with another's", "https", &confused, "does not belong to the certificate"),
-        ("somebody who does not know the server", "https", &[], "give who does with --tls-ca"),
-        ("somebody in clear", "http", &[], "TLS may be what is spoken there: use https://"),
+    let stranger = ["stranger.pem", "stranger.key"];
+    let confused = ["client.pem", "stranger.key"];
+    for (who, scheme, ca, identity, remedy) in [
+        (
+            "a stranger",
+            "https",
+            ca,
+            Some(stranger),
+            "does not accept the certificate of --tls-cert",
+        ),
+        ("somebody without one", "https", ca, None, "give --tls-cert and --tls-key"),
+        (
+            "somebody with another's",
+            "https",
+            ca,
+            Some(confused),
+            "does not belong to the certificate",
+        ),
+        (
+            "somebody who does not know the server",
+            "https",
+            None,
+            None,
+            "give who does with --tls-ca",
+        ),
+        ("somebody in clear", "http", None, None, "TLS may be what is spoken there: use https://"),
     ] {
-        let refused = ask(scheme, flags);
+        let refused = certified.ask(scheme, ca, identity);
         assert_eq!(refused.status.code(), Some(1), "{who} is let in");
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(said.contains("cannot reach") && said.contains(remedy), "{who}: {said}");
     }
+    let turned_away = "turned away from the API peer=127.0.0.1:";
+    wait_until("they are told to the log", || {
+        let log = certified.daemon.log();
+        log.matches(turned_away).count() >= 3 && log.contains("peer sent no certificates")
+    });
+}
+
+#[test]
+fn on_loopback_certificates_are_asked_for_where_no_other_address_uses_them() {
+    let certified = Certified::start("127.0.0.1");
+    assert!(
+        certified.ask("https", Some("ca.pem"), Some(["client.pem", "client.key"])).status.success()
+    );
+    assert_eq!(certified.ask("http", None, None).status.code(), Some(1));
 }
 
 #[test]
@@ -153,6 +192,6 @@ fn users_of_the_socket_are_let_in_by_number() {
         assert_eq!(output.status.success(), is_let_in, "{uid}: {told}");
     }
     wait_until("who was turned away is told", || {
-        open.log().contains("turned away from the API uid=4323")
+        open.log().contains("turned away from the API peer=uid=4323 gid=4323")
     });
 }

@@ -147,6 +147,11 @@ impl Daemon {
         self.start_again();
     }
 
+    /// Another binary from the next start on.
+    pub(crate) fn run_instead(&mut self, binary: PathBuf) {
+        self.command.path = binary;
+    }
+
     /// The same daemon again, after it has ended.
     pub(crate) fn start_again(&mut self) {
         self.process = spawn(&self.command, &self.directory);
@@ -195,6 +200,11 @@ impl Daemon {
         }
         self.client = connect(&self.runtime, &self.directory);
         true
+    }
+
+    /// kill -9, not waited for.
+    pub(crate) fn kill(&mut self) {
+        kill_process(self.process, Signal::KILL).unwrap();
     }
 
     /// SIGTERM; gives how it ended.

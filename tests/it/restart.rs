@@ -6,7 +6,11 @@ use super::{
     guest::{Driver, Guest, PLAIN},
 };
 use mvirt_net::proto::NicState;
-use std::{os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    path::Path,
+};
 use vhost::VhostBackend as _;
 
 #[test]
@@ -135,8 +139,7 @@ fn a_change_that_cannot_be_stored_is_refused_and_leaves_no_trace() {
     let request = mvirt_net::proto::ListNicsRequest::default();
     let found = daemon.call(async |client| client.list_nics(request).await).unwrap().nics;
     assert_eq!(found, [a], "as it was");
-    let socket =
-        |entry: &std::fs::DirEntry| entry.path().extension().is_some_and(|e| e == "sock");
+    let socket = |entry: &std::fs::DirEntry| entry.path().extension().is_some_and(|e| e == "sock");
     let sockets = std::fs::read_dir(daemon.path("s")).unwrap().flatten().filter(socket);
     assert_eq!(sockets.count(), 1, "and no socket of b");
     std::fs::rename(&away, &here).unwrap();
@@ -171,4 +174,52 @@ fn a_vnic_offers_what_it_was_made_with() {
     assert_eq!(offered(&new.socket_path), now);
     assert!(daemon.hand_over());
     assert_eq!(offered(&nic.socket_path), PLAIN | LOG_ALL);
+}
+
+/// A VMM that dials as soon as its connection ends, as Cloud Hypervisor does; true if that reached the process that dies.
+fn dials_at_once(socket: &Path, mut stream: UnixStream) -> bool {
+    while stream.read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
+    UnixStream::connect(socket).is_ok()
+}
+
+#[test]
+fn a_vmm_that_dials_at_once_never_reaches_the_daemon_that_dies() {
+    const VNICS: usize = 8;
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let script = folder.path().join("few");
+    let binary = env!("CARGO_BIN_EXE_mvirt-net");
+    std::fs::write(&script, format!("#!/bin/sh\nulimit -n 4096 && exec {binary} \"$@\"\n"))
+        .unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut daemon = Daemon::start_binary(&script, &["--reactors", "1"]);
+    daemon.network("prod");
+    let nics: Vec<_> = (0..VNICS).map(|n| daemon.nic("prod", &format!("vm{n}"))).collect();
+    let mut reached = 0;
+    for _ in 0..20 {
+        // What answers has opened its sockets.
+        daemon.get_nic("vm0");
+        let connect = |nic: &mvirt_net::proto::Nic| {
+            let mut stream = UnixStream::connect(&nic.socket_path).unwrap();
+            // GET_FEATURES, and its answer.
+            stream.write_all(&[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+            stream.read_exact(&mut [0; 20]).unwrap();
+            stream
+        };
+        let streams: Vec<_> = nics.iter().map(connect).collect();
+        std::thread::scope(|scope| {
+            let dial = |(nic, stream): (&mvirt_net::proto::Nic, _)| {
+                let socket = nic.socket_path.clone();
+                scope.spawn(move || dials_at_once(Path::new(&socket), stream))
+            };
+            let dials: Vec<_> = nics.iter().zip(streams).map(dial).collect();
+            daemon.kill();
+            reached += dials
+                .into_iter()
+                .map(|dial| dial.join().unwrap())
+                .filter(|reached| *reached)
+                .count();
+        });
+        daemon.start_again_after_its_end();
+    }
+    assert_eq!(reached, 0, "of {}", 20 * VNICS);
 }

@@ -2,7 +2,10 @@
 
 use super::{Failure, units};
 use clap::{Args, ValueHint};
-use mvirt_net::{config::DEFAULT_LISTEN, proto::net_service_client::NetServiceClient};
+use mvirt_net::{
+    config::{DEFAULT_LISTEN, default_server},
+    proto::net_service_client::NetServiceClient,
+};
 use std::{
     env,
     error::Error,
@@ -96,7 +99,7 @@ impl Connection {
         self.tls_key = file(self.tls_key, "MVIRT_NET_CLIENT_KEY");
         let given = self.net_server.filter(|address| !address.is_empty());
         let given = given.or_else(|| variable("MVIRT_NET_SERVER"));
-        let address = given.unwrap_or_else(|| DEFAULT_LISTEN.into());
+        let address = given.unwrap_or_else(default_server);
         let has_scheme = address.contains("://") || address.starts_with("unix:");
         self.net_server = Some(if has_scheme { address } else { format!("http://{address}") });
         self

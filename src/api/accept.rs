@@ -1,0 +1,194 @@
+//! Who comes to a listener: counted, asked who it is, and handed on once it speaks HTTP/2.
+
+use super::{
+    answers::{Account, Limits},
+    connection::{Connection, Io, PREFACE},
+    listener::{Listener, Stream},
+    shares::{Peer, Share, Shares},
+};
+use crate::{
+    access::Access,
+    log_limit::{LogLimit, Said},
+};
+use rustix::{io::Errno, net::sockopt};
+use std::{
+    fs::File,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::TcpStream,
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+
+/// How long a peer may take until it is known and speaks HTTP/2.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long nobody is let in after there was no descriptor left.
+const PAUSE: Duration = Duration::from_millis(100);
+/// When a silent client is asked whether it is there, how often again, and how often at most (tcp(7)): its host may be
+/// gone without a word.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(20), 3);
+
+/// Why a peer is not served.
+#[derive(Debug, thiserror::Error)]
+enum TurnedAway {
+    #[error("{0}")]
+    NoRoom(String),
+    #[error("neither its user nor its groups are let in")]
+    User,
+    #[error("no TLS with a certificate of --tls-client-ca: {0}")]
+    Tls(io::Error),
+    #[error("it speaks TLS to an address that is served without")]
+    SpeaksTls,
+    /// Who only looked whether somebody listens.
+    #[error("it said nothing")]
+    Nothing,
+    #[error("it does not speak HTTP/2")]
+    Protocol,
+    #[error("it did not begin within {PATIENCE:?}")]
+    Slow,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// The way in.
+pub(super) struct Gate {
+    access: Access,
+    shares: Arc<Shares>,
+    answers: Arc<Limits>,
+    ready: mpsc::Sender<Connection>,
+    log: Mutex<LogLimit>,
+}
+
+impl Gate {
+    pub(super) fn new(
+        access: Access,
+        shares: Arc<Shares>,
+        answers: Arc<Limits>,
+        ready: mpsc::Sender<Connection>,
+    ) -> Arc<Self> {
+        Arc::new(Self { access, shares, answers, ready, log: Mutex::default() })
+    }
+
+    /// Lets peers in. Never ends by itself.
+    pub(super) async fn accept(self: Arc<Self>, listener: Listener) {
+        let tls = self.access.tls(listener.address()).cloned();
+        let mut socket = listener.socket().await;
+        // For a moment without any other: who waits is told that there is no room, and not forgotten.
+        let mut reserve = File::open("/dev/null").ok();
+        loop {
+            match socket.accept().await {
+                Ok(stream) => {
+                    let (gate, tls) = (Arc::clone(&self), tls.clone());
+                    tokio::spawn(async move { gate.admit(stream, tls).await });
+                }
+                Err(error) if is_exhausted(&error) => {
+                    if let Some(Said { unsaid }) = self.line() {
+                        tracing::warn!(%error, unsaid, "nobody is let in to the API for a moment");
+                    }
+                    if reserve.take().is_some() {
+                        drop(timeout(Duration::ZERO, socket.accept()).await);
+                        reserve = File::open("/dev/null").ok();
+                    }
+                    sleep(PAUSE).await;
+                }
+                // The peer's own, most likely: it has given up already.
+                Err(error) => {
+                    tracing::debug!(%error, "a connection to the API ended before it began");
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+
+    fn line(&self) -> Option<Said> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).line(Instant::now())
+    }
+
+    async fn admit(&self, stream: Stream, tls: Option<TlsAcceptor>) {
+        let (peer, shown) = match stream.peer() {
+            Ok(peer) => peer,
+            // It has gone already.
+            Err(error) => return tracing::debug!(%error, "who connects to the API cannot be told"),
+        };
+        match self.try_admit(stream, peer, tls).await {
+            // An error says that the listener is closed.
+            Ok(connection) => drop(self.ready.send(connection).await),
+            Err(TurnedAway::Nothing) => tracing::debug!(peer = %shown, "came to the API, and went"),
+            Err(reason) => {
+                if let Some(Said { unsaid }) = self.line() {
+                    tracing::warn!(peer = %shown, %reason, unsaid, "turned away from the API");
+                }
+            }
+        }
+    }
+
+    async fn try_admit(
+        &self,
+        stream: Stream,
+        peer: Peer,
+        tls: Option<TlsAcceptor>,
+    ) -> Result<Connection, TurnedAway> {
+        let share = self.shares.take(peer).map_err(TurnedAway::NoRoom)?;
+        let begun = async {
+            let io: Box<dyn Io> = match (stream, tls) {
+                (Stream::Unix(stream), _) => {
+                    if !self.access.admits(&stream.peer_cred()?).await {
+                        return Err(TurnedAway::User);
+                    }
+                    Box::new(stream)
+                }
+                (Stream::Tcp(stream), tls) => {
+                    tune(&stream)?;
+                    match tls {
+                        None => Box::new(stream),
+                        Some(tls) => Box::new(tls.accept(stream).await.map_err(TurnedAway::Tls)?),
+                    }
+                }
+            };
+            self.greet(io, share).await
+        };
+        timeout(PATIENCE, begun).await.map_err(|_| TurnedAway::Slow)?
+    }
+
+    /// Waits for the first octets of HTTP/2.
+    async fn greet(&self, mut io: Box<dyn Io>, share: Share) -> Result<Connection, TurnedAway> {
+        let mut preface = [0; PREFACE.len()];
+        let first = io.read_exact(&mut preface[..1]).await;
+        match (first, preface[0]) {
+            (Err(error), _) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(TurnedAway::Nothing);
+            }
+            (Err(error), _) => return Err(error.into()),
+            // A handshake record of TLS.
+            (Ok(_), 22) => return Err(TurnedAway::SpeaksTls),
+            (Ok(_), _) => {}
+        }
+        io.read_exact(&mut preface[1..]).await?;
+        if preface != *PREFACE {
+            return Err(TurnedAway::Protocol);
+        }
+        let account = Account::new(Arc::clone(&self.answers), share.peer());
+        Ok(Connection::new(io, share, account))
+    }
+}
+
+/// Small answers go out at once: the second half of one would wait for the client's acknowledgement of the first.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (idle, interval, count) = KEEPALIVE;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, idle)?;
+    sockopt::set_tcp_keepintvl(stream, interval)?;
+    Ok(sockopt::set_tcp_keepcnt(stream, count)?)
+}
+
+/// No descriptor or memory is left for another connection: trying again at once would only keep a CPU busy.
+fn is_exhausted(error: &io::Error) -> bool {
+    let codes = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|code| codes.contains(&code))
+}

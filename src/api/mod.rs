@@ -1,0 +1,88 @@
+//! The API's doors: listens, lets in who may, and serves requests.
+//!
+//! ```text
+//! listener ── accept ── shares ── access, TLS, preface (10 s in all) ──▶ tonic ── answers ── control::service
+//! ```
+//! Strangers cost little: what they may open, begin and leave unread is bounded, for each peer and in all.
+
+mod accept;
+mod answers;
+mod connection;
+mod listener;
+mod shares;
+
+pub use listener::{Listener, listen_all, paths, remove};
+
+use crate::{
+    access::Access,
+    control::{Handle, service},
+    proto::{DESCRIPTORS, net_service_server::NetServiceServer},
+};
+use accept::Gate;
+use answers::Bounded;
+use shares::Shares;
+use std::{io, sync::Arc, time::Duration};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tonic::transport::Server;
+
+/// Octets of the longest request.
+const MAX_REQUEST: usize = 1 << 20;
+/// How long a request may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What all listeners of the API share.
+#[derive(Clone)]
+pub struct Api {
+    access: Access,
+    control: Handle,
+    connections: Arc<Shares>,
+    answers: Arc<answers::Limits>,
+}
+
+impl Api {
+    /// For those that `access` lets in; requests go to `control`.
+    pub fn new(access: Access, control: Handle) -> Self {
+        Self { access, control, connections: Arc::default(), answers: Arc::default() }
+    }
+
+    /// Serves who comes to `listener`, until `stopped` and the last request is answered.
+    pub async fn serve(
+        self,
+        listener: Listener,
+        mut stopped: watch::Receiver<()>,
+    ) -> Result<(), tonic::transport::Error> {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<NetServiceServer<service::Service>>().await;
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let service = NetServiceServer::new(service::Service::new(self.control))
+            .max_decoding_message_size(MAX_REQUEST);
+        let router = Server::builder()
+            .timeout(DEADLINE)
+            .max_concurrent_streams(64)
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .layer(tower::layer::layer_fn(Bounded::new))
+            .add_service(service)
+            .add_service(health_service)
+            .add_service(reflection().build_v1().expect("our own descriptors are sound"))
+            .add_service(reflection().build_v1alpha().expect("our own descriptors are sound"));
+        let (ready, connections) = mpsc::channel(1);
+        let connections = ReceiverStream::new(connections).map(Ok::<_, io::Error>);
+        let gate = Gate::new(self.access, self.connections, self.answers, ready);
+        let mut ends = stopped.clone();
+        let accepting = async move {
+            tokio::select! {
+                () = gate.accept(listener) => {}
+                // The sender is dropped, nothing is ever sent.
+                _ = ends.changed() => {}
+            }
+        };
+        let stopped = async move { drop(stopped.changed().await) };
+        let serving = router.serve_with_incoming_shutdown(connections, stopped);
+        tokio::join!(accepting, serving).1
+    }
+}
