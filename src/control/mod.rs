@@ -328,7 +328,12 @@ impl Control {
             .members
             .insert(nic.place.port.slot, compile::member(&network.model, &nic.model, nic.place));
         self.unpublished.insert(nic.model.network_id);
-        tracing::info!(nic = %nic.model.name, from = uneven.from, to = uneven.to, "moved to a reactor with less to do");
+        tracing::info!(
+            nic = nic.model.name.as_str(),
+            from = uneven.from,
+            to = uneven.to,
+            "moved to a reactor with less to do"
+        );
         self.settle();
     }
 
@@ -364,7 +369,12 @@ impl Control {
                 continue;
             }
             if let Some(Said { unsaid }) = nic.log.line(now) {
-                tracing::info!(nic = %nic.model.name, state = nic.state.as_str_name(), unsaid, "vNIC changed");
+                tracing::info!(
+                    nic = nic.model.name.as_str(),
+                    state = readable(nic.state),
+                    unsaid,
+                    "vNIC changed"
+                );
             }
             self.tell_nic(id);
         }
@@ -492,6 +502,16 @@ fn note(guest: &mut proto::GuestSeen, told: Told) {
     }
     if !client.vendor_class.is_empty() {
         guest.vendor_class = client.vendor_class;
+    }
+}
+
+/// For the log.
+fn readable(state: proto::NicState) -> &'static str {
+    match state {
+        proto::NicState::Unspecified => "unknown",
+        proto::NicState::Created => "created",
+        proto::NicState::Active => "active",
+        proto::NicState::Error => "error",
     }
 }
 

@@ -60,7 +60,7 @@ impl Control {
             return Err(error.into());
         }
         let id = network.id;
-        tracing::info!(network = %network.name, %id, "network created");
+        tracing::info!(network = network.name.as_str(), %id, "network created");
         self.adopt_network(network);
         self.tell_network(id);
         Ok(network_view(&self.networks[&id]))
@@ -154,7 +154,7 @@ impl Control {
             network.model = new;
         }
         self.follow_network(id);
-        tracing::info!(network = %self.networks[&id].model.name, %id, "network updated");
+        tracing::info!(network = self.networks[&id].model.name.as_str(), %id, "network updated");
         self.unpublished.insert(id);
         self.tell_network(id);
         Ok(network_view(&self.networks[&id]))
@@ -208,7 +208,7 @@ impl Control {
         self.settle();
         if let Some(network) = self.networks.remove(&id) {
             self.network_names.remove(&network.model.name);
-            tracing::info!(network = %network.model.name, %id, nics = nics.len(), "network deleted");
+            tracing::info!(network = network.model.name.as_str(), %id, nics = nics.len(), "network deleted");
         }
         nics.iter().for_each(|nic| self.tell_nic_gone(*nic, id));
         self.tell_network(id);

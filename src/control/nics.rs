@@ -66,7 +66,7 @@ impl Control {
         }
         self.unpublished.insert(network_id);
         let nic = &self.nics[&id];
-        tracing::info!(nic = %nic.model.name, %id, "vNIC created");
+        tracing::info!(nic = nic.model.name.as_str(), %id, "vNIC created");
         self.tell_nic(id);
         self.tell_network(network_id);
         Ok(self.nic_view(&self.nics[&id]))
@@ -305,7 +305,7 @@ impl Control {
         if let Err(error) = self.store.put_nic(&new) {
             self.undo("vNIC", |store| store.put_nic(&old));
             if let Err(error) = self.give_socket(&new, &old) {
-                tracing::warn!(nic = %old.name, %error, "the socket's owner, group and mode stay changed until the next start");
+                tracing::warn!(nic = old.name.as_str(), %error, "the socket's owner, group and mode stay changed until the next start");
             }
             return Err(error.into());
         }
@@ -371,7 +371,7 @@ impl Control {
         }
         self.forget_nic(id);
         self.unpublished.insert(network_id);
-        tracing::info!(nic = %nic.name, %id, "vNIC deleted");
+        tracing::info!(nic = nic.name.as_str(), %id, "vNIC deleted");
         self.tell_nic_gone(id, network_id);
         self.tell_network(network_id);
         Ok(response)

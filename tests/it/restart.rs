@@ -1,7 +1,7 @@
 //! VMMs come and go, and so may the daemon: addresses, sockets and traffic come back without anyone's help.
 
 use super::{
-    daemon::Daemon,
+    daemon::{Daemon, wait_until},
     frames::{Udp4, is_udp4},
     guest::{Driver, Guest, PLAIN},
 };
@@ -26,6 +26,10 @@ fn a_vmm_may_leave_and_come_back() {
         drop(guest);
         daemon.wait_for_state("vm1", NicState::Created);
     }
+    let _guest = Guest::connect(&nic);
+    wait_until("a state that lasts is told as people say it", || {
+        daemon.log().contains("vNIC changed nic=\"vm1\" state=\"active\"")
+    });
 }
 
 #[test]
