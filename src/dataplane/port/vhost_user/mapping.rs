@@ -192,7 +192,7 @@ impl Guard {
         let sound = before.is_multiple_of(2) && self.version.load(Ordering::SeqCst) == before;
         let inside = address.wrapping_sub(start) < len;
         // Mappings begin at a multiple of their page.
-        (sound && inside).then_some((address & !(page - 1), page))
+        (sound && inside).then(|| (address & !(page - 1), page))
     }
 }
 
