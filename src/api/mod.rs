@@ -15,7 +15,7 @@ pub use listener::{Listener, listen_all, paths, remove};
 
 use crate::{
     access::Access,
-    control::{Handle, service},
+    control::{self, Handle, service},
     proto::{DESCRIPTORS, net_service_server::NetServiceServer},
 };
 use accept::Gate;
@@ -54,6 +54,7 @@ impl Api {
     ) -> Result<(), tonic::transport::Error> {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<NetServiceServer<service::Service>>().await;
+        tokio::spawn(control::health::report(self.control.degraded(), health));
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(DESCRIPTORS)

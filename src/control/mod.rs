@@ -11,10 +11,12 @@ mod accounts;
 mod addresses;
 pub mod compile;
 mod fields;
+pub mod health;
 pub mod ipam;
 mod mask;
 mod networks;
 mod nics;
+mod orphans;
 mod pages;
 pub mod refusal;
 mod requests;
@@ -39,6 +41,7 @@ use crate::{
     store::{Store, StoreError},
 };
 use compile::Member;
+use health::{Degraded, Health};
 use ipam::Pool;
 use refusal::Refusal;
 use std::{
@@ -107,8 +110,10 @@ struct NicState {
     view: Option<Arc<proto::Nic>>,
     guest: proto::GuestSeen,
     log: LogLimit,
-    /// Absent only while it is being made.
+    /// Absent while it is being made, and where it cannot be.
     listening: Option<Listening>,
+    /// Why it cannot be served; empty where it is.
+    error: String,
 }
 
 /// The desired state and everything that follows it.
@@ -118,7 +123,11 @@ pub struct Control {
     unpublished: HashSet<Uuid>,
     network_names: BTreeMap<Name, Uuid>,
     nics: HashMap<Uuid, NicState>,
+    /// With those of orphans.
     nic_names: BTreeMap<Name, Uuid>,
+    /// vNICs whose network is not there.
+    orphans: HashMap<Uuid, Nic>,
+    health: Health,
     by_port: HashMap<PortId, Uuid>,
     next_key: u64,
     seed: u64,
@@ -214,6 +223,8 @@ impl Control {
             network_names: BTreeMap::new(),
             nics: HashMap::new(),
             nic_names: BTreeMap::new(),
+            orphans: HashMap::new(),
+            health: Health::new(contents.damaged),
             by_port: HashMap::new(),
             next_key: 0,
             seed: std::hash::RandomState::new().hash_one(0),
@@ -235,6 +246,10 @@ impl Control {
         for nic in contents.nics {
             control.adopt_nic(nic);
         }
+        for nic in contents.orphans {
+            control.keep_orphan(nic);
+        }
+        control.probe();
         control.unpublished.extend(control.networks.keys());
         control.settle();
         Ok(control)
@@ -245,7 +260,7 @@ impl Control {
         let closed = self.nics.iter().filter(|(_, nic)| nic.listening.is_none());
         let closed: Vec<Uuid> = closed.map(|(id, _)| *id).collect();
         for id in closed {
-            self.open_socket(id, None)?;
+            self.open_socket_or_say(id);
         }
         self.remove_stale_sockets();
         tracing::info!(networks = self.networks.len(), nics = self.nics.len(), "state restored");
@@ -296,6 +311,22 @@ impl Control {
                 tracing::warn!(path = %path.display(), %error, "cannot remove a stale socket");
             }
         }
+    }
+
+    /// Makes a change durable, or says that changes cannot be.
+    fn keep(
+        &mut self,
+        change: impl FnOnce(&mut dyn Store) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let result = change(&mut *self.store);
+        self.health.stored(&result);
+        result
+    }
+
+    /// Looks whether a change could be made durable.
+    fn probe(&mut self) {
+        let result = self.store.probe();
+        self.health.stored(&result);
     }
 
     fn socket_path(&self, nic: Uuid) -> PathBuf {
@@ -405,17 +436,20 @@ impl Control {
 
     fn nic_view(&self, nic: &NicState) -> proto::Nic {
         let view = self.view_as(&nic.model, nic.state);
-        proto::Nic { guest: Some(nic.guest.clone()), ..view }
+        proto::Nic { guest: Some(nic.guest.clone()), error: nic.error.clone(), ..view }
     }
 
     /// A vNIC of a network that is there, without what its guest was told.
     fn view_as(&self, nic: &Nic, state: proto::NicState) -> proto::Nic {
         let path = self.socket_path(nic.id).to_string_lossy().into_owned();
-        view::nic(&self.networks[&nic.network_id].model, nic, path, state)
+        view::nic(Some(&self.networks[&nic.network_id].model), nic, path, state)
     }
 
     /// As watchers are told of it: all share it until it changes.
     fn shared_nic_view(&mut self, id: Uuid) -> Option<Arc<proto::Nic>> {
+        if let Some(orphan) = self.orphans.get(&id) {
+            return Some(Arc::new(self.orphan_view(orphan)));
+        }
         let nic = self.nics.get(&id)?;
         let view = nic.view.clone().unwrap_or_else(|| Arc::new(self.nic_view(nic)));
         self.nics.get_mut(&id)?.view = Some(Arc::clone(&view));
@@ -429,6 +463,11 @@ impl Control {
         Some(view)
     }
 
+    /// A vNIC, served or not.
+    fn stored_nic(&self, id: Uuid) -> Option<&Nic> {
+        self.nics.get(&id).map(|nic| &nic.model).or_else(|| self.orphans.get(&id))
+    }
+
     /// The vNICs now, of one network if it is given, and every change from now on.
     fn watch_nics(
         &mut self,
@@ -437,7 +476,7 @@ impl Control {
         let only = self.find_only(&request.network_id)?;
         let ids: Vec<_> = self.nic_names.values().copied().collect();
         let present = ids.into_iter().filter_map(|id| {
-            let network = self.nics.get(&id)?.model.network_id;
+            let network = self.stored_nic(id)?.network_id;
             if only.is_some_and(|only| only != network) {
                 return None;
             }
@@ -552,6 +591,7 @@ async fn until(time: Option<Instant>) {
 #[derive(Debug, Clone)]
 pub struct Handle {
     requests: mpsc::Sender<Request>,
+    degraded: Degraded,
 }
 
 /// Control's thread.
@@ -590,6 +630,7 @@ impl Handle {
         let (requests, mut receiver) = mpsc::channel::<Request>(REQUEST_BACKLOG);
         let runtime = tokio::runtime::Handle::current();
         let (running, ended) = oneshot::channel();
+        let degraded = control.health.degraded();
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
             let _running: oneshot::Sender<()> = running;
             runtime.block_on(async {
@@ -619,6 +660,7 @@ impl Handle {
                             }
                         }
                         Some(event) = events.recv() => control.port_changed(event),
+                        () = until(control.health.retry()) => control.probe(),
                         () = until(control.untold.next()) => {
                             control.tell_states(Instant::now());
                         }
@@ -628,7 +670,12 @@ impl Handle {
                 }
             });
         })?;
-        Ok((Self { requests }, ControlThread { ended, thread }))
+        Ok((Self { requests, degraded }, ControlThread { ended, thread }))
+    }
+
+    /// What ails the daemon, also while Control waits for a disk.
+    pub fn degraded(&self) -> Degraded {
+        self.degraded.clone()
     }
 
     /// Runs `request` on Control's thread when its turn comes; answers when what it changed is in force.

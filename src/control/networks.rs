@@ -55,13 +55,14 @@ impl Control {
         if validate_only {
             return Ok(view::network(&network, 0));
         }
-        if let Err(error) = self.store.put_network(&network) {
-            self.undo("network", |store| store.delete_network(network.id, &[]));
+        if let Err(error) = self.keep(|store| store.put_network(&network)) {
+            self.undo("network", &error, |store| store.delete_network(network.id, &[]));
             return Err(error.into());
         }
         let id = network.id;
         tracing::info!(network = network.name.as_str(), %id, "network created");
         self.adopt_network(network);
+        self.adopt_orphans(id);
         self.tell_network(id);
         Ok(network_view(&self.networks[&id]))
     }
@@ -73,13 +74,17 @@ impl Control {
         }
     }
 
-    /// Puts the store back to where it was before a change that failed. If that fails too, the change is there after a
-    /// restart, as a whole or not at all.
+    /// Puts the store back to where it was before a change that failed by `error`, if anything of it is there. If that
+    /// fails too, the change is there after a restart, as a whole or not at all.
     pub(super) fn undo(
         &mut self,
         what: &'static str,
+        error: &crate::store::StoreError,
         change: impl FnOnce(&mut dyn crate::store::Store) -> Result<(), crate::store::StoreError>,
     ) {
+        if !matches!(error, crate::store::StoreError::Unsynced { .. }) {
+            return;
+        }
         if let Err(error) = change(&mut *self.store) {
             tracing::warn!(%error, "a change of a {what} failed and could not be taken back: it may be in force after a restart");
         }
@@ -144,8 +149,8 @@ impl Control {
         if request.validate_only {
             return Ok(view::network(&new, network.members.len()));
         }
-        if let Err(error) = self.store.put_network(&new) {
-            self.undo("network", |store| store.put_network(&old));
+        if let Err(error) = self.keep(|store| store.put_network(&new)) {
+            self.undo("network", &error, |store| store.put_network(&old));
             return Err(error.into());
         }
         self.network_names.remove(&old.name);
@@ -194,15 +199,7 @@ impl Control {
         if request.validate_only {
             return Ok(response);
         }
-        if let Err(error) = self.store.delete_network(id, &nics) {
-            let network = network.model.clone();
-            let nics: Vec<_> = nics.iter().map(|nic| self.nics[nic].model.clone()).collect();
-            self.undo("network", |store| {
-                nics.iter().try_for_each(|nic| store.put_nic(nic))?;
-                store.put_network(&network)
-            });
-            return Err(error.into());
-        }
+        self.keep(|store| store.delete_network(id, &nics))?;
         nics.iter().for_each(|nic| self.forget_nic(*nic));
         self.unpublished.insert(id);
         self.settle();

@@ -44,8 +44,12 @@ impl Control {
                 ))
             };
         }
+        if let Some(orphan) = new.id.and_then(|id| self.orphans.get(&id)) {
+            return Err(Refusal::taken("id", orphan.id, format!("vNIC {}", orphan.name)));
+        }
         new.name.as_ref().map_or(Ok(()), |name| self.check_nic_name(name))?;
-        Limits::check("vNICs", self.nics.len(), self.limits.nics, "max-nics")?;
+        let there = self.nics.len() + self.orphans.len();
+        Limits::check("vNICs", there, self.limits.nics, "max-nics")?;
         let nic = self.choose(network_id, new)?;
         self.check_route_count(&nic)?;
         self.check_socket_path(nic.id)?;
@@ -53,15 +57,16 @@ impl Control {
             return Ok(self.view_as(&nic, proto::NicState::Created));
         }
         let id = nic.id;
-        if let Err(error) = self.store.put_nic(&nic) {
-            self.undo("vNIC", |store| store.delete_nic(id));
+        if let Err(error) = self.keep(|store| store.put_nic(&nic)) {
+            self.undo("vNIC", &error, |store| store.delete_nic(id));
             return Err(error.into());
         }
         let access = nic.socket.clone();
         self.adopt_nic(nic);
         if let Err(error) = self.listen(id, None) {
             self.forget_nic(id);
-            self.store.delete_nic(id)?;
+            tracing::warn!(%id, %error, "a vNIC's socket cannot be made: refused");
+            self.keep(|store| store.delete_nic(id))?;
             return Err(socket_refused(&access, error));
         }
         self.unpublished.insert(network_id);
@@ -169,6 +174,7 @@ impl Control {
             guest: proto::GuestSeen::default(),
             log: LogLimit::default(),
             listening: None,
+            error: String::new(),
         };
         self.nics.insert(state.model.id, state);
     }
@@ -188,6 +194,9 @@ impl Control {
         };
         let listening = self.dataplane.attach(socket, gave)?;
         nic.listening = Some(listening);
+        if !nic.error.is_empty() {
+            super::orphans::set_error(nic, String::new());
+        }
         Ok(())
     }
 
@@ -210,15 +219,28 @@ impl Control {
         std::mem::take(&mut self.closing)
     }
 
-    /// The id of a vNIC named by id or name.
-    fn find_nic(&self, key: &str) -> Result<Uuid, Refusal> {
+    /// The id of a vNIC named by id or name, served or not.
+    fn find_any_nic(&self, key: &str) -> Result<Uuid, Refusal> {
         let id = Uuid::try_parse(key).ok().or_else(|| self.nic_names.get(key).copied());
-        id.filter(|id| self.nics.contains_key(id)).ok_or_else(|| Refusal::not_found("vNIC", key))
+        id.filter(|id| self.stored_nic(*id).is_some())
+            .ok_or_else(|| Refusal::not_found("vNIC", key))
+    }
+
+    /// The id of a vNIC that is served.
+    fn find_nic(&self, key: &str) -> Result<Uuid, Refusal> {
+        let id = self.find_any_nic(key)?;
+        self.refuse_orphan(id).map(|()| id)
+    }
+
+    fn any_view(&self, id: Uuid) -> Option<proto::Nic> {
+        let served = self.nics.get(&id).map(|nic| self.nic_view(nic));
+        served.or_else(|| self.orphans.get(&id).map(|nic| self.orphan_view(nic)))
     }
 
     /// One vNIC.
     pub fn get_nic(&self, key: &str) -> Result<proto::Nic, Refusal> {
-        self.find_nic(key).map(|id| self.nic_view(&self.nics[&id]))
+        let id = self.find_any_nic(key)?;
+        self.any_view(id).ok_or_else(|| Refusal::not_found("vNIC", key))
     }
 
     /// vNICs, or those of one network, by name.
@@ -229,8 +251,8 @@ impl Control {
         let only = self.find_only(&request.network_id)?;
         let page = Page::new(request.page_size, &request.page_token, &request.name_prefix)?;
         let view = |id| {
-            let nic = self.nics.get(&id)?;
-            only.is_none_or(|only| only == nic.model.network_id).then(|| self.nic_view(nic))
+            let network = self.stored_nic(id)?.network_id;
+            if only.is_none_or(|only| only == network) { self.any_view(id) } else { None }
         };
         let (nics, next_page_token) = page.of(&self.nic_names, view);
         Ok(proto::ListNicsResponse { nics, next_page_token })
@@ -238,7 +260,15 @@ impl Control {
 
     /// The network that a request confines itself to, if it does.
     pub(super) fn find_only(&self, network: &str) -> Result<Option<Uuid>, Refusal> {
-        if network.is_empty() { Ok(None) } else { self.find_network(network).map(Some) }
+        if network.is_empty() {
+            return Ok(None);
+        }
+        // One that is not there may have orphans.
+        let orphans = |id: &Uuid| self.orphans.values().any(|nic| nic.network_id == *id);
+        match Uuid::try_parse(network).ok().filter(orphans) {
+            Some(id) => Ok(Some(id)),
+            None => self.find_network(network).map(Some),
+        }
     }
 
     /// Changes what the request names.
@@ -302,8 +332,8 @@ impl Control {
             });
         }
         self.give_socket(&old, &new)?;
-        if let Err(error) = self.store.put_nic(&new) {
-            self.undo("vNIC", |store| store.put_nic(&old));
+        if let Err(error) = self.keep(|store| store.put_nic(&new)) {
+            self.undo("vNIC", &error, |store| store.put_nic(&old));
             if let Err(error) = self.give_socket(&new, &old) {
                 tracing::warn!(nic = old.name.as_str(), %error, "the socket's owner, group and mode stay changed until the next start");
             }
@@ -343,6 +373,10 @@ impl Control {
             nic.model = new;
         }
         self.unpublished.insert(network_id);
+        // What kept its socket from being made may be what has changed.
+        if self.nics[&id].listening.is_none() {
+            self.open_socket_or_say(id);
+        }
     }
 
     /// Deletes a vNIC.
@@ -350,7 +384,10 @@ impl Control {
         &mut self,
         request: &proto::DeleteNicRequest,
     ) -> Result<proto::DeleteNicResponse, Refusal> {
-        let id = self.find_nic(&request.id)?;
+        let id = self.find_any_nic(&request.id)?;
+        if self.orphans.contains_key(&id) {
+            return self.delete_orphan(id, request);
+        }
         let nic = self.nics[&id].model.clone();
         check_etag(&nic, &request.etag)?;
         if request.unless_active && self.nics[&id].state == proto::NicState::Active {
@@ -365,10 +402,7 @@ impl Control {
             return Ok(response);
         }
         let network_id = nic.network_id;
-        if let Err(error) = self.store.delete_nic(id) {
-            self.undo("vNIC", |store| store.put_nic(&nic));
-            return Err(error.into());
-        }
+        self.keep(|store| store.delete_nic(id))?;
         self.forget_nic(id);
         self.unpublished.insert(network_id);
         tracing::info!(nic = nic.name.as_str(), %id, "vNIC deleted");

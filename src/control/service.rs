@@ -51,7 +51,8 @@ impl NetService for Service {
         _request: Request<proto::GetVersionRequest>,
     ) -> Result<Response<proto::VersionInfo>, Status> {
         let version = env!("CARGO_PKG_VERSION").into();
-        Ok(Response::new(proto::VersionInfo { version, degraded: Vec::new() }))
+        let degraded = self.control.degraded().borrow().clone();
+        Ok(Response::new(proto::VersionInfo { version, degraded }))
     }
 
     async fn create_network(

@@ -72,7 +72,7 @@ pub(super) fn rate_limit(limit: RateLimit) -> Option<proto::RateLimit> {
 
 /// The API's view of a vNIC.
 pub(super) fn nic(
-    network: &model::Network,
+    network: Option<&model::Network>,
     nic: &model::Nic,
     socket_path: String,
     state: proto::NicState,
@@ -101,7 +101,7 @@ pub(super) fn nic(
         updated_at: nic.updated_at.to_string(),
         addressing: addressing.into(),
         queue_pairs: nic.queue_pairs.into(),
-        mtu: nic.mtu_in(network).into(),
+        mtu: network.map_or(nic.mtu.unwrap_or(0), |network| nic.mtu_in(network)).into(),
         ipv6_mode: ipv6_mode.into(),
         slaac_prefix: string(nic.slaac),
         limit_from_guest: rate_limit(nic.from_guest),
@@ -114,7 +114,7 @@ pub(super) fn nic(
         socket_owner: account(&nic.socket.owner),
         socket_group: account(&nic.socket.group),
         socket_mode: nic.socket.mode.map(|mode| format!("{mode:04o}")).unwrap_or_default(),
-        network_name: network.name.to_string(),
+        network_name: string(network.map(|network| &network.name)),
         error: String::new(),
         requested_mtu: nic.mtu.unwrap_or(0).into(),
         limit_from_guest_in_force: rate_limit(nic.from_guest.in_force()),

@@ -61,4 +61,8 @@ impl<S: Store> Store for Watched<S> {
     fn delete_nic(&mut self, id: Uuid) -> Result<(), StoreError> {
         self.busy.during(|| self.store.delete_nic(id))
     }
+
+    fn probe(&mut self) -> Result<(), StoreError> {
+        self.busy.during(|| self.store.probe())
+    }
 }

@@ -5,10 +5,15 @@
 //! DIR/networks/UUID.json        {"version": 1, "crc32c": "…", "body": {…}}
 //! DIR/networks/UUID.deleting    a network that is being deleted with its vNICs
 //! DIR/nics/UUID.json
+//! DIR/nics/UUID.gone            a vNIC that is being deleted
 //! DIR/quarantine/               files that could not be understood, as they were
 //! ```
 //! A change is written to a temporary file, synced, renamed into place, and the folder synced. A failed sync is never
-//! retried on the same file.
+//! retried on the same file. A deletion is a rename, which is taken back where it cannot be synced: that needs neither
+//! room nor descriptors. What is left of a deletion is removed at the next start.
+//!
+//! A disk that takes no files keeps nothing from being served: [`JsonStore::open`] and [`Store::load`] fail only where
+//! the directory cannot be read, or is in use.
 
 use super::{Contents, Store, StoreError};
 use crate::{
@@ -17,10 +22,11 @@ use crate::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
+    collections::HashSet,
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     os::fd::OwnedFd,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 use uuid::Uuid;
@@ -36,7 +42,41 @@ const LOCK: &str = "lock";
 #[derive(Debug)]
 pub struct JsonStore {
     directory: PathBuf,
+    networks: Folder,
+    nics: Folder,
     lock: DirLock,
+}
+
+/// A folder of objects.
+#[derive(Debug)]
+struct Folder {
+    path: PathBuf,
+    /// Held open: where no descriptor is left, a deletion, which frees some, must not need one.
+    open: Option<File>,
+}
+
+impl Folder {
+    fn new(path: PathBuf) -> Self {
+        let open = File::open(&path).ok();
+        Self { path, open }
+    }
+
+    /// Makes what was renamed and removed in it durable.
+    fn sync(&self) -> Result<(), StoreError> {
+        let synced = match &self.open {
+            Some(folder) if self.is_at(folder) => folder.sync_all(),
+            _ => File::open(&self.path).and_then(|folder| folder.sync_all()),
+        };
+        synced.map_err(|source| StoreError::Unsynced { path: self.path.clone(), source })
+    }
+
+    /// Whether it is still the one that was opened: somebody may have put another one there.
+    fn is_at(&self, folder: &File) -> bool {
+        let (Ok(open), Ok(there)) = (folder.metadata(), fs::metadata(&self.path)) else {
+            return false;
+        };
+        (open.dev(), open.ino()) == (there.dev(), there.ino())
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -60,8 +100,6 @@ enum Unreadable {
     Checksum { found: String, computed: String },
     #[error("its name does not tell its id {0}")]
     Name(Uuid),
-    #[error("its network {0} does not exist")]
-    Orphan(Uuid),
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
@@ -72,18 +110,14 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreE
 impl JsonStore {
     /// Makes the directory if need be, and locks it.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
-        for name in ["", NETWORKS, NICS, QUARANTINE] {
-            let path = directory.join(name);
-            let mut builder = fs::DirBuilder::new();
-            builder.recursive(true).mode(0o700).create(&path).map_err(failed("create", &path))?;
-        }
-        Ok(Self { lock: DirLock::take(directory, LOCK)?, directory: directory.into() })
+        make_folders(directory);
+        Ok(Self::with(directory, DirLock::take(directory, LOCK)?))
     }
 
     /// With the lock of another process that gives it up.
     pub fn take_over(directory: &Path, lock: OwnedFd) -> Result<Self, StoreError> {
         let lock = DirLock::take_over(directory, LOCK, lock)?;
-        Ok(Self { lock, directory: directory.into() })
+        Ok(Self::with(directory, lock))
     }
 
     /// The lock, for another process to take over. It is held until all copies are closed.
@@ -91,12 +125,21 @@ impl JsonStore {
         self.lock.share()
     }
 
+    fn with(directory: &Path, lock: DirLock) -> Self {
+        Self {
+            networks: Folder::new(directory.join(NETWORKS)),
+            nics: Folder::new(directory.join(NICS)),
+            directory: directory.into(),
+            lock,
+        }
+    }
+
     fn path(&self, folder: &str, id: Uuid) -> PathBuf {
         self.directory.join(folder).join(format!("{id}.json"))
     }
 
-    fn put<T: Serialize>(&self, folder: &str, id: Uuid, body: &T) -> Result<(), StoreError> {
-        let path = self.path(folder, id);
+    fn put<T: Serialize>(&self, folder: &Folder, id: Uuid, body: &T) -> Result<(), StoreError> {
+        let path = folder.path.join(format!("{id}.json"));
         let text = encode(body).map_err(|e| failed("encode", &path)(e.into()))?;
         let temporary = path.with_extension("tmp");
         let written = write_synced(&temporary, &text)
@@ -107,33 +150,42 @@ impl JsonStore {
             }
             return Err(error);
         }
-        self.sync(folder)
+        folder.sync()
     }
 
-    fn remove(&self, path: &Path) -> Result<(), StoreError> {
-        match fs::remove_file(path) {
+    /// Renames a file that stands for an object, durably or not at all. One that has this name by now is fine.
+    fn mark(&self, folder: &Folder, path: &Path, marked: &Path) -> Result<(), StoreError> {
+        match fs::rename(path, marked) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(failed("remove", path)(error))
+                return Err(failed("rename", path)(error));
             }
-            _ => Ok(()),
+            _ => {}
         }
-    }
-
-    fn sync(&self, folder: &str) -> Result<(), StoreError> {
-        let path = self.directory.join(folder);
-        let opened = File::open(&path).map_err(failed("open", &path))?;
-        opened.sync_all().map_err(failed("sync", &path))
+        folder.sync().inspect_err(|_| {
+            if let Err(error) = fs::rename(marked, path) {
+                tracing::warn!(path = %path.display(), %error, "a deletion was refused and cannot be taken back: it may be in force after a restart");
+            }
+        })
     }
 
     /// The files of a folder that end in `extension`; other leftovers of ours are removed, strangers left alone.
-    fn files(&self, folder: &str, extension: &str) -> Result<Vec<PathBuf>, StoreError> {
-        let path = self.directory.join(folder);
+    fn files(&self, folder: &Folder, extension: &str) -> Result<Vec<PathBuf>, StoreError> {
+        let path = &folder.path;
         let mut found = Vec::new();
-        for entry in fs::read_dir(&path).map_err(failed("list", &path))? {
-            let file = entry.map_err(failed("list", &path))?.path();
+        let entries = match fs::read_dir(path) {
+            // It could not be made on a disk that takes no files.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+            entries => entries.map_err(failed("list", path))?,
+        };
+        for entry in entries {
+            let file = entry.map_err(failed("list", path))?.path();
             match file.extension() {
                 Some(e) if e == extension => found.push(file),
-                Some(e) if e == "tmp" => self.remove(&file)?,
+                Some(e) if e == "tmp" || e == "gone" => {
+                    if let Err(error) = remove(&file) {
+                        tracing::debug!(%error, "a leftover stays");
+                    }
+                }
                 _ => {}
             }
         }
@@ -141,48 +193,114 @@ impl JsonStore {
         Ok(found)
     }
 
-    fn quarantine(&self, path: &Path, reason: &Unreadable) -> Result<(), StoreError> {
+    /// Sets a file aside; where the disk takes no changes it stays, and is not served either.
+    fn quarantine(&self, path: &Path, reason: &Unreadable) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let seconds = jiff::Timestamp::now().as_second();
         let to = self.directory.join(QUARANTINE).join(format!("{seconds}-{name}"));
-        tracing::error!(path = %path.display(), %reason, to = %to.display(), "metadata set aside; everything else is served");
-        fs::rename(path, &to).map_err(failed("quarantine", path))
+        match fs::rename(path, &to) {
+            Ok(()) => {
+                tracing::error!(path = %path.display(), %reason, to = %to.display(), "metadata set aside; everything else is served");
+            }
+            Err(error) => {
+                tracing::error!(path = %path.display(), %reason, %error, "metadata not served, and cannot be set aside; everything else is served");
+            }
+        }
     }
 
+    /// What is in a folder, and how many files of it could not be understood.
     fn load_all<T: DeserializeOwned>(
         &self,
-        folder: &str,
-        check: impl Fn(&T) -> (Uuid, Result<(), Unreadable>),
-    ) -> Result<Vec<T>, StoreError> {
-        let mut objects = Vec::new();
+        folder: &Folder,
+        id: impl Fn(&T) -> Uuid,
+    ) -> Result<(Vec<T>, usize), StoreError> {
+        let (mut objects, mut damaged) = (Vec::new(), 0);
         for path in self.files(folder, "json")? {
             let read = read(&path).and_then(|object| {
-                let (id, verdict) = check(&object);
-                verdict?;
-                if path == self.path(folder, id) { Ok(object) } else { Err(Unreadable::Name(id)) }
+                let id = id(&object);
+                let named = folder.path.join(format!("{id}.json"));
+                if path == named { Ok(object) } else { Err(Unreadable::Name(id)) }
             });
             match read {
                 Ok(object) => objects.push(object),
-                Err(reason) => self.quarantine(&path, &reason)?,
-            }
-        }
-        Ok(objects)
-    }
-
-    /// Completes deletions that a daemon began and did not live to end.
-    fn finish_deletions(&self) -> Result<(), StoreError> {
-        for path in self.files(NETWORKS, "deleting")? {
-            let id =
-                path.file_stem().and_then(|stem| Uuid::parse_str(&stem.to_string_lossy()).ok());
-            for file in self.files(NICS, "json")? {
-                if id.is_some() && read::<Nic>(&file).is_ok_and(|nic| Some(nic.network_id) == id) {
-                    self.remove(&file)?;
+                // It may be sound all the same: out of descriptors, a disk that errs.
+                Err(Unreadable::Io(error)) => {
+                    damaged += 1;
+                    tracing::error!(path = %path.display(), %error, "metadata cannot be read, and is not served; everything else is");
+                }
+                Err(reason) => {
+                    damaged += 1;
+                    self.quarantine(&path, &reason);
                 }
             }
-            self.sync(NICS)?;
-            self.remove(&path)?;
         }
-        self.sync(NETWORKS)
+        Ok((objects, damaged))
+    }
+
+    /// Completes deletions that a daemon began and did not live to end. Gives the networks of those that cannot be.
+    fn finish_deletions(&self) -> Result<HashSet<Uuid>, StoreError> {
+        let mut unfinished = HashSet::new();
+        for path in self.files(&self.networks, "deleting")? {
+            let id =
+                path.file_stem().and_then(|stem| Uuid::parse_str(&stem.to_string_lossy()).ok());
+            if let Err(error) = self.finish_deletion(&path, id) {
+                tracing::warn!(path = %path.display(), %error, "what is left of a deleted network cannot be removed");
+                unfinished.extend(id);
+            }
+        }
+        Ok(unfinished)
+    }
+
+    fn finish_deletion(&self, marked: &Path, network: Option<Uuid>) -> Result<(), StoreError> {
+        for file in self.files(&self.nics, "json")? {
+            let is_of = |nic: Nic| Some(nic.network_id) == network;
+            if network.is_some() && read::<Nic>(&file).is_ok_and(is_of) {
+                remove(&file)?;
+            }
+        }
+        self.nics.sync()?;
+        remove(marked)?;
+        self.networks.sync()
+    }
+
+    /// What is left once a network's deletion is durable.
+    fn remove_deleted(&self, marked: &Path, nics: &[Uuid]) -> Result<(), StoreError> {
+        nics.iter().try_for_each(|nic| remove(&self.path(NICS, *nic)))?;
+        self.nics.sync()?;
+        remove(marked)?;
+        self.networks.sync()
+    }
+}
+
+/// Makes the folders of a store that are missing. A disk that takes none has nothing to serve in them.
+fn make_folders(directory: &Path) {
+    let made = ["", NETWORKS, NICS, QUARANTINE].map(|name| {
+        let path = directory.join(name);
+        if path.is_dir() {
+            return false;
+        }
+        match fs::DirBuilder::new().recursive(true).mode(0o700).create(&path) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot make a folder");
+                false
+            }
+        }
+    });
+    if made.contains(&true) {
+        // Files that are synced later are found only if their folders are.
+        for path in [Some(directory), directory.parent()].into_iter().flatten() {
+            if let Err(error) = File::open(path).and_then(|folder| folder.sync_all()) {
+                tracing::warn!(path = %path.display(), %error, "cannot sync a folder");
+            }
+        }
+    }
+}
+
+fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        _ => Ok(()),
     }
 }
 
@@ -220,52 +338,55 @@ fn write_synced(path: &Path, octets: &[u8]) -> Result<(), StoreError> {
 
 impl Store for JsonStore {
     fn load(&mut self) -> Result<Contents, StoreError> {
-        self.finish_deletions()?;
-        let networks = self.load_all(NETWORKS, |network: &Network| (network.id, Ok(())))?;
-        let ids: std::collections::HashSet<Uuid> = networks.iter().map(|n| n.id).collect();
-        let nics = self.load_all(NICS, |nic: &Nic| {
-            let network = nic.network_id;
-            let known = ids.contains(&network);
-            (nic.id, if known { Ok(()) } else { Err(Unreadable::Orphan(network)) })
-        })?;
-        Ok(Contents { networks, nics })
+        let deleted = self.finish_deletions()?;
+        let (networks, damaged_networks) =
+            self.load_all(&self.networks, |network: &Network| network.id)?;
+        let (mut nics, damaged_nics) = self.load_all(&self.nics, |nic: &Nic| nic.id)?;
+        nics.retain(|nic| !deleted.contains(&nic.network_id));
+        let ids: HashSet<Uuid> = networks.iter().map(|network| network.id).collect();
+        let (nics, orphans) = nics.into_iter().partition(|nic| ids.contains(&nic.network_id));
+        Ok(Contents { networks, nics, orphans, damaged: damaged_networks + damaged_nics })
     }
 
     fn put_network(&mut self, network: &Network) -> Result<(), StoreError> {
-        // One whose deletion failed half-way is not to be deleted after all.
-        let path = self.path(NETWORKS, network.id);
-        match fs::rename(path.with_extension("deleting"), &path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(failed("rename to", &path)(error))
-            }
-            _ => self.put(NETWORKS, network.id, network),
+        // What is left of one with this id that was deleted must not come back with it.
+        let marked = self.path(NETWORKS, network.id).with_extension("deleting");
+        if marked.exists() {
+            self.finish_deletion(&marked, Some(network.id))?;
         }
+        self.put(&self.networks, network.id, network)
     }
 
     fn put_nic(&mut self, nic: &Nic) -> Result<(), StoreError> {
-        self.put(NICS, nic.id, nic)
+        self.put(&self.nics, nic.id, nic)
     }
 
     fn delete_network(&mut self, id: Uuid, nics: &[Uuid]) -> Result<(), StoreError> {
         let path = self.path(NETWORKS, id);
         let marked = path.with_extension("deleting");
-        match fs::rename(&path, &marked) {
-            // A deletion that failed half-way is tried again.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && marked.exists() => {}
-            renamed => renamed.map_err(failed("rename", &path))?,
+        self.mark(&self.networks, &path, &marked)?;
+        if let Err(error) = self.remove_deleted(&marked, nics) {
+            tracing::warn!(%error, "what is left of a deleted network is removed at the next start");
         }
-        self.sync(NETWORKS)?;
-        for nic in nics {
-            self.remove(&self.path(NICS, *nic))?;
-        }
-        self.sync(NICS)?;
-        self.remove(&marked)?;
-        self.sync(NETWORKS)
+        Ok(())
     }
 
     fn delete_nic(&mut self, id: Uuid) -> Result<(), StoreError> {
-        self.remove(&self.path(NICS, id))?;
-        self.sync(NICS)
+        let path = self.path(NICS, id);
+        let marked = path.with_extension("gone");
+        self.mark(&self.nics, &path, &marked)?;
+        if let Err(error) = remove(&marked) {
+            tracing::warn!(%error, "what is left of a deleted vNIC is removed at the next start");
+        }
+        Ok(())
+    }
+
+    fn probe(&mut self) -> Result<(), StoreError> {
+        let path = self.nics.path.join("probe.tmp");
+        remove(&path)?;
+        let written = write_synced(&path, b"");
+        remove(&path)?;
+        written
     }
 }
 
@@ -339,7 +460,14 @@ mod tests {
         drop(store);
         let mut store = JsonStore::open(directory.path()).unwrap();
         let contents = store.load().unwrap();
-        assert_eq!(contents, Contents { networks: vec![network.clone()], nics: vec![nic.clone()] });
+        assert_eq!(
+            contents,
+            Contents {
+                networks: vec![network.clone()],
+                nics: vec![nic.clone()],
+                ..Contents::default()
+            }
+        );
         store.delete_network(network.id, &[nic.id]).unwrap();
         assert_eq!(store.load().unwrap(), Contents::default());
     }
@@ -367,7 +495,10 @@ mod tests {
         let path = store.path(NETWORKS, network.id);
         fs::rename(&path, path.with_extension("deleting")).unwrap();
         let contents = store.load().unwrap();
-        assert_eq!(contents, Contents { networks: vec![other], nics: vec![stays] });
+        assert_eq!(
+            contents,
+            Contents { networks: vec![other], nics: vec![stays], ..Contents::default() }
+        );
         assert_eq!(fs::read_dir(directory.path().join(QUARANTINE)).unwrap().count(), 0);
     }
 
@@ -380,20 +511,42 @@ mod tests {
         let path = store.path(NETWORKS, network.id);
         fs::rename(&path, path.with_extension("deleting")).unwrap();
         store.delete_network(network.id, &[]).unwrap();
-        assert!(store.delete_network(network.id, &[]).is_err(), "nothing is left to delete");
         assert_eq!(store.load().unwrap(), Contents::default());
     }
 
     #[test]
-    fn orphans_and_misnamed_files_are_set_aside() {
+    fn what_is_left_of_a_deletion_does_not_come_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = JsonStore::open(directory.path()).unwrap();
+        let network = network();
+        let (left, gone) = (nic(&network), nic(&network));
+        store.put_network(&network).unwrap();
+        store.put_nic(&left).unwrap();
+        store.put_nic(&gone).unwrap();
+        // Deletions that were made durable, and cut short then.
+        let path = store.path(NICS, gone.id);
+        fs::rename(&path, path.with_extension("gone")).unwrap();
+        let path = store.path(NETWORKS, network.id);
+        fs::rename(&path, path.with_extension("deleting")).unwrap();
+        store.put_network(&network).unwrap();
+        let alone = Contents { networks: vec![network], ..Contents::default() };
+        assert_eq!(store.load().unwrap(), alone);
+        assert_eq!(fs::read_dir(directory.path().join(NICS)).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn misnamed_files_are_set_aside_and_orphans_stay() {
         let directory = tempfile::tempdir().unwrap();
         let mut store = JsonStore::open(directory.path()).unwrap();
         let network = network();
         store.put_network(&network).unwrap();
-        store.put_nic(&nic(&super::tests::network())).unwrap();
+        let orphan = nic(&super::tests::network());
+        store.put_nic(&orphan).unwrap();
         fs::copy(store.path(NETWORKS, network.id), store.path(NETWORKS, Uuid::nil())).unwrap();
-        assert_eq!(store.load().unwrap(), Contents { networks: vec![network], nics: vec![] });
-        assert_eq!(fs::read_dir(directory.path().join(QUARANTINE)).unwrap().count(), 2);
+        let contents = store.load().unwrap();
+        assert_eq!((contents.networks, contents.nics), (vec![network], vec![]));
+        assert_eq!((contents.orphans, contents.damaged), (vec![orphan], 1));
+        assert_eq!(fs::read_dir(directory.path().join(QUARANTINE)).unwrap().count(), 1);
     }
 
     proptest! {

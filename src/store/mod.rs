@@ -21,6 +21,10 @@ pub struct Contents {
     pub networks: Vec<Network>,
     /// All vNICs; each one's network is there.
     pub nics: Vec<Nic>,
+    /// vNICs whose network is not there, since its file is damaged: they stay stored.
+    pub orphans: Vec<Nic>,
+    /// How many files could not be understood.
+    pub damaged: usize,
 }
 
 /// A change could not be made durable, or the store not be used at all.
@@ -34,6 +38,14 @@ pub enum StoreError {
         /// On what.
         path: PathBuf,
         /// Why it failed.
+        source: io::Error,
+    },
+    /// A change is there, but might not be after a power failure: it is to be taken back.
+    #[error("cannot sync {}: {source}", path.display())]
+    Unsynced {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
         source: io::Error,
     },
     /// It cannot be locked: another daemon uses it.
@@ -53,4 +65,6 @@ pub trait Store: Send {
     fn delete_network(&mut self, id: Uuid, nics: &[Uuid]) -> Result<(), StoreError>;
     /// Removes a vNIC.
     fn delete_nic(&mut self, id: Uuid) -> Result<(), StoreError>;
+    /// Whether a change could be made now.
+    fn probe(&mut self) -> Result<(), StoreError>;
 }

@@ -390,13 +390,18 @@ fn spawn(command: &Binary, directory: &TempDir) -> Pid {
 
 /// A client of its own connection to the API at `path`, if somebody listens.
 pub(crate) async fn client(path: &Path) -> Option<Client> {
+    channel(path).await.map(NetServiceClient::new)
+}
+
+/// A connection to the API at `path`.
+pub(crate) async fn channel(path: &Path) -> Option<Channel> {
     let path = path.to_owned();
     let connector = tower::service_fn(move |_: tonic::transport::Uri| {
         let path = path.clone();
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
     let endpoint = Endpoint::from_static("http://localhost");
-    endpoint.connect_with_connector(connector).await.ok().map(NetServiceClient::new)
+    endpoint.connect_with_connector(connector).await.ok()
 }
 
 fn connect(runtime: &Runtime, directory: &TempDir) -> Client {

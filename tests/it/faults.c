@@ -1,6 +1,7 @@
 /* Preloaded into the daemon under test: makes one call, or all calls from one on, fail that change files below $FAULTS_BELOW, or kills
  * the process there. $FAULTS names a file of four ints that the test shares: calls to go (0: none fails), errno (0: kill), whether
- * all after it fail too, and the calls seen. */
+ * all after it fail too, and the calls seen; then a letter for each of the calls (o w f d r u: open, write, fsync of a file and of a
+ * directory, rename, unlink). Opening for reading is no change. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -11,10 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 struct faults {
     volatile int to_go, error, lasting, seen;
+    volatile char trail[112];
 };
 
 static struct faults *faults(void) {
@@ -30,11 +33,14 @@ static struct faults *faults(void) {
     return shared;
 }
 
-static int fails(const char *path) {
+static int fails(const char *path, char call) {
     const char *below = getenv("FAULTS_BELOW");
     if (!path || strncmp(path, below, strlen(below)))
         return 0;
     struct faults *f = faults();
+    size_t done = strlen((const char *)f->trail);
+    if (done + 1 < sizeof f->trail)
+        f->trail[done] = call;
     f->seen++;
     if (f->to_go == 0 || (f->to_go > 1 && f->to_go--))
         return 0;
@@ -46,14 +52,14 @@ static int fails(const char *path) {
     return 1;
 }
 
-static int fails_at(int fd) {
+static int fails_at(int fd, char call) {
     char link[32], path[4096];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t len = readlink(link, path, sizeof path - 1);
     if (len < 0)
         return 0;
     path[len] = 0;
-    return fails(path);
+    return fails(path, call);
 }
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
@@ -63,15 +69,20 @@ int open64(const char *path, int flags, ...) {
     va_start(rest, flags);
     mode_t mode = va_arg(rest, mode_t);
     va_end(rest);
-    return fails(path) ? -1 : NEXT(open64)(path, flags, mode);
+    int changes = (flags & O_ACCMODE) != O_RDONLY;
+    return changes && fails(path, 'o') ? -1 : NEXT(open64)(path, flags, mode);
 }
 
 ssize_t write(int fd, const void *octets, size_t count) {
-    return fails_at(fd) ? -1 : NEXT(write)(fd, octets, count);
+    return fails_at(fd, 'w') ? -1 : NEXT(write)(fd, octets, count);
 }
 
-int fsync(int fd) { return fails_at(fd) ? -1 : NEXT(fsync)(fd); }
+int fsync(int fd) {
+    struct stat found;
+    int is_directory = !fstat(fd, &found) && S_ISDIR(found.st_mode);
+    return fails_at(fd, is_directory ? 'd' : 'f') ? -1 : NEXT(fsync)(fd);
+}
 
-int rename(const char *from, const char *to) { return fails(from) ? -1 : NEXT(rename)(from, to); }
+int rename(const char *from, const char *to) { return fails(from, 'r') ? -1 : NEXT(rename)(from, to); }
 
-int unlink(const char *path) { return fails(path) ? -1 : NEXT(unlink)(path); }
+int unlink(const char *path) { return fails(path, 'u') ? -1 : NEXT(unlink)(path); }

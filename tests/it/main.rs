@@ -13,6 +13,7 @@ mod clients;
 mod commands;
 mod crashes;
 mod daemon;
+mod disk;
 mod ends;
 mod firmware;
 mod flags;

@@ -11,17 +11,36 @@ use std::os::unix::fs::FileExt as _;
 
 /// What becomes of the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
+pub(crate) enum Fault {
     Error(i32),
     /// And of all calls after it.
     Errors(i32),
     Kill,
 }
 
-struct Faults(std::fs::File);
+pub(crate) struct Faults(std::fs::File);
 
 impl Faults {
-    fn set(&self, to_go: i32, fault: Fault) {
+    /// In the file `faults` of a directory.
+    pub(crate) fn below(directory: &std::path::Path) -> Self {
+        let path = directory.join("faults");
+        std::fs::write(&path, [0; 128]).unwrap();
+        Self(std::fs::File::options().read(true).write(true).open(&path).unwrap())
+    }
+
+    /// The calls since this was last asked, a letter each.
+    pub(crate) fn trail(&self) -> String {
+        let mut letters = [0; 112];
+        self.0.read_exact_at(&mut letters, 16).unwrap();
+        self.0.write_all_at(&[0; 112], 16).unwrap();
+        letters
+            .iter()
+            .take_while(|letter| **letter != 0)
+            .map(|letter| char::from(*letter))
+            .collect()
+    }
+
+    pub(crate) fn set(&self, to_go: i32, fault: Fault) {
         let (error, lasting) = match fault {
             Fault::Error(error) => (error, 0),
             Fault::Errors(error) => (error, 1),
@@ -114,8 +133,7 @@ const CHANGES: usize = 6;
 fn no_failing_call_loses_or_tears_anything() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("faults");
-    std::fs::write(&path, [0; 16]).unwrap();
-    let faults = Faults(std::fs::File::options().read(true).write(true).open(&path).unwrap());
+    let faults = Faults::below(directory.path());
     let library = preload("faults");
     let mut daemon = Daemon::start_with_environment(|daemon| {
         vec![("LD_PRELOAD", library), ("FAULTS", path.clone()), ("FAULTS_BELOW", daemon.join("m"))]

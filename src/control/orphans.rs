@@ -1,0 +1,100 @@
+//! vNICs that are stored, but whose network is not there since its file is damaged. They are listed with the state ERROR,
+//! keep their names, can be deleted, and are served again when a network with that id is made or its file comes back.
+
+use super::{Control, NicState, addresses, refusal::Refusal, view};
+use crate::{model::Nic, proto};
+use uuid::Uuid;
+
+impl Control {
+    /// Keeps a stored vNIC that has no network.
+    pub(super) fn keep_orphan(&mut self, nic: Nic) {
+        tracing::error!(nic = %nic.name, id = %nic.id, network = %nic.network_id, "vNIC not served: its network is not there");
+        self.nic_names.insert(nic.name.clone(), nic.id);
+        self.orphans.insert(nic.id, nic);
+        self.health.set_orphans(self.orphans.len());
+    }
+
+    fn forget_orphan(&mut self, id: Uuid) -> Option<Nic> {
+        let nic = self.orphans.remove(&id)?;
+        self.nic_names.remove(&nic.name);
+        self.health.set_orphans(self.orphans.len());
+        Some(nic)
+    }
+
+    pub(super) fn orphan_view(&self, nic: &Nic) -> proto::Nic {
+        let path = self.socket_path(nic.id).to_string_lossy().into_owned();
+        let view = view::nic(None, nic, path, proto::NicState::Error);
+        proto::Nic { error: reason(nic), ..view }
+    }
+
+    /// Refuses what an orphan cannot do.
+    pub(super) fn refuse_orphan(&self, id: Uuid) -> Result<(), Refusal> {
+        match self.orphans.get(&id) {
+            None => Ok(()),
+            Some(nic) => {
+                Err(Refusal::NotServed { name: nic.name.to_string(), reason: reason(nic) })
+            }
+        }
+    }
+
+    /// Serves the orphans of a network that is there again, as far as their addresses are in it.
+    pub(super) fn adopt_orphans(&mut self, network: Uuid) {
+        let theirs = self.orphans.values().filter(|nic| nic.network_id == network);
+        let mut theirs: Vec<_> = theirs.map(|nic| (nic.created_at, nic.id)).collect();
+        theirs.sort();
+        for (_, id) in theirs {
+            let mut nic = self.orphans[&id].clone();
+            if let Err(refusal) = addresses::choose_again(&self.networks[&network], &mut nic) {
+                tracing::warn!(nic = %nic.name, %id, %refusal, "vNIC not served: it does not fit its network");
+                continue;
+            }
+            self.forget_orphan(id);
+            self.adopt_nic(nic);
+            self.open_socket_or_say(id);
+            self.unpublished.insert(network);
+            tracing::info!(nic = %self.nics[&id].model.name, %id, "vNIC served again");
+            self.tell_nic(id);
+        }
+    }
+
+    /// Deletes an orphan.
+    pub(super) fn delete_orphan(
+        &mut self,
+        id: Uuid,
+        request: &proto::DeleteNicRequest,
+    ) -> Result<proto::DeleteNicResponse, Refusal> {
+        let nic = &self.orphans[&id];
+        Refusal::unless_etag("vNIC", &nic.name, &request.etag, view::etag(nic.updated_at))?;
+        let (network, response) = (nic.network_id, proto::DeleteNicResponse { deleted: true });
+        if request.validate_only {
+            return Ok(response);
+        }
+        self.keep(|store| store.delete_nic(id))?;
+        self.forget_orphan(id);
+        tracing::info!(%id, "vNIC deleted");
+        self.tell_nic_gone(id, network);
+        Ok(response)
+    }
+
+    /// Makes the socket of a vNIC; where that fails, the vNIC says so, and all others are served.
+    pub(super) fn open_socket_or_say(&mut self, id: Uuid) {
+        let Err(error) = self.listen(id, None) else { return };
+        let Some(nic) = self.nics.get_mut(&id) else { return };
+        tracing::error!(nic = %nic.model.name, %id, %error, "vNIC not served: its socket cannot be made");
+        set_error(nic, format!("its socket cannot be made: {error}"));
+    }
+}
+
+/// A vNIC cannot be served, or, with an empty reason, can again.
+pub(super) fn set_error(nic: &mut NicState, reason: String) {
+    let error = !reason.is_empty();
+    nic.state = if error { proto::NicState::Error } else { proto::NicState::Created };
+    (nic.error, nic.view) = (reason, None);
+}
+
+fn reason(nic: &Nic) -> String {
+    let network = nic.network_id;
+    format!(
+        "the file of its network {network} is damaged: create the network again with this id and its subnets, or put a sound file in its place and restart the daemon"
+    )
+}
