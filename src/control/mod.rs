@@ -29,8 +29,8 @@ pub use accounts::Accounts;
 use crate::{
     addr::MacAddr,
     dataplane::{
-        Change, Client, Closing, Dataplane, Event, Given, Giver, Listening, Place, PortState, Told,
-        Turn,
+        Change, Client, Closing, Dataplane, Event, Given, Giver, Listening, Place, PortState,
+        Reports, Told, Turn,
         balance::{self, Balance},
         counters::ReactorCounters,
         snapshot::{NetworkKey, PortId},
@@ -625,7 +625,7 @@ impl Handle {
     /// after [`Control::shut_down`], or by a panic.
     pub fn spawn(
         mut control: Control,
-        mut events: mpsc::UnboundedReceiver<Event>,
+        mut reports: Reports,
     ) -> std::io::Result<(Self, ControlThread)> {
         let (requests, mut receiver) = mpsc::channel::<Request>(REQUEST_BACKLOG);
         let runtime = tokio::runtime::Handle::current();
@@ -641,7 +641,7 @@ impl Handle {
                     tokio::select! {
                         Some(request) = receiver.recv() => {
                             // Who was told something by the network, and asks, finds that known.
-                            let happened = std::iter::from_fn(|| events.try_recv().ok());
+                            let happened = std::iter::from_fn(|| reports.try_recv());
                             happened.take(SETTLED_TOGETHER).for_each(|e| control.port_changed(e));
                             let waiting = std::iter::from_fn(|| receiver.try_recv().ok());
                             let requests = [request].into_iter().chain(waiting);
@@ -659,7 +659,7 @@ impl Handle {
                                 control.is_ending = thawed.await == Ok(Thaw::End);
                             }
                         }
-                        Some(event) = events.recv() => control.port_changed(event),
+                        Some(event) = reports.recv() => control.port_changed(event),
                         () = until(control.health.retry()) => control.probe(),
                         () = until(control.untold.next()) => {
                             control.tell_states(Instant::now());

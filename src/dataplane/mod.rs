@@ -26,6 +26,7 @@ pub mod plain;
 pub mod port;
 pub mod ports;
 pub mod reactor;
+mod reports;
 pub mod responders;
 pub mod segment;
 mod sessions;
@@ -36,6 +37,7 @@ pub mod ways;
 
 pub use port::vhost_user::session::{Device, features};
 pub use reactor::{Hugepages, StartError};
+pub use reports::Reports;
 pub use responders::{Client, Told};
 pub use sessions::{Given, SavedConnection, SavedKept};
 pub use socket::{Access, longest_socket_path, room_for_listeners};
@@ -278,7 +280,7 @@ impl Pulse {
 #[derive(Debug)]
 pub struct Dataplane {
     reactors: Vec<Arc<reactor::Handle>>,
-    events: mpsc::UnboundedSender<Event>,
+    reports: mpsc::UnboundedSender<reports::Report>,
     guest_memory: u64,
     /// Who may open sockets, where a vNIC does not say.
     access: Access,
@@ -295,19 +297,17 @@ pub struct Dataplane {
 
 impl Dataplane {
     /// Starts the reactors. Gives the events of their ports.
-    pub fn start(
-        settings: &Settings,
-    ) -> Result<(Self, mpsc::UnboundedReceiver<Event>), StartError> {
+    pub fn start(settings: &Settings) -> Result<(Self, Reports), StartError> {
         let reactors = reactor::start(
             settings.reactors,
             &settings.cpus,
             reactor::Settings { busy_poll: settings.busy_poll, hugepages: settings.hugepages },
         )?;
-        let (events, receiver) = mpsc::unbounded_channel();
+        let (reports, receiver) = reports::channel();
         let dataplane = Self {
             load: vec![0; reactors.len()],
             reactors: reactors.into_iter().map(Arc::new).collect(),
-            events,
+            reports,
             guest_memory: settings.guest_memory,
             access: settings.socket_access,
             homes: HashMap::new(),
@@ -399,7 +399,7 @@ impl Dataplane {
             guest_memory: self.guest_memory,
             home: home.subscribe(),
             counters: Arc::clone(&counters),
-            events: self.events.clone(),
+            reporter: reports::Reporter::new(socket.place.port, self.reports.clone()),
         };
         let task = tokio::spawn(sessions::serve(served, start, ordered, stopped));
         let access = self.access;

@@ -9,7 +9,7 @@
 //! port and waits; the other goes on with the same socket, memory and rings.
 
 use super::{
-    Change, Event, PortState,
+    PortState,
     allowance::{Allowance, SavedAllowance},
     channel::{Begun, Channel, Unreadable},
     counters::PortCounters,
@@ -26,6 +26,7 @@ use super::{
     },
     ports::Attachment,
     reactor,
+    reports::Reporter,
     snapshot::{NetworkKey, PortId},
     socket,
 };
@@ -71,7 +72,7 @@ pub(super) struct Served {
     /// The reactor that is to own the port.
     pub(super) home: watch::Receiver<Arc<reactor::Handle>>,
     pub(super) counters: Arc<PortCounters>,
-    pub(super) events: mpsc::UnboundedSender<Event>,
+    pub(super) reporter: Reporter,
 }
 
 /// What a task serves, for another process of the daemon.
@@ -407,8 +408,7 @@ impl<'a> Connection<'a> {
     }
 
     fn tell(&self, state: PortState) {
-        // Nobody listens once the daemon is going down.
-        self.served.events.send(Event { port: self.served.id, change: Change::State(state) }).ok();
+        self.served.reporter.state(state);
     }
 
     /// Talks to the VMM until it leaves. Another one that connects meanwhile is turned away.
@@ -615,7 +615,7 @@ impl<'a> Connection<'a> {
         let complete = plan.is_complete();
         let port = VhostUserPort::new(Arc::clone(&self.memory), self.marks.clone(), plan)?;
         let failures = self.failures.0.clone();
-        let (events, port_id) = (self.served.events.clone(), self.served.id);
+        let reporter = self.served.reporter.clone();
         let reactor = Arc::clone(&self.home.borrow_and_update());
         reactor.attach(Attachment {
             id: self.served.id,
@@ -625,9 +625,7 @@ impl<'a> Connection<'a> {
             allowance: self.kept.allowance.clone(),
             // The connection may be over.
             on_failure: Box::new(move |failure| drop(failures.send(failure))),
-            on_told: Box::new(move |told| {
-                drop(events.send(Event { port: port_id, change: Change::Told(told) }));
-            }),
+            on_told: Box::new(move |told| reporter.told(told)),
         });
         self.attached = Some(reactor);
         self.tell(if complete { PortState::Active } else { PortState::Idle });

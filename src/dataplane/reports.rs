@@ -1,0 +1,138 @@
+//! What happens at ports, on its way to control, which may be waiting for a disk: of each port at most its latest state
+//! and one message of each kind are under way, however often its VMM and guest change their minds.
+
+use super::{Change, Event, PortState, Told, snapshot::PortId};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering},
+};
+use tokio::sync::mpsc;
+
+/// A state is under way; below it, a bit for each kind of [`Told`].
+const STATE: u8 = 1 << 7;
+const _: () = assert!(Told::KINDS <= 7, "each has a bit of its own");
+
+/// One port's way to control.
+#[derive(Debug, Clone)]
+pub(super) struct Reporter(Arc<Port>);
+
+#[derive(Debug)]
+struct Port {
+    id: PortId,
+    /// The latest.
+    state: AtomicU8,
+    under_way: AtomicU8,
+    reports: mpsc::UnboundedSender<Report>,
+}
+
+/// Something is to be told of a port.
+#[derive(Debug)]
+pub(super) struct Report {
+    port: Arc<Port>,
+    /// Absent: it has another state.
+    told: Option<Told>,
+}
+
+/// What control hears of all ports.
+#[derive(Debug)]
+pub struct Reports(mpsc::UnboundedReceiver<Report>);
+
+/// For ports that are to report, and for who hears of them.
+pub(super) fn channel() -> (mpsc::UnboundedSender<Report>, Reports) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (sender, Reports(receiver))
+}
+
+/// The mark of what a guest was told; none for what says nothing.
+fn mark(told: &Told) -> Option<u8> {
+    (told.kind() < Told::KINDS).then(|| 1 << told.kind())
+}
+
+impl Reporter {
+    pub(super) fn new(id: PortId, reports: mpsc::UnboundedSender<Report>) -> Self {
+        let (state, under_way) = (PortState::Idle as u8, 0);
+        Self(Arc::new(Port { id, state: state.into(), under_way: under_way.into(), reports }))
+    }
+
+    /// The port has another state.
+    pub(super) fn state(&self, state: PortState) {
+        // Before the mark: who takes that away reads this, or a later one.
+        self.0.state.store(state as u8, Ordering::Release);
+        self.report(STATE, None);
+    }
+
+    /// The gateway has told the guest something. What it told while a message of this kind was under way is not said again.
+    pub(super) fn told(&self, told: Told) {
+        if let Some(mark) = mark(&told) {
+            self.report(mark, Some(told));
+        }
+    }
+
+    fn report(&self, mark: u8, told: Option<Told>) {
+        if self.0.under_way.fetch_or(mark, Ordering::AcqRel) & mark == 0 {
+            // Nobody listens once the daemon is going down.
+            self.0.reports.send(Report { port: Arc::clone(&self.0), told }).ok();
+        }
+    }
+}
+
+fn state(number: u8) -> PortState {
+    let all = [PortState::Idle, PortState::Active, PortState::Failed];
+    all.into_iter().find(|state| *state as u8 == number).expect("only states are stored")
+}
+
+impl Report {
+    fn open(self) -> Event {
+        let Self { port, told } = self;
+        let mark = told.as_ref().and_then(mark).unwrap_or(STATE);
+        port.under_way.fetch_and(!mark, Ordering::AcqRel);
+        let change = told
+            .map_or_else(|| Change::State(state(port.state.load(Ordering::Acquire))), Change::Told);
+        Event { port: port.id, change }
+    }
+}
+
+impl Reports {
+    /// The next; none once there are no ports and will be none.
+    pub async fn recv(&mut self) -> Option<Event> {
+        self.0.recv().await.map(Report::open)
+    }
+
+    /// The next, if there is one now.
+    pub fn try_recv(&mut self) -> Option<Event> {
+        self.0.try_recv().ok().map(Report::open)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::Client;
+
+    #[test]
+    fn however_much_happens_little_is_under_way() {
+        let (sender, mut reports) = channel();
+        let ports = [0, 1].map(|slot| {
+            let id = PortId { slot, generation: 1 };
+            (id, Reporter::new(id, sender.clone()))
+        });
+        for _ in 0..10_000 {
+            for (_, port) in &ports {
+                port.state(PortState::Failed);
+                port.told(Told::Neighbour4);
+                port.told(Told::Lease4(Client::default()));
+                port.state(PortState::Active);
+            }
+        }
+        let heard: Vec<_> = std::iter::from_fn(|| reports.try_recv()).collect();
+        assert_eq!(heard.len(), 6);
+        for (id, port) in ports {
+            let latest = Event { port: id, change: Change::State(PortState::Active) };
+            assert!(heard.contains(&latest));
+            port.state(PortState::Idle);
+            let next = Event { port: id, change: Change::State(PortState::Idle) };
+            assert_eq!(reports.try_recv(), Some(next), "what comes later is heard");
+        }
+        assert_eq!(reports.try_recv(), None);
+    }
+}
