@@ -50,6 +50,9 @@ impl Store for Memory {
         self.0.lock().unwrap().nics.remove(&id);
         Ok(())
     }
+    fn probe(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
