@@ -15,7 +15,9 @@ use mvirt_net::{
             ring::{RingAddresses, RingConfig, Start},
         },
         ports::{Attachment, Ports},
-        snapshot::{Addressing, GATEWAY_MAC, NetworkKey, NetworkTable, NextHop, PortId, Vnic},
+        snapshot::{
+            Addressing, Boot, GATEWAY_MAC, NetworkKey, NetworkTable, NextHop, PortId, Vnic,
+        },
         ways::Links,
     },
     wire::checksum::checksum,
@@ -205,6 +207,7 @@ impl Relay {
                 mtu: 1500,
                 addressing: Addressing::Host,
                 hostname: None,
+                boot: Boot::default(),
             }));
             let attachment = Attachment {
                 id: port(slot),

@@ -81,6 +81,7 @@ pub fn member(network: &Network, nic: &Nic, place: Place) -> Member {
             Addressing::Subnet => snapshot::Addressing::Subnet,
         },
         hostname: dns::is_label(&name).then_some(name),
+        boot: snapshot::Boot::default(),
     };
     Member { id: nic.id, reactor: place.reactor, vnic: Arc::new(vnic) }
 }

@@ -573,7 +573,7 @@ mod tests {
         forward::FibBuilder,
         frame::HEAD_LEN,
         limit::Limit,
-        snapshot::{Addressing, GATEWAY_MAC, NetworkKey},
+        snapshot::{Addressing, Boot, GATEWAY_MAC, NetworkKey},
     };
     use proptest::prelude::*;
     use std::sync::Arc;
@@ -603,6 +603,7 @@ mod tests {
                 mtu: 80,
                 addressing: Addressing::Host,
                 hostname: None,
+                boot: Boot::default(),
             })
         });
         NetworkTable {

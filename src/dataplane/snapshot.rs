@@ -79,6 +79,20 @@ pub struct Vnic {
     pub addressing: Addressing,
     /// Its guest's name, where the vNIC's name is a valid DNS label.
     pub hostname: Option<String>,
+    /// What its guest boots, where that is to come from the network.
+    pub boot: Boot,
+}
+
+/// Where a guest that boots from the network finds what it boots. Whoever sets it keeps to the lengths: a DHCPv4 option
+/// is at most 255 octets long, a DHCPv6 one must leave room for the lease.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Boot {
+    /// The TFTP server.
+    pub server: Option<Ipv4Addr>,
+    /// The path of a file on that server.
+    pub file: Option<String>,
+    /// Where a client of HTTP or DHCPv6 finds the file.
+    pub url: Option<String>,
 }
 
 impl Vnic {

@@ -6,7 +6,7 @@ use mvirt_net::{
     dataplane::{
         forward::FibBuilder,
         limit::Limit,
-        snapshot::{Addressing, NetworkKey, NetworkTable, NextHop, PortId, Vnic},
+        snapshot::{Addressing, Boot, NetworkKey, NetworkTable, NextHop, PortId, Vnic},
     },
 };
 use std::sync::Arc;
@@ -30,6 +30,7 @@ fn vnic(slot: u32) -> Vnic {
         mtu: 1500,
         addressing: Addressing::Subnet,
         hostname: Some(format!("vm{number}")),
+        boot: Boot { server: Some([10, 0, 0, 9].into()), file: Some("boot".into()), url: Some("http://boot".into()) },
     }
 }
 
