@@ -77,9 +77,13 @@ const RULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("src/dataplane/classify.rs", DECISIONS),
+    ("src/dataplane/decide.rs", DECISIONS),
     ("src/dataplane/guard.rs", DECISIONS),
     ("src/dataplane/plain.rs", DECISIONS),
     ("src/dataplane/egress.rs", DECISIONS),
+    ("src/dataplane/fragment.rs", DECISIONS),
+    ("src/dataplane/segment.rs", DECISIONS),
+    ("src/dataplane/withheld.rs", DECISIONS),
     (
         "src/dataplane/pipeline.rs",
         &["Instant::now", "Mutex", "RwLock", "tracing::", "tokio", "async "],

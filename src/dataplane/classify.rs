@@ -4,15 +4,16 @@ use super::verdict::DropReason;
 use crate::{
     addr::MacAddr,
     wire::{
-        arp, ethernet, icmpv4, ipv4, ipv6, protocol, tcp, udp,
+        Part, arp, checksum, ethernet, ipv4, ipv6, protocol, tcp, udp,
         vnet::{Offload, SegmentKind, Segments},
     },
 };
 use std::net::{Ipv4Addr, Ipv6Addr};
-use zerocopy::FromBytes as _;
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
-/// Octets of payload in the smallest segment that Linux sends (`tcp_min_snd_mss`).
-const MIN_SEGMENT: usize = 48;
+/// Segments that TCP is cut into at most: 64 KiB in segments of 32 octets. Linux sends ones of 36 where a peer asks for
+/// its least and timestamps are on. What a receiver's ring does not hold is not cut at all, and what is cut is charged.
+const MAX_SEGMENTS: usize = 2048;
 /// Datagrams that Linux cuts a frame into at most (`UDP_MAX_SEGMENTS`).
 const MAX_DATAGRAMS: usize = 128;
 
@@ -53,6 +54,10 @@ pub struct Ipv4 {
     pub largest: usize,
     /// Octets of its header.
     pub header_len: usize,
+    /// Whether routers may cut it into fragments.
+    pub may_be_cut: bool,
+    /// Which part of a packet it is.
+    pub part: Part,
     /// What it carries.
     pub upper: Upper,
 }
@@ -72,6 +77,8 @@ pub struct Ipv6 {
     pub largest: usize,
     /// Octets of its header and extension headers.
     pub header_len: usize,
+    /// Which part of a packet it is.
+    pub part: Part,
     /// What it carries.
     pub upper: Upper,
 }
@@ -88,10 +95,10 @@ pub enum Upper {
     },
     /// ICMP of the packet's family, with its type.
     Icmp(u8),
-    /// Something that ends at hosts.
+    /// Nothing, and it says so (RFC 8200 §4.7).
+    Nothing,
+    /// Something that ends at hosts, or what a later fragment carries.
     Other,
-    /// A piece of a packet, which no one here puts together.
-    Fragment,
 }
 
 impl Headers {
@@ -125,13 +132,20 @@ pub fn classify(head: &[u8], frame_len: usize, offload: Offload) -> Result<Heade
 pub fn ipv4(octets: &[u8], len: usize, offload: Offload) -> Result<Ipv4, DropReason> {
     let header = ipv4::Header::parse(octets, len).ok_or(DropReason::MalformedIpv4)?;
     let (header_len, len) = (header.header_len(), header.total_len());
-    let upper = if header.is_fragment() {
-        Upper::Fragment
-    } else {
-        upper(octets, header_len, header.protocol, protocol::ICMP)
+    // RFC 1812 §5.2.2.
+    if octets.get(..header_len).is_none_or(|header| checksum::checksum(header) != 0) {
+        return Err(DropReason::BadChecksum);
+    }
+    let part = header.part();
+    let upper = Behind { octets, len, at: header_len, protocol: header.protocol }
+        .upper(protocol::ICMP, part)
+        .map_err(|hidden| hidden.reason(DropReason::MalformedIpv4))?;
+    let whole = Transport {
+        tcp: SegmentKind::Tcp4,
+        protocol: header.protocol,
+        at: header_len,
+        is_whole: part == Part::Whole,
     };
-    let whole =
-        Transport { tcp: SegmentKind::Tcp4, protocol: header.protocol, at: header_len, upper };
     let largest = whole.check(offload, octets, len)?;
     Ok(Ipv4 {
         source: header.source(),
@@ -140,26 +154,41 @@ pub fn ipv4(octets: &[u8], len: usize, offload: Offload) -> Result<Ipv4, DropRea
         len,
         largest,
         header_len,
+        may_be_cut: header.may_be_cut(),
+        part,
         upper,
     })
 }
 
-/// Parses the head of an IPv6 packet, of which there are `len` octets in all.
+/// Parses the head of an IPv6 packet, of which there are `len` octets in all. What cannot be read in the `octets` at
+/// hand, but perhaps in more of them, is [`DropReason::MalformedIpv6`].
 #[inline]
 pub fn ipv6(octets: &[u8], len: usize, offload: Offload) -> Result<Ipv6, DropReason> {
     let header = ipv6::Header::parse(octets, len).ok_or(DropReason::MalformedIpv6)?;
-    let found = header.upper(octets).ok_or(DropReason::MalformedIpv6)?;
     let len = header.total_len();
-    if found.offset > len {
-        return Err(DropReason::MalformedIpv6);
-    }
-    let upper = if found.is_fragment {
-        Upper::Fragment
-    } else {
-        upper(octets, found.offset, found.protocol, protocol::ICMPV6)
+    let packet = octets.get(..len).unwrap_or(octets);
+    let beyond = |part| match part {
+        Part::First(_) if packet.len() == len => DropReason::HeadersInFragments,
+        _ => DropReason::MalformedIpv6,
     };
-    let whole =
-        Transport { tcp: SegmentKind::Tcp6, protocol: found.protocol, at: found.offset, upper };
+    let found = header.upper(packet).map_err(|ipv6::Beyond(part)| beyond(part))?;
+    // RFC 7112 §5: all headers are in the first fragment.
+    let needed = match (found.part, found.protocol) {
+        (Part::First(_), protocol::TCP) => found.offset + tcp::HEADER_LEN,
+        _ => found.offset,
+    };
+    if needed > len {
+        return Err(beyond(found.part));
+    }
+    let upper = Behind { octets: packet, len, at: found.offset, protocol: found.protocol }
+        .upper(protocol::ICMPV6, found.part)
+        .map_err(|hidden| hidden.reason(DropReason::MalformedIpv6))?;
+    let whole = Transport {
+        tcp: SegmentKind::Tcp6,
+        protocol: found.protocol,
+        at: found.offset,
+        is_whole: found.part == Part::Whole,
+    };
     let largest = whole.check(offload, octets, len)?;
     Ok(Ipv6 {
         source: header.source(),
@@ -168,24 +197,60 @@ pub fn ipv6(octets: &[u8], len: usize, offload: Offload) -> Result<Ipv6, DropRea
         len,
         largest,
         header_len: found.offset,
+        part: found.part,
         upper,
     })
 }
 
-#[inline]
-fn upper(octets: &[u8], offset: usize, protocol: u8, icmp: u8) -> Upper {
-    let rest = octets.get(offset..).unwrap_or(&[]);
-    if protocol == protocol::UDP
-        && let Ok((header, _)) = udp::Header::ref_from_prefix(rest)
-    {
-        return Upper::Udp { source: header.source.get(), destination: header.destination.get() };
+/// What stands behind the headers of a packet of `len` octets.
+struct Behind<'a> {
+    /// Those octets of the packet that are at hand.
+    octets: &'a [u8],
+    len: usize,
+    /// Where in the packet.
+    at: usize,
+    protocol: u8,
+}
+
+/// Why a header of an upper layer cannot be read that the guard must see.
+enum Hidden {
+    /// It is in the packet, but not among the octets at hand.
+    NotAtHand,
+    /// A first fragment does not hold it (RFC 7112 §5): so it would be hidden from all who look for it.
+    InAnotherFragment,
+}
+
+impl Hidden {
+    fn reason(self, not_at_hand: DropReason) -> DropReason {
+        match self {
+            Self::NotAtHand => not_at_hand,
+            Self::InAnotherFragment => DropReason::HeadersInFragments,
+        }
     }
-    if protocol == icmp
-        && let Ok((header, _)) = icmpv4::Header::ref_from_prefix(rest)
-    {
-        return Upper::Icmp(header.kind);
+}
+
+impl Behind<'_> {
+    #[inline(always)]
+    fn upper(&self, icmp: u8, part: Part) -> Result<Upper, Hidden> {
+        let rest = self.octets.get(self.at..).unwrap_or(&[]);
+        match self.protocol {
+            _ if matches!(part, Part::Later(_)) => return Ok(Upper::Other),
+            protocol::NONE => return Ok(Upper::Nothing),
+            other if other != protocol::UDP && other != icmp => return Ok(Upper::Other),
+            _ => {}
+        }
+        // Both headers are eight octets long.
+        match udp::Header::ref_from_prefix(rest) {
+            Ok((header, _)) if self.protocol == protocol::UDP => Ok(Upper::Udp {
+                source: header.source.get(),
+                destination: header.destination.get(),
+            }),
+            Ok((icmp, _)) => Ok(Upper::Icmp(icmp.as_bytes()[0])),
+            Err(_) if self.at + udp::HEADER_LEN <= self.len => Err(Hidden::NotAtHand),
+            Err(_) if matches!(part, Part::First(_)) => Err(Hidden::InAnotherFragment),
+            Err(_) => Ok(Upper::Other),
+        }
     }
-    Upper::Other
 }
 
 /// Where the transport header of a packet is.
@@ -195,7 +260,8 @@ struct Transport {
     protocol: u8,
     /// Octets from the start of the packet.
     at: usize,
-    upper: Upper,
+    /// Of a fragment the rest would have to be known.
+    is_whole: bool,
 }
 
 impl Transport {
@@ -229,7 +295,7 @@ impl Transport {
             _ => None,
         };
         let (header_len, expected_offset) = found.ok_or(DropReason::BadVnetHeader)?;
-        let consistent = self.upper != Upper::Fragment
+        let consistent = self.is_whole
             && usize::from(start) == ethernet::HEADER_LEN + self.at
             && offset == expected_offset;
         let headers_len = self.at + header_len;
@@ -245,12 +311,11 @@ impl Transport {
 
     fn may_be_cut(&self, segments: Segments, payload: usize) -> bool {
         let size = usize::from(segments.size);
-        let kind = if self.protocol == protocol::UDP { SegmentKind::Udp } else { self.tcp };
-        // Small segments would make much work of one frame: TCP needs none below its smallest segment size, datagrams
-        // may be small when they are few.
-        let bounded = size >= MIN_SEGMENT
-            || kind == SegmentKind::Udp && size > 0 && payload.div_ceil(size) <= MAX_DATAGRAMS;
-        segments.kind == kind && payload > 0 && bounded
+        let (kind, most) = match self.protocol {
+            protocol::UDP => (SegmentKind::Udp, MAX_DATAGRAMS),
+            _ => (self.tcp, MAX_SEGMENTS),
+        };
+        segments.kind == kind && payload > 0 && size > 0 && payload.div_ceil(size) <= most
     }
 }
 
@@ -278,6 +343,53 @@ mod tests {
         assert_eq!(packet.upper, Upper::Udp { source: 1234, destination: 53 });
     }
 
+    /// From fd00::1 to fd00::2, behind hop-by-hop options of so many octets.
+    fn deep_udp6(options: usize) -> Vec<u8> {
+        let len = (options + 12) as u16;
+        let mut frame = vec![2, 0, 0, 0, 0, 1, 0x52, 0x54, 0, 0, 0, 9, 0x86, 0xdd, 0x60, 0, 0, 0];
+        frame.extend(len.to_be_bytes());
+        frame.extend([0, 64]);
+        for last in [1, 2] {
+            frame.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+        }
+        frame.extend([protocol::UDP, (options / 8 - 1) as u8]);
+        frame.resize(54 + options, 0);
+        frame.extend([2, 35, 2, 34, 0, 12, 0, 0, 1, 2, 3, 4]);
+        frame
+    }
+
+    #[test]
+    fn what_is_not_at_hand_is_read_where_it_is() {
+        let expected = Upper::Udp { source: 547, destination: 546 };
+        for options in [8, 128, 2048] {
+            let frame = deep_udp6(options);
+            let read = |at_hand: usize| {
+                let head = &frame[..at_hand.min(frame.len())];
+                classify(head, frame.len(), Offload::None).map(|headers| match headers.packet {
+                    Packet::Ipv6(packet) => packet.upper,
+                    other => panic!("{other:?}"),
+                })
+            };
+            assert_eq!(read(frame.len()), Ok(expected));
+            for at_hand in 54..54 + options + udp::HEADER_LEN {
+                assert_eq!(read(at_hand), Err(DropReason::MalformedIpv6), "{at_hand}");
+            }
+        }
+    }
+
+    #[test]
+    fn segments_are_bounded_in_their_number() {
+        let segmented = |kind, size, payload| {
+            let protocol = if kind == SegmentKind::Udp { protocol::UDP } else { protocol::TCP };
+            let whole = Transport { tcp: SegmentKind::Tcp4, protocol, at: 20, is_whole: true };
+            whole.may_be_cut(Segments { kind, size, congestion: false }, payload)
+        };
+        assert!(segmented(SegmentKind::Tcp4, 1, 2048) && !segmented(SegmentKind::Tcp4, 1, 2049));
+        assert!(segmented(SegmentKind::Tcp4, 36, 65_495) && !segmented(SegmentKind::Tcp4, 0, 9));
+        assert!(segmented(SegmentKind::Udp, 1, 128) && !segmented(SegmentKind::Udp, 1, 129));
+        assert!(!segmented(SegmentKind::Tcp6, 36, 100) && !segmented(SegmentKind::Tcp4, 36, 0));
+    }
+
     #[test]
     fn a_partial_checksum_must_be_that_of_the_transport() {
         let frame = udp_frame();
@@ -301,6 +413,11 @@ mod tests {
             head[12..14].copy_from_slice(&kinds[kind].to_be_bytes());
             if let Some(version) = head.get_mut(14) {
                 *version = if kind == 0 { 0x45 } else { 0x60 };
+            }
+            if head.len() >= 34 && kind == 0 {
+                head[24..26].fill(0);
+                let sum = checksum::checksum(&head[14..34]);
+                head[24..26].copy_from_slice(&sum.to_be_bytes());
             }
             let len = head.len() + extra;
             if let Ok(headers) = classify(&head, len, Offload::None) {

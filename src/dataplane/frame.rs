@@ -7,8 +7,9 @@ use super::{port::vhost_user::memory::Span, verdict::DropReason};
 use crate::wire::vnet::Offload;
 use std::ops::Range;
 
-/// Octets of a frame that are copied into its head.
-pub const HEAD_LEN: usize = 128;
+/// Octets of a frame that are copied into its head: all headers of a frame to be cut are among them, the longest of IPv4
+/// (134 octets with all options of IP and TCP) and those of IPv6 with some 80 octets of extension headers.
+pub const HEAD_LEN: usize = 192;
 /// Frames in a burst.
 pub const BURST: usize = 64;
 /// A burst ends with the frame that brings it to so many octets: others wait no longer for a sender of large frames.

@@ -6,24 +6,22 @@
 //! ```
 
 use super::{
-    classify::{Packet, classify},
-    egress,
-    forward::{self, NextHopId},
-    frame::{BURST, Burst, Frame, MAX_FRAME_LEN, Outgoing},
-    guard,
+    classify::classify,
+    decide, egress,
+    forward::NextHopId,
+    fragment,
+    frame::{BURST, Burst, MAX_FRAME_LEN, Outgoing},
     limit::Limiter,
     plain::{self, Plain},
     port::{PortFailure, Undelivered},
     ports::{HOLD, Held, Ports, Slot},
     responders::{self, Question},
-    snapshot::{GATEWAY_IPV4, GATEWAY_IPV6, NetworkTable, NextHop, PortId, Vnic},
+    snapshot::{NetworkTable, NextHop, PortId, Vnic},
     verdict::{DropReason, Rejection, Verdict},
     ways::Links,
+    withheld::Withheld,
 };
-use crate::{
-    addr::MacAddr,
-    wire::{Writer, vnet::Offload},
-};
+use crate::wire::{Writer, vnet::Offload};
 use arrayvec::ArrayVec;
 use std::{net::Ipv4Addr, time::Instant};
 
@@ -38,9 +36,10 @@ pub struct Pipeline {
     /// Where each frame of the burst goes on to, if anywhere; else its verdict says what becomes of it.
     next_hops: [NextHopId; BURST],
     verdicts: [Verdict; BURST],
+    withheld: Withheld,
     /// Holds a whole frame where one is needed in one piece.
     whole: Box<[u8]>,
-    /// Where answers are written.
+    /// Where answers and fragments are written.
     answer: Box<[u8]>,
     /// Frames dealt with since this was last asked.
     carried: u64,
@@ -53,8 +52,9 @@ impl Default for Pipeline {
             destinations: [None; BURST],
             next_hops: [NextHopId::NONE; BURST],
             verdicts: [Verdict::Gateway; BURST],
+            withheld: Withheld::default(),
             whole: vec![0; MAX_FRAME_LEN].into(),
-            answer: vec![0; MAX_FRAME_LEN].into(),
+            answer: vec![0; fragment::BUFFER_LEN].into(),
             carried: 0,
         }
     }
@@ -66,6 +66,14 @@ struct Passage<'a, L> {
     links: &'a mut L,
     ingress: PortId,
     now: Instant,
+}
+
+/// What became of a frame that was not dropped.
+enum Done {
+    /// The gateway has answered it.
+    Answered,
+    /// It went on, in fragments.
+    Forwarded,
 }
 
 /// What is to be done about a frame that its next hop did not take.
@@ -145,18 +153,39 @@ impl Pipeline {
             *way = found.unwrap_or(NextHopId::NONE);
         }
         let decisions = self.next_hops.iter_mut().zip(&mut self.verdicts);
-        for (frame, (way, verdict)) in frames.iter_mut().zip(decisions) {
+        let mut deep = 0;
+        for (at, (frame, (way, verdict))) in frames.iter_mut().zip(decisions).enumerate() {
             if *way != NextHopId::NONE && plain::fits(frame, table.fib.next_hop(*way)) {
                 egress::rewrite_ipv4(frame.head_mut(), table.fib.next_hop(*way));
                 continue;
             }
-            match decide(table, vnic, frame) {
+            match decide::by_head(table, vnic, frame, &mut self.withheld) {
                 Ok(next_hop) => {
                     egress::rewrite(frame.head_mut(), table.fib.next_hop(next_hop));
                     *way = next_hop;
                 }
-                Err(other) => (*way, *verdict) = (NextHopId::NONE, other),
+                Err(other) => {
+                    deep |= u64::from(decide::is_deep(frame, other)) << at;
+                    (*way, *verdict) = (NextHopId::NONE, other);
+                }
             }
+        }
+        for at in bits(deep) {
+            self.decide_deep(table, vnic, at);
+        }
+    }
+
+    /// Decides about a frame whose headers may go on beyond its head, with all of it at hand.
+    #[cold]
+    fn decide_deep(&mut self, table: &NetworkTable, vnic: &Vnic, at: usize) {
+        let whole = self.burst.linearise(at, &mut self.whole);
+        let frame = &mut self.burst.frames_mut().0[at];
+        match decide::by_whole(table, vnic, (frame, whole), &mut self.withheld) {
+            Ok(next_hop) => {
+                egress::rewrite(frame.head_mut(), table.fib.next_hop(next_hop));
+                self.next_hops[at] = next_hop;
+            }
+            Err(verdict) => self.verdicts[at] = verdict,
         }
     }
 
@@ -208,22 +237,58 @@ impl Pipeline {
         ways.fold(0, |set, way| set << 1 | u64::from(*way == next_hop))
     }
 
-    /// Carries out the verdict about a frame that goes no further than here.
-    fn end<L: Links>(&mut self, at: usize, passage: &mut Passage<'_, L>) -> Result<(), DropReason> {
+    /// Carries out the verdict about a frame that does not go on as it is.
+    fn end<L: Links>(
+        &mut self,
+        at: usize,
+        passage: &mut Passage<'_, L>,
+    ) -> Result<Done, DropReason> {
         match self.verdicts[at] {
             Verdict::Gateway => {
                 let answered = self.answer(at, passage);
                 if answered == Err(DropReason::NotServed) {
                     self.reject(at, Rejection::NotServed, passage);
                 }
-                answered
+                answered.map(|()| Done::Answered)
             }
             Verdict::Reject(reason, rejection) => {
                 self.reject(at, rejection, passage);
                 Err(reason)
             }
+            Verdict::Fragment(next_hop) => {
+                self.fragment(at, next_hop, passage).map(|()| Done::Forwarded)
+            }
             Verdict::Drop(reason) => Err(reason),
         }
+    }
+
+    /// Sends a frame on in fragments: all of them, or it counts as dropped.
+    #[cold]
+    fn fragment<L: Links>(
+        &mut self,
+        at: usize,
+        next_hop: NextHopId,
+        passage: &mut Passage<'_, L>,
+    ) -> Result<(), DropReason> {
+        let vnic = passage.ports.get_mut(passage.ingress).and_then(|slot| slot.vnic());
+        let (table, _) = vnic.ok_or(DropReason::NoRoute)?;
+        let next_hop = *table.fib.next_hop(next_hop);
+        let whole = self.burst.linearise(at, &mut self.whole);
+        passage.blame(passage.ingress);
+        egress::rewrite(whole, &next_hop);
+        let offload = self.burst.frame(at).offload;
+        let Some(fragments) = fragment::cut(whole, offload, next_hop.mtu, &mut self.answer) else {
+            self.reject(at, Rejection::TooBig(next_hop.mtu), passage);
+            return Err(DropReason::ExceedsMtu);
+        };
+        let frames: ArrayVec<_, { fragment::MAX_FRAGMENTS }> =
+            fragments.iter().map(|frame| Outgoing::private(frame, Offload::None)).collect();
+        // From here on it is the receiver that may make the reactor wait.
+        passage.links.start();
+        let sent = passage.send_as_one(&next_hop, self.burst.queue, &frames);
+        passage.blame(next_hop.port);
+        passage.links.start();
+        sent
     }
 
     /// Sends the frames of `group` on to their next hop. Gives those that are dealt with.
@@ -294,9 +359,8 @@ impl Pipeline {
         passage: &mut Passage<'_, L>,
     ) -> Result<(), DropReason> {
         let whole = self.burst.linearise(at, &mut self.whole);
-        let frame = self.burst.frame(at);
-        let offload = frame.offload;
-        let headers = classify(frame.head(), frame.len, offload)?;
+        let offload = self.burst.frame(at).offload;
+        let headers = classify(whole, whole.len(), offload)?;
         let slot = passage.ports.sound_mut(passage.ingress).ok_or(DropReason::NoGuest)?;
         if !slot.allowance.may_reply(passage.now) {
             return Err(DropReason::ReplyLimit);
@@ -429,47 +493,6 @@ impl Pipeline {
     }
 }
 
-/// Where a frame of `vnic` goes on to, or what else is to become of it; leaves out its padding.
-#[inline(never)]
-fn decide(table: &NetworkTable, vnic: &Vnic, frame: &mut Frame) -> Result<NextHopId, Verdict> {
-    if let Some(reason) = frame.unfit {
-        return Err(reason.into());
-    }
-    let headers = classify(frame.head(), frame.len, frame.offload)?;
-    guard::check(vnic, &headers)?;
-    frame.truncate(headers.frame_len());
-    match &headers.packet {
-        Packet::Arp(_) => Err(Verdict::Gateway),
-        Packet::Ipv4(packet) => {
-            let destination = packet.destination;
-            if destination == GATEWAY_IPV4 || destination.is_broadcast() {
-                return Err(Verdict::Gateway);
-            }
-            if !destination.is_multicast() {
-                refuse_group(headers.destination)?;
-            }
-            forward::route_ipv4(table, packet)
-        }
-        Packet::Ipv6(packet) => {
-            let destination = packet.destination;
-            if destination == GATEWAY_IPV6 || destination.is_multicast() {
-                return Err(Verdict::Gateway);
-            }
-            refuse_group(headers.destination)?;
-            forward::route_ipv6(table, packet)
-        }
-    }
-}
-
-/// A unicast packet in a frame to a group is not forwarded (RFC 1812 §5.3.4).
-fn refuse_group(destination: MacAddr) -> Result<(), DropReason> {
-    match (destination.is_multicast(), destination == MacAddr::BROADCAST) {
-        (false, _) => Ok(()),
-        (true, true) => Err(DropReason::Broadcast),
-        (true, false) => Err(DropReason::Multicast),
-    }
-}
-
 /// The positions of the bits that are set, from the lowest.
 fn bits(mut set: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
@@ -491,11 +514,12 @@ impl<L: Links> Passage<'_, L> {
         }
     }
 
-    /// Counts a frame as answered or dropped.
-    fn count(&mut self, answered: Result<(), DropReason>) {
+    /// Counts a frame by what became of it.
+    fn count(&mut self, outcome: Result<Done, DropReason>) {
         if let Some(slot) = self.ports.get_mut(self.ingress) {
-            match answered {
-                Ok(()) => slot.counters.ingress_answered.add(1),
+            match outcome {
+                Ok(Done::Answered) => slot.counters.ingress_answered.add(1),
+                Ok(Done::Forwarded) => slot.counters.ingress_forwarded.add(1),
                 Err(reason) => slot.counters.drop_frame(reason),
             }
         }
@@ -508,7 +532,44 @@ impl<L: Links> Passage<'_, L> {
         queue: usize,
         frames: &[Outgoing<'_>],
     ) -> Result<(), (usize, Option<Undelivered>)> {
-        let sent = if next_hop.reactor == self.links.here() {
+        let sent = self.hand_over(next_hop, queue, frames);
+        let taken = sent.as_ref().map_or_else(|(taken, _)| *taken, |()| frames.len());
+        if let Some(slot) = self.ports.get_mut(self.ingress) {
+            slot.counters.ingress_forwarded.add(taken as u64);
+        }
+        sent
+    }
+
+    /// Sends what one frame became, which the caller counts as one. What is not taken at once is dropped: there is nothing
+    /// left of it to wait with its sender.
+    fn send_as_one(
+        &mut self,
+        next_hop: &NextHop,
+        queue: usize,
+        frames: &[Outgoing<'_>],
+    ) -> Result<(), DropReason> {
+        let Err((_, why)) = self.hand_over(next_hop, queue, frames) else { return Ok(()) };
+        let elsewhere = next_hop.reactor != self.links.here();
+        Err(match why {
+            None => DropReason::NoGuest,
+            Some(Undelivered::Limited) => DropReason::RateLimited,
+            Some(Undelivered::TooLarge) => DropReason::RxBufferTooSmall,
+            Some(Undelivered::Full) if elsewhere => DropReason::LinkFull,
+            Some(Undelivered::Full) => DropReason::RxRingFull,
+            Some(Undelivered::Failed(failure)) => {
+                self.ports.fail(next_hop.port, failure);
+                DropReason::NoGuest
+            }
+        })
+    }
+
+    fn hand_over(
+        &mut self,
+        next_hop: &NextHop,
+        queue: usize,
+        frames: &[Outgoing<'_>],
+    ) -> Result<(), (usize, Option<Undelivered>)> {
+        if next_hop.reactor == self.links.here() {
             self.ports.in_hand = Some(next_hop.port);
             let slot = self.ports.sound_mut(next_hop.port).ok_or((0, None))?;
             let sent = slot.put(frames, queue, self.now).map_err(|(taken, why)| (taken, Some(why)));
@@ -521,12 +582,7 @@ impl<L: Links> Passage<'_, L> {
                 taken if taken < frames.len() => Err((taken, Some(Undelivered::Full))),
                 _ => Ok(()),
             }
-        };
-        let taken = sent.as_ref().map_or_else(|(taken, _)| *taken, |()| frames.len());
-        if let Some(slot) = self.ports.get_mut(self.ingress) {
-            slot.counters.ingress_forwarded.add(taken as u64);
         }
-        sent
     }
 
     /// What is to be done about a frame of `group` that its next hop refused; `None`: nobody is there.
@@ -563,126 +619,5 @@ impl<L: Links> Passage<'_, L> {
             receiver.stalled = true;
         }
         Refused::DropRest(reason)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dataplane::{
-        forward::FibBuilder,
-        frame::HEAD_LEN,
-        limit::Limit,
-        snapshot::{Addressing, Boot, GATEWAY_MAC, NetworkKey},
-    };
-    use proptest::prelude::*;
-    use std::sync::Arc;
-
-    /// A network of 10.0.0.1, behind which 10.1.0.0/16 is, and 10.0.0.2, behind which much is that is never routed.
-    fn table() -> NetworkTable {
-        let mut fib = FibBuilder::default();
-        let vnics = [1_u8, 2].map(|n| {
-            let port = PortId { slot: n.into(), generation: 1 };
-            let mac = MacAddr([0x52, 0x54, 0, 0, 0, n]);
-            let ipv4 = Ipv4Addr::new(10, 0, 0, n);
-            let next_hop = fib.next_hop(NextHop { port, reactor: 0, mtu: 80, mac });
-            fib.host_ipv4(ipv4, next_hop);
-            let routed = [["10.1.0.0/16"; 3], ["169.254.0.0/16", "224.0.0.0/3", "10.0.0.128/25"]];
-            let routed_ipv4 = routed[usize::from(n - 1)].map(|prefix| prefix.parse().unwrap());
-            routed_ipv4.iter().for_each(|prefix| fib.prefix_ipv4(*prefix, next_hop));
-            Arc::new(Vnic {
-                port,
-                mac,
-                ipv4: Some(ipv4),
-                ipv6: None,
-                routed_ipv4: routed_ipv4.into(),
-                routed_ipv6: Vec::new(),
-                slaac: None,
-                from_guest: Limit::default(),
-                to_guest: Limit::default(),
-                mtu: 80,
-                addressing: Addressing::Host,
-                hostname: None,
-                boot: Boot::default(),
-            })
-        });
-        NetworkTable {
-            key: NetworkKey(1),
-            ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
-            ipv4_broadcast: Some(Ipv4Addr::new(10, 0, 0, 255)),
-            ipv6_prefix: None,
-            dns_ipv4: Vec::new(),
-            dns_ipv6: Vec::new(),
-            ntp_ipv4: Vec::new(),
-            ntp_ipv6: Vec::new(),
-            domain: None,
-            vnics: vnics.into(),
-            fib: fib.build(7),
-        }
-    }
-
-    /// From 10.0.0.1 to 10.0.0.2, `len` octets in all.
-    fn frame(protocol: u8, len: usize, offload: Offload) -> Frame {
-        let mut frame = Frame { len, head_len: len.min(HEAD_LEN), offload, ..Frame::default() };
-        frame.head[..6].copy_from_slice(&GATEWAY_MAC.0);
-        frame.head[6..14].copy_from_slice(&[0x52, 0x54, 0, 0, 0, 1, 8, 0]);
-        frame.head[14..24].copy_from_slice(&[0x45, 0, 0, len as u8 - 14, 0, 0, 0, 0, 64, protocol]);
-        frame.head[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
-        frame.head[34..38].copy_from_slice(&[4, 210, 0, 53]);
-        frame.head[46] = 0x50;
-        frame
-    }
-
-    /// What the plain path says of a frame.
-    fn decide_plain(table: &NetworkTable, frame: &mut Frame) -> Option<NextHopId> {
-        let destination = Plain::new(table, &table.vnics[0]).check(frame)?;
-        let next_hop = table.fib.lookup_ipv4(destination)?;
-        plain::fits(frame, table.fib.next_hop(next_hop)).then_some(next_hop)
-    }
-
-    #[test]
-    fn ordinary_packets_are_plain() {
-        let table = table();
-        for (protocol, offset) in [(6, 16), (17, 6)] {
-            for offload in [Offload::None, Offload::Checksum { start: 34, offset }] {
-                let mut frame = frame(protocol, 94, offload);
-                assert!(decide_plain(&table, &mut frame).is_some(), "{protocol} {offload:?}");
-            }
-        }
-        assert_eq!(decide_plain(&table, &mut frame(1, 94, Offload::None)), None);
-        assert_eq!(decide_plain(&table, &mut frame(6, 95, Offload::None)), None, "beyond the MTU");
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(4000))]
-        #[test]
-        fn the_plain_path_says_nothing_that_the_general_one_does_not(
-            protocol in prop_oneof![Just(6_u8), Just(17), any::<u8>()],
-            len in 34..200_usize,
-            padding in 0..20_usize,
-            changes in proptest::collection::vec(
-                (0..60_usize, prop_oneof![any::<u8>(), (0..8_u32).prop_map(|bit| 1 << bit),
-                    prop::sample::select(vec![0, 1, 10, 67, 68, 127, 169, 224, 254, 255])]), 0..4),
-            start in prop_oneof![Just(34_u16), any::<u16>()],
-            offset in prop_oneof![Just(6_u16), Just(16), any::<u16>()],
-            checksum: bool,
-            destination in prop::sample::select(vec![
-                [10, 0, 0, 2], [10, 0, 0, 1], [10, 1, 2, 3], [10, 0, 0, 200], [10, 0, 0, 255], [169, 254, 0, 1],
-                [169, 254, 0, 2], [224, 0, 0, 1], [255; 4]]),
-        ) {
-            let table = table();
-            let offload = if checksum { Offload::Checksum { start, offset } } else { Offload::None };
-            let mut frame = frame(protocol, len, offload);
-            frame.head[30..34].copy_from_slice(&destination);
-            (frame.len, frame.head_len) = (len + padding, (len + padding).min(HEAD_LEN));
-            changes.iter().for_each(|(at, to)| frame.head[*at] = *to);
-            let mut general = frame.clone();
-            if let Some(next_hop) = decide_plain(&table, &mut frame) {
-                prop_assert_eq!(decide(&table, &table.vnics[0], &mut general), Ok(next_hop));
-                egress::rewrite_ipv4(frame.head_mut(), table.fib.next_hop(next_hop));
-                egress::rewrite(general.head_mut(), table.fib.next_hop(next_hop));
-                prop_assert_eq!((frame.head(), frame.len), (general.head(), general.len));
-            }
-        }
     }
 }

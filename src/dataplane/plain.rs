@@ -5,7 +5,7 @@
 //! frame ── check: as expected, octet for octet? ── FIB ── fits: MTU? ── next hop
 //!             └── no: the general path of the pipeline
 //! ```
-//! It decides nothing that the general path would decide otherwise (a property test of `pipeline.rs`).
+//! It decides nothing that the general path would decide otherwise (a property test of `decide.rs`).
 
 use super::{
     frame::Frame,
@@ -62,6 +62,9 @@ impl<'a> Plain<'a> {
             && (packet.protocol == protocol::TCP || packet.protocol == protocol::UDP)
             && (ipv4::HEADER_LEN..=frame.len - ethernet::HEADER_LEN).contains(&len)
             && packet.ttl > 1
+            // Here, too (RFC 1812 §5.2.2): the new checksum is made from the old one, so a wrong one would stay wrong and
+            // only the receiver would know. A few instructions, since the header is at hand.
+            && packet.sum_is_right()
             && self.vnic.owns_ipv4(packet.source())
             // Possibly a DHCP server's.
             && front.source_port.get() != udp::DHCPV4_SERVER

@@ -1,11 +1,15 @@
 //! What becomes of a frame that is not forwarded: a [`Verdict`], perhaps with a [`DropReason`] with a name, a counter and a line in
 //! `docs/operations.md`.
 
-/// The decision about a frame from a guest that is not to be forwarded.
+use super::forward::NextHopId;
+
+/// The decision about a frame from a guest that is not to be forwarded as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// To the gateway's responders.
     Gateway,
+    /// On to a next hop, in fragments.
+    Fragment(NextHopId),
     /// Nowhere, and the sender is told by an ICMP error.
     Reject(DropReason, Rejection),
     /// Nowhere, silently.
@@ -68,7 +72,7 @@ drop_reasons! {
     BadVnetHeader = "bad_vnet_header",
     /// The virtio-net header asks for segmentation that was not negotiated, or unknown.
     UnexpectedSegmentation = "unexpected_segmentation",
-    /// The virtio-net header asks for segmentation that does not fit the packet, or into segments that are too small.
+    /// The virtio-net header asks for segmentation that does not fit the packet, or into too many segments.
     BadSegmentation = "bad_segmentation",
     /// The guest sent on a queue that its VMM has disabled.
     QueueDisabled = "queue_disabled",
@@ -80,11 +84,19 @@ drop_reasons! {
     MalformedArp = "malformed_arp",
     /// The IPv4 header is cut or its lengths disagree.
     MalformedIpv4 = "malformed_ipv4",
-    /// The IPv6 header is cut, its length disagrees, or its extension headers are too many.
+    /// The IPv6 header is cut, its length disagrees, or its extension headers go beyond the packet.
     MalformedIpv6 = "malformed_ipv6",
+    /// A first fragment does not hold all headers of its packet.
+    HeadersInFragments = "headers_in_fragments",
+    /// A later fragment of a packet whose first fragment was refused.
+    RefusedFragment = "refused_fragment",
     /// A message to the gateway is malformed.
     MalformedMessage = "malformed_message",
-    /// A message to the gateway has a wrong checksum.
+    /// A message to the gateway is longer than the MTU, or than any real one.
+    MessageTooLong = "message_too_long",
+    /// A message to the gateway has more than 64 options.
+    TooManyOptions = "too_many_options",
+    /// An IPv4 header, or a message to the gateway, has a wrong checksum.
     BadChecksum = "bad_checksum",
     /// The source MAC is not the vNIC's.
     SpoofedMac = "spoofed_source_mac",

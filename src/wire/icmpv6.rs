@@ -93,6 +93,11 @@ pub const fn is_error(kind: u8) -> bool {
     kind < 128 || kind == REDIRECT
 }
 
+/// Whether the message is of neighbour discovery.
+pub const fn is_discovery(kind: u8) -> bool {
+    matches!(kind, ROUTER_SOLICITATION..=REDIRECT)
+}
+
 /// Appends an IPv6 packet with an ICMPv6 message whose body is what `body` writes.
 pub fn write(
     writer: &mut Writer<'_>,

@@ -1,12 +1,15 @@
 //! IPv4 headers (RFC 791 §3.1).
 
-use super::{Full, Writer, checksum};
+use super::{Full, Part, Writer, checksum};
 use std::net::Ipv4Addr;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, big_endian::U16};
 
 /// Octets of a header without options.
 pub const HEADER_LEN: usize = 20;
 const _: () = assert!(size_of::<Header>() == HEADER_LEN);
+
+/// Octets of a header with all options that it can have.
+pub const MAX_HEADER_LEN: usize = 60;
 
 const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
@@ -109,9 +112,30 @@ impl Header {
         self.fragment.get() & (MORE_FRAGMENTS | OFFSET) != 0
     }
 
-    /// Whether this is a fragment other than the first, without an upper-layer header.
-    pub fn is_later_fragment(&self) -> bool {
-        self.fragment.get() & OFFSET != 0
+    /// Which part of its packet this is.
+    #[inline]
+    pub fn part(&self) -> Part {
+        let identification = self.identification.get().into();
+        match (self.fragment.get() & OFFSET, self.fragment.get() & MORE_FRAGMENTS) {
+            (0, 0) => Part::Whole,
+            (0, _) => Part::First(identification),
+            _ => Part::Later(identification),
+        }
+    }
+
+    /// Whether a router may cut it into fragments (RFC 791 §3.2: DF is clear).
+    #[inline]
+    pub fn may_be_cut(&self) -> bool {
+        self.fragment.get() & DONT_FRAGMENT == 0
+    }
+
+    /// Whether the checksum of a header without options is right.
+    #[inline(always)]
+    pub fn sum_is_right(&self) -> bool {
+        let words: [u32; 5] = zerocopy::transmute!(*self);
+        // Which octet of a word comes first makes no difference (RFC 1071 §2 B), and what is left of a sum of 16-bit
+        // words when its carries are added again is its remainder by 0xffff. A header is never all zeros.
+        words.iter().map(|word| u64::from(*word)).sum::<u64>() % 0xffff == 0
     }
 }
 
@@ -144,8 +168,37 @@ mod tests {
         assert_eq!(header.source(), Ipv4Addr::new(192, 168, 0, 1));
         assert_eq!(header.destination(), Ipv4Addr::new(192, 168, 0, 199));
         assert_eq!((header.total_len(), header.ttl, header.protocol), (115, 64, 17));
-        assert!(!header.is_fragment());
+        assert_eq!((header.part(), header.may_be_cut()), (Part::Whole, false));
+        assert!(header.sum_is_right());
         assert_eq!(checksum::checksum(&UDP), 0);
+    }
+
+    #[test]
+    fn fragments_are_told_apart() {
+        let part = |fragment: [u8; 2]| {
+            let mut packet = UDP;
+            packet[4..8].copy_from_slice(&[0, 7, fragment[0], fragment[1]]);
+            let header = Header::parse(&packet, 115).unwrap();
+            (header.part(), header.is_fragment(), header.may_be_cut())
+        };
+        assert_eq!(part([0x00, 0]), (Part::Whole, false, true));
+        assert_eq!(part([0x20, 0]), (Part::First(7), true, true));
+        assert_eq!(part([0x20, 1]), (Part::Later(7), true, true));
+        assert_eq!(part([0x40, 1]), (Part::Later(7), true, false));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_header_is_right_if_its_checksum_is(mut packet: [u8; 20], make_right: bool) {
+            packet[0] = 0x45;
+            if make_right {
+                packet[10..12].fill(0);
+                let sum = checksum::checksum(&packet);
+                packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            }
+            let header = Header::ref_from_bytes(&packet).unwrap();
+            proptest::prop_assert_eq!(header.sum_is_right(), checksum::checksum(&packet) == 0);
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! IPv6 headers and the walk over extension headers (RFC 8200 §3, §4).
 
-use super::{Full, Writer};
+use super::{Full, Part, Writer};
 use std::net::Ipv6Addr;
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
@@ -11,13 +11,14 @@ use zerocopy::{
 pub const HEADER_LEN: usize = 40;
 const _: () = assert!(size_of::<Header>() == HEADER_LEN);
 
-/// At most so many extension headers are walked.
-const MAX_EXTENSIONS: usize = 8;
-
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
+const MOBILITY: u8 = 135;
+const HOST_IDENTITY: u8 = 139;
+const SHIM6: u8 = 140;
 
 /// The fixed IPv6 header.
 #[derive(
@@ -41,11 +42,13 @@ pub struct Upper {
     pub protocol: u8,
     /// Octets from the start of the packet.
     pub offset: usize,
-    /// Whether a fragment header was passed.
-    pub is_fragment: bool,
-    /// Whether the upper-layer header is in another fragment.
-    pub is_later_fragment: bool,
+    /// Which part of its packet this is.
+    pub part: Part,
 }
+
+/// The chain of extension headers leaves what is at hand, in this part of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beyond(pub Part);
 
 impl Header {
     /// The header at the start of `packet`, of which `packet_len` octets exist in all (`packet` may hold fewer).
@@ -95,35 +98,46 @@ impl Header {
         self.destination.into()
     }
 
-    /// Finds the upper layer of `packet` (which starts with this header). `None` where the chain of extension
-    /// headers is longer than eight or leaves what is at hand.
+    /// Finds the upper layer of `packet`, which starts with this header: behind all extension headers that RFC 7045
+    /// knows, however many (RFC 8200 §4 sets no limit), but for the encrypted ones.
     #[inline]
-    pub fn upper(&self, packet: &[u8]) -> Option<Upper> {
-        let mut upper = Upper {
-            protocol: self.next_header,
-            offset: HEADER_LEN,
-            is_fragment: false,
-            is_later_fragment: false,
-        };
-        for _ in 0..=MAX_EXTENSIONS {
+    pub fn upper(&self, packet: &[u8]) -> Result<Upper, Beyond> {
+        let mut upper = Upper { protocol: self.next_header, offset: HEADER_LEN, part: Part::Whole };
+        loop {
             let rest = packet.get(upper.offset..).unwrap_or(&[]);
+            let beyond = Beyond(upper.part);
+            let second = || rest.get(1).map(|len| usize::from(*len)).ok_or(beyond);
             let len = match upper.protocol {
-                HOP_BY_HOP | ROUTING | DESTINATION => 8 + usize::from(*rest.get(1)?) * 8,
+                HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY | HOST_IDENTITY | SHIM6 => {
+                    8 + second()? * 8
+                }
+                AUTHENTICATION => (second()? + 2) * 4,
                 FRAGMENT => {
-                    let offset = u16::from_be_bytes([*rest.get(2)?, *rest.get(3)?]) >> 3;
-                    upper.is_fragment = true;
-                    upper.is_later_fragment = offset != 0;
+                    let header = rest.first_chunk().ok_or(beyond)?;
+                    upper.part = part(header, upper.part);
                     8
                 }
-                _ => return Some(upper),
+                _ => return Ok(upper),
             };
-            upper.protocol = *rest.first()?;
+            upper.protocol = *rest.first().ok_or(beyond)?;
             upper.offset += len;
-            if upper.is_later_fragment {
-                return Some(upper);
+            if let Part::Later(_) = upper.part {
+                return Ok(upper);
             }
         }
-        None
+    }
+}
+
+/// Which part of a packet follows a fragment header (RFC 8200 §4.5) that stands in `within`.
+fn part(header: &[u8; 8], within: Part) -> Part {
+    let [_, _, a, b, identification @ ..] = *header;
+    let (offset, more) = (u16::from_be_bytes([a, b]) >> 3, b & 1);
+    let identification = u32::from_be_bytes(identification);
+    match (offset, more, within) {
+        (1.., _, _) => Part::Later(identification),
+        (0, 1.., _) => Part::First(identification),
+        (0, 0, Part::Whole) => Part::Atomic,
+        (0, 0, within) => within,
     }
 }
 
@@ -148,28 +162,45 @@ mod tests {
         octets
     }
 
-    fn upper(octets: &[u8]) -> Option<Upper> {
-        Header::parse(octets, octets.len())?.upper(octets)
+    fn upper(octets: &[u8]) -> Result<Upper, Beyond> {
+        Header::parse(octets, octets.len()).unwrap().upper(octets)
     }
 
     #[test]
     fn extension_headers_are_walked() {
         let octets = packet(0, &[60, 0, 5, 2, 0, 0, 1, 0, 58, 0, 1, 4, 0, 0, 0, 0, 143, 0]);
-        let found = upper(&octets).unwrap();
-        assert_eq!((found.protocol, found.offset, found.is_fragment), (58, 56, false));
+        assert_eq!(upper(&octets), Ok(Upper { protocol: 58, offset: 56, part: Part::Whole }));
+        let many = [&[0, 0, 0, 0, 0, 0, 0, 0].repeat(8)[..], &[17, 0, 0, 0, 0, 0, 0, 0]].concat();
+        let found = upper(&packet(0, &many)).unwrap();
+        assert_eq!((found.protocol, found.offset), (17, 40 + 72), "nine of them");
+        let authenticated = [[17, 4, 0, 0, 0, 0, 0, 0], [9; 8], [9; 8]].concat();
+        let found = upper(&packet(AUTHENTICATION, &authenticated)).unwrap();
+        assert_eq!((found.protocol, found.offset), (17, 40 + 24), "in units of four octets");
     }
 
     #[test]
-    fn a_later_fragment_has_no_upper_header() {
-        let found = upper(&packet(44, &[17, 0, 0x00, 0x08, 0, 0, 0, 1, 9, 9])).unwrap();
-        assert!(found.is_fragment && found.is_later_fragment);
-        assert_eq!(found.protocol, 17);
+    fn fragments_are_told_apart() {
+        let part = |offset_and_more: [u8; 2]| {
+            let [a, b] = offset_and_more;
+            upper(&packet(44, &[17, 0, a, b, 0, 0, 0, 7, 9, 9])).unwrap().part
+        };
+        assert_eq!(part([0, 0]), Part::Atomic);
+        assert_eq!(part([0, 1]), Part::First(7));
+        assert_eq!(part([0, 8]), Part::Later(7));
+        assert_eq!(part([0, 9]), Part::Later(7));
+        let nested = [[44, 0, 0, 1, 0, 0, 0, 7], [17, 0, 0, 0, 0, 0, 0, 8]].concat();
+        assert_eq!(upper(&packet(44, &nested)).unwrap().part, Part::First(7));
     }
 
     #[test]
-    fn endless_and_cut_chains_are_refused() {
-        assert_eq!(upper(&packet(0, &[0, 0, 0, 0, 0, 0, 0, 0].repeat(9))), None);
-        assert_eq!(upper(&packet(0, &[])), None);
+    fn cut_chains_are_told_with_what_they_are_in() {
+        assert_eq!(
+            upper(&packet(0, &[0, 0, 0, 0, 0, 0, 0, 0].repeat(9))),
+            Err(Beyond(Part::Whole))
+        );
+        assert_eq!(upper(&packet(0, &[])), Err(Beyond(Part::Whole)));
+        let first = packet(44, &[60, 0, 0, 1, 0, 0, 0, 7, 17]);
+        assert_eq!(upper(&first), Err(Beyond(Part::First(7))));
         let octets = packet(58, &[]);
         assert!(Header::parse(&octets, 39).is_none());
     }

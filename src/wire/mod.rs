@@ -14,12 +14,26 @@ pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
 pub mod ndp;
+pub mod options;
 pub mod tcp;
 pub mod udp;
 pub mod vnet;
 mod writer;
 
 pub use writer::{Full, Writer};
+
+/// Which part of a packet an IP packet carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// All of it, behind a fragment header (RFC 6946).
+    Atomic,
+    /// Its beginning, with the identification that all its fragments share.
+    First(u32),
+    /// What comes later: no header of an upper layer.
+    Later(u32),
+}
 
 /// IANA protocol numbers used here.
 pub mod protocol {
@@ -31,4 +45,6 @@ pub mod protocol {
     pub const UDP: u8 = 17;
     /// ICMP for IPv6 (RFC 4443).
     pub const ICMPV6: u8 = 58;
+    /// Nothing follows (RFC 8200 §4.7).
+    pub const NONE: u8 = 59;
 }

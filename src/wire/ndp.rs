@@ -3,7 +3,10 @@
 //! Readers take an ICMPv6 message from its header on; the writer of an advertisement gives the message's body, which
 //! starts after the eight octets of [`super::icmpv6::Header`].
 
-use super::{Full, Writer, dns};
+use super::{
+    Full, Writer, dns,
+    options::{Budget, Layout, Options, Unreadable},
+};
 use crate::addr::MacAddr;
 use ipnet::Ipv6Net;
 use std::net::Ipv6Addr;
@@ -19,50 +22,39 @@ pub const RDNSS: u8 = 25;
 /// DNS search list (RFC 8106 §5.2).
 pub const DNSSL: u8 = 31;
 
-/// At most so many options of a message are looked at.
-const MAX_OPTIONS: usize = 64;
+/// Flag of a neighbour advertisement (RFC 4861 §4.4): the target is a router.
+pub const ROUTER: u32 = 0x8000_0000;
+/// Flag of a neighbour advertisement: it answers a solicitation.
+pub const SOLICITED: u32 = 0x4000_0000;
+/// Flag of a neighbour advertisement: it replaces what is known.
+pub const OVERRIDE: u32 = 0x2000_0000;
 
-/// Flags of a solicited neighbour advertisement from a router that overrides caches: R, S, O.
-pub const ROUTER_SOLICITED_OVERRIDE: u32 = 0xe000_0000;
-/// Flags of an unsolicited neighbour advertisement from a router that overrides caches: R, O.
-pub const ROUTER_OVERRIDE: u32 = 0xa000_0000;
+/// At most so many DNS servers are advertised: their option counts its length in one octet.
+const MAX_SERVERS: usize = 64;
 
 /// A router is asked with no longer delay than this for RDNSS and DNSSL: three periods of advertisement, at most the
 /// router's own lifetime.
 pub const ROUTER_LIFETIME_SECONDS: u16 = 9000;
 
-/// The options of a neighbour discovery message, each as its type and the octets after type and length.
-/// Stops at the first malformed option, and says so with `None`.
-pub fn options(mut octets: &[u8]) -> impl Iterator<Item = Option<(u8, &[u8])>> {
-    let mut left = MAX_OPTIONS;
-    std::iter::from_fn(move || {
-        if octets.is_empty() || left == 0 {
-            return None;
-        }
-        left -= 1;
-        let option = (|| {
-            let (kind, len) = (*octets.first()?, usize::from(*octets.get(1)?) * 8);
-            let value = octets.get(2..len)?;
-            octets = octets.get(len..)?;
-            Some((kind, value))
-        })();
-        if option.is_none() {
-            left = 0;
-        }
-        Some(option)
-    })
+/// Whether the message with these options tells its sender's MAC. An error where they are not to be read, and the
+/// message is to be discarded (RFC 4861 §6.1, §7.1).
+pub fn tells_source(octets: &[u8]) -> Result<bool, Unreadable> {
+    let budget = Budget::new();
+    let mut options = Options::new(Layout::Neighbour, octets, &budget);
+    options
+        .try_fold(false, |found, option| Ok(option?.code == u16::from(SOURCE_LINK_LAYER) || found))
 }
 
-/// Whether every option of a message is well formed (RFC 4861 §6.1, §7.1: silently discard otherwise).
-pub fn options_are_valid(octets: &[u8]) -> bool {
-    options(octets).all(|option| option.is_some())
+/// Whether `address` is that of the group of an address' solicitations (RFC 4291 §2.7.1).
+pub fn is_solicited_node(address: Ipv6Addr) -> bool {
+    address.octets().starts_with(&[0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff])
 }
 
-/// The target of a neighbour solicitation or advertisement, and its options. `None` if it is malformed.
+/// The target of a neighbour solicitation or advertisement, and its options. `None` if it is cut or a group.
 pub fn target(message: &[u8]) -> Option<(Ipv6Addr, &[u8])> {
     let target: [u8; 16] = message.get(8..24)?.try_into().ok()?;
-    let rest = message.get(24..)?;
-    options_are_valid(rest).then_some((target.into(), rest))
+    let target = Ipv6Addr::from(target);
+    (!target.is_multicast()).then_some((target, message.get(24..)?))
 }
 
 /// The body of a neighbour advertisement for `target` at `mac`.
@@ -131,7 +123,7 @@ impl RouterAdvertisement<'_> {
             writer.push_slice(&prefix.network().octets())?;
         }
         let lifetime = u32::from(ROUTER_LIFETIME_SECONDS).to_be_bytes();
-        let dns = self.dns.get(..MAX_OPTIONS).unwrap_or(self.dns);
+        let dns = self.dns.get(..MAX_SERVERS).unwrap_or(self.dns);
         if !dns.is_empty() {
             writer.push_slice(&[RDNSS, 1 + 2 * dns.len() as u8, 0, 0])?;
             writer.push_slice(&lifetime)?;
@@ -181,14 +173,15 @@ mod tests {
             4, b'p', b'r', b'o', b'd', 8, b'i', b'n', b't', b'e', b'r', b'n', b'a', b'l', 0, 0,
         ];
         assert_eq!(writer.since(0), expected);
-        assert!(options_are_valid(&expected[8..]));
+        assert_eq!(tells_source(&expected[8..]), Ok(true));
     }
 
     #[test]
     fn malformed_options_are_seen() {
-        assert!(options_are_valid(&[]));
-        assert!(!options_are_valid(&[1, 0, 0, 0, 0, 0, 0, 0]), "length zero");
-        assert!(!options_are_valid(&[1, 2, 0, 0, 0, 0, 0, 0]), "beyond the end");
-        assert!(!options_are_valid(&[1]));
+        assert_eq!(tells_source(&[]), Ok(false));
+        assert_eq!(tells_source(&[2, 1, 0, 0, 0, 0, 0, 0]), Ok(false));
+        for cut in [&[1, 0, 0, 0, 0, 0, 0, 0][..], &[1, 2, 0, 0, 0, 0, 0, 0], &[1]] {
+            assert_eq!(tells_source(cut), Err(Unreadable::Malformed), "{cut:?}");
+        }
     }
 }

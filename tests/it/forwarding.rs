@@ -2,7 +2,7 @@
 
 use super::{
     daemon::{Daemon, PATIENCE, wait_until},
-    frames::{GATEWAY_MAC, IcmpError, Udp4, Udp6, checksum, is_udp4, open_checksum4},
+    frames::{GATEWAY_MAC, IcmpError, Udp4, Udp6, is_udp4, open_checksum4, resummed},
     guest::{CSUM, EVENT_IDX, GUEST_CSUM, Guest, MRG_RXBUF, PLAIN},
 };
 use std::{
@@ -100,9 +100,7 @@ fn a_sender_is_told_why_a_packet_goes_nowhere() {
     assert_eq!(told(&a.provoke(&udp(a.mac, "169.254.0.1"))), (3, 3, 0), "port unreachable");
     let mut tcp = udp(a.mac, "169.254.0.1");
     tcp[23] = 6;
-    tcp[24..26].fill(0);
-    let sum = checksum(&tcp[14..34]);
-    tcp[24..26].copy_from_slice(&sum);
+    let tcp = resummed(tcp);
     assert_eq!(told(&a.provoke(&tcp)), (3, 13, 0), "administratively prohibited");
     let mut dying = Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", b"");
     dying.ttl = 1;
@@ -155,18 +153,12 @@ fn no_error_answers_an_error_a_group_or_the_rest_of_a_packet() {
     let mut daemon = Daemon::start();
     let (mut a, _b) = pair(&mut daemon);
     let lost = |mac| Udp4::new(mac, "10.0.0.1", "10.0.0.77", b"lost").frame();
-    let fix = |mut frame: Vec<u8>| {
-        frame[24..26].fill(0);
-        let sum = checksum(&frame[14..34]);
-        frame[24..26].copy_from_slice(&sum);
-        frame
-    };
     let mut error = lost(a.mac);
     (error[23], error[34]) = (1, 3);
-    a.send(&fix(error));
+    a.send(&resummed(error));
     let mut fragment = lost(a.mac);
     fragment[21] = 9;
-    a.send(&fix(fragment));
+    a.send(&resummed(fragment));
     let mut group = lost(a.mac);
     group[..6].fill(0xff);
     a.send(&group);
@@ -312,6 +304,28 @@ fn frames_cross_from_one_reactor_to_another() {
         a.send(&Udp4::new(a.mac, "10.0.0.1", &b_address, &payload).frame());
         b.expect("every frame arrives, in order", |frame| is_udp4(frame, &payload));
     }
+}
+
+#[test]
+fn fragments_cross_from_one_reactor_to_another() {
+    let (mut daemon, a, _) = Daemon::with_nics_apart();
+    let c = daemon.nic_with("prod", "c", |r| r.mtu = 1280);
+    let (mut a, mut c) = (Guest::connect(&a), Guest::connect(&c));
+    let to_c = c.address().to_owned();
+    assert!(c.answers(&mut a, &to_c));
+    let payload: Vec<u8> = (0..1400_u32).map(|n| (n * 7) as u8).collect();
+    let mut frame = Udp4::new(a.mac, "10.0.0.1", &to_c, &payload).frame();
+    frame[20] = 0; // DF
+    a.send(&resummed(frame));
+    let fragment = |frame: &[u8]| frame[12..14] == [8, 0] && frame[23] == 17;
+    let first = c.expect("the first fragment arrives", fragment);
+    let last = c.expect("the last fragment arrives", fragment);
+    assert_eq!((first.len(), &first[20..22]), (14 + 20 + 1256, &[0x20, 0][..]));
+    assert_eq!((last.len(), &last[20..22]), (14 + 20 + 152, &[0, 157][..]));
+    assert_eq!([&first[42..], &last[34..]].concat(), payload);
+    let stats = daemon.stats("a");
+    let dropped: u64 = stats.drops.iter().map(|drop| drop.frames).sum();
+    assert_eq!(stats.ingress_frames, stats.ingress_forwarded + stats.ingress_answered + dropped);
 }
 
 /// Frames in pairs, the second up to `apart` after the first, which has woken the reactor: now and then it comes as the

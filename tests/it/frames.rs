@@ -161,6 +161,14 @@ pub(crate) fn checksum(octets: &[u8]) -> [u8; 2] {
     (!(((folded & 0xffff) + (folded >> 16)) as u16)).to_be_bytes()
 }
 
+/// A frame of IPv4 without options, its header's checksum made right.
+pub(crate) fn resummed(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[24..26].fill(0);
+    let sum = checksum(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum);
+    frame
+}
+
 /// What the checksum field of an IPv4 frame holds that leaves it to others: the pseudo-header's sum.
 pub(crate) fn open_checksum4(frame: &[u8], protocol: u8, len: usize) -> [u8; 2] {
     let words = frame[26..34].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));

@@ -2,7 +2,7 @@
 
 use super::{
     daemon::{Daemon, wait_until},
-    frames::{GATEWAY_MAC, Udp4, Udp6, checksum, is_udp4},
+    frames::{GATEWAY_MAC, Udp4, Udp6, checksum, is_udp4, resummed},
     guest::Guest,
 };
 use std::{net::Ipv6Addr, time::Instant};
@@ -112,6 +112,7 @@ fn claims_of_ipv4(mac: [u8; 6], other: [u8; 6]) -> Vec<Cell> {
     let from4 = |from: &str| Udp4::new(mac, from, "10.0.0.2", b"evil").frame();
     let mut piece = from4("10.0.0.2");
     (piece[20], piece[21]) = (0x20, 0);
+    let piece = resummed(piece);
     vec![
         (
             "MAC of another",
@@ -187,8 +188,8 @@ fn claims_of_roles(mac: [u8; 6], other: [u8; 6]) -> Vec<Cell> {
             let (next, payload) = behind(ROUTING, 58, &icmpv6(134));
             extended(behind(HOP_BY_HOP, next, &payload))
         }),
-        ("router, behind too many", "malformed_ipv6", extended(many)),
-        ("router, in pieces", "multicast", {
+        ("router, behind many", "rogue_router", extended(many)),
+        ("router, in pieces", "rogue_router", {
             let piece = [&[58, 0, 0, 1, 0, 0, 0, 7][..], &icmpv6(134)].concat();
             ipv6(mac, "fe80::99", "ff02::1", FRAGMENT, &piece)
         }),
@@ -196,7 +197,7 @@ fn claims_of_roles(mac: [u8; 6], other: [u8; 6]) -> Vec<Cell> {
         ("redirect by IPv4", "rogue_router", {
             let mut redirect = from4("10.0.0.1");
             (redirect[23], redirect[34]) = (1, 5);
-            redirect
+            resummed(redirect)
         }),
         ("DHCPv4 server", "rogue_dhcp_server", {
             let mut server = Udp4::new(mac, "10.0.0.1", "10.0.0.2", b"evil");

@@ -396,6 +396,11 @@ impl Guest {
         }
     }
 
+    /// Its IPv4 address.
+    pub(crate) fn address(&self) -> &str {
+        &self.ipv4
+    }
+
     pub(crate) fn send(&mut self, frame: &[u8]) {
         self.driver.send_with([0; HEADER], frame);
     }

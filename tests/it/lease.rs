@@ -16,7 +16,6 @@ use smoltcp::wire::{
     Icmpv6Packet, Ipv4Address, Ipv4Packet, Ipv6Address, Ipv6Packet, UdpPacket,
 };
 use std::{
-    collections::BTreeSet,
     path::Path,
     time::{Duration, Instant},
 };
@@ -187,12 +186,13 @@ fn who_has(guest: &mut Guest, target: &str) -> [u8; 6] {
 }
 
 #[test]
-fn the_gateway_answers_arp_for_itself_alone() {
+fn the_gateway_answers_arp_for_itself_and_the_rest_of_the_subnet() {
     let mut daemon = Daemon::start();
     daemon.network("prod");
     let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
     assert_eq!(who_has(&mut guest, "169.254.0.1"), GATEWAY_MAC);
-    let other = arp(&guest, "10.0.0.1", "10.0.0.2");
+    assert_eq!(who_has(&mut guest, "10.0.0.2"), GATEWAY_MAC, "firmware asks, whatever it is told");
+    let other = arp(&guest, "10.0.0.1", "10.0.1.2");
     guest.send(&other);
     let probe = arp(&guest, "0.0.0.0", "10.0.0.1");
     guest.send(&probe);
@@ -477,19 +477,17 @@ fn routed_prefixes_are_delegated() {
                 v6::DhcpOption::StatusCode(status) => format!("{:?}", status.status),
                 other => panic!("{other:?}"),
             });
-            options.collect::<BTreeSet<_>>()
+            (ia.id, options.collect::<Vec<_>>())
         });
         told.collect::<Vec<_>>()
     };
-    let own = BTreeSet::from(["fd00:7::/56 172800", "fd00:8::/64 172800"].map(String::from));
-    let none = BTreeSet::from(["NoPrefixAvail".to_owned()]);
-    let told = ask(vec![]);
-    assert!(told == [own.clone(), none.clone()] || told == [none, own.clone()], "{told:?}");
-    assert!(ask(vec![held("::", 60)]).contains(&own), "a hint");
-    let mut withdrawn = own;
-    withdrawn.insert("fd00:9::/64 0".into());
+    let own = ["fd00:7::/56 172800", "fd00:8::/64 172800"].map(String::from).to_vec();
+    let none = vec!["NoPrefixAvail".to_owned()];
+    assert_eq!(ask(vec![]), [(5, own.clone()), (6, none)], "in the order of the request");
+    assert_eq!(ask(vec![held("::", 60)])[0].1, own, "a hint");
     let told = ask(vec![held("fd00:8::", 64), held("fd00:9::", 64)]);
-    assert!(told.contains(&withdrawn), "what it holds no more: {told:?}");
+    let withdrawn = [own, vec!["fd00:9::/64 0".into()]].concat();
+    assert_eq!(told[0].1, withdrawn, "what it holds no more");
 }
 
 #[test]
@@ -517,6 +515,81 @@ fn what_a_guest_asked_for_can_be_seen() {
     for line in ["ipv4 lease   0s ago", "hostname     v?m1", "dhcp client  udhcp 1.36?"] {
         assert!(shown.contains(line), "{line:?} is not in\n{shown}");
     }
+}
+
+#[test]
+fn what_a_guest_says_of_itself_is_kept_short() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
+    let mut request = v6::Message::new_with_id(v6::MessageType::Solicit, [1, 2, 3]);
+    let ia = v6::IANA { id: 5, t1: 0, t2: 0, opts: v6::DhcpOptions::new() };
+    // An enterprise, then items of 120 octets each.
+    let item = [&[0, 120][..], "é".repeat(60).as_bytes()].concat();
+    let class = [vec![0, 0, 0, 9], item.repeat(8)].concat();
+    for option in [
+        v6::DhcpOption::ClientId(vec![0, 3, 0, 1, 9, 9, 9, 9, 9, 9]),
+        v6::DhcpOption::IANA(ia),
+        v6::DhcpOption::RapidCommit,
+        v6::DhcpOption::Unknown(v6::UnknownOption::new(v6::OptionCode::VendorClass, class)),
+    ] {
+        request.opts_mut().insert(option);
+    }
+    assert_eq!(ask_v6(&mut guest, &request).msg_type(), v6::MessageType::Reply);
+    let mut seen = Default::default();
+    wait_until("its lease is seen", || {
+        seen = daemon.get_nic("vm1").guest.unwrap();
+        !seen.ipv6_lease_at.is_empty()
+    });
+    let item = "?".repeat(120);
+    assert_eq!(seen.vendor_class, format!("{item} {item} {}", "?".repeat(13)), "255 octets");
+}
+
+#[test]
+fn firmware_is_leased_the_subnets_mask() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
+    let mut mask = |class: &str| {
+        let class = DhcpOption::ClassIdentifier(class.as_bytes().to_vec());
+        let offer = ask(&mut guest, MessageType::Discover, vec![class]);
+        let Some(DhcpOption::SubnetMask(mask)) = offer.opts().get(OptionCode::SubnetMask) else {
+            panic!("{offer:?}")
+        };
+        *mask
+    };
+    let firmware = mask("PXEClient:Arch:00000:UNDI:002001");
+    assert_eq!(firmware, Ipv4Address::new(255, 255, 255, 0));
+    assert_eq!(mask("udhcp 1.36"), Ipv4Address::new(255, 255, 255, 255));
+}
+
+#[test]
+fn what_a_client_has_no_room_for_is_left_out_in_its_own_order() {
+    let mut daemon = Daemon::start();
+    daemon.network_with("prod", |r| {
+        r.dns_servers = (1..=16).map(|n| format!("10.5.0.{n}")).collect();
+        r.ntp_servers = (1..=16).map(|n| format!("10.6.0.{n}")).collect();
+        r.domain = [63, 63, 63, 51].map(|len| "d".repeat(len)).join(".");
+    });
+    let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
+    let mut told = |asked: &[u8], size: Option<u16>| {
+        let list = asked.iter().map(|code| OptionCode::from(*code)).collect();
+        let mut options = vec![DhcpOption::ParameterRequestList(list)];
+        options.extend(size.map(DhcpOption::MaxMessageSize));
+        let offer = ask(&mut guest, MessageType::Discover, options);
+        let needed = [1, 3, 51, 53, 54, 121].map(OptionCode::from);
+        assert!(needed.iter().all(|code| offer.opts().contains(*code)), "{offer:?}");
+        let servers = |code: u8| match offer.opts().get(OptionCode::from(code)) {
+            Some(DhcpOption::DomainNameServer(list) | DhcpOption::NtpServers(list)) => list.len(),
+            _ => 0,
+        };
+        let has = |code: u8| offer.opts().contains(OptionCode::from(code));
+        (servers(6), servers(42), has(15), has(119))
+    };
+    assert_eq!(told(&[119, 6, 42], None), (3, 0, false, true));
+    assert_eq!(told(&[6, 42, 15], None), (16, 16, false, false));
+    assert_eq!(told(&[15], None), (3, 0, true, false), "three servers before all");
+    assert_eq!(told(&[15], Some(1024)), (16, 16, true, true));
 }
 
 #[test]

@@ -35,6 +35,7 @@ mod paths;
 mod probe;
 mod reach;
 mod readme;
+mod reported;
 mod restart;
 mod service;
 mod soak;

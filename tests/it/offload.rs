@@ -115,8 +115,9 @@ fn segmentation_that_does_not_fit_is_refused() {
         header[at] = value;
         header
     };
-    let small = [1, 1, 54, 0, 47, 0, 34, 0, 16, 0, 0, 0];
-    a.driver.send_with(small, &frame);
+    let smallest = [1, 1, 54, 0, 1, 0, 34, 0, 16, 0, 0, 0];
+    a.driver.send_with(smallest, &stream(&a, (1, 2), &[7; 2049]));
+    wait_until("it is dropped", || daemon.drops("a", "bad_segmentation") == 1);
     a.driver.send_with([1, 1, 54, 0, 0, 0, 34, 0, 16, 0, 0, 0], &frame);
     a.driver.send_with(TSO, &stream(&a, (1, 2), b""));
     a.driver.send_with(with(6, 33), &frame);

@@ -27,7 +27,12 @@ pub fn route_ipv4(table: &NetworkTable, packet: &Ipv4) -> Result<NextHopId, Verd
     let next_hop = table.fib.lookup_ipv4(destination).ok_or_else(|| {
         unreachable(table.ipv4_subnet.is_some_and(|subnet| subnet.contains(&destination)))
     })?;
-    check(&table.fib, next_hop, packet.largest, packet.ttl)
+    let checked = check(&table.fib, next_hop, packet.largest, packet.ttl);
+    if packet.may_be_cut && matches!(checked, Err(Verdict::Reject(DropReason::ExceedsMtu, _))) {
+        // RFC 1812 §5.2.6.
+        return Err(Verdict::Fragment(next_hop));
+    }
+    checked
 }
 
 /// Routes a unicast IPv6 packet.

@@ -1,8 +1,10 @@
-//! ARP: the gateway is at its MAC, and so is every other address of the subnet for a guest that sees one (RFC 826,
-//! RFC 1027).
+//! ARP: the gateway is at its MAC, and so is every other address of the subnet (RFC 826, RFC 1027).
+//!
+//! Also for guests that are told a single address: firmware asks for its neighbours all the same (iPXE before June
+//! 2024 knows no /32).
 
 use super::{
-    super::snapshot::{Addressing, GATEWAY_IPV4, GATEWAY_MAC, NetworkTable, Vnic},
+    super::snapshot::{GATEWAY_IPV4, GATEWAY_MAC, NetworkTable, Vnic},
     DropReason, write_ethernet,
 };
 use crate::wire::{Writer, arp, ethernet};
@@ -25,6 +27,5 @@ pub(super) fn respond(
 
 fn is_ours(vnic: &Vnic, table: &NetworkTable, target: Ipv4Addr) -> bool {
     let in_subnet = table.ipv4_subnet.is_some_and(|subnet| subnet.contains(&target));
-    target == GATEWAY_IPV4
-        || (vnic.addressing == Addressing::Subnet && in_subnet && !vnic.owns_ipv4(target))
+    target == GATEWAY_IPV4 || (in_subnet && !vnic.owns_ipv4(target))
 }

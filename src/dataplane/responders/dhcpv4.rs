@@ -1,18 +1,26 @@
 //! DHCPv4 (RFC 2131, options of RFC 2132, RFC 3397, RFC 3442, RFC 4039): one client, one address, leased for ever.
 //!
 //! There is no lease state: what a guest is told follows from its vNIC. A vNIC is leased its address as /32 with the
-//! gateway on link, or with the subnet's mask where it asks for that.
+//! gateway on link, or with the subnet's mask where it asks for that; firmware gets that mask in any case. An answer is
+//! no longer than its client takes (RFC 2131 §2, RFC 2132 §9.10): what matters least is left out.
 
 use super::{
     super::{
         classify::Ipv4,
-        snapshot::{Addressing, GATEWAY_IPV4, NetworkTable, Vnic},
+        snapshot::{Addressing, Boot, GATEWAY_IPV4, NetworkTable, Vnic},
     },
-    Client, DropReason, Question, Told, printable, write_ethernet,
+    Client, DropReason, Question, Room, Told, bounded, encoded_len, printable, write_ethernet,
 };
 use crate::{
     addr::MacAddr,
-    wire::{Writer, checksum::Checksum as Sum, ethernet, protocol, udp, vnet::Offload},
+    wire::{
+        Writer,
+        checksum::Checksum as Sum,
+        ethernet, ipv4,
+        options::{Budget, Item, Layout, Options},
+        protocol, udp,
+        vnet::Offload,
+    },
 };
 use dhcproto::{
     Decodable as _, Encodable as _,
@@ -25,6 +33,17 @@ use std::net::Ipv4Addr;
 const MIN_LEN: usize = 300;
 /// Where options begin, after the fixed part and the cookie (RFC 2131 §3).
 const OPTIONS_AT: usize = 240;
+/// Octets of a datagram that a client takes without saying so (RFC 2131 §2), and of the smallest that it may say.
+const MIN_DATAGRAM: u16 = 576;
+/// How many DNS and NTP servers are told before anything is left out to tell the others: a resolver asks three.
+const FIRST_SERVERS: usize = 3;
+/// The end of the options.
+const END: u8 = 255;
+/// Octets of the fields for a server's name and a file's, the zero at their end apart (RFC 2131 §2).
+const FILE_LEN: usize = 127;
+/// How firmware begins its class (RFC 4578 §3; UEFI 2.5 §24.7): it boots by TFTP, or by HTTP.
+const PXE_CLIENT: &[u8] = b"PXEClient";
+const HTTP_CLIENT: &[u8] = b"HTTPClient";
 const INFINITE: u32 = u32::MAX;
 const DOMAIN_SEARCH: u8 = 119;
 const MICROSOFT_CLASSLESS_ROUTES: u8 = 249;
@@ -38,7 +57,7 @@ pub(super) fn respond(
     let address = question.vnic.ipv4.ok_or(DropReason::NotServed)?;
     let request = parse(question, packet)?;
     let kind = answer_kind(&request, address).ok_or(DropReason::Absorbed)?;
-    let reply = reply(question.table, question.vnic, &request, kind, address);
+    let reply = reply(question, &request, kind, address);
     let mut payload = reply.to_vec().map_err(|_| DropReason::MalformedMessage)?;
     payload.resize(payload.len().max(MIN_LEN), 0);
     let (to, mac) = destination(&request, kind, question.vnic.mac, address);
@@ -61,11 +80,15 @@ fn client(request: &Message) -> Client {
             _ => String::new(),
         },
     };
-    let vendor_class = match request.opts().get(OptionCode::ClassIdentifier) {
-        Some(DhcpOption::ClassIdentifier(class)) => printable(class),
-        _ => String::new(),
-    };
-    Client { hostname, vendor_class }
+    Client { hostname, vendor_class: printable(class(request)) }
+}
+
+/// What a client calls its software.
+fn class(request: &Message) -> &[u8] {
+    match request.opts().get(OptionCode::ClassIdentifier) {
+        Some(DhcpOption::ClassIdentifier(class)) => class,
+        _ => &[],
+    }
 }
 
 /// A client's message, from this guest.
@@ -81,7 +104,7 @@ fn parse(question: &Question<'_>, packet: &Ipv4) -> Result<Message, DropReason> 
             return Err(DropReason::BadChecksum);
         }
     }
-    let relevant = relevant(payload).ok_or(DropReason::MalformedMessage)?;
+    let relevant = relevant(payload)?;
     let request = Message::from_bytes(&relevant).map_err(|_| DropReason::MalformedMessage)?;
     let ethernet = request.hlen() == 6 && request.opcode() == Opcode::BootRequest;
     // Relayed requests are not for us: the only client of a vNIC is its guest.
@@ -95,38 +118,37 @@ fn parse(question: &Question<'_>, packet: &Ipv4) -> Result<Message, DropReason> 
 }
 
 /// A message without the options that are of no matter here: the codec takes some lengths for granted, and what it need
-/// not decode cannot hurt. `None` where it is cut.
-fn relevant(message: &[u8]) -> Option<Vec<u8>> {
-    const PAD: u8 = 0;
-    const END: u8 = 255;
-    let (fixed, mut rest) = message.split_at_checked(OPTIONS_AT)?;
+/// not decode cannot hurt. Refuses one that is cut or longer than any real one.
+fn relevant(message: &[u8]) -> Result<Vec<u8>, DropReason> {
+    let parts = bounded(message)?.split_at_checked(OPTIONS_AT);
+    let (fixed, options) = parts.ok_or(DropReason::MalformedMessage)?;
     let mut kept = fixed.to_vec();
-    while let Some((code, tail)) = rest.split_first() {
-        if *code == PAD {
-            rest = tail;
-            continue;
-        }
-        let Some((len, tail)) = tail.split_first().filter(|_| *code != END) else { break };
-        let (value, tail) = tail.split_at_checked(usize::from(*len))?;
-        rest = tail;
-        let matters = match OptionCode::from(*code) {
-            OptionCode::RapidCommit => value.is_empty(),
-            OptionCode::ClientFQDN => value.len() >= 3,
-            OptionCode::Hostname
-            | OptionCode::RequestedIpAddress
-            | OptionCode::MessageType
-            | OptionCode::ServerIdentifier
-            | OptionCode::ClassIdentifier
-            | OptionCode::ClientIdentifier => true,
-            _ => false,
-        };
-        if matters {
-            kept.extend([*code, *len]);
-            kept.extend(value);
+    let budget = Budget::new();
+    for option in Options::new(Layout::Dhcpv4, options, &budget) {
+        let option = option?;
+        if matters(&option) {
+            kept.extend(option.octets);
         }
     }
     kept.push(END);
-    Some(kept)
+    Ok(kept)
+}
+
+fn matters(option: &Item<'_>) -> bool {
+    let Ok(code) = u8::try_from(option.code) else { return false };
+    match OptionCode::from(code) {
+        OptionCode::RapidCommit => option.value.is_empty(),
+        OptionCode::ClientFQDN => option.value.len() >= 3,
+        OptionCode::MaxMessageSize => option.value.len() == 2,
+        OptionCode::Hostname
+        | OptionCode::RequestedIpAddress
+        | OptionCode::MessageType
+        | OptionCode::ServerIdentifier
+        | OptionCode::ClassIdentifier
+        | OptionCode::ClientIdentifier
+        | OptionCode::ParameterRequestList => true,
+        _ => false,
+    }
 }
 
 /// What a message is answered with (RFC 2131 §4.3), if at all.
@@ -174,12 +196,12 @@ fn destination(
 }
 
 fn reply(
-    table: &NetworkTable,
-    vnic: &Vnic,
+    question: &Question<'_>,
     request: &Message,
     kind: MessageType,
     address: Ipv4Addr,
 ) -> Message {
+    let vnic = question.vnic;
     let inform = request.opts().msg_type() == Some(MessageType::Inform);
     let mut reply = Message::default();
     reply
@@ -187,51 +209,139 @@ fn reply(
         .set_xid(request.xid())
         .set_flags(request.flags())
         .set_chaddr(request.chaddr());
-    let mut options = DhcpOptions::new();
-    options.insert(DhcpOption::MessageType(kind));
-    options.insert(DhcpOption::ServerIdentifier(GATEWAY_IPV4));
+    let mut told = Fitting::new(request, vnic.mtu);
+    told.insert(DhcpOption::MessageType(kind));
+    told.insert(DhcpOption::ServerIdentifier(GATEWAY_IPV4));
     if let Some(id) = request.opts().get(OptionCode::ClientIdentifier) {
-        options.insert(id.clone()); // RFC 6842
+        told.insert(id.clone()); // RFC 6842
     }
     if kind != MessageType::Nak {
         reply.set_ciaddr(request.ciaddr());
         if !inform {
             reply.set_yiaddr(address);
-            options.insert(DhcpOption::AddressLeaseTime(INFINITE));
+            told.insert(DhcpOption::AddressLeaseTime(INFINITE));
         }
         if kind == MessageType::Ack && request.opts().msg_type() == Some(MessageType::Discover) {
-            options.insert(DhcpOption::RapidCommit);
+            told.insert(DhcpOption::RapidCommit);
         }
-        insert_configuration(table, vnic, &mut options);
+        routes(question.table, vnic, request).into_iter().for_each(|option| {
+            told.insert(option);
+        });
+        insert_configuration(question.table, vnic, request, &mut told);
+        set_boot_fields(&vnic.boot, &mut reply);
     }
-    reply.set_opts(options);
+    reply.set_opts(told.options);
     reply
 }
 
-fn insert_configuration(table: &NetworkTable, vnic: &Vnic, options: &mut DhcpOptions) {
-    let mask = match (vnic.addressing, table.ipv4_subnet) {
-        (Addressing::Subnet, Some(subnet)) => subnet.netmask(),
+/// The options of an answer, as many as its client takes.
+struct Fitting {
+    options: DhcpOptions,
+    room: Room,
+}
+
+impl Fitting {
+    fn new(request: &Message, mtu: u16) -> Self {
+        let taken = match request.opts().get(OptionCode::MaxMessageSize) {
+            Some(DhcpOption::MaxMessageSize(taken)) => *taken,
+            _ => MIN_DATAGRAM,
+        };
+        let datagram = usize::from(taken.max(MIN_DATAGRAM).min(mtu));
+        let around = ipv4::HEADER_LEN + udp::HEADER_LEN + OPTIONS_AT + size_of_val(&END);
+        Self { options: DhcpOptions::new(), room: Room(datagram.saturating_sub(around)) }
+    }
+
+    /// Inserts an option, in the place of one of its kind, if there is room.
+    fn insert(&mut self, option: DhcpOption) {
+        let instead = self.options.get(OptionCode::from(&option)).map_or(0, encoded_len);
+        if self.room.take(encoded_len(&option).saturating_sub(instead)) {
+            self.options.insert(option);
+        }
+    }
+}
+
+/// What a guest needs to send anything at all.
+fn routes(table: &NetworkTable, vnic: &Vnic, request: &Message) -> [DhcpOption; 3] {
+    // iPXE before June 2024 takes all the world for a broadcast where the mask is /32.
+    let subnet = vnic.addressing == Addressing::Subnet || class(request).starts_with(PXE_CLIENT);
+    let mask = match table.ipv4_subnet {
+        Some(net) if subnet => net.netmask(),
         _ => Ipv4Addr::BROADCAST,
     };
-    options.insert(DhcpOption::SubnetMask(mask));
-    options.insert(DhcpOption::Router(vec![GATEWAY_IPV4]));
     let on_link = Ipv4Net::from(GATEWAY_IPV4);
     let routes = vec![(on_link, Ipv4Addr::UNSPECIFIED), (Ipv4Net::default(), GATEWAY_IPV4)];
-    options.insert(DhcpOption::ClasslessStaticRoute(routes));
-    options.insert(unknown(MICROSOFT_CLASSLESS_ROUTES, &classless_routes()));
-    options.insert(DhcpOption::InterfaceMtu(vnic.mtu));
-    if !table.dns_ipv4.is_empty() {
-        options.insert(DhcpOption::DomainNameServer(table.dns_ipv4.clone()));
-    }
-    if !table.ntp_ipv4.is_empty() {
-        options.insert(DhcpOption::NtpServers(table.ntp_ipv4.clone()));
-    }
-    if let Some(hostname) = &vnic.hostname {
-        options.insert(DhcpOption::Hostname(hostname.clone()));
+    [
+        DhcpOption::SubnetMask(mask),
+        DhcpOption::Router(vec![GATEWAY_IPV4]),
+        DhcpOption::ClasslessStaticRoute(routes),
+    ]
+}
+
+/// Everything else: what the client asks for in its order, then the rest, most important first; what finds no room is
+/// left out.
+fn insert_configuration(table: &NetworkTable, vnic: &Vnic, request: &Message, told: &mut Fitting) {
+    let first = |servers: &[Ipv4Addr]| servers.iter().take(FIRST_SERVERS).copied().collect();
+    let (dns, ntp) = (&table.dns_ipv4, &table.ntp_ipv4);
+    let mut options = boot_options(&vnic.boot, request);
+    options.push(DhcpOption::InterfaceMtu(vnic.mtu));
+    if !dns.is_empty() {
+        options.push(DhcpOption::DomainNameServer(first(dns)));
     }
     if let Some(domain) = &table.domain {
-        options.insert(DhcpOption::DomainName(domain.to_string()));
-        options.insert(unknown(DOMAIN_SEARCH, domain.octets()));
+        options.push(DhcpOption::DomainName(domain.to_string()));
+    }
+    if let Some(hostname) = &vnic.hostname {
+        options.push(DhcpOption::Hostname(hostname.clone()));
+    }
+    if !ntp.is_empty() {
+        options.push(DhcpOption::NtpServers(first(ntp)));
+    }
+    options.push(unknown(MICROSOFT_CLASSLESS_ROUTES, &classless_routes()));
+    if let Some(domain) = &table.domain {
+        options.push(unknown(DOMAIN_SEARCH, domain.octets()));
+    }
+    let asked = match request.opts().get(OptionCode::ParameterRequestList) {
+        Some(DhcpOption::ParameterRequestList(asked)) => asked.as_slice(),
+        _ => &[],
+    };
+    options.sort_by_key(|option| {
+        // By number: the codec has two names for an option that is encoded here.
+        let code = u8::from(OptionCode::from(option));
+        asked.iter().position(|asked| u8::from(*asked) == code).unwrap_or(usize::MAX)
+    });
+    options.into_iter().for_each(|option| told.insert(option));
+    if dns.len() > FIRST_SERVERS {
+        told.insert(DhcpOption::DomainNameServer(dns.clone()));
+    }
+    if ntp.len() > FIRST_SERVERS {
+        told.insert(DhcpOption::NtpServers(ntp.clone()));
+    }
+}
+
+/// What a client boots: a file of a TFTP server, or a URL, which a client of HTTP knows by the class of the answer.
+fn boot_options(boot: &Boot, request: &Message) -> Vec<DhcpOption> {
+    let mut options = Vec::new();
+    let http = class(request).starts_with(HTTP_CLIENT);
+    let file = boot.file.as_ref().filter(|_| !http || boot.url.is_none());
+    if let Some(file) = file.or(boot.url.as_ref()) {
+        options.push(DhcpOption::BootfileName(file.clone().into_bytes()));
+    }
+    if http && boot.url.is_some() {
+        options.push(DhcpOption::ClassIdentifier(HTTP_CLIENT.to_vec()));
+    }
+    if let Some(server) = boot.server {
+        options.push(DhcpOption::TFTPServerName(server.to_string().into_bytes()));
+    }
+    options
+}
+
+/// The fields that boot ROMs read which know no options (RFC 951).
+fn set_boot_fields(boot: &Boot, reply: &mut Message) {
+    if let Some(server) = boot.server {
+        reply.set_siaddr(server).set_sname_str(server.to_string());
+    }
+    if let Some(file) = boot.file.as_ref().filter(|file| file.len() <= FILE_LEN) {
+        reply.set_fname_str(file);
     }
 }
 

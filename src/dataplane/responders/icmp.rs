@@ -9,8 +9,8 @@ use super::{
     },
     Question, write_ethernet,
 };
-use crate::wire::{Writer, checksum, ethernet, icmpv4, icmpv6, ipv4};
-use std::net::Ipv6Addr;
+use crate::wire::{Part, Writer, checksum, ethernet, icmpv4, icmpv6};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use zerocopy::FromBytes as _;
 
 /// Answers a ping over IPv4.
@@ -19,9 +19,6 @@ pub(super) fn echo_ipv4(
     packet: &Ipv4,
     writer: &mut Writer<'_>,
 ) -> Result<(), DropReason> {
-    if packet.destination != GATEWAY_IPV4 {
-        return Err(DropReason::Broadcast);
-    }
     let message = question.packet_from(packet.header_len);
     if checksum::checksum(message) != 0 {
         return Err(DropReason::BadChecksum);
@@ -34,12 +31,22 @@ pub(super) fn echo_ipv4(
     Ok(())
 }
 
-/// Answers a ping over IPv6, also one to all nodes or all routers.
+/// Groups that the gateway is in (RFC 4291 §2.8): all nodes, all routers, those of its own address' solicitations.
+const GROUPS: [Ipv6Addr; 3] = [
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1),
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2),
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 1),
+];
+
+/// Answers a ping over IPv6, also one to a group that the gateway is in.
 pub(super) fn echo_ipv6(
     question: &Question<'_>,
     packet: &Ipv6,
     writer: &mut Writer<'_>,
 ) -> Result<(), DropReason> {
+    if packet.destination.is_multicast() && !GROUPS.contains(&packet.destination) {
+        return Err(DropReason::Multicast);
+    }
     let message = question.packet_from(packet.header_len);
     if !icmpv6::checksum_is_right(packet.source, packet.destination, message) {
         return Err(DropReason::BadChecksum);
@@ -66,10 +73,11 @@ pub fn reject(
     }
     let packet_octets = frame.get(ethernet::HEADER_LEN..).unwrap_or(&[]);
     match &headers.packet {
-        Packet::Ipv4(packet) if answerable_ipv4(packet, packet_octets) => {
+        Packet::Ipv4(packet) if answerable_ipv4(packet) => {
             write_ethernet(writer, vnic.mac, ethernet::IPV4)?;
             let error = error_ipv4(rejection, packet.upper);
-            icmpv4::write_error(writer, GATEWAY_IPV4, packet.source, error, packet_octets)?;
+            let source = source_ipv4(vnic, packet.source);
+            icmpv4::write_error(writer, source, packet.source, error, packet_octets)?;
         }
         Packet::Ipv6(packet) if answerable_ipv6(packet) => {
             write_ethernet(writer, vnic.mac, ethernet::IPV6)?;
@@ -105,6 +113,15 @@ fn error_ipv6(rejection: Rejection, upper: Upper) -> icmpv6::Error {
     }
 }
 
+/// A router without an address of its own that others may forward (RFC 7600 §4.8): the IPv4 dummy address.
+const DUMMY_IPV4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+
+/// Who tells `to` of an error: the gateway's link-local address on the link, but for hosts behind a guest, which must
+/// not forward a packet from one (RFC 3927 §2.7), the dummy address.
+fn source_ipv4(vnic: &Vnic, to: Ipv4Addr) -> Ipv4Addr {
+    if vnic.ipv4 == Some(to) { GATEWAY_IPV4 } else { DUMMY_IPV4 }
+}
+
 /// Who tells `to` of an error: the gateway's link-local address on the link, but for hosts behind a guest, which
 /// cannot forward a packet from one, the subnet-router anycast address of the network (RFC 4291 §2.6.1).
 fn source_ipv6(table: &NetworkTable, vnic: &Vnic, to: Ipv6Addr) -> Ipv6Addr {
@@ -114,13 +131,16 @@ fn source_ipv6(table: &NetworkTable, vnic: &Vnic, to: Ipv6Addr) -> Ipv6Addr {
     prefix.map_or(GATEWAY_IPV6, |prefix| prefix.network())
 }
 
-fn answerable_ipv4(packet: &Ipv4, octets: &[u8]) -> bool {
+fn answerable_ipv4(packet: &Ipv4) -> bool {
     let about_error = matches!(packet.upper, Upper::Icmp(kind) if icmpv4::is_error(kind));
-    let later = ipv4::Header::ref_from_prefix(octets).is_ok_and(|(h, _)| h.is_later_fragment());
-    !about_error && !later && !packet.source.is_unspecified()
+    !about_error && !is_later(packet.part) && !packet.source.is_unspecified()
 }
 
 fn answerable_ipv6(packet: &Ipv6) -> bool {
     let about_error = matches!(packet.upper, Upper::Icmp(kind) if icmpv6::is_error(kind));
     !about_error && !packet.source.is_unspecified()
+}
+
+fn is_later(part: Part) -> bool {
+    matches!(part, Part::Later(_))
 }

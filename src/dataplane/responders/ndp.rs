@@ -1,18 +1,19 @@
 //! Neighbour discovery and router advertisements (RFC 4861, RFC 8106): the gateway is `fe80::1` and the default
 //! router; addresses come by DHCPv6 (M=1, O=1). No prefix is on link but with the addressing `subnet`, and guests choose
-//! addresses themselves only in a /64 that is theirs alone.
+//! addresses themselves only in a /64 that is theirs alone. The gateway stands for every other address of the prefix
+//! (RFC 4861 §7.2.8), whatever the addressing and whomever a solicitation is sent to.
 
 use super::{
     super::{
-        classify::Ipv6,
+        classify::{Ipv6, Upper},
         guard,
         snapshot::{Addressing, GATEWAY_IPV6, GATEWAY_MAC, NetworkTable, Vnic},
     },
-    DropReason, Question, write_ethernet,
+    DropReason, Question, Told, bounded, write_ethernet,
 };
 use crate::{
     addr::MacAddr,
-    wire::{Writer, ethernet, icmpv6, ndp},
+    wire::{Part, Writer, ethernet, icmpv6, ndp},
 };
 use arrayvec::ArrayVec;
 use std::{
@@ -78,10 +79,33 @@ fn advertise(
     Ok(())
 }
 
-/// The message, if it could only come from the link itself: hop limit 255, code 0, a right checksum.
+/// Answers a message of neighbour discovery.
+pub(super) fn respond(
+    question: &Question<'_>,
+    packet: &Ipv6,
+    writer: &mut Writer<'_>,
+) -> Result<Told, DropReason> {
+    let message = message(question, packet)?;
+    match packet.upper {
+        Upper::Icmp(icmpv6::ROUTER_SOLICITATION) => {
+            router_solicitation(question, packet, message, writer).map(|()| Told::Router)
+        }
+        Upper::Icmp(icmpv6::NEIGHBOUR_SOLICITATION) => {
+            neighbour_solicitation(question, packet, message, writer).map(|()| Told::Neighbour6)
+        }
+        Upper::Icmp(icmpv6::NEIGHBOUR_ADVERTISEMENT) => {
+            Err(neighbour_advertisement(question.vnic, message))
+        }
+        _ => Err(DropReason::RogueRouter),
+    }
+}
+
+/// The message, if it could only come from the link itself, in one piece (RFC 6980): hop limit 255, code 0, a right
+/// checksum.
 fn message<'a>(question: &Question<'a>, packet: &Ipv6) -> Result<&'a [u8], DropReason> {
     let message = question.frame.get(ethernet::HEADER_LEN + packet.header_len..).unwrap_or(&[]);
-    if packet.hop_limit != 255 || message.get(1) != Some(&0) {
+    let message = bounded(message)?;
+    if packet.part != Part::Whole || packet.hop_limit != 255 || message.get(1) != Some(&0) {
         return Err(DropReason::MalformedMessage);
     }
     if !icmpv6::checksum_is_right(packet.source, packet.destination, message) {
@@ -90,16 +114,22 @@ fn message<'a>(question: &Question<'a>, packet: &Ipv6) -> Result<&'a [u8], DropR
     Ok(message)
 }
 
-pub(super) fn router_solicitation(
-    question: &Question<'_>,
-    packet: &Ipv6,
-    writer: &mut Writer<'_>,
-) -> Result<(), DropReason> {
-    let message = message(question, packet)?;
-    let options = message.get(icmpv6::HEADER_LEN..).ok_or(DropReason::MalformedMessage)?;
-    if !ndp::options_are_valid(options) {
+/// Whether a message tells its sender's MAC; one without a source address must not (RFC 4861 §6.1.1, §7.1.1).
+fn check_options(packet: &Ipv6, options: &[u8]) -> Result<(), DropReason> {
+    if ndp::tells_source(options)? && packet.source.is_unspecified() {
         return Err(DropReason::MalformedMessage);
     }
+    Ok(())
+}
+
+fn router_solicitation(
+    question: &Question<'_>,
+    packet: &Ipv6,
+    message: &[u8],
+    writer: &mut Writer<'_>,
+) -> Result<(), DropReason> {
+    let options = message.get(icmpv6::HEADER_LEN..).ok_or(DropReason::MalformedMessage)?;
+    check_options(packet, options)?;
     let to = if packet.source.is_unspecified() {
         (ALL_NODES, MacAddr::ipv6_multicast(ALL_NODES))
     } else {
@@ -108,20 +138,27 @@ pub(super) fn router_solicitation(
     advertise(question.table, question.vnic, to, writer)
 }
 
-pub(super) fn neighbour_solicitation(
+fn neighbour_solicitation(
     question: &Question<'_>,
     packet: &Ipv6,
+    message: &[u8],
     writer: &mut Writer<'_>,
 ) -> Result<(), DropReason> {
-    let message = message(question, packet)?;
-    let (target, _) = ndp::target(message).ok_or(DropReason::MalformedMessage)?;
+    let (target, options) = ndp::target(message).ok_or(DropReason::MalformedMessage)?;
+    check_options(packet, options)?;
+    let is_probe = packet.source.is_unspecified();
+    if is_probe && !ndp::is_solicited_node(packet.destination) {
+        return Err(DropReason::MalformedMessage); // RFC 4861 §7.1.1
+    }
     if !is_ours(question.vnic, question.table, target) {
         return Err(DropReason::Absorbed);
     }
-    let (to, mac, flags) = if packet.source.is_unspecified() {
-        (ALL_NODES, MacAddr::ipv6_multicast(ALL_NODES), ndp::ROUTER_OVERRIDE)
+    // Those the gateway stands for are no routers, and another answer than a proxy's is better (RFC 4861 §7.2.4).
+    let own = if target == GATEWAY_IPV6 { ndp::ROUTER | ndp::OVERRIDE } else { 0 };
+    let (to, mac, flags) = if is_probe {
+        (ALL_NODES, MacAddr::ipv6_multicast(ALL_NODES), own)
     } else {
-        (packet.source, question.vnic.mac, ndp::ROUTER_SOLICITED_OVERRIDE)
+        (packet.source, question.vnic.mac, own | ndp::SOLICITED)
     };
     let mut body = [0; 24];
     let mut options = Writer::new(&mut body);
@@ -134,18 +171,15 @@ pub(super) fn neighbour_solicitation(
 
 fn is_ours(vnic: &Vnic, table: &NetworkTable, target: Ipv6Addr) -> bool {
     let in_prefix = table.ipv6_prefix.is_some_and(|prefix| prefix.contains(&target));
-    target == GATEWAY_IPV6
-        || (vnic.addressing == Addressing::Subnet && in_prefix && !vnic.owns_ipv6(target))
+    target == GATEWAY_IPV6 || (in_prefix && !vnic.owns_ipv6(target))
 }
 
 /// A guest may say where it is itself; nothing is learnt from it.
-pub(super) fn neighbour_advertisement(question: &Question<'_>, packet: &Ipv6) -> DropReason {
-    match message(question, packet).map(ndp::target) {
-        Err(reason) => reason,
-        Ok(None) => DropReason::MalformedMessage,
-        Ok(Some((target, _))) if guard::may_advertise(question.vnic, target) => {
-            DropReason::Absorbed
-        }
-        Ok(Some(_)) => DropReason::SpoofedNeighbour,
+fn neighbour_advertisement(vnic: &Vnic, message: &[u8]) -> DropReason {
+    match ndp::target(message).map(|(target, options)| (target, ndp::tells_source(options))) {
+        None => DropReason::MalformedMessage,
+        Some((_, Err(unreadable))) => unreadable.into(),
+        Some((target, Ok(_))) if guard::may_advertise(vnic, target) => DropReason::Absorbed,
+        Some(_) => DropReason::SpoofedNeighbour,
     }
 }

@@ -1,5 +1,6 @@
-//! Any octets as a frame from a guest: classified, guarded, routed, answered, rejected. Nothing may panic, and every
-//! answer must be a frame that classifies.
+//! Any octets as a frame from a guest: classified, guarded, routed, answered, rejected, cut. Nothing may panic, and every
+//! answer and fragment must be a frame that classifies and fits the link. The checksum of an IPv4 header is made right:
+//! chance would not, and what is behind it is what is to be tried.
 #![no_main]
 
 mod network;
@@ -9,18 +10,43 @@ use mvirt_net::{
     dataplane::{
         classify::{Packet, classify},
         forward,
+        fragment,
         guard,
         responders::{self, Question},
         verdict::Rejection,
     },
-    wire::{Writer, vnet::Offload},
+    wire::{Writer, checksum, vnet::Offload},
 };
+
+/// Makes the checksum of an IPv4 header right.
+fn make_right(frame: &mut [u8]) {
+    if frame.len() >= 34 && frame[12..14] == [8, 0] {
+        let end = (14 + usize::from(frame[14] & 15) * 4).clamp(34, frame.len());
+        frame[24..26].fill(0);
+        let sum = checksum::checksum(&frame[14..end]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
+fn try_fragments(frame: &[u8]) {
+    let mut buffer = vec![0; fragment::BUFFER_LEN];
+    let Some(fragments) = fragment::cut(&mut frame.to_vec(), Offload::None, 1280, &mut buffer) else { return };
+    for fragment in fragments {
+        assert!(fragment.len() <= 14 + 1280);
+        classify(fragment, fragment.len(), Offload::None).expect("fragments are frames");
+    }
+}
 
 fuzz_target!(|frame: &[u8]| {
     let table = network::table();
     let vnic = &table.vnics[0];
-    let Ok(headers) = classify(&frame[..frame.len().min(128)], frame.len(), Offload::None) else { return };
+    let mut frame = frame.to_vec();
+    make_right(&mut frame);
+    let Ok(headers) = classify(&frame, frame.len(), Offload::None) else { return };
     let frame = &frame[..headers.frame_len()];
+    if matches!(headers.packet, Packet::Ipv4(_)) {
+        try_fragments(frame);
+    }
     let mut answer = vec![0; 65549];
     for checksum in [Offload::None, Offload::Checksum { start: 34, offset: 6 }] {
         let mut writer = Writer::new(&mut answer);
@@ -28,6 +54,8 @@ fuzz_target!(|frame: &[u8]| {
         if responders::respond(&question, &mut writer).is_ok() {
             let answer = writer.since(0);
             classify(answer, answer.len(), Offload::None).expect("answers are frames");
+            // Those to an echo are as long as it, which the pipeline has found to fit.
+            assert!(answer.len() <= frame.len().max(14 + usize::from(vnic.mtu)));
         }
     }
     if guard::check(vnic, &headers).is_ok() {

@@ -258,7 +258,7 @@ pub(super) fn icmp(frame: &[u8]) -> Option<(IpAddr, &[u8])> {
         }
         ethernet::IPV6 => {
             let header = ipv6::Header::parse(packet, packet.len())?;
-            let upper = header.upper(packet)?;
+            let upper = header.upper(packet).ok()?;
             let message = packet.get(upper.offset..header.total_len())?;
             let sound = upper.protocol == protocol::ICMPV6
                 && icmpv6::checksum_is_right(header.source(), header.destination(), message);

@@ -6,7 +6,11 @@ use dhcproto::{Decodable, Encodable as _, v4, v6};
 use ipnet::{Ipv4Net, Ipv6Net};
 use mvirt_net::{
     addr::MacAddr,
-    wire::{dns, ethernet, icmpv6, ipv4, ipv6, ndp, protocol, udp},
+    wire::{
+        dns, ethernet, icmpv6, ipv4, ipv6, ndp,
+        options::{Budget, Item, Layout, Options},
+        protocol, udp,
+    },
 };
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -117,7 +121,7 @@ fn dhcp_message<T: Decodable>(frame: &[u8], port: u16) -> Option<T> {
             (header.protocol, header.header_len())
         }
         ethernet::IPV6 => {
-            let upper = ipv6::Header::parse(packet, packet.len())?.upper(packet)?;
+            let upper = ipv6::Header::parse(packet, packet.len())?.upper(packet).ok()?;
             (upper.protocol, upper.offset)
         }
         _ => return None,
@@ -238,8 +242,10 @@ fn advertisement(frame: &[u8]) -> Option<Router> {
         managed: message.get(5)? & 0x80 != 0,
         ..Router::default()
     };
-    for (kind, value) in ndp::options(message.get(16..)?).flatten() {
-        match kind {
+    let budget = Budget::new();
+    let options = Options::new(Layout::Neighbour, message.get(16..)?, &budget);
+    for Item { code, value, .. } in options.flatten() {
+        match u8::try_from(code).ok()? {
             ndp::MTU => router.mtu = value.get(2..6).and_then(word),
             ndp::PREFIX_INFORMATION => router.prefixes.extend(prefix(value)),
             ndp::RDNSS => {
