@@ -7,7 +7,7 @@ use crate::{
         limit::Limit,
         snapshot::{self, NetworkKey, NetworkTable, NextHop, Vnic},
     },
-    model::{Addressing, Network, Nic, RateLimit},
+    model::{Addressing, Boot, Network, Nic, RateLimit},
     wire::dns,
 };
 use std::{net::IpAddr, sync::Arc};
@@ -81,9 +81,14 @@ pub fn member(network: &Network, nic: &Nic, place: Place) -> Member {
             Addressing::Subnet => snapshot::Addressing::Subnet,
         },
         hostname: dns::is_label(&name).then_some(name),
-        boot: snapshot::Boot::default(),
+        boot: nic.boot.as_ref().or(network.boot.as_ref()).map_or_else(Default::default, boot),
     };
     Member { id: nic.id, reactor: place.reactor, vnic: Arc::new(vnic) }
+}
+
+fn boot(boot: &Boot) -> snapshot::Boot {
+    let Boot { server, file, url } = boot.clone();
+    snapshot::Boot { server, file, url }
 }
 
 fn limit(limit: RateLimit) -> Limit {

@@ -564,6 +564,37 @@ fn firmware_is_leased_the_subnets_mask() {
 }
 
 #[test]
+fn what_a_vnic_boots_is_told_and_else_what_its_network_does() {
+    let boot = |file: &str| mvirt_net::proto::Boot {
+        server: "10.0.0.9".into(),
+        file: file.into(),
+        url: "http://10.0.0.9/boot.efi".into(),
+    };
+    let mut daemon = Daemon::start();
+    daemon.network_with("prod", |r| r.boot = Some(boot("of-the-network")));
+    let nics = [
+        daemon.nic("prod", "vm1"),
+        daemon.nic_with("prod", "vm2", |r| r.boot = Some(boot("of-the-vnic"))),
+    ];
+    for (nic, file) in nics.iter().zip(["of-the-network", "of-the-vnic"]) {
+        let mut guest = Guest::connect(nic);
+        let class = DhcpOption::ClassIdentifier(b"PXEClient:Arch:00007".to_vec());
+        let offer = ask(&mut guest, MessageType::Discover, vec![class]);
+        assert_eq!(offer.siaddr(), Ipv4Address::new(10, 0, 0, 9));
+        let told = offer.opts().get(OptionCode::BootfileName);
+        assert_eq!(told, Some(&DhcpOption::BootfileName(file.into())));
+        let mut request = v6::Message::new_with_id(v6::MessageType::InformationRequest, [1, 2, 3]);
+        request.opts_mut().insert(v6::DhcpOption::ClientId(vec![0, 3, 0, 1, 9, 9, 9, 9, 9, 9]));
+        let reply = ask_v6(&mut guest, &request);
+        let url = v6::OptionCode::from(59);
+        let Some(v6::DhcpOption::Unknown(told)) = reply.opts().get(url) else {
+            panic!("{reply:?}")
+        };
+        assert_eq!(told.data(), b"http://10.0.0.9/boot.efi");
+    }
+}
+
+#[test]
 fn what_a_client_has_no_room_for_is_left_out_in_its_own_order() {
     let mut daemon = Daemon::start();
     daemon.network_with("prod", |r| {
