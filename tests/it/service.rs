@@ -88,7 +88,7 @@ fn the_unit_starts_reloads_restarts_and_stops() {
     put("users.conf", USERS.as_bytes());
     put("try.service", TRY_UNIT.as_bytes());
     put("try", TRY.as_bytes());
-    put("quick.conf", b"[Service]\nWatchdogSec=2\n");
+    put("quick.conf", b"[Service]\nWatchdogSec=2\nTimeoutStopSec=2\n");
     let mut machine = Machine::debian(&daemon, &nic, out.path());
     machine.succeed("chmod 755 /out /out/try && mount --bind /out /usr/local/bin");
     machine.succeed("systemd-sysusers /out/mvirt-net.conf /out/users.conf");
