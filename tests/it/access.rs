@@ -12,14 +12,14 @@ use std::{
     process::{Command, Output},
 };
 
-fn authority() -> CertifiedIssuer<'static, KeyPair> {
+pub(crate) fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
 /// Writes a certificate of `authority` for 127.0.0.1, and its key.
-fn certify(authority: &CertifiedIssuer<'_, KeyPair>, folder: &Path, name: &str) {
+pub(crate) fn certify(authority: &CertifiedIssuer<'_, KeyPair>, folder: &Path, name: &str) {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
     let certificate = params.signed_by(&key, authority).unwrap();

@@ -1,27 +1,29 @@
 //! Descriptors that a VMM sends: looking at them, ringing or closing them must make nobody wait but its own vNIC.
 
 use super::{
-    rig::{Rig, words},
+    fuse::Waiting,
+    rig::{Rig, Voice, words},
     stage::Stage,
 };
-use crate::daemon::wait_until;
+use crate::{daemon::wait_until, guest::PLAIN};
 use mvirt_net::proto::Nic;
 use rustix::{
     event::{EventfdFlags, epoll, eventfd},
     fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, inotify, memfd_create, open},
-    net::{AddressFamily, SocketType, socket},
-    pipe::pipe,
+    net::{AddressFamily, SocketType, socket, sockopt::set_socket_linger},
+    pipe::{PipeFlags, pipe, pipe_with},
     process::{PidfdFlags, getpid, pidfd_open},
     time::{TimerfdClockId, TimerfdFlags, timerfd_create},
 };
 use std::{
-    io,
-    net::{TcpListener, UdpSocket},
+    io::{self, Write as _},
+    net::{TcpListener, TcpStream, UdpSocket},
     os::{
         fd::{AsFd as _, OwnedFd},
         unix::net::{UnixDatagram, UnixListener, UnixStream},
     },
     path::Path,
+    time::Duration,
 };
 use vhost::vhost_user::message::FrontendReq as Ask;
 
@@ -57,6 +59,74 @@ impl Role {
             Self::Channel => (Ask::SET_BACKEND_REQ_FD, vec![]),
         }
     }
+}
+
+/// A vNIC for each role.
+fn victims(stage: &mut Stage) -> Vec<Nic> {
+    ROLES.iter().map(|role| stage.evil(&format!("evil-{role:?}").to_lowercase())).collect()
+}
+
+/// Sends a descriptor in each role, beside innocents; the daemon is ended, then does it again, and the daemon is killed.
+fn in_each_role(stage: &mut Stage, mut send: impl FnMut(&Voice, Role) -> io::Result<()> + Send) {
+    let victims = victims(stage);
+    let greeted = || {
+        let greeted = victims.iter().map(|nic| {
+            let voice = Voice::dial(nic)?;
+            voice.greet(PLAIN).map(|()| voice)
+        });
+        greeted.collect::<io::Result<Vec<_>>>().unwrap()
+    };
+    let mut attack = |voices: &[Voice]| {
+        for (voice, role) in voices.iter().zip(ROLES) {
+            if let Err(error) = send(voice, role) {
+                eprintln!("{role:?}: {error}");
+            }
+        }
+    };
+    let voices = greeted();
+    let mut attacks = Some(&mut attack);
+    let seen = stage.play(|| {
+        if let Some(attack) = attacks.take() {
+            attack(&voices);
+        }
+    });
+    seen.assert_harmless();
+    let voices = greeted();
+    attack(&voices);
+    stage.kill();
+}
+
+#[test]
+fn files_whose_close_waits_make_nobody_else_wait() {
+    let mut stage = Stage::set();
+    // Once for the daemon that is told to end, once for the one that is killed.
+    let Some(waiting) = Waiting::mount(2 * ROLES.len()) else { return };
+    let mut next = waiting.files.iter();
+    in_each_role(&mut stage, |voice, role| {
+        let (ask, payload) = role.message();
+        voice.say(ask, &payload, &[next.next().unwrap().as_fd()])
+    });
+}
+
+/// A TCP socket whose close waits for an hour: its peer takes nothing of what is in its buffer.
+fn lingering(peers: &mut Vec<TcpStream>) -> io::Result<OwnedFd> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let socket = TcpStream::connect(listener.local_addr()?)?;
+    peers.push(listener.accept()?.0);
+    set_socket_linger(&socket, Some(Duration::from_secs(3600)))?;
+    socket.set_nonblocking(true)?;
+    while (&socket).write(&[0; 1 << 16]).is_ok() {}
+    Ok(socket.into())
+}
+
+#[test]
+fn sockets_that_linger_make_nobody_else_wait() {
+    let mut stage = Stage::set();
+    let mut peers = Vec::new();
+    in_each_role(&mut stage, |voice, role| {
+        let (ask, payload) = role.message();
+        voice.leave(ask, &payload, lingering(&mut peers)?)
+    });
 }
 
 /// Descriptors of all kinds that a test can make here, by name.
@@ -144,4 +214,57 @@ fn descriptors_of_every_kind_are_refused_or_harmless() {
         wait_until("no descriptor is left", || stage.daemon.descriptors() <= descriptors + 2);
     });
     seen.assert_harmless();
+}
+
+#[test]
+fn its_own_end_of_the_connection_keeps_no_vnic_in_use() {
+    let mut stage = Stage::set();
+    for role in [Role::Channel, Role::Call, Role::Error, Role::Kick] {
+        let nic = stage.evil(&format!("{role:?}").to_lowercase());
+        let voice = Voice::dial(&nic).unwrap();
+        voice.greet(PLAIN).unwrap();
+        let (ask, payload) = role.message();
+        // Refused, it may be; if not, the daemon holds both ends when the VMM has died.
+        voice.tell(ask, &payload, &[voice.0.as_fd()]).ok();
+        drop(voice);
+        let mut next = None;
+        wait_until(&format!("the next good connection is served: {role:?}"), || {
+            next = Rig::asking(&nic).ok();
+            next.is_some()
+        });
+        let mut next = next.unwrap();
+        next.keep(1, 1);
+        wait_until("its frame is taken", || next.waiting(1) == 0);
+    }
+}
+
+/// Kicks, by `kick`, as often as there are frames; each is heard, if the descriptor is taken.
+fn each_kick_is_heard(nic: &Nic, theirs: OwnedFd, kick: impl Fn() -> io::Result<usize>) {
+    let mut rig = Rig::asking(nic).unwrap();
+    if rig.voice.tell(Ask::SET_VRING_KICK, &1_u64.to_ne_bytes(), &[theirs.as_fd()]).is_err() {
+        eprintln!("{}: refused", nic.name);
+        return;
+    }
+    for number in 1..=1000 {
+        rig.show(1, 1);
+        if let Err(error) = kick() {
+            // What was not heard fills it.
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "kick {number}");
+        }
+        wait_until(&format!("kick {number} of {} is heard", nic.name), || rig.waiting(1) == 0);
+    }
+}
+
+#[test]
+fn a_kick_that_is_a_socket_or_a_pipe_is_heard_each_time() {
+    let mut stage = Stage::set();
+    let names = ["stream", "datagrams", "pipe"].map(|name| stage.evil(name));
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    each_kick_is_heard(&names[0], theirs.into(), || (&ours).write(&[1; 8]));
+    let (ours, theirs) = UnixDatagram::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    each_kick_is_heard(&names[1], theirs.into(), || ours.send(&[1; 8]));
+    let (theirs, ours) = pipe_with(PipeFlags::NONBLOCK).unwrap();
+    each_kick_is_heard(&names[2], theirs, || Ok(rustix::io::write(&ours, &[1; 8])?));
 }

@@ -1,12 +1,90 @@
-//! Memory that VMMs share, in more pieces than a process may have.
+//! Memory that VMMs share: holes in it, more of it than there are addresses, and its end.
 
 use super::{
-    rig::{Rig, Shape, Voice},
-    stage::Stage,
+    rig::{BUFFERS, Rig, Shape, Voice},
+    stage::{Stage, available_memory},
 };
-use crate::guest::PLAIN;
-use rustix::fs::{MemfdFlags, memfd_create};
-use std::fs::File;
+use crate::{
+    daemon::wait_until,
+    frames::Udp4,
+    guest::{PLAIN, parse_mac},
+};
+use mvirt_net::proto::{GetVersionRequest, NicState};
+use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
+use std::{
+    fs::File,
+    time::{Duration, Instant},
+};
+
+const GIB: u64 = 1 << 30;
+/// What a hole of a GiB may cost all others, once (docs/reliability.md): the kernel lets whoever touches the file wait until it
+/// is punched.
+const HOLE: Duration = Duration::from_millis(300);
+/// How long a client may wait when a VM's memory is freed.
+const FREED: Duration = Duration::from_millis(100);
+
+#[test]
+fn holes_in_memory_cost_their_vnic() {
+    if available_memory() < 3 * GIB {
+        eprintln!("skipped: needs 3 GiB of memory");
+        return;
+    }
+    let mut stage = Stage::set();
+    let [a, b] = ["evil-a", "evil-b"].map(|name| stage.evil(name));
+    let mut sender = Rig::up(&a, &Shape::new(PLAIN)).unwrap();
+    let frame = Udp4::new(parse_mac(&a.mac_address), "10.0.0.1", "10.0.0.2", b"x").frame();
+    let sent = sender.put(BUFFERS, [0; 12], &frame);
+    sender.chain(1, &[sent]);
+    let mut holey = Rig::up(&b, &Shape { memory: GIB, ..Shape::new(PLAIN) }).unwrap();
+    for slot in 0..256 {
+        let at = BUFFERS + u64::from(slot) * ((GIB - BUFFERS) / 256);
+        holey.receive_into(slot, (at, 2048));
+    }
+    let mut state = NicState::Unspecified;
+    let seen = stage.play_and(
+        || {
+            // Behind the rings, which are to stay.
+            let range = (BUFFERS, GIB - BUFFERS);
+            fallocate(&holey.file, FallocateFlags::empty(), range.0, range.1).unwrap();
+            holey.keep(0, 256);
+            sender.keep(1, 256);
+            let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            fallocate(&holey.file, punch, range.0, range.1).unwrap();
+        },
+        |stage| state = stage.daemon.get_nic("evil-b").state(),
+    );
+    seen.assert_silence_below(HOLE);
+    seen.assert_served();
+    assert_eq!(state, NicState::Error, "it is not to do that again");
+}
+
+#[test]
+fn more_memory_than_there_are_addresses_leaves_some_to_others() {
+    let mut stage = Stage::set();
+    // First in large pieces, then what is left in smaller ones.
+    let sizes = (0..128).map(|_| 1 << 40).chain((28..40).rev().flat_map(|bits| [1 << bits; 2]));
+    let nic = |(n, len): (usize, u64)| (stage.evil(&format!("evil{n}")), len);
+    let nics: Vec<_> = sizes.enumerate().map(nic).collect();
+    let honest = stage.daemon.nic("innocent", "honest");
+    let mut voices = Vec::new();
+    let seen = stage.play_all(
+        &nics,
+        |(nic, len)| {
+            let voice = Voice::dial(nic).unwrap();
+            voice.greet(PLAIN).unwrap();
+            let file = File::from(memfd_create("sparse", MemfdFlags::CLOEXEC).unwrap());
+            file.set_len(*len).unwrap();
+            // Refused, it may be.
+            voice.share(&file, &[(0, *len)]).ok();
+            voices.push(voice);
+        },
+        |_| {
+            let shape = Shape { memory: GIB / 2, ..Shape::new(PLAIN) };
+            Rig::up(&honest, &shape).expect("an honest VM of 512 MiB is served");
+        },
+    );
+    seen.assert_harmless();
+}
 
 #[test]
 fn many_regions_leave_some_to_others() {
@@ -33,4 +111,46 @@ fn many_regions_leave_some_to_others() {
         },
     );
     seen.assert_harmless();
+}
+
+/// The longest that a client waits in the half second after a VM with `len` octets of memory was killed.
+fn longest_answer_after_a_kill(stage: &mut Stage, len: u64) -> Duration {
+    let nic = stage.daemon.get_nic("evil");
+    let mut voice = None;
+    wait_until("the vNIC is free", || {
+        let greeted = Voice::dial(&nic).and_then(|voice| voice.greet(PLAIN).map(|()| voice));
+        voice = greeted.ok();
+        voice.is_some()
+    });
+    let voice = voice.unwrap();
+    let file = File::from(memfd_create("touched", MemfdFlags::CLOEXEC).unwrap());
+    fallocate(&file, FallocateFlags::empty(), 0, len).unwrap();
+    voice.share(&file, &[(0, len)]).unwrap();
+    drop((file, voice));
+    let (began, mut longest) = (Instant::now(), Duration::ZERO);
+    while began.elapsed() < Duration::from_millis(500) {
+        let asked = Instant::now();
+        let version = async |client: &mut crate::daemon::Client| {
+            client.get_version(GetVersionRequest {}).await
+        };
+        stage.daemon.call(version).unwrap();
+        longest = longest.max(asked.elapsed());
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    longest
+}
+
+#[test]
+fn the_end_of_a_large_vm_makes_no_client_wait() {
+    if available_memory() < 5 * GIB {
+        eprintln!("skipped: needs 5 GiB of memory");
+        return;
+    }
+    let mut stage = Stage::set();
+    stage.evil("evil");
+    let longest: Vec<_> =
+        (0..5).map(|_| longest_answer_after_a_kill(&mut stage, 3 * GIB)).collect();
+    eprintln!("{longest:?}");
+    // The machine may be busy in some of them.
+    assert!(longest.iter().min() < Some(&FREED), "{longest:?}");
 }

@@ -9,9 +9,15 @@
 //! ```
 //! Times are the daemon's own: what a thread of the test, or the reactor, waited for a CPU is taken off.
 
+mod bells;
 mod chains;
+mod clients;
 mod descriptors;
+mod fuse;
+mod limits;
+mod locks;
 mod memory;
+mod reactors;
 mod rig;
 mod stage;
 mod work;

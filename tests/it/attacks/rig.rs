@@ -11,7 +11,7 @@ use rustix::{
 };
 use std::{
     fs::File,
-    io::{self, IoSlice, Read as _},
+    io::{self, IoSlice, Read as _, Write as _},
     mem::MaybeUninit,
     os::{
         fd::{AsFd as _, BorrowedFd, OwnedFd},
@@ -83,6 +83,19 @@ impl Voice {
         let parts = [IoSlice::new(&head), IoSlice::new(payload)];
         sendmsg(&self.0, &parts, &mut with, SendFlags::NOSIGNAL)?;
         Ok(())
+    }
+
+    /// Says something with a descriptor of which the daemon has the last copy when it knows what it is for.
+    pub(super) fn leave(&self, ask: Ask, payload: &[u8], fd: OwnedFd) -> io::Result<()> {
+        let head = [ask as u32, 1, payload.len() as u32];
+        let head: Vec<u8> = head.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut with = SendAncillaryBuffer::new(&mut space);
+        let fds = [fd.as_fd()];
+        assert!(with.push(SendAncillaryMessage::ScmRights(&fds)));
+        sendmsg(&self.0, &[IoSlice::new(&head[..1])], &mut with, SendFlags::NOSIGNAL)?;
+        drop(fd);
+        (&self.0).write_all(&[&head[1..], payload].concat())
     }
 
     /// The payload of the next answer.
@@ -243,6 +256,12 @@ impl Rig {
         let flags = u64::from(len) | u64::from(flags) << 32 | u64::from(next) << 48;
         let octets = [address, flags].map(u64::to_le_bytes).concat();
         self.memory.write_slice(&octets, at).unwrap();
+    }
+
+    /// Makes a buffer to receive into one of the chains of the first ring.
+    pub(super) fn receive_into(&self, slot: u16, buffer: (u64, u32)) {
+        self.describe(0, slot, buffer, WRITE, 0);
+        self.offer(0, slot, slot);
     }
 
     /// Writes an entry of the available ring, without showing it.

@@ -5,7 +5,10 @@ use crate::{
     daemon::{Client, Daemon, wait_until},
     guest::Guest,
 };
-use mvirt_net::proto::{CreateNicRequest, DeleteNicRequest, GetVersionRequest, Nic};
+use mvirt_net::{
+    dataplane::VNICS_TOGETHER,
+    proto::{CreateNicRequest, DeleteNicRequest, GetVersionRequest, Nic},
+};
 use rustix::process::Signal;
 use std::{
     fs,
@@ -21,7 +24,9 @@ use std::{
 };
 use tokio::runtime::Runtime;
 
-const TICK: Duration = Duration::from_millis(1);
+/// The daemon.
+pub(super) const DAEMON: &str = env!("CARGO_BIN_EXE_mvirt-net");
+pub(super) const TICK: Duration = Duration::from_millis(1);
 const ALONE: Duration = Duration::from_millis(700);
 const BESIDE: Duration = Duration::from_millis(2500);
 /// What an attack of many cases may take at most.
@@ -100,6 +105,11 @@ impl Seen {
         self.assert_served();
     }
 
+    pub(super) fn assert_silence_below(&self, bound: Duration) {
+        let silence = self.beside.silence;
+        assert!(silence <= bound, "innocents heard nothing for {silence:?}: {self:?}");
+    }
+
     /// Fails where the API or the watchdog had to wait.
     pub(super) fn assert_served(&self) {
         let Answers { longest, failed, .. } = &self.answers;
@@ -121,11 +131,21 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn set() -> Self {
-        Self::set_with(&["--reactors", "1"])
+        Self::set_with(&[])
     }
 
-    fn set_with(flags: &[&str]) -> Self {
-        let binary = Path::new(env!("CARGO_BIN_EXE_mvirt-net"));
+    /// With two reactors, on one of which is the first innocent guest, and on the other the second.
+    pub(super) fn set_apart() -> Self {
+        let flags = ["--reactors", "2", "--hugepages", "off", "--rebalance", "100"];
+        Self::set_binary(DAEMON.as_ref(), &flags, VNICS_TOGETHER)
+    }
+
+    pub(super) fn set_with(flags: &[&str]) -> Self {
+        Self::set_binary(DAEMON.as_ref(), &[&["--reactors", "1"], flags].concat(), 1)
+    }
+
+    /// With another program, and the innocent vNICs so far apart.
+    pub(super) fn set_binary(binary: &Path, flags: &[&str], together: usize) -> Self {
         let metadata = tempfile::tempdir_in("/dev/shm").ok();
         let mut manager = None;
         let mut daemon = Daemon::start_in(binary, flags, |directory| {
@@ -139,7 +159,13 @@ impl Stage {
             ]
         });
         daemon.network("innocent");
-        let nics = [daemon.nic("innocent", "a"), daemon.nic("innocent", "b")];
+        let mut nic = |name: &str, ipv4: usize| {
+            let address = format!("10.0.0.{ipv4}");
+            daemon.nic_with("innocent", name, |request| request.ipv4_address = address)
+        };
+        let a = nic("a", 1);
+        (1..together).for_each(|n| drop(nic(&format!("filler{n}"), 100 + n)));
+        let nics = [a, nic("b", 2)];
         let innocents = nics.each_ref().map(Guest::connect);
         daemon.network_with("evil", |request| request.ipv4_subnet = "10.0.0.0/16".into());
         Self { daemon, nics, innocents, manager: manager.unwrap(), _metadata: metadata }
@@ -279,6 +305,13 @@ impl Stage {
         }
         let ended_well = ended.is_some_and(|status| status.exit_status() == Some(0));
         ended_well.then(|| began.elapsed())
+    }
+
+    /// kill -9, and a successor, though the daemon may not be able to die.
+    pub(super) fn kill(&mut self) {
+        let ended = self.daemon.end_within(Signal::KILL, KILL);
+        eprintln!("SIGKILL: {ended:?}");
+        self.begin_again();
     }
 
     /// Another daemon on the same directories, for the same guests.
@@ -439,4 +472,11 @@ impl Drop for Manager {
         self.stop.set();
         self.thread.take().map(thread::JoinHandle::join);
     }
+}
+
+/// Octets of memory that this machine could give.
+pub(super) fn available_memory() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
 }

@@ -5,18 +5,29 @@ use super::{
     stage::Stage,
 };
 use crate::{
-    frames::{GATEWAY_MAC, Udp4, open_checksum4},
+    frames::{GATEWAY_MAC, Udp4, Udp6, open_checksum4},
     guest::{CSUM, PLAIN, parse_mac},
 };
 use mvirt_net::proto::Nic;
 use smoltcp::wire::{Icmpv6Packet, Ipv4Address, Ipv4Packet, Ipv6Address};
 
-const HOST_TSO4: u64 = 1 << 11;
+pub(super) const HOST_TSO4: u64 = 1 << 11;
 /// Asks for segments of 48 octets, the least that is taken.
-const BY_48: [u8; 12] = [1, 1, 54, 0, 48, 0, 34, 0, 16, 0, 0, 0];
+pub(super) const BY_48: [u8; 12] = [1, 1, 54, 0, 48, 0, 34, 0, 16, 0, 0, 0];
+const ALL_DHCP_AGENTS: [u8; 6] = [0x33, 0x33, 0, 1, 0, 2];
 const ALL_ROUTERS: [u8; 6] = [0x33, 0x33, 0, 0, 0, 2];
 /// KiB by which the daemon may grow.
 const GROWTH: u64 = 32 << 10;
+
+/// A DHCPv6 solicitation with `option` as often as it fits.
+fn solicitation(mac: [u8; 6], option: &[u8]) -> Vec<u8> {
+    let client = [&[0, 1, 0, 10, 0, 3, 0, 1][..], &mac].concat();
+    let many = option.repeat(64_000 / option.len());
+    let payload = [&[1, 1, 2, 3][..], &client, &many].concat();
+    let mut udp = Udp6::new(mac, "fe80::99", "ff02::1:2", &payload);
+    (udp.to_mac, udp.ports, udp.hop_limit) = (ALL_DHCP_AGENTS, (546, 547), 1);
+    udp.frame()
+}
 
 /// A DHCPv4 discovery with `option` as often as it fits.
 fn discovery(mac: [u8; 6], option: &[u8]) -> Vec<u8> {
@@ -43,7 +54,7 @@ fn router_solicitation(mac: [u8; 6]) -> Vec<u8> {
 }
 
 /// A TCP segment of 64 KiB, to be cut; its checksum field holds the pseudo-header's sum.
-fn stream(mac: [u8; 6], from: &str, to: &str) -> Vec<u8> {
+pub(super) fn stream(mac: [u8; 6], from: &str, to: &str) -> Vec<u8> {
     let (from, to): (Ipv4Address, Ipv4Address) = (from.parse().unwrap(), to.parse().unwrap());
     let len = 65_500_u16;
     let mut frame = [&GATEWAY_MAC[..], &mac, &[8, 0, 0x45, 0]].concat();
@@ -76,6 +87,25 @@ fn questions(stage: &mut Stage, frames: impl Fn([u8; 6]) -> Vec<Vec<u8>>) {
         }
     });
     seen.assert_harmless();
+}
+
+/// IA_TA (RFC 8415 §21.5), IA_NA and IA_PD.
+const ASSOCIATIONS: [&[u8]; 3] = [
+    &[0, 4, 0, 4, 0, 0, 0, 1],
+    &[0, 3, 0, 12, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+    &[0, 25, 0, 12, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+];
+
+#[test]
+fn dhcpv6_with_thousands_of_options_costs_its_guest_only() {
+    questions(&mut Stage::set(), |mac| vec![solicitation(mac, ASSOCIATIONS[0])]);
+}
+
+#[test]
+fn dhcpv6_with_thousands_of_options_on_every_queue_costs_its_guest_only() {
+    questions(&mut Stage::set(), |mac| {
+        (0..8).map(|queue| solicitation(mac, ASSOCIATIONS[queue % 3])).collect()
+    });
 }
 
 #[test]
