@@ -5,7 +5,7 @@ use crate::{
     api::{self, Api, Listener},
     config::{Config, Listen},
     control::{Control, Handle, Limits, RestoreError},
-    dataplane::{self, Dataplane, Settings},
+    dataplane::{self, Dataplane, Listening, Settings},
     handover::{self, HandOverError, Service, Shared, Taker},
     heartbeat::{self, Parts},
     lock::{DirLock, LockError},
@@ -227,9 +227,9 @@ pub async fn run(
     drop((stop, copies));
     if !is_taken_over {
         let sockets = control.call(Control::shut_down).await.unwrap_or_default();
-        for socket in sockets {
-            socket.close().await;
-        }
+        // All at once: each may wait a while for what its VMM gave.
+        let closing: JoinSet<()> = sockets.into_iter().map(Listening::close).collect();
+        closing.join_all().await;
     }
     let drained = async { while servers.join_next().await.is_some() {} };
     if tokio::time::timeout(GRACE, drained).await.is_err() {

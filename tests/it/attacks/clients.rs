@@ -109,7 +109,8 @@ fn a_daemon_without_descriptors_serves_those_it_has() {
 fn has_its_sockets(daemon: &mut Daemon) -> bool {
     let request = ListNicsRequest::default();
     let nics = daemon.call(async |client| client.list_nics(request).await).unwrap().nics;
-    let sockets = fs::read_dir(daemon.path("s")).unwrap().count();
+    let entries = fs::read_dir(daemon.path("s")).unwrap().map(|entry| entry.unwrap().path());
+    let sockets = entries.filter(|path| path.extension().is_some_and(|e| e == "sock")).count();
     sockets == nics.len() && nics.iter().all(|nic| UnixStream::connect(&nic.socket_path).is_ok())
 }
 

@@ -1,7 +1,6 @@
 //! Descriptors that a VMM sends: looking at them, ringing or closing them must make nobody wait but its own vNIC.
 
 use super::{
-    fuse::Waiting,
     rig::{Rig, Voice, words},
     stage::Stage,
 };
@@ -94,18 +93,6 @@ fn in_each_role(stage: &mut Stage, mut send: impl FnMut(&Voice, Role) -> io::Res
     let voices = greeted();
     attack(&voices);
     stage.kill();
-}
-
-#[test]
-fn files_whose_close_waits_make_nobody_else_wait() {
-    let mut stage = Stage::set();
-    // Once for the daemon that is told to end, once for the one that is killed.
-    let Some(waiting) = Waiting::mount(2 * ROLES.len()) else { return };
-    let mut next = waiting.files.iter();
-    in_each_role(&mut stage, |voice, role| {
-        let (ask, payload) = role.message();
-        voice.say(ask, &payload, &[next.next().unwrap().as_fd()])
-    });
 }
 
 /// A TCP socket whose close waits for an hour: its peer takes nothing of what is in its buffer.
