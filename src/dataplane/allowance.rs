@@ -27,8 +27,7 @@ pub struct Allowance {
     replies: TokenBucket,
     /// When each kind of thing was last noted.
     told: [Option<Instant>; Told::KINDS],
-    /// How many router advertisements it was sent unasked, and when it last got one.
-    advertisements: u8,
+    /// When it last got a router advertisement that it had not asked for.
     advertised: Option<Instant>,
 }
 
@@ -38,7 +37,6 @@ pub struct SavedAllowance {
     from_guest: Option<SavedLimiter>,
     to_guest: Option<SavedLimiter>,
     replies: Option<f64>,
-    advertisements: u8,
 }
 
 impl Default for Allowance {
@@ -48,7 +46,6 @@ impl Default for Allowance {
             to_guest: None,
             replies: TokenBucket::new(REPLIES_PER_SECOND, REPLIES_PER_SECOND),
             told: [None; Told::KINDS],
-            advertisements: 0,
             advertised: None,
         }
     }
@@ -81,13 +78,9 @@ impl Allowance {
         due
     }
 
-    /// Notes that an unasked advertisement was tried, and whether the guest took it. Returns how many there were.
-    pub fn count_advertisement(&mut self, heard: bool, now: Instant) -> u8 {
-        if heard {
-            self.advertised = Some(now);
-        }
-        self.advertisements = self.advertisements.saturating_add(1);
-        self.advertisements
+    /// Notes that the guest got an advertisement.
+    pub fn note_advertisement(&mut self, now: Instant) {
+        self.advertised = Some(now);
     }
 
     /// When a port that begins may advertise.
@@ -101,7 +94,6 @@ impl Allowance {
             from_guest: self.from_guest.as_ref().map(Limiter::save),
             to_guest: self.to_guest.as_ref().map(Limiter::save),
             replies: Some(self.replies.tokens()),
-            advertisements: self.advertisements,
         }
     }
 
@@ -110,7 +102,6 @@ impl Allowance {
         let mut allowance = Self {
             from_guest: saved.from_guest.as_ref().and_then(Limiter::restore),
             to_guest: saved.to_guest.as_ref().and_then(Limiter::restore),
-            advertisements: saved.advertisements,
             ..Self::default()
         };
         if let Some(left) = saved.replies {

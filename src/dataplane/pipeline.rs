@@ -487,7 +487,11 @@ impl Pipeline {
             ports.fail(port, failure);
             return None;
         }
-        let tried = slot.allowance.count_advertisement(heard.is_ok(), now);
+        if heard.is_ok() {
+            slot.allowance.note_advertisement(now);
+        }
+        slot.advertisements = slot.advertisements.saturating_add(1);
+        let tried = slot.advertisements;
         ports.touch(port);
         Some(responders::next_advertisement(now, tried, heard.is_ok(), random))
     }

@@ -74,6 +74,8 @@ pub struct Slot {
     pub patience: Box<[Patience]>,
     /// Whether its oldest frame waits for a receiver.
     pub held: Option<Held>,
+    /// How many advertisements it was sent unasked, heard or not.
+    pub advertisements: u8,
     /// What its vNIC may.
     pub allowance: Allowance,
     /// How often it has held up the reactor, and when it last did.
@@ -192,6 +194,7 @@ impl Ports {
             counters: attachment.counters,
             stalled: false,
             held: None,
+            advertisements: 0,
             allowance: attachment.allowance,
             strikes: 0,
             struck: None,

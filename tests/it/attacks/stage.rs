@@ -251,11 +251,7 @@ impl Stage {
             look(self);
             let seen = Seen { alone, beside, answers, unfed, end: self.end() };
             eprintln!("{seen:?}");
-            let has_to = !self.cannot_die;
-            assert!(
-                !has_to || seen.end.is_some(),
-                "SIGTERM does not end it within {END:?}: {seen:?}"
-            );
+            assert!(seen.end.is_some(), "SIGTERM does not end it within {END:?}: {seen:?}");
             seen
         });
         self.begin_again();
