@@ -158,6 +158,24 @@ fn a_panic_while_a_turn_is_published_costs_its_own_port() {
 }
 
 #[test]
+fn a_port_that_makes_its_reactor_sleep_fails_and_nobody_else() {
+    let settings = reactor::Settings { busy_poll: Duration::ZERO, hugepages: Hugepages::Off };
+    let reactor = reactor::start(1, &[], settings).unwrap().remove(0);
+    let (failures, failed) = mpsc::channel();
+    // As one whose memory has to be waited for.
+    let sleeps = || std::thread::park_timeout(Duration::from_millis(20));
+    let fails = |slot: u32| {
+        let failures = failures.clone();
+        move |failure| failures.send((slot, failure)).unwrap()
+    };
+    reactor.attach(attachment(0, || (), fails(0)));
+    reactor.attach(attachment(1, sleeps, fails(1)));
+    let (slot, failure) = failed.recv_timeout(PATIENCE).unwrap();
+    assert!(slot == 1 && failure.to_string().contains("had to wait"), "{slot}: {failure}");
+    assert!(failed.try_recv().is_err());
+}
+
+#[test]
 fn a_panic_costs_its_own_port() {
     let settings = reactor::Settings { busy_poll: Duration::ZERO, hugepages: Hugepages::Off };
     let reactor = reactor::start(1, &[], settings).unwrap().remove(0);

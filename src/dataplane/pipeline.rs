@@ -152,26 +152,35 @@ impl Pipeline {
             let found = destination.and_then(|destination| table.fib.lookup_ipv4(destination));
             *way = found.unwrap_or(NextHopId::NONE);
         }
-        let decisions = self.next_hops.iter_mut().zip(&mut self.verdicts);
-        let mut deep = 0;
-        for (at, (frame, (way, verdict))) in frames.iter_mut().zip(decisions).enumerate() {
+        // Apart, so that what nearly all frames are is all that this loop has in it.
+        let mut others = 0;
+        for (at, (frame, way)) in frames.iter_mut().zip(&self.next_hops).enumerate() {
             if *way != NextHopId::NONE && plain::fits(frame, table.fib.next_hop(*way)) {
                 egress::rewrite_ipv4(frame.head_mut(), table.fib.next_hop(*way));
-                continue;
-            }
-            match decide::by_head(table, vnic, frame, &mut self.withheld) {
-                Ok(next_hop) => {
-                    egress::rewrite(frame.head_mut(), table.fib.next_hop(next_hop));
-                    *way = next_hop;
-                }
-                Err(other) => {
-                    deep |= u64::from(decide::is_deep(frame, other)) << at;
-                    (*way, *verdict) = (NextHopId::NONE, other);
-                }
+            } else {
+                others |= 1 << at;
             }
         }
-        for at in bits(deep) {
-            self.decide_deep(table, vnic, at);
+        for at in bits(others) {
+            self.decide_other(table, vnic, at);
+        }
+    }
+
+    /// Decides about a frame that is not plain.
+    fn decide_other(&mut self, table: &NetworkTable, vnic: &Vnic, at: usize) {
+        let frame = &mut self.burst.frames_mut().0[at];
+        match decide::by_head(table, vnic, frame, &mut self.withheld) {
+            Ok(next_hop) => {
+                egress::rewrite(frame.head_mut(), table.fib.next_hop(next_hop));
+                self.next_hops[at] = next_hop;
+            }
+            Err(other) => {
+                let is_deep = decide::is_deep(frame, other);
+                (self.next_hops[at], self.verdicts[at]) = (NextHopId::NONE, other);
+                if is_deep {
+                    self.decide_deep(table, vnic, at);
+                }
+            }
         }
     }
 

@@ -132,10 +132,19 @@ impl Header {
     /// Whether the checksum of a header without options is right.
     #[inline(always)]
     pub fn sum_is_right(&self) -> bool {
-        let words: [u32; 5] = zerocopy::transmute!(*self);
+        /// A header, as words that can be added.
+        #[derive(FromBytes)]
+        #[repr(C)]
+        struct Words([u8; 8], [u8; 8], [u8; 4]);
+        let Words(first, second, third): Words = zerocopy::transmute!(*self);
         // Which octet of a word comes first makes no difference (RFC 1071 §2 B), and what is left of a sum of 16-bit
-        // words when its carries are added again is its remainder by 0xffff. A header is never all zeros.
-        words.iter().map(|word| u64::from(*word)).sum::<u64>() % 0xffff == 0
+        // words when its carries are added again is its remainder by 0xffff, of which 2^64 has one. A header is never all
+        // zeros.
+        let (sum, carry) = u64::from_ne_bytes(first).overflowing_add(u64::from_ne_bytes(second));
+        let third = u64::from(u32::from_ne_bytes(third)) + u64::from(carry);
+        let (sum, carry) = sum.overflowing_add(third);
+        // A sum that has carried is small: it does not carry again.
+        sum.wrapping_add(u64::from(carry)) % 0xffff == 0
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     frames::Udp4,
     guest::{PLAIN, parse_mac},
 };
-use mvirt_net::proto::{GetVersionRequest, NicState};
+use mvirt_net::proto::GetVersionRequest;
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
 use std::{
     fs::File,
@@ -40,22 +40,18 @@ fn holes_in_memory_cost_their_vnic() {
         let at = BUFFERS + u64::from(slot) * ((GIB - BUFFERS) / 256);
         holey.receive_into(slot, (at, 2048));
     }
-    let mut state = NicState::Unspecified;
-    let seen = stage.play_and(
-        || {
-            // Behind the rings, which are to stay.
-            let range = (BUFFERS, GIB - BUFFERS);
-            fallocate(&holey.file, FallocateFlags::empty(), range.0, range.1).unwrap();
-            holey.keep(0, 256);
-            sender.keep(1, 256);
-            let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            fallocate(&holey.file, punch, range.0, range.1).unwrap();
-        },
-        |stage| state = stage.daemon.get_nic("evil-b").state(),
-    );
+    // That it may not go on with that is shown by a port that sleeps (tests/reactor.rs).
+    let seen = stage.play(|| {
+        // Behind the rings, which are to stay.
+        let range = (BUFFERS, GIB - BUFFERS);
+        fallocate(&holey.file, FallocateFlags::empty(), range.0, range.1).unwrap();
+        holey.keep(0, 256);
+        sender.keep(1, 256);
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        fallocate(&holey.file, punch, range.0, range.1).unwrap();
+    });
     seen.assert_silence_below(HOLE);
     seen.assert_served();
-    assert_eq!(state, NicState::Error, "it is not to do that again");
 }
 
 #[test]
