@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use mvirt_net::{
     control::{Accounts, Control, Limits},
-    dataplane::{Dataplane, Hugepages, Settings},
+    dataplane::{Access, Dataplane, Hugepages, Settings},
     model::{Network, Nic},
     proto,
     store::{Contents, Store, StoreError},
@@ -108,7 +108,7 @@ fn check(control: &Control, kept: &Kept) {
 
 fuzz_target!(|octets: &[u8]| {
     RUNTIME.block_on(async {
-        let settings = Settings { reactors: 1, cpus: vec![], busy_poll: Duration::ZERO, hugepages: Hugepages::Off, guest_memory: 0 };
+        let settings = Settings { reactors: 1, cpus: vec![], busy_poll: Duration::ZERO, hugepages: Hugepages::Off, guest_memory: 0, socket_access: Access::default() };
         let (dataplane, _events) = Dataplane::start(&settings).unwrap();
         let directory = std::env::temp_dir().join(format!("mvirt-net-fuzz-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
