@@ -138,14 +138,14 @@ fn answers_are_printed_as_they_come_and_counted_at_an_interrupt() {
     assert_eq!(lines.next().as_deref(), Some("FROM         ANSWER              TIME"));
     for _ in 0..3 {
         let line = lines.next().unwrap();
-        assert!(line.starts_with("169.254.0.1  reply               0."), "{line}");
+        assert!(line.starts_with("169.254.0.1  reply  ") && line.ends_with(" ms"), "{line}");
     }
     let pid = rustix::process::Pid::from_child(&ping);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     while lines.next().is_some() {}
     let output = ping.wait_with_output().unwrap();
     let summary = stderr(&output, 0);
-    assert!(summary.contains(" answered, min/avg/max 0."), "{summary}");
+    assert!(summary.contains(" answered, min/avg/max "), "{summary}");
 }
 
 #[test]

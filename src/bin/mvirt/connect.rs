@@ -219,6 +219,11 @@ impl Connection {
             "Its certificate is for another name: use that name in the address."
         } else if has(&["invalidcontenttype", "corrupt message"]) {
             "No TLS is spoken there: use http:// instead of https://."
+        } else if has(&["connection reset", "unexpectedeof", "unexpected eof", "handshake eof"])
+            && self.address().starts_with("https://")
+        {
+            // A daemon that sees the first octet of TLS where it serves none hangs up.
+            "No TLS is spoken there: use http:// instead of https://."
         } else if has(&["http2 error", "frame_size", "frame with invalid size", "protocol error"])
             && self.address().starts_with("http://")
         {

@@ -1,6 +1,6 @@
 //! Waking a guest by the call descriptor that its VMM gave: never waits, whatever the VMM does with it.
 //!
-//! An eventfd is notified by the kernel ([`Notifier`]); a UNIX socket (User-mode Linux) gets a message if it has room.
+//! An eventfd is notified by the kernel (`aio.rs`); a UNIX socket (User-mode Linux) gets a message if it has room.
 //! One that has no room was signalled and not yet heard, which is as good.
 
 use super::aio::Notifier;
