@@ -312,6 +312,12 @@ pub(super) async fn serve(
     }
 }
 
+/// The next connection, looked for from a moment on.
+async fn next_after(not_before: Instant, listener: &UnixListener) -> io::Result<UnixStream> {
+    tokio::time::sleep_until(not_before.into()).await;
+    Ok(listener.accept().await?.0)
+}
+
 /// The next VMM.
 async fn accept(
     served: &Served,
@@ -321,15 +327,14 @@ async fn accept(
 ) -> Foreign<UnixStream> {
     let (until, apart) = (kept.lockout.until, kept.apart.clone());
     let next = async || {
-        tokio::time::sleep_until(until.into()).await;
         // Not before what the last one gave is given back.
         apart.idle().await?;
-        listener.accept().await
+        next_after(until, listener).await
     };
     loop {
         tokio::select! {
             accepted = next() => match accepted {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     if let Some(said) = kept.log.line(Instant::now()) {
                         tracing::info!(nic = served.name, unsaid = said.unsaid, "VMM connected");
                     }
@@ -419,6 +424,7 @@ impl<'a> Connection<'a> {
     ) -> Result<(), Broken> {
         // There is something to attach where another process began.
         self.attach()?;
+        let mut not_before = Instant::now();
         loop {
             tokio::select! {
                 biased;
@@ -442,8 +448,13 @@ impl<'a> Connection<'a> {
                     let unknown = || PortFailure::Broken("unknown".into());
                     return Err(failure.unwrap_or_else(unknown).into());
                 }
-                second = listener.accept() => {
-                    drop(second.map(|(second, _)| self.kept.apart.own(second)));
+                second = next_after(not_before, listener) => {
+                    let Ok(second) = second else {
+                        // Out of descriptors: it is there at once, again and again.
+                        not_before = Instant::now() + ACCEPT_INTERVAL;
+                        continue;
+                    };
+                    drop(self.kept.apart.own(second));
                     if self.has_died() {
                         return Ok(());
                     }
