@@ -3,7 +3,7 @@
 //! Descriptors come in wrapped: whatever becomes of the message, none of them is closed where others would wait.
 
 use super::{
-    foreign::{Apart, Foreign},
+    foreign::Foreign,
     port::vhost_user::message::{self, Header, MAX_FDS, Malformed},
 };
 use crate::descriptors;
@@ -35,7 +35,6 @@ pub(super) enum Unreadable {
 #[derive(Debug)]
 pub(super) struct Channel {
     pub(super) stream: Foreign<UnixStream>,
-    pub(super) apart: Apart,
 }
 
 /// The beginning of a message: some of its header, and all descriptors so far.
@@ -110,7 +109,7 @@ impl Channel {
                 let (count, flags) = descriptors::receive(stream, octets, &mut space, &mut came)?;
                 Ok((count, flags.contains(ReturnFlags::CTRUNC)))
             });
-            fds.extend(came.into_iter().map(|fd| self.apart.own(fd)));
+            fds.extend(came.into_iter().map(|fd| self.stream.own(fd)));
             match received {
                 Ok((_, true)) => return Err(Unreadable::TooManyFds),
                 Ok(_) if fds.len() > MAX_FDS => return Err(Unreadable::TooManyFds),

@@ -105,6 +105,11 @@ pub struct Foreign<T: Send + 'static> {
 }
 
 impl<T: Send + 'static> Foreign<T> {
+    /// Wraps what came with it, from the same VMM.
+    pub fn own<U: Send + 'static>(&self, thing: U) -> Foreign<U> {
+        self.apart.own(thing)
+    }
+
     /// What is in it, which turned out to be nothing whose end anybody waits for.
     pub fn into_inner(mut self) -> T {
         self.thing.take().expect("it is there until it is dropped")

@@ -105,13 +105,9 @@ impl Pipeline {
         }
         let Some(slot) = ports.sound_mut(ingress) else { return Ok(0) };
         self.burst.clear(queue);
-        if links.watches() {
-            links.start();
-        }
+        links.start();
         slot.port.poll(queue, &mut self.burst)?;
-        if links.watches()
-            && let Some(took) = links.held_up()
-        {
+        if let Some(took) = links.held_up() {
             slot.strike(took, now)?;
         }
         let polled = self.burst.len();
@@ -518,13 +514,8 @@ fn bits(mut set: u64) -> impl Iterator<Item = usize> {
 impl<L: Links> Passage<'_, L> {
     /// Holds it against a port of this reactor if what was done for it since it was begun to be timed took too long.
     fn blame(&mut self, port: PortId) {
-        if self.links.watches()
-            && let Some(took) = self.links.held_up()
-            && let Some(slot) = self.ports.sound_mut(port)
-            && let Err(failure) = slot.strike(took, self.now)
-        {
-            self.ports.fail(port, failure);
-        }
+        let held_up = self.links.held_up();
+        self.ports.blame(port, held_up, self.now);
     }
 
     /// Counts a frame by what became of it.

@@ -255,6 +255,16 @@ impl Ports {
         }
     }
 
+    /// Holds it against a port that it held up the reactor for so long, if it did.
+    pub fn blame(&mut self, id: PortId, held_up: Option<Duration>, now: Instant) {
+        if let Some(took) = held_up
+            && let Some(slot) = self.sound_mut(id)
+            && let Err(failure) = slot.strike(took, now)
+        {
+            slot.fail(failure);
+        }
+    }
+
     /// A port failed: it is not called again, and its owner is told.
     pub fn fail(&mut self, id: PortId, failure: PortFailure) {
         if let Some(slot) = self.get_mut(id) {

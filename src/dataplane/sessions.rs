@@ -161,7 +161,7 @@ impl Start {
         let listener = UnixListener::from_std(socket::raise(listener).into())?;
         let connection = given.connection.and_then(|saved| {
             let apart = &kept.apart;
-            restore(saved, device, apart, &mut fds.by_ref().map(|fd| apart.own(fd)))
+            restore(saved, device, &mut fds.by_ref().map(|fd| apart.own(fd)))
                 .inspect_err(|reason| tracing::warn!(nic, %reason, "a VMM is disconnected: it could not be taken over"))
                 .ok()
         });
@@ -172,7 +172,6 @@ impl Start {
 fn restore(
     saved: SavedConnection,
     device: Device,
-    apart: &Apart,
     fds: &mut impl Iterator<Item = Foreign<OwnedFd>>,
 ) -> Result<Peer, Broken> {
     let stream = fds.next().ok_or(NotRestored::Descriptors)?;
@@ -184,7 +183,7 @@ fn restore(
         None => None,
     };
     let session = Session::restore(device, saved.session, fds)?;
-    Ok(Peer { channel: Channel { stream, apart: apart.clone() }, session, memory, marks })
+    Ok(Peer { channel: Channel { stream }, session, memory, marks })
 }
 
 /// Why a connection ended badly.
@@ -286,7 +285,7 @@ pub(super) async fn serve(
                     stream = accept(&served, &listener, &mut kept, &mut orders) => stream,
                     _ = &mut stop => break,
                 };
-                let channel = Channel { stream, apart: kept.apart.clone() };
+                let channel = Channel { stream };
                 let (session, memory) =
                     (Session::new(*served.device.borrow()), GuestMemory::default());
                 Peer { channel, session, memory, marks: None }
@@ -325,15 +324,16 @@ async fn accept(
     kept: &mut Kept,
     orders: &mut mpsc::UnboundedReceiver<Order>,
 ) -> Foreign<UnixStream> {
-    let (until, apart) = (kept.lockout.until, kept.apart.clone());
-    let next = async || {
+    let apart = kept.apart.clone();
+    let next = async |not_before| {
         // Not before what the last one gave is given back.
         apart.idle().await?;
-        next_after(until, listener).await
+        next_after(not_before, listener).await
     };
+    let mut not_before = kept.lockout.until;
     loop {
         tokio::select! {
-            accepted = next() => match accepted {
+            accepted = next(not_before) => match accepted {
                 Ok(stream) => {
                     if let Some(said) = kept.log.line(Instant::now()) {
                         tracing::info!(nic = served.name, unsaid = said.unsaid, "VMM connected");
@@ -345,7 +345,7 @@ async fn accept(
                     if let Some(Said { unsaid }) = kept.log.line(Instant::now()) {
                         tracing::warn!(nic = served.name, %error, unsaid, "cannot accept a VMM");
                     }
-                    tokio::time::sleep(ACCEPT_INTERVAL).await;
+                    not_before = Instant::now() + ACCEPT_INTERVAL;
                 }
             },
             Some(order) = orders.recv() => {

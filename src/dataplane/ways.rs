@@ -20,9 +20,9 @@ pub trait Links {
     fn watches(&self) -> bool {
         false
     }
-    /// Begins to time something.
+    /// Begins to time something, if ports are to be timed.
     fn start(&mut self) {}
-    /// For how long the reactor was held up since then, if for too long.
+    /// For how long the reactor was held up since then, if for too long and ports are to be timed.
     fn held_up(&mut self) -> Option<Duration> {
         None
     }

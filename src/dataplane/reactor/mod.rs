@@ -349,11 +349,7 @@ impl Reactor {
 
     fn publish(&mut self, now: Instant) {
         let Self { ports, stopwatch, .. } = self;
-        if stopwatch.watches() {
-            ports.publish_touched(now, &mut || stopwatch.lap());
-        } else {
-            ports.publish_touched(now, &mut || None);
-        }
+        ports.publish_touched(now, &mut || stopwatch.lap());
     }
 
     /// Carries out commands; false if there will be none.
@@ -497,9 +493,7 @@ impl Reactor {
         let Some(slot) = self.ports.sound_mut(port) else { return Ok(false) };
         self.stopwatch.start();
         let more = slot.port.arm(queue)?;
-        if self.stopwatch.watches()
-            && let Some(took) = self.stopwatch.held_up()
-        {
+        if let Some(took) = self.stopwatch.held_up() {
             slot.strike(took, now)?;
         }
         if more {
@@ -513,14 +507,9 @@ impl Reactor {
     fn take_links(&mut self, now: Instant) {
         let Self { ports, pipeline, stopwatch, .. } = self;
         self.links.receive(LINK_BURST, |port, queue, frames| {
-            stopwatch.lap();
+            stopwatch.start();
             pipeline.deliver_from_link(ports, (port, queue), frames, now);
-            if let Some(took) = stopwatch.lap()
-                && let Some(slot) = ports.sound_mut(port)
-                && let Err(failure) = slot.strike(took, now)
-            {
-                ports.fail(port, failure);
-            }
+            ports.blame(port, stopwatch.held_up(), now);
         });
     }
 

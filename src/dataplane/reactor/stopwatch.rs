@@ -46,15 +46,19 @@ impl Stopwatch {
         }
     }
 
-    /// As [`Stopwatch::held_up`], and begins anew; `None`, too, where ports are not to be timed.
+    /// As [`Stopwatch::held_up`], and begins anew.
     pub(super) fn lap(&mut self) -> Option<Duration> {
-        let held_up = if self.watches() { self.held_up() } else { None };
+        let held_up = self.held_up();
         self.start();
         held_up
     }
 
-    /// How long the thread was held up since it last began; `None`: not too long, or by nobody's fault.
+    /// How long the thread was held up since it last began; `None`: not too long, by nobody's fault, or ports are not to be
+    /// timed.
     pub(super) fn held_up(&mut self) -> Option<Duration> {
+        if !self.watches() {
+            return None;
+        }
         let took = self.lap.elapsed();
         (took > MAX_VISIT && self.has_slept()).then_some(took)
     }
