@@ -22,8 +22,11 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A port without a doorbell, which is looked at every millisecond, and then calls this.
-struct Strange(Box<dyn FnMut() + Send>);
+/// A port without a doorbell, which is looked at every millisecond. Calls these.
+struct Strange {
+    polled: Box<dyn FnMut() + Send>,
+    published: Box<dyn FnMut() + Send>,
+}
 
 impl Port for Strange {
     fn queues(&self) -> usize {
@@ -36,7 +39,7 @@ impl Port for Strange {
         None
     }
     fn poll(&mut self, _queue: usize, _burst: &mut Burst) -> Result<(), PortFailure> {
-        (self.0)();
+        (self.polled)();
         Ok(())
     }
     fn complete(&mut self, _queue: usize, _done: u64) {}
@@ -50,7 +53,9 @@ impl Port for Strange {
     fn deliver(&mut self, _: &[Outgoing<'_>], _: usize) -> Result<(), (usize, Undelivered)> {
         Err((0, Undelivered::Full))
     }
-    fn publish(&mut self) {}
+    fn publish(&mut self) {
+        (self.published)();
+    }
     fn notify(&mut self) -> Result<(), PortFailure> {
         Ok(())
     }
@@ -65,7 +70,7 @@ fn attachment(
     Attachment {
         id: PortId { slot, generation: 1 },
         network: NetworkKey(1),
-        port: Box::new(Strange(Box::new(polled))),
+        port: Box::new(Strange { polled: Box::new(polled), published: Box::new(|| ()) }),
         counters: Arc::new(PortCounters::default()),
         allowance: Allowance::default(),
         on_failure: Box::new(on_failure),
@@ -93,46 +98,6 @@ fn a_reactor_that_is_asked_answers_between_two_turns() {
     answered.recv_timeout(PATIENCE).unwrap();
 }
 
-/// A port that does something strange when it is published or notified.
-struct Odd {
-    published: Arc<AtomicU64>,
-    panics: bool,
-}
-
-impl Port for Odd {
-    fn queues(&self) -> usize {
-        0
-    }
-    fn runs(&self, _queue: usize) -> bool {
-        false
-    }
-    fn doorbell(&self, _queue: usize) -> Option<BorrowedFd<'_>> {
-        None
-    }
-    fn poll(&mut self, _queue: usize, _burst: &mut Burst) -> Result<(), PortFailure> {
-        Ok(())
-    }
-    fn complete(&mut self, _queue: usize, _done: u64) {}
-    fn arm(&mut self, _queue: usize) -> Result<bool, PortFailure> {
-        Ok(false)
-    }
-    fn disarm(&mut self, _queue: usize) {}
-    fn has_room(&mut self, _queue: usize) -> bool {
-        false
-    }
-    fn deliver(&mut self, _: &[Outgoing<'_>], _: usize) -> Result<(), (usize, Undelivered)> {
-        Err((0, Undelivered::Full))
-    }
-    fn publish(&mut self) {
-        assert!(!self.panics, "injected");
-        self.published.fetch_add(1, Ordering::Relaxed);
-    }
-    fn notify(&mut self) -> Result<(), PortFailure> {
-        Ok(())
-    }
-    fn stop(&mut self) {}
-}
-
 #[test]
 fn a_panic_while_a_turn_is_published_costs_its_own_port() {
     let settings = reactor::Settings { busy_poll: Duration::ZERO, hugepages: Hugepages::Off };
@@ -141,11 +106,15 @@ fn a_panic_while_a_turn_is_published_costs_its_own_port() {
     let published = Arc::new(AtomicU64::new(0));
     // All three are touched in one turn, by being attached: the one that panics is neither first nor last.
     for (slot, panics) in [(0, false), (1, true), (2, false)] {
-        let failures = failures.clone();
+        let (failures, count) = (failures.clone(), Arc::clone(&published));
+        let publish = move || {
+            assert!(!panics, "injected");
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        let on_failure = move |failure| failures.send((slot, failure)).unwrap();
         reactor.attach(Attachment {
-            port: Box::new(Odd { published: Arc::clone(&published), panics }),
-            on_failure: Box::new(move |failure| failures.send((slot, failure)).unwrap()),
-            ..attachment(slot, || (), drop)
+            port: Box::new(Strange { polled: Box::new(|| ()), published: Box::new(publish) }),
+            ..attachment(slot, || (), on_failure)
         });
     }
     let (slot, failure) = failed.recv_timeout(PATIENCE).unwrap();

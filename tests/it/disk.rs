@@ -2,7 +2,7 @@
 //! cannot be stored is refused, and somebody is told.
 
 use super::{
-    daemon::{Daemon, preload, wait_until},
+    daemon::{Daemon, wait_until},
     guest::Guest,
     storage::{Fault, Faults},
 };
@@ -37,16 +37,7 @@ fn nics(daemon: &mut Daemon, network: &str) -> Vec<Nic> {
 
 #[test]
 fn a_read_only_disk_is_served_and_changes_are_refused() {
-    let directory = tempfile::tempdir().unwrap();
-    let faults = Faults::below(directory.path());
-    let library = preload("faults");
-    let mut daemon = Daemon::start_with_environment(|daemon| {
-        vec![
-            ("LD_PRELOAD", library),
-            ("FAULTS", directory.path().join("faults")),
-            ("FAULTS_BELOW", daemon.join("m")),
-        ]
-    });
+    let (faults, mut daemon) = Faults::start();
     daemon.network("prod");
     let nic = daemon.nic("prod", "a");
     assert_eq!(degraded(&mut daemon), [""; 0]);
@@ -165,16 +156,7 @@ fn vnics_of_a_damaged_network_stay_and_come_back() {
 
 #[test]
 fn a_change_is_durable_before_it_is_answered() {
-    let directory = tempfile::tempdir().unwrap();
-    let faults = Faults::below(directory.path());
-    let library = preload("faults");
-    let mut daemon = Daemon::start_with_environment(|daemon| {
-        vec![
-            ("LD_PRELOAD", library),
-            ("FAULTS", directory.path().join("faults")),
-            ("FAULTS_BELOW", daemon.join("m")),
-        ]
-    });
+    let (faults, mut daemon) = Faults::start();
     // Who is answered finds that the start, which looks at the disk, is over.
     degraded(&mut daemon);
     faults.trail();

@@ -18,21 +18,30 @@ pub(crate) enum Fault {
     Kill,
 }
 
-pub(crate) struct Faults(std::fs::File);
+pub(crate) struct Faults {
+    file: std::fs::File,
+    _directory: tempfile::TempDir,
+}
 
 impl Faults {
-    /// In the file `faults` of a directory.
-    pub(crate) fn below(directory: &std::path::Path) -> Self {
-        let path = directory.join("faults");
+    /// A daemon, and those of the disk below its metadata.
+    pub(crate) fn start() -> (Self, Daemon) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("faults");
         std::fs::write(&path, [0; 128]).unwrap();
-        Self(std::fs::File::options().read(true).write(true).open(&path).unwrap())
+        let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        let library = preload("faults");
+        let daemon = Daemon::start_with_environment(|daemon| {
+            vec![("LD_PRELOAD", library), ("FAULTS", path), ("FAULTS_BELOW", daemon.join("m"))]
+        });
+        (Self { file, _directory: directory }, daemon)
     }
 
     /// The calls since this was last asked, a letter each.
     pub(crate) fn trail(&self) -> String {
         let mut letters = [0; 112];
-        self.0.read_exact_at(&mut letters, 16).unwrap();
-        self.0.write_all_at(&[0; 112], 16).unwrap();
+        self.file.read_exact_at(&mut letters, 16).unwrap();
+        self.file.write_all_at(&[0; 112], 16).unwrap();
         letters
             .iter()
             .take_while(|letter| **letter != 0)
@@ -48,12 +57,12 @@ impl Faults {
         };
         let words: Vec<u8> =
             [to_go, error, lasting, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
-        self.0.write_all_at(&words, 0).unwrap();
+        self.file.write_all_at(&words, 0).unwrap();
     }
 
     fn seen(&self) -> i32 {
         let mut word = [0; 4];
-        self.0.read_exact_at(&mut word, 12).unwrap();
+        self.file.read_exact_at(&mut word, 12).unwrap();
         i32::from_ne_bytes(word)
     }
 }
@@ -131,13 +140,7 @@ const CHANGES: usize = 6;
 
 #[test]
 fn no_failing_call_loses_or_tears_anything() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("faults");
-    let faults = Faults::below(directory.path());
-    let library = preload("faults");
-    let mut daemon = Daemon::start_with_environment(|daemon| {
-        vec![("LD_PRELOAD", library), ("FAULTS", path.clone()), ("FAULTS_BELOW", daemon.join("m"))]
-    });
+    let (faults, mut daemon) = Faults::start();
     daemon.network("bystander");
     daemon.nic("bystander", "other");
     let mut tried = 0;
