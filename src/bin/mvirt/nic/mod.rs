@@ -13,7 +13,7 @@ use super::{
     output::{self, Output, Table},
     vm,
 };
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use mvirt_net::proto::{
     DeleteNicRequest, GetNicRequest, GetNicStatsRequest, ListNicsRequest, ListNicsResponse, Nic,
     get_nic_request::Identifier,
@@ -25,17 +25,7 @@ pub(crate) enum Command {
     Create(Box<create::Create>),
     /// Show all vNICs
     #[command(visible_alias = "ls")]
-    List {
-        /// Only those of this network, by name or id
-        #[arg(
-            short,
-            long,
-            default_value = "",
-            hide_default_value = true,
-            add = complete::networks()
-        )]
-        network: String,
-    },
+    List(InNetwork),
     /// Show one vNIC
     #[command(visible_alias = "show")]
     Get {
@@ -67,17 +57,7 @@ pub(crate) enum Command {
         dry_run: bool,
     },
     /// Print vNICs as they are, then each change, until Ctrl-C
-    Watch {
-        /// Only those of this network, by name or id
-        #[arg(
-            short,
-            long,
-            default_value = "",
-            hide_default_value = true,
-            add = complete::networks()
-        )]
-        network: String,
-    },
+    Watch(InNetwork),
     /// Wait until a vNIC is in use, its guest has an address, or it is left
     Wait(watch::Wait),
     /// Print the arguments that connect a VMM to a vNIC
@@ -89,6 +69,20 @@ pub(crate) enum Command {
         #[command(flatten)]
         machine: vm::Machine,
     },
+}
+
+// No documentation: that would be the commands'.
+#[derive(Debug, Args)]
+pub(crate) struct InNetwork {
+    /// Only those of this network, by name or id
+    #[arg(
+        short,
+        long,
+        default_value = "",
+        hide_default_value = true,
+        add = complete::networks()
+    )]
+    network: String,
 }
 
 const VMM_ARGS_EXAMPLES: &str = "\
@@ -109,7 +103,7 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let nic = match command {
         Command::Create(create) => client.create_nic((*create).request()?).await?.into_inner(),
-        Command::List { network } => return list(client, network, out).await,
+        Command::List(InNetwork { network }) => return list(client, network, out).await,
         Command::Get { nic } => get(client, nic).await?,
         Command::Stats { nic } => {
             let request = GetNicStatsRequest { id: nic.clone() };
@@ -121,7 +115,7 @@ pub(crate) async fn run(
         Command::Delete { nic, force, dry_run } => {
             return delete(client, nic, (force, dry_run), out).await;
         }
-        Command::Watch { network } => return watch::watch(client, network, out).await,
+        Command::Watch(InNetwork { network }) => return watch::watch(client, network, out).await,
         Command::Wait(wait) => wait.run(client).await?,
         Command::VmmArgs { nic, machine } => return vmm_args(client, nic, &machine, out).await,
     };
