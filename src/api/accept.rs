@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    io::AsyncReadExt as _,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     sync::mpsc,
     time::{sleep, timeout},
@@ -27,6 +27,9 @@ use tokio_rustls::TlsAcceptor;
 
 /// How long a peer may take until it is known and speaks HTTP/2.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long, and for how many octets, a peer that is turned away may still talk.
+const FAREWELL: Duration = Duration::from_secs(1);
+const UNREAD: u64 = 64 << 10;
 /// How long nobody is let in after there was no descriptor left.
 const PAUSE: Duration = Duration::from_millis(100);
 /// When a silent client is asked whether it is there, how often again, and how often at most (tcp(7)): its host may be
@@ -146,7 +149,13 @@ impl Gate {
                     tune(&stream)?;
                     match tls {
                         None => Box::new(stream),
-                        Some(tls) => Box::new(tls.accept(stream).await.map_err(TurnedAway::Tls)?),
+                        Some(tls) => match tls.accept(stream).into_fallible().await {
+                            Ok(stream) => Box::new(stream),
+                            Err((reason, stream)) => {
+                                take_leave(stream).await;
+                                return Err(TurnedAway::Tls(reason));
+                            }
+                        },
                     }
                 }
             };
@@ -175,6 +184,17 @@ impl Gate {
         let account = Account::new(Arc::clone(&self.answers), share.peer());
         Ok(Connection::new(io, share, account))
     }
+}
+
+/// Ends a connection so that the alert that says why arrives: to close one with octets unread resets it, which takes
+/// from the client what it has not read yet.
+async fn take_leave(mut stream: TcpStream) {
+    let unread = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(UNREAD), &mut tokio::io::sink()).await
+    };
+    // It is over one way or the other.
+    drop(timeout(FAREWELL, unread).await);
 }
 
 /// Small answers go out at once: the second half of one would wait for the client's acknowledgement of the first.

@@ -199,9 +199,15 @@ impl Connection {
         let file = |file: &Option<PathBuf>| {
             file.as_ref().map_or_else(String::new, |file| format!(" {}", file.display()))
         };
+        // With TLS 1.3 a client is refused after its handshake is over: what the server said of it is lost where the
+        // connection ends before the first call begins.
+        let closed = self.is_secure() && has(&["connection closed"]);
+        let refused = closed || has(&["received fatal alert", "alertreceived"]);
         let remedy = if has(&["certificaterequired", "certificate required"]) {
             "It wants a certificate of this program: give --tls-cert and --tls-key."
-        } else if has(&["received fatal alert", "alertreceived"]) && self.tls_cert.is_some() {
+        } else if closed && self.tls_cert.is_none() {
+            "It hung up, and may want a certificate of this program: give --tls-cert and --tls-key."
+        } else if refused && self.tls_cert.is_some() {
             return format!(
                 "It does not accept the certificate of --tls-cert{}: is its issuer in the server's \
                  --tls-client-ca?",
@@ -220,7 +226,7 @@ impl Connection {
         } else if has(&["invalidcontenttype", "corrupt message"]) {
             "No TLS is spoken there: use http:// instead of https://."
         } else if has(&["connection reset", "unexpectedeof", "unexpected eof", "handshake eof"])
-            && self.address().starts_with("https://")
+            && self.is_secure()
         {
             // A daemon that sees the first octet of TLS where it serves none hangs up.
             "No TLS is spoken there: use http:// instead of https://."
