@@ -329,20 +329,23 @@ fn directories(config: &Config) -> Result<(PathBuf, PathBuf), StartError> {
     if let Some(path) = asked.filter(|path| path.as_os_str().len() > longest) {
         return Err(StartError::LongDirectory { path, longest });
     }
-    let (socket_dir, written) = directory("socket-dir", "XDG_RUNTIME_DIR", config.socket_dir())?;
+    // VMMs of other users pass through to the socket whose group they are of; nobody else sees names.
+    let (socket_dir, written) =
+        directory("socket-dir", "XDG_RUNTIME_DIR", config.socket_dir(), 0o751)?;
     written?;
-    let (metadata_dir, written) = directory("metadata-dir", "HOME", config.metadata_dir())?;
+    let (metadata_dir, written) = directory("metadata-dir", "HOME", config.metadata_dir(), 0o750)?;
     if let Err(error) = written {
         tracing::warn!(%error, "what is stored is served, and changes are refused until this disk takes files");
     }
     Ok((socket_dir, metadata_dir))
 }
 
-/// A directory that is there, and whether it can be written to, told now rather than at the first change.
+/// A directory that is there, made with `mode` if need be, and whether it can be written to, told now rather than at the first change.
 fn directory(
     flag: &'static str,
     variable: &'static str,
     path: Option<PathBuf>,
+    mode: u32,
 ) -> Result<(PathBuf, Result<(), StartError>), StartError> {
     let path = path.ok_or_else(|| StartError::NoDirectory {
         flag,
@@ -353,7 +356,7 @@ fn directory(
     let path = std::path::absolute(&path).map_err(refused)?;
     let refused = |source| StartError::Directory { flag, path: path.clone(), source };
     let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true).mode(0o750).create(&path).map_err(refused)?;
+    builder.recursive(true).mode(mode).create(&path).map_err(refused)?;
     let probe = path.join(format!(".probe-{}", std::process::id()));
     let written = std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe));
     let written = written.map_err(refused);

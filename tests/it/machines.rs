@@ -9,7 +9,7 @@ use super::{
 use mvirt_net::proto::Nic;
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    os::unix::{net::UnixStream, process::CommandExt as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc,
@@ -41,22 +41,25 @@ impl Machine {
 
     fn spawn(daemon: &Daemon, nic: &Nic, vmm: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_mvirt"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
+        command
             .env("MVIRT_NET_SERVER", daemon.address())
             .env("HOME", directory.path())
             .env("TMPDIR", "/dev/shm")
             .args(["vm", "start", &nic.name, "--nic", &nic.name])
             .args(vmm)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .process_group(0)
             .env(
                 "LD_PRELOAD",
                 if vmm.contains(&"uml") { artefact("uml-xstate.so") } else { PathBuf::new() },
-            )
-            .spawn()
-            .unwrap();
+            );
+        Self::on_console(&mut command, directory)
+    }
+
+    /// One whose console is a program's input and output.
+    fn on_console(command: &mut Command, directory: tempfile::TempDir) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+        let mut process = command.spawn().unwrap();
         let input = process.stdin.take().unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).split(b'\n');
         let (sender, output) = mpsc::channel();
@@ -106,6 +109,34 @@ impl Machine {
         Self::spawn(daemon, nic, &[&vmm[..], &guest, arguments].concat())
     }
 
+    /// One that libvirt starts in namespaces of its own (tests/it/libvirt.sh), with these elements and devices.
+    pub(crate) fn libvirt(elements: &str, devices: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        // libvirt makes the files of a domain its own.
+        for name in ["vmlinuz", "qemu.cpio.gz"] {
+            std::fs::copy(artefact(name), path(name)).unwrap();
+        }
+        let (kernel, initrd, console) = (path("vmlinuz"), path("qemu.cpio.gz"), path("console"));
+        let domain = format!(
+            "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+            <name>vm</name><memory unit='MiB'>192</memory><vcpu>1</vcpu>{elements}
+            <os><type arch='x86_64' machine='pc'>hvm</type><kernel>{kernel}</kernel>
+            <initrd>{initrd}</initrd><cmdline>console=ttyS0 quiet</cmdline></os>
+            <devices>{devices}<serial type='pipe'><source path='{console}'/></serial></devices>
+            </domain>"
+        );
+        std::fs::write(path("domain.xml"), domain).unwrap();
+        let passable = std::fs::Permissions::from_mode(0o711);
+        std::fs::set_permissions(directory.path(), passable).unwrap();
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--pid", "--fork", "--kill-child"]);
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/libvirt.sh"));
+        let mut machine = Self::on_console(command.arg(directory.path()), directory);
+        machine.answer("boot", 180);
+        machine
+    }
+
     /// Begins a command; what it says is among [`Machine::lines`].
     pub(crate) fn begin(&mut self, command: &str) {
         writeln!(self.input, "{command}").unwrap();
@@ -144,7 +175,7 @@ impl Machine {
     }
 
     /// Takes both leases as a distribution would, and checks them.
-    fn lease(&mut self, nic: &Nic) {
+    pub(crate) fn lease(&mut self, nic: &Nic) {
         let lease = self.succeed("lease4");
         for line in [
             format!("address {}/32", nic.ipv4_address),
@@ -175,7 +206,7 @@ impl Drop for Machine {
     }
 }
 
-fn prod(daemon: &mut Daemon) -> (Nic, Nic) {
+pub(crate) fn prod(daemon: &mut Daemon) -> (Nic, Nic) {
     daemon.network_with("prod", |r| {
         r.dns_servers = vec!["1.1.1.1".into(), "fd00::53".into()];
         r.domain = "prod.internal".into();
@@ -184,7 +215,7 @@ fn prod(daemon: &mut Daemon) -> (Nic, Nic) {
 }
 
 /// Pings and a TCP transfer between two machines with leases.
-fn converse(a: &mut Machine, to: &Nic, b: &mut Machine, from: &Nic) {
+pub(crate) fn converse(a: &mut Machine, to: &Nic, b: &mut Machine, from: &Nic) {
     a.succeed(&format!("ping -c 3 -i 0.2 -W 5 {}", to.ipv4_address));
     b.succeed(&format!("ping -c 3 -i 0.2 -W 5 {}", from.ipv6_address));
     a.succeed("ping -c 1 -W 5 169.254.0.1 && ping -c 1 -W 5 fe80::1%eth0");

@@ -25,6 +25,7 @@ mod guest;
 mod handover;
 mod lease;
 mod legacy;
+mod libvirt;
 mod limits;
 mod locks;
 mod machines;
