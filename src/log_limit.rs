@@ -2,23 +2,27 @@
 //! loop must not fill the disk.
 
 use crate::token_bucket::TokenBucket;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Lines at once after a pause.
 const BURST: f64 = 100.0;
 /// Lines a second.
 const RATE: f64 = 1.0;
+/// How long the same failure is not told again: who comes back each second and fails alike says nothing new.
+const REPEATS: Duration = Duration::from_secs(60);
 
 /// The lines about one thing.
 #[derive(Debug, Clone)]
 pub struct LogLimit {
     lines: TokenBucket,
     unsaid: u64,
+    /// The last failure that was told, and until when it is not told again.
+    failure: Option<(String, Instant)>,
 }
 
 impl Default for LogLimit {
     fn default() -> Self {
-        Self { lines: TokenBucket::new(RATE, BURST), unsaid: 0 }
+        Self { lines: TokenBucket::new(RATE, BURST), unsaid: 0, failure: None }
     }
 }
 
@@ -30,6 +34,31 @@ pub struct Said {
 }
 
 impl LogLimit {
+    /// Asks for a line about a failure. Returns nothing where the one told before it is the same, for a minute.
+    pub fn failure(&mut self, reason: &str, now: Instant) -> Option<Said> {
+        if self.failure.as_ref().is_some_and(|(told, until)| told == reason && now < *until) {
+            self.unsaid += 1;
+            return None;
+        }
+        let said = self.line(now)?;
+        self.failure = Some((reason.into(), now + REPEATS));
+        Some(said)
+    }
+
+    /// Asks for a line that what may have failed begins again. Returns nothing where it is likely to fail as it did.
+    pub fn beginning(&mut self, now: Instant) -> Option<Said> {
+        if self.failure.as_ref().is_some_and(|(_, until)| now < *until) {
+            self.unsaid += 1;
+            return None;
+        }
+        self.line(now)
+    }
+
+    /// What failed does not any more: it is told again if it does.
+    pub fn succeeded(&mut self) {
+        self.failure = None;
+    }
+
     /// Asks for a line.
     pub fn line(&mut self, now: Instant) -> Option<Said> {
         if !self.lines.take(now) {
@@ -55,5 +84,23 @@ mod tests {
         let later = start + Duration::from_millis(1500);
         assert_eq!(limit.line(later), Some(Said { unsaid: Some(50) }));
         assert_eq!(limit.line(later), None);
+    }
+
+    #[test]
+    fn what_fails_alike_again_and_again_is_told_once_a_minute() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut limit = LogLimit::default();
+        assert_eq!(limit.beginning(start), Some(Said { unsaid: None }));
+        assert_eq!(limit.failure("queues", start), Some(Said { unsaid: None }));
+        for second in 1..60 {
+            assert_eq!(limit.beginning(after(second)), None);
+            assert_eq!(limit.failure("queues", after(second)), None);
+        }
+        assert_eq!(limit.failure("memory", after(59)), Some(Said { unsaid: Some(118) }));
+        assert_eq!(limit.failure("memory", after(119)), Some(Said { unsaid: None }));
+        assert_eq!(limit.beginning(after(120)), None);
+        limit.succeeded();
+        assert_eq!(limit.beginning(after(120)), Some(Said { unsaid: Some(1) }));
     }
 }

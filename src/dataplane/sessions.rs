@@ -335,8 +335,8 @@ async fn accept(
         tokio::select! {
             accepted = next(not_before) => match accepted {
                 Ok(stream) => {
-                    if let Some(said) = kept.log.line(Instant::now()) {
-                        tracing::info!(nic = served.name, unsaid = said.unsaid, "VMM connected");
+                    if let Some(Said { unsaid }) = kept.log.beginning(Instant::now()) {
+                        tracing::info!(nic = served.name, unsaid, "VMM connected");
                     }
                     return kept.apart.own(stream);
                 }
@@ -401,11 +401,17 @@ impl<'a> Connection<'a> {
             }
         }
         // Who sees the state finds the reason in the log.
-        if let Some(Said { unsaid }) = self.kept.log.line(now) {
-            match ended {
-                Ok(()) => tracing::info!(nic = self.served.name, unsaid, "VMM disconnected"),
-                Err(reason) => {
-                    tracing::warn!(nic = self.served.name, %reason, unsaid, "VMM disconnected: it or its guest broke the protocol");
+        let (nic, log) = (&self.served.name, &mut self.kept.log);
+        match ended {
+            Ok(()) => {
+                log.succeeded();
+                if let Some(Said { unsaid }) = log.line(now) {
+                    tracing::info!(nic, unsaid, "VMM disconnected");
+                }
+            }
+            Err(reason) => {
+                if let Some(Said { unsaid }) = log.failure(&reason.to_string(), now) {
+                    tracing::warn!(nic, %reason, unsaid, "VMM disconnected: it or its guest broke the protocol");
                 }
             }
         }
