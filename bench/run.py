@@ -77,8 +77,8 @@ class Switch:
     routes = False
     """Whether frames go to a gateway, rather than to the other guest's MAC."""
 
-    def __init__(self, directory, cpu):
-        self.directory, self.cpu = directory, cpu
+    def __init__(self, directory, cpu, options):
+        self.directory, self.cpu, self.options = directory, cpu, options
         self.processes, self.sockets = [], []
         directory.mkdir()
 
@@ -127,11 +127,14 @@ class MvirtNet(Switch):
     name = "mvirt-net"
     routes = True
 
+    def binaries(self):
+        return BIN / "release"
+
     def start(self):
         api = f"unix:{self.directory}/api"
-        self.mvirt = [BIN / "release/mvirt", "--net-server", api, "-o", "json"]
+        self.mvirt = [self.binaries() / "mvirt", "--net-server", api, "-o", "json"]
         flags = ["--socket-dir", self.directory / "s", "--metadata-dir", self.directory / "m", "--reactors", "1"]
-        self.spawn([BIN / "release/mvirt-net", "--listen", api, *flags])
+        self.spawn([self.binaries() / "mvirt-net", "--listen", api, *flags])
         wait_for("mvirt-net: its API", lambda: subprocess.run([*self.mvirt, "version"], capture_output=True).returncode == 0)
         self.ask("network", "create", "--name", "bench", "--ipv4-subnet", "10.0.0.0/24")
         for at, (mac, address) in enumerate(GUESTS):
@@ -144,6 +147,13 @@ class MvirtNet(Switch):
     def work(self):
         reactor = self.ask("reactor", "list")["reactors"][0]
         return int(reactor["frames"]), int(reactor["busy_ns"])
+
+
+class Beside(MvirtNet):
+    name = "mvirt-net beside"
+
+    def binaries(self):
+        return self.options.beside
 
 
 class Testpmd(Switch):
@@ -250,9 +260,10 @@ class Bench:
         self.directory = directory
 
     def start(self):
-        kinds = [MvirtNet, Testpmd] + ([OpenVswitch] if OpenVswitch.program.exists() else [])
+        kinds = [MvirtNet, *([Beside] if self.options.beside else []), Testpmd]
+        kinds += [OpenVswitch] if OpenVswitch.program.exists() else []
         for kind in kinds:
-            switch = kind(self.directory / kind.__name__, self.cpu)
+            switch = kind(self.directory / kind.__name__, self.cpu, self.options)
             self.switches.append(switch)
             switch.open()
             switch.signal(signal.SIGSTOP)
@@ -381,6 +392,7 @@ def arguments():
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a slot (default: 0.3)")
     parser.add_argument("--idle", type=float, default=3, help="seconds of silence in which CPU use is taken; 0: none (default: 3)")
     parser.add_argument("--only", default="", help="measures whose name contains this")
+    parser.add_argument("--beside", type=Path, metavar="FOLDER", help="another mvirt and mvirt-net, such as an older release's")
     parser.add_argument("--json", type=Path, default=BIN / "bench.json", help="where every slot goes (default: target/bench.json)")
     options = parser.parse_args()
     options.measures = [measure for measure in MEASURES if options.only in measure.name]
@@ -424,7 +436,7 @@ def main():
     bench.classify()
     rows = table(bench)
     print_table(rows)
-    if len(bench.switches) == 2:
+    if not OpenVswitch.program.exists():
         print("Open vSwitch is not installed (Debian: openvswitch-switch-dpdk).")
     distances = [ns for slot in bench.slots for ns in slot["distances_ns"]]
     print(f"A cache line between the two CPUs: {spread(distances, 0)} ns. Medians (min..max); ratios of slots of the same round.")
