@@ -6,9 +6,11 @@ use ipnet::Ipv4Net;
 use mvirt_net::{
     addr::MacAddr,
     dataplane::{
-        forward::FibBuilder,
+        forward::{
+            FibBuilder,
+            tables::{NextHop, PortId},
+        },
         frame::BURST,
-        snapshot::{NextHop, PortId},
     },
 };
 use prefix_trie::PrefixMap;

@@ -4,12 +4,12 @@
 use criterion::{Criterion, Throughput};
 use mvirt_net::{
     dataplane::{
+        forward::tables::PortId,
         frame::{BURST, Outgoing},
         reactor::{
             Hugepages,
             link::{Link, Share},
         },
-        snapshot::PortId,
     },
     wire::vnet::Offload,
 };

@@ -6,7 +6,7 @@ use mvirt_net::dataplane::{
     frame::BURST,
     port::vhost_user::{
         memory::{GuestMemory, RegionRequest},
-        ring::{Direction, RingAddresses, RingConfig, SplitRing, Start},
+        queue::ring::{Direction, RingAddresses, RingConfig, SplitRing, Start},
     },
 };
 use std::{fs::File, hint::black_box, os::fd::OwnedFd};

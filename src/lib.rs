@@ -8,8 +8,8 @@
 //!                          dataplane/ ─ sessions (one a socket) ─ port/vhost_user/ (messages, memory, rings)
 //!                             └ reactor/ (one a thread) ─ pipeline: classify → guard → responders │ forward → egress
 //! ```
-//! Where to start: a frame enters in `dataplane/port/vhost_user/tx.rs`, is decided in `dataplane/pipeline.rs` and leaves
-//! in `dataplane/port/vhost_user/rx.rs`. A request enters in `control/service.rs` and ends in `store/json.rs`.
+//! Where to start: a frame enters in `dataplane/port/vhost_user/queue/tx.rs`, is decided in `dataplane/reactor/pipeline.rs` and leaves
+//! in `dataplane/port/vhost_user/queue/rx.rs`. A request enters in `control/service.rs` and ends in `store/json.rs`.
 //! Formats are in `wire/`; nouns in `model`; defaults in `config`. `tests/layering.rs` says who may use whom.
 
 pub mod access;

@@ -66,7 +66,7 @@ fn filter() -> (EnvFilter, Option<String>) {
     match EnvFilter::builder().parse(&text) {
         Ok(filter) => (filter, None),
         Err(error) => {
-            let expected = "expected a level like debug, or mvirt_net::control=debug,info";
+            let expected = "expected a level like debug, or crate::control=debug,info";
             let refused = format!("RUST_LOG: {text:?}: {error}; {expected}: info is taken");
             (EnvFilter::new("info"), Some(refused))
         }

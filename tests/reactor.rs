@@ -2,13 +2,11 @@
 //! port it was taken from, and nobody else (R45); a reactor that is asked answers between two turns.
 
 use mvirt_net::dataplane::{
-    allowance::Allowance,
     counters::PortCounters,
+    forward::tables::{NetworkKey, PortId},
     frame::{Burst, Outgoing},
     port::{Port, PortFailure, Undelivered},
-    ports::Attachment,
-    reactor::{self, Hugepages},
-    snapshot::{NetworkKey, PortId},
+    reactor::{self, Hugepages, allowance::Allowance, ports::Attachment},
 };
 use std::{
     os::fd::BorrowedFd,

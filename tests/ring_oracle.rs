@@ -4,7 +4,7 @@
 
 use mvirt_net::dataplane::port::vhost_user::{
     memory::{GuestMemory, RegionRequest, Span},
-    ring::{Chain, Direction, RingAddresses, RingConfig, SplitRing, Start},
+    queue::ring::{Chain, Direction, RingAddresses, RingConfig, SplitRing, Start},
 };
 use proptest::prelude::*;
 use std::{fs::File, num::Wrapping};

@@ -5,20 +5,24 @@ use mvirt_net::{
     addr::MacAddr,
     dataplane::{
         counters::PortCounters,
-        forward::FibBuilder,
+        forward::{
+            FibBuilder,
+            limit::Limit,
+            tables::{
+                Addressing, Boot, GATEWAY_MAC, NetworkKey, NetworkTable, NextHop, PortId, Vnic,
+            },
+        },
         frame::{BURST, Outgoing},
-        limit::Limit,
-        pipeline::Pipeline,
         port::vhost_user::{
             Plan, RingPlan, Unfinished, VhostUserPort,
             memory::{GuestMemory, RegionRequest},
-            ring::{RingAddresses, RingConfig, Start},
+            queue::ring::{RingAddresses, RingConfig, Start},
         },
-        ports::{Attachment, Ports},
-        snapshot::{
-            Addressing, Boot, GATEWAY_MAC, NetworkKey, NetworkTable, NextHop, PortId, Vnic,
+        reactor::{
+            pipeline::Pipeline,
+            ports::{Attachment, Ports},
+            ways::Links,
         },
-        ways::Links,
     },
     wire::checksum::checksum,
 };
@@ -213,7 +217,7 @@ impl Relay {
                 id: port(slot),
                 network: KEY,
                 port: Box::new(vhost_user),
-                allowance: mvirt_net::dataplane::allowance::Allowance::default(),
+                allowance: mvirt_net::dataplane::reactor::allowance::Allowance::default(),
                 counters: Arc::new(PortCounters::default()),
                 on_failure: Box::new(|failure| panic!("{failure}")),
                 on_told: Box::new(drop),

@@ -3,9 +3,11 @@
 use crate::{
     dataplane::{
         Place,
-        forward::FibBuilder,
-        limit::Limit,
-        snapshot::{self, NetworkKey, NetworkTable, NextHop, Vnic},
+        forward::{
+            FibBuilder,
+            limit::Limit,
+            tables::{self, NetworkKey, NetworkTable, NextHop, Vnic},
+        },
     },
     model::{Addressing, Boot, Network, Nic, RateLimit},
     wire::dns,
@@ -77,8 +79,8 @@ pub fn member(network: &Network, nic: &Nic, place: Place) -> Member {
         to_guest: limit(nic.to_guest.in_force()),
         mtu: nic.mtu_in(network),
         addressing: match nic.addressing {
-            Addressing::Host => snapshot::Addressing::Host,
-            Addressing::Subnet => snapshot::Addressing::Subnet,
+            Addressing::Host => tables::Addressing::Host,
+            Addressing::Subnet => tables::Addressing::Subnet,
         },
         hostname: dns::is_label(&name).then_some(name),
         boot: nic.boot.as_ref().or(network.boot.as_ref()).map_or_else(Default::default, boot),
@@ -86,9 +88,9 @@ pub fn member(network: &Network, nic: &Nic, place: Place) -> Member {
     Member { id: nic.id, reactor: place.reactor, vnic: Arc::new(vnic) }
 }
 
-fn boot(boot: &Boot) -> snapshot::Boot {
+fn boot(boot: &Boot) -> tables::Boot {
     let Boot { server, file, url } = boot.clone();
-    snapshot::Boot { server, file, url }
+    tables::Boot { server, file, url }
 }
 
 fn limit(limit: RateLimit) -> Limit {

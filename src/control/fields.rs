@@ -3,7 +3,7 @@
 use super::refusal::Refusal;
 use crate::{
     addr::MacAddr,
-    dataplane::snapshot::{GATEWAY_IPV4, GATEWAY_MAC},
+    dataplane::forward::tables::{GATEWAY_IPV4, GATEWAY_MAC},
     model::{Addressing, Boot, Labels, RateLimit},
     proto,
 };

@@ -9,6 +9,7 @@
 
 mod accounts;
 mod addresses;
+pub mod balance;
 pub mod compile;
 mod fields;
 pub mod health;
@@ -31,15 +32,15 @@ use crate::{
     dataplane::{
         Change, Client, Closing, Dataplane, Event, Given, Giver, Listening, Place, PortState,
         Reports, Told, Turn,
-        balance::{self, Balance},
         counters::ReactorCounters,
-        snapshot::{NetworkKey, PortId},
+        forward::tables::{NetworkKey, PortId},
     },
     log_limit::{LogLimit, Said},
     model::{Name, Network, Nic},
     proto,
     store::{Store, StoreError},
 };
+use balance::Balance;
 use compile::Member;
 use health::{Degraded, Health};
 use ipam::Pool;

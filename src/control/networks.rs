@@ -9,7 +9,7 @@ use super::{
     requests::{self, NewNetwork},
     view,
 };
-use crate::{dataplane::snapshot::NetworkKey, model::Network, proto};
+use crate::{dataplane::forward::tables::NetworkKey, model::Network, proto};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashSet};
 use uuid::Uuid;

@@ -1,6 +1,6 @@
 //! What a port has carried, answered and dropped, and what a reactor has done. One writer, the reactor; any reader.
 
-use super::verdict::DropReason;
+use super::frame::verdict::DropReason;
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicU64, Ordering::Relaxed},

@@ -1,53 +1,40 @@
 //! The data plane's boundary: what control may do to it.
 //!
 //! ```text
-//! control ── place, attach, publish, detach ──▶ sessions (a task a vNIC) ── attach, detach ──▶ reactors
+//! control ── place, attach, publish, detach ──▶ endpoint (a task a vNIC) ── attach, detach ──▶ reactors
 //!         ◀── events, counters ────────────────                            ◀── publish ───────
 //!
-//! frame: port/ → pipeline: classify → guard → responders │ forward → egress → port/
+//! frame/ what travels · forward/ where to · gateway/ what we answer · port/ in and out · reactor/ who carries
+//! endpoint/ who keeps ports attached
 //! ```
 //! [`Dataplane::place`] gives a vNIC its port for life, and a reactor, which [`Dataplane::relocate`] changes;
 //! [`Dataplane::attach`] makes its socket; tables are published whole. Everything else is private to this folder.
 
-pub mod allowance;
-pub mod balance;
-mod channel;
-pub mod classify;
 pub mod counters;
-mod decide;
-pub mod egress;
+pub mod endpoint;
 pub mod foreign;
 pub mod forward;
-pub mod fragment;
 pub mod frame;
-pub mod guard;
-pub mod limit;
-pub mod patience;
-pub mod pipeline;
-pub mod plain;
+pub mod gateway;
 pub mod port;
-pub mod ports;
 pub mod reactor;
 mod reports;
-pub mod responders;
-pub mod segment;
-mod sessions;
-pub mod snapshot;
-mod socket;
-pub mod verdict;
-pub mod ways;
-mod withheld;
 
+pub use endpoint::{
+    listener::{Access, longest_socket_path, room_for_listeners},
+    vhost_user::{Given, SavedConnection, SavedKept},
+};
+pub use gateway::{Client, Told};
 pub use port::vhost_user::session::{Device, features};
 pub use reactor::{Hugepages, StartError};
 pub use reports::Reports;
-pub use responders::{Client, Told};
-pub use sessions::{Given, SavedConnection, SavedKept};
-pub use socket::{Access, longest_socket_path, room_for_listeners};
 
 use counters::{PortCounters, ReactorCounters};
-use sessions::{Order, Start};
-use snapshot::{NetworkKey, NetworkTable, PortId};
+use endpoint::{
+    listener,
+    vhost_user::{self, Order, Start},
+};
+use forward::tables::{NetworkKey, NetworkTable, PortId};
 use std::{
     collections::HashMap,
     io,
@@ -385,7 +372,7 @@ impl Dataplane {
             ),
             None => (
                 PortCounters::default(),
-                Start::new(socket::listen(&socket.path, socket.access.or(self.access))?),
+                Start::new(listener::listen(&socket.path, socket.access.or(self.access))?),
             ),
         };
         let counters = Arc::new(counters);
@@ -394,7 +381,7 @@ impl Dataplane {
         let reactor = Arc::clone(&self.reactors[usize::from(socket.place.reactor)]);
         let home = watch::Sender::new(reactor);
         let device = watch::Sender::new(socket.device);
-        let served = sessions::Served {
+        let served = vhost_user::Served {
             id: socket.place.port,
             network: socket.network,
             name: socket.name,
@@ -404,7 +391,7 @@ impl Dataplane {
             counters: Arc::clone(&counters),
             reporter: reports::Reporter::new(socket.place.port, self.reports.clone()),
         };
-        let task = tokio::spawn(sessions::serve(served, start, ordered, stopped));
+        let task = tokio::spawn(vhost_user::serve(served, start, ordered, stopped));
         let access = self.access;
         Ok(Listening { path: socket.path, access, counters, home, orders, device, stop, task })
     }

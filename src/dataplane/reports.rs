@@ -1,7 +1,7 @@
 //! What happens at ports, on its way to control, which may be waiting for a disk: of each port at most its latest state
 //! and one message of each kind are under way, however often its VMM and guest change their minds.
 
-use super::{Change, Event, PortState, Told, snapshot::PortId};
+use super::{Change, Event, PortState, Told, forward::tables::PortId};
 use std::sync::{
     Arc,
     atomic::{AtomicU8, Ordering},

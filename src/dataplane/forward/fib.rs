@@ -4,7 +4,7 @@
 //! seed of its own, so that a tenant who chooses addresses cannot choose collisions: one probe for an exact address,
 //! then one for each prefix length present.
 
-use super::super::snapshot::NextHop;
+use super::tables::NextHop;
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 

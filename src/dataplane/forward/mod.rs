@@ -4,15 +4,22 @@
 //! headers ── broadcast/multicast? ── FIB: exact address, then longest prefix ── MTU ── hop limit ── next hop
 //! ```
 
+pub mod fast;
 mod fib;
+pub mod guard;
+pub mod limit;
+pub mod rewrite;
+pub mod routed;
+pub mod tables;
+pub mod withheld;
 
 pub use fib::{Fib, FibBuilder, NextHopId};
 
-use super::{
+use super::frame::{
     classify::{Ipv4, Ipv6},
-    snapshot::NetworkTable,
     verdict::{DropReason, Rejection, Verdict},
 };
+use tables::NetworkTable;
 
 /// Routes a unicast IPv4 packet.
 #[inline(always)]

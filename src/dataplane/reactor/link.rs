@@ -5,7 +5,7 @@
 //! head ──▶ [len│port│…│frame…][len│port│…│frame…] ◀── tail      positions run freely; a record never wraps
 //! ```
 //! The producer writes records behind `tail` and publishes it; the consumer reads up to `tail` and publishes `head`
-//! (`positions.rs`).
+//! (`cursors.rs`).
 //! A sleeping consumer is woken by its `Waker` (`sleep.rs`).
 #![expect(
     unsafe_code,
@@ -13,15 +13,15 @@
 )]
 
 use super::{
+    cursors::Positions,
     hugepage::{HugePage, Hugepages, LEN},
-    positions::Positions,
     sleep::Sleep,
 };
 use crate::{
     dataplane::{
+        forward::tables::PortId,
         frame::{BURST, Outgoing},
         port::vhost_user::memory::Span,
-        snapshot::PortId,
     },
     log_limit::{LogLimit, Said},
     wire::vnet::Offload,
@@ -304,7 +304,7 @@ impl Links {
         self.here as u16
     }
 
-    /// Copies frames of `from` into the link to a reactor: see [`crate::dataplane::ways::Links::send`].
+    /// Copies frames of `from` into the link to a reactor: see [`super::ways::Links::send`].
     pub(super) fn send(
         &mut self,
         from: PortId,

@@ -4,11 +4,11 @@
 use loom::sync::atomic;
 use loom::{cell::UnsafeCell, model, sync::Arc, thread::spawn};
 
-#[path = "positions.rs"]
+#[path = "cursors.rs"]
 #[expect(clippy::duplicate_mod, reason = "the same code, on atomics that try every interleaving")]
-mod positions;
+mod cursors;
 
-use positions::Positions;
+use cursors::Positions;
 
 const PLACES: usize = 2;
 const SENT: usize = 3;

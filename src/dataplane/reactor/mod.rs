@@ -4,35 +4,39 @@
 //! commands → wake-ups → bursts of active queues → links → timers → publish, fence, notify → sleep if all is armed
 //! ```
 //! A queue is ACTIVE (polled, the guest's kicks suppressed) or ARMED (not polled, its doorbell watched). It becomes
-//! armed when it was empty for as long as polling pays (`patience.rs`), and active by its doorbell. A reactor whose
+//! armed when it was empty for as long as polling pays (`poll_window.rs`), and active by its doorbell. A reactor whose
 //! queues are all armed sleeps. Nothing changes a reactor but attach, detach and publish.
 
+pub mod allowance;
+mod cursors;
 mod hugepage;
 pub mod link;
 #[cfg(test)]
 mod link_model;
-mod positions;
+pub mod pipeline;
+pub mod poll_window;
+pub mod ports;
 mod sleep;
 #[cfg(test)]
 mod sleep_model;
 mod stopwatch;
 mod timers;
 mod uring;
+pub mod ways;
 
 use hugepage::HugePage;
 pub use hugepage::Hugepages;
 
 use super::{
-    allowance::Allowance,
     counters::ReactorCounters,
+    forward::tables::{NetworkTable, PortId},
     frame::Outgoing,
-    pipeline::Pipeline,
-    port::{PortFailure, vhost_user::doorbell},
-    ports::{Attachment, Ports},
-    snapshot::{NetworkTable, PortId},
-    ways,
+    port::{PortFailure, vhost_user::queue::call},
 };
+use allowance::Allowance;
 use link::{Links, Matrix, Waker};
+use pipeline::Pipeline;
+use ports::{Attachment, Ports};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::{
     fmt, io,
@@ -287,7 +291,7 @@ impl Reactor {
             set.set(cpu);
             sched_setaffinity(None, &set).map_err(|error| StartError::Cpu(cpu, error.into()))?;
         }
-        doorbell::prepare().map_err(StartError::Aio)?;
+        call::prepare().map_err(StartError::Aio)?;
         let mut uring = Uring::new().map_err(StartError::Uring)?;
         uring.watch(waker.doorbell.as_fd(), WAKER_TOKEN)?;
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);

@@ -8,12 +8,13 @@ mod network;
 use libfuzzer_sys::fuzz_target;
 use mvirt_net::{
     dataplane::{
-        classify::{Packet, classify},
-        forward,
-        fragment,
-        guard,
-        responders::{self, Question},
-        verdict::Rejection,
+        forward::{self, guard},
+        frame::{
+            classify::{Packet, classify},
+            fragment,
+            verdict::Rejection,
+        },
+        gateway::{self, Question},
     },
     wire::{Writer, checksum, vnet::Offload},
 };
@@ -30,7 +31,10 @@ fn make_right(frame: &mut [u8]) {
 
 fn try_fragments(frame: &[u8]) {
     let mut buffer = vec![0; fragment::BUFFER_LEN];
-    let Some(fragments) = fragment::cut(&mut frame.to_vec(), Offload::None, 1280, &mut buffer) else { return };
+    let Some(fragments) = fragment::cut(&mut frame.to_vec(), Offload::None, 1280, &mut buffer)
+    else {
+        return;
+    };
     for fragment in fragments {
         assert!(fragment.len() <= 14 + 1280);
         classify(fragment, fragment.len(), Offload::None).expect("fragments are frames");
@@ -50,8 +54,9 @@ fuzz_target!(|frame: &[u8]| {
     let mut answer = vec![0; 65549];
     for checksum in [Offload::None, Offload::Checksum { start: 34, offset: 6 }] {
         let mut writer = Writer::new(&mut answer);
-        let question = Question { table: &table, vnic, headers: &headers, frame, offload: checksum };
-        if responders::respond(&question, &mut writer).is_ok() {
+        let question =
+            Question { table: &table, vnic, headers: &headers, frame, offload: checksum };
+        if gateway::respond(&question, &mut writer).is_ok() {
             let answer = writer.since(0);
             classify(answer, answer.len(), Offload::None).expect("answers are frames");
             // Those to an echo are as long as it, which the pipeline has found to fit.
@@ -62,14 +67,16 @@ fuzz_target!(|frame: &[u8]| {
         match &headers.packet {
             Packet::Ipv4(packet) => {
                 forward::route_ipv4(&table, packet).ok();
-            },
+            }
             Packet::Ipv6(packet) => {
                 forward::route_ipv6(&table, packet).ok();
-            },
+            }
             Packet::Arp(_) => {}
         }
         let mut writer = Writer::new(&mut answer);
-        if responders::reject((&table, vnic), &headers, frame, Rejection::TooBig(1280), &mut writer).is_ok() {
+        if gateway::reject((&table, vnic), &headers, frame, Rejection::TooBig(1280), &mut writer)
+            .is_ok()
+        {
             let answer = writer.since(0);
             classify(answer, answer.len(), Offload::None).expect("errors are frames");
         }

@@ -7,16 +7,21 @@ use mvirt_net::{
     dataplane::{
         Device, features,
         foreign::Foreign,
-        port::vhost_user::{
+        port::vhost_user::session::{
+            Session,
             message::{HEADER_LEN, Header, Request},
-            session::Session,
         },
     },
 };
 use std::{fs::File, os::fd::OwnedFd};
 
 fuzz_target!(|octets: &[u8]| {
-    let device = Device { features: features(2), queue_pairs: 2, mac: MacAddr([0x52, 0x54, 0, 0, 0, 1]), mtu: 1500 };
+    let device = Device {
+        features: features(2),
+        queue_pairs: 2,
+        mac: MacAddr([0x52, 0x54, 0, 0, 0, 1]),
+        mtu: 1500,
+    };
     let mut session = Session::new(device);
     let mut rest = octets;
     while let Some((header, tail)) = rest.split_first_chunk::<HEADER_LEN>() {
@@ -26,13 +31,16 @@ fuzz_target!(|octets: &[u8]| {
         let (payload, tail) = tail.split_at(size);
         rest = tail;
         let Ok(request) = Request::parse(header.request % 48, payload) else { continue };
-        let fds: Vec<OwnedFd> = (0..size % 3).map(|_| File::open("/dev/null").unwrap().into()).collect();
+        let fds: Vec<OwnedFd> =
+            (0..size % 3).map(|_| File::open("/dev/null").unwrap().into()).collect();
         if let Ok(effect) = session.handle(request, fds.into_iter().map(Foreign::from).collect()) {
             assert!(effect.reply.is_none_or(|reply| reply.len() <= 4096));
         }
         let mut fds = Vec::new();
         let saved = session.save(&mut fds).unwrap();
-        let restored = Session::restore(device, saved.clone(), &mut fds.into_iter().map(Foreign::from)).unwrap();
+        let restored =
+            Session::restore(device, saved.clone(), &mut fds.into_iter().map(Foreign::from))
+                .unwrap();
         assert_eq!(restored.save(&mut Vec::new()).unwrap(), saved, "another process knows as much");
         if let Some(plan) = session.plan() {
             assert!(plan.pairs.len() == 2);

@@ -10,16 +10,18 @@ mod network;
 use libfuzzer_sys::fuzz_target;
 use mvirt_net::dataplane::{
     counters::PortCounters,
+    forward::tables::{NetworkTable, PortId},
     frame::Outgoing,
-    pipeline::Pipeline,
     port::vhost_user::{
         Plan, RingPlan, Segmentation, Unfinished, VhostUserPort,
         memory::{GuestMemory, RegionRequest},
-        ring::{RingAddresses, RingConfig, Start},
+        queue::ring::{RingAddresses, RingConfig, Start},
     },
-    ports::{Attachment, Ports},
-    snapshot::{NetworkTable, PortId},
-    ways::Links,
+    reactor::{
+        pipeline::Pipeline,
+        ports::{Attachment, Ports},
+        ways::Links,
+    },
 };
 use std::{
     cell::RefCell,
@@ -52,7 +54,8 @@ impl Links for NoLinks {
 }
 
 fn memory() -> File {
-    let file = File::from(rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+    let file =
+        File::from(rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
     file.set_len(MEMORY).unwrap();
     file
 }
@@ -60,10 +63,22 @@ fn memory() -> File {
 /// Rings of a guest whose rings negotiated `choices`; `None` where they are refused.
 fn port(file: &File, choices: u8) -> Option<VhostUserPort> {
     let bit = |n: u8| choices >> n & 1 != 0;
-    let region = RegionRequest { guest_address: 0, len: MEMORY, user_address: 0, offset: 0, fd: std::os::fd::OwnedFd::from(file.try_clone().unwrap()).into() };
+    let region = RegionRequest {
+        guest_address: 0,
+        len: MEMORY,
+        user_address: 0,
+        offset: 0,
+        fd: std::os::fd::OwnedFd::from(file.try_clone().unwrap()).into(),
+    };
     let memory = Arc::new(GuestMemory::map(vec![region], u64::MAX).unwrap());
     let ring = |addresses| RingPlan {
-        config: RingConfig { size: SIZE, addresses, event_idx: bit(0), indirect: bit(1), start: Start::Told(0) },
+        config: RingConfig {
+            size: SIZE,
+            addresses,
+            event_idx: bit(0),
+            indirect: bit(1),
+            start: Start::Told(0),
+        },
         kick: None,
         call: None,
         enabled: true,
@@ -104,7 +119,9 @@ thread_local! {
 }
 
 fuzz_target!(|input: &[u8]| {
-    PIPELINE.with_borrow_mut(|pipeline| TABLE.with(|table| HONEST.with(|honest| run(input, pipeline, table, honest))));
+    PIPELINE.with_borrow_mut(|pipeline| {
+        TABLE.with(|table| HONEST.with(|honest| run(input, pipeline, table, honest)))
+    });
 });
 
 fn run(input: &[u8], pipeline: &mut Pipeline, table: &Arc<NetworkTable>, before: &[u8]) {
@@ -120,7 +137,7 @@ fn run(input: &[u8], pipeline: &mut Pipeline, table: &Arc<NetworkTable>, before:
             id: network::port(slot as u32),
             network: table.key,
             port: Box::new(port),
-            allowance: mvirt_net::dataplane::allowance::Allowance::default(),
+            allowance: mvirt_net::dataplane::reactor::allowance::Allowance::default(),
             counters: Arc::clone(&counters[slot]),
             on_failure: Box::new(drop),
             on_told: Box::new(drop),
@@ -138,7 +155,11 @@ fn run(input: &[u8], pipeline: &mut Pipeline, table: &Arc<NetworkTable>, before:
     let counted = &counters[0];
     let dropped: u64 = counted.drops().map(|(_, frames)| frames).sum();
     let told = counted.ingress_forwarded.get() + counted.ingress_answered.get() + dropped;
-    assert_eq!(counted.ingress_frames.get(), told, "each frame is forwarded, answered, or dropped for one reason");
+    assert_eq!(
+        counted.ingress_frames.get(),
+        told,
+        "each frame is forwarded, answered, or dropped for one reason"
+    );
     let mut after = vec![0; MEMORY as usize];
     files[1].read_exact_at(&mut after, 0).unwrap();
     // What it gave away, and what is told there.

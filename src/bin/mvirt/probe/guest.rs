@@ -5,7 +5,7 @@ use super::device::Device;
 use crate::Failure;
 use mvirt_net::{
     addr::MacAddr,
-    dataplane::snapshot::{GATEWAY_IPV4, GATEWAY_IPV6},
+    dataplane::forward::tables::{GATEWAY_IPV4, GATEWAY_IPV6},
     proto::Nic,
     wire::{Full, Writer, arp, checksum, ethernet, icmpv4, icmpv6, ipv4, ipv6, protocol},
 };

@@ -8,28 +8,22 @@
 //! The session runs with the connection and owns what it was told; the port is built from it, complete, whenever
 //! something changed while it was detached, and goes on where the last port stopped.
 
-mod aio;
-pub mod dirty_log;
-pub mod doorbell;
-mod mapping;
 pub mod memory;
-pub mod message;
-pub mod ring;
-mod room;
-mod rx;
+pub mod queue;
 pub mod session;
-mod tx;
 
 use super::{Port, PortFailure, Undelivered};
 use crate::{
     dataplane::frame::{Burst, Outgoing},
     wire::vnet::{Offload, SegmentKind, Segments},
 };
-use dirty_log::DirtyLog;
-use doorbell::Doorbell;
-use memory::GuestMemory;
-use ring::{RingConfig, RingError, SplitRing};
-use rx::RxQueue;
+use memory::{GuestMemory, dirty_log::DirtyLog};
+use queue::{
+    call::Doorbell,
+    ring::{RingConfig, RingError, SplitRing},
+    rx::RxQueue,
+    tx::TxQueue,
+};
 use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::{
@@ -37,7 +31,6 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
 };
-use tx::TxQueue;
 
 fn failure(queue: &str, error: RingError) -> PortFailure {
     PortFailure::Broken(format!("{queue} queue: {error}"))

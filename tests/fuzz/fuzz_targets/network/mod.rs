@@ -3,10 +3,10 @@
 
 use mvirt_net::{
     addr::MacAddr,
-    dataplane::{
-        forward::FibBuilder,
+    dataplane::forward::{
+        FibBuilder,
         limit::Limit,
-        snapshot::{Addressing, Boot, NetworkKey, NetworkTable, NextHop, PortId, Vnic},
+        tables::{Addressing, Boot, NetworkKey, NetworkTable, NextHop, PortId, Vnic},
     },
 };
 use std::sync::Arc;
@@ -30,17 +30,25 @@ fn vnic(slot: u32) -> Vnic {
         mtu: 1500,
         addressing: Addressing::Subnet,
         hostname: Some(format!("vm{number}")),
-        boot: Boot { server: Some([10, 0, 0, 9].into()), file: Some("boot".into()), url: Some("http://boot".into()) },
+        boot: Boot {
+            server: Some([10, 0, 0, 9].into()),
+            file: Some("boot".into()),
+            url: Some("http://boot".into()),
+        },
     }
 }
 
 pub fn table() -> NetworkTable {
     let mut fib = FibBuilder::default();
     let vnics = [vnic(0), vnic(1)].map(|vnic| {
-        let next_hop = fib.next_hop(NextHop { port: vnic.port, reactor: 0, mtu: vnic.mtu, mac: vnic.mac });
+        let next_hop =
+            fib.next_hop(NextHop { port: vnic.port, reactor: 0, mtu: vnic.mtu, mac: vnic.mac });
         vnic.ipv4.iter().for_each(|address| fib.host_ipv4(*address, next_hop));
         vnic.ipv6.iter().for_each(|address| fib.host_ipv6(*address, next_hop));
-        vnic.routed_ipv6.iter().chain(&vnic.slaac).for_each(|prefix| fib.prefix_ipv6(*prefix, next_hop));
+        vnic.routed_ipv6
+            .iter()
+            .chain(&vnic.slaac)
+            .for_each(|prefix| fib.prefix_ipv6(*prefix, next_hop));
         Arc::new(vnic)
     });
     NetworkTable {

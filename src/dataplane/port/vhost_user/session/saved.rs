@@ -132,7 +132,7 @@ mod tests {
     use super::*;
     use crate::{
         addr::MacAddr,
-        dataplane::port::vhost_user::{message::Request, session::features},
+        dataplane::port::vhost_user::session::{features, message::Request},
     };
 
     fn eventfd() -> OwnedFd {

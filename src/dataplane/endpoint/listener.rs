@@ -1,0 +1,136 @@
+//! How a vNIC's socket comes to be: bound to a temporary name, made ready, and renamed into place, so that a VMM
+//! that connects finds either nothing or a socket that listens.
+
+use rustix::{
+    fs::{Gid, Mode, Uid},
+    io::fcntl_dupfd_cloexec,
+    net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen as start, socket_with,
+    },
+    process::{Resource, getrlimit},
+};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+use tokio::net::UnixListener;
+
+/// Owner and group: the VMM runs as either.
+const MODE: u16 = 0o660;
+const BACKLOG: i32 = 8;
+/// Listeners get descriptors from here up, where the limit of open files allows it, above every connection's: a process
+/// that is killed gives back its highest descriptors first, and a VMM that sees its connection end must not find a
+/// listener that still accepts.
+const LISTENER_FDS: i32 = 1 << 16;
+
+/// Who may open a socket: what is absent is the daemon's own user and group, and 0660.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Access {
+    /// The number of the user who owns it.
+    pub owner: Option<u32>,
+    /// The number of the group that owns it.
+    pub group: Option<u32>,
+    /// Its permissions.
+    pub mode: Option<u16>,
+}
+
+impl Access {
+    /// This, and `other` where this does not say.
+    pub(in crate::dataplane) fn or(self, other: Self) -> Self {
+        Self {
+            owner: self.owner.or(other.owner),
+            group: self.group.or(other.group),
+            mode: self.mode.or(other.mode),
+        }
+    }
+
+    /// Gives the socket at `path` to who may open it. What fails leaves it as it was.
+    pub(in crate::dataplane) fn apply(self, path: &Path) -> io::Result<()> {
+        // First, since a new socket is not open to groups and others before the next call.
+        if self.owner.is_some() || self.group.is_some() {
+            let (owner, group) = (self.owner.map(Uid::from_raw), self.group.map(Gid::from_raw));
+            rustix::fs::chown(path, owner, group)?;
+        }
+        let mode = Mode::from_raw_mode(self.mode.unwrap_or(MODE).into());
+        Ok(rustix::fs::chmod(path, mode)?)
+    }
+}
+
+/// Octets of the longest path a socket can have here (`sun_path`, less the terminator and the temporary name's).
+pub const fn longest_socket_path() -> usize {
+    107 - TEMPORARY.len()
+}
+
+const TEMPORARY: &str = ".tmp";
+
+fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(TEMPORARY);
+    name.into()
+}
+
+/// A socket that listens at `path`, replacing whatever was there.
+pub(in crate::dataplane) fn listen(path: &Path, access: Access) -> io::Result<UnixListener> {
+    let temporary = temporary(path);
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    bind(&socket, &SocketAddrUnix::new(&temporary)?)?;
+    access.apply(&temporary)?;
+    start(&socket, BACKLOG)?;
+    let listener = raise(socket);
+    std::fs::rename(&temporary, path)?;
+    UnixListener::from_std(listener.into())
+}
+
+/// The same socket on a high descriptor; where there is no room for that, as it was.
+pub(in crate::dataplane) fn raise(socket: OwnedFd) -> OwnedFd {
+    match fcntl_dupfd_cloexec(&socket, first_listener(open_files())) {
+        Ok(raised) => raised,
+        Err(error) => {
+            // Once a vNIC at most.
+            tracing::warn!(%error, "too few open files: VMMs may not come back after a crash (LimitNOFILE=, ulimit -n)");
+            socket
+        }
+    }
+}
+
+/// How many listeners there is room for above all connections.
+pub fn room_for_listeners() -> u64 {
+    let files = open_files();
+    files - u64::from(first_listener(files).cast_unsigned()).min(files)
+}
+
+/// The lowest descriptor of a listener. Connections have several descriptors each, listeners one: three quarters of a low
+/// limit are theirs.
+fn first_listener(files: u64) -> i32 {
+    i32::try_from(files / 4 * 3).unwrap_or(LISTENER_FDS).min(LISTENER_FDS)
+}
+
+/// The limit of open files.
+fn open_files() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_are_as_high_as_the_limit_allows() {
+        for (files, first) in [
+            (1024, 768),
+            (4096, 3072),
+            (65535, 49149),
+            (65536, 49152),
+            (1 << 20, 1 << 16),
+            (u64::MAX, 1 << 16),
+        ] {
+            assert_eq!(first_listener(files), first, "of {files}");
+        }
+    }
+}

@@ -1,0 +1,682 @@
+//! One async task a vNIC: listens on its socket, talks to one VMM at a time, and keeps the reactor's port in step.
+//!
+//! ```text
+//! message ── disturbs? detach, wait for the reactor ── session.handle ── memory ── attach what runs now ── reply
+//! ```
+//! A reply that promises a ring is stopped or memory unused is sent only after the reactor has given the port back.
+//!
+//! What a task serves can be given to another process of the daemon ([`Given`]), between two messages: it stops its
+//! port and waits; the other goes on with the same socket, memory and rings.
+
+use super::{
+    channel::{Begun, Channel, Unreadable},
+    listener,
+};
+use crate::{
+    dataplane::{
+        PortState,
+        counters::PortCounters,
+        foreign::{Apart, Foreign, Kind, peer_directory},
+        forward::tables::{NetworkKey, PortId},
+        port::{
+            PortFailure,
+            vhost_user::{
+                VhostUserPort,
+                memory::{GuestMemory, MemoryError, RegionRequest, dirty_log::DirtyLog},
+                session::{
+                    Device, MemoryChange, NotRestored, Refusal, SavedSession, Session,
+                    message::{self, LogArea, Malformed, Region, Request},
+                },
+            },
+        },
+        reactor::{
+            self,
+            allowance::{Allowance, SavedAllowance},
+            ports::Attachment,
+        },
+        reports::Reporter,
+    },
+    log_limit::{LogLimit, Said},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+
+/// How long what came with a message may take to be looked at, mapped and unmapped. With the message itself and its answer
+/// less than a hand-over waits for.
+const APART_DEADLINE: Duration = Duration::from_secs(3);
+/// How long a vNIC that is deleted is waited for to give back what its VMM gave.
+const END_DEADLINE: Duration = Duration::from_secs(1);
+/// How long a vNIC is not served that has held up a reactor; twice as long each time, unless it did not for a while.
+const FIRST_LOCKOUT: Duration = Duration::from_secs(1);
+const LONGEST_LOCKOUT: Duration = Duration::from_secs(60);
+const FORGIVEN: Duration = Duration::from_secs(600);
+/// How long until the next try where no connection can be accepted.
+const ACCEPT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a task needs to serve one vNIC.
+#[derive(Debug)]
+pub(in crate::dataplane) struct Served {
+    pub(in crate::dataplane) id: PortId,
+    pub(in crate::dataplane) network: NetworkKey,
+    /// For the log.
+    pub(in crate::dataplane) name: String,
+    /// What a VMM that connects finds.
+    pub(in crate::dataplane) device: watch::Receiver<Device>,
+    /// Octets of memory that may be mapped.
+    pub(in crate::dataplane) guest_memory: u64,
+    /// The reactor that is to own the port.
+    pub(in crate::dataplane) home: watch::Receiver<Arc<reactor::Handle>>,
+    pub(in crate::dataplane) counters: Arc<PortCounters>,
+    pub(in crate::dataplane) reporter: Reporter,
+}
+
+/// What a task serves, for another process of the daemon.
+#[derive(Debug)]
+pub struct Given {
+    /// What it has carried.
+    pub counters: BTreeMap<String, u64>,
+    /// What it may.
+    pub kept: SavedKept,
+    /// The connection, if there is one.
+    pub connection: Option<SavedConnection>,
+    /// The listener; of a connection then its socket, a file for each region of memory and for marks of written pages,
+    /// and what its session holds.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// A connection without its descriptors.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedConnection {
+    session: SavedSession,
+    regions: Vec<Region>,
+    /// Where written pages are marked, if the VMM has said so.
+    #[serde(default)]
+    marks: Option<LogArea>,
+}
+
+/// What limits a vNIC, whichever VMM is connected to it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct SavedKept {
+    allowance: SavedAllowance,
+    /// How long it is not served yet.
+    locked_out_ms: u64,
+}
+
+/// Asks a task to stop and to give what it serves.
+#[derive(Debug)]
+pub(in crate::dataplane) struct Order {
+    /// Comes with the answer.
+    pub(in crate::dataplane) number: usize,
+    pub(in crate::dataplane) answers: mpsc::UnboundedSender<(usize, io::Result<Given>)>,
+    /// Says that nobody took over: the task goes on. It does not if this is dropped: then the process is ending.
+    pub(in crate::dataplane) resume: oneshot::Receiver<()>,
+}
+
+impl Order {
+    /// Gives, and comes back when nobody took over.
+    async fn carry_out(self, given: io::Result<Given>) {
+        // Who asked may have given up, and then says so, too.
+        self.answers.send((self.number, given)).ok();
+        drop(self.answers);
+        if self.resume.await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// What a task begins with.
+#[derive(Debug)]
+pub(in crate::dataplane) struct Start {
+    listener: Foreign<UnixListener>,
+    connection: Option<Peer>,
+    kept: Kept,
+}
+
+/// A connection to go on with, or a new one.
+#[derive(Debug)]
+struct Peer {
+    channel: Channel,
+    session: Session,
+    memory: GuestMemory,
+    marks: Option<DirtyLog>,
+}
+
+impl Start {
+    /// A new listener.
+    pub(in crate::dataplane) fn new(listener: UnixListener) -> Self {
+        let kept = Kept::default();
+        Self { listener: kept.apart.own(listener), connection: None, kept }
+    }
+
+    /// What another process gave. A connection that cannot go on is ended, and told to the log.
+    pub(in crate::dataplane) fn take(given: Given, device: Device, nic: &str) -> io::Result<Self> {
+        let kept = Kept::restore(&given.kept);
+        let mut fds = given.fds.into_iter();
+        let listener = fds.next().ok_or(io::ErrorKind::UnexpectedEof)?;
+        let listener = UnixListener::from_std(listener::raise(listener).into())?;
+        let connection = given.connection.and_then(|saved| {
+            let apart = &kept.apart;
+            restore(saved, device, &mut fds.by_ref().map(|fd| apart.own(fd)))
+                .inspect_err(|reason| tracing::warn!(nic, %reason, "a VMM is disconnected: it could not be taken over"))
+                .ok()
+        });
+        Ok(Self { listener: kept.apart.own(listener), connection, kept })
+    }
+}
+
+fn restore(
+    saved: SavedConnection,
+    device: Device,
+    fds: &mut impl Iterator<Item = Foreign<OwnedFd>>,
+) -> Result<Peer, Broken> {
+    let stream = fds.next().ok_or(NotRestored::Descriptors)?;
+    let stream = stream.try_map(|fd| UnixStream::from_std(fd.into()))?;
+    let regions = saved.regions.into_iter().zip(fds.by_ref()).map(RegionRequest::from).collect();
+    let memory = GuestMemory::map(regions, u64::MAX)?;
+    let marks = match saved.marks {
+        Some(area) => Some(DirtyLog::map(area, fds.next().ok_or(NotRestored::Descriptors)?)?),
+        None => None,
+    };
+    let session = Session::restore(device, saved.session, fds)?;
+    Ok(Peer { channel: Channel { stream }, session, memory, marks })
+}
+
+/// Why a connection ended badly.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("{0}")]
+    Message(#[from] Unreadable),
+    #[error("malformed message {request}: {source}")]
+    Malformed { request: u32, source: Malformed },
+    #[error("refused {request}: {source}")]
+    Refused { request: &'static str, source: Refusal },
+    #[error("refused memory: {0}")]
+    Memory(#[from] MemoryError),
+    #[error("{0}")]
+    Port(#[from] PortFailure),
+    #[error("{0}")]
+    Restored(#[from] NotRestored),
+    #[error("a kick descriptor is no eventfd")]
+    Kick,
+    #[error("a call, error or channel descriptor is no eventfd or UNIX socket")]
+    Call,
+    #[error("a descriptor is a connection to a vNIC, which would keep that in use for ever")]
+    Loop,
+    #[error("a descriptor or memory makes the daemon wait for longer than {APART_DEADLINE:?}")]
+    Waits,
+    #[error("the socket failed: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// What is a vNIC's, whichever VMM is connected to it and whether one is.
+#[derive(Debug, Default)]
+struct Kept {
+    apart: Apart,
+    allowance: Allowance,
+    lockout: Lockout,
+    log: LogLimit,
+}
+
+impl Kept {
+    fn restore(saved: &SavedKept) -> Self {
+        let lockout = Duration::from_millis(saved.locked_out_ms);
+        let mut kept = Self { allowance: Allowance::restore(&saved.allowance), ..Self::default() };
+        kept.lockout.until += lockout;
+        kept
+    }
+
+    /// What a task gives.
+    fn given(
+        &self,
+        served: &Served,
+        connection: Option<SavedConnection>,
+        fds: Vec<OwnedFd>,
+    ) -> Given {
+        let left = self.lockout.until.saturating_duration_since(Instant::now());
+        let allowance = self.allowance.save();
+        let kept = SavedKept { allowance, locked_out_ms: left.as_millis() as u64 };
+        Given { counters: served.counters.totals(), kept, connection, fds }
+    }
+}
+
+/// How long a vNIC is not served whose VMM or guest has held up a reactor: longer each time.
+#[derive(Debug)]
+struct Lockout {
+    until: Instant,
+    next: Duration,
+}
+
+impl Default for Lockout {
+    fn default() -> Self {
+        Self { until: Instant::now(), next: FIRST_LOCKOUT }
+    }
+}
+
+impl Lockout {
+    /// Begins one. Returns how long it lasts.
+    fn begin(&mut self, now: Instant) -> Duration {
+        if now.saturating_duration_since(self.until) > FORGIVEN {
+            self.next = FIRST_LOCKOUT;
+        }
+        let lasts = self.next;
+        (self.until, self.next) = (now + lasts, (2 * lasts).min(LONGEST_LOCKOUT));
+        lasts
+    }
+}
+
+/// Serves connections, one at a time, until `stop`.
+pub(in crate::dataplane) async fn serve(
+    served: Served,
+    start: Start,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    mut stop: oneshot::Receiver<()>,
+) {
+    let Start { listener, connection: mut begun, mut kept } = start;
+    loop {
+        let peer = match begun.take() {
+            Some(begun) => begun,
+            None => {
+                let stream = tokio::select! {
+                    stream = accept(&served, &listener, &mut kept, &mut orders) => stream,
+                    _ = &mut stop => break,
+                };
+                let channel = Channel { stream };
+                let (session, memory) =
+                    (Session::new(*served.device.borrow()), GuestMemory::default());
+                Peer { channel, session, memory, marks: None }
+            }
+        };
+        let mut connection = Connection::new(&served, peer, &mut kept);
+        let ended = tokio::select! {
+            // Apart, for vNICs that nobody is connected to are many.
+            ended = Box::pin(connection.run(&listener, &mut orders)) => ended,
+            _ = &mut stop => {
+                connection.detach().await;
+                break;
+            }
+        };
+        connection.detach().await;
+        connection.end(&ended);
+    }
+    let apart = kept.apart;
+    drop(listener);
+    // Who asked for the end wants everything unmapped, but cannot wait for a VMM that does not let go.
+    if timeout(END_DEADLINE, apart.idle()).await.is_err() {
+        tracing::warn!(nic = served.name, "what its VMM gave takes long to be given back");
+    }
+}
+
+/// The next connection, looked for from a moment on.
+async fn next_after(not_before: Instant, listener: &UnixListener) -> io::Result<UnixStream> {
+    tokio::time::sleep_until(not_before.into()).await;
+    Ok(listener.accept().await?.0)
+}
+
+/// The next VMM.
+async fn accept(
+    served: &Served,
+    listener: &UnixListener,
+    kept: &mut Kept,
+    orders: &mut mpsc::UnboundedReceiver<Order>,
+) -> Foreign<UnixStream> {
+    let apart = kept.apart.clone();
+    let next = async |not_before| {
+        // Not before what the last one gave is given back.
+        apart.idle().await?;
+        next_after(not_before, listener).await
+    };
+    let mut not_before = kept.lockout.until;
+    loop {
+        tokio::select! {
+            accepted = next(not_before) => match accepted {
+                Ok(stream) => {
+                    if let Some(Said { unsaid }) = kept.log.beginning(Instant::now()) {
+                        tracing::info!(nic = served.name, unsaid, "VMM connected");
+                    }
+                    return kept.apart.own(stream);
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: others may return some.
+                    if let Some(Said { unsaid }) = kept.log.line(Instant::now()) {
+                        tracing::warn!(nic = served.name, %error, unsaid, "cannot accept a VMM");
+                    }
+                    not_before = Instant::now() + ACCEPT_INTERVAL;
+                }
+            },
+            Some(order) = orders.recv() => {
+                let listener = listener.as_fd().try_clone_to_owned();
+                let given = listener.map(|fd| kept.given(served, None, vec![fd]));
+                order.carry_out(given).await;
+            }
+        }
+    }
+}
+
+struct Connection<'a> {
+    served: &'a Served,
+    kept: &'a mut Kept,
+    channel: Channel,
+    session: Session,
+    memory: Arc<GuestMemory>,
+    /// Where written pages are marked while the guest migrates.
+    marks: Option<Arc<DirtyLog>>,
+    home: watch::Receiver<Arc<reactor::Handle>>,
+    /// The reactor that has the port.
+    attached: Option<Arc<reactor::Handle>>,
+    failures: (mpsc::UnboundedSender<PortFailure>, mpsc::UnboundedReceiver<PortFailure>),
+}
+
+impl<'a> Connection<'a> {
+    fn new(
+        served: &'a Served,
+        Peer { channel, session, memory, marks }: Peer,
+        kept: &'a mut Kept,
+    ) -> Self {
+        Self {
+            served,
+            kept,
+            channel,
+            session,
+            memory: Arc::new(memory),
+            marks: marks.map(Arc::new),
+            home: served.home.clone(),
+            attached: None,
+            failures: mpsc::unbounded_channel(),
+        }
+    }
+
+    /// Tells VMM, log and control how it ended.
+    fn end(&mut self, ended: &Result<(), Broken>) {
+        let now = Instant::now();
+        if let Err(Broken::Port(failure)) = ended {
+            self.session.tell_error();
+            if let PortFailure::HeldUp(_) = failure {
+                let lasts = self.kept.lockout.begin(now);
+                tracing::error!(nic = self.served.name, %failure, "not served for {lasts:?}");
+            }
+        }
+        // Who sees the state finds the reason in the log.
+        let (nic, log) = (&self.served.name, &mut self.kept.log);
+        match ended {
+            Ok(()) => {
+                log.succeeded();
+                if let Some(Said { unsaid }) = log.line(now) {
+                    tracing::info!(nic, unsaid, "VMM disconnected");
+                }
+            }
+            Err(reason) => {
+                if let Some(Said { unsaid }) = log.failure(&reason.to_string(), now) {
+                    tracing::warn!(nic, %reason, unsaid, "VMM disconnected: it or its guest broke the protocol");
+                }
+            }
+        }
+        self.tell(if ended.is_ok() { PortState::Idle } else { PortState::Failed });
+    }
+
+    fn tell(&self, state: PortState) {
+        self.served.reporter.state(state);
+    }
+
+    /// Talks to the VMM until it leaves. Another one that connects meanwhile is turned away.
+    async fn run(
+        &mut self,
+        listener: &UnixListener,
+        orders: &mut mpsc::UnboundedReceiver<Order>,
+    ) -> Result<(), Broken> {
+        // There is something to attach where another process began.
+        self.attach()?;
+        let mut not_before = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                // First what the daemon wants: a VMM that never stops asking must not hold that up.
+                Some(order) = orders.recv() => {
+                    self.detach().await;
+                    order.carry_out(self.save(listener)).await;
+                    self.session.doubt_positions();
+                    self.attach()?;
+                }
+                // An error says that the vNIC is going: then `serve` ends this.
+                Ok(()) = self.home.changed() => {
+                    self.detach().await;
+                    self.attach()?;
+                }
+                begun = self.channel.begin() => match begun? {
+                    Some(begun) => self.exchange(begun).await?,
+                    None => return Ok(()),
+                },
+                failure = self.failures.1.recv() => {
+                    let unknown = || PortFailure::Broken("unknown".into());
+                    return Err(failure.unwrap_or_else(unknown).into());
+                }
+                second = next_after(not_before, listener) => {
+                    let Ok(second) = second else {
+                        // Out of descriptors: it is there at once, again and again.
+                        not_before = Instant::now() + ACCEPT_INTERVAL;
+                        continue;
+                    };
+                    drop(self.kept.apart.own(second));
+                    if self.has_died() {
+                        return Ok(());
+                    }
+                    if let Some(Said { unsaid }) = self.kept.log.line(Instant::now()) {
+                        tracing::warn!(nic = self.served.name, unsaid, "turned away a second VMM: the vNIC is in use");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the VMM is gone though its connection is open: what it gave may hold the other end.
+    fn has_died(&self) -> bool {
+        let peer = self.channel.stream.peer_cred().ok().and_then(|peer| peer.pid());
+        let pid = peer.and_then(rustix::process::Pid::from_raw);
+        let is_gone = pid.is_some_and(|pid| {
+            rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH)
+        });
+        is_gone && self.session.holds_sockets()
+    }
+
+    /// What another process needs to go on.
+    fn save(&self, listener: &UnixListener) -> io::Result<Given> {
+        let copy = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned();
+        let mut fds = vec![copy(listener.as_fd())?, copy(self.channel.stream.as_fd())?];
+        let (regions, files): (Vec<_>, Vec<_>) = self.memory.share()?.into_iter().unzip();
+        fds.extend(files);
+        let marks = match &self.marks {
+            Some(marks) => {
+                let (area, file) = marks.share()?;
+                fds.push(file);
+                Some(area)
+            }
+            None => None,
+        };
+        let session = self.session.save(&mut fds)?;
+        let connection = SavedConnection { session, regions, marks };
+        Ok(self.kept.given(self.served, Some(connection), fds))
+    }
+
+    /// The rest of one request, and its reply.
+    async fn exchange(&mut self, begun: Begun) -> Result<(), Broken> {
+        let (header, payload, fds) = self.channel.receive(begun).await?;
+        let code = header.request;
+        let request = Request::parse(code, &payload)
+            .map_err(|source| Broken::Malformed { request: code, source })?;
+        tracing::trace!(nic = self.served.name, ?request, fds = fds.len(), "request");
+        let wants_ack = header.needs_reply();
+        let handled = self.handle(request, fds).await;
+        let acknowledge = wants_ack && self.session.acknowledges();
+        let reply = match &handled {
+            Ok(Handled::Reply(payload)) => Some(message::reply(code, payload)),
+            Ok(Handled::Done) if acknowledge => Some(message::reply(code, &0_u64.to_ne_bytes())),
+            Ok(Handled::Unknown) | Err(_) if acknowledge => {
+                Some(message::reply(code, &1_u64.to_ne_bytes()))
+            }
+            _ => None,
+        };
+        if let Some(reply) = reply {
+            self.channel.send(&reply).await?;
+        }
+        handled.map(|_| ())
+    }
+
+    async fn handle(
+        &mut self,
+        request: Request,
+        fds: Vec<Foreign<OwnedFd>>,
+    ) -> Result<Handled, Broken> {
+        let disturbs = Session::disturbs(&request);
+        if disturbs {
+            self.detach().await;
+        }
+        match request {
+            // Only its poll is waited for, and that only by its reactor's ring: nothing else can be had so for sure.
+            Request::SetVringKick { .. }
+                if fds.iter().any(|fd| Kind::of(&**fd) != Kind::Eventfd) =>
+            {
+                return Err(Broken::Kick);
+            }
+            Request::SetVringCall { .. }
+            | Request::SetVringErr { .. }
+            | Request::SetBackendReqFd => fds.iter().try_for_each(|fd| self.check_call(fd))?,
+            _ => {}
+        }
+        let name = name_of(&request);
+        let effect = self
+            .session
+            .handle(request, fds)
+            .map_err(|source| Broken::Refused { request: name, source })?;
+        if let Some(change) = effect.memory {
+            self.change_memory(change).await?;
+        }
+        // What was of no use, or is not used any more, is gone before the VMM goes on: it could give more and more.
+        let idle = timeout(APART_DEADLINE, self.kept.apart.idle()).await;
+        idle.map_err(|_| Broken::Waits)??;
+        if disturbs {
+            self.attach()?;
+        }
+        Ok(match (effect.unknown, effect.reply) {
+            (true, _) => Handled::Unknown,
+            (false, Some(reply)) => Handled::Reply(reply),
+            (false, None) => Handled::Done,
+        })
+    }
+
+    /// A descriptor to be rung or held: one that may be closed without the VMM being asked, and that does not keep its own
+    /// connection open, or that of another vNIC.
+    fn check_call(&self, fd: &Foreign<OwnedFd>) -> Result<(), Broken> {
+        match Kind::of(&**fd) {
+            Kind::Eventfd => Ok(()),
+            Kind::UnixSocket => {
+                let here = self.channel.stream.local_addr()?;
+                let here = here.as_pathname().and_then(Path::parent);
+                let leads_here = peer_directory(&**fd).is_some_and(|to| Some(&*to) == here);
+                if leads_here { Err(Broken::Loop) } else { Ok(()) }
+            }
+            Kind::Other => Err(Broken::Call),
+        }
+    }
+
+    async fn change_memory(&mut self, change: MemoryChange) -> Result<(), Broken> {
+        let limit = self.served.guest_memory;
+        let memory = match change {
+            // Unmapped first: a guest's memory need not fit the address space twice.
+            MemoryChange::Replace(_) => Arc::default(),
+            _ => Arc::clone(&self.memory),
+        };
+        self.memory = Arc::default();
+        let changed = self.kept.apart.run(move || {
+            let held = GuestMemory::clone(&memory);
+            let (memory, marks) = match change {
+                MemoryChange::Replace(regions) => (GuestMemory::map(regions, limit)?, None),
+                MemoryChange::Add(region) => (held.with(region, limit)?, None),
+                MemoryChange::Remove(region) => {
+                    (held.without(region.guest_address, region.len)?, None)
+                }
+                MemoryChange::Log(area, fd) => (held, Some(DirtyLog::map(area, fd)?)),
+            };
+            Ok::<_, MemoryError>((memory, marks))
+        });
+        let changed = timeout(APART_DEADLINE, changed).await.map_err(|_| Broken::Waits)?;
+        let (memory, marks) = changed??;
+        self.memory = Arc::new(memory);
+        self.marks = marks.map(Arc::new).or(self.marks.take());
+        Ok(())
+    }
+
+    /// Takes the port back, if there is one: afterwards nothing touches the guest's memory.
+    async fn detach(&mut self) {
+        let Some(reactor) = self.attached.take() else { return };
+        let (done, detached) = oneshot::channel();
+        reactor.detach(self.served.id, move |allowance| {
+            // Nobody waits once the daemon is going down.
+            done.send(allowance).ok();
+        });
+        // An error says that the reactor has ended, and its ports with it.
+        if let Ok(Some(allowance)) = detached.await {
+            self.kept.allowance = allowance;
+        }
+    }
+
+    /// Gives the reactor a port of what runs now.
+    fn attach(&mut self) -> Result<(), Broken> {
+        let Some(plan) = self.session.plan() else { return Ok(()) };
+        if self.memory.is_empty() {
+            return Ok(());
+        }
+        let complete = plan.is_complete();
+        let port = VhostUserPort::new(Arc::clone(&self.memory), self.marks.clone(), plan)?;
+        let failures = self.failures.0.clone();
+        let reporter = self.served.reporter.clone();
+        let reactor = Arc::clone(&self.home.borrow_and_update());
+        reactor.attach(Attachment {
+            id: self.served.id,
+            network: self.served.network,
+            port: Box::new(port),
+            counters: Arc::clone(&self.served.counters),
+            allowance: self.kept.allowance.clone(),
+            // The connection may be over.
+            on_failure: Box::new(move |failure| drop(failures.send(failure))),
+            on_told: Box::new(move |told| reporter.told(told)),
+        });
+        self.attached = Some(reactor);
+        self.tell(if complete { PortState::Active } else { PortState::Idle });
+        Ok(())
+    }
+}
+
+enum Handled {
+    Done,
+    Reply(Vec<u8>),
+    Unknown,
+}
+
+fn name_of(request: &Request) -> &'static str {
+    match request {
+        Request::SetFeatures(_) => "SET_FEATURES",
+        Request::SetMemTable(_) => "SET_MEM_TABLE",
+        Request::AddMemReg(_) => "ADD_MEM_REG",
+        Request::SetVringNum { .. } => "SET_VRING_NUM",
+        Request::SetVringBase { .. } => "SET_VRING_BASE",
+        Request::SetVringKick { .. } => "SET_VRING_KICK",
+        Request::SetVringCall { .. } => "SET_VRING_CALL",
+        Request::SetVringErr { .. } => "SET_VRING_ERR",
+        Request::SetVringEnable { .. } => "SET_VRING_ENABLE",
+        Request::NetSetMtu(_) => "NET_SET_MTU",
+        Request::SetConfig => "SET_CONFIG",
+        Request::SetBackendReqFd => "SET_BACKEND_REQ_FD",
+        _ => "a ring request",
+    }
+}

@@ -1,0 +1,102 @@
+//! What nearly all frames are, decided in a few comparisons: a whole TCP or UDP packet in IPv4 without options, with
+//! nothing about it that guard, responders or rejections have to look at.
+//!
+//! ```text
+//! frame ── check: as expected, octet for octet? ── FIB ── fits: MTU? ── next hop
+//!             └── no: the general path of the pipeline
+//! ```
+//! It decides nothing that the general path would decide otherwise (a property test of `routed.rs`).
+
+use super::tables::{GATEWAY_IPV4, GATEWAY_MAC, NetworkTable, NextHop, Vnic};
+use crate::{
+    dataplane::frame::Frame,
+    wire::{ethernet, ipv4, protocol, tcp, udp, vnet::Offload},
+};
+use std::net::Ipv4Addr;
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, big_endian::U16};
+
+/// What a plain frame begins with.
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Front {
+    ethernet: [u8; ethernet::HEADER_LEN],
+    ipv4: ipv4::Header,
+    source_port: U16,
+    destination_port: U16,
+}
+
+const TRANSPORT_AT: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
+
+/// What plain frames of one vNIC have in common.
+#[derive(Debug)]
+pub struct Plain<'a> {
+    vnic: &'a Vnic,
+    /// Never routed, though a prefix may cover it.
+    broadcast: Ipv4Addr,
+    ethernet: [u8; ethernet::HEADER_LEN],
+}
+
+impl<'a> Plain<'a> {
+    /// The plain frames of `vnic`.
+    pub fn new(table: &NetworkTable, vnic: &'a Vnic) -> Self {
+        let header = ethernet::Header {
+            destination: GATEWAY_MAC,
+            source: vnic.mac,
+            ether_type: U16::new(ethernet::IPV4),
+        };
+        let broadcast = table.ipv4_broadcast.unwrap_or(Ipv4Addr::BROADCAST);
+        Self { vnic, broadcast, ethernet: zerocopy::transmute!(header) }
+    }
+
+    /// Where a frame goes, if it is plain; leaves out its padding.
+    #[inline(always)]
+    pub fn check(&self, frame: &mut Frame) -> Option<Ipv4Addr> {
+        let (front, _) = Front::ref_from_prefix(&frame.head).ok()?;
+        let (packet, len) = (&front.ipv4, front.ipv4.total_len());
+        let destination = packet.destination();
+        let is_plain = frame.unfit.is_none()
+            && frame.head_len >= TRANSPORT_AT + udp::HEADER_LEN
+            && front.ethernet == self.ethernet
+            && packet.has_no_options()
+            && !packet.is_fragment()
+            && (packet.protocol == protocol::TCP || packet.protocol == protocol::UDP)
+            && (ipv4::HEADER_LEN..=frame.len - ethernet::HEADER_LEN).contains(&len)
+            && packet.ttl > 1
+            // Here, too (RFC 1812 §5.2.2): the new checksum is made from the old one, so a wrong one would stay wrong and
+            // only the receiver would know. A few instructions, since the header is at hand.
+            && packet.sum_is_right()
+            && self.vnic.owns_ipv4(packet.source())
+            // Possibly a DHCP server's.
+            && front.source_port.get() != udp::DHCPV4_SERVER
+            // Multicast, reserved, broadcast.
+            && destination.octets()[0] < 224
+            && destination != self.broadcast
+            && destination != GATEWAY_IPV4;
+        if !is_plain || !self.takes(frame, packet.protocol, len) {
+            return None;
+        }
+        frame.truncate(ethernet::HEADER_LEN + len);
+        Some(destination)
+    }
+
+    /// Whether what its sender left to be done with a packet of `len` octets is what may be: at most its checksum.
+    #[inline(always)]
+    fn takes(&self, frame: &Frame, protocol: u8, len: usize) -> bool {
+        let Offload::Checksum { start, offset } = frame.offload else {
+            return matches!(frame.offload, Offload::None);
+        };
+        let end = frame.head_len.min(ethernet::HEADER_LEN + len);
+        let transport = &frame.head[TRANSPORT_AT..end];
+        let expected = match protocol {
+            protocol::TCP => tcp::header_len(transport).map(|_| tcp::CHECKSUM_OFFSET),
+            _ => udp::header_len(transport).map(|_| udp::CHECKSUM_OFFSET),
+        };
+        usize::from(start) == TRANSPORT_AT && expected == Some(offset)
+    }
+}
+
+/// Whether a frame that is plain fits its next hop's MTU.
+#[inline(always)]
+pub fn fits(frame: &Frame, next_hop: &NextHop) -> bool {
+    frame.len <= ethernet::HEADER_LEN + usize::from(next_hop.mtu)
+}

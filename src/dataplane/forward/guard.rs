@@ -1,0 +1,105 @@
+//! Who a guest may claim to be: a vNIC sends only from its MAC, its addresses and its routed prefixes, plus what
+//! RFCs require of a host without an address. Advertisements of routers and DHCP servers are not for guests.
+
+use super::tables::{GATEWAY_IPV6, GATEWAY_MAC, Vnic};
+use crate::{
+    addr::MacAddr,
+    dataplane::frame::{
+        classify::{Headers, Ipv4, Ipv6, Packet, Upper},
+        verdict::DropReason,
+    },
+    wire::{arp, icmpv4, icmpv6, udp},
+};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// Refuses a frame that `vnic` must not send.
+pub fn check(vnic: &Vnic, headers: &Headers) -> Result<(), DropReason> {
+    check_ethernet(vnic, headers.source, headers.destination)?;
+    match &headers.packet {
+        Packet::Arp(packet) => check_arp(vnic, packet),
+        Packet::Ipv4(packet) => check_ipv4(vnic, packet),
+        Packet::Ipv6(packet) => check_ipv6(vnic, packet),
+    }
+}
+
+/// Refuses a frame between addresses that `vnic` must not use.
+#[inline]
+pub fn check_ethernet(vnic: &Vnic, from: MacAddr, to: MacAddr) -> Result<(), DropReason> {
+    if from != vnic.mac {
+        return Err(DropReason::SpoofedMac);
+    }
+    if to != GATEWAY_MAC && !to.is_multicast() {
+        return Err(DropReason::ForeignMac);
+    }
+    Ok(())
+}
+
+fn check_arp(vnic: &Vnic, packet: &arp::Packet) -> Result<(), DropReason> {
+    let sender = packet.sender_ip();
+    let honest =
+        packet.sender_mac() == vnic.mac && (sender.is_unspecified() || vnic.owns_ipv4(sender));
+    if honest { Ok(()) } else { Err(DropReason::SpoofedArp) }
+}
+
+/// Refuses an IPv4 packet that `vnic` must not send.
+#[inline(always)]
+pub fn check_ipv4(vnic: &Vnic, packet: &Ipv4) -> Result<(), DropReason> {
+    if !vnic.owns_ipv4(packet.source) && !is_unconfigured(packet) {
+        return Err(DropReason::SpoofedIpv4);
+    }
+    match packet.upper {
+        Upper::Udp { source: udp::DHCPV4_SERVER, destination: udp::DHCPV4_CLIENT } => {
+            Err(DropReason::RogueDhcpServer)
+        }
+        Upper::Icmp(icmpv4::REDIRECT) => Err(DropReason::RogueRouter),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a packet is of a DHCP client that has no address yet (RFC 2131 §4.1).
+fn is_unconfigured(packet: &Ipv4) -> bool {
+    packet.source.is_unspecified()
+        && packet.destination == Ipv4Addr::BROADCAST
+        && matches!(packet.upper, Upper::Udp { destination: udp::DHCPV4_SERVER, .. })
+}
+
+/// Refuses an IPv6 packet that `vnic` must not send.
+#[inline]
+pub fn check_ipv6(vnic: &Vnic, packet: &Ipv6) -> Result<(), DropReason> {
+    if !source_ipv6_is_honest(vnic, packet) {
+        return Err(DropReason::SpoofedIpv6);
+    }
+    match packet.upper {
+        Upper::Udp { source: udp::DHCPV6_SERVER, destination: udp::DHCPV6_CLIENT } => {
+            Err(DropReason::RogueDhcpServer)
+        }
+        Upper::Icmp(icmpv6::ROUTER_ADVERTISEMENT | icmpv6::REDIRECT) => {
+            Err(DropReason::RogueRouter)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn source_ipv6_is_honest(vnic: &Vnic, packet: &Ipv6) -> bool {
+    let source = packet.source;
+    if source.is_unspecified() {
+        // Duplicate address detection (RFC 4862 §5.4), router solicitations and multicast reports before it.
+        return matches!(
+            packet.upper,
+            Upper::Icmp(
+                icmpv6::NEIGHBOUR_SOLICITATION | icmpv6::ROUTER_SOLICITATION | icmpv6::MLD_QUERY
+                    ..=132 | icmpv6::MLD_REPORT_V2
+            )
+        );
+    }
+    if source.is_unicast_link_local() {
+        // Any link-local address is the guest's own: nothing from one goes beyond the gateway.
+        return source != GATEWAY_IPV6;
+    }
+    vnic.owns_ipv6(source)
+}
+
+/// Whether `vnic` may advertise `target` as its own.
+pub fn may_advertise(vnic: &Vnic, target: Ipv6Addr) -> bool {
+    vnic.owns_ipv6(target) || (target.is_unicast_link_local() && target != GATEWAY_IPV6)
+}

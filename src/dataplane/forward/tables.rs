@@ -1,0 +1,138 @@
+//! The compiled, immutable truth of one network, as control publishes it and reactors read it.
+//!
+//! A reactor holds an `Arc` of it and swaps that between two bursts. Nothing in it changes with traffic.
+
+use super::{Fib, limit::Limit};
+use crate::{addr::MacAddr, wire::dns};
+use ipnet::{Ipv4Net, Ipv6Net};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+/// The gateway's MAC on every vNIC.
+pub const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x01]);
+/// The gateway's IPv4 address on every vNIC.
+pub const GATEWAY_IPV4: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
+/// The gateway's IPv6 address on every vNIC.
+pub const GATEWAY_IPV6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// A port of the switch. Slots are reused; the generation tells their users apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PortId {
+    /// Index into a reactor's slots.
+    pub slot: u32,
+    /// How often the slot was given out.
+    pub generation: u32,
+}
+
+/// Names a network within the data plane, for the life of the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NetworkKey(pub u64);
+
+/// Where a packet leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextHop {
+    /// The port.
+    pub port: PortId,
+    /// The reactor that owns it.
+    pub reactor: u16,
+    /// The MTU of its guest, in octets of an IP packet.
+    pub mtu: u16,
+    /// The MAC of its guest.
+    pub mac: MacAddr,
+}
+
+/// How a guest sees the network's subnets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Addressing {
+    /// As single addresses: a /32 and a /128.
+    Host,
+    /// On its link.
+    Subnet,
+}
+
+/// What the data plane knows of one vNIC.
+#[derive(Debug, Clone)]
+pub struct Vnic {
+    /// Its port.
+    pub port: PortId,
+    /// Its guest's MAC.
+    pub mac: MacAddr,
+    /// Its guest's IPv4 address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its guest's IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Prefixes behind its guest.
+    pub routed_ipv4: Vec<Ipv4Net>,
+    /// Prefixes behind its guest.
+    pub routed_ipv6: Vec<Ipv6Net>,
+    /// A /64 of which its guest chooses addresses itself.
+    pub slaac: Option<Ipv6Net>,
+    /// Octets of an IP packet.
+    pub mtu: u16,
+    /// How much it may send.
+    pub from_guest: Limit,
+    /// How much it may get.
+    pub to_guest: Limit,
+    /// How its guest sees the network's subnets.
+    pub addressing: Addressing,
+    /// Its guest's name, where the vNIC's name is a valid DNS label.
+    pub hostname: Option<String>,
+    /// What its guest boots, where that is to come from the network.
+    pub boot: Boot,
+}
+
+/// Where a guest that boots from the network finds what it boots. Whoever sets it keeps to the lengths: a DHCPv4 option
+/// is at most 255 octets long, a DHCPv6 one must leave room for the lease.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Boot {
+    /// The TFTP server.
+    pub server: Option<Ipv4Addr>,
+    /// The path of a file on that server.
+    pub file: Option<String>,
+    /// Where a client of HTTP or DHCPv6 finds the file.
+    pub url: Option<String>,
+}
+
+impl Vnic {
+    /// Whether the guest may send from `address`, which is its own or in a routed prefix.
+    #[inline]
+    pub fn owns_ipv4(&self, address: Ipv4Addr) -> bool {
+        self.ipv4 == Some(address) || self.routed_ipv4.iter().any(|p| p.contains(&address))
+    }
+
+    /// Whether the guest may send from `address`, which is its own or in a routed prefix.
+    #[inline]
+    pub fn owns_ipv6(&self, address: Ipv6Addr) -> bool {
+        let routed = self.routed_ipv6.iter().chain(&self.slaac);
+        self.ipv6 == Some(address) || routed.into_iter().any(|p| p.contains(&address))
+    }
+}
+
+/// One network.
+#[derive(Debug)]
+pub struct NetworkTable {
+    /// Which.
+    pub key: NetworkKey,
+    /// Its IPv4 subnet.
+    pub ipv4_subnet: Option<Ipv4Net>,
+    /// The broadcast address of that.
+    pub ipv4_broadcast: Option<Ipv4Addr>,
+    /// Its IPv6 prefix.
+    pub ipv6_prefix: Option<Ipv6Net>,
+    /// Told to guests.
+    pub dns_ipv4: Vec<Ipv4Addr>,
+    /// Told to guests.
+    pub dns_ipv6: Vec<Ipv6Addr>,
+    /// Told to guests.
+    pub ntp_ipv4: Vec<Ipv4Addr>,
+    /// Told to guests.
+    pub ntp_ipv6: Vec<Ipv6Addr>,
+    /// Told to guests.
+    pub domain: Option<dns::Name>,
+    /// Its vNICs, in the order of their ports' slots.
+    pub vnics: Vec<Arc<Vnic>>,
+    /// Where addresses are.
+    pub fib: Fib,
+}

@@ -1,0 +1,190 @@
+//! A frame on its way: a private copy of its head, a handle to its tail, and the burst they come in.
+//!
+//! The head is copied out of guest memory once and owned; everything is decided and rewritten there. The tail stays
+//! where it is: spans whose only operation is to be copied somewhere else.
+
+pub mod classify;
+pub mod fragment;
+pub mod segment;
+pub mod verdict;
+
+use super::port::vhost_user::memory::Span;
+use crate::wire::vnet::Offload;
+use std::ops::Range;
+use verdict::DropReason;
+
+/// Octets of a frame that are copied into its head: all headers of a frame to be cut are among them, the longest of IPv4
+/// (134 octets with all options of IP and TCP) and those of IPv6 with some 80 octets of extension headers.
+pub const HEAD_LEN: usize = 192;
+/// Frames in a burst.
+pub const BURST: usize = 64;
+/// A burst ends with the frame that brings it to so many octets: others wait no longer for a sender of large frames.
+pub const BURST_OCTETS: usize = 512 << 10;
+/// Octets of the longest frame: a 64 KiB packet and its Ethernet header.
+pub const MAX_FRAME_LEN: usize = 65535 + 14;
+
+/// A frame that a guest has sent.
+#[derive(Debug, Clone)]
+#[repr(align(64))]
+pub struct Frame {
+    /// The first octets of the frame.
+    pub head: [u8; HEAD_LEN],
+    /// How many octets of `head` there are.
+    pub head_len: usize,
+    /// Octets of the whole frame.
+    pub len: usize,
+    /// What its sender left to be done.
+    pub offload: Offload,
+    /// Set where the port found the frame unfit before it could be classified.
+    pub unfit: Option<DropReason>,
+    /// What follows the head, where that is in one piece.
+    pub tail: Span,
+    /// The spans of the burst that hold what follows the head, where there are several.
+    pub pieces: Range<usize>,
+}
+
+impl Default for Frame {
+    fn default() -> Self {
+        Self {
+            head: [0; HEAD_LEN],
+            head_len: 0,
+            len: 0,
+            offload: Offload::None,
+            unfit: None,
+            tail: Span::default(),
+            pieces: 0..0,
+        }
+    }
+}
+
+impl Frame {
+    /// The octets of the head.
+    #[inline]
+    pub fn head(&self) -> &[u8] {
+        &self.head[..self.head_len]
+    }
+
+    /// The octets of the head, to be rewritten.
+    #[inline]
+    pub fn head_mut(&mut self) -> &mut [u8] {
+        &mut self.head[..self.head_len]
+    }
+
+    /// Leaves out what follows the first `len` octets: padding.
+    #[inline]
+    pub fn truncate(&mut self, len: usize) {
+        if len < self.len {
+            self.len = len;
+            self.head_len = self.head_len.min(len);
+        }
+    }
+}
+
+/// What a port has to send, one burst at a time. Its buffers are made once and used again.
+#[derive(Debug)]
+pub struct Burst {
+    frames: Box<[Frame]>,
+    len: usize,
+    /// The pieces of all frames.
+    pub spans: Vec<Span>,
+    /// The queue of the port that the burst came from.
+    pub queue: usize,
+    /// Frames, a bit each from the lowest, that an earlier poll gave already and that are dealt with.
+    pub done: u64,
+}
+
+impl Default for Burst {
+    fn default() -> Self {
+        Self {
+            frames: vec![Frame::default(); BURST].into(),
+            len: 0,
+            spans: Vec::with_capacity(BURST * 64),
+            queue: 0,
+            done: 0,
+        }
+    }
+}
+
+impl Burst {
+    /// Empties the burst for frames of `queue`.
+    pub fn clear(&mut self, queue: usize) {
+        self.len = 0;
+        self.spans.clear();
+        self.queue = queue;
+        self.done = 0;
+    }
+
+    /// Appends a frame to be filled in, and gives the spans of all frames too. The caller adds no more than [`BURST`].
+    #[inline]
+    pub fn push(&mut self) -> (&mut Frame, &mut Vec<Span>) {
+        let frame = &mut self.frames[self.len];
+        self.len += 1;
+        frame.head_len = 0;
+        frame.offload = Offload::None;
+        frame.unfit = None;
+        (frame, &mut self.spans)
+    }
+
+    /// How many frames there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no frame.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Frame number `at`.
+    #[inline]
+    pub fn frame(&self, at: usize) -> &Frame {
+        &self.frames[at]
+    }
+
+    /// All frames, and their spans.
+    #[inline]
+    pub fn frames_mut(&mut self) -> (&mut [Frame], &mut [Span]) {
+        (&mut self.frames[..self.len], &mut self.spans)
+    }
+
+    /// Frame number `at` as it leaves.
+    #[inline]
+    pub fn outgoing(&self, at: usize) -> Outgoing<'_> {
+        let frame = &self.frames[at];
+        let tail = if frame.pieces.is_empty() {
+            std::slice::from_ref(&frame.tail)
+        } else {
+            &self.spans[frame.pieces.clone()]
+        };
+        Outgoing { offload: frame.offload, head: frame.head(), tail, len: frame.len }
+    }
+
+    /// Copies frame number `at` into `buffer` as a whole; gives its octets.
+    pub fn linearise<'b>(&self, at: usize, buffer: &'b mut [u8]) -> &'b mut [u8] {
+        let frame = self.outgoing(at);
+        let (head, rest) = buffer[..frame.len].split_at_mut(frame.head.len());
+        head.copy_from_slice(frame.head);
+        Span::gather(frame.tail, rest);
+        &mut buffer[..frame.len]
+    }
+}
+
+/// A frame on its way into a port.
+#[derive(Debug, Clone, Copy)]
+pub struct Outgoing<'a> {
+    /// What its sender left to be done.
+    pub offload: Offload,
+    /// Its first octets.
+    pub head: &'a [u8],
+    /// Where the rest is, and perhaps more than that.
+    pub tail: &'a [Span],
+    /// Octets of the whole frame.
+    pub len: usize,
+}
+
+impl<'a> Outgoing<'a> {
+    /// A frame that is all in private memory.
+    pub fn private(frame: &'a [u8], offload: Offload) -> Self {
+        Self { offload, head: frame, tail: &[], len: frame.len() }
+    }
+}

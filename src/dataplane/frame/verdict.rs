@@ -1,0 +1,143 @@
+//! What becomes of a frame that is not forwarded: a [`Verdict`], perhaps with a [`DropReason`] with a name, a counter and a line in
+//! `docs/operations.md`.
+
+use crate::dataplane::forward::NextHopId;
+
+/// The decision about a frame from a guest that is not to be forwarded as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// To the gateway's responders.
+    Gateway,
+    /// On to a next hop, in fragments.
+    Fragment(NextHopId),
+    /// Nowhere, and the sender is told by an ICMP error.
+    Reject(DropReason, Rejection),
+    /// Nowhere, silently.
+    Drop(DropReason),
+}
+
+impl From<DropReason> for Verdict {
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
+}
+
+/// Which ICMP error a sender gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    /// No route to the destination.
+    NoRoute,
+    /// The destination is in the network's subnet, but nobody has it.
+    NoHost,
+    /// The packet is from a link-local address, which means nothing beyond its link.
+    BeyondScope,
+    /// The gateway serves no such protocol or port.
+    NotServed,
+    /// The hop limit ran out.
+    TimeExceeded,
+    /// The packet exceeds the next hop's MTU, in octets.
+    TooBig(u16),
+}
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal),+ $(,)?) => {
+        /// Why a frame was dropped: the error type of the packet path.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum DropReason {
+            $($(#[doc = $doc])+ $variant),+
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of its discriminant.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The name in the API, the CLI and the documentation.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name),+
+                }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// The frame has less than an Ethernet header.
+    FrameTooShort = "frame_too_short",
+    /// The frame is longer than 65549 octets (64 KiB packet and Ethernet header).
+    FrameTooLong = "frame_too_long",
+    /// The frame's descriptor chain loops, or is longer than its ring or than 1024.
+    ChainTooLong = "chain_too_long",
+    /// The virtio-net header asks for a checksum outside the transport header, or of an unknown protocol.
+    BadVnetHeader = "bad_vnet_header",
+    /// The virtio-net header asks for segmentation that was not negotiated, or unknown.
+    UnexpectedSegmentation = "unexpected_segmentation",
+    /// The virtio-net header asks for segmentation that does not fit the packet, or into too many segments.
+    BadSegmentation = "bad_segmentation",
+    /// The guest sent on a queue that its VMM has disabled.
+    QueueDisabled = "queue_disabled",
+    /// The EtherType is none of ARP, IPv4 and IPv6.
+    UnknownEtherType = "unknown_ethertype",
+    /// The frame carries a VLAN tag.
+    VlanTagged = "vlan_tagged",
+    /// The ARP packet is cut or not of Ethernet and IPv4.
+    MalformedArp = "malformed_arp",
+    /// The IPv4 header is cut or its lengths disagree.
+    MalformedIpv4 = "malformed_ipv4",
+    /// The IPv6 header is cut, its length disagrees, or its extension headers go beyond the packet.
+    MalformedIpv6 = "malformed_ipv6",
+    /// A first fragment does not hold all headers of its packet.
+    HeadersInFragments = "headers_in_fragments",
+    /// A later fragment of a packet whose first fragment was refused.
+    RefusedFragment = "refused_fragment",
+    /// A message to the gateway is malformed.
+    MalformedMessage = "malformed_message",
+    /// A message to the gateway is longer than the MTU, or than any real one.
+    MessageTooLong = "message_too_long",
+    /// A message to the gateway has more than 64 options.
+    TooManyOptions = "too_many_options",
+    /// An IPv4 header, or a message to the gateway, has a wrong checksum.
+    BadChecksum = "bad_checksum",
+    /// The source MAC is not the vNIC's.
+    SpoofedMac = "spoofed_source_mac",
+    /// The ARP sender is not the vNIC.
+    SpoofedArp = "spoofed_arp_sender",
+    /// The IPv4 source is neither the vNIC's address nor in its routed prefixes.
+    SpoofedIpv4 = "spoofed_source_ipv4",
+    /// The IPv6 source is neither the vNIC's address nor in its routed prefixes.
+    SpoofedIpv6 = "spoofed_source_ipv6",
+    /// A neighbour advertisement for an address that is not the vNIC's.
+    SpoofedNeighbour = "spoofed_neighbour",
+    /// A router advertisement or redirect from a guest.
+    RogueRouter = "rogue_router",
+    /// A DHCP server's message from a guest.
+    RogueDhcpServer = "rogue_dhcp_server",
+    /// The destination MAC is neither the gateway's nor a group's.
+    ForeignMac = "foreign_destination_mac",
+    /// A broadcast that is not for the gateway.
+    Broadcast = "broadcast",
+    /// A multicast that is not for the gateway.
+    Multicast = "multicast",
+    /// No vNIC of the network has the destination.
+    NoRoute = "no_route",
+    /// The TTL or hop limit ran out.
+    HopLimit = "hop_limit_exceeded",
+    /// The packet is longer than the MTU.
+    ExceedsMtu = "exceeds_mtu",
+    /// The destination vNIC has no running guest.
+    NoGuest = "no_guest",
+    /// The destination guest posts no receive buffers fast enough.
+    RxRingFull = "rx_ring_full",
+    /// The frame does not fit the destination guest's receive buffers.
+    RxBufferTooSmall = "rx_buffer_too_small",
+    /// The vNIC that sends, or the one that receives, carries as much as it may.
+    RateLimited = "rate_limited",
+    /// The channel to another reactor is full.
+    LinkFull = "link_full",
+    /// The gateway serves no such protocol or port.
+    NotServed = "not_served",
+    /// The gateway took the message and owes no answer.
+    Absorbed = "absorbed",
+    /// The guest asked the gateway more than 1000 times in a second.
+    ReplyLimit = "reply_limit",
+}

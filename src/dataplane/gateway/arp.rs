@@ -1,0 +1,31 @@
+//! ARP: the gateway is at its MAC, and so is every other address of the subnet (RFC 826, RFC 1027).
+//!
+//! Also for guests that are told a single address: firmware asks for its neighbours all the same (iPXE before June
+//! 2024 knows no /32).
+
+use super::{DropReason, write_ethernet};
+use crate::{
+    dataplane::forward::tables::{GATEWAY_IPV4, GATEWAY_MAC, NetworkTable, Vnic},
+    wire::{Writer, arp, ethernet},
+};
+use std::net::Ipv4Addr;
+
+/// Answers a request; a probe (RFC 5227) for the guest's own address gets none, so that it may take it.
+pub(super) fn respond(
+    vnic: &Vnic,
+    table: &NetworkTable,
+    packet: &arp::Packet,
+    writer: &mut Writer<'_>,
+) -> Result<(), DropReason> {
+    if packet.operation() != arp::REQUEST || !is_ours(vnic, table, packet.target_ip()) {
+        return Err(DropReason::Absorbed);
+    }
+    write_ethernet(writer, vnic.mac, ethernet::ARP)?;
+    writer.push(&packet.reply_from(GATEWAY_MAC))?;
+    Ok(())
+}
+
+fn is_ours(vnic: &Vnic, table: &NetworkTable, target: Ipv4Addr) -> bool {
+    let in_subnet = table.ipv4_subnet.is_some_and(|subnet| subnet.contains(&target));
+    target == GATEWAY_IPV4 || (in_subnet && !vnic.owns_ipv4(target))
+}

@@ -1,0 +1,356 @@
+//! DHCPv4 (RFC 2131, options of RFC 2132, RFC 3397, RFC 3442, RFC 4039): one client, one address, leased for ever.
+//!
+//! There is no lease state: what a guest is told follows from its vNIC. A vNIC is leased its address as /32 with the
+//! gateway on link, or with the subnet's mask where it asks for that; firmware gets that mask in any case. An answer is
+//! no longer than its client takes (RFC 2131 §2, RFC 2132 §9.10): what matters least is left out.
+
+use super::{
+    Client, DropReason, Question, Room, Told, bounded, encoded_len, printable, write_ethernet,
+};
+use crate::{
+    addr::MacAddr,
+    dataplane::{
+        forward::tables::{Addressing, Boot, GATEWAY_IPV4, NetworkTable, Vnic},
+        frame::classify::Ipv4,
+    },
+    wire::{
+        Writer,
+        checksum::Checksum as Sum,
+        ethernet, ipv4,
+        options::{Budget, Item, Layout, Options},
+        protocol, udp,
+        vnet::Offload,
+    },
+};
+use dhcproto::{
+    Decodable as _, Encodable as _,
+    v4::{DhcpOption, DhcpOptions, Message, MessageType, Opcode, OptionCode, UnknownOption},
+};
+use ipnet::Ipv4Net;
+use std::net::Ipv4Addr;
+
+/// A client need not take a message shorter than this (RFC 1542 §2.1).
+const MIN_LEN: usize = 300;
+/// Where options begin, after the fixed part and the cookie (RFC 2131 §3).
+const OPTIONS_AT: usize = 240;
+/// Octets of a datagram that a client takes without saying so (RFC 2131 §2), and of the smallest that it may say.
+const MIN_DATAGRAM: u16 = 576;
+/// How many DNS and NTP servers are told before anything is left out to tell the others: a resolver asks three.
+const FIRST_SERVERS: usize = 3;
+/// The end of the options.
+const END: u8 = 255;
+/// Octets of the fields for a server's name and a file's, the zero at their end apart (RFC 2131 §2).
+const FILE_LEN: usize = 127;
+/// How firmware begins its class (RFC 4578 §3; UEFI 2.5 §24.7): it boots by TFTP, or by HTTP.
+const PXE_CLIENT: &[u8] = b"PXEClient";
+const HTTP_CLIENT: &[u8] = b"HTTPClient";
+const INFINITE: u32 = u32::MAX;
+const DOMAIN_SEARCH: u8 = 119;
+const MICROSOFT_CLASSLESS_ROUTES: u8 = 249;
+
+/// Answers a client's message.
+pub(super) fn respond(
+    question: &Question<'_>,
+    packet: &Ipv4,
+    writer: &mut Writer<'_>,
+) -> Result<Told, DropReason> {
+    let address = question.vnic.ipv4.ok_or(DropReason::NotServed)?;
+    let request = parse(question, packet)?;
+    let kind = answer_kind(&request, address).ok_or(DropReason::Absorbed)?;
+    let reply = reply(question, &request, kind, address);
+    let mut payload = reply.to_vec().map_err(|_| DropReason::MalformedMessage)?;
+    payload.resize(payload.len().max(MIN_LEN), 0);
+    let (to, mac) = destination(&request, kind, question.vnic.mac, address);
+    write_ethernet(writer, mac, ethernet::IPV4)?;
+    let (from, to) = ((GATEWAY_IPV4, udp::DHCPV4_SERVER), (to, udp::DHCPV4_CLIENT));
+    udp::write_ipv4(writer, from, to, &payload)?;
+    let inform = request.opts().msg_type() == Some(MessageType::Inform);
+    Ok(if kind == MessageType::Ack && !inform {
+        Told::Lease4(client(&request))
+    } else {
+        Told::Other
+    })
+}
+
+fn client(request: &Message) -> Client {
+    let hostname = match request.opts().get(OptionCode::Hostname) {
+        Some(DhcpOption::Hostname(name)) => printable(name.as_bytes()),
+        _ => match request.opts().get(OptionCode::ClientFQDN) {
+            Some(DhcpOption::ClientFQDN(fqdn)) => printable(fqdn.domain().to_string().as_bytes()),
+            _ => String::new(),
+        },
+    };
+    Client { hostname, vendor_class: printable(class(request)) }
+}
+
+/// What a client calls its software.
+fn class(request: &Message) -> &[u8] {
+    match request.opts().get(OptionCode::ClassIdentifier) {
+        Some(DhcpOption::ClassIdentifier(class)) => class,
+        _ => &[],
+    }
+}
+
+/// A client's message, from this guest.
+fn parse(question: &Question<'_>, packet: &Ipv4) -> Result<Message, DropReason> {
+    let segment = question.packet_from(packet.header_len);
+    let (header, payload) = udp::Header::parse(segment).ok_or(DropReason::MalformedMessage)?;
+    if question.offload == Offload::None && header.checksum.get() != 0 {
+        let len = header.len.get();
+        let mut sum =
+            Sum::pseudo_ipv4(packet.source, packet.destination, protocol::UDP, len.into());
+        sum.add(segment.get(..usize::from(len)).unwrap_or(segment));
+        if sum.folded() != 0xffff {
+            return Err(DropReason::BadChecksum);
+        }
+    }
+    let relevant = relevant(payload)?;
+    let request = Message::from_bytes(&relevant).map_err(|_| DropReason::MalformedMessage)?;
+    let ethernet = request.hlen() == 6 && request.opcode() == Opcode::BootRequest;
+    // Relayed requests are not for us: the only client of a vNIC is its guest.
+    if !ethernet || !request.giaddr().is_unspecified() {
+        return Err(DropReason::MalformedMessage);
+    }
+    if request.chaddr() != question.vnic.mac.0 {
+        return Err(DropReason::SpoofedMac);
+    }
+    Ok(request)
+}
+
+/// A message without the options that are of no matter here: the codec takes some lengths for granted, and what it need
+/// not decode cannot hurt. Refuses one that is cut or longer than any real one.
+fn relevant(message: &[u8]) -> Result<Vec<u8>, DropReason> {
+    let parts = bounded(message)?.split_at_checked(OPTIONS_AT);
+    let (fixed, options) = parts.ok_or(DropReason::MalformedMessage)?;
+    let mut kept = fixed.to_vec();
+    let budget = Budget::new();
+    for option in Options::new(Layout::Dhcpv4, options, &budget) {
+        let option = option?;
+        if matters(&option) {
+            kept.extend(option.octets);
+        }
+    }
+    kept.push(END);
+    Ok(kept)
+}
+
+fn matters(option: &Item<'_>) -> bool {
+    let Ok(code) = u8::try_from(option.code) else { return false };
+    match OptionCode::from(code) {
+        OptionCode::RapidCommit => option.value.is_empty(),
+        OptionCode::ClientFQDN => option.value.len() >= 3,
+        OptionCode::MaxMessageSize => option.value.len() == 2,
+        OptionCode::Hostname
+        | OptionCode::RequestedIpAddress
+        | OptionCode::MessageType
+        | OptionCode::ServerIdentifier
+        | OptionCode::ClassIdentifier
+        | OptionCode::ClientIdentifier
+        | OptionCode::ParameterRequestList => true,
+        _ => false,
+    }
+}
+
+/// What a message is answered with (RFC 2131 §4.3), if at all.
+fn answer_kind(request: &Message, address: Ipv4Addr) -> Option<MessageType> {
+    let options = request.opts();
+    match options.msg_type()? {
+        MessageType::Discover if options.contains(OptionCode::RapidCommit) => {
+            Some(MessageType::Ack)
+        }
+        MessageType::Discover => Some(MessageType::Offer),
+        MessageType::Inform => Some(MessageType::Ack),
+        MessageType::Request => {
+            if let Some(DhcpOption::ServerIdentifier(server)) =
+                options.get(OptionCode::ServerIdentifier)
+                && *server != GATEWAY_IPV4
+            {
+                return None;
+            }
+            let wanted = match options.get(OptionCode::RequestedIpAddress) {
+                Some(DhcpOption::RequestedIpAddress(wanted)) => *wanted,
+                _ => request.ciaddr(),
+            };
+            Some(if wanted == address { MessageType::Ack } else { MessageType::Nak })
+        }
+        _ => None,
+    }
+}
+
+/// Where the answer goes (RFC 2131 §4.1).
+fn destination(
+    request: &Message,
+    kind: MessageType,
+    mac: MacAddr,
+    address: Ipv4Addr,
+) -> (Ipv4Addr, MacAddr) {
+    if kind == MessageType::Nak
+        || (request.ciaddr().is_unspecified() && request.flags().broadcast())
+    {
+        (Ipv4Addr::BROADCAST, MacAddr::BROADCAST)
+    } else if request.ciaddr().is_unspecified() {
+        (address, mac)
+    } else {
+        (request.ciaddr(), mac)
+    }
+}
+
+fn reply(
+    question: &Question<'_>,
+    request: &Message,
+    kind: MessageType,
+    address: Ipv4Addr,
+) -> Message {
+    let vnic = question.vnic;
+    let inform = request.opts().msg_type() == Some(MessageType::Inform);
+    let mut reply = Message::default();
+    reply
+        .set_opcode(Opcode::BootReply)
+        .set_xid(request.xid())
+        .set_flags(request.flags())
+        .set_chaddr(request.chaddr());
+    let mut told = Fitting::new(request, vnic.mtu);
+    told.insert(DhcpOption::MessageType(kind));
+    told.insert(DhcpOption::ServerIdentifier(GATEWAY_IPV4));
+    if let Some(id) = request.opts().get(OptionCode::ClientIdentifier) {
+        told.insert(id.clone()); // RFC 6842
+    }
+    if kind != MessageType::Nak {
+        reply.set_ciaddr(request.ciaddr());
+        if !inform {
+            reply.set_yiaddr(address);
+            told.insert(DhcpOption::AddressLeaseTime(INFINITE));
+        }
+        if kind == MessageType::Ack && request.opts().msg_type() == Some(MessageType::Discover) {
+            told.insert(DhcpOption::RapidCommit);
+        }
+        routes(question.table, vnic, request).into_iter().for_each(|option| {
+            told.insert(option);
+        });
+        insert_configuration(question.table, vnic, request, &mut told);
+        set_boot_fields(&vnic.boot, &mut reply);
+    }
+    reply.set_opts(told.options);
+    reply
+}
+
+/// The options of an answer, as many as its client takes.
+struct Fitting {
+    options: DhcpOptions,
+    room: Room,
+}
+
+impl Fitting {
+    fn new(request: &Message, mtu: u16) -> Self {
+        let taken = match request.opts().get(OptionCode::MaxMessageSize) {
+            Some(DhcpOption::MaxMessageSize(taken)) => *taken,
+            _ => MIN_DATAGRAM,
+        };
+        let datagram = usize::from(taken.max(MIN_DATAGRAM).min(mtu));
+        let around = ipv4::HEADER_LEN + udp::HEADER_LEN + OPTIONS_AT + size_of_val(&END);
+        Self { options: DhcpOptions::new(), room: Room(datagram.saturating_sub(around)) }
+    }
+
+    /// Inserts an option, in the place of one of its kind, if there is room.
+    fn insert(&mut self, option: DhcpOption) {
+        let instead = self.options.get(OptionCode::from(&option)).map_or(0, encoded_len);
+        if self.room.take(encoded_len(&option).saturating_sub(instead)) {
+            self.options.insert(option);
+        }
+    }
+}
+
+/// What a guest needs to send anything at all.
+fn routes(table: &NetworkTable, vnic: &Vnic, request: &Message) -> [DhcpOption; 3] {
+    // iPXE before June 2024 takes all the world for a broadcast where the mask is /32.
+    let subnet = vnic.addressing == Addressing::Subnet || class(request).starts_with(PXE_CLIENT);
+    let mask = match table.ipv4_subnet {
+        Some(net) if subnet => net.netmask(),
+        _ => Ipv4Addr::BROADCAST,
+    };
+    let on_link = Ipv4Net::from(GATEWAY_IPV4);
+    let routes = vec![(on_link, Ipv4Addr::UNSPECIFIED), (Ipv4Net::default(), GATEWAY_IPV4)];
+    [
+        DhcpOption::SubnetMask(mask),
+        DhcpOption::Router(vec![GATEWAY_IPV4]),
+        DhcpOption::ClasslessStaticRoute(routes),
+    ]
+}
+
+/// Everything else: what the client asks for in its order, then the rest, most important first; what finds no room is
+/// left out.
+fn insert_configuration(table: &NetworkTable, vnic: &Vnic, request: &Message, told: &mut Fitting) {
+    let first = |servers: &[Ipv4Addr]| servers.iter().take(FIRST_SERVERS).copied().collect();
+    let (dns, ntp) = (&table.dns_ipv4, &table.ntp_ipv4);
+    let mut options = boot_options(&vnic.boot, request);
+    options.push(DhcpOption::InterfaceMtu(vnic.mtu));
+    if !dns.is_empty() {
+        options.push(DhcpOption::DomainNameServer(first(dns)));
+    }
+    if let Some(domain) = &table.domain {
+        options.push(DhcpOption::DomainName(domain.to_string()));
+    }
+    if let Some(hostname) = &vnic.hostname {
+        options.push(DhcpOption::Hostname(hostname.clone()));
+    }
+    if !ntp.is_empty() {
+        options.push(DhcpOption::NtpServers(first(ntp)));
+    }
+    options.push(unknown(MICROSOFT_CLASSLESS_ROUTES, &classless_routes()));
+    if let Some(domain) = &table.domain {
+        options.push(unknown(DOMAIN_SEARCH, domain.octets()));
+    }
+    let asked = match request.opts().get(OptionCode::ParameterRequestList) {
+        Some(DhcpOption::ParameterRequestList(asked)) => asked.as_slice(),
+        _ => &[],
+    };
+    options.sort_by_key(|option| {
+        // By number: the codec has two names for an option that is encoded here.
+        let code = u8::from(OptionCode::from(option));
+        asked.iter().position(|asked| u8::from(*asked) == code).unwrap_or(usize::MAX)
+    });
+    options.into_iter().for_each(|option| told.insert(option));
+    if dns.len() > FIRST_SERVERS {
+        told.insert(DhcpOption::DomainNameServer(dns.clone()));
+    }
+    if ntp.len() > FIRST_SERVERS {
+        told.insert(DhcpOption::NtpServers(ntp.clone()));
+    }
+}
+
+/// What a client boots: a file of a TFTP server, or a URL, which a client of HTTP knows by the class of the answer.
+fn boot_options(boot: &Boot, request: &Message) -> Vec<DhcpOption> {
+    let mut options = Vec::new();
+    let http = class(request).starts_with(HTTP_CLIENT);
+    let file = boot.file.as_ref().filter(|_| !http || boot.url.is_none());
+    if let Some(file) = file.or(boot.url.as_ref()) {
+        options.push(DhcpOption::BootfileName(file.clone().into_bytes()));
+    }
+    if http && boot.url.is_some() {
+        options.push(DhcpOption::ClassIdentifier(HTTP_CLIENT.to_vec()));
+    }
+    if let Some(server) = boot.server {
+        options.push(DhcpOption::TFTPServerName(server.to_string().into_bytes()));
+    }
+    options
+}
+
+/// The fields that boot ROMs read which know no options (RFC 951).
+fn set_boot_fields(boot: &Boot, reply: &mut Message) {
+    if let Some(server) = boot.server {
+        reply.set_siaddr(server).set_sname_str(server.to_string());
+    }
+    if let Some(file) = boot.file.as_ref().filter(|file| file.len() <= FILE_LEN) {
+        reply.set_fname_str(file);
+    }
+}
+
+/// 169.254.0.1/32 on link, then the default route through it (RFC 3442).
+fn classless_routes() -> [u8; 14] {
+    let [a, b, c, d] = GATEWAY_IPV4.octets();
+    [32, a, b, c, d, 0, 0, 0, 0, 0, a, b, c, d]
+}
+
+fn unknown(code: u8, octets: &[u8]) -> DhcpOption {
+    DhcpOption::Unknown(UnknownOption::new(OptionCode::from(code), octets.to_vec()))
+}

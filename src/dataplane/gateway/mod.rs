@@ -1,0 +1,347 @@
+//! The gateway's voice: each responder is a function from a guest's frame to the octets of an answer.
+//!
+//! ```text
+//! ARP who-has ─────────── arp       NS, RS ──── ndp       DHCPv4 ── dhcpv4
+//! echo, ICMP errors ───── icmp                            DHCPv6 ── dhcpv6
+//! ```
+//! Takes a private copy of the whole frame and the network's table, writes the answering frame, or says why there is
+//! none. No clock, no state: what is told follows from the table alone.
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
+mod arp;
+mod dhcpv4;
+mod dhcpv6;
+mod icmp;
+mod ndp;
+
+pub use icmp::reject;
+pub use ndp::{FIRST_ADVERTISEMENTS, next_advertisement, router_advertisement};
+
+use super::{
+    forward::tables::{GATEWAY_MAC, NetworkTable, Vnic},
+    frame::{
+        classify::{Headers, Ipv4, Ipv6, Packet, Upper},
+        verdict::DropReason,
+    },
+};
+use crate::{
+    addr::MacAddr,
+    wire::{Full, Part, Writer, ethernet, icmpv4, icmpv6, options::Unreadable, udp, vnet::Offload},
+};
+use dhcproto::Encodable;
+use zerocopy::big_endian::U16;
+
+/// A frame to the gateway, with whom it is from.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// The network of the asking vNIC.
+    pub table: &'a NetworkTable,
+    /// The asking vNIC.
+    pub vnic: &'a Vnic,
+    /// What the frame is.
+    pub headers: &'a Headers,
+    /// The whole frame without padding.
+    pub frame: &'a [u8],
+    /// What its sender left to be done.
+    pub offload: Offload,
+}
+
+impl Question<'_> {
+    /// The frame from `offset` octets into its packet on.
+    fn packet_from(&self, offset: usize) -> &[u8] {
+        self.frame.get(ethernet::HEADER_LEN + offset..).unwrap_or(&[])
+    }
+}
+
+/// The answer does not fit the buffer it is written to: the question is too long to be answered.
+impl From<Full> for DropReason {
+    fn from(_: Full) -> Self {
+        Self::MalformedMessage
+    }
+}
+
+/// What a guest was told. A person asks for it when "the VM has no network".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// Where its gateway is, by ARP.
+    Neighbour4,
+    /// Where its gateway is, by NDP.
+    Neighbour6,
+    /// That there is a router, as it asked.
+    Router,
+    /// That an IPv4 address is its own.
+    Lease4(Client),
+    /// That an IPv6 address is its own.
+    Lease6(Client),
+    /// Something that says nothing about its network.
+    Other,
+}
+
+impl Told {
+    /// How many kinds say something.
+    pub const KINDS: usize = 5;
+
+    /// Which of the kinds this is; beyond them: none that says something.
+    pub const fn kind(&self) -> usize {
+        match self {
+            Self::Neighbour4 => 0,
+            Self::Neighbour6 => 1,
+            Self::Router => 2,
+            Self::Lease4(_) => 3,
+            Self::Lease6(_) => 4,
+            Self::Other => Self::KINDS,
+        }
+    }
+}
+
+/// What a DHCP client says of itself, in printable ASCII, 255 octets each at most; empty where it says nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Client {
+    /// Its host's name.
+    pub hostname: String,
+    /// Its software.
+    pub vendor_class: String,
+}
+
+/// Octets of any text of a guest's that are kept.
+const MAX_TEXT: usize = 255;
+/// Octets of a message of DHCP or neighbour discovery: those of a packet that every link carries. Real ones are shorter
+/// by far, also where the MTU is larger, and what a codec may do with more is not known.
+const MAX_MESSAGE: usize = 1500;
+
+/// What can be shown on any terminal of a guest's text, of which a part is kept.
+fn printable(octets: &[u8]) -> String {
+    let shown = octets.iter().take(MAX_TEXT).map(|octet| char::from(*octet));
+    shown.map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
+}
+
+/// What is left of an answer's octets.
+struct Room(usize);
+
+impl Room {
+    /// Takes `octets`, if there are so many.
+    fn take(&mut self, octets: usize) -> bool {
+        let left = self.0.checked_sub(octets);
+        self.0 = left.unwrap_or(self.0);
+        left.is_some()
+    }
+}
+
+/// Octets of an option in a message; more than there can be where it cannot be encoded.
+fn encoded_len(option: &impl Encodable) -> usize {
+    option.to_vec().map_or(usize::MAX, |octets| octets.len())
+}
+
+/// A message that a codec may see.
+fn bounded(message: &[u8]) -> Result<&[u8], DropReason> {
+    if message.len() <= MAX_MESSAGE { Ok(message) } else { Err(DropReason::MessageTooLong) }
+}
+
+impl From<Unreadable> for DropReason {
+    fn from(unreadable: Unreadable) -> Self {
+        match unreadable {
+            Unreadable::Malformed => Self::MalformedMessage,
+            Unreadable::TooMany => Self::TooManyOptions,
+        }
+    }
+}
+
+/// Writes the answer to a frame for the gateway.
+pub fn respond(question: &Question<'_>, writer: &mut Writer<'_>) -> Result<Told, DropReason> {
+    match &question.headers.packet {
+        Packet::Arp(packet) => {
+            arp::respond(question.vnic, question.table, packet, writer).map(|()| Told::Neighbour4)
+        }
+        Packet::Ipv4(packet) => respond_ipv4(question, packet, writer),
+        Packet::Ipv6(packet) => respond_ipv6(question, packet, writer),
+    }
+}
+
+fn respond_ipv4(
+    question: &Question<'_>,
+    packet: &Ipv4,
+    writer: &mut Writer<'_>,
+) -> Result<Told, DropReason> {
+    match packet.upper {
+        _ if packet.destination.is_broadcast() && !asks_dhcpv4(packet) => {
+            Err(DropReason::Broadcast)
+        }
+        // Nobody here puts packets together (RFC 1122 §3.3.2 lets a host say so by silence).
+        _ if packet.part != Part::Whole => Err(DropReason::Absorbed),
+        Upper::Icmp(icmpv4::ECHO_REQUEST) => {
+            icmp::echo_ipv4(question, packet, writer).map(|()| Told::Other)
+        }
+        // What was not asked for, or is not known (RFC 1122 §3.2.2).
+        Upper::Icmp(_) => Err(DropReason::Absorbed),
+        Upper::Udp { destination: udp::DHCPV4_SERVER, .. } => {
+            dhcpv4::respond(question, packet, writer)
+        }
+        _ => Err(DropReason::NotServed),
+    }
+}
+
+fn asks_dhcpv4(packet: &Ipv4) -> bool {
+    matches!(packet.upper, Upper::Udp { destination: udp::DHCPV4_SERVER, .. })
+}
+
+fn respond_ipv6(
+    question: &Question<'_>,
+    packet: &Ipv6,
+    writer: &mut Writer<'_>,
+) -> Result<Told, DropReason> {
+    match packet.upper {
+        _ if !matches!(packet.part, Part::Whole | Part::Atomic) => {
+            Err(silence(packet.destination.is_multicast()))
+        }
+        Upper::Icmp(kind) if icmpv6::is_discovery(kind) => ndp::respond(question, packet, writer),
+        Upper::Icmp(icmpv6::ECHO_REQUEST) => {
+            icmp::echo_ipv6(question, packet, writer).map(|()| Told::Other)
+        }
+        Upper::Udp { destination: udp::DHCPV6_SERVER, .. } => {
+            dhcpv6::respond(question, packet, writer)
+        }
+        // What was not asked for, or is not known (RFC 4443 §2.4 b), or is nothing (RFC 8200 §4.7).
+        Upper::Icmp(_) | Upper::Nothing => Err(silence(packet.destination.is_multicast())),
+        _ if packet.destination.is_multicast() => Err(DropReason::Multicast),
+        _ => Err(DropReason::NotServed),
+    }
+}
+
+/// Why there is no answer to what needs none.
+fn silence(multicast: bool) -> DropReason {
+    if multicast { DropReason::Multicast } else { DropReason::Absorbed }
+}
+
+/// The Ethernet header of an answer.
+fn write_ethernet(writer: &mut Writer<'_>, to: MacAddr, ether_type: u16) -> Result<(), Full> {
+    writer.push(&ethernet::Header {
+        destination: to,
+        source: GATEWAY_MAC,
+        ether_type: U16::new(ether_type),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::{
+        forward::{
+            FibBuilder,
+            limit::Limit,
+            tables::{Addressing, Boot, NetworkKey, PortId},
+        },
+        frame::classify::classify,
+    };
+    use dhcproto::{Decodable as _, v4, v6};
+    use std::{net::Ipv6Addr, sync::Arc};
+
+    /// A network of one guest, 10.0.0.2 and fd00::2, that boots from it.
+    fn table(boot: Boot) -> NetworkTable {
+        let vnic = Vnic {
+            port: PortId { slot: 0, generation: 1 },
+            mac: MacAddr([0x52, 0x54, 0, 0, 0, 2]),
+            ipv4: Some([10, 0, 0, 2].into()),
+            ipv6: Some("fd00::2".parse().unwrap()),
+            routed_ipv4: vec![],
+            routed_ipv6: vec![],
+            slaac: None,
+            mtu: 1500,
+            from_guest: Limit::default(),
+            to_guest: Limit::default(),
+            addressing: Addressing::Host,
+            hostname: None,
+            boot,
+        };
+        NetworkTable {
+            key: NetworkKey(1),
+            ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
+            ipv4_broadcast: None,
+            ipv6_prefix: Some("fd00::/64".parse().unwrap()),
+            dns_ipv4: vec![],
+            dns_ipv6: vec![],
+            ntp_ipv4: vec![],
+            ntp_ipv6: vec![],
+            domain: None,
+            vnics: vec![Arc::new(vnic)],
+            fib: FibBuilder::default().build(7),
+        }
+    }
+
+    fn boot() -> Boot {
+        Boot {
+            server: Some([10, 0, 0, 9].into()),
+            file: Some("grub/x.efi".into()),
+            url: Some("http://10.0.0.9/x.efi".into()),
+        }
+    }
+
+    /// What a DHCP server answers that is asked by `write`.
+    fn ask(
+        table: &NetworkTable,
+        ether_type: u16,
+        write: impl Fn(&mut Writer<'_>) -> Result<(), Full>,
+    ) -> Vec<u8> {
+        let (vnic, mut asked, mut answer) = (&table.vnics[0], [0; 1514], [0; 1514]);
+        let mut writer = Writer::new(&mut asked);
+        let (destination, source) = (MacAddr::BROADCAST, vnic.mac);
+        let header = ethernet::Header { destination, source, ether_type: U16::new(ether_type) };
+        writer.push(&header).unwrap();
+        write(&mut writer).unwrap();
+        let frame = writer.since(0);
+        let headers = classify(frame, frame.len(), Offload::None).unwrap();
+        let offload = Offload::None;
+        let question = Question { table, vnic, headers: &headers, frame, offload };
+        let mut writer = Writer::new(&mut answer);
+        respond(&question, &mut writer).unwrap();
+        writer.since(0).to_vec()
+    }
+
+    fn discover(table: &NetworkTable, class: &[u8]) -> v4::Message {
+        let mut request = v4::Message::default();
+        request.set_chaddr(&table.vnics[0].mac.0);
+        request.opts_mut().insert(v4::DhcpOption::MessageType(v4::MessageType::Discover));
+        request.opts_mut().insert(v4::DhcpOption::ClassIdentifier(class.to_vec()));
+        let payload = request.to_vec().unwrap();
+        let answer = ask(table, ethernet::IPV4, |writer| {
+            udp::write_ipv4(writer, ([0; 4].into(), 68), ([255; 4].into(), 67), &payload)
+        });
+        v4::Message::from_bytes(&answer[42..]).unwrap()
+    }
+
+    #[test]
+    fn what_a_guest_boots_is_told_in_the_words_it_knows() {
+        let offer = discover(&table(boot()), b"PXEClient:Arch:00007");
+        let option = |offer: &v4::Message, code: v4::OptionCode| offer.opts().get(code).cloned();
+        let file = v4::DhcpOption::BootfileName(b"grub/x.efi".to_vec());
+        let server = v4::DhcpOption::TFTPServerName(b"10.0.0.9".to_vec());
+        assert_eq!(offer.siaddr(), std::net::Ipv4Addr::from([10, 0, 0, 9]));
+        assert_eq!(offer.fname(), Some(&b"grub/x.efi\0"[..]));
+        assert_eq!(offer.sname(), Some(&b"10.0.0.9\0"[..]));
+        assert_eq!(option(&offer, v4::OptionCode::BootfileName), Some(file));
+        assert_eq!(option(&offer, v4::OptionCode::TFTPServerName), Some(server));
+        assert_eq!(option(&offer, v4::OptionCode::ClassIdentifier), None);
+        let offer = discover(&table(boot()), b"HTTPClient:Arch:00016");
+        let url = v4::DhcpOption::BootfileName(b"http://10.0.0.9/x.efi".to_vec());
+        let class = v4::DhcpOption::ClassIdentifier(b"HTTPClient".to_vec());
+        assert_eq!(option(&offer, v4::OptionCode::BootfileName), Some(url));
+        assert_eq!(option(&offer, v4::OptionCode::ClassIdentifier), Some(class));
+        let nothing = discover(&table(Boot::default()), b"PXEClient");
+        assert_eq!((nothing.siaddr().is_unspecified(), nothing.fname()), (true, None));
+        assert_eq!(option(&nothing, v4::OptionCode::BootfileName), None);
+    }
+
+    #[test]
+    fn dhcpv6_tells_the_url() {
+        let mut request = v6::Message::new_with_id(v6::MessageType::Solicit, [1, 2, 3]);
+        let id = vec![0, 3, 0, 1, 0x52, 0x54, 0, 0, 0, 2];
+        request.opts_mut().insert(v6::DhcpOption::ClientId(id));
+        let payload = request.to_vec().unwrap();
+        let from: Ipv6Addr = "fe80::2".parse().unwrap();
+        let to: Ipv6Addr = "ff02::1:2".parse().unwrap();
+        let answer = ask(&table(boot()), ethernet::IPV6, |writer| {
+            udp::write_ipv6(writer, (from, 546), (to, 547), &payload)
+        });
+        let url = [&[0, 59, 0, 21][..], b"http://10.0.0.9/x.efi"].concat();
+        assert!(answer.windows(url.len()).any(|window| window == url), "{answer:02x?}");
+    }
+}

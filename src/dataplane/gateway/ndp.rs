@@ -1,0 +1,185 @@
+//! Neighbour discovery and router advertisements (RFC 4861, RFC 8106): the gateway is `fe80::1` and the default
+//! router; addresses come by DHCPv6 (M=1, O=1). No prefix is on link but with the addressing `subnet`, and guests choose
+//! addresses themselves only in a /64 that is theirs alone. The gateway stands for every other address of the prefix
+//! (RFC 4861 §7.2.8), whatever the addressing and whomever a solicitation is sent to.
+
+use super::{DropReason, Question, Told, bounded, write_ethernet};
+use crate::{
+    addr::MacAddr,
+    dataplane::{
+        forward::{
+            guard,
+            tables::{Addressing, GATEWAY_IPV6, GATEWAY_MAC, NetworkTable, Vnic},
+        },
+        frame::classify::{Ipv6, Upper},
+    },
+    wire::{Part, Writer, ethernet, icmpv6, ndp},
+};
+use arrayvec::ArrayVec;
+use std::{
+    net::Ipv6Addr,
+    time::{Duration, Instant},
+};
+
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
+/// How many advertisements a new guest gets in quick succession (RFC 4861 §6.2.4).
+pub const FIRST_ADVERTISEMENTS: u8 = 3;
+const FIRST_INTERVAL: Duration = Duration::from_secs(16);
+const MIN_INTERVAL_SECONDS: u64 = 200;
+const MAX_INTERVAL_SECONDS: u64 = 600;
+
+/// How soon an advertisement is tried again that found no receive buffer: the guest's driver is just starting.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// When the next unsolicited advertisement is due, after `tried` of them; `random` spreads it (RFC 4861 §6.2.4).
+pub fn next_advertisement(now: Instant, tried: u8, heard: bool, random: u64) -> Instant {
+    if tried < FIRST_ADVERTISEMENTS {
+        return now + if heard { FIRST_INTERVAL } else { RETRY_INTERVAL };
+    }
+    let spread = random % ((MAX_INTERVAL_SECONDS - MIN_INTERVAL_SECONDS) * 1000);
+    now + Duration::from_secs(MIN_INTERVAL_SECONDS) + Duration::from_millis(spread)
+}
+
+/// Writes an advertisement to all nodes of the vNIC's link; there is none on a network without IPv6.
+pub fn router_advertisement(
+    table: &NetworkTable,
+    vnic: &Vnic,
+    writer: &mut Writer<'_>,
+) -> Result<(), DropReason> {
+    advertise(table, vnic, (ALL_NODES, MacAddr::ipv6_multicast(ALL_NODES)), writer)
+}
+
+fn advertise(
+    table: &NetworkTable,
+    vnic: &Vnic,
+    (to, mac): (Ipv6Addr, MacAddr),
+    writer: &mut Writer<'_>,
+) -> Result<(), DropReason> {
+    if vnic.ipv6.is_none() {
+        return Err(DropReason::NotServed);
+    }
+    let on_link = table.ipv6_prefix.filter(|_| vnic.addressing == Addressing::Subnet);
+    let on_link = on_link.map(|prefix| (prefix, ndp::PrefixUse::OnLink));
+    let autonomous = vnic.slaac.map(|prefix| (prefix, ndp::PrefixUse::Autonomous));
+    let prefixes: ArrayVec<_, 2> = on_link.into_iter().chain(autonomous).collect();
+    let mut body = [0; 1024];
+    let mut options = Writer::new(&mut body);
+    ndp::RouterAdvertisement {
+        mac: GATEWAY_MAC,
+        mtu: vnic.mtu.into(),
+        prefixes: prefixes.as_slice(),
+        dns: &table.dns_ipv6,
+        domain: table.domain.as_ref(),
+    }
+    .write(&mut options)?;
+    write_ethernet(writer, mac, ethernet::IPV6)?;
+    let words = (icmpv6::ROUTER_ADVERTISEMENT, 0, ndp::RouterAdvertisement::WORD);
+    icmpv6::write(writer, (GATEWAY_IPV6, to, 255), words, options.since(0))?;
+    Ok(())
+}
+
+/// Answers a message of neighbour discovery.
+pub(super) fn respond(
+    question: &Question<'_>,
+    packet: &Ipv6,
+    writer: &mut Writer<'_>,
+) -> Result<Told, DropReason> {
+    let message = message(question, packet)?;
+    match packet.upper {
+        Upper::Icmp(icmpv6::ROUTER_SOLICITATION) => {
+            router_solicitation(question, packet, message, writer).map(|()| Told::Router)
+        }
+        Upper::Icmp(icmpv6::NEIGHBOUR_SOLICITATION) => {
+            neighbour_solicitation(question, packet, message, writer).map(|()| Told::Neighbour6)
+        }
+        Upper::Icmp(icmpv6::NEIGHBOUR_ADVERTISEMENT) => {
+            Err(neighbour_advertisement(question.vnic, message))
+        }
+        _ => Err(DropReason::RogueRouter),
+    }
+}
+
+/// The message, if it could only come from the link itself, in one piece (RFC 6980): hop limit 255, code 0, a right
+/// checksum.
+fn message<'a>(question: &Question<'a>, packet: &Ipv6) -> Result<&'a [u8], DropReason> {
+    let message = question.frame.get(ethernet::HEADER_LEN + packet.header_len..).unwrap_or(&[]);
+    let message = bounded(message)?;
+    if packet.part != Part::Whole || packet.hop_limit != 255 || message.get(1) != Some(&0) {
+        return Err(DropReason::MalformedMessage);
+    }
+    if !icmpv6::checksum_is_right(packet.source, packet.destination, message) {
+        return Err(DropReason::BadChecksum);
+    }
+    Ok(message)
+}
+
+/// Whether a message tells its sender's MAC; one without a source address must not (RFC 4861 §6.1.1, §7.1.1).
+fn check_options(packet: &Ipv6, options: &[u8]) -> Result<(), DropReason> {
+    if ndp::tells_source(options)? && packet.source.is_unspecified() {
+        return Err(DropReason::MalformedMessage);
+    }
+    Ok(())
+}
+
+fn router_solicitation(
+    question: &Question<'_>,
+    packet: &Ipv6,
+    message: &[u8],
+    writer: &mut Writer<'_>,
+) -> Result<(), DropReason> {
+    let options = message.get(icmpv6::HEADER_LEN..).ok_or(DropReason::MalformedMessage)?;
+    check_options(packet, options)?;
+    let to = if packet.source.is_unspecified() {
+        (ALL_NODES, MacAddr::ipv6_multicast(ALL_NODES))
+    } else {
+        (packet.source, question.vnic.mac)
+    };
+    advertise(question.table, question.vnic, to, writer)
+}
+
+fn neighbour_solicitation(
+    question: &Question<'_>,
+    packet: &Ipv6,
+    message: &[u8],
+    writer: &mut Writer<'_>,
+) -> Result<(), DropReason> {
+    let (target, options) = ndp::target(message).ok_or(DropReason::MalformedMessage)?;
+    check_options(packet, options)?;
+    let is_probe = packet.source.is_unspecified();
+    if is_probe && !ndp::is_solicited_node(packet.destination) {
+        return Err(DropReason::MalformedMessage); // RFC 4861 §7.1.1
+    }
+    if !is_ours(question.vnic, question.table, target) {
+        return Err(DropReason::Absorbed);
+    }
+    // Those the gateway stands for are no routers, and another answer than a proxy's is better (RFC 4861 §7.2.4).
+    let own = if target == GATEWAY_IPV6 { ndp::ROUTER | ndp::OVERRIDE } else { 0 };
+    let (to, mac, flags) = if is_probe {
+        (ALL_NODES, MacAddr::ipv6_multicast(ALL_NODES), own)
+    } else {
+        (packet.source, question.vnic.mac, own | ndp::SOLICITED)
+    };
+    let mut body = [0; 24];
+    let mut options = Writer::new(&mut body);
+    ndp::write_neighbour_advertisement(&mut options, target, GATEWAY_MAC)?;
+    write_ethernet(writer, mac, ethernet::IPV6)?;
+    let words = (icmpv6::NEIGHBOUR_ADVERTISEMENT, 0, flags);
+    icmpv6::write(writer, (GATEWAY_IPV6, to, 255), words, options.since(0))?;
+    Ok(())
+}
+
+fn is_ours(vnic: &Vnic, table: &NetworkTable, target: Ipv6Addr) -> bool {
+    let in_prefix = table.ipv6_prefix.is_some_and(|prefix| prefix.contains(&target));
+    target == GATEWAY_IPV6 || (in_prefix && !vnic.owns_ipv6(target))
+}
+
+/// A guest may say where it is itself; nothing is learnt from it.
+fn neighbour_advertisement(vnic: &Vnic, message: &[u8]) -> DropReason {
+    match ndp::target(message).map(|(target, options)| (target, ndp::tells_source(options))) {
+        None => DropReason::MalformedMessage,
+        Some((_, Err(unreadable))) => unreadable.into(),
+        Some((target, Ok(_))) if guard::may_advertise(vnic, target) => DropReason::Absorbed,
+        Some(_) => DropReason::SpoofedNeighbour,
+    }
+}

@@ -1,0 +1,57 @@
+//! Marks of the pages that are written while a guest migrates (vhost-user "Migration"), shared with its VMM.
+
+use super::{
+    MemoryError,
+    mapping::{Mapping, check_file},
+    room::{Amount, Room},
+};
+use crate::dataplane::{foreign::Foreign, port::vhost_user::session::message::LogArea};
+use std::{os::fd::OwnedFd, sync::atomic::Ordering};
+
+/// Octets of guest memory for which one bit of a [`DirtyLog`] stands (vhost-user "Migration").
+const LOG_PAGE: u64 = 4096;
+/// Octets of the largest file with marks: enough for a guest of 32 TiB.
+const MAX_LOG: u64 = 1 << 30;
+
+/// Marks, shared with the VMM, of the pages of guest memory that were written while the guest migrates: a bit each, the
+/// lowest of the first octet for the page at guest address 0.
+#[derive(Debug)]
+pub struct DirtyLog {
+    area: LogArea,
+    mapping: Foreign<Mapping>,
+}
+
+impl DirtyLog {
+    /// Maps the marks, of a file that must be as guest memory is.
+    pub fn map(area: LogArea, fd: Foreign<OwnedFd>) -> Result<Self, MemoryError> {
+        let refuse = |reason| MemoryError::Region { guest_address: 0, len: area.len, reason };
+        let end = area.offset.checked_add(area.len).filter(|end| area.len > 0 && *end <= MAX_LOG);
+        let end = end.ok_or_else(|| refuse("a log of written pages is empty or above 1 GiB"))?;
+        check_file(&fd, end).map_err(|problem| problem.into_error(refuse))?;
+        let room = Room::take(Amount::default(), end).ok_or(MemoryError::NoRoom)?;
+        Ok(Self { area, mapping: fd.try_map(|fd| Mapping::new(fd, end, room))? })
+    }
+
+    /// The marks, to be mapped by another process too.
+    pub fn share(&self) -> std::io::Result<(LogArea, OwnedFd)> {
+        Ok((self.area, self.mapping.share()?))
+    }
+
+    /// Whether the VMM has taken the marks away.
+    pub fn is_dead(&self) -> bool {
+        self.mapping.is_dead()
+    }
+
+    /// Marks the pages of `len` octets from the guest's `address` on, which were written before this is called: a VMM
+    /// takes a mark away before it reads the page.
+    pub(in crate::dataplane::port::vhost_user) fn mark(&self, address: u64, len: u64) {
+        let Some(last) = address.checked_add(len.saturating_sub(1)) else { return };
+        let pages = address / LOG_PAGE..=last / LOG_PAGE;
+        // What the log has no bits for, the VMM does not want to know.
+        for page in pages.take_while(|page| page / 8 < self.area.len) {
+            if let Some(octet) = self.mapping.octet((self.area.offset + page / 8) as usize) {
+                octet.fetch_or(1 << (page % 8), Ordering::SeqCst);
+            }
+        }
+    }
+}

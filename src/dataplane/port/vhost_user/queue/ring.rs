@@ -1,0 +1,470 @@
+//! The device side of a split virtqueue (virtio 1.2 §2.7), processed strictly in order.
+//!
+//! Takes the addresses of a ring inside checked guest memory and gives its chains as checked spans. Everything the
+//! driver wrote is read once into private memory and checked there: indices, chain lengths, directions, ranges. A ring
+//! that breaks a rule is an error, never a shorter packet.
+#![expect(
+    unsafe_code,
+    reason = "ring indices and descriptors are shared with the guest: volatile and atomic access"
+)]
+
+use crate::dataplane::port::vhost_user::memory::{
+    GuestMemory, Span,
+    mapping::{prefetch, prefetch_write},
+};
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// Descriptors of the longest chain that is taken. A driver may make chains as long as its ring (virtio 1.2
+/// §2.7.5.3.1); beyond this, which is what vhost-net takes (UIO_MAXIOV), a chain is too much work for one frame.
+pub const MAX_CHAIN: usize = 1024;
+/// Entries the largest ring may have (virtio 1.2 §2.7).
+pub const MAX_SIZE: u32 = 32768;
+
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
+const NO_INTERRUPT: u16 = 1;
+const NO_NOTIFY: u16 = 1;
+
+/// How the driver broke the ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RingError {
+    /// The size is not a power of two from 2 to 32768.
+    #[error("ring size {0} is not a power of two from 2 to 32768")]
+    Size(u32),
+    /// A part of the ring is not where the VMM says.
+    #[error("the {0} is misaligned or not within one region of the guest's memory")]
+    Address(&'static str),
+    /// More chains are available than the ring has entries.
+    #[error("available index {available} is more than {size} ahead of {expected}")]
+    AvailableIndex {
+        /// What the driver wrote.
+        available: u16,
+        /// Where we are.
+        expected: u16,
+        /// Entries of the ring.
+        size: u16,
+    },
+    /// A descriptor index is outside the table.
+    #[error("descriptor {0} is outside its table")]
+    Index(u16),
+    /// A chain that the device is to write to loops or is too long.
+    #[error("a descriptor chain is longer than its ring or than {MAX_CHAIN}")]
+    ChainLength,
+    /// An indirect table is nested, not negotiated, of a bad size or outside memory.
+    #[error("an indirect descriptor table is not allowed here, of bad size {0} or outside memory")]
+    Indirect(u32),
+    /// A buffer is not for this direction.
+    #[error("a buffer is {0}")]
+    Direction(&'static str),
+    /// A buffer is outside memory.
+    #[error("a buffer of {len} octets at {address:#x} is not within the guest's memory")]
+    Buffer {
+        /// Guest address.
+        address: u64,
+        /// Octets.
+        len: u32,
+    },
+}
+
+/// Who reads the buffers of a ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// The device reads: the guest transmits.
+    Readable,
+    /// The device writes: the guest receives.
+    Writable,
+}
+
+impl Direction {
+    fn check(self, descriptor: &Descriptor) -> Result<(), RingError> {
+        match (self, descriptor.flags & WRITE != 0) {
+            (Self::Readable, true) => Err(RingError::Direction("writable, but the guest sends it")),
+            (Self::Writable, false) => {
+                Err(RingError::Direction("not writable, but the guest receives into it"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// One chain of descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chain {
+    /// One buffer in one piece of memory.
+    Whole(Span),
+    /// Any number of pieces.
+    Pieces {
+        /// Octets in all.
+        octets: usize,
+        /// Descriptors read and spans found: what it cost to walk.
+        work: usize,
+    },
+    /// It loops, or is longer than its ring or than [`MAX_CHAIN`].
+    TooLong,
+}
+
+/// Where the parts of a ring are, in the VMM's address space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingAddresses {
+    /// The descriptor table.
+    pub descriptors: u64,
+    /// The driver's ring.
+    pub available: u64,
+    /// The device's ring.
+    pub used: u64,
+}
+
+/// What a ring is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RingConfig {
+    /// Entries.
+    pub size: u32,
+    /// Where it is.
+    pub addresses: RingAddresses,
+    /// VIRTIO_F_EVENT_IDX is negotiated.
+    pub event_idx: bool,
+    /// VIRTIO_F_INDIRECT_DESC is negotiated.
+    pub indirect: bool,
+    /// Where to start.
+    pub start: Start,
+}
+
+/// Where processing of a ring starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Where a port left it a moment ago.
+    Exactly(u16),
+    /// Where the VMM says; the used index in memory corrects it, because all was completed in order.
+    Told(u16),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Descriptor {
+    address: u64,
+    len: u32,
+    flags: u16,
+    next: u16,
+}
+
+impl Descriptor {
+    fn parse([address, rest]: [u64; 2]) -> Self {
+        Self {
+            address: u64::from_le(address),
+            len: u64::from_le(rest) as u32,
+            flags: (u64::from_le(rest) >> 32) as u16,
+            next: (u64::from_le(rest) >> 48) as u16,
+        }
+    }
+}
+
+/// A running ring. Its pointers are valid as long as the memory it was made from; its owner keeps both together.
+#[derive(Debug)]
+pub struct SplitRing {
+    descriptors: usize,
+    available: usize,
+    used: usize,
+    size: u16,
+    event_idx: bool,
+    indirect: bool,
+    /// The next chain to take: free-running.
+    next_available: u16,
+    /// The driver's index when last read.
+    available_seen: u16,
+    /// The next used entry to write: free-running.
+    next_used: u16,
+    /// The used index the driver sees.
+    published: u16,
+    /// The used index at the last decision about a signal; unknown at the start.
+    signalled: Option<u16>,
+}
+
+impl SplitRing {
+    /// Checks the whole ring against memory and finds where to start.
+    pub fn new(memory: &GuestMemory, config: &RingConfig) -> Result<Self, RingError> {
+        let size = config.size;
+        if !size.is_power_of_two() || !(2..=MAX_SIZE).contains(&size) {
+            return Err(RingError::Size(size));
+        }
+        let area = |name, address: u64, len: u32, align: u64| {
+            let aligned = address.is_multiple_of(align);
+            let span = memory.translate_user(address, len).filter(|_| aligned);
+            span.map(Span::address).ok_or(RingError::Address(name))
+        };
+        let addresses = &config.addresses;
+        let mut ring = Self {
+            descriptors: area("descriptor table", addresses.descriptors, 16 * size, 16)?,
+            available: area("available ring", addresses.available, 6 + 2 * size, 2)?,
+            used: area("used ring", addresses.used, 6 + 8 * size, 4)?,
+            size: size as u16,
+            event_idx: config.event_idx,
+            indirect: config.indirect,
+            next_available: 0,
+            available_seen: 0,
+            next_used: 0,
+            published: 0,
+            signalled: None,
+        };
+        let position = ring.starting_position(config.start)?;
+        ring.next_available = position;
+        ring.available_seen = position;
+        ring.next_used = position;
+        ring.published = position;
+        Ok(ring)
+    }
+
+    /// A told position may be stale (what a daemon that was killed had completed) or, from some VMMs, skip what is
+    /// outstanding. Everything is completed in order, so the used index is the truth wherever it is possible.
+    fn starting_position(&self, start: Start) -> Result<u16, RingError> {
+        let used = self.index(self.used + 2).load(Ordering::Acquire);
+        let available = self.index(self.available + 2).load(Ordering::Acquire);
+        let possible = |position: u16| available.wrapping_sub(position) <= self.size;
+        let told = match start {
+            Start::Exactly(position) => return Ok(position),
+            Start::Told(position) => position,
+        };
+        if possible(used) {
+            Ok(used)
+        } else if possible(told) {
+            Ok(told)
+        } else {
+            Err(RingError::AvailableIndex { available, expected: used, size: self.size })
+        }
+    }
+
+    /// The position to go on from with [`Start::Exactly`], and to tell the VMM.
+    pub fn position(&self) -> u16 {
+        self.next_available
+    }
+
+    /// The address and octets of all that the device writes of the ring.
+    pub(in crate::dataplane::port::vhost_user) fn used_area(&self) -> (usize, u32) {
+        (self.used, 6 + 8 * u32::from(self.size))
+    }
+
+    /// Entries.
+    pub fn size(&self) -> usize {
+        self.size.into()
+    }
+
+    fn index(&self, address: usize) -> &AtomicU16 {
+        // SAFETY: `address` is 2-aligned and inside a ring area that `new` checked; the memory outlives the ring, and
+        // both sides access the index atomically.
+        unsafe { AtomicU16::from_ptr(address as *mut u16) }
+    }
+
+    fn slot(&self, position: u16) -> usize {
+        usize::from(position & (self.size - 1))
+    }
+
+    /// How many chains wait; reads the driver's index only when those seen before are used up.
+    pub fn waiting(&mut self) -> Result<u16, RingError> {
+        let seen = self.available_seen.wrapping_sub(self.next_available);
+        if seen > 0 {
+            return Ok(seen);
+        }
+        self.look()
+    }
+
+    /// As [`SplitRing::waiting`], reading the driver's index.
+    fn look(&mut self) -> Result<u16, RingError> {
+        let available = self.index(self.available + 2).load(Ordering::Acquire);
+        let waiting = available.wrapping_sub(self.next_available);
+        if waiting > self.size {
+            let (expected, size) = (self.next_available, self.size);
+            return Err(RingError::AvailableIndex { available, expected, size });
+        }
+        self.available_seen = available;
+        Ok(waiting)
+    }
+
+    /// Takes the heads of chains that wait, from number `skip` of them on, into `heads`; gives how many. Each is read
+    /// once, and what they lead to is fetched ahead. They wait until [`SplitRing::advance`].
+    #[inline]
+    pub fn heads(&mut self, skip: usize, heads: &mut [u16]) -> Result<usize, RingError> {
+        let seen = usize::from(self.available_seen.wrapping_sub(self.next_available));
+        let waiting = if seen < skip + heads.len() { usize::from(self.look()?) } else { seen };
+        let count = waiting.saturating_sub(skip).min(heads.len());
+        for (at, head) in heads[..count].iter_mut().enumerate() {
+            let slot = self.slot(self.next_available.wrapping_add((skip + at) as u16));
+            *head = self.index(self.available + 4 + 2 * slot).load(Ordering::Relaxed);
+            prefetch(self.descriptors + 16 * self.slot(*head));
+        }
+        Ok(count)
+    }
+
+    /// Fetches ahead, for writing, the next `entries` of the used ring.
+    pub fn prefetch_used(&self, entries: usize) {
+        for at in (0..entries).step_by(8) {
+            let slot = self.slot(self.next_used.wrapping_add(at as u16));
+            prefetch_write(self.used + 4 + 8 * slot);
+        }
+    }
+
+    /// The chain at `head`, as far as the first `enough` octets of it go. Its buffers, if they are not one piece, are
+    /// appended to `spans`.
+    #[inline(always)]
+    pub fn chain(
+        &self,
+        head: u16,
+        memory: &GuestMemory,
+        (direction, enough): (Direction, usize),
+        spans: &mut Vec<Span>,
+    ) -> Result<Chain, RingError> {
+        if head >= self.size {
+            return Err(RingError::Index(head));
+        }
+        let at = (self.descriptors + 16 * usize::from(head)) as *const [u64; 2];
+        // SAFETY: inside the table that `new` checked, and aligned as that is; what the guest writes meanwhile can only
+        // change the value read, which is checked afterwards.
+        let first = Descriptor::parse(unsafe { at.read_volatile() });
+        if first.flags & (NEXT | INDIRECT) == 0
+            && let Some(span) = memory.translate_whole(first.address, first.len)
+        {
+            direction.check(&first)?;
+            return Ok(Chain::Whole(span));
+        }
+        self.walk(first, memory, (direction, enough), spans)
+    }
+
+    /// As [`SplitRing::chain`], of a chain that begins with `first`. What is appended to `spans` of a chain that is too
+    /// long is the caller's to take away.
+    #[cold]
+    fn walk(
+        &self,
+        first: Descriptor,
+        memory: &GuestMemory,
+        (direction, enough): (Direction, usize),
+        spans: &mut Vec<Span>,
+    ) -> Result<Chain, RingError> {
+        let limit = usize::from(self.size).min(MAX_CHAIN);
+        let (mut table, mut table_len, mut nested) = (self.descriptors, self.size, false);
+        let (mut descriptor, mut octets) = (first, 0);
+        let first_span = spans.len();
+        // One step more than descriptors with buffers: the one that leads to an indirect table has none.
+        for step in 1..=limit + 1 {
+            let next = if descriptor.flags & INDIRECT != 0 {
+                table_len = self.check_indirect(&descriptor, nested)?;
+                table = memory
+                    .translate_whole(descriptor.address, descriptor.len)
+                    .ok_or(RingError::Indirect(descriptor.len))?
+                    .address();
+                nested = true;
+                0
+            } else {
+                direction.check(&descriptor)?;
+                let (address, len) = (descriptor.address, descriptor.len);
+                let mapped = memory.translate(address, len, spans);
+                mapped.ok_or(RingError::Buffer { address, len })?;
+                octets += descriptor.len as usize;
+                if descriptor.flags & NEXT == 0 || octets >= enough {
+                    return Ok(Chain::Pieces { octets, work: step + spans.len() - first_span });
+                }
+                descriptor.next
+            };
+            descriptor = self.descriptor(table, table_len, next)?;
+        }
+        Ok(Chain::TooLong)
+    }
+
+    fn check_indirect(&self, descriptor: &Descriptor, nested: bool) -> Result<u16, RingError> {
+        let entries = descriptor.len / 16;
+        let allowed = self.indirect
+            && !nested
+            && descriptor.flags & NEXT == 0
+            && descriptor.len.is_multiple_of(16)
+            && (1..=u32::from(self.size)).contains(&entries);
+        if allowed { Ok(entries as u16) } else { Err(RingError::Indirect(descriptor.len)) }
+    }
+
+    /// Reads a descriptor once. An indirect table need not be aligned, so it is copied octet-wise.
+    fn descriptor(&self, table: usize, len: u16, index: u16) -> Result<Descriptor, RingError> {
+        if index >= len {
+            return Err(RingError::Index(index));
+        }
+        let at = (table + 16 * usize::from(index)) as *const [u64; 2];
+        // SAFETY: `index` is inside a table that was translated as a whole; what the guest writes meanwhile can only
+        // change the value read, which is checked afterwards.
+        Ok(Descriptor::parse(unsafe { read_unaligned_volatile(at) }))
+    }
+
+    /// Takes `chains` of those peeked at off the available ring.
+    pub fn advance(&mut self, chains: u16) {
+        self.next_available = self.next_available.wrapping_add(chains);
+    }
+
+    /// Writes a used entry, invisible until [`SplitRing::publish`].
+    #[inline]
+    pub fn push_used(&mut self, head: u16, len: u32) {
+        let entry = self.used + 4 + 8 * self.slot(self.next_used);
+        // SAFETY: the slot is inside the used ring that `new` checked, and aligned to 4 as that is.
+        unsafe { (entry as *mut u32).write_volatile(u32::from(head).to_le()) };
+        // SAFETY: as above, four octets on.
+        unsafe { ((entry + 4) as *mut u32).write_volatile(len.to_le()) };
+        self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    /// Shows the driver all used entries.
+    pub fn publish(&mut self) {
+        if self.published != self.next_used {
+            self.index(self.used + 2).store(self.next_used, Ordering::Release);
+            self.published = self.next_used;
+        }
+    }
+
+    /// Whether the driver wants to be interrupted for what was published since the last call (virtio 1.2 §2.7.7). The
+    /// caller has issued a full fence after [`SplitRing::publish`].
+    pub fn wants_signal(&mut self) -> bool {
+        let old = self.signalled.replace(self.published);
+        if old == Some(self.published) {
+            return false;
+        }
+        if !self.event_idx {
+            return self.index(self.available).load(Ordering::Relaxed) & NO_INTERRUPT == 0;
+        }
+        let event =
+            self.index(self.available + 4 + 2 * usize::from(self.size)).load(Ordering::Relaxed);
+        old.is_none_or(|old| {
+            self.published.wrapping_sub(event).wrapping_sub(1) < self.published.wrapping_sub(old)
+        })
+    }
+
+    /// Asks for a kick when a chain comes; says whether one is there already (virtio 1.2 §2.7.10). The fence between
+    /// asking and looking pairs with the driver's between adding and deciding to kick.
+    pub fn arm(&mut self) -> Result<bool, RingError> {
+        if self.event_idx {
+            let event = self.used + 4 + 8 * usize::from(self.size);
+            self.index(event).store(self.next_available, Ordering::Relaxed);
+        } else {
+            self.index(self.used).store(0, Ordering::Relaxed);
+        }
+        std::sync::atomic::fence(Ordering::SeqCst);
+        Ok(self.look()? > 0)
+    }
+
+    /// Wants no kicks. With event_idx the old event stays behind, which says the same.
+    pub fn disarm(&mut self) {
+        if !self.event_idx {
+            self.index(self.used).store(NO_NOTIFY, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Reads two words that another process may be writing.
+///
+/// # Safety
+/// 16 octets are readable at `at`, aligned or not.
+unsafe fn read_unaligned_volatile(at: *const [u64; 2]) -> [u64; 2] {
+    if at.is_aligned() {
+        // SAFETY: the caller's promise, and aligned.
+        return unsafe { at.read_volatile() };
+    }
+    let mut octets = [0; 16];
+    for (offset, octet) in octets.iter_mut().enumerate() {
+        // SAFETY: within the 16 octets of the caller's promise.
+        *octet = unsafe { at.cast::<u8>().add(offset).read_volatile() };
+    }
+    let (low, high) = octets.split_at(8);
+    [low, high].map(|half| half.iter().rev().fold(0, |word, octet| word << 8 | u64::from(*octet)))
+}

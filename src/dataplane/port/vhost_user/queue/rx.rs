@@ -1,0 +1,558 @@
+//! The guest's receive queue: frames go into its chains. Egress, seen from the switch.
+//!
+//! A delivery goes over its frames twice: first chains are found for all of them and fetched ahead, then octets are
+//! copied. What the sender left to be done and this guest does not take is done on the way: checksums are finished, frames
+//! cut into segments.
+
+use super::ring::{Chain, Direction, RingError, SplitRing};
+use crate::{
+    dataplane::{
+        frame::{
+            BURST, HEAD_LEN, Outgoing,
+            segment::{self, Cut},
+        },
+        port::{
+            Undelivered,
+            vhost_user::{
+                Unfinished,
+                memory::{GuestMemory, Span, dirty_log::DirtyLog},
+            },
+        },
+    },
+    wire::{
+        checksum,
+        vnet::{self, Offload},
+    },
+};
+use arrayvec::ArrayVec;
+use std::ops::Range;
+use zerocopy::IntoBytes as _;
+
+/// Chains a frame may be merged from: 64 KiB in buffers of 1 KiB.
+const MAX_CHAINS: usize = 65;
+/// Frames between fetching a place ahead and writing there.
+const AHEAD: usize = 8;
+/// Octets that are summed and copied at a time.
+const CHUNK: usize = 2048;
+/// Segments, and descriptors and spans of chains in pieces, that a queue is given in one turn of its reactor: as many as
+/// a ring of the largest size that VMMs use (1024) can need, each in two pieces. What guests make of their rings and
+/// frames must not hold up others.
+const WORK: usize = 2048;
+
+/// One receive queue.
+#[derive(Debug)]
+pub(in crate::dataplane::port::vhost_user) struct RxQueue {
+    pub(in crate::dataplane::port::vhost_user) ring: SplitRing,
+    /// VIRTIO_NET_F_MRG_RXBUF is negotiated.
+    mergeable: bool,
+    /// What the guest takes unfinished.
+    takes: Unfinished,
+    /// Octets of the header in front of each frame.
+    header_len: usize,
+    /// Heads of the chains that wait, read as they are needed.
+    heads: Vec<u16>,
+    /// One for each frame, or segment of a frame that is cut.
+    places: Vec<Place>,
+    /// Octets of each chain of those places that have several, and their spans.
+    lens: Vec<usize>,
+    spans: Vec<Span>,
+    /// What was spent of [`WORK`] in this turn.
+    work: usize,
+    /// The guest has posted buffers here since the port began, or before.
+    used: bool,
+}
+
+/// Where a frame goes.
+#[derive(Debug)]
+struct Place {
+    /// The first of its chains.
+    chain: usize,
+    /// Octets, with the header.
+    octets: usize,
+    room: Room,
+}
+
+#[derive(Debug)]
+enum Room {
+    /// In the one chain, in one piece.
+    Whole(Span),
+    /// In several chains or pieces.
+    Pieces { lens: Range<usize>, spans: Range<usize> },
+}
+
+impl RxQueue {
+    pub(in crate::dataplane::port::vhost_user) fn new(
+        ring: SplitRing,
+        mergeable: bool,
+        takes: Unfinished,
+        header_len: usize,
+    ) -> Self {
+        Self {
+            ring,
+            mergeable,
+            takes,
+            header_len,
+            heads: Vec::with_capacity(BURST + MAX_CHAINS),
+            places: Vec::with_capacity(BURST),
+            lens: Vec::with_capacity(MAX_CHAINS),
+            spans: Vec::with_capacity(MAX_CHAINS * 2),
+            work: 0,
+            used: false,
+        }
+    }
+
+    /// Whether the guest receives here: VMMs enable queues that guests with fewer CPUs, or firmware, leave without
+    /// buffers for ever.
+    pub(in crate::dataplane::port::vhost_user) fn is_used(&mut self) -> bool {
+        self.used = self.used || self.ring.position() != 0 || self.ring.waiting() != Ok(0);
+        self.used
+    }
+
+    /// Shows the guest what was delivered: the turn is over.
+    pub(in crate::dataplane::port::vhost_user) fn publish(&mut self) {
+        self.ring.publish();
+        self.work = 0;
+    }
+
+    /// Spends some of this turn's work. A frame for which not even a whole turn is enough fits no buffers of this
+    /// guest; another waits for the next turn.
+    fn spend(&mut self, work: usize, before: usize) -> Result<(), Undelivered> {
+        self.work += work;
+        match (self.work <= WORK, before) {
+            (true, _) => Ok(()),
+            (false, 0) => Err(Undelivered::TooLarge),
+            (false, _) => Err(Undelivered::Full),
+        }
+    }
+
+    /// Writes frames into as many chains as each takes, in order, each whole or not at all. Gives how many it wrote,
+    /// and why it wrote no more.
+    pub(in crate::dataplane::port::vhost_user) fn deliver(
+        &mut self,
+        memory: &GuestMemory,
+        frames: &[Outgoing<'_>],
+    ) -> Result<(), (usize, Undelivered)> {
+        self.heads.clear();
+        self.places.clear();
+        self.lens.clear();
+        self.spans.clear();
+        self.ring.prefetch_used(frames.len());
+        let mut chain = 0;
+        let mut taken = 0;
+        let mut placed = Ok(());
+        for frame in frames {
+            match self.place(memory, frame, chain, frames.len()) {
+                Ok(chains) => (chain, taken) = (chain + chains, taken + 1),
+                Err(why) => {
+                    placed = Err(why);
+                    break;
+                }
+            }
+        }
+        (0..AHEAD).for_each(|at| self.prefetch(at));
+        let mut at = 0;
+        for frame in &frames[..taken] {
+            self.prefetch(at + AHEAD);
+            at += self.write(frame, at);
+        }
+        // Apart from the octets: the guest may be fetching the same lines, and takes each away but once.
+        for at in 0..self.places.len() {
+            self.push_used(at);
+        }
+        self.ring.advance(chain as u16);
+        placed.map_err(|why| (taken, why))
+    }
+
+    /// Marks in `log` what the last delivery wrote to `memory`.
+    #[cold]
+    pub(in crate::dataplane::port::vhost_user) fn mark(
+        &self,
+        memory: &GuestMemory,
+        log: &DirtyLog,
+    ) {
+        for place in &self.places {
+            let spans = match &place.room {
+                Room::Whole(span) => std::slice::from_ref(span),
+                Room::Pieces { spans, .. } => &self.spans[spans.clone()],
+            };
+            let mut left = place.octets;
+            for span in spans {
+                let written = span.first(left);
+                memory.mark(log, written.address(), written.len() as u32);
+                left -= written.len();
+            }
+        }
+    }
+
+    /// Finds chains for a frame, one of `burst`, from number `chain` of those that wait on. Gives how many.
+    #[inline]
+    fn place(
+        &mut self,
+        memory: &GuestMemory,
+        frame: &Outgoing<'_>,
+        chain: usize,
+        burst: usize,
+    ) -> Result<usize, Undelivered> {
+        if let Offload::Segmentation { .. } = frame.offload
+            && let Some(cut) = self.cut(frame)
+        {
+            return self.place_segments(memory, &cut, chain);
+        }
+        self.place_octets(memory, frame.len, (chain, self.work), burst)
+    }
+
+    /// How a frame is to be cut, if this guest does not take it as it is.
+    #[inline]
+    fn cut<'f>(&self, frame: &Outgoing<'f>) -> Option<Cut<'f>> {
+        match frame.offload {
+            // Without merged buffers none need be large enough for it.
+            Offload::Segmentation { start, segments, .. }
+                if !(self.mergeable && self.takes.covers(frame.offload)) =>
+            {
+                Cut::new(frame.head, frame.len, start, segments)
+            }
+            _ => None,
+        }
+    }
+
+    /// Finds chains for all segments of a frame, or for none.
+    #[cold]
+    fn place_segments(
+        &mut self,
+        memory: &GuestMemory,
+        cut: &Cut<'_>,
+        chain: usize,
+    ) -> Result<usize, Undelivered> {
+        if cut.count() > self.ring.size() {
+            return Err(Undelivered::TooLarge);
+        }
+        let first = self.places.len();
+        let before = self.work;
+        self.spend(cut.count(), before)?;
+        let mut taken = 0;
+        for at in 0..cut.count() {
+            match self.place_octets(memory, cut.len(at), (chain + taken, before), cut.count()) {
+                Ok(chains) => taken += chains,
+                Err(why) => {
+                    self.places.truncate(first);
+                    return Err(why);
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Finds chains for a frame of `octets`, from number `chain` of those that wait on; `before` is the work of this
+    /// turn when the frame's began. Gives how many.
+    #[inline(always)]
+    fn place_octets(
+        &mut self,
+        memory: &GuestMemory,
+        octets: usize,
+        (chain, before): (usize, usize),
+        burst: usize,
+    ) -> Result<usize, Undelivered> {
+        let octets = self.header_len + octets;
+        let head = self.head(chain, burst)?;
+        let first_span = self.spans.len();
+        let first =
+            self.ring.chain(head, memory, (Direction::Writable, octets), &mut self.spans)?;
+        // What is written behind a short header is put together like a frame in pieces.
+        if let Chain::Whole(span) = first
+            && span.len() >= octets
+            && self.header_len == vnet::HEADER_LEN
+        {
+            self.places.push(Place { chain, octets, room: Room::Whole(span) });
+            return Ok(1);
+        }
+        self.place_pieces(memory, octets, (chain, first, first_span, before), burst)
+    }
+
+    /// As [`RxQueue::place_octets`], where the first chain is not enough, or in pieces.
+    fn place_pieces(
+        &mut self,
+        memory: &GuestMemory,
+        octets: usize,
+        (chain, first, first_span, before): (usize, Chain, usize, usize),
+        burst: usize,
+    ) -> Result<usize, Undelivered> {
+        let first_len = self.lens.len();
+        let mut room = self.note(first, before)?;
+        while room < octets {
+            let taken = self.lens.len() - first_len;
+            if !self.mergeable || taken == MAX_CHAINS {
+                return Err(Undelivered::TooLarge);
+            }
+            let head = self.head(chain + taken, burst)?;
+            let enough = (Direction::Writable, octets - room);
+            let next = self.ring.chain(head, memory, enough, &mut self.spans)?;
+            room += self.note(next, before)?;
+        }
+        let (lens, spans) = (first_len..self.lens.len(), first_span..self.spans.len());
+        let taken = lens.len();
+        self.places.push(Place { chain, octets, room: Room::Pieces { lens, spans } });
+        Ok(taken)
+    }
+
+    /// Notes a chain of a place that has several. Gives its octets.
+    fn note(&mut self, chain: Chain, before: usize) -> Result<usize, Undelivered> {
+        let (len, work) = match chain {
+            Chain::Whole(span) => {
+                self.spans.push(span);
+                (span.len(), 1)
+            }
+            Chain::Pieces { octets, work } => (octets, work),
+            Chain::TooLong => return Err(RingError::ChainLength.into()),
+        };
+        self.lens.push(len);
+        self.spend(work, before)?;
+        Ok(len)
+    }
+
+    /// The head of chain number `at` of those that wait; reads `batch` of them where it is not known yet.
+    #[inline]
+    fn head(&mut self, at: usize, batch: usize) -> Result<u16, Undelivered> {
+        match self.heads.get(at) {
+            Some(head) => Ok(*head),
+            None => self.more_heads(at, batch),
+        }
+    }
+
+    #[cold]
+    fn more_heads(&mut self, at: usize, batch: usize) -> Result<u16, Undelivered> {
+        self.heads.resize(at + batch, 0);
+        let read = self.ring.heads(at, &mut self.heads[at..])?;
+        self.heads.truncate(at + read);
+        self.heads.get(at).copied().ok_or(Undelivered::Full)
+    }
+
+    /// Fetches ahead where frame number `at` goes.
+    #[inline]
+    fn prefetch(&self, at: usize) {
+        if let Some(Place { room: Room::Whole(span), .. }) = self.places.get(at) {
+            span.prefetch_write();
+        }
+    }
+
+    /// Writes a frame into the place with number `at`, or its segments into those from there on; gives how many.
+    #[inline(always)]
+    fn write(&self, frame: &Outgoing<'_>, at: usize) -> usize {
+        if let (Offload::None, [tail], Room::Whole(span)) =
+            (frame.offload, frame.tail, &self.places[at].room)
+            && let Some(span) = span.write(&vnet::Header::PLAIN)
+        {
+            let rest = span.skip(span.copy_from_slice(frame.head));
+            rest.copy_from_span(tail.first(frame.len - frame.head.len()));
+            return 1;
+        }
+        self.write_other(frame, at)
+    }
+
+    /// As [`RxQueue::write`], whatever the frame and its place are.
+    fn write_other(&self, frame: &Outgoing<'_>, at: usize) -> usize {
+        if let Some(cut) = self.cut(frame) {
+            return self.write_segments(frame, &cut, at);
+        }
+        let octets = Octets {
+            headers: &[],
+            private: frame.head,
+            tail: frame.tail,
+            skip: 0,
+            tail_len: frame.len - frame.head.len(),
+        };
+        let headers_len = match frame.offload {
+            Offload::Segmentation { start, segments, .. } => {
+                segment::headers_len(frame.head, start.into(), segments.kind).unwrap_or(0)
+            }
+            _ => 0,
+        };
+        self.scatter(at, frame.offload, headers_len as u16, octets);
+        1
+    }
+
+    /// As [`RxQueue::write`], of a frame that is cut.
+    #[cold]
+    fn write_segments(&self, frame: &Outgoing<'_>, cut: &Cut<'_>, at: usize) -> usize {
+        let Offload::Segmentation { start, offset, .. } = frame.offload else { return 0 };
+        let private = &frame.head[cut.headers_len()..];
+        // Where the next segment's octets begin in the tail, which is gone through once: it may be in many pieces.
+        let (mut tail, mut skip) = (frame.tail, 0);
+        for number in 0..cut.count() {
+            let segment = cut.segment(number);
+            let Range { start: from, end } = segment.payload;
+            let in_private = from.min(private.len())..end.min(private.len());
+            let tail_len = end - from - in_private.len();
+            let private = &private[in_private];
+            let octets = Octets { headers: &segment.headers, private, tail, skip, tail_len };
+            self.scatter(at + number, Offload::Checksum { start, offset }, 0, octets);
+            skip += tail_len;
+            while let [first, rest @ ..] = tail
+                && skip >= first.len()
+            {
+                skip -= first.len();
+                tail = rest;
+            }
+        }
+        cut.count()
+    }
+
+    /// Writes the used entries of the place with number `at`.
+    #[inline]
+    fn push_used(&mut self, at: usize) {
+        let place = &self.places[at];
+        let mut left = place.octets;
+        match &place.room {
+            Room::Whole(_) => self.ring.push_used(self.heads[place.chain], left as u32),
+            Room::Pieces { lens, .. } => {
+                for (head, len) in self.heads[place.chain..].iter().zip(&self.lens[lens.clone()]) {
+                    let written = left.min(*len);
+                    self.ring.push_used(*head, written as u32);
+                    left -= written;
+                }
+            }
+        }
+    }
+
+    /// Writes octets into the place with number `at`, finished as far as the guest does not do that itself.
+    fn scatter(&self, at: usize, offload: Offload, headers_len: u16, octets: Octets<'_>) {
+        let (spans, buffers) = match &self.places[at].room {
+            Room::Whole(span) => (std::slice::from_ref(span), 1),
+            Room::Pieces { lens, spans } => (&self.spans[spans.clone()], lens.len() as u16),
+        };
+        let mut out = Scatter::new(spans);
+        match offload {
+            Offload::Checksum { start, offset } if !self.takes.checksum => {
+                let header = vnet::Header::to_guest(Offload::None, 0, buffers);
+                let header = &header.as_bytes()[..self.header_len];
+                write_summed(out, header, &octets, start.into(), offset.into());
+            }
+            _ => {
+                let header = vnet::Header::to_guest(offload, headers_len, buffers);
+                out.put(&header.as_bytes()[..self.header_len]);
+                out.put(octets.headers);
+                out.put(octets.private);
+                octets.tail().for_each(|span| out.put_span(span));
+            }
+        }
+    }
+}
+
+/// What a frame or segment is put together from.
+#[derive(Clone, Copy)]
+struct Octets<'a> {
+    /// Octets made here.
+    headers: &'a [u8],
+    /// Octets of the frame in private memory.
+    private: &'a [u8],
+    /// `tail_len` octets of these, after the first `skip`.
+    tail: &'a [Span],
+    skip: usize,
+    tail_len: usize,
+}
+
+impl Octets<'_> {
+    /// The part of the tail that is meant.
+    fn tail(&self) -> impl Iterator<Item = Span> {
+        let (mut skip, mut left) = (self.skip, self.tail_len);
+        self.tail.iter().filter_map(move |span| {
+            let skipped = skip.min(span.len());
+            let part = span.skip(skipped).first(left);
+            skip -= skipped;
+            left -= part.len();
+            (!part.is_empty()).then_some(part)
+        })
+    }
+}
+
+impl From<RingError> for Undelivered {
+    fn from(error: RingError) -> Self {
+        Self::Failed(crate::dataplane::port::vhost_user::failure("receive", error))
+    }
+}
+
+/// Writes a frame whose checksum, from octet `start` on and at `offset` from there, is to be finished. What is summed
+/// is what is written: guest memory is read once.
+fn write_summed(
+    mut out: Scatter<'_>,
+    header: &[u8],
+    octets: &Octets<'_>,
+    start: usize,
+    offset: usize,
+) {
+    // The field is among the headers, which are at the front of what is private.
+    let (headers, rest) = match octets.headers {
+        [] => octets.private.split_at(octets.private.len().min(HEAD_LEN)),
+        headers => (headers, octets.private),
+    };
+    let mut head: ArrayVec<u8, HEAD_LEN> = headers.iter().copied().collect();
+    let mut sum = checksum::Checksum::new();
+    sum.add(head.get(start..).unwrap_or(&[]));
+    sum.add(rest);
+    let mut front = out;
+    out.skip(header.len() + head.len());
+    out.put(rest);
+    let mut chunk = [0; CHUNK];
+    for mut span in octets.tail() {
+        while !span.is_empty() {
+            let copied = span.copy_to_slice(&mut chunk);
+            span = span.skip(copied);
+            sum.add(&chunk[..copied]);
+            out.put(&chunk[..copied]);
+        }
+    }
+    // A sum of 0 is sent as 0xffff: the same to TCP, and to UDP not "none" (RFC 768).
+    if let Some(field) = head.get_mut(start + offset..start + offset + 2) {
+        field.copy_from_slice(&sum.finish_udp().to_be_bytes());
+    }
+    front.put(header);
+    front.put(&head);
+}
+
+/// Writes one thing after the other into spans, which have room for all of it.
+#[derive(Clone, Copy)]
+struct Scatter<'a> {
+    spans: &'a [Span],
+    at: usize,
+    /// Octets of `spans[at]` already written.
+    skipped: usize,
+}
+
+impl<'a> Scatter<'a> {
+    fn new(spans: &'a [Span]) -> Self {
+        Self { spans, at: 0, skipped: 0 }
+    }
+
+    fn room(&self) -> Option<Span> {
+        self.spans.get(self.at).map(|span| span.skip(self.skipped))
+    }
+
+    fn skip(&mut self, octets: usize) {
+        self.skipped += octets;
+        while let Some(span) = self.spans.get(self.at)
+            && self.skipped >= span.len()
+        {
+            self.skipped -= span.len();
+            self.at += 1;
+        }
+    }
+
+    fn put(&mut self, mut octets: &[u8]) {
+        while !octets.is_empty()
+            && let Some(room) = self.room()
+        {
+            let copied = room.copy_from_slice(octets);
+            octets = &octets[copied..];
+            self.skip(copied);
+        }
+    }
+
+    fn put_span(&mut self, mut from: Span) {
+        while !from.is_empty()
+            && let Some(room) = self.room()
+        {
+            let copied = room.copy_from_span(from);
+            from = from.skip(copied);
+            self.skip(copied);
+        }
+    }
+}

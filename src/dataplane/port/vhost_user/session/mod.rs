@@ -1,0 +1,450 @@
+//! The conversation with a VMM, as a state machine: `(state, request, descriptors) → (state, reply, memory change)`.
+//!
+//! Takes requests in any order that real VMMs use (QEMU enables rings before it sets features, UML sets doorbells
+//! first) and refuses what no VMM may ask. Does no I/O: whoever drives it maps memory, stops the port before a request
+//! that [`Session::disturbs`] it, and builds the next port from [`Session::plan`].
+
+pub mod message;
+mod saved;
+
+pub use saved::{NotRestored, SavedSession};
+
+use super::{
+    Plan, Position, RingPlan, Segmentation, Unfinished,
+    memory::{MAX_REGIONS, RegionRequest},
+    queue::{
+        call::Doorbell,
+        ring::{MAX_SIZE, RingAddresses, RingConfig, Start},
+    },
+};
+use crate::{addr::MacAddr, dataplane::foreign::Foreign, wire::vnet};
+use message::{LogArea, Region, Request};
+use std::{os::fd::OwnedFd, sync::Arc};
+use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
+use virtio_bindings::{virtio_config, virtio_net, virtio_ring};
+
+const PROTOCOL_FEATURES: u64 = 1 << 30;
+/// Nothing of the guest: the VMM sets it while the guest migrates.
+const LOG_ALL: u64 = 1 << 26;
+const VERSION_1: u64 = 1 << virtio_config::VIRTIO_F_VERSION_1;
+/// Every ring is completed in order, always; who negotiates it may rely on that.
+const IN_ORDER: u64 = 1 << virtio_config::VIRTIO_F_IN_ORDER;
+const EVENT_IDX: u64 = 1 << virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+const INDIRECT: u64 = 1 << virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
+const MRG_RXBUF: u64 = 1 << virtio_net::VIRTIO_NET_F_MRG_RXBUF;
+const GUEST_CSUM: u64 = 1 << virtio_net::VIRTIO_NET_F_GUEST_CSUM;
+/// TSO and USO both ways: what one guest sends uncut, and another does not take so, is cut here.
+const SEGMENTATION: u64 = 1 << virtio_net::VIRTIO_NET_F_HOST_TSO4
+    | 1 << virtio_net::VIRTIO_NET_F_HOST_TSO6
+    | 1 << virtio_net::VIRTIO_NET_F_HOST_ECN
+    | 1 << virtio_net::VIRTIO_NET_F_HOST_USO
+    | 1 << virtio_net::VIRTIO_NET_F_GUEST_TSO4
+    | 1 << virtio_net::VIRTIO_NET_F_GUEST_TSO6
+    | 1 << virtio_net::VIRTIO_NET_F_GUEST_ECN
+    | 1 << virtio_net::VIRTIO_NET_F_GUEST_USO4
+    | 1 << virtio_net::VIRTIO_NET_F_GUEST_USO6;
+const MULTI_QUEUE: u64 = 1 << virtio_net::VIRTIO_NET_F_MQ | 1 << virtio_net::VIRTIO_NET_F_CTRL_VQ;
+
+/// Octets of the configuration space that can be read (virtio 1.2 §5.1.4; the rest is zero).
+const CONFIG_LEN: usize = 256;
+
+/// What a new vNIC offers. It is recorded with the vNIC and never shrinks: VMMs refuse to reconnect otherwise.
+pub fn features(queue_pairs: u16) -> u64 {
+    let single = PROTOCOL_FEATURES
+        | VERSION_1
+        | IN_ORDER
+        | EVENT_IDX
+        | INDIRECT
+        | MRG_RXBUF
+        | GUEST_CSUM
+        | SEGMENTATION
+        | 1 << virtio_net::VIRTIO_NET_F_CSUM
+        | 1 << virtio_net::VIRTIO_NET_F_MAC
+        | 1 << virtio_net::VIRTIO_NET_F_MTU
+        | 1 << virtio_net::VIRTIO_NET_F_STATUS;
+    // The control queue ends in the VMM; VMMs that pass it to the backend (UML) take vNICs of one pair.
+    if queue_pairs > 1 { single | MULTI_QUEUE } else { single }
+}
+
+fn protocol_features() -> Protocol {
+    Protocol::MQ
+        | Protocol::REPLY_ACK
+        | Protocol::MTU
+        | Protocol::BACKEND_REQ
+        | Protocol::CONFIG
+        | Protocol::CONFIGURE_MEM_SLOTS
+        | Protocol::RESET_DEVICE
+        | Protocol::LOG_SHMFD
+        | Protocol::RARP
+}
+
+/// What the guest's device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device {
+    /// Virtio features, as [`features`] gave them when the vNIC was made.
+    pub features: u64,
+    /// Queue pairs.
+    pub queue_pairs: u16,
+    /// The guest's MAC.
+    pub mac: MacAddr,
+    /// The guest's MTU.
+    pub mtu: u16,
+}
+
+/// Why a request is refused; the connection ends.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such ring: most likely the VMM was given more queues than the vNIC has.
+    #[error(
+        "ring {ring}: the VMM uses more queue pairs than the vNIC's {pairs} (queues={pairs} in QEMU, \
+         num_queues={rings} in Cloud Hypervisor; or mvirt nic create --queues {})",
+        ring / 2 + 1, pairs = rings / 2
+    )]
+    Ring {
+        /// Asked for.
+        ring: u32,
+        /// There are.
+        rings: usize,
+    },
+    /// Not a possible ring size.
+    #[error("ring size {0} is not a power of two from 2 to {MAX_SIZE}")]
+    RingSize(u32),
+    /// Not a ring index.
+    #[error("ring position {0} is above 65535")]
+    Base(u32),
+    /// Features that were not offered.
+    #[error("features {0:#x} were not offered")]
+    Features(u64),
+    /// A guest older than virtio 1.0, whose rings are of its own byte order.
+    #[error("features {0:#x} lack VIRTIO_F_VERSION_1, which a big-endian host requires")]
+    Legacy(u64),
+    /// Fewer descriptors than the request needs.
+    #[error("{got} descriptors where {needed} are needed")]
+    Descriptors {
+        /// Came.
+        got: usize,
+        /// Needed.
+        needed: usize,
+    },
+    /// An MTU that does not fit the vNIC's.
+    #[error("MTU {asked}, more than the vNIC's {limit}")]
+    Mtu {
+        /// Asked for.
+        asked: u64,
+        /// The vNIC's.
+        limit: u16,
+    },
+    /// The configuration space is read-only.
+    #[error("the configuration space is read-only")]
+    ReadOnly,
+}
+
+/// How a request changes the guest's memory.
+#[derive(Debug)]
+pub enum MemoryChange {
+    /// All of it.
+    Replace(Vec<RegionRequest>),
+    /// One region more.
+    Add(RegionRequest),
+    /// One region less.
+    Remove(Region),
+    /// Where written pages are marked, another place from now on.
+    Log(LogArea, Foreign<OwnedFd>),
+}
+
+/// What a request leads to.
+#[derive(Debug, Default)]
+pub struct Effect {
+    /// The payload of the reply; without one, the request is acknowledged if the VMM wants that.
+    pub reply: Option<Vec<u8>>,
+    /// To be carried out before the reply.
+    pub memory: Option<MemoryChange>,
+    /// The request is not known: acknowledged as failed, and nothing else.
+    pub unknown: bool,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    size: u32,
+    addresses: Option<RingAddresses>,
+    base: u16,
+    /// Where a port left it since `base` was set.
+    position: Position,
+    /// Set when the VMM has started the ring; the descriptor is absent where it wants us to poll.
+    kick: Option<Option<Arc<OwnedFd>>>,
+    call: Option<Doorbell>,
+    /// Rung when the vNIC fails.
+    error: Option<Doorbell>,
+    /// `None`: not said; then the ring is enabled where protocol features were not negotiated, and waits where they were:
+    /// what a guest sent before its VMM came back is not to be discarded while that takes up its rings one by one.
+    enabled: Option<bool>,
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub struct Session {
+    device: Device,
+    features: Option<u64>,
+    protocol: Protocol,
+    rings: Vec<Ring>,
+    /// Held open, because VMMs want it taken; nothing is ever sent.
+    backend_channel: Option<Foreign<OwnedFd>>,
+}
+
+impl Session {
+    /// A new connection.
+    pub fn new(device: Device) -> Self {
+        let rings = usize::from(device.queue_pairs) * 2;
+        Self {
+            device,
+            features: None,
+            protocol: Protocol::empty(),
+            rings: (0..rings).map(|_| Ring::default()).collect(),
+            backend_channel: None,
+        }
+    }
+
+    /// Whether the VMM waits for the outcome of requests that ask for it.
+    pub fn acknowledges(&self) -> bool {
+        self.protocol.contains(Protocol::REPLY_ACK)
+    }
+
+    /// Whether it holds descriptors that keep a connection of its VMM open after that has ended.
+    pub fn holds_sockets(&self) -> bool {
+        let bells = self.rings.iter().flat_map(|ring| [&ring.call, &ring.error]).flatten();
+        let mut sockets = bells.filter(|bell| matches!(bell, Doorbell::Socket(_)));
+        self.backend_channel.is_some() || sockets.next().is_some()
+    }
+
+    /// Tells a VMM that wants to know that rings stand still because the guest or it broke the protocol.
+    pub fn tell_error(&self) {
+        self.rings.iter().filter_map(|ring| ring.error.as_ref()).for_each(Doorbell::ring);
+    }
+
+    /// Whether the port must be stopped before `request` is handled.
+    pub fn disturbs(request: &Request) -> bool {
+        !matches!(
+            request,
+            Request::GetFeatures
+                | Request::GetProtocolFeatures
+                | Request::GetQueueNum
+                | Request::GetConfig { .. }
+                | Request::GetMaxMemSlots
+                | Request::SetOwner
+                | Request::SetVringErr { .. }
+                | Request::SendRarp
+                | Request::SetLogFd
+                | Request::SetBackendReqFd
+                | Request::NetSetMtu(_)
+                | Request::SetConfig
+                | Request::Unknown(_)
+        )
+    }
+
+    /// Handles one request. The port, if there was one, has stopped if the request disturbs it; kick descriptors are
+    /// eventfds, and those to be rung eventfds or UNIX sockets.
+    pub fn handle(
+        &mut self,
+        request: Request,
+        fds: Vec<Foreign<OwnedFd>>,
+    ) -> Result<Effect, Refusal> {
+        let number =
+            |value: u64| Effect { reply: Some(value.to_ne_bytes().into()), ..Effect::default() };
+        match request {
+            Request::GetFeatures => return Ok(number(self.device.features | LOG_ALL)),
+            Request::GetProtocolFeatures => return Ok(number(protocol_features().bits())),
+            Request::GetQueueNum => return Ok(number(self.rings.len() as u64)),
+            Request::GetMaxMemSlots => return Ok(number(MAX_REGIONS as u64)),
+            Request::GetConfig { offset, size } => return Ok(self.config(offset, size)),
+            Request::GetVringBase { ring } => return self.stop_ring(ring),
+            Request::SetMemTable(_) | Request::AddMemReg(_) | Request::RemMemReg(_) => {
+                return memory_change(request, fds);
+            }
+            Request::SetLogBase(area) => {
+                // Answered always: QEMU waits for any reply, the vhost crate (Cloud Hypervisor) for the same words.
+                let reply = [area.len, area.offset].map(u64::to_ne_bytes);
+                return Ok(Effect {
+                    reply: Some(reply.concat()),
+                    memory: Some(MemoryChange::Log(area, one(fds)?)),
+                    unknown: false,
+                });
+            }
+            Request::Unknown(_) => return Ok(Effect { unknown: true, ..Effect::default() }),
+            Request::SetFeatures(features) => self.set_features(features)?,
+            Request::SetProtocolFeatures(features) => {
+                self.protocol = Protocol::from_bits_truncate(features) & protocol_features();
+            }
+            Request::ResetOwner | Request::ResetDevice => {
+                self.rings.iter_mut().for_each(|ring| *ring = Ring::default());
+            }
+            Request::SetBackendReqFd => self.backend_channel = Some(one(fds)?),
+            Request::NetSetMtu(asked) => self.check_mtu(asked)?,
+            Request::SetConfig => return Err(Refusal::ReadOnly),
+            Request::SetOwner | Request::SendRarp => {}
+            Request::SetVringNum { ring, size } => {
+                if !size.is_power_of_two() || !(2..=MAX_SIZE).contains(&size) {
+                    return Err(Refusal::RingSize(size));
+                }
+                self.ring(ring)?.size = size;
+            }
+            Request::SetVringAddr { ring, addresses } => {
+                self.ring(ring)?.addresses = Some(addresses);
+            }
+            Request::SetVringBase { ring, base } => {
+                let base = u16::try_from(base).map_err(|_| Refusal::Base(base))?;
+                let ring = self.ring(ring)?;
+                (ring.base, ring.position) = (base, Position::default());
+            }
+            Request::SetVringKick { ring, polled } => {
+                self.ring(ring)?.kick =
+                    Some(if polled { None } else { Some(Arc::new(one(fds)?.into_inner())) });
+            }
+            Request::SetVringCall { ring, polled } => {
+                self.ring(ring)?.call = bell(polled, fds)?;
+            }
+            Request::SetVringErr { ring, polled } => {
+                self.ring(ring)?.error = bell(polled, fds)?;
+            }
+            // Marks are looked for; nobody is told of each.
+            Request::SetLogFd => {}
+            Request::SetVringEnable { ring, enabled } => self.ring(ring)?.enabled = Some(enabled),
+        }
+        Ok(Effect::default())
+    }
+
+    fn ring(&mut self, ring: u32) -> Result<&mut Ring, Refusal> {
+        let rings = self.rings.len();
+        self.rings.get_mut(ring as usize).ok_or(Refusal::Ring { ring, rings })
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<(), Refusal> {
+        let foreign = features & !(self.device.features | PROTOCOL_FEATURES | LOG_ALL);
+        if foreign != 0 {
+            return Err(Refusal::Features(foreign));
+        }
+        // Legacy rings and headers are of the guest's byte order (virtio 1.2 §2.7.3), taken here for little-endian: that
+        // of every guest of a little-endian host, unless a CPU of another kind is emulated.
+        if features & VERSION_1 == 0 && cfg!(target_endian = "big") {
+            return Err(Refusal::Legacy(features));
+        }
+        self.features = Some(features);
+        Ok(())
+    }
+
+    fn check_mtu(&self, asked: u64) -> Result<(), Refusal> {
+        let limit = self.device.mtu;
+        if asked > u64::from(limit) { Err(Refusal::Mtu { asked, limit }) } else { Ok(()) }
+    }
+
+    /// Answers GET_VRING_BASE: the ring stands still until it is kicked off again.
+    fn stop_ring(&mut self, number: u32) -> Result<Effect, Refusal> {
+        let ring = self.ring(number)?;
+        ring.base = ring.position.get().unwrap_or(ring.base);
+        (ring.position, ring.kick, ring.call) = (Position::default(), None, None);
+        let state = [number, u32::from(ring.base)];
+        let reply = state.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        Ok(Effect { reply: Some(reply), ..Effect::default() })
+    }
+
+    /// A part of the configuration space; an empty one where it is out of range.
+    fn config(&self, offset: u32, size: u32) -> Effect {
+        let mut space = [0; CONFIG_LEN];
+        space[..6].copy_from_slice(&self.device.mac.0);
+        space[6..8].copy_from_slice(&(virtio_net::VIRTIO_NET_S_LINK_UP as u16).to_le_bytes());
+        space[8..10].copy_from_slice(&self.device.queue_pairs.to_le_bytes());
+        space[10..12].copy_from_slice(&self.device.mtu.to_le_bytes());
+        let end = offset.saturating_add(size) as usize;
+        let part = space.get(offset as usize..end).unwrap_or(&[]);
+        let head = [offset, part.len() as u32, 0];
+        let mut reply: Vec<u8> = head.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        reply.extend_from_slice(part);
+        Effect { reply: Some(reply), ..Effect::default() }
+    }
+
+    /// What runs now: the rings that are addressed and started, and enabled or disabled. `None` where there is nothing to run.
+    pub fn plan(&self) -> Option<Plan> {
+        let features = self.features?;
+        let by_default = features & PROTOCOL_FEATURES == 0;
+        let ring = |ring: &Ring| {
+            let enabled = ring.enabled.or(by_default.then_some(true))?;
+            let kick = ring.kick.clone()?;
+            Some(RingPlan {
+                config: RingConfig {
+                    size: (ring.size > 0).then_some(ring.size)?,
+                    addresses: ring.addresses?,
+                    event_idx: features & EVENT_IDX != 0,
+                    indirect: features & INDIRECT != 0,
+                    start: ring.position.get().map_or(Start::Told(ring.base), Start::Exactly),
+                },
+                kick,
+                call: ring.call.clone(),
+                enabled,
+                position: ring.position.clone(),
+            })
+        };
+        let pairs = self.rings.chunks(2).map(|pair| (ring(&pair[0]), ring(&pair[1])));
+        let pairs: Vec<_> = pairs.collect();
+        let runs = pairs.iter().any(|(rx, tx)| rx.is_some() || tx.is_some());
+        runs.then_some(Plan {
+            pairs,
+            logs: features & LOG_ALL != 0,
+            mergeable: features & MRG_RXBUF != 0,
+            header_len: if features & (VERSION_1 | MRG_RXBUF) == 0 {
+                vnet::SHORT_HEADER_LEN
+            } else {
+                vnet::HEADER_LEN
+            },
+            sends: segmentation(
+                features,
+                virtio_net::VIRTIO_NET_F_HOST_TSO4,
+                &[virtio_net::VIRTIO_NET_F_HOST_USO],
+            ),
+            takes: Unfinished {
+                checksum: features & GUEST_CSUM != 0,
+                segmentation: segmentation(
+                    features,
+                    virtio_net::VIRTIO_NET_F_GUEST_TSO4,
+                    &[virtio_net::VIRTIO_NET_F_GUEST_USO4, virtio_net::VIRTIO_NET_F_GUEST_USO6],
+                ),
+            },
+        })
+    }
+}
+
+/// The segmentation that `features` has: the bits of TCP over IPv4, over IPv6 and of ECN follow each other from `tcp4`
+/// on; datagrams need all bits of `udp`, since a frame of them does not tell its family.
+fn segmentation(features: u64, tcp4: u32, udp: &[u32]) -> Segmentation {
+    let has = |bit: u32| features >> bit & 1 != 0;
+    Segmentation {
+        tcp4: has(tcp4),
+        tcp6: has(tcp4 + 1),
+        congestion: has(tcp4 + 2),
+        udp: udp.iter().all(|bit| has(*bit)),
+    }
+}
+
+/// What a message gives to be rung; none where the VMM polls.
+fn bell(polled: bool, fds: Vec<Foreign<OwnedFd>>) -> Result<Option<Doorbell>, Refusal> {
+    if polled { Ok(None) } else { one(fds).map(|fd| Some(Doorbell::new(fd))) }
+}
+
+fn one(fds: Vec<Foreign<OwnedFd>>) -> Result<Foreign<OwnedFd>, Refusal> {
+    let got = fds.len();
+    fds.into_iter().next().ok_or(Refusal::Descriptors { got, needed: 1 })
+}
+
+fn memory_change(request: Request, fds: Vec<Foreign<OwnedFd>>) -> Result<Effect, Refusal> {
+    let got = fds.len();
+    let change = match request {
+        Request::SetMemTable(regions) if regions.len() > got => {
+            return Err(Refusal::Descriptors { got, needed: regions.len() });
+        }
+        Request::SetMemTable(regions) => {
+            MemoryChange::Replace(regions.into_iter().zip(fds).map(RegionRequest::from).collect())
+        }
+        Request::AddMemReg(region) => MemoryChange::Add((region, one(fds)?).into()),
+        Request::RemMemReg(region) => MemoryChange::Remove(region),
+        _ => return Ok(Effect::default()),
+    };
+    Ok(Effect { memory: Some(change), ..Effect::default() })
+}

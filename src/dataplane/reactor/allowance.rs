@@ -1,0 +1,150 @@
+//! What a vNIC may still carry, ask and be told. It is the vNIC's, not its port's: a VMM that connects again, or disturbs
+//! its rings, which guests can bring about at will, neither refills nor empties it.
+
+use crate::{
+    dataplane::{
+        forward::{
+            limit::{Limit, Limiter, SavedLimiter},
+            tables::Vnic,
+        },
+        gateway::Told,
+    },
+    token_bucket::TokenBucket,
+};
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+
+/// Answers the gateway gives a guest in a second, and how many at once.
+const REPLIES_PER_SECOND: f64 = 1000.0;
+/// How often it is noted that a guest was told the same kind of thing.
+const TELL_INTERVAL: Duration = Duration::from_secs(1);
+/// How long after one router advertisement another may follow unasked (RFC 4861 §6.2.4, MIN_DELAY_BETWEEN_RAS).
+const ADVERTISEMENT_INTERVAL: Duration = Duration::from_secs(3);
+
+/// What one vNIC may.
+#[derive(Debug, Clone)]
+pub struct Allowance {
+    /// How much its guest may send, where that is limited.
+    pub from_guest: Option<Limiter>,
+    /// How much its guest may get, where that is limited.
+    pub to_guest: Option<Limiter>,
+    replies: TokenBucket,
+    /// When each kind of thing was last noted.
+    told: [Option<Instant>; Told::KINDS],
+    /// When it last got a router advertisement that it had not asked for.
+    advertised: Option<Instant>,
+}
+
+/// An [`Allowance`] as one process of the daemon gives it to the next: what is left at that moment.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct SavedAllowance {
+    from_guest: Option<SavedLimiter>,
+    to_guest: Option<SavedLimiter>,
+    replies: Option<f64>,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self {
+            from_guest: None,
+            to_guest: None,
+            replies: TokenBucket::new(REPLIES_PER_SECOND, REPLIES_PER_SECOND),
+            told: [None; Told::KINDS],
+            advertised: None,
+        }
+    }
+}
+
+impl Allowance {
+    /// Keeps to the limits of `vnic` from now on; where one is as it was, so is what is left of it.
+    pub fn keep_to(&mut self, vnic: &Vnic) {
+        let keep = |limiter: &mut Option<Limiter>, limit: Limit| {
+            if limiter.as_ref().map_or(Limit::default(), |limiter| *limiter.limit()) != limit {
+                *limiter = Limiter::new(limit);
+            }
+        };
+        keep(&mut self.from_guest, vnic.from_guest);
+        keep(&mut self.to_guest, vnic.to_guest);
+    }
+
+    /// Takes one of the answers the gateway may give this second.
+    pub fn may_reply(&mut self, now: Instant) -> bool {
+        self.replies.take(now)
+    }
+
+    /// Whether it is to be noted that the guest was told something: once a second for each kind of thing.
+    pub fn may_note(&mut self, told: &Told, now: Instant) -> bool {
+        let Some(last) = self.told.get_mut(told.kind()) else { return false };
+        let due = last.is_none_or(|last| now.saturating_duration_since(last) >= TELL_INTERVAL);
+        if due {
+            *last = Some(now);
+        }
+        due
+    }
+
+    /// Notes that the guest got an advertisement.
+    pub fn note_advertisement(&mut self, now: Instant) {
+        self.advertised = Some(now);
+    }
+
+    /// When a port that begins may advertise.
+    pub fn next_advertisement(&self, now: Instant) -> Instant {
+        self.advertised.map_or(now, |last| now.max(last + ADVERTISEMENT_INTERVAL))
+    }
+
+    /// What is left, for another process.
+    pub fn save(&self) -> SavedAllowance {
+        SavedAllowance {
+            from_guest: self.from_guest.as_ref().map(Limiter::save),
+            to_guest: self.to_guest.as_ref().map(Limiter::save),
+            replies: Some(self.replies.tokens()),
+        }
+    }
+
+    /// What another process had left.
+    pub fn restore(saved: &SavedAllowance) -> Self {
+        let mut allowance = Self {
+            from_guest: saved.from_guest.as_ref().and_then(Limiter::restore),
+            to_guest: saved.to_guest.as_ref().and_then(Limiter::restore),
+            ..Self::default()
+        };
+        if let Some(left) = saved.replies {
+            allowance.replies.keep(left);
+        }
+        allowance
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thousand_replies_a_second_and_no_more() {
+        let start = Instant::now();
+        let mut allowance = Allowance::default();
+        let mut replies = |now| (0..1500).filter(|_| allowance.may_reply(now)).count();
+        assert_eq!(replies(start), 1000);
+        assert_eq!(replies(start + Duration::from_millis(10)), 10);
+        assert_eq!(replies(start + Duration::from_secs(3600)), 1000);
+    }
+
+    #[test]
+    fn what_is_left_survives_being_saved_as_text() {
+        let now = Instant::now();
+        let limit = Limit { packets: 100, burst_packets: 64, ..Limit::default() };
+        let mut allowance = Allowance { from_guest: Limiter::new(limit), ..Allowance::default() };
+        let limiter = allowance.from_guest.as_mut().unwrap();
+        limiter.refill(now);
+        (0..60).for_each(|_| limiter.charge(60, crate::wire::vnet::Offload::None));
+        assert_eq!((0..990).filter(|_| allowance.may_reply(now)).count(), 990);
+        let text = serde_json::to_string(&allowance.save()).unwrap();
+        let mut restored = Allowance::restore(&serde_json::from_str(&text).unwrap());
+        assert_eq!((0..1500).filter(|_| restored.may_reply(now)).count(), 10);
+        let limiter = restored.from_guest.unwrap();
+        let frames = [(60, crate::wire::vnet::Offload::None); 64];
+        assert_eq!((*limiter.limit(), limiter.admitted(frames.into_iter())), (limit, 4));
+        let none = Allowance::restore(&SavedAllowance::default());
+        assert!(none.from_guest.is_none() && none.replies.tokens() == REPLIES_PER_SECOND);
+    }
+}

@@ -1,0 +1,635 @@
+//! The life of a burst: polled from a port, decided frame by frame, delivered next hop by next hop, completed.
+//!
+//! ```text
+//! ingress port → plain → route ──────────────────────→ egress → port of this reactor │ link to another
+//!                  └── no: classify → guard → gateway │ route ──┘
+//! ```
+
+use super::{
+    ports::{HOLD, Held, Ports, Slot},
+    ways::Links,
+};
+use crate::{
+    dataplane::{
+        forward::{
+            NextHopId,
+            fast::{self, Plain},
+            limit::Limiter,
+            rewrite, routed,
+            tables::{NetworkTable, NextHop, PortId, Vnic},
+            withheld::Withheld,
+        },
+        frame::{
+            BURST, Burst, MAX_FRAME_LEN, Outgoing,
+            classify::classify,
+            fragment,
+            verdict::{DropReason, Rejection, Verdict},
+        },
+        gateway::{self, Question},
+        port::{PortFailure, Undelivered},
+    },
+    wire::{Writer, vnet::Offload},
+};
+use arrayvec::ArrayVec;
+use std::{net::Ipv4Addr, time::Instant};
+
+const _: () = assert!(BURST == u64::BITS as usize, "sets of frames are masks of 64 bits");
+
+/// What a reactor needs to carry frames, made once.
+#[derive(Debug)]
+pub struct Pipeline {
+    burst: Burst,
+    /// Where each frame of the burst is addressed to, if it is plain.
+    destinations: [Option<Ipv4Addr>; BURST],
+    /// Where each frame of the burst goes on to, if anywhere; else its verdict says what becomes of it.
+    next_hops: [NextHopId; BURST],
+    verdicts: [Verdict; BURST],
+    withheld: Withheld,
+    /// Holds a whole frame where one is needed in one piece.
+    whole: Box<[u8]>,
+    /// Where answers and fragments are written.
+    answer: Box<[u8]>,
+    /// Frames dealt with since this was last asked.
+    carried: u64,
+}
+
+impl Default for Pipeline {
+    fn default() -> Self {
+        Self {
+            burst: Burst::default(),
+            destinations: [None; BURST],
+            next_hops: [NextHopId::NONE; BURST],
+            verdicts: [Verdict::Gateway; BURST],
+            withheld: Withheld::default(),
+            whole: vec![0; MAX_FRAME_LEN].into(),
+            answer: vec![0; fragment::BUFFER_LEN].into(),
+            carried: 0,
+        }
+    }
+}
+
+/// Everything around one burst.
+struct Passage<'a, L> {
+    ports: &'a mut Ports,
+    links: &'a mut L,
+    ingress: PortId,
+    now: Instant,
+}
+
+/// What became of a frame that was not dropped.
+enum Done {
+    /// The gateway has answered it.
+    Answered,
+    /// It went on, in fragments.
+    Forwarded,
+}
+
+/// What is to be done about a frame that its next hop did not take.
+enum Refused {
+    /// It stays with its sender for now, and those behind it that go the same way.
+    Hold,
+    /// It is dropped.
+    Drop(DropReason),
+    /// It is dropped, and those behind it that go the same way.
+    DropRest(DropReason),
+}
+
+impl Pipeline {
+    /// Takes one burst from a queue through the switch. Gives how many frames were waiting.
+    pub fn run<L: Links>(
+        &mut self,
+        ports: &mut Ports,
+        links: &mut L,
+        (ingress, queue): (PortId, usize),
+        now: Instant,
+    ) -> Result<usize, PortFailure> {
+        ports.in_hand = Some(ingress);
+        let Some(slot) = ports.sound_mut(ingress) else { return Ok(0) };
+        if let Some(held) = slot.held
+            && now.duration_since(held.since) < HOLD
+            && ports.sound_mut(held.receiver).is_some_and(|slot| !slot.port.has_room(queue))
+        {
+            return Ok(1);
+        }
+        let Some(slot) = ports.sound_mut(ingress) else { return Ok(0) };
+        self.burst.clear(queue);
+        links.start();
+        slot.port.poll(queue, &mut self.burst)?;
+        if let Some(took) = links.held_up() {
+            slot.strike(took, now)?;
+        }
+        let polled = self.burst.len();
+        if polled == 0 {
+            return Ok(0);
+        }
+        self.decide(slot);
+        if let Some(limiter) = &mut slot.allowance.from_guest {
+            limiter.refill(now);
+            self.limit(*limiter);
+        }
+        let mut passage = Passage { ports, links, ingress, now };
+        let dealt = self.deliver(&mut passage);
+        self.complete(passage.ports, ingress, dealt);
+        Ok(polled)
+    }
+
+    /// How many frames were dealt with since this was last asked.
+    pub fn take_carried(&mut self) -> u64 {
+        std::mem::take(&mut self.carried)
+    }
+
+    /// Decides about every frame of the burst. Those to be forwarded are made what they leave as.
+    fn decide(&mut self, slot: &Slot) {
+        let Some((table, vnic)) = slot.vnic() else {
+            self.next_hops = [NextHopId::NONE; BURST];
+            self.verdicts = [Verdict::Drop(DropReason::NoRoute); BURST];
+            return;
+        };
+        let (frames, _) = self.burst.frames_mut();
+        let plain = Plain::new(table, vnic);
+        // One step after the other, so that many lookups wait for memory at the same time.
+        let destinations = &mut self.destinations[..frames.len()];
+        for (frame, destination) in frames.iter_mut().zip(&mut *destinations) {
+            *destination = plain.check(frame);
+        }
+        for (destination, way) in destinations.iter().zip(&mut self.next_hops) {
+            let found = destination.and_then(|destination| table.fib.lookup_ipv4(destination));
+            *way = found.unwrap_or(NextHopId::NONE);
+        }
+        // Apart, so that what nearly all frames are is all that this loop has in it.
+        let mut others = 0;
+        for (at, (frame, way)) in frames.iter_mut().zip(&self.next_hops).enumerate() {
+            if *way != NextHopId::NONE && fast::fits(frame, table.fib.next_hop(*way)) {
+                rewrite::rewrite_ipv4(frame.head_mut(), table.fib.next_hop(*way));
+            } else {
+                others |= 1 << at;
+            }
+        }
+        for at in bits(others) {
+            self.decide_other(table, vnic, at);
+        }
+    }
+
+    /// Decides about a frame that is not plain.
+    fn decide_other(&mut self, table: &NetworkTable, vnic: &Vnic, at: usize) {
+        let frame = &mut self.burst.frames_mut().0[at];
+        match routed::by_head(table, vnic, frame, &mut self.withheld) {
+            Ok(next_hop) => {
+                rewrite::rewrite(frame.head_mut(), table.fib.next_hop(next_hop));
+                self.next_hops[at] = next_hop;
+            }
+            Err(other) => {
+                let is_deep = routed::is_deep(frame, other);
+                (self.next_hops[at], self.verdicts[at]) = (NextHopId::NONE, other);
+                if is_deep {
+                    self.decide_deep(table, vnic, at);
+                }
+            }
+        }
+    }
+
+    /// Decides about a frame whose headers may go on beyond its head, with all of it at hand.
+    #[cold]
+    fn decide_deep(&mut self, table: &NetworkTable, vnic: &Vnic, at: usize) {
+        let whole = self.burst.linearise(at, &mut self.whole);
+        let frame = &mut self.burst.frames_mut().0[at];
+        match routed::by_whole(table, vnic, (frame, whole), &mut self.withheld) {
+            Ok(next_hop) => {
+                rewrite::rewrite(frame.head_mut(), table.fib.next_hop(next_hop));
+                self.next_hops[at] = next_hop;
+            }
+            Err(verdict) => self.verdicts[at] = verdict,
+        }
+    }
+
+    /// Drops what is beyond the sender's limit.
+    fn limit(&mut self, mut left: Limiter) {
+        for at in bits(self.waiting()) {
+            let frame = self.burst.frame(at);
+            if left.admits() {
+                left.charge(frame.len, frame.offload);
+            } else {
+                self.next_hops[at] = NextHopId::NONE;
+                self.verdicts[at] = Verdict::Drop(DropReason::RateLimited);
+            }
+        }
+    }
+
+    /// The frames of the burst that are not dealt with.
+    fn waiting(&self) -> u64 {
+        u64::MAX >> (BURST - self.burst.len()) & !self.burst.done
+    }
+
+    /// Carries out the decisions, those towards one next hop together, and counts. Gives the frames that are dealt
+    /// with; the others wait for their receiver.
+    fn deliver<L: Links>(&mut self, passage: &mut Passage<'_, L>) -> u64 {
+        let mut left = self.waiting();
+        let mut dealt = 0;
+        while left != 0 {
+            let at = left.trailing_zeros() as usize;
+            let next_hop = self.next_hops[at];
+            if next_hop == NextHopId::NONE {
+                passage.links.start();
+                let outcome = self.end(at, passage);
+                passage.blame(passage.ingress);
+                passage.count(outcome);
+                dealt |= 1 << at;
+                left &= !(1 << at);
+            } else {
+                let group = left & self.towards(next_hop);
+                dealt |= self.forward(group, next_hop, passage);
+                left &= !group;
+            }
+        }
+        dealt
+    }
+
+    /// The frames to be forwarded to `next_hop`.
+    fn towards(&self, next_hop: NextHopId) -> u64 {
+        let ways = self.next_hops[..self.burst.len()].iter().rev();
+        ways.fold(0, |set, way| set << 1 | u64::from(*way == next_hop))
+    }
+
+    /// Carries out the verdict about a frame that does not go on as it is.
+    fn end<L: Links>(
+        &mut self,
+        at: usize,
+        passage: &mut Passage<'_, L>,
+    ) -> Result<Done, DropReason> {
+        match self.verdicts[at] {
+            Verdict::Gateway => {
+                let answered = self.answer(at, passage);
+                if answered == Err(DropReason::NotServed) {
+                    self.reject(at, Rejection::NotServed, passage);
+                }
+                answered.map(|()| Done::Answered)
+            }
+            Verdict::Reject(reason, rejection) => {
+                self.reject(at, rejection, passage);
+                Err(reason)
+            }
+            Verdict::Fragment(next_hop) => {
+                self.fragment(at, next_hop, passage).map(|()| Done::Forwarded)
+            }
+            Verdict::Drop(reason) => Err(reason),
+        }
+    }
+
+    /// Sends a frame on in fragments: all of them, or it counts as dropped.
+    #[cold]
+    fn fragment<L: Links>(
+        &mut self,
+        at: usize,
+        next_hop: NextHopId,
+        passage: &mut Passage<'_, L>,
+    ) -> Result<(), DropReason> {
+        let vnic = passage.ports.get_mut(passage.ingress).and_then(|slot| slot.vnic());
+        let (table, _) = vnic.ok_or(DropReason::NoRoute)?;
+        let next_hop = *table.fib.next_hop(next_hop);
+        let whole = self.burst.linearise(at, &mut self.whole);
+        passage.blame(passage.ingress);
+        rewrite::rewrite(whole, &next_hop);
+        let offload = self.burst.frame(at).offload;
+        let Some(fragments) = fragment::cut(whole, offload, next_hop.mtu, &mut self.answer) else {
+            self.reject(at, Rejection::TooBig(next_hop.mtu), passage);
+            return Err(DropReason::ExceedsMtu);
+        };
+        let frames: ArrayVec<_, { fragment::MAX_FRAGMENTS }> =
+            fragments.iter().map(|frame| Outgoing::private(frame, Offload::None)).collect();
+        // From here on it is the receiver that may make the reactor wait.
+        passage.links.start();
+        let sent = passage.send_as_one(&next_hop, self.burst.queue, &frames);
+        passage.blame(next_hop.port);
+        passage.links.start();
+        sent
+    }
+
+    /// Sends the frames of `group` on to their next hop. Gives those that are dealt with.
+    fn forward<L: Links>(
+        &mut self,
+        group: u64,
+        next_hop: NextHopId,
+        passage: &mut Passage<'_, L>,
+    ) -> u64 {
+        let vnic = passage.ports.get_mut(passage.ingress).and_then(|slot| slot.vnic());
+        let Some(next_hop) = vnic.map(|(table, _)| *table.fib.next_hop(next_hop)) else { return 0 };
+        let next_hop = &next_hop;
+        if passage.links.watches() {
+            return self.forward_watched(group, next_hop, passage);
+        }
+        let mut frames = ArrayVec::<Outgoing<'_>, BURST>::new();
+        bits(group).for_each(|at| frames.push(self.burst.outgoing(at)));
+        let mut sent = 0;
+        while sent < frames.len() {
+            let (taken, why) = match passage.send(next_hop, self.burst.queue, &frames[sent..]) {
+                Ok(()) => break,
+                Err(stopped) => stopped,
+            };
+            sent += taken;
+            let (reason, until) = match passage.refused(next_hop, why, group) {
+                Refused::Hold => return bits(group).take(sent).fold(0, |set, at| set | 1 << at),
+                Refused::Drop(reason) => (reason, sent + 1),
+                Refused::DropRest(reason) => (reason, frames.len()),
+            };
+            (sent..until).for_each(|_| passage.count(Err(reason)));
+            sent = until;
+        }
+        group
+    }
+
+    /// As [`Pipeline::forward`], frame by frame and by way of private memory: who makes the reactor wait is found.
+    #[cold]
+    fn forward_watched<L: Links>(
+        &mut self,
+        group: u64,
+        next_hop: &NextHop,
+        passage: &mut Passage<'_, L>,
+    ) -> u64 {
+        let mut dealt = 0;
+        for at in bits(group) {
+            passage.links.start();
+            let whole = self.burst.linearise(at, &mut self.whole);
+            passage.blame(passage.ingress);
+            let frame = Outgoing::private(whole, self.burst.frame(at).offload);
+            passage.links.start();
+            let sent = passage.send(next_hop, self.burst.queue, &[frame]);
+            passage.blame(next_hop.port);
+            if let Err((_, why)) = sent {
+                match passage.refused(next_hop, why, group) {
+                    Refused::Hold => return dealt,
+                    Refused::Drop(reason) | Refused::DropRest(reason) => passage.count(Err(reason)),
+                }
+            }
+            dealt |= 1 << at;
+        }
+        dealt
+    }
+
+    /// Lets the gateway answer a frame, to where it came from.
+    fn answer<L: Links>(
+        &mut self,
+        at: usize,
+        passage: &mut Passage<'_, L>,
+    ) -> Result<(), DropReason> {
+        let whole = self.burst.linearise(at, &mut self.whole);
+        let offload = self.burst.frame(at).offload;
+        let headers = classify(whole, whole.len(), offload)?;
+        let slot = passage.ports.sound_mut(passage.ingress).ok_or(DropReason::NoGuest)?;
+        if !slot.allowance.may_reply(passage.now) {
+            return Err(DropReason::ReplyLimit);
+        }
+        let mut writer = Writer::new(&mut self.answer);
+        let (table, vnic) = slot.vnic().ok_or(DropReason::NoRoute)?;
+        let question = Question { table, vnic, headers: &headers, frame: whole, offload };
+        let told = gateway::respond(&question, &mut writer)?;
+        let answer = Outgoing::private(writer.since(0), Offload::None);
+        match slot.put(&[answer], self.burst.queue, passage.now) {
+            Ok(()) => {
+                slot.tell(told, passage.now);
+                Ok(())
+            }
+            // It is the asker's own ring: no need to wait for it.
+            Err((_, Undelivered::Full)) => Err(DropReason::RxRingFull),
+            Err((_, Undelivered::Limited)) => Err(DropReason::RateLimited),
+            Err((_, Undelivered::TooLarge)) => Err(DropReason::RxBufferTooSmall),
+            Err((_, Undelivered::Failed(failure))) => {
+                passage.ports.fail(passage.ingress, failure);
+                Err(DropReason::NoGuest)
+            }
+        }
+    }
+
+    /// Tells the sender of a packet why it goes nowhere, if that may be told.
+    fn reject<L: Links>(&mut self, at: usize, rejection: Rejection, passage: &mut Passage<'_, L>) {
+        let whole = self.burst.linearise(at, &mut self.whole);
+        let Some(slot) = passage.ports.sound_mut(passage.ingress) else { return };
+        let Ok(headers) = classify(whole, whole.len(), Offload::None) else { return };
+        if !slot.allowance.may_reply(passage.now) {
+            return;
+        }
+        let Some(who) = slot.vnic() else { return };
+        let mut writer = Writer::new(&mut self.answer);
+        if gateway::reject(who, &headers, whole, rejection, &mut writer).is_err() {
+            return;
+        }
+        // The packet's own drop is counted; an error that finds no buffer is not another one.
+        let error = Outgoing::private(writer.since(0), Offload::None);
+        let told = slot.put(&[error], self.burst.queue, passage.now);
+        if let Err((_, Undelivered::Failed(failure))) = told {
+            passage.ports.fail(passage.ingress, failure);
+        }
+    }
+
+    /// Counts what was dealt with and returns it to its sender.
+    fn complete(&mut self, ports: &mut Ports, ingress: PortId, dealt: u64) {
+        self.carried += u64::from(dealt.count_ones());
+        let Some(slot) = ports.get_mut(ingress) else { return };
+        slot.counters.ingress_frames.add(dealt.count_ones().into());
+        let octets = bits(dealt).map(|at| self.burst.frame(at).len as u64).sum();
+        slot.counters.ingress_octets.add(octets);
+        if let Some(limiter) = &mut slot.allowance.from_guest {
+            for at in bits(dealt).filter(|at| !self.is_limited(*at)) {
+                let frame = self.burst.frame(at);
+                limiter.charge(frame.len, frame.offload);
+            }
+        }
+        let done = self.burst.done | dealt;
+        if done & 1 != 0 {
+            slot.held = None;
+        }
+        if slot.is_sound() {
+            slot.port.complete(self.burst.queue, done);
+        }
+        ports.touch(ingress);
+    }
+
+    /// Whether a frame was beyond its sender's limit.
+    fn is_limited(&self, at: usize) -> bool {
+        let limited = Verdict::Drop(DropReason::RateLimited);
+        self.next_hops[at] == NextHopId::NONE && self.verdicts[at] == limited
+    }
+
+    /// Delivers frames of one port and queue that came over a link.
+    pub fn deliver_from_link(
+        &mut self,
+        ports: &mut Ports,
+        (port, queue): (PortId, usize),
+        mut frames: &[Outgoing<'_>],
+        now: Instant,
+    ) {
+        self.carried += frames.len() as u64;
+        ports.in_hand = Some(port);
+        let Some(slot) = ports.sound_mut(port) else { return };
+        while !frames.is_empty() {
+            let Err((taken, why)) = slot.put(frames, queue, now) else { break };
+            frames = &frames[taken..];
+            let (reason, dropped) = match why {
+                Undelivered::Full => (DropReason::RxRingFull, frames.len()),
+                Undelivered::Limited => (DropReason::RateLimited, frames.len()),
+                Undelivered::TooLarge => (DropReason::RxBufferTooSmall, 1),
+                Undelivered::Failed(failure) => {
+                    ports.fail(port, failure);
+                    return;
+                }
+            };
+            (0..dropped).for_each(|_| slot.counters.drop_frame(reason));
+            frames = &frames[dropped..];
+        }
+        ports.touch(port);
+    }
+
+    /// Advertises the router to a guest unasked. Gives when to do so again, if ever.
+    pub fn advertise(
+        &mut self,
+        ports: &mut Ports,
+        port: PortId,
+        now: Instant,
+        random: u64,
+    ) -> Option<Instant> {
+        ports.in_hand = Some(port);
+        let slot = ports.sound_mut(port)?;
+        let mut writer = Writer::new(&mut self.answer);
+        let mut heard = Ok(());
+        if let Some((table, vnic)) = slot.vnic()
+            && gateway::router_advertisement(table, vnic, &mut writer).is_ok()
+        {
+            let advertisement = Outgoing::private(writer.since(0), Offload::None);
+            heard = slot.put(&[advertisement], 0, now);
+        }
+        if let Err((_, Undelivered::Failed(failure))) = heard {
+            ports.fail(port, failure);
+            return None;
+        }
+        if heard.is_ok() {
+            slot.allowance.note_advertisement(now);
+        }
+        slot.advertisements = slot.advertisements.saturating_add(1);
+        let tried = slot.advertisements;
+        ports.touch(port);
+        Some(gateway::next_advertisement(now, tried, heard.is_ok(), random))
+    }
+}
+
+/// The positions of the bits that are set, from the lowest.
+fn bits(mut set: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let at = set.trailing_zeros();
+        set &= set.wrapping_sub(1);
+        (at < u64::BITS).then_some(at as usize)
+    })
+}
+
+impl<L: Links> Passage<'_, L> {
+    /// Holds it against a port of this reactor if what was done for it since it was begun to be timed took too long.
+    fn blame(&mut self, port: PortId) {
+        let held_up = self.links.held_up();
+        self.ports.blame(port, held_up, self.now);
+    }
+
+    /// Counts a frame by what became of it.
+    fn count(&mut self, outcome: Result<Done, DropReason>) {
+        if let Some(slot) = self.ports.get_mut(self.ingress) {
+            match outcome {
+                Ok(Done::Answered) => slot.counters.ingress_answered.add(1),
+                Ok(Done::Forwarded) => slot.counters.ingress_forwarded.add(1),
+                Err(reason) => slot.counters.drop_frame(reason),
+            }
+        }
+    }
+
+    /// Sends frames to their next hop, and counts those that it took.
+    fn send(
+        &mut self,
+        next_hop: &NextHop,
+        queue: usize,
+        frames: &[Outgoing<'_>],
+    ) -> Result<(), (usize, Option<Undelivered>)> {
+        let sent = self.hand_over(next_hop, queue, frames);
+        let taken = sent.as_ref().map_or_else(|(taken, _)| *taken, |()| frames.len());
+        if let Some(slot) = self.ports.get_mut(self.ingress) {
+            slot.counters.ingress_forwarded.add(taken as u64);
+        }
+        sent
+    }
+
+    /// Sends what one frame became, which the caller counts as one. What is not taken at once is dropped: there is nothing
+    /// left of it to wait with its sender.
+    fn send_as_one(
+        &mut self,
+        next_hop: &NextHop,
+        queue: usize,
+        frames: &[Outgoing<'_>],
+    ) -> Result<(), DropReason> {
+        let Err((_, why)) = self.hand_over(next_hop, queue, frames) else { return Ok(()) };
+        let elsewhere = next_hop.reactor != self.links.here();
+        Err(match why {
+            None => DropReason::NoGuest,
+            Some(Undelivered::Limited) => DropReason::RateLimited,
+            Some(Undelivered::TooLarge) => DropReason::RxBufferTooSmall,
+            Some(Undelivered::Full) if elsewhere => DropReason::LinkFull,
+            Some(Undelivered::Full) => DropReason::RxRingFull,
+            Some(Undelivered::Failed(failure)) => {
+                self.ports.fail(next_hop.port, failure);
+                DropReason::NoGuest
+            }
+        })
+    }
+
+    fn hand_over(
+        &mut self,
+        next_hop: &NextHop,
+        queue: usize,
+        frames: &[Outgoing<'_>],
+    ) -> Result<(), (usize, Option<Undelivered>)> {
+        if next_hop.reactor == self.links.here() {
+            self.ports.in_hand = Some(next_hop.port);
+            let slot = self.ports.sound_mut(next_hop.port).ok_or((0, None))?;
+            let sent = slot.put(frames, queue, self.now).map_err(|(taken, why)| (taken, Some(why)));
+            self.ports.in_hand = Some(self.ingress);
+            self.ports.touch(next_hop.port);
+            sent
+        } else {
+            let to = (next_hop.reactor, next_hop.port);
+            match self.links.send(self.ingress, to, queue, frames) {
+                taken if taken < frames.len() => Err((taken, Some(Undelivered::Full))),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    /// What is to be done about a frame of `group` that its next hop refused; `None`: nobody is there.
+    fn refused(&mut self, next_hop: &NextHop, why: Option<Undelivered>, group: u64) -> Refused {
+        match why {
+            None => Refused::DropRest(DropReason::NoGuest),
+            Some(Undelivered::Limited) => Refused::DropRest(DropReason::RateLimited),
+            Some(Undelivered::TooLarge) => Refused::Drop(DropReason::RxBufferTooSmall),
+            Some(Undelivered::Failed(failure)) => {
+                self.ports.fail(next_hop.port, failure);
+                Refused::DropRest(DropReason::NoGuest)
+            }
+            Some(Undelivered::Full) => self.hold(next_hop, group),
+        }
+    }
+
+    /// Holds frames for a receiver without buffers, but not the oldest of their sender for longer than [`HOLD`].
+    fn hold(&mut self, next_hop: &NextHop, group: u64) -> Refused {
+        let elsewhere = next_hop.reactor != self.links.here();
+        let reason = if elsewhere { DropReason::LinkFull } else { DropReason::RxRingFull };
+        let receiver = self.ports.get_mut(next_hop.port).filter(|_| !elsewhere);
+        if receiver.is_some_and(|receiver| receiver.stalled) {
+            return Refused::DropRest(reason);
+        }
+        let Some(sender) = self.ports.get_mut(self.ingress) else { return Refused::Hold };
+        if group & 1 == 0 {
+            return Refused::Hold;
+        }
+        let fresh = Held { since: self.now, receiver: next_hop.port };
+        if self.now.duration_since(sender.held.get_or_insert(fresh).since) < HOLD {
+            return Refused::Hold;
+        }
+        if let Some(receiver) = self.ports.get_mut(next_hop.port).filter(|_| !elsewhere) {
+            receiver.stalled = true;
+        }
+        Refused::DropRest(reason)
+    }
+}

@@ -1,0 +1,321 @@
+//! The ports a reactor owns, each with what is known of it between two bursts.
+
+use super::{allowance::Allowance, poll_window::Patience};
+use crate::dataplane::{
+    counters::PortCounters,
+    forward::tables::{NetworkKey, NetworkTable, PortId, Vnic},
+    frame::Outgoing,
+    gateway::Told,
+    port::{Port, PortFailure, Undelivered},
+};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How long a frame waits for a receiver without buffers before it is dropped and the receiver marked stalled.
+pub const HOLD: Duration = Duration::from_micros(100);
+
+/// How often a port may hold up its reactor before it fails, and how long a time is held against it. Once may be the
+/// machine's doing: a page that had to be read back from a disk.
+const STRIKES: u8 = 2;
+const FORGIVEN: Duration = Duration::from_secs(60);
+
+/// A port as it is given to a reactor.
+pub struct Attachment {
+    /// Its name.
+    pub id: PortId,
+    /// The network it is in.
+    pub network: NetworkKey,
+    /// The running port.
+    pub port: Box<dyn Port>,
+    /// Written by the reactor.
+    pub counters: Arc<PortCounters>,
+    /// What its vNIC may; given back with the port.
+    pub allowance: Allowance,
+    /// Called once, if the port fails.
+    pub on_failure: Box<dyn FnOnce(PortFailure) + Send>,
+    /// Called when the gateway has told the guest something, at most once a second for each kind of it.
+    pub on_told: Box<dyn FnMut(Told) + Send>,
+}
+
+impl fmt::Debug for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attachment").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A frame that waits for a receiver without buffers.
+#[derive(Debug, Clone, Copy)]
+pub struct Held {
+    /// Since when.
+    pub since: Instant,
+    /// The receiver.
+    pub receiver: PortId,
+}
+
+/// A port and its state.
+pub struct Slot {
+    /// Its name.
+    pub id: PortId,
+    /// The port.
+    pub port: Box<dyn Port>,
+    /// The network it is in.
+    pub network: NetworkKey,
+    /// The network's table, and which of its vNICs this is.
+    pub table: Option<(Arc<NetworkTable>, usize)>,
+    /// What it has carried.
+    pub counters: Arc<PortCounters>,
+    /// It had no receive buffers for [`HOLD`]: nobody waits for it until it takes a frame.
+    pub stalled: bool,
+    /// How long each of its queues is polled.
+    pub patience: Box<[Patience]>,
+    /// Whether its oldest frame waits for a receiver.
+    pub held: Option<Held>,
+    /// How many advertisements it was sent unasked, heard or not.
+    pub advertisements: u8,
+    /// What its vNIC may.
+    pub allowance: Allowance,
+    /// How often it has held up the reactor, and when it last did.
+    strikes: u8,
+    struck: Option<Instant>,
+    on_told: Box<dyn FnMut(Told) + Send>,
+    /// Absent once it was called: the port has failed.
+    on_failure: Option<Box<dyn FnOnce(PortFailure) + Send>>,
+    touched: bool,
+}
+
+impl Slot {
+    /// The vNIC, once its network's table is known.
+    pub fn vnic(&self) -> Option<(&NetworkTable, &Vnic)> {
+        let (table, at) = self.table.as_ref()?;
+        Some((table, table.vnics.get(*at)?))
+    }
+
+    /// Whether it may be called.
+    pub fn is_sound(&self) -> bool {
+        self.on_failure.is_some()
+    }
+
+    /// Notes what the guest was told, if that says something of its network.
+    pub fn tell(&mut self, told: Told, now: Instant) {
+        if self.allowance.may_note(&told, now) {
+            (self.on_told)(told);
+        }
+    }
+
+    /// Puts frames into the port, and counts them there.
+    pub fn put(
+        &mut self,
+        all: &[Outgoing<'_>],
+        queue: usize,
+        now: Instant,
+    ) -> Result<(), (usize, Undelivered)> {
+        let mut frames = all;
+        if let Some(limiter) = &mut self.allowance.to_guest {
+            limiter.refill(now);
+            frames = &all[..limiter.admitted(all.iter().map(|frame| (frame.len, frame.offload)))];
+        }
+        let delivered = self.port.deliver(frames, queue);
+        let taken = delivered.as_ref().map_or_else(|(taken, _)| *taken, |()| frames.len());
+        if let Some(limiter) = &mut self.allowance.to_guest {
+            frames[..taken].iter().for_each(|frame| limiter.charge(frame.len, frame.offload));
+        }
+        if taken > 0 {
+            self.stalled = false;
+            self.counters.egress_frames.add(taken as u64);
+            self.counters.egress_octets.add(frames[..taken].iter().map(|f| f.len as u64).sum());
+        }
+        match delivered {
+            Ok(()) if frames.len() < all.len() => Err((frames.len(), Undelivered::Limited)),
+            delivered => delivered,
+        }
+    }
+
+    /// Notes that it held up the reactor. An error: too often.
+    pub fn strike(&mut self, took: Duration, now: Instant) -> Result<(), PortFailure> {
+        let last = self.struck.replace(now);
+        if last.is_none_or(|last| now.saturating_duration_since(last) > FORGIVEN) {
+            self.strikes = 0;
+        }
+        self.strikes += 1;
+        if self.strikes < STRIKES { Ok(()) } else { Err(PortFailure::HeldUp(took)) }
+    }
+
+    fn fail(&mut self, failure: PortFailure) {
+        if let Some(on_failure) = self.on_failure.take() {
+            on_failure(failure);
+        }
+    }
+
+    fn learn(&mut self, table: &Arc<NetworkTable>) {
+        let found = table.vnics.binary_search_by_key(&self.id.slot, |vnic| vnic.port.slot);
+        let found = found.ok().filter(|at| table.vnics[*at].port == self.id);
+        self.table = found.map(|at| (Arc::clone(table), at));
+        let Self { table, allowance, .. } = self;
+        if let Some(vnic) = table.as_ref().and_then(|(table, at)| table.vnics.get(*at)) {
+            allowance.keep_to(vnic);
+        }
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// All ports of a reactor, and the tables of their networks.
+#[derive(Debug, Default)]
+pub struct Ports {
+    slots: Vec<Option<Slot>>,
+    tables: std::collections::HashMap<NetworkKey, Arc<NetworkTable>>,
+    /// Slots with something to publish.
+    touched: Vec<u32>,
+    /// The port that something is being done for: if that panics, it is to blame.
+    pub in_hand: Option<PortId>,
+}
+
+impl Ports {
+    /// Takes a port over, whose queues are polled for `busy_poll` after a frame.
+    pub fn attach(&mut self, attachment: Attachment, busy_poll: Duration) {
+        let at = attachment.id.slot as usize;
+        if self.slots.len() <= at {
+            self.slots.resize_with(at + 1, || None);
+        }
+        let mut slot = Slot {
+            id: attachment.id,
+            patience: vec![Patience::new(busy_poll); attachment.port.queues()].into(),
+            port: attachment.port,
+            network: attachment.network,
+            table: None,
+            counters: attachment.counters,
+            stalled: false,
+            held: None,
+            advertisements: 0,
+            allowance: attachment.allowance,
+            strikes: 0,
+            struck: None,
+            on_told: attachment.on_told,
+            on_failure: Some(attachment.on_failure),
+            touched: false,
+        };
+        if let Some(table) = self.tables.get(&slot.network) {
+            slot.learn(table);
+        }
+        self.slots[at] = Some(slot);
+        // Its guest is called, whatever was published before.
+        self.touch(attachment.id);
+    }
+
+    /// Gives a port back, stopped.
+    pub fn detach(&mut self, id: PortId) -> Option<Slot> {
+        self.get_mut(id)?;
+        let mut slot = self.slots.get_mut(id.slot as usize)?.take()?;
+        self.touched.retain(|at| *at != id.slot);
+        slot.port.stop();
+        Some(slot)
+    }
+
+    /// Takes a network's new table over.
+    pub fn publish(&mut self, table: &Arc<NetworkTable>) {
+        for slot in self.slots.iter_mut().flatten().filter(|slot| slot.network == table.key) {
+            slot.learn(table);
+        }
+        if table.vnics.is_empty() {
+            self.tables.remove(&table.key);
+        } else {
+            self.tables.insert(table.key, Arc::clone(table));
+        }
+    }
+
+    /// The port in a slot.
+    pub fn at(&self, slot: u32) -> Option<&Slot> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    /// A port.
+    pub fn get_mut(&mut self, id: PortId) -> Option<&mut Slot> {
+        self.slots.get_mut(id.slot as usize)?.as_mut().filter(|slot| slot.id == id)
+    }
+
+    /// A port that has not failed.
+    pub fn sound_mut(&mut self, id: PortId) -> Option<&mut Slot> {
+        self.get_mut(id).filter(|slot| slot.is_sound())
+    }
+
+    /// Notes that a port has something to publish.
+    pub fn touch(&mut self, id: PortId) {
+        if let Some(slot) = self.get_mut(id)
+            && !std::mem::replace(&mut slot.touched, true)
+        {
+            self.touched.push(id.slot);
+        }
+    }
+
+    /// Holds it against a port that it held up the reactor for so long, if it did.
+    pub fn blame(&mut self, id: PortId, held_up: Option<Duration>, now: Instant) {
+        if let Some(took) = held_up
+            && let Some(slot) = self.sound_mut(id)
+            && let Err(failure) = slot.strike(took, now)
+        {
+            slot.fail(failure);
+        }
+    }
+
+    /// A port failed: it is not called again, and its owner is told.
+    pub fn fail(&mut self, id: PortId, failure: PortFailure) {
+        if let Some(slot) = self.get_mut(id) {
+            slot.fail(failure);
+        }
+    }
+
+    /// Publishes what was touched; then, after one full fence, wakes those guests that want it. `timed` is called around
+    /// what is done for each port, and says for how long that held up the reactor.
+    pub fn publish_touched(&mut self, now: Instant, timed: &mut impl FnMut() -> Option<Duration>) {
+        // Taken off when all is done, since a panic of one port leaves the others to be published.
+        for touched in 0..self.touched.len() {
+            let at = self.touched[touched];
+            self.with_touched(at, now, timed, |slot| {
+                slot.port.publish();
+                Ok(())
+            });
+        }
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        while let Some(at) = self.touched.last().copied() {
+            if let Some(slot) = &mut self.slots[at as usize] {
+                slot.touched = false;
+            }
+            self.with_touched(at, now, timed, |slot| slot.port.notify());
+            self.touched.pop();
+        }
+    }
+
+    fn with_touched(
+        &mut self,
+        at: u32,
+        now: Instant,
+        timed: &mut impl FnMut() -> Option<Duration>,
+        call: impl FnOnce(&mut Slot) -> Result<(), PortFailure>,
+    ) {
+        let Some(slot) = self.slots[at as usize].as_mut().filter(|slot| slot.is_sound()) else {
+            return;
+        };
+        self.in_hand = Some(slot.id);
+        timed();
+        let outcome = call(slot);
+        let took = timed().map_or(Ok(()), |took| slot.strike(took, now));
+        if let Err(failure) = outcome.and(took) {
+            slot.fail(failure);
+        }
+    }
+
+    /// Something panicked: the port that it was done for fails. False: it was done for none.
+    pub fn fail_in_hand(&mut self) -> bool {
+        let Some(id) = self.in_hand.take() else { return false };
+        let why = "internal error: what was done for it panicked (see the log)";
+        self.fail(id, PortFailure::Broken(why.into()));
+        true
+    }
+}

@@ -1,0 +1,29 @@
+//! What the packet path needs of the reactor that runs it, beside ports: ways to other reactors, and a stop-watch.
+
+use crate::dataplane::{forward::tables::PortId, frame::Outgoing};
+use std::time::Duration;
+
+/// The way to ports of other reactors.
+pub trait Links {
+    /// Which reactor this is.
+    fn here(&self) -> u16;
+    /// Copies frames from `queue` of the port `from` into the link to a reactor, for a port of it, in order; gives how
+    /// many, fewer if it is full or that port has its share in it.
+    fn send(
+        &mut self,
+        from: PortId,
+        to: (u16, PortId),
+        queue: usize,
+        frames: &[Outgoing<'_>],
+    ) -> usize;
+    /// Whether what is done for each port is to be timed.
+    fn watches(&self) -> bool {
+        false
+    }
+    /// Begins to time something, if ports are to be timed.
+    fn start(&mut self) {}
+    /// For how long the reactor was held up since then, if for too long and ports are to be timed.
+    fn held_up(&mut self) -> Option<Duration> {
+        None
+    }
+}
