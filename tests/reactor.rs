@@ -140,6 +140,21 @@ fn a_port_that_makes_its_reactor_sleep_fails_and_nobody_else() {
     let (slot, failure) = failed.recv_timeout(PATIENCE).unwrap();
     assert!(slot == 1 && failure.to_string().contains("had to wait"), "{slot}: {failure}");
     assert!(failed.try_recv().is_err());
+
+    // It is held against its vNIC: a port that is taken back and given again does not begin anew.
+    let (done, detached) = mpsc::channel();
+    let id = PortId { slot: 1, generation: 1 };
+    reactor.detach(id, move |allowance| done.send(allowance).unwrap());
+    let allowance = detached.recv_timeout(PATIENCE).unwrap().unwrap();
+    let polled = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&polled);
+    let sleeps_again = move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        sleeps();
+    };
+    reactor.attach(Attachment { allowance, ..attachment(1, sleeps_again, fails(1)) });
+    let (slot, _) = failed.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((slot, polled.load(Ordering::Relaxed)), (1, 1));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::{
             tables::Vnic,
         },
         gateway::Told,
+        port::PortFailure,
     },
     token_bucket::TokenBucket,
 };
@@ -21,6 +22,11 @@ const TELL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long after one router advertisement another may follow unasked (RFC 4861 §6.2.4, MIN_DELAY_BETWEEN_RAS).
 const ADVERTISEMENT_INTERVAL: Duration = Duration::from_secs(3);
 
+/// How often a vNIC's ports may hold up a reactor before they fail, and how long a time is held against it. Once may be the
+/// machine's doing: a page that had to be read back from a disk.
+const STRIKES: u8 = 2;
+const FORGIVEN: Duration = Duration::from_secs(60);
+
 /// What one vNIC may.
 #[derive(Debug, Clone)]
 pub struct Allowance {
@@ -33,6 +39,9 @@ pub struct Allowance {
     told: [Option<Instant>; Told::KINDS],
     /// When it last got a router advertisement that it had not asked for.
     advertised: Option<Instant>,
+    /// How often its ports have held up a reactor, and when one last did.
+    strikes: u8,
+    struck: Option<Instant>,
 }
 
 /// An [`Allowance`] as one process of the daemon gives it to the next: what is left at that moment.
@@ -51,6 +60,8 @@ impl Default for Allowance {
             replies: TokenBucket::new(REPLIES_PER_SECOND, REPLIES_PER_SECOND),
             told: [None; Told::KINDS],
             advertised: None,
+            strikes: 0,
+            struck: None,
         }
     }
 }
@@ -90,6 +101,16 @@ impl Allowance {
     /// When a port that begins may advertise.
     pub fn next_advertisement(&self, now: Instant) -> Instant {
         self.advertised.map_or(now, |last| now.max(last + ADVERTISEMENT_INTERVAL))
+    }
+
+    /// Notes that a port held up its reactor. An error: too often.
+    pub fn strike(&mut self, took: Duration, now: Instant) -> Result<(), PortFailure> {
+        let last = self.struck.replace(now);
+        if last.is_none_or(|last| now.saturating_duration_since(last) > FORGIVEN) {
+            self.strikes = 0;
+        }
+        self.strikes += 1;
+        if self.strikes < STRIKES { Ok(()) } else { Err(PortFailure::HeldUp(took)) }
     }
 
     /// What is left, for another process.

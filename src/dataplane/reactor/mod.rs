@@ -277,6 +277,10 @@ fn token(port: PortId, queue: usize) -> u64 {
         | u64::from(port.slot)
 }
 
+fn unwatched(error: &io::Error) -> PortFailure {
+    PortFailure::Broken(format!("cannot watch its doorbell: {error}"))
+}
+
 impl Reactor {
     fn new(
         commands: mpsc::Receiver<Command>,
@@ -374,13 +378,15 @@ impl Reactor {
 
     fn attach(&mut self, attachment: Attachment, now: Instant) {
         let id = attachment.id;
-        for queue in (0..attachment.port.queues()).filter(|queue| attachment.port.runs(*queue)) {
-            match attachment.port.doorbell(queue) {
+        self.advertisements.set(id.slot, attachment.allowance.next_advertisement(now));
+        // First of all: what was begun for it ends with it, if it fails here.
+        self.ports.attach(attachment, self.busy_poll);
+        let Some(slot) = self.ports.get_mut(id) else { return };
+        for queue in (0..slot.port.queues()).filter(|queue| slot.port.runs(*queue)) {
+            match slot.port.doorbell(queue) {
                 Some(doorbell) => {
                     if let Err(error) = self.uring.watch(doorbell, token(id, queue)) {
-                        (attachment.on_failure)(PortFailure::Broken(format!(
-                            "cannot watch its doorbell: {error}"
-                        )));
+                        self.ports.fail(id, unwatched(&error));
                         return;
                     }
                 }
@@ -389,8 +395,6 @@ impl Reactor {
             let window = self.busy_poll;
             self.active.push(Active { port: id, queue, busy: now, window });
         }
-        self.advertisements.set(id.slot, attachment.allowance.next_advertisement(now));
-        self.ports.attach(attachment, self.busy_poll);
     }
 
     fn detach(&mut self, id: PortId) -> Option<Allowance> {
@@ -441,7 +445,7 @@ impl Reactor {
             && let Some(doorbell) = found.port.doorbell(queue)
             && let Err(error) = self.uring.watch(doorbell, wake.token)
         {
-            self.ports.fail(id, PortFailure::Broken(format!("cannot watch its doorbell: {error}")));
+            self.ports.fail(id, unwatched(&error));
             return;
         }
         self.activate(id, queue, now);
@@ -498,7 +502,7 @@ impl Reactor {
         self.stopwatch.start();
         let more = slot.port.arm(queue)?;
         if let Some(took) = self.stopwatch.held_up() {
-            slot.strike(took, now)?;
+            slot.allowance.strike(took, now)?;
         }
         if more {
             slot.port.disarm(queue);

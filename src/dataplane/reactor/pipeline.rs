@@ -116,7 +116,7 @@ impl Pipeline {
         links.start();
         slot.port.poll(queue, &mut self.burst)?;
         if let Some(took) = links.held_up() {
-            slot.strike(took, now)?;
+            slot.allowance.strike(took, now)?;
         }
         let polled = self.burst.len();
         if polled == 0 {

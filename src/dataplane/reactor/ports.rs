@@ -17,11 +17,6 @@ use std::{
 /// How long a frame waits for a receiver without buffers before it is dropped and the receiver marked stalled.
 pub const HOLD: Duration = Duration::from_micros(100);
 
-/// How often a port may hold up its reactor before it fails, and how long a time is held against it. Once may be the
-/// machine's doing: a page that had to be read back from a disk.
-const STRIKES: u8 = 2;
-const FORGIVEN: Duration = Duration::from_secs(60);
-
 /// A port as it is given to a reactor.
 pub struct Attachment {
     /// Its name.
@@ -77,9 +72,6 @@ pub struct Slot {
     pub advertisements: u8,
     /// What its vNIC may.
     pub allowance: Allowance,
-    /// How often it has held up the reactor, and when it last did.
-    strikes: u8,
-    struck: Option<Instant>,
     on_told: Box<dyn FnMut(Told) + Send>,
     /// Absent once it was called: the port has failed.
     on_failure: Option<Box<dyn FnOnce(PortFailure) + Send>>,
@@ -131,16 +123,6 @@ impl Slot {
             Ok(()) if frames.len() < all.len() => Err((frames.len(), Undelivered::Limited)),
             delivered => delivered,
         }
-    }
-
-    /// Notes that it held up the reactor. An error: too often.
-    pub fn strike(&mut self, took: Duration, now: Instant) -> Result<(), PortFailure> {
-        let last = self.struck.replace(now);
-        if last.is_none_or(|last| now.saturating_duration_since(last) > FORGIVEN) {
-            self.strikes = 0;
-        }
-        self.strikes += 1;
-        if self.strikes < STRIKES { Ok(()) } else { Err(PortFailure::HeldUp(took)) }
     }
 
     fn fail(&mut self, failure: PortFailure) {
@@ -195,8 +177,6 @@ impl Ports {
             held: None,
             advertisements: 0,
             allowance: attachment.allowance,
-            strikes: 0,
-            struck: None,
             on_told: attachment.on_told,
             on_failure: Some(attachment.on_failure),
             touched: false,
@@ -258,7 +238,7 @@ impl Ports {
     pub fn blame(&mut self, id: PortId, held_up: Option<Duration>, now: Instant) {
         if let Some(took) = held_up
             && let Some(slot) = self.sound_mut(id)
-            && let Err(failure) = slot.strike(took, now)
+            && let Err(failure) = slot.allowance.strike(took, now)
         {
             slot.fail(failure);
         }
@@ -305,7 +285,7 @@ impl Ports {
         self.in_hand = Some(slot.id);
         timed();
         let outcome = call(slot);
-        let took = timed().map_or(Ok(()), |took| slot.strike(took, now));
+        let took = timed().map_or(Ok(()), |took| slot.allowance.strike(took, now));
         if let Err(failure) = outcome.and(took) {
             slot.fail(failure);
         }

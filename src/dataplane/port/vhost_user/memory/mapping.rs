@@ -191,17 +191,28 @@ impl Guard {
         self.version.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The page at `address`, and its octets, if it is of this mapping. A mapping that is being accessed does not change.
-    fn page_of(&self, address: usize) -> Option<(usize, usize)> {
+    /// What is to be replaced for the page at `address`, and that page, each as address and octets, if it is of this
+    /// mapping. A mapping that is being accessed does not change.
+    fn parts_of(&self, address: usize) -> Option<[(usize, usize); 2]> {
         let before = self.version.load(Ordering::SeqCst);
         let (start, len) = (self.start.load(Ordering::SeqCst), self.len.load(Ordering::SeqCst));
         let page = self.page.load(Ordering::SeqCst);
         let sound = before.is_multiple_of(2) && self.version.load(Ordering::SeqCst) == before;
-        let inside = address.wrapping_sub(start) < len;
+        let offset = address.wrapping_sub(start);
+        if !sound || offset >= len {
+            return None;
+        }
         // Mappings begin at a multiple of their page.
-        (sound && inside).then(|| (address & !(page - 1), page))
+        let chunk = CHUNK.max(page);
+        let begin = offset / chunk * chunk;
+        Some([(start + begin, chunk.min(len - begin)), (address & !(page - 1), page)])
     }
 }
+
+/// Octets that are replaced at once where memory was taken away. Each replacement may cost two of the mappings that a
+/// process can have (vm.max_map_count), and a frame may have a thousand pieces: by the page, a few guests could use them
+/// up, which ends the process.
+const CHUNK: usize = 64 << 20;
 
 /// As many as there is [`Room`] for.
 const MAPPINGS: usize = 3 << 14;
@@ -243,9 +254,9 @@ fn install_handler() {
     });
 }
 
-/// A VMM truncated memory it shares: put anonymous memory in place of the page, and mark the mapping dead, so that only its
-/// own vNIC is lost. No more than the page: where the kernel does not overcommit, there may be no room for a terabyte. Any
-/// other fault ends the process as it would have.
+/// A VMM truncated memory it shares: put anonymous memory in its place, and mark the mapping dead, so that only its own
+/// vNIC is lost. Where the kernel does not overcommit, there may be no room for more than the page. Any other fault ends
+/// the process as it would have.
 extern "C" fn on_sigbus(
     _signal: libc::c_int,
     info: *mut libc::siginfo_t,
@@ -255,16 +266,18 @@ extern "C" fn on_sigbus(
     let fault = unsafe { (*info).si_addr() } as usize;
     let end = GUARDS_END.load(Ordering::Acquire);
     for guard in &GUARDS[..end] {
-        let Some((page, len)) = guard.page_of(fault) else { continue };
+        let Some(parts) = guard.parts_of(fault) else { continue };
         let (prot, flags) = (
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
         );
-        // SAFETY: replaces exactly one page of a mapping that is in use and ours.
-        let mapped = unsafe { libc::mmap(page as *mut libc::c_void, len, prot, flags, -1, 0) };
-        if mapped != libc::MAP_FAILED {
-            guard.dead.store(true, Ordering::Release);
-            return;
+        for (at, len) in parts {
+            // SAFETY: replaces a part of a mapping that is in use and ours.
+            let mapped = unsafe { libc::mmap(at as *mut libc::c_void, len, prot, flags, -1, 0) };
+            if mapped != libc::MAP_FAILED {
+                guard.dead.store(true, Ordering::Release);
+                return;
+            }
         }
     }
     // SAFETY: restores the default action; the instruction faults again and the process ends with a core.

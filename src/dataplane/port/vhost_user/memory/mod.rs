@@ -432,6 +432,27 @@ mod tests {
         }
     }
 
+    #[test]
+    fn truncated_memory_that_is_touched_everywhere_takes_few_mappings_of_the_process() {
+        const LEN: u64 = 256 << 20;
+        let (file, _) = fragile("wide");
+        file.set_len(LEN).unwrap();
+        let fd = OwnedFd::from(file.try_clone().unwrap()).into();
+        let memory = GuestMemory::map(vec![RegionRequest { fd, ..request(0, LEN) }], u64::MAX);
+        let memory = memory.unwrap();
+        let start = memory.translate_whole(0, 1).unwrap().address();
+        file.set_len(0).unwrap();
+        for at in (0..LEN).step_by(64 << 10) {
+            assert_eq!(memory.translate_whole(at, 8).unwrap().read::<8>(), Some([0; 8]));
+        }
+        assert!(memory.is_dead());
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let begins =
+            maps.lines().filter_map(|line| usize::from_str_radix(line.split('-').next()?, 16).ok());
+        let within = begins.filter(|begin| (start..start + LEN as usize).contains(begin)).count();
+        assert!(within <= 8, "{within} of 4096 places");
+    }
+
     proptest! {
         #[test]
         fn copies_are_exact(octets in proptest::collection::vec(any::<u8>(), 0..700), at in 0_usize..32) {
