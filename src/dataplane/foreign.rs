@@ -110,6 +110,13 @@ impl<T: Send + 'static> Foreign<T> {
         self.apart.own(thing)
     }
 
+    /// Does a job where it will be dropped. Where no thread can be had now, that is done with the next.
+    pub fn apart(&self, job: impl FnOnce() + Send + 'static) {
+        if let Err(error) = self.apart.push(Box::new(job)) {
+            tracing::debug!(%error, "what is done for a VMM waits for its next message");
+        }
+    }
+
     /// What is in it, which turned out to be nothing whose end anybody waits for.
     pub fn into_inner(mut self) -> T {
         self.thing.take().expect("it is there until it is dropped")

@@ -53,6 +53,15 @@ pub enum PortFailure {
 /// takes longer is memory that its VMM makes slow.
 pub const MAX_VISIT: Duration = Duration::from_millis(10);
 
+/// That a reactor was held up by memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldUp {
+    /// For how long.
+    pub took: Duration,
+    /// It slept. Otherwise it has touched many pages that nobody had, which takes long where they are large.
+    pub slept: bool,
+}
+
 /// One way in and out of the switch. See the module for the order of calls.
 pub trait Port: Send {
     /// How many queues it sends on.
@@ -79,6 +88,10 @@ pub trait Port: Send {
         frames: &[Outgoing<'_>],
         queue: usize,
     ) -> Result<(), (usize, Undelivered)>;
+    /// Whether its guest has memory of large pages, which take long to be cleared.
+    fn has_large_pages(&self) -> bool {
+        false
+    }
     /// Makes everything visible that was completed and delivered.
     fn publish(&mut self);
     /// Wakes the guest where it asked to be woken. Tells, too, what failed while frames were put into it.

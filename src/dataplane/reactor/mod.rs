@@ -31,7 +31,7 @@ use super::{
     counters::ReactorCounters,
     forward::tables::{NetworkTable, PortId},
     frame::Outgoing,
-    port::{PortFailure, vhost_user::queue::call},
+    port::{HeldUp, PortFailure, vhost_user::queue::call},
 };
 use allowance::Allowance;
 use link::{Links, Matrix, Waker};
@@ -235,7 +235,7 @@ impl ways::Links for Ways<'_> {
         self.stopwatch.start();
     }
 
-    fn held_up(&mut self) -> Option<Duration> {
+    fn held_up(&mut self) -> Option<HeldUp> {
         self.stopwatch.held_up()
     }
 }
@@ -332,7 +332,7 @@ impl Reactor {
             self.links.flush();
             let carried = self.pipeline.take_carried();
             let mut end = Instant::now();
-            self.stopwatch.turn(now, end);
+            call::time(self.stopwatch.turn(now, end));
             if carried == 0 && self.carried >= LOADED {
                 end = pause(end);
             }
@@ -501,9 +501,7 @@ impl Reactor {
         let Some(slot) = self.ports.sound_mut(port) else { return Ok(false) };
         self.stopwatch.start();
         let more = slot.port.arm(queue)?;
-        if let Some(took) = self.stopwatch.held_up() {
-            slot.allowance.strike(took, now)?;
-        }
+        slot.strike(self.stopwatch.held_up(), now)?;
         if more {
             slot.port.disarm(queue);
         } else {

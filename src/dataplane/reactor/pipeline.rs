@@ -115,9 +115,7 @@ impl Pipeline {
         self.burst.clear(queue);
         links.start();
         slot.port.poll(queue, &mut self.burst)?;
-        if let Some(took) = links.held_up() {
-            slot.allowance.strike(took, now)?;
-        }
+        slot.strike(links.held_up(), now)?;
         let polled = self.burst.len();
         if polled == 0 {
             return Ok(0);

@@ -6,7 +6,7 @@ use crate::dataplane::{
     forward::tables::{NetworkKey, NetworkTable, PortId, Vnic},
     frame::Outgoing,
     gateway::Told,
-    port::{Port, PortFailure, Undelivered},
+    port::{HeldUp, Port, PortFailure, Undelivered},
 };
 use std::{
     fmt,
@@ -125,6 +125,16 @@ impl Slot {
         }
     }
 
+    /// Notes that it held up the reactor, if it did. An error: too often.
+    pub fn strike(&mut self, held_up: Option<HeldUp>, now: Instant) -> Result<(), PortFailure> {
+        match held_up {
+            Some(HeldUp { took, slept }) if slept || self.port.has_large_pages() => {
+                self.allowance.strike(took, now)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn fail(&mut self, failure: PortFailure) {
         if let Some(on_failure) = self.on_failure.take() {
             on_failure(failure);
@@ -234,11 +244,11 @@ impl Ports {
         }
     }
 
-    /// Holds it against a port that it held up the reactor for so long, if it did.
-    pub fn blame(&mut self, id: PortId, held_up: Option<Duration>, now: Instant) {
-        if let Some(took) = held_up
+    /// Holds it against a port that it held up the reactor, if it did.
+    pub fn blame(&mut self, id: PortId, held_up: Option<HeldUp>, now: Instant) {
+        if held_up.is_some()
             && let Some(slot) = self.sound_mut(id)
-            && let Err(failure) = slot.allowance.strike(took, now)
+            && let Err(failure) = slot.strike(held_up, now)
         {
             slot.fail(failure);
         }
@@ -253,7 +263,7 @@ impl Ports {
 
     /// Publishes what was touched; then, after one full fence, wakes those guests that want it. `timed` is called around
     /// what is done for each port, and says for how long that held up the reactor.
-    pub fn publish_touched(&mut self, now: Instant, timed: &mut impl FnMut() -> Option<Duration>) {
+    pub fn publish_touched(&mut self, now: Instant, timed: &mut impl FnMut() -> Option<HeldUp>) {
         // Taken off when all is done, since a panic of one port leaves the others to be published.
         for touched in 0..self.touched.len() {
             let at = self.touched[touched];
@@ -276,7 +286,7 @@ impl Ports {
         &mut self,
         at: u32,
         now: Instant,
-        timed: &mut impl FnMut() -> Option<Duration>,
+        timed: &mut impl FnMut() -> Option<HeldUp>,
         call: impl FnOnce(&mut Slot) -> Result<(), PortFailure>,
     ) {
         let Some(slot) = self.slots[at as usize].as_mut().filter(|slot| slot.is_sound()) else {
@@ -285,8 +295,8 @@ impl Ports {
         self.in_hand = Some(slot.id);
         timed();
         let outcome = call(slot);
-        let took = timed().map_or(Ok(()), |took| slot.allowance.strike(took, now));
-        if let Err(failure) = outcome.and(took) {
+        let struck = slot.strike(timed(), now);
+        if let Err(failure) = outcome.and(struck) {
             slot.fail(failure);
         }
     }

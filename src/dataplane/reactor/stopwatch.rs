@@ -4,10 +4,11 @@
 //! gigabytes of it, a page that has to be found. All else is bounded in octets and pieces. So a turn that took long while the
 //! thread slept puts the reactor on watch for a while: octets go from one guest to the other by way of private memory, each
 //! way timed, and who made it wait is found. Time in which others had the CPU, or the hypervisor, does not count: then the
-//! thread has not slept of its own accord.
+//! thread has not slept of its own accord. Large pages that nobody has touched are cleared by who is first, for a third of a
+//! millisecond each: these are counted, too, and held against ports whose memory has such pages.
 
-use super::uring::naps;
-use crate::dataplane::port::MAX_VISIT;
+use super::uring::{Waits, waits};
+use crate::dataplane::port::{HeldUp, MAX_VISIT};
 use std::time::{Duration, Instant};
 
 /// How long a reactor watches after it last had to wait. As long again may pass before somebody who knows this makes it
@@ -16,22 +17,34 @@ const WATCH: Duration = Duration::from_secs(5);
 /// How old the count of naps may be: what is asked for so often costs nothing.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 
+/// So many pages are more than chance: cleared, large ones take longer than [`MAX_VISIT`] together.
+const FAULTS: u64 = 16;
+
 /// A reactor's.
 #[derive(Debug)]
 pub(super) struct Stopwatch {
     lap: Instant,
-    /// How often the thread had slept of its own accord when that was last asked, when that was, and how often it has been
-    /// let sleep since because there was nothing to do.
-    naps: u64,
+    /// What the thread had waited for when that was last asked, when that was, and how often it has been let sleep since
+    /// because there was nothing to do.
+    waits: Waits,
     sampled: Instant,
     let_sleep: u64,
     watches_until: Option<Instant>,
+    /// Until when the calls of guests are to be timed: a turn took long, asleep or not.
+    calls_until: Option<Instant>,
 }
 
 impl Stopwatch {
     /// Of this thread.
     pub(super) fn new(now: Instant) -> Self {
-        Self { lap: now, naps: naps(), sampled: now, let_sleep: 0, watches_until: None }
+        Self {
+            lap: now,
+            waits: waits(),
+            sampled: now,
+            let_sleep: 0,
+            watches_until: None,
+            calls_until: None,
+        }
     }
 
     /// Whether ports are to be timed.
@@ -47,7 +60,7 @@ impl Stopwatch {
     }
 
     /// As [`Stopwatch::held_up`], and begins anew.
-    pub(super) fn lap(&mut self) -> Option<Duration> {
+    pub(super) fn lap(&mut self) -> Option<HeldUp> {
         let held_up = self.held_up();
         self.start();
         held_up
@@ -55,19 +68,20 @@ impl Stopwatch {
 
     /// How long the thread was held up since it last began; `None`: not too long, by nobody's fault, or ports are not to be
     /// timed.
-    pub(super) fn held_up(&mut self) -> Option<Duration> {
+    pub(super) fn held_up(&mut self) -> Option<HeldUp> {
         if !self.watches() {
             return None;
         }
         let took = self.lap.elapsed();
-        (took > MAX_VISIT && self.has_slept()).then_some(took)
+        if took > MAX_VISIT { self.by_memory(took) } else { None }
     }
 
-    /// Whether the thread has slept, more often than it was let, since this was last asked.
-    fn has_slept(&mut self) -> bool {
-        let expected = self.naps + std::mem::take(&mut self.let_sleep);
-        self.naps = naps();
-        self.naps > expected
+    /// That the thread was held up by memory since this was last asked: it slept, more often than it was let, or touched
+    /// many pages first.
+    fn by_memory(&mut self, took: Duration) -> Option<HeldUp> {
+        let before = std::mem::replace(&mut self.waits, waits());
+        let slept = self.waits.naps > before.naps + std::mem::take(&mut self.let_sleep);
+        (slept || self.waits.faults >= before.faults + FAULTS).then_some(HeldUp { took, slept })
     }
 
     /// Lets the thread sleep once because there is nothing to do.
@@ -75,16 +89,21 @@ impl Stopwatch {
         self.let_sleep += 1;
     }
 
-    /// A turn is over.
-    pub(super) fn turn(&mut self, began: Instant, ended: Instant) {
-        if ended - began > MAX_VISIT && self.has_slept() {
+    /// A turn is over. Returns whether calls of guests are to be timed in the next, which costs nobody anything who did
+    /// not make one take long.
+    pub(super) fn turn(&mut self, began: Instant, ended: Instant) -> bool {
+        if ended - began > MAX_VISIT {
+            self.calls_until = Some(ended + WATCH);
+        }
+        if ended - began > MAX_VISIT && self.by_memory(ended - began).is_some() {
             self.watches_until = Some(ended + WATCH);
         } else if ended - self.sampled > SAMPLE_INTERVAL {
-            self.has_slept();
+            self.by_memory(Duration::ZERO);
             self.sampled = ended;
         }
-        if self.watches_until.is_some_and(|until| until < ended) {
-            self.watches_until = None;
+        for until in [&mut self.watches_until, &mut self.calls_until] {
+            *until = until.filter(|until| *until >= ended);
         }
+        self.calls_until.is_some()
     }
 }

@@ -119,15 +119,24 @@ impl Uring {
     }
 }
 
-/// How often this thread has slept of its own accord: getrusage(2), `ru_nvcsw`.
-pub(super) fn naps() -> u64 {
+/// What this thread has had to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Waits {
+    /// How often it has slept of its own accord.
+    pub(super) naps: u64,
+    /// How many pages of memory it was the first to touch, for the kernel to find or to clear.
+    pub(super) faults: u64,
+}
+
+/// What this thread has had to wait for: getrusage(2), `ru_nvcsw` and `ru_minflt`.
+pub(super) fn waits() -> Waits {
     // SAFETY: all zeros is a valid rusage, and the kernel writes to a local that outlives the call.
     let usage = unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();
         libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage);
         usage
     };
-    usage.ru_nvcsw as u64
+    Waits { naps: usage.ru_nvcsw as u64, faults: usage.ru_minflt as u64 }
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! What the packet path needs of the reactor that runs it, beside ports: ways to other reactors, and a stop-watch.
 
-use crate::dataplane::{forward::tables::PortId, frame::Outgoing};
-use std::time::Duration;
+use crate::dataplane::{forward::tables::PortId, frame::Outgoing, port::HeldUp};
 
 /// The way to ports of other reactors.
 pub trait Links {
@@ -23,7 +22,7 @@ pub trait Links {
     /// Begins to time something, if ports are to be timed.
     fn start(&mut self) {}
     /// For how long the reactor was held up since then, if for too long and ports are to be timed.
-    fn held_up(&mut self) -> Option<Duration> {
+    fn held_up(&mut self) -> Option<HeldUp> {
         None
     }
 }

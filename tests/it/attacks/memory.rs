@@ -5,14 +5,14 @@ use super::{
     stage::{Stage, available_memory},
 };
 use crate::{
-    daemon::wait_until,
+    daemon::{cannot_run, wait_until},
     frames::Udp4,
     guest::{PLAIN, parse_mac},
 };
-use mvirt_net::proto::GetVersionRequest;
+use mvirt_net::proto::{GetVersionRequest, NicState};
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
 use std::{
-    fs::File,
+    fs::{self, File},
     time::{Duration, Instant},
 };
 
@@ -52,6 +52,58 @@ fn holes_in_memory_cost_their_vnic() {
     });
     seen.assert_silence_below(HOLE);
     seen.assert_served();
+}
+
+/// Pages of 2 MiB that the host has beside those it had, given back when this is dropped.
+struct LargePages(usize);
+
+impl LargePages {
+    const PATH: &str = "/proc/sys/vm/nr_hugepages";
+
+    fn count() -> usize {
+        fs::read_to_string(Self::PATH).unwrap().trim().parse().unwrap()
+    }
+
+    /// So many more; `None`: memory is short or scattered, or the test is not root.
+    fn reserve(pages: usize) -> Option<Self> {
+        let before = Self::count();
+        fs::write(Self::PATH, (before + pages).to_string()).ok()?;
+        let reserved = Self(before);
+        (Self::count() >= before + pages).then_some(reserved)
+    }
+}
+
+impl Drop for LargePages {
+    fn drop(&mut self) {
+        fs::write(Self::PATH, self.0.to_string()).unwrap();
+    }
+}
+
+#[test]
+fn large_pages_that_nobody_has_touched_cost_their_vnic() {
+    const PAGE: u64 = 2 << 20;
+    const PIECES: u64 = 256;
+    let memory = (PIECES + 2) * PAGE;
+    let Some(_pages) = LargePages::reserve(PIECES as usize + 2) else {
+        return cannot_run("258 pages of 2 MiB cannot be reserved");
+    };
+    let mut stage = Stage::set();
+    let nic = stage.evil("evil");
+    let shape = Shape { memory, large_pages: true, ..Shape::new(PLAIN) };
+    let mut rig = Rig::up(&nic, &shape).unwrap();
+    // The rings are in the first two pages.
+    let pieces = (2..2 + PIECES).map(|page| (page * PAGE, 1)).collect::<Vec<_>>();
+    rig.chain(1, &pieces);
+    wait_until("it is locked out", || {
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        fallocate(&rig.file, punch, 2 * PAGE, PIECES * PAGE).unwrap();
+        rig.keep(1, 1);
+        stage.daemon.get_nic("evil").state() == NicState::Error
+    });
+    let log = stage.daemon.log();
+    assert!(log.contains("not served for 1s"), "{log}");
+    // Two are held against it, and one has put the reactor on watch.
+    assert!(rig.used(1) <= 4, "{} frames went before", rig.used(1));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::{
 use mvirt_net::proto::Nic;
 use rustix::{
     event::{EventfdFlags, eventfd},
+    fs::{MemfdFlags, memfd_create},
     net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
 };
 use std::{
@@ -48,11 +49,20 @@ pub(super) struct Shape {
     pub(super) features: u64,
     /// More regions, address and octets, all of the beginning of the same file.
     pub(super) regions: Vec<(u64, u64)>,
+    /// Of pages of 2 MiB, which were reserved.
+    pub(super) large_pages: bool,
 }
 
 impl Shape {
     pub(super) fn new(features: u64) -> Self {
-        Self { pairs: 1, ring: 256, memory: 32 << 20, features, regions: Vec::new() }
+        Self {
+            pairs: 1,
+            ring: 256,
+            memory: 32 << 20,
+            features,
+            regions: Vec::new(),
+            large_pages: false,
+        }
     }
 }
 
@@ -189,7 +199,9 @@ impl Rig {
 
     /// Up to, and without, the memory table.
     pub(super) fn greeted(nic: &Nic, shape: &Shape) -> io::Result<Self> {
-        let file = rustix::fs::memfd_create("evil", rustix::fs::MemfdFlags::CLOEXEC)?;
+        let large = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+        let pages = if shape.large_pages { large } else { MemfdFlags::empty() };
+        let file = memfd_create("evil", MemfdFlags::CLOEXEC | pages)?;
         let file = File::from(file);
         file.set_len(shape.memory)?;
         let offset = FileOffset::new(file.try_clone()?, 0);

@@ -310,6 +310,10 @@ impl Port for VhostUserPort {
         delivered
     }
 
+    fn has_large_pages(&self) -> bool {
+        self.memory.has_large_pages()
+    }
+
     fn publish(&mut self) {
         for pair in &mut self.pairs {
             if let Some((queue, _)) = &mut pair.rx {

@@ -126,6 +126,11 @@ impl Mapping {
         self.len
     }
 
+    /// Octets of a page of its file.
+    pub(in crate::dataplane::port::vhost_user) fn page(&self) -> usize {
+        GUARDS[self.guard].page.load(Ordering::Relaxed)
+    }
+
     /// Whether its memory was taken away while it was in use.
     pub(in crate::dataplane::port::vhost_user) fn is_dead(&self) -> bool {
         GUARDS[self.guard].dead.load(Ordering::Relaxed)

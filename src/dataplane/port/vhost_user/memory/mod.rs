@@ -183,6 +183,11 @@ impl GuestMemory {
         Ok(self)
     }
 
+    /// Whether pages of it are larger than the smallest (hugetlbfs).
+    pub fn has_large_pages(&self) -> bool {
+        self.regions.iter().any(|region| region.mapping.page() > 4096)
+    }
+
     /// This memory without one region. Where nothing of it is mapped it is gone already: QEMU before 8.0 removes each
     /// region once for every queue pair.
     pub fn without(mut self, guest_address: u64, len: u64) -> Result<Self, MemoryError> {

@@ -3,21 +3,35 @@
 //! An eventfd is notified by the kernel (`aio.rs`); a UNIX socket (User-mode Linux) gets a message if it has room.
 //! One that has no room was signalled and not yet heard, which is as good.
 
+//! A signal walks all that wait for the descriptor, and its owner may have millions wait: one that took long is made by
+//! its vNIC's own thread for a while.
+
 use super::aio::Notifier;
-use crate::dataplane::foreign::{Foreign, Kind};
+use crate::dataplane::{
+    foreign::{Foreign, Kind},
+    port::MAX_VISIT,
+};
 use rustix::net::{SendFlags, send};
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     os::fd::{AsFd as _, OwnedFd},
-    sync::Arc,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
+
+/// How long signals are made by another thread after one took long.
+const APART: Duration = Duration::from_secs(60);
 
 thread_local! {
     static NOTIFIER: RefCell<Option<Notifier>> = const { RefCell::new(None) };
+    static TIMED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Makes this thread ready to ring: what could fail, fails here.
+/// Makes this thread ready to signal: what could fail, fails here.
 pub fn prepare() -> io::Result<()> {
     NOTIFIER.with_borrow_mut(|notifier| {
         if notifier.is_none() {
@@ -27,49 +41,104 @@ pub fn prepare() -> io::Result<()> {
     })
 }
 
+/// Whether this thread is to time its signals from now on: it was held up, perhaps by one.
+pub fn time(timed: bool) {
+    TIMED.set(timed);
+}
+
 /// A descriptor to wake a guest with.
 #[derive(Debug, Clone)]
-pub enum Doorbell {
-    /// An eventfd.
-    Eventfd(Arc<OwnedFd>),
-    /// A UNIX socket, in which other descriptors may be travelling.
-    Socket(Arc<Foreign<OwnedFd>>),
+pub struct Doorbell(Arc<Call>);
+
+#[derive(Debug)]
+struct Call {
+    /// An eventfd, or a UNIX socket, in which other descriptors may be travelling.
+    fd: Foreign<OwnedFd>,
+    is_socket: bool,
+    /// Until when signals are made apart, in milliseconds of [`clock`]. 0: they are not.
+    apart_until: AtomicU64,
+    /// One is to be made apart.
+    pending: AtomicBool,
+}
+
+/// Milliseconds since it was first asked for.
+fn clock() -> u64 {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    BEGAN.elapsed().as_millis() as u64
 }
 
 impl Doorbell {
     /// Wraps a call or error descriptor: an eventfd, or a UNIX socket.
     pub fn new(fd: Foreign<OwnedFd>) -> Self {
-        match Kind::of(&*fd) {
-            Kind::Eventfd => Self::Eventfd(Arc::new(fd.into_inner())),
-            _ => Self::Socket(Arc::new(fd)),
-        }
+        let is_socket = Kind::of(&*fd) != Kind::Eventfd;
+        let (apart_until, pending) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self(Arc::new(Call { fd, is_socket, apart_until, pending }))
     }
 
     /// Its descriptor.
     pub fn fd(&self) -> &OwnedFd {
-        match self {
-            Self::Eventfd(fd) => fd,
-            Self::Socket(fd) => fd,
-        }
+        &self.0.fd
+    }
+
+    /// Whether it is a socket.
+    pub fn is_socket(&self) -> bool {
+        self.0.is_socket
     }
 
     /// Rings. A descriptor that is broken is its owner's loss.
     pub fn ring(&self) {
-        let fd = match self {
-            Self::Eventfd(fd) => fd.as_fd(),
-            Self::Socket(fd) => {
-                let one = 1_u64.to_ne_bytes();
-                send(&***fd, &one, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).ok();
-                return;
-            }
-        };
+        if self.0.apart_until.load(Ordering::Relaxed) != 0 && self.is_apart() {
+            return self.ring_apart();
+        }
+        if !TIMED.get() {
+            return self.0.signal();
+        }
+        let began = Instant::now();
+        self.0.signal();
+        if began.elapsed() > MAX_VISIT {
+            self.0.apart_until.store(clock() + APART.as_millis() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether signals are still to be made apart.
+    #[cold]
+    fn is_apart(&self) -> bool {
+        let apart = clock() < self.0.apart_until.load(Ordering::Relaxed);
+        if !apart {
+            self.0.apart_until.store(0, Ordering::Relaxed);
+        }
+        apart
+    }
+
+    /// Has it rung by its vNIC's own thread: once, for all that comes until then.
+    #[cold]
+    fn ring_apart(&self) {
+        if self.0.pending.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let call = Arc::clone(&self.0);
+        self.0.fd.apart(move || {
+            // Before the signal: what comes while that is made needs another.
+            call.pending.store(false, Ordering::SeqCst);
+            call.signal();
+        });
+    }
+}
+
+impl Call {
+    fn signal(&self) {
+        if self.is_socket {
+            let one = 1_u64.to_ne_bytes();
+            send(&*self.fd, &one, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).ok();
+            return;
+        }
         NOTIFIER.with_borrow_mut(|notifier| {
-            // Reactors are prepared; another thread rings for errors only, which VMMs can do without.
+            // Reactors are prepared; another thread signals errors, which VMMs can do without, and what is made apart.
             if notifier.is_none() {
                 *notifier = Notifier::new().ok();
             }
             if let Some(notifier) = notifier {
-                notifier.notify(fd).ok();
+                notifier.notify(self.fd.as_fd()).ok();
             }
         });
     }
@@ -98,5 +167,24 @@ mod tests {
             socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
         let bell = Doorbell::new(ours.into());
         (0..10_000).for_each(|_| bell.ring());
+    }
+
+    #[test]
+    fn what_is_made_apart_arrives() {
+        let theirs = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let bell = Doorbell::new(theirs.try_clone().unwrap().into());
+        bell.0.apart_until.store(clock() + 3_600_000, Ordering::Relaxed);
+        for _ in 0..3 {
+            bell.ring();
+            // Waits until it is there.
+            assert_eq!(rustix::io::read(&theirs, &mut [0; 8]), Ok(8));
+        }
+        bell.0.apart_until.store(1, Ordering::Relaxed);
+        while clock() < 1 {
+            std::thread::yield_now();
+        }
+        bell.ring();
+        assert_eq!(rustix::io::read(&theirs, &mut [0; 8]), Ok(8));
+        assert_eq!(bell.0.apart_until.load(Ordering::Relaxed), 0, "it is over");
     }
 }

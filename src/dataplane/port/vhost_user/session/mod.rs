@@ -212,7 +212,7 @@ impl Session {
     /// Whether it holds descriptors that keep a connection of its VMM open after that has ended.
     pub fn holds_sockets(&self) -> bool {
         let bells = self.rings.iter().flat_map(|ring| [&ring.call, &ring.error]).flatten();
-        let mut sockets = bells.filter(|bell| matches!(bell, Doorbell::Socket(_)));
+        let mut sockets = bells.filter(|bell| bell.is_socket());
         self.backend_channel.is_some() || sockets.next().is_some()
     }
 
