@@ -9,7 +9,7 @@ use mvirt_net::dataplane::{
         queue::ring::{Direction, RingAddresses, RingConfig, SplitRing, Start},
     },
 };
-use std::{fs::File, hint::black_box, os::fd::OwnedFd};
+use std::{fs::File, hint::black_box, os::fd::OwnedFd, sync::Arc};
 use virtio_queue::{Queue, QueueT as _};
 use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
 
@@ -49,7 +49,7 @@ fn main() {
         let (guest_address, user_address, offset, len) = (0, 0, 0, MEMORY);
         let fd = OwnedFd::from(file).into();
         let region = RegionRequest { guest_address, len, user_address, offset, fd };
-        let memory = GuestMemory::map(vec![region], u64::MAX).unwrap();
+        let memory = Arc::new(GuestMemory::map(vec![region], u64::MAX).unwrap());
         let config = RingConfig {
             size: SIZE.into(),
             addresses: ADDRESSES,

@@ -143,8 +143,12 @@ const RULES: &[(&str, &[&str])] = &[
 
 /// The only files with unsafe code.
 const UNSAFE: &[&str] = &[
-    "src/dataplane/port/vhost_user/queue/aio.rs",
+    "src/dataplane/frame/copy.rs",
+    "src/dataplane/frame/span.rs",
+    "src/dataplane/port/vhost_user/memory/fault.rs",
     "src/dataplane/port/vhost_user/memory/mapping.rs",
+    "src/dataplane/port/vhost_user/memory/mod.rs",
+    "src/dataplane/port/vhost_user/queue/aio.rs",
     "src/dataplane/port/vhost_user/queue/ring.rs",
     "src/dataplane/reactor/link.rs",
     "src/dataplane/reactor/uring.rs",

@@ -2,12 +2,13 @@
 //! the same; whatever is well formed, we take.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use mvirt_net::dataplane::frame::Span;
 use mvirt_net::dataplane::port::vhost_user::{
-    memory::{GuestMemory, RegionRequest, Span},
+    memory::{GuestMemory, RegionRequest},
     queue::ring::{Chain, Direction, RingAddresses, RingConfig, SplitRing, Start},
 };
 use proptest::prelude::*;
-use std::{fs::File, num::Wrapping};
+use std::{fs::File, num::Wrapping, sync::Arc};
 use virtio_queue::{Queue, QueueT as _};
 use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
 
@@ -48,7 +49,7 @@ fn driver() -> (GuestMemoryMmap, File) {
     (memory, file)
 }
 
-fn ours(file: &File) -> (GuestMemory, SplitRing) {
+fn ours(file: &File) -> (Arc<GuestMemory>, SplitRing) {
     let region = RegionRequest {
         guest_address: 0,
         len: MEMORY,
@@ -56,7 +57,7 @@ fn ours(file: &File) -> (GuestMemory, SplitRing) {
         offset: 0,
         fd: std::os::fd::OwnedFd::from(file.try_clone().unwrap()).into(),
     };
-    let memory = GuestMemory::map(vec![region], u64::MAX).unwrap();
+    let memory = Arc::new(GuestMemory::map(vec![region], u64::MAX).unwrap());
     let config = RingConfig {
         size: SIZE.into(),
         addresses: RingAddresses { descriptors: DESCRIPTORS, available: AVAILABLE, used: USED },

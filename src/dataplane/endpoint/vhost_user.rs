@@ -22,10 +22,13 @@ use crate::{
             PortFailure,
             vhost_user::{
                 VhostUserPort,
-                memory::{GuestMemory, MemoryError, RegionRequest, dirty_log::DirtyLog},
+                memory::{
+                    GuestMemory, MemoryError, Region, RegionRequest,
+                    dirty_log::{DirtyLog, LogArea},
+                },
                 session::{
                     Device, MemoryChange, NotRestored, Refusal, SavedSession, Session,
-                    message::{self, LogArea, Malformed, Region, Request},
+                    message::{self, Malformed, Request},
                 },
             },
         },

@@ -5,6 +5,7 @@
 //! then one for each prefix length present.
 
 use super::tables::NextHop;
+use crate::dataplane::frame::verdict::NextHopId;
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -37,15 +38,6 @@ impl Key for u128 {
     fn masked(self, len: u8) -> Self {
         self & Self::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0)
     }
-}
-
-/// Names a next hop of one table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NextHopId(u32);
-
-impl NextHopId {
-    /// Names no next hop.
-    pub const NONE: Self = Self(u32::MAX);
 }
 
 /// Keys to next hops, open addressing with linear probing.

@@ -13,11 +13,11 @@ pub mod routed;
 pub mod tables;
 pub mod withheld;
 
-pub use fib::{Fib, FibBuilder, NextHopId};
+pub use fib::{Fib, FibBuilder};
 
 use super::frame::{
     classify::{Ipv4, Ipv6},
-    verdict::{DropReason, Rejection, Verdict},
+    verdict::{DropReason, NextHopId, Rejection, Verdict},
 };
 use tables::NetworkTable;
 

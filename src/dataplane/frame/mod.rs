@@ -4,11 +4,14 @@
 //! where it is: spans whose only operation is to be copied somewhere else.
 
 pub mod classify;
+pub mod copy;
 pub mod fragment;
 pub mod segment;
+mod span;
 pub mod verdict;
 
-use super::port::vhost_user::memory::Span;
+pub use span::Span;
+
 use crate::wire::vnet::Offload;
 use std::ops::Range;
 use verdict::DropReason;

@@ -1,7 +1,14 @@
 //! What becomes of a frame that is not forwarded: a [`Verdict`], perhaps with a [`DropReason`] with a name, a counter and a line in
 //! `docs/operations.md`.
 
-use crate::dataplane::forward::NextHopId;
+/// Names a next hop of one table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextHopId(pub(in crate::dataplane) u32);
+
+impl NextHopId {
+    /// Names no next hop.
+    pub const NONE: Self = Self(u32::MAX);
+}
 
 /// The decision about a frame from a guest that is not to be forwarded as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

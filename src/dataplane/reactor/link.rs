@@ -20,8 +20,7 @@ use super::{
 use crate::{
     dataplane::{
         forward::tables::PortId,
-        frame::{BURST, Outgoing},
-        port::vhost_user::memory::Span,
+        frame::{BURST, Outgoing, Span},
     },
     log_limit::{LogLimit, Said},
     wire::vnet::Offload,

@@ -12,7 +12,6 @@ use super::{
 use crate::{
     dataplane::{
         forward::{
-            NextHopId,
             fast::{self, Plain},
             limit::Limiter,
             rewrite, routed,
@@ -23,7 +22,7 @@ use crate::{
             BURST, Burst, MAX_FRAME_LEN, Outgoing,
             classify::classify,
             fragment,
-            verdict::{DropReason, Rejection, Verdict},
+            verdict::{DropReason, NextHopId, Rejection, Verdict},
         },
         gateway::{self, Question},
         port::{PortFailure, Undelivered},

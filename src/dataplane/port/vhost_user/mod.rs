@@ -220,7 +220,7 @@ impl VhostUserPort {
                 pair.tx.as_ref().map(|(tx, _)| &tx.ring),
             ];
             for (address, len) in rings.into_iter().flatten().map(SplitRing::used_area) {
-                self.memory.mark(log, address, len);
+                log.mark(&self.memory, address, len.into());
             }
         }
     }

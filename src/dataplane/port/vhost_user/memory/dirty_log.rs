@@ -1,17 +1,27 @@
 //! Marks of the pages that are written while a guest migrates (vhost-user "Migration"), shared with its VMM.
 
 use super::{
-    MemoryError,
+    GuestMemory, MemoryError,
     mapping::{Mapping, check_file},
     room::{Amount, Room},
 };
-use crate::dataplane::{foreign::Foreign, port::vhost_user::session::message::LogArea};
+use crate::dataplane::foreign::Foreign;
+use serde::{Deserialize, Serialize};
 use std::{os::fd::OwnedFd, sync::atomic::Ordering};
 
 /// Octets of guest memory for which one bit of a [`DirtyLog`] stands (vhost-user "Migration").
 const LOG_PAGE: u64 = 4096;
 /// Octets of the largest file with marks: enough for a guest of 32 TiB.
 const MAX_LOG: u64 = 1 << 30;
+
+/// Where in its file the marks of written pages are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogArea {
+    /// Octets.
+    pub len: u64,
+    /// Where they start in the file.
+    pub offset: u64,
+}
 
 /// Marks, shared with the VMM, of the pages of guest memory that were written while the guest migrates: a bit each, the
 /// lowest of the first octet for the page at guest address 0.
@@ -27,7 +37,7 @@ impl DirtyLog {
         let refuse = |reason| MemoryError::Region { guest_address: 0, len: area.len, reason };
         let end = area.offset.checked_add(area.len).filter(|end| area.len > 0 && *end <= MAX_LOG);
         let end = end.ok_or_else(|| refuse("a log of written pages is empty or above 1 GiB"))?;
-        check_file(&fd, end).map_err(|problem| problem.into_error(refuse))?;
+        check_file(&fd, end, refuse)?;
         let room = Room::take(Amount::default(), end).ok_or(MemoryError::NoRoom)?;
         Ok(Self { area, mapping: fd.try_map(|fd| Mapping::new(fd, end, room))? })
     }
@@ -42,9 +52,15 @@ impl DirtyLog {
         self.mapping.is_dead()
     }
 
-    /// Marks the pages of `len` octets from the guest's `address` on, which were written before this is called: a VMM
+    /// Marks the pages of `len` octets of `memory`, mapped at `address`, which were written before this is called: a VMM
     /// takes a mark away before it reads the page.
-    pub(in crate::dataplane::port::vhost_user) fn mark(&self, address: u64, len: u64) {
+    pub(in crate::dataplane::port::vhost_user) fn mark(
+        &self,
+        memory: &GuestMemory,
+        address: usize,
+        len: u64,
+    ) {
+        let Some(address) = memory.guest_address(address) else { return };
         let Some(last) = address.checked_add(len.saturating_sub(1)) else { return };
         let pages = address / LOG_PAGE..=last / LOG_PAGE;
         // What the log has no bits for, the VMM does not want to know.

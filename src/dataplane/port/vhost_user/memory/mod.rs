@@ -2,26 +2,55 @@
 //!
 //! Takes regions as vhost-user describes them and refuses what could hurt: files that shrink, block or overlap.
 //! Gives [`Span`]s, whose only operation is a copy; nothing ever makes a reference or slice of guest memory. A copy
-//! that meets memory which the VMM took away ends in zeros (`mapping.rs`).
+//! that meets memory which the VMM took away ends in zeros (`fault.rs`).
+#![expect(
+    unsafe_code,
+    reason = "spans do not know how long their memory is mapped: who asks for one has to"
+)]
 
 pub mod dirty_log;
-pub mod mapping;
+mod error;
+mod fault;
+mod mapping;
 mod room;
 
-pub use mapping::Span;
+pub use error::{MAX_REGIONS, MemoryError};
 
-use super::session::message::Region;
-use crate::dataplane::foreign::Foreign;
-use dirty_log::DirtyLog;
+use crate::dataplane::{foreign::Foreign, frame::Span};
 use mapping::{Mapping, check_file};
 use room::{Amount, Room};
+use serde::{Deserialize, Serialize};
 use std::{os::fd::OwnedFd, sync::Arc};
-
-/// Regions a VMM may share. Told to VMMs; it must never shrink, or they refuse to reconnect.
-pub const MAX_REGIONS: usize = 64;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Octets of the smallest region: one page, so that a buffer cannot be spread over more regions than it has pages.
 const MIN_REGION: u64 = 4096;
+
+/// A memory region without its descriptor.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Serialize,
+    Deserialize,
+)]
+#[repr(C)]
+pub struct Region {
+    /// Where the guest sees it.
+    pub guest_address: u64,
+    /// Octets.
+    pub len: u64,
+    /// Where the VMM sees it.
+    pub user_address: u64,
+    /// Where it starts in its file.
+    pub offset: u64,
+}
 
 /// One region of SET_MEM_TABLE or ADD_MEM_REG.
 #[derive(Debug)]
@@ -43,51 +72,6 @@ impl From<(Region, Foreign<OwnedFd>)> for RegionRequest {
         let Region { guest_address, len, user_address, offset } = region;
         Self { guest_address, len, user_address, offset, fd }
     }
-}
-
-/// Why memory was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum MemoryError {
-    /// Addresses or lengths make no sense.
-    #[error("region of {len:#x} octets at {guest_address:#x}: {reason}")]
-    Region {
-        /// Where the guest sees it.
-        guest_address: u64,
-        /// Octets.
-        len: u64,
-        /// What is wrong.
-        reason: &'static str,
-    },
-    /// The file cannot be asked or mapped.
-    #[error("cannot {action} the region's file: {source}")]
-    System {
-        /// What failed.
-        action: &'static str,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Too many regions.
-    #[error("more than {MAX_REGIONS} regions")]
-    TooMany,
-    /// Too much memory.
-    #[error("more than {limit} octets of files (see --max-guest-memory)")]
-    TooMuch {
-        /// What is allowed.
-        limit: u64,
-    },
-    /// Others have mapped all there is.
-    #[error(
-        "all VMMs together have mapped as much as the daemon can; no more than 4 GiB in 2 regions can be had now"
-    )]
-    NoRoom,
-    /// No such region.
-    #[error("no region of {len:#x} octets at {guest_address:#x} to remove")]
-    Unknown {
-        /// Where the guest sees it.
-        guest_address: u64,
-        /// Octets.
-        len: u64,
-    },
 }
 
 #[derive(Debug, Clone)]
@@ -162,7 +146,7 @@ impl GuestMemory {
         if self.regions.iter().any(|r| r.overlaps(request.guest_address, request.len)) {
             return Err(refuse("it overlaps another"));
         }
-        check_file(&request.fd, file_end).map_err(|problem| problem.into_error(refuse))?;
+        check_file(&request.fd, file_end, refuse)?;
         // Files are mapped from their beginning, so that is what counts.
         let mapped = Amount {
             octets: self.regions.iter().map(|r| r.mapping.len() as u64).sum(),
@@ -228,29 +212,39 @@ impl GuestMemory {
     }
 
     /// The span of `len` octets at the guest's `address`, which must lie in one region.
+    ///
+    /// # Safety
+    /// The memory is mapped, by this or by a clone of it, for as long as a span that is returned, or one made of it, is
+    /// used.
     #[inline]
-    pub fn translate_whole(&self, address: u64, len: u32) -> Option<Span> {
-        self.within(address, len, |region| region.guest_address)
+    pub unsafe fn translate_whole(&self, address: u64, len: u32) -> Option<Span> {
+        // SAFETY: the caller's promise.
+        unsafe { self.within(address, len, |region| region.guest_address) }
     }
 
-    /// Marks in `log` that `len` octets of this memory were written, from a span's `address` on.
-    pub(in crate::dataplane::port::vhost_user) fn mark(
+    /// Where the guest sees what is mapped at `address`.
+    pub(in crate::dataplane::port::vhost_user) fn guest_address(
         &self,
-        log: &DirtyLog,
         address: usize,
-        len: u32,
-    ) {
+    ) -> Option<u64> {
         let within = |r: &&Mapped| (address.wrapping_sub(r.host_address) as u64) < r.len;
-        if let Some(region) = self.regions.iter().find(within) {
-            let offset = (address - region.host_address) as u64;
-            log.mark(region.guest_address + offset, len.into());
-        }
+        let region = self.regions.iter().find(within)?;
+        Some(region.guest_address + (address - region.host_address) as u64)
     }
 
     /// Appends the spans of `len` octets at `address` to `spans`: one, or more where regions touch. `None`, and
     /// nothing appended that may be used, unless all of it is mapped; an empty range must be mapped too.
+    ///
+    /// # Safety
+    /// The memory is mapped, by this or by a clone of it, for as long as a span that is returned, or one made of it, is
+    /// used.
     #[inline]
-    pub fn translate(&self, mut address: u64, len: u32, spans: &mut Vec<Span>) -> Option<()> {
+    pub unsafe fn translate(
+        &self,
+        mut address: u64,
+        len: u32,
+        spans: &mut Vec<Span>,
+    ) -> Option<()> {
         let mut left = u64::from(len);
         loop {
             let region =
@@ -258,7 +252,9 @@ impl GuestMemory {
             let offset = address - region.guest_address;
             let here = left.min(region.len - offset);
             if here > 0 {
-                spans.push(Span::new(region.host_address + offset as usize, here as u32));
+                // SAFETY: inside the region, which is mapped at `host_address`; for how long is the caller's promise.
+                spans
+                    .push(unsafe { Span::new(region.host_address + offset as usize, here as u32) });
             }
             left -= here;
             if left == 0 {
@@ -269,16 +265,29 @@ impl GuestMemory {
     }
 
     /// The span of `len` octets at the VMM's own `address`, which must lie in one region.
-    pub fn translate_user(&self, address: u64, len: u32) -> Option<Span> {
-        self.within(address, len, |region| region.user_address)
+    ///
+    /// # Safety
+    /// The memory is mapped, by this or by a clone of it, for as long as a span that is returned, or one made of it, is
+    /// used.
+    pub unsafe fn translate_user(&self, address: u64, len: u32) -> Option<Span> {
+        // SAFETY: the caller's promise.
+        unsafe { self.within(address, len, |region| region.user_address) }
     }
 
+    /// # Safety
+    /// As of [`GuestMemory::translate`].
     #[inline]
-    fn within(&self, address: u64, len: u32, start: impl Fn(&Mapped) -> u64) -> Option<Span> {
+    unsafe fn within(
+        &self,
+        address: u64,
+        len: u32,
+        start: impl Fn(&Mapped) -> u64,
+    ) -> Option<Span> {
         let region = self.regions.iter().find(|r| address.wrapping_sub(start(r)) < r.len)?;
         let offset = address - start(region);
         let fits = u64::from(len) <= region.len - offset;
-        fits.then(|| Span::new(region.host_address + offset as usize, len))
+        // SAFETY: inside the region, which is mapped at `host_address`; for how long is the caller's promise.
+        fits.then(|| unsafe { Span::new(region.host_address + offset as usize, len) })
     }
 }
 
@@ -287,6 +296,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+    /// The whole of a range, of memory that the test keeps for as long as it uses that.
+    fn whole(memory: &GuestMemory, address: u64, len: u32) -> Option<Span> {
+        // SAFETY: see above.
+        unsafe { memory.translate_whole(address, len) }
+    }
 
     fn memfd(len: u64) -> Foreign<OwnedFd> {
         let fd = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
@@ -308,8 +323,8 @@ mod tests {
         .unwrap();
         let spans = |address, len| {
             let mut spans = Vec::new();
-            memory
-                .translate(address, len, &mut spans)
+            // SAFETY: none of them is used.
+            unsafe { memory.translate(address, len, &mut spans) }
                 .map(|()| spans.iter().map(|s| s.len()).collect::<Vec<_>>())
         };
         assert_eq!(spans(0x1000, 0x2000), Some(vec![0x2000]));
@@ -321,9 +336,11 @@ mod tests {
         assert_eq!(spans(u64::MAX, u32::MAX), None);
         assert_eq!(spans(0x1000, 0), Some(vec![]));
         assert_eq!(spans(0x9000, 0), None, "an empty range at a bad address");
-        assert!(memory.translate_whole(0x2ff0, 0x20).is_none());
-        assert!(memory.translate_user(0x7000_0000_1000, 0x2000).is_some());
-        assert!(memory.translate_user(0x7000_0000_1000, 0x2001).is_none());
+        assert!(whole(&memory, 0x2ff0, 0x20).is_none());
+        // SAFETY: none of them is used.
+        let user = |address, len| unsafe { memory.translate_user(address, len) };
+        assert!(user(0x7000_0000_1000, 0x2000).is_some());
+        assert!(user(0x7000_0000_1000, 0x2001).is_none());
     }
 
     #[test]
@@ -353,8 +370,8 @@ mod tests {
         let memory = GuestMemory::map(vec![request(0, 0x1000)], u64::MAX).unwrap();
         let memory =
             memory.with(request(0x1000, 0x1000), u64::MAX).unwrap().without(0, 0x1000).unwrap();
-        assert!(memory.translate_whole(0, 1).is_none());
-        assert!(memory.translate_whole(0x1000, 1).is_some());
+        assert!(whole(&memory, 0, 1).is_none());
+        assert!(whole(&memory, 0x1000, 1).is_some());
         let memory = memory.without(0, 0x1000).unwrap();
         for (start, len) in [(0, 0x2000), (0x1800, 0x1000), (0x1000, 0x800), (0x1400, 1)] {
             let refused = memory.clone().without(start, len).unwrap_err();
@@ -410,8 +427,8 @@ mod tests {
         let fd = OwnedFd::from(file.try_clone().unwrap()).into();
         let region = RegionRequest { fd, ..request(0, 0x4000) };
         let memory = GuestMemory::map(vec![region], u64::MAX).unwrap();
-        let whole = memory.translate_whole(0, 0x4000).unwrap();
-        assert_eq!(whole.copy_from_slice(&[7; 0x4000]), 0x4000);
+        let all = whole(&memory, 0, 0x4000).unwrap();
+        assert_eq!(all.copy_from_slice(&[7; 0x4000]), 0x4000);
         (file, memory)
     }
 
@@ -421,7 +438,7 @@ mod tests {
         for len in [1, 15, 60, 64, 100, 128, 1500, 0x1800] {
             let (file, memory) = fragile("read");
             let before = 0x2000_usize.saturating_sub(len / 2);
-            let span = memory.translate_whole(before as u64, len as u32).unwrap();
+            let span = whole(&memory, before as u64, len as u32).unwrap();
             file.set_len(0x2000).unwrap();
             let mut octets = vec![1; len];
             assert_eq!(span.copy_to_slice(&mut octets), len);
@@ -430,7 +447,7 @@ mod tests {
             assert!(memory.is_dead());
 
             let (file, memory) = fragile("write");
-            let span = memory.translate_whole(before as u64, len as u32).unwrap();
+            let span = whole(&memory, before as u64, len as u32).unwrap();
             file.set_len(0x2000).unwrap();
             assert_eq!(span.copy_from_slice(&vec![9; len]), len);
             assert!(memory.is_dead());
@@ -445,10 +462,10 @@ mod tests {
         let fd = OwnedFd::from(file.try_clone().unwrap()).into();
         let memory = GuestMemory::map(vec![RegionRequest { fd, ..request(0, LEN) }], u64::MAX);
         let memory = memory.unwrap();
-        let start = memory.translate_whole(0, 1).unwrap().address();
+        let start = whole(&memory, 0, 1).unwrap().address();
         file.set_len(0).unwrap();
         for at in (0..LEN).step_by(64 << 10) {
-            assert_eq!(memory.translate_whole(at, 8).unwrap().read::<8>(), Some([0; 8]));
+            assert_eq!(whole(&memory, at, 8).unwrap().read::<8>(), Some([0; 8]));
         }
         assert!(memory.is_dead());
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
@@ -462,7 +479,7 @@ mod tests {
         #[test]
         fn copies_are_exact(octets in proptest::collection::vec(any::<u8>(), 0..700), at in 0_usize..32) {
             let memory = GuestMemory::map(vec![request(0, 0x1000)], u64::MAX).unwrap();
-            let span = memory.translate_whole(at as u64, octets.len() as u32).unwrap();
+            let span = whole(&memory, at as u64, octets.len() as u32).unwrap();
             prop_assert_eq!(span.copy_from_slice(&octets), octets.len());
             let mut back = vec![0; octets.len() + 2];
             prop_assert_eq!(span.copy_to_slice(&mut back), octets.len());

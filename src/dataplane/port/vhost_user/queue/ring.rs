@@ -8,12 +8,18 @@
     reason = "ring indices and descriptors are shared with the guest: volatile and atomic access"
 )]
 
-use crate::dataplane::port::vhost_user::memory::{
-    GuestMemory, Span,
-    mapping::{prefetch, prefetch_write},
+use crate::dataplane::{
+    frame::{
+        Span,
+        copy::{prefetch, prefetch_write},
+    },
+    port::vhost_user::memory::GuestMemory,
 };
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU16, Ordering},
+};
 
 /// Descriptors of the longest chain that is taken. A driver may make chains as long as its ring (virtio 1.2
 /// §2.7.5.3.1); beyond this, which is what vhost-net takes (UIO_MAXIOV), a chain is too much work for one frame.
@@ -162,6 +168,8 @@ impl Descriptor {
 /// A running ring. Its pointers are valid as long as the memory it was made from; its owner keeps both together.
 #[derive(Debug)]
 pub struct SplitRing {
+    /// Where the three are: mapped for as long as the ring.
+    _memory: Arc<GuestMemory>,
     descriptors: usize,
     available: usize,
     used: usize,
@@ -182,18 +190,20 @@ pub struct SplitRing {
 
 impl SplitRing {
     /// Checks the whole ring against memory and finds where to start.
-    pub fn new(memory: &GuestMemory, config: &RingConfig) -> Result<Self, RingError> {
+    pub fn new(memory: &Arc<GuestMemory>, config: &RingConfig) -> Result<Self, RingError> {
         let size = config.size;
         if !size.is_power_of_two() || !(2..=MAX_SIZE).contains(&size) {
             return Err(RingError::Size(size));
         }
         let area = |name, address: u64, len: u32, align: u64| {
             let aligned = address.is_multiple_of(align);
-            let span = memory.translate_user(address, len).filter(|_| aligned);
+            // SAFETY: the ring keeps the memory for as long as it uses the address.
+            let span = unsafe { memory.translate_user(address, len) }.filter(|_| aligned);
             span.map(Span::address).ok_or(RingError::Address(name))
         };
         let addresses = &config.addresses;
         let mut ring = Self {
+            _memory: Arc::clone(memory),
             descriptors: area("descriptor table", addresses.descriptors, 16 * size, 16)?,
             available: area("available ring", addresses.available, 6 + 2 * size, 2)?,
             used: area("used ring", addresses.used, 6 + 8 * size, 4)?,
@@ -320,7 +330,8 @@ impl SplitRing {
         // change the value read, which is checked afterwards.
         let first = Descriptor::parse(unsafe { at.read_volatile() });
         if first.flags & (NEXT | INDIRECT) == 0
-            && let Some(span) = memory.translate_whole(first.address, first.len)
+            // SAFETY: spans go into bursts, which the reactor that owns the port has dealt with before it gives it back.
+            && let Some(span) = unsafe { memory.translate_whole(first.address, first.len) }
         {
             direction.check(&first)?;
             return Ok(Chain::Whole(span));
@@ -346,8 +357,8 @@ impl SplitRing {
         for step in 1..=limit + 1 {
             let next = if descriptor.flags & INDIRECT != 0 {
                 table_len = self.check_indirect(&descriptor, nested)?;
-                table = memory
-                    .translate_whole(descriptor.address, descriptor.len)
+                // SAFETY: used in this call, whose memory is borrowed.
+                table = unsafe { memory.translate_whole(descriptor.address, descriptor.len) }
                     .ok_or(RingError::Indirect(descriptor.len))?
                     .address();
                 nested = true;
@@ -355,7 +366,8 @@ impl SplitRing {
             } else {
                 direction.check(&descriptor)?;
                 let (address, len) = (descriptor.address, descriptor.len);
-                let mapped = memory.translate(address, len, spans);
+                // SAFETY: as of the span of a whole chain.
+                let mapped = unsafe { memory.translate(address, len, spans) };
                 mapped.ok_or(RingError::Buffer { address, len })?;
                 octets += descriptor.len as usize;
                 if descriptor.flags & NEXT == 0 || octets >= enough {

@@ -8,14 +8,14 @@ use super::ring::{Chain, Direction, RingError, SplitRing};
 use crate::{
     dataplane::{
         frame::{
-            BURST, HEAD_LEN, Outgoing,
+            BURST, HEAD_LEN, Outgoing, Span,
             segment::{self, Cut},
         },
         port::{
             Undelivered,
             vhost_user::{
                 Unfinished,
-                memory::{GuestMemory, Span, dirty_log::DirtyLog},
+                memory::{GuestMemory, dirty_log::DirtyLog},
             },
         },
     },
@@ -178,7 +178,7 @@ impl RxQueue {
             let mut left = place.octets;
             for span in spans {
                 let written = span.first(left);
-                memory.mark(log, written.address(), written.len() as u32);
+                log.mark(memory, written.address(), written.len() as u64);
                 left -= written.len();
             }
         }

@@ -6,11 +6,10 @@
 use super::ring::{Chain, Direction, MAX_CHAIN, RingError, SplitRing};
 use crate::{
     dataplane::{
-        frame::{BURST, BURST_OCTETS, Burst, Frame, HEAD_LEN, MAX_FRAME_LEN, verdict::DropReason},
-        port::vhost_user::{
-            Segmentation,
-            memory::{GuestMemory, Span},
+        frame::{
+            BURST, BURST_OCTETS, Burst, Frame, HEAD_LEN, MAX_FRAME_LEN, Span, verdict::DropReason,
         },
+        port::vhost_user::{Segmentation, memory::GuestMemory},
     },
     wire::{
         ethernet,

@@ -3,8 +3,10 @@
 //! Every request has a least size and may be longer: some VMMs send fixed-size payloads. Integers are of the host's
 //! order.
 
-use crate::dataplane::port::vhost_user::{memory::MAX_REGIONS, queue::ring::RingAddresses};
-use serde::{Deserialize, Serialize};
+use crate::dataplane::port::vhost_user::{
+    memory::{MAX_REGIONS, Region, dirty_log::LogArea},
+    queue::ring::RingAddresses,
+};
 use vhost::vhost_user::message::FrontendReq;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -80,41 +82,6 @@ impl Header {
 pub fn reply(request: u32, payload: &[u8]) -> Vec<u8> {
     let header = Header { request, flags: VERSION | REPLY, size: payload.len() as u32 };
     [header.as_bytes(), payload].concat()
-}
-
-/// A memory region without its descriptor.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-    Serialize,
-    Deserialize,
-)]
-#[repr(C)]
-pub struct Region {
-    /// Where the guest sees it.
-    pub guest_address: u64,
-    /// Octets.
-    pub len: u64,
-    /// Where the VMM sees it.
-    pub user_address: u64,
-    /// Where it starts in its file.
-    pub offset: u64,
-}
-
-/// Where in its file the marks of written pages are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogArea {
-    /// Octets.
-    pub len: u64,
-    /// Where they start in the file.
-    pub offset: u64,
 }
 
 /// What a VMM asks. `ring` is unchecked.

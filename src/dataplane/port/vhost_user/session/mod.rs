@@ -11,14 +11,14 @@ pub use saved::{NotRestored, SavedSession};
 
 use super::{
     Plan, Position, RingPlan, Segmentation, Unfinished,
-    memory::{MAX_REGIONS, RegionRequest},
+    memory::{MAX_REGIONS, Region, RegionRequest, dirty_log::LogArea},
     queue::{
         call::Doorbell,
         ring::{MAX_SIZE, RingAddresses, RingConfig, Start},
     },
 };
 use crate::{addr::MacAddr, dataplane::foreign::Foreign, wire::vnet};
-use message::{LogArea, Region, Request};
+use message::Request;
 use std::{os::fd::OwnedFd, sync::Arc};
 use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
 use virtio_bindings::{virtio_config, virtio_net, virtio_ring};
