@@ -7,6 +7,9 @@ use prost_types::FieldMask;
 /// The name of a field, and whether the request gives it.
 pub(super) type Field = (&'static str, bool);
 
+/// Paths of a mask: more than any request has fields, for one may be named twice.
+const MAX_PATHS: usize = 64;
+
 /// Fields that a request changes.
 #[derive(Debug)]
 pub(super) struct Mask(Vec<&'static str>);
@@ -29,6 +32,11 @@ impl Mask {
                 None => Ok(Self(unmasked.to_vec())),
             };
         };
+        if mask.paths.len() > MAX_PATHS {
+            let (given, expected) =
+                (format!("{} paths", mask.paths.len()), format!("expected at most {MAX_PATHS}"));
+            return Err(Refusal::invalid("update_mask", given, expected));
+        }
         if mask.paths.iter().any(|path| path == "*") {
             return Ok(Self(names().collect()));
         }
@@ -68,5 +76,10 @@ mod tests {
         assert!(named(None, &given).unwrap_err().contains("mtu is given"));
         let refused = named(Some(&["mtu", "subnet"]), &given).unwrap_err();
         assert_eq!(refused, "update_mask: \"subnet\": expected * or some of dns, mtu");
+        assert_eq!(named(Some(&["mtu"; 64]), &given).map(|named| named.len()), Ok(64));
+        for path in ["mtu", "subnet", "*"] {
+            let refused = named(Some(&[path; 65]), &given).unwrap_err();
+            assert_eq!(refused, "update_mask: \"65 paths\": expected at most 64");
+        }
     }
 }
