@@ -14,6 +14,7 @@ pub mod compile;
 mod fields;
 pub mod health;
 pub mod ipam;
+mod long_lists;
 mod mask;
 mod networks;
 mod nics;
@@ -26,6 +27,7 @@ mod view;
 mod watch;
 
 pub use accounts::Accounts;
+pub use long_lists::{LongList, LongLists};
 
 use crate::{
     addr::MacAddr,

@@ -1,11 +1,13 @@
 //! The gRPC face of Control: each method is one call to its thread.
 
 use super::{
-    Accounts, Control, Gone, Handle,
+    Accounts, Control, Gone, Handle, LongLists,
     refusal::Refusal,
     watch::{self, Events, Streams},
 };
 use crate::proto::{self, net_service_server::NetService};
+use prost::Message;
+use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 /// `mvirt.net.NetService`.
@@ -33,6 +35,84 @@ impl Service {
     ) -> Result<T, Status> {
         Ok(self.control.call(request).await??)
     }
+
+    /// A page of a list; or all of it where no pages are wanted, which is made of as many as it
+    /// takes, so that others have their turn in between.
+    async fn list<R: ListRequest>(
+        &self,
+        request: Request<R>,
+        page: fn(&Control, &R) -> Result<R::Response, Refusal>,
+    ) -> Result<Response<R::Response>, Status> {
+        let long_lists = request.extensions().get::<LongLists>().cloned().unwrap_or_default();
+        let mut request = request.into_inner();
+        let next = |request: R| self.call(move |control| page(control, &request));
+        let mut list = next(request.clone()).await?;
+        if request.has_pages() || list.next().is_empty() {
+            return Ok(Response::new(list));
+        }
+        let long = long_lists.take()?;
+        let mut octets = list.encoded_len();
+        while !list.next().is_empty() {
+            *request.token() = std::mem::take(list.next());
+            let more = next(request.clone()).await?;
+            octets += more.encoded_len();
+            LongLists::check(octets)?;
+            list.join(more);
+        }
+        let mut response = Response::new(list);
+        // Given back once it is read.
+        response.extensions_mut().insert(Arc::new(long));
+        Ok(response)
+    }
+}
+
+/// A request for a list, in pages or not.
+trait ListRequest: Clone + Send + 'static {
+    type Response: ListResponse;
+
+    fn has_pages(&self) -> bool;
+    /// Where the page begins.
+    fn token(&mut self) -> &mut String;
+}
+
+/// A list, or a page of it.
+trait ListResponse: Message + 'static {
+    /// Where the next page begins.
+    fn next(&mut self) -> &mut String;
+    /// Appends the next page.
+    fn join(&mut self, next: Self);
+}
+
+macro_rules! lists {
+    ($($request:ident -> $response:ident { $objects:ident })*) => {$(
+        impl ListRequest for proto::$request {
+            type Response = proto::$response;
+
+            fn has_pages(&self) -> bool {
+                self.page_size > 0
+            }
+
+            fn token(&mut self) -> &mut String {
+                &mut self.page_token
+            }
+        }
+
+        impl ListResponse for proto::$response {
+            fn next(&mut self) -> &mut String {
+                &mut self.next_page_token
+            }
+
+            fn join(&mut self, next: Self) {
+                self.$objects.extend(next.$objects);
+                self.next_page_token = next.next_page_token;
+            }
+        }
+    )*};
+}
+
+lists! {
+    ListNetworksRequest -> ListNetworksResponse { networks }
+    ListNicsRequest -> ListNicsResponse { nics }
 }
 
 /// The id or name of an object that must be told.
@@ -80,8 +160,7 @@ impl NetService for Service {
         &self,
         request: Request<proto::ListNetworksRequest>,
     ) -> Result<Response<proto::ListNetworksResponse>, Status> {
-        let request = request.into_inner();
-        self.call(move |control| control.list_networks(&request)).await.map(Response::new)
+        self.list(request, Control::list_networks).await
     }
 
     async fn update_network(
@@ -128,8 +207,7 @@ impl NetService for Service {
         &self,
         request: Request<proto::ListNicsRequest>,
     ) -> Result<Response<proto::ListNicsResponse>, Status> {
-        let request = request.into_inner();
-        self.call(move |control| control.list_nics(&request)).await.map(Response::new)
+        self.list(request, Control::list_nics).await
     }
 
     async fn update_nic(
