@@ -28,6 +28,7 @@ pub mod log;
 pub mod log_limit;
 pub mod log_writer;
 pub mod model;
+mod mutex;
 pub mod proto;
 pub mod remains;
 pub mod signals;

@@ -3,6 +3,7 @@
 //! A line is on its way to the reader before what it tells of goes on: who logs waits for the thread, for a moment. Once
 //! that was too short, nobody waits until the thread has caught up; what finds the queue full is counted and lost.
 
+use crate::mutex::lock;
 use std::{
     io::{self, Write},
     sync::{
@@ -40,11 +41,6 @@ struct Progress {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Progress> {
-        // Counters are right whoever panicked beside them.
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Waits until a line is written; false if that takes longer than `limit`.
     fn wait(&self, progress: MutexGuard<'_, Progress>, line: u64, limit: Duration) -> bool {
         let is_waiting = |progress: &mut Progress| progress.written < line;
@@ -68,7 +64,7 @@ impl LogWriter {
 
     /// Waits for `limit` at most until everything so far is written.
     pub fn flush(&self, limit: Duration) {
-        let progress = self.shared.lock();
+        let progress = lock(&self.shared.progress);
         let last = progress.queued;
         self.shared.wait(progress, last, limit);
     }
@@ -76,13 +72,13 @@ impl LogWriter {
 
 fn write_all(lines: &Receiver<Vec<u8>>, shared: &Shared, mut sink: impl Write) {
     for line in lines {
-        let lost = std::mem::take(&mut shared.lock().lost);
+        let lost = std::mem::take(&mut lock(&shared.progress).lost);
         // A log that cannot be written cannot say so.
         if lost > 0 {
             writeln!(sink, "mvirt-net: {lost} lines of the log were lost: nobody read it").ok();
         }
         sink.write_all(&line).and_then(|()| sink.flush()).ok();
-        let mut progress = shared.lock();
+        let mut progress = lock(&shared.progress);
         progress.written += 1;
         progress.is_behind &= progress.written < progress.queued;
         shared.advanced.notify_all();
@@ -91,7 +87,7 @@ fn write_all(lines: &Receiver<Vec<u8>>, shared: &Shared, mut sink: impl Write) {
 
 impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut progress = self.shared.lock();
+        let mut progress = lock(&self.shared.progress);
         // Sent under the lock: lines have their numbers in the order of the queue.
         match self.lines.try_send(line.to_vec()) {
             Ok(()) => progress.queued += 1,
@@ -124,7 +120,7 @@ mod tests {
         let mut lines = BufReader::new(reader).lines();
         for n in 0..100 {
             log.write_all(format!("{n}\n").as_bytes()).unwrap();
-            assert_eq!(log.shared.lock().written, n + 1);
+            assert_eq!(lock(&log.shared.progress).written, n + 1);
             assert_eq!(lines.next().unwrap().unwrap(), n.to_string());
         }
     }

@@ -4,6 +4,7 @@
 //! to a corpse, and a port would stay taken. So connections and listeners are shut down first, which no other thread can
 //! hold up; the files that name them are removed by a thread that may be left behind.
 
+use crate::mutex::lock;
 use rustix::{
     io::Errno,
     net::{AddressFamily, Shutdown, shutdown, sockopt},
@@ -13,7 +14,7 @@ use std::{
     fs,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Mutex, mpsc},
     time::Duration,
 };
 
@@ -32,23 +33,19 @@ struct Served {
 pub struct Remains(Mutex<Option<Served>>);
 
 impl Remains {
-    fn lock(&self) -> MutexGuard<'_, Option<Served>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// This process alone serves the sockets in `socket_dir`, and the API on those of `api`.
     pub fn are(&self, socket_dir: &Path, api: Vec<PathBuf>) {
-        *self.lock() = Some(Served { socket_dir: socket_dir.into(), api });
+        *lock(&self.0) = Some(Served { socket_dir: socket_dir.into(), api });
     }
 
     /// Another process has taken over, or may be about to.
     pub fn are_nothing(&self) {
-        self.lock().take();
+        lock(&self.0).take();
     }
 
     /// Takes everything away. Waits for nobody but, for a moment, a disk.
     pub fn take_away(&self) {
-        let Some(served) = self.lock().take() else { return };
+        let Some(served) = lock(&self.0).take() else { return };
         disconnect();
         let (done, removed) = mpsc::channel();
         let remover = std::thread::Builder::new().name("remover".into()).spawn(move || {
