@@ -73,7 +73,6 @@ impl LogLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_hundred_lines_then_one_a_second_that_tells_what_went_unsaid() {
