@@ -1,7 +1,8 @@
 //! Who comes to a listener: counted, asked who it is, and handed on once it speaks HTTP/2.
 
 use super::{
-    answers::{Account, Limits},
+    answers::Account,
+    budget::Limits,
     connection::{Connection, Io, PREFACE},
     listener::{Listener, Stream},
     shares::{Peer, Share, Shares},
@@ -9,12 +10,13 @@ use super::{
 use crate::{
     access::Access,
     log_limit::{LogLimit, Said},
+    mutex::lock,
 };
 use rustix::{io::Errno, net::sockopt};
 use std::{
     fs::File,
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -62,7 +64,7 @@ enum TurnedAway {
 pub(super) struct Gate {
     access: Access,
     shares: Arc<Shares>,
-    answers: Arc<Limits>,
+    limits: Arc<Limits>,
     ready: mpsc::Sender<Connection>,
     log: Mutex<LogLimit>,
 }
@@ -71,16 +73,16 @@ impl Gate {
     pub(super) fn new(
         access: Access,
         shares: Arc<Shares>,
-        answers: Arc<Limits>,
+        limits: Arc<Limits>,
         ready: mpsc::Sender<Connection>,
     ) -> Arc<Self> {
-        Arc::new(Self { access, shares, answers, ready, log: Mutex::default() })
+        Arc::new(Self { access, shares, limits, ready, log: Mutex::default() })
     }
 
     /// Lets peers in. Never ends by itself.
     pub(super) async fn accept(self: Arc<Self>, listener: Listener) {
         let tls = self.access.tls(listener.address()).cloned();
-        let mut socket = listener.socket().await;
+        let socket = listener.socket().await;
         // For a moment without any other: who waits is told that there is no room, and not forgotten.
         let mut reserve = File::open("/dev/null").ok();
         loop {
@@ -109,7 +111,7 @@ impl Gate {
     }
 
     fn line(&self) -> Option<Said> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).line(Instant::now())
+        lock(&self.log).line(Instant::now())
     }
 
     async fn admit(&self, stream: Stream, tls: Option<TlsAcceptor>) {
@@ -181,7 +183,7 @@ impl Gate {
         if preface != *PREFACE {
             return Err(TurnedAway::Protocol);
         }
-        let account = Account::new(Arc::clone(&self.answers), share.peer());
+        let account = Account::new(&self.limits, share.peer());
         Ok(Connection::new(io, share, account))
     }
 }

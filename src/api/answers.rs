@@ -1,121 +1,104 @@
-//! How many answers may wait for clients that do not read them: each holds its memory until it is taken.
+//! How requests are handled, and how many answers may wait for clients that do not read them: each
+//! holds its memory until it is taken.
 //!
-//! Requests are handled in the order they come, so many at a time; a client that leaves its answers unread is refused
-//! more, and after a while disconnected (`connection`). What watchers are told is bounded by `control`.
+//! ```text
+//! whole request ── turn of a list ── place ── too much unread? ── service ── whole answer ── read
+//! ```
+//! A request waits for its client before it has a place, and an answer after it has given it back:
+//! a client that is slow, or stands still, keeps nobody from being answered. One that leaves its
+//! answers unread is refused more, and after a while disconnected (`connection`). What watchers are
+//! told is bounded by `control`.
 
-use super::shares::Peer;
+use super::{
+    bodies::{Metered, Whole},
+    budget::{Budget, Limits},
+    shares::Peer,
+};
+use crate::{control::LongList, mutex::lock};
 use std::{
-    collections::{BTreeMap, HashMap},
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::HashMap,
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Instant,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{
     Status,
     body::Body,
     codegen::{
-        BoxFuture, Bytes,
+        BoxFuture,
         http::{Request, Response},
     },
 };
 use tower::{Service, ServiceExt as _};
 
-/// Requests handled at a time.
-const HANDLED: usize = 64;
-/// Answers that may wait in all, and of one peer, before more requests are refused.
-const ALL: usize = 256;
-const EACH: usize = 64;
+/// Octets of a list after whose making the next one is not made before it is read.
+const SMALL: usize = 64 << 10;
 
-/// What all connections share.
-#[derive(Debug)]
-pub(super) struct Limits {
-    handled: Semaphore,
-    unread: Mutex<HashMap<Peer, usize>>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { handled: Semaphore::new(HANDLED), unread: Mutex::default() }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each change is complete.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Limits {
-    fn check(&self, peer: Peer) -> Result<(), Status> {
-        let unread = lock(&self.unread);
-        let (all, own) = (unread.values().sum::<usize>(), unread.get(&peer).copied());
-        let own = own.unwrap_or(0);
-        if own < EACH && all < ALL {
-            return Ok(());
-        }
-        Err(Status::resource_exhausted(format!(
-            "{own} answers wait for this client to read them, and {all} in all"
-        )))
-    }
-}
-
-/// The answers of one connection.
+/// The requests and answers of one connection.
 #[derive(Debug)]
 pub(super) struct Account {
-    limits: Arc<Limits>,
-    peer: Peer,
+    budget: Budget,
     waiting: Mutex<Waiting>,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     next: u64,
-    since: BTreeMap<u64, Instant>,
+    since: HashMap<u64, Instant>,
 }
 
 impl Account {
-    pub(super) fn new(limits: Arc<Limits>, peer: Peer) -> Arc<Self> {
-        Arc::new(Self { limits, peer, waiting: Mutex::default() })
+    pub(super) fn new(limits: &Limits, peer: Peer) -> Arc<Self> {
+        Arc::new(Self { budget: limits.budget(peer), waiting: Mutex::default() })
     }
 
-    /// Since when the answer has waited that waits longest.
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Since when the answer has stood still of which nothing was taken for longest.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        lock(&self.waiting).since.values().next().copied()
+        lock(&self.waiting).since.values().min().copied()
     }
 
     /// An answer begins to wait, until dropped.
-    fn begin(self: &Arc<Self>, now: Instant) -> Answer {
-        *lock(&self.limits.unread).entry(self.peer).or_default() += 1;
+    fn begin(self: &Arc<Self>, octets: usize, now: Instant) -> Answer {
+        self.budget.begin(octets);
         let mut waiting = lock(&self.waiting);
         waiting.next += 1;
         let number = waiting.next;
         waiting.since.insert(number, now);
-        Answer { account: Arc::clone(self), number }
+        Answer { account: Arc::clone(self), number, octets, turn: None, long: None }
     }
 }
 
 /// An answer that its client has not read.
 #[derive(Debug)]
-struct Answer {
+pub(super) struct Answer {
     account: Arc<Account>,
     number: u64,
+    octets: usize,
+    /// Given back with it.
+    turn: Option<OwnedSemaphorePermit>,
+    long: Option<Arc<LongList>>,
+}
+
+impl Answer {
+    /// A piece of it was taken.
+    pub(super) fn goes_on(&self, now: Instant) {
+        lock(&self.account.waiting).since.insert(self.number, now);
+    }
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
         lock(&self.account.waiting).since.remove(&self.number);
-        let mut unread = lock(&self.account.limits.unread);
-        if let Some(count) = unread.get_mut(&self.account.peer) {
-            *count -= 1;
-            if *count == 0 {
-                unread.remove(&self.account.peer);
-            }
-        }
+        self.account.budget.end(self.octets);
     }
 }
 
-/// A service whose answers are counted.
+/// A service whose requests and answers are counted.
 #[derive(Debug, Clone)]
 pub(super) struct Bounded<S>(S);
 
@@ -141,50 +124,69 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let service = self.0.clone();
         Box::pin(async move {
-            // Those that last are told apart by their names: Watch…, and reflection's.
-            let method = request.uri().path().rsplit('/').next().unwrap_or_default();
-            let lasts = method.starts_with("Watch") || method == "ServerReflectionInfo";
-            let account = request.extensions().get::<Arc<Account>>().cloned();
-            let Some(account) = account.filter(|_| !lasts) else {
+            let Some(account) = request.extensions().get::<Arc<Account>>().cloned() else {
                 return service.oneshot(request).await;
             };
-            let limits = Arc::clone(&account.limits);
-            // It is never closed.
-            let _turn = limits.handled.acquire().await;
-            if let Err(refused) = limits.check(account.peer) {
-                return Ok(refused.into_http());
+            match account.answer(service, request).await {
+                Ok(response) => Ok(response),
+                Err(Failed::Refused(status)) => Ok(status.into_http()),
+                Err(Failed::Service(error)) => Err(error),
             }
-            let response = service.oneshot(request).await?;
-            let answer = account.begin(Instant::now());
-            Ok(response.map(|body| Body::new(Counted { body, _answer: answer })))
         })
     }
 }
 
-/// The octets of an answer.
-struct Counted {
-    body: Body,
-    /// Dropped with them: when the client has taken them all, or is gone.
-    _answer: Answer,
+/// Why there is no answer of the service's.
+enum Failed<E> {
+    Refused(Status),
+    Service(E),
 }
 
-impl http_body::Body for Counted {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+impl<E> From<Status> for Failed<E> {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
     }
+}
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
+impl Account {
+    async fn answer<S>(
+        self: Arc<Self>,
+        service: S,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Failed<S::Error>>
+    where
+        S: Service<Request<Body>, Response = Response<Body>>,
+    {
+        // Methods are told apart by their names: Watch… lasts, and so does reflection's, which also
+        // asks as it goes.
+        let method = request.uri().path().rsplit('/').next().unwrap_or_default();
+        let (lasts, is_list) = (method.starts_with("Watch"), method.starts_with("List"));
+        let is_dialogue = method == "ServerReflectionInfo";
+        let (parts, body) = request.into_parts();
+        let mut body = Metered::new(body, Arc::clone(&self));
+        if is_dialogue {
+            let request = Request::from_parts(parts, Body::new(body));
+            return service.oneshot(request).await.map_err(Failed::Service);
+        }
+        let whole = Whole::of(&mut body).await?;
+        let octets = whole.len();
+        let mut request = Request::from_parts(parts, Body::new(whole));
+        if lasts {
+            return service.oneshot(request).await.map_err(Failed::Service);
+        }
+        let closed = |_| Status::unavailable("the API has ended");
+        let turn = if is_list { Some(self.budget.list().await.map_err(closed)?) } else { None };
+        let place = self.budget.place(octets, is_list).await.map_err(closed)?;
+        self.budget.check()?;
+        request.extensions_mut().insert(self.budget.long_lists());
+        let response = service.oneshot(request).await.map_err(Failed::Service)?;
+        let (mut parts, mut made) = response.into_parts();
+        let whole = Whole::of(&mut made).await?;
+        drop((place, body));
+        let mut answer = self.begin(whole.len(), Instant::now());
+        answer.turn = turn.filter(|_| whole.len() > SMALL);
+        answer.long = parts.extensions.remove::<Arc<LongList>>();
+        Ok(Response::from_parts(parts, Body::new(whole.unread(answer))))
     }
 }
 
@@ -194,17 +196,21 @@ mod tests {
 
     #[test]
     fn a_peer_that_reads_nothing_is_refused_and_others_are_not() {
-        let limits = Arc::<Limits>::default();
-        let (now, peer) = (Instant::now(), Peer::User(1));
-        let account = Account::new(Arc::clone(&limits), peer);
+        let (limits, now) = (Limits::default(), Instant::now());
+        let [account, again, other] = [1, 1, 2].map(|user| Account::new(&limits, Peer::User(user)));
         assert_eq!(account.oldest(), None);
-        let answers: Vec<_> = (0..EACH).map(|_| account.begin(now)).collect();
+        let answers: Vec<_> = (0..64).map(|_| account.begin(100, now)).collect();
         assert_eq!(account.oldest(), Some(now));
-        let refused = limits.check(peer).unwrap_err();
-        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
-        assert!(limits.check(Peer::User(2)).is_ok());
+        for account in [&account, &again] {
+            let refused = account.budget.check().unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        }
+        assert!(other.budget.check().is_ok());
         drop(answers);
-        assert!(limits.check(peer).is_ok());
-        assert!(lock(&limits.unread).is_empty());
+        assert!(account.budget.check().is_ok());
+        let long = account.begin(64 << 20, now);
+        assert!(again.budget.check().is_err() && other.budget.check().is_ok());
+        drop(long);
+        assert!(again.budget.check().is_ok());
     }
 }

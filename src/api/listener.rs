@@ -69,7 +69,7 @@ impl Stream {
 }
 
 impl Socket {
-    pub(super) async fn accept(&mut self) -> io::Result<Stream> {
+    pub(super) async fn accept(&self) -> io::Result<Stream> {
         match self {
             Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
             Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),

@@ -3,10 +3,13 @@
 //! ```text
 //! listener ── accept ── shares ── access, TLS, preface (10 s in all) ──▶ tonic ── answers ── control::service
 //! ```
-//! Strangers cost little: what they may open, begin and leave unread is bounded, for each peer and in all.
+//! Strangers cost little: what they may open, begin, send and leave unread is bounded, for each
+//! peer and in all, and so is how much is done for them at a time.
 
 mod accept;
 mod answers;
+mod bodies;
+mod budget;
 mod connection;
 mod listener;
 mod shares;
@@ -20,14 +23,14 @@ use crate::{
 };
 use accept::Gate;
 use answers::Bounded;
+use bodies::MAX_REQUEST;
+use budget::Limits;
 use shares::Shares;
 use std::{io, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::transport::Server;
 
-/// Octets of the longest request.
-const MAX_REQUEST: usize = 1 << 20;
 /// How long a request may take.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -37,13 +40,13 @@ pub struct Api {
     access: Access,
     control: Handle,
     connections: Arc<Shares>,
-    answers: Arc<answers::Limits>,
+    limits: Arc<Limits>,
 }
 
 impl Api {
     /// For those that `access` lets in; requests go to `control`.
     pub fn new(access: Access, control: Handle) -> Self {
-        Self { access, control, connections: Arc::default(), answers: Arc::default() }
+        Self { access, control, connections: Arc::default(), limits: Arc::default() }
     }
 
     /// Serves who comes to `listener`, until `stopped` and the last request is answered.
@@ -73,7 +76,7 @@ impl Api {
             .add_service(reflection().build_v1alpha().expect("our own descriptors are sound"));
         let (ready, connections) = mpsc::channel(1);
         let connections = ReceiverStream::new(connections).map(Ok::<_, io::Error>);
-        let gate = Gate::new(self.access, self.connections, self.answers, ready);
+        let gate = Gate::new(self.access, self.connections, self.limits, ready);
         let mut ends = stopped.clone();
         let accepting = async move {
             tokio::select! {

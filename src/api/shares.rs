@@ -1,11 +1,11 @@
 //! How many connections there may be in all, and how many of them of one peer.
 
+use crate::mutex::lock;
 use rustix::process::{Resource, getrlimit};
 use std::{
     collections::HashMap,
-    fmt,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 /// Connections in all, and at most a quarter of the files that may be open.
@@ -33,15 +33,6 @@ impl From<IpAddr> for Peer {
     }
 }
 
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::User(uid) => write!(f, "uid={uid}"),
-            Self::Host(address) => write!(f, "{address}"),
-        }
-    }
-}
-
 /// Counts connections.
 #[derive(Debug)]
 pub(super) struct Shares {
@@ -59,14 +50,9 @@ impl Default for Shares {
 }
 
 impl Shares {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Peer, usize>> {
-        // Each change is complete.
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Room for one more of `peer`, until dropped; says what is used up where there is none.
     pub(super) fn take(self: &Arc<Self>, peer: Peer) -> Result<Share, String> {
-        let mut taken = self.lock();
+        let mut taken = lock(&self.taken);
         if taken.values().sum::<usize>() >= self.all {
             return Err(format!("there are {} connections, the most there may be", self.all));
         }
@@ -94,7 +80,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let mut taken = self.shares.lock();
+        let mut taken = lock(&self.shares.taken);
         if let Some(count) = taken.get_mut(&self.peer) {
             *count -= 1;
             if *count == 0 {

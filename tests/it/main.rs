@@ -38,6 +38,7 @@ mod reach;
 mod readme;
 mod reported;
 mod restart;
+mod rude;
 mod service;
 mod soak;
 mod storage;

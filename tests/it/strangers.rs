@@ -1,7 +1,10 @@
 //! Who comes to the API and means no good, or nothing: others are served as before, and little is spent.
 
-use super::daemon::{Daemon, PATIENCE, wait_until};
-use mvirt_net::proto::GetVersionRequest;
+use super::{
+    daemon::{Client, Daemon, PATIENCE, wait_until},
+    rude::{AT_ONCE, Rude, code, list},
+};
+use mvirt_net::proto::{GetVersionRequest, ListNicsRequest};
 use rustix::{
     net::sockopt,
     process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
@@ -13,6 +16,8 @@ use std::{
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
     time::{Duration, Instant},
 };
+use tokio::task::JoinSet;
+use tonic::Code;
 
 /// What a client of HTTP/2 says first, and SETTINGS (RFC 9113 §3.4).
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -35,6 +40,24 @@ fn on_tcp() -> (Daemon, SocketAddr) {
 
 fn is_served(daemon: &mut Daemon) -> bool {
     daemon.call(async |client| client.get_version(GetVersionRequest {}).await).is_ok()
+}
+
+/// Fails where another client has to wait, in the second that follows.
+fn nobody_waits(daemon: &mut Daemon) {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(1) {
+        let asked = Instant::now();
+        assert!(is_served(daemon));
+        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// MiB of memory of the daemon's own.
+fn memory(daemon: &Daemon) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() >> 10
 }
 
 /// Whether the other side has ended a connection; waits for that, or for octets, as long as the stream does.
@@ -175,4 +198,90 @@ fn out_of_descriptors_the_api_waits_without_a_cpu() {
     assert!(is_ended(last), "who waits is told that there is no room");
     drop(vmms);
     wait_until("others are served again", || is_served(&mut daemon));
+}
+
+#[test]
+fn requests_that_never_end_keep_nobody_waiting() {
+    let mut daemon = Daemon::start();
+    let silent = Rude::connect(&daemon);
+    let begun: Vec<_> = (0..AT_ONCE).map(|_| silent.send_half("GetVersion", None)).collect();
+    nobody_waits(&mut daemon);
+    assert!(begun.iter().all(|begun| !begun.is_finished()));
+}
+
+#[test]
+fn octets_of_requests_that_never_end_are_bounded() {
+    let mut daemon = Daemon::start();
+    let before = memory(&daemon);
+    let slow = [(); 3].map(|()| Rude::connect(&daemon));
+    let half = || Some(vec![0; 1 << 20].into());
+    for method in ["CreateNic", "WatchNics"] {
+        let begun = slow
+            .each_ref()
+            .map(|slow| (0..AT_ONCE).map(|_| slow.send_half(method, half())).collect::<Vec<_>>());
+        let is_over = |begun: &&_| tokio::task::JoinHandle::is_finished(begun);
+        let over = || begun.iter().flatten().filter(is_over).count();
+        // A peer may have 64 MiB on their way.
+        wait_until("the others are refused", || over() >= 2 * AT_ONCE);
+        nobody_waits(&mut daemon);
+        let grown = memory(&daemon) - before;
+        assert!(grown < 160, "{grown} MiB");
+        for (slow, begun) in slow.iter().zip(begun) {
+            for begun in begun {
+                if begun.is_finished() {
+                    assert_eq!(code(&slow.begun(begun)), Some(Code::ResourceExhausted));
+                } else {
+                    begun.abort();
+                }
+            }
+        }
+    }
+}
+
+async fn list_all(mut client: Client) -> Result<usize, tonic::Status> {
+    client = client.max_decoding_message_size(64 << 20);
+    let listed = client.list_nics(ListNicsRequest::default()).await?.into_inner();
+    assert!(listed.next_page_token.is_empty());
+    Ok(listed.nics.len())
+}
+
+#[test]
+fn long_lists_are_made_one_at_a_time() {
+    const NICS: usize = 300;
+    let mut daemon = Daemon::start();
+    daemon.network_with("prod", |r| r.ipv4_subnet = "10.0.0.0/16".into());
+    for n in 0..NICS {
+        daemon.nic_with("prod", &format!("n{n:03}"), |r| {
+            r.labels = (0..64).map(|m| (format!("label{m}"), "x".repeat(255))).collect();
+        });
+    }
+    // Who reads them has all that are asked for, one after the other.
+    let listed = daemon.block_on(async |client| {
+        let lists: JoinSet<_> = (0..12).map(|_| list_all(client.clone())).collect();
+        lists.join_all().await
+    });
+    assert!(listed.iter().all(|listed| matches!(listed, Ok(NICS))), "{listed:?}");
+
+    let before = memory(&daemon);
+    let deaf = Rude::connect(&daemon);
+    let mut begun: Vec<_> = (0..AT_ONCE).map(|_| deaf.send("ListNics", list())).collect();
+    let mut first = None;
+    wait_until("one begins", || {
+        first = begun.iter().position(|begun| begun.is_finished());
+        first.is_some()
+    });
+    let _unread = deaf.begun(begun.remove(first.unwrap()));
+    nobody_waits(&mut daemon);
+    let grown = memory(&daemon).saturating_sub(before);
+    assert!(grown < 64, "{grown} MiB");
+    assert!(begun.iter().all(|begun| !begun.is_finished()), "the next when this is read");
+    let again =
+        |daemon: &mut Daemon| daemon.block_on(async |client| list_all(client.clone()).await);
+    let refused = again(&mut daemon).unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains("page_size"), "{refused}");
+    let page = ListNicsRequest { page_size: 1000, ..Default::default() };
+    daemon.call(async |client| client.list_nics(page).await).expect("pages come all the same");
+    drop(deaf);
+    wait_until("there are long lists again", || matches!(again(&mut daemon), Ok(NICS)));
 }

@@ -9,6 +9,7 @@ use crate::{
     crashes::Random,
     daemon::{Daemon, wait_until},
     guest::PLAIN,
+    rude::{AT_ONCE, Rude, list, masked},
 };
 use mvirt_net::proto::{
     CreateNetworkRequest, DeleteNetworkRequest, DeleteNicRequest, ListNicsRequest, WatchNicsRequest,
@@ -233,5 +234,29 @@ fn a_log_that_nobody_reads_stops_nothing() {
         }));
     });
     eprintln!("{made} networks came and went");
+    seen.assert_harmless();
+}
+
+#[test]
+fn long_requests_and_lists_delay_nobody() {
+    let mut stage = Stage::set();
+    for n in 0..300 {
+        stage.evil_with(&format!("large{n}"), |request| {
+            request.labels = (0..64).map(|m| (format!("label{m}"), "x".repeat(255))).collect();
+        });
+    }
+    let before = stage.memory();
+    let rude = [(); 4].map(|()| Rude::connect(&stage.daemon));
+    let (masked, mut grown) = (masked("large0"), 0);
+    let act = || {
+        let send = |rude: &Rude| {
+            let updates = (1..AT_ONCE).map(|_| rude.send("UpdateNic", masked.clone()));
+            updates.chain([rude.send("ListNics", list())]).collect()
+        };
+        let begun: Vec<Vec<_>> = rude.iter().map(send).collect();
+        rude.iter().zip(begun).for_each(|(rude, begun)| rude.read(begun));
+    };
+    let seen = stage.play_and(act, |stage| grown = stage.memory().saturating_sub(before) >> 10);
+    assert!(grown < 512, "{grown} MiB");
     seen.assert_harmless();
 }
