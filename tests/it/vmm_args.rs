@@ -2,13 +2,14 @@
 
 use super::{
     cli::{mvirt, stderr, stdout},
-    daemon::Daemon,
+    daemon::{Daemon, wait_until},
+    guest::Guest,
     machines::artefact,
 };
 use mvirt_net::proto::NicState;
 use std::{
     fs,
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream, process::CommandExt as _},
     process::{Child, ChildStdin, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -83,7 +84,8 @@ fn the_vmm_is_one_that_is_installed() {
     let qemu = ("qemu-system-x86_64", script);
     let printed = stdout(&among(&daemon, &[qemu], &["nic", "vmm-args", "vm1", "--accel", "tcg"]));
     assert!(printed.contains("reconnect-ms=1000 "), "{printed}");
-    let start = ["vm", "start", "vm1", "--kernel", "k", "--accel", "tcg"];
+    let kernel = env!("CARGO_BIN_EXE_mvirt");
+    let start = ["vm", "start", "vm1", "--kernel", kernel, "--accel", "tcg"];
     let started = stdout(&among(&daemon, &[qemu], &start));
     assert!(started.contains("-smp 4 ") && started.contains("-m 512M "), "{started}");
     let both = [qemu, ("cloud-hypervisor", "echo \"$@\"")];
@@ -96,6 +98,75 @@ fn the_vmm_is_one_that_is_installed() {
     assert!(said.contains("--kernel FILE or --disk FILE"), "{said}");
     let said = stderr(&among(&daemon, &[qemu], &["vm", "start", "vm1", "--vmm", "libvirt"]), 2);
     assert!(said.contains("virsh start"), "{said}");
+}
+
+#[test]
+fn a_machine_is_not_started_on_a_vnic_in_use() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nic = daemon.nic("prod", "vm1");
+    let kernel = env!("CARGO_BIN_EXE_mvirt");
+    let start = |daemon: &Daemon| {
+        let args = ["vm", "start", "other", "--nic", "vm1", "--vmm", "qemu", "--kernel", kernel];
+        among(daemon, &[("qemu-system-x86_64", "echo started")], &args)
+    };
+    let refuses = |daemon: &Daemon| {
+        let refused = start(daemon);
+        assert_eq!(refused.stdout, b"", "nothing is started");
+        let said = stderr(&refused, 1);
+        assert!(said.starts_with("mvirt: vNIC vm1: a VMM is connected to it: name"), "{said}");
+    };
+    let guest = Guest::connect(&nic);
+    daemon.wait_for_state("vm1", NicState::Active);
+    refuses(&daemon);
+    drop(guest);
+    daemon.wait_for_state("vm1", NicState::Created);
+    // A VMM whose guest has no driver yet.
+    let vmm = UnixStream::connect(&nic.socket_path).unwrap();
+    wait_until("it is connected", || daemon.log().matches("VMM connected").count() == 2);
+    refuses(&daemon);
+    drop(vmm);
+    wait_until("it is gone", || daemon.log().matches("VMM disconnected").count() == 2);
+    assert_eq!(stdout(&start(&daemon)), "started\n");
+    std::fs::remove_file(&nic.socket_path).unwrap();
+    let said = stderr(&start(&daemon), 1);
+    assert!(said.contains(&nic.socket_path) && said.contains("daemon's host"), "{said}");
+}
+
+#[test]
+fn a_machine_without_what_it_boots_is_not_started() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    daemon.nic("prod", "vm1");
+    let programs = [("linux.uml", "echo \"$@\""), ("qemu-system-x86_64", "echo \"$@\"")];
+    let start = |line: &str| {
+        let args = ["vm", "start", "vm1", "--vmm"].into_iter().chain(line.split(' '));
+        among(&daemon, &programs, &args.collect::<Vec<_>>())
+    };
+    let there = env!("CARGO_BIN_EXE_mvirt");
+    for (line, told) in [
+        ("uml", "uml has nothing to boot: give --initramfs FILE, or a root file system"),
+        ("uml --cmdline quiet", "uml has nothing to boot"),
+        ("uml --initramfs /none", "--initramfs /none: No such file"),
+        ("uml --disk /none", "--disk /none: No such file"),
+        (&format!("uml --kernel /none --initramfs {there}"), "--kernel /none: No such file"),
+        ("qemu --kernel /none", "--kernel /none: No such file"),
+        (&format!("qemu --kernel {there} --disk /none"), "--disk /none: No such file"),
+        (&format!("cloud-hypervisor --kernel {there} --initramfs /none"), "--initramfs /none"),
+    ] {
+        let refused = start(line);
+        assert_eq!(refused.stdout, b"", "{line} starts nothing");
+        let said = stderr(&refused, 2);
+        assert!(said.contains(told), "{line}: {said}");
+    }
+    for line in [
+        format!("uml --kernel linux.uml --initramfs {there}"),
+        "uml --cmdline root=/dev/root".into(),
+        "uml -- initrd=x".into(),
+        "qemu --accel tcg --disk nbd://host/name".into(),
+    ] {
+        stdout(&start(&line));
+    }
 }
 
 /// A machine that a shell has started, and its console; ended in any case.

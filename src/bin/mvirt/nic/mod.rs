@@ -16,8 +16,9 @@ use super::{
 use clap::{Args, Subcommand};
 use mvirt_net::proto::{
     DeleteNicRequest, GetNicRequest, GetNicStatsRequest, ListNicsRequest, ListNicsResponse, Nic,
-    get_nic_request::Identifier,
+    NicState, get_nic_request::Identifier,
 };
+use std::time::{Duration, Instant};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -194,6 +195,29 @@ pub(crate) async fn all(client: &mut Client, network: &str) -> Result<Vec<Nic>, 
         }
         request.page_token = page.next_page_token;
     }
+}
+
+/// A vNIC that no VMM uses: who left it just now is waited for.
+///
+/// # Errors
+///
+/// One that stays in use, with `remedy`.
+pub(crate) async fn unused(client: &mut Client, key: String, remedy: &str) -> Result<Nic, Failure> {
+    let patient = Instant::now() + Duration::from_secs(1);
+    loop {
+        let nic = get(client, key.clone()).await?;
+        if nic.state() != NicState::Active {
+            return Ok(nic);
+        }
+        if Instant::now() > patient {
+            return Err(in_use(&nic, remedy));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub(crate) fn in_use(nic: &Nic, remedy: &str) -> Failure {
+    Failure::Stopped(format!("vNIC {}: a VMM is connected to it: {remedy}", nic.name))
 }
 
 pub(crate) async fn get(client: &mut Client, key: String) -> Result<Nic, Failure> {

@@ -4,7 +4,7 @@
 //! It negotiates no offload and no merged buffers: a frame is a buffer, whole and with its checksums.
 
 use crate::Failure;
-use mvirt_net::proto::{Nic, NicState};
+use mvirt_net::proto::Nic;
 use rustix::{
     fs::{MemfdFlags, memfd_create},
     net::{RecvFlags, recv},
@@ -97,9 +97,6 @@ fn failed(nic: &Nic, reason: impl std::fmt::Display) -> Failure {
 impl Device {
     /// Connects to a vNIC that no VMM holds, on the host of its socket.
     pub(crate) fn connect(nic: &Nic) -> Result<Self, Failure> {
-        if nic.state() == NicState::Active {
-            return Err(failed(nic, "a VMM is connected to it: probe another, or stop that VM"));
-        }
         let stream = UnixStream::connect(&nic.socket_path).map_err(|error| {
             let hint = "probes run on the daemon's host, as a user who may open the socket";
             failed(nic, format!("cannot connect to {}: {error}\n  {hint}.", nic.socket_path))

@@ -20,17 +20,17 @@ use super::{
 use clap::{Args, Subcommand};
 use guest::Guest;
 use lease::{Lease, Router, Told};
-use mvirt_net::proto::{Nic, NicState};
-use std::{
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use mvirt_net::proto::Nic;
+use std::{net::IpAddr, time::Duration};
 
 const EXAMPLES: &str = "\
 Examples:
   mvirt probe vm1 lease
   mvirt probe vm1 ping 10.0.0.2 -c 10 -i 200ms
   mvirt probe vm1 throughput vm2 --seconds 10";
+
+/// What to do about a vNIC that is in use.
+const INSTEAD: &str = "probe another, or stop that VM";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -90,7 +90,7 @@ pub(crate) async fn run(
     client: &mut Client,
     out: &Output,
 ) -> Result<(), Failure> {
-    let own = unused(client, command.nic).await?;
+    let own = nic::unused(client, command.nic, INSTEAD).await?;
     let guest = Guest::connect(&own)?;
     let network = own.network_id.clone();
     match command.probe {
@@ -119,7 +119,7 @@ async fn throughput(
     if to == own.name || to == own.id {
         return Err(Failure::Usage(format!("{to} is the sender: name another vNIC to send to")));
     }
-    let other = unused(client, to).await?;
+    let other = nic::unused(client, to, INSTEAD).await?;
     let receiver = (Guest::connect(&other)?, other.mtu);
     let tell = |so_far: &throughput::Carried| {
         if !out.is_document() {
@@ -136,18 +136,6 @@ async fn throughput(
         ("throughput", format!("{:.2} Gbit/s", carried.gbit_per_second).into()),
     ];
     out.object(&carried, &own.name, &rows)
-}
-
-/// A vNIC, as soon as who left it just now is gone; one that stays in use is given as that.
-async fn unused(client: &mut Client, key: String) -> Result<Nic, Failure> {
-    let patient = Instant::now() + Duration::from_secs(1);
-    loop {
-        let nic = nic::get(client, key.clone()).await?;
-        if nic.state() != NicState::Active || Instant::now() > patient {
-            return Ok(nic);
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 async fn show_lease(mut guest: Guest, out: &Output) -> Result<(), Failure> {

@@ -8,9 +8,15 @@ use clap::{Args, Subcommand, ValueHint};
 use mvirt_net::proto::Nic;
 use std::{
     env,
-    os::unix::process::CommandExt as _,
+    os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process,
+    time::Duration,
+};
+use vhost::{
+    Error::VhostUserProtocol,
+    VhostBackend as _,
+    vhost_user::{Error::SocketRetry, Frontend},
 };
 pub(crate) use vmm::Vmm;
 use vmm::{Accel, Version};
@@ -75,6 +81,9 @@ pub(crate) struct Start {
     arguments: Vec<String>,
 }
 
+/// What to do about a vNIC that is in use.
+const INSTEAD: &str = "name another with --nic, or stop that VM";
+
 fn memory(text: &str) -> Result<String, String> {
     let number = text.strip_suffix(['M', 'G']).unwrap_or("");
     match number.parse::<u32>() {
@@ -100,9 +109,11 @@ pub(crate) fn shell_line(args: &[String]) -> String {
 
 pub(crate) async fn run(command: Command, client: &mut Client) -> Result<(), Failure> {
     let Command::Start(start) = command;
-    let nic = nic::get(client, start.nic.clone().unwrap_or_else(|| start.name.clone())).await?;
     let vmm = start.machine.vmm();
     start.check(vmm)?;
+    let key = start.nic.clone().unwrap_or_else(|| start.name.clone());
+    let nic = nic::unused(client, key, INSTEAD).await?;
+    knock(&nic)?;
     let (program, args) = start.command(vmm, &nic);
     let mut command = process::Command::new(&program);
     command.args(&args);
@@ -117,6 +128,27 @@ pub(crate) async fn run(command: Command, client: &mut Client) -> Result<(), Fai
     anstream::eprintln!("{} {}", program, shell_line(&args));
     let source = command.exec();
     Err(Failure::Vmm { program, source, remedy: vmm.others() })
+}
+
+/// Asks at a vNIC's socket, as its VMM will. One that another VMM holds without using it yet hangs up; no state shows
+/// that, and QEMU would come back to it without end.
+fn knock(nic: &Nic) -> Result<(), Failure> {
+    let connected = UnixStream::connect(&nic.socket_path).and_then(|socket| {
+        // A longer silence is the daemon's, which the VMM will wait for.
+        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        Ok(socket)
+    });
+    let socket = connected.map_err(|error| {
+        Failure::Stopped(format!(
+            "vNIC {}: cannot connect to {}: {error}\n  VMs run on the daemon's host, as a user who \
+             may open the socket.",
+            nic.name, nic.socket_path
+        ))
+    })?;
+    match Frontend::from_stream(socket, 1).get_features() {
+        Ok(_) | Err(VhostUserProtocol(SocketRetry(_))) => Ok(()),
+        Err(_) => Err(nic::in_use(nic, INSTEAD)),
+    }
 }
 
 /// What lets User-mode Linux run on CPUs whose state is larger than it knows (guests/uml-xstate.c), where it was built
@@ -134,7 +166,7 @@ fn uml_preload() -> Option<PathBuf> {
 impl Start {
     /// Refuses what cannot boot.
     fn check(&self, vmm: Vmm) -> Result<(), Failure> {
-        let lacks_kernel = match vmm {
+        let lacks_boot = match vmm {
             Vmm::Libvirt => {
                 return Err(Failure::Usage(
                     "libvirt starts its machines itself: put what `mvirt nic vmm-args --vmm \
@@ -144,14 +176,46 @@ impl Start {
             }
             Vmm::CloudHypervisor => self.kernel.is_none() && self.arguments.is_empty(),
             Vmm::Qemu => self.kernel.is_none() && self.disk.is_none() && self.arguments.is_empty(),
-            Vmm::Uml | Vmm::Dpdk => false,
+            Vmm::Uml => {
+                self.initramfs.is_none()
+                    && self.disk.is_none()
+                    && self.arguments.is_empty()
+                    && !self.names_root()
+            }
+            Vmm::Dpdk => false,
         };
-        if lacks_kernel {
-            return Err(Failure::Usage(format!(
-                "{} has nothing to boot: give --kernel FILE{}",
-                vmm.name(),
-                if vmm == Vmm::Qemu { " or --disk FILE" } else { "" }
-            )));
+        if lacks_boot {
+            let remedy = match vmm {
+                Vmm::Uml => "--initramfs FILE, or a root file system in --cmdline",
+                Vmm::Qemu => "--kernel FILE or --disk FILE",
+                _ => "--kernel FILE",
+            };
+            let name = vmm.name();
+            return Err(Failure::Usage(format!("{name} has nothing to boot: give {remedy}")));
+        }
+        self.check_files(vmm)
+    }
+
+    /// Whether the kernel's command line says where a root file system is.
+    fn names_root(&self) -> bool {
+        const ROOTS: &[&str] = &["root=", "rootfstype=", "initrd=", "ubd"];
+        self.cmdline.split_whitespace().any(|word| ROOTS.iter().any(|root| word.starts_with(root)))
+    }
+
+    /// Refuses files that are not there: some VMMs boot into a panic without them.
+    fn check_files(&self, vmm: Vmm) -> Result<(), Failure> {
+        // User-mode Linux is a program, which may be one of PATH. What follows a comma or colon is the VMM's own syntax.
+        let is_program = |file: &Path| vmm == Vmm::Uml && which::which(file).is_ok();
+        let is_plain = |file: &Path| !file.to_string_lossy().contains([',', ':']);
+        let files = [
+            ("--kernel", self.kernel.as_deref().filter(|file| !is_program(file))),
+            ("--initramfs", self.initramfs.as_deref()),
+            ("--disk", self.disk.as_deref().filter(|file| is_plain(file))),
+        ];
+        for (flag, file) in files {
+            let Some(file) = file else { continue };
+            std::fs::metadata(file)
+                .map_err(|error| Failure::Usage(format!("{flag} {}: {error}", file.display())))?;
         }
         Ok(())
     }
