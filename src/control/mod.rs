@@ -12,6 +12,7 @@ mod addresses;
 pub mod balance;
 pub mod compile;
 mod fields;
+mod guest;
 pub mod health;
 pub mod ipam;
 mod long_lists;
@@ -32,8 +33,8 @@ pub use long_lists::{LongList, LongLists};
 use crate::{
     addr::MacAddr,
     dataplane::{
-        Change, Client, Closing, Dataplane, Event, Given, Giver, Listening, Place, PortState,
-        Reports, Told, Turn,
+        Change, Closing, Dataplane, Event, Given, Giver, Listening, Place, PortState, Reports,
+        Turn,
         counters::ReactorCounters,
         forward::tables::{NetworkKey, PortId},
     },
@@ -44,6 +45,7 @@ use crate::{
 };
 use balance::Balance;
 use compile::Member;
+use guest::Guest;
 use health::{Degraded, Health};
 use ipam::Pool;
 use refusal::Refusal;
@@ -111,7 +113,7 @@ struct NicState {
     is_untold: bool,
     /// As watchers are told of it, until it changes.
     view: Option<Arc<proto::Nic>>,
-    guest: proto::GuestSeen,
+    guest: Guest,
     log: LogLimit,
     /// Absent while it is being made, and where it cannot be.
     listening: Option<Listening>,
@@ -162,7 +164,7 @@ pub struct Frozen {
 pub struct FrozenNic {
     /// Which.
     pub id: Uuid,
-    /// What is known of its guest.
+    /// What was seen of its guest.
     pub guest: proto::GuestSeen,
     /// The way to what it serves.
     pub giver: Giver,
@@ -286,7 +288,7 @@ impl Control {
         gave: Given,
     ) -> Result<(), RestoreError> {
         let Some(nic) = self.nics.get_mut(&id) else { return Ok(()) };
-        nic.guest = guest;
+        nic.guest = Guest::of_before(guest);
         self.open_socket(id, Some(gave))
     }
 
@@ -297,7 +299,7 @@ impl Control {
         self.frozen = Some(thawed);
         let nics = self.nics.iter().filter_map(|(id, nic)| {
             let giver = nic.listening.as_ref()?.giver();
-            Some(FrozenNic { id: *id, guest: nic.guest.clone(), giver })
+            Some(FrozenNic { id: *id, guest: nic.guest.seen().clone(), giver })
         });
         Frozen { nics: nics.collect(), thaw }
     }
@@ -375,12 +377,11 @@ impl Control {
     pub fn port_changed(&mut self, event: Event) {
         let Some(id) = self.by_port.get(&event.port).copied() else { return };
         let Some(nic) = self.nics.get_mut(&id) else { return };
+        nic.view = None;
+        nic.guest.of(event.connection);
         let state = match event.change {
             Change::State(state) => state,
-            Change::Told(told) => {
-                nic.view = None;
-                return note(&mut nic.guest, told);
-            }
+            Change::Told(told) => return nic.guest.note(event.connection, told),
         };
         let state = match state {
             PortState::Idle => proto::NicState::Created,
@@ -388,7 +389,6 @@ impl Control {
             PortState::Failed => proto::NicState::Error,
         };
         nic.state = state;
-        nic.view = None;
         if nic.state != nic.told && !std::mem::replace(&mut nic.is_untold, true) {
             self.untold.push(Instant::now(), id);
         }
@@ -439,7 +439,7 @@ impl Control {
 
     fn nic_view(&self, nic: &NicState) -> proto::Nic {
         let view = self.view_as(&nic.model, nic.state);
-        proto::Nic { guest: Some(nic.guest.clone()), error: nic.error.clone(), ..view }
+        proto::Nic { guest: Some(nic.guest.seen().clone()), error: nic.error.clone(), ..view }
     }
 
     /// A vNIC of a network that is there, without what its guest was told.
@@ -520,30 +520,6 @@ impl Control {
     pub fn shut_down(&mut self) -> Vec<Listening> {
         self.is_ending = true;
         self.nics.values_mut().filter_map(|nic| nic.listening.take()).collect()
-    }
-}
-
-/// Notes what a guest was told just now.
-fn note(guest: &mut proto::GuestSeen, told: Told) {
-    let client = match &told {
-        Told::Lease4(client) | Told::Lease6(client) => client.clone(),
-        _ => Client::default(),
-    };
-    let at = match told {
-        Told::Neighbour4 => &mut guest.ipv4_neighbour_at,
-        Told::Neighbour6 => &mut guest.ipv6_neighbour_at,
-        Told::Router => &mut guest.router_at,
-        Told::Lease4(_) => &mut guest.ipv4_lease_at,
-        Told::Lease6(_) => &mut guest.ipv6_lease_at,
-        Told::Other => return,
-    };
-    *at = jiff::Timestamp::now().to_string();
-    // What one family's client does not say, the other's may have said.
-    if !client.hostname.is_empty() {
-        guest.hostname = client.hostname;
-    }
-    if !client.vendor_class.is_empty() {
-        guest.vendor_class = client.vendor_class;
     }
 }
 

@@ -5,6 +5,7 @@ use super::{
     accounts::Accounts,
     addresses::{self, Wanted},
     compile,
+    guest::Guest,
     pages::Page,
     refusal::Refusal,
     requests::{self, NewNic},
@@ -171,7 +172,7 @@ impl Control {
             told: proto::NicState::Created,
             is_untold: false,
             view: None,
-            guest: proto::GuestSeen::default(),
+            guest: Guest::default(),
             log: LogLimit::default(),
             listening: None,
             error: String::new(),
@@ -327,7 +328,7 @@ impl Control {
         if validate_only {
             let nic = &self.nics[&id];
             return Ok(proto::Nic {
-                guest: Some(nic.guest.clone()),
+                guest: Some(nic.guest.seen().clone()),
                 ..self.view_as(&new, nic.state)
             });
         }
@@ -370,6 +371,7 @@ impl Control {
             if let Some(listening) = &nic.listening {
                 listening.set_device(device(&network.model, &new));
             }
+            nic.guest.outlives(&old, &new);
             nic.model = new;
         }
         self.unpublished.insert(network_id);

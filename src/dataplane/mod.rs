@@ -83,6 +83,8 @@ pub enum PortState {
 pub struct Event {
     /// Which.
     pub port: PortId,
+    /// How many VMMs have connected to it so far.
+    pub connection: u64,
     /// What.
     pub change: Change,
 }

@@ -4,7 +4,7 @@
 use super::{Change, Event, PortState, Told, forward::tables::PortId};
 use std::sync::{
     Arc,
-    atomic::{AtomicU8, Ordering},
+    atomic::{AtomicU8, AtomicU64, Ordering},
 };
 use tokio::sync::mpsc;
 
@@ -22,6 +22,8 @@ struct Port {
     /// The latest.
     state: AtomicU8,
     under_way: AtomicU8,
+    /// How many VMMs have connected.
+    connections: AtomicU64,
     reports: mpsc::UnboundedSender<Report>,
 }
 
@@ -29,8 +31,8 @@ struct Port {
 #[derive(Debug)]
 pub(super) struct Report {
     port: Arc<Port>,
-    /// Absent: it has another state.
-    told: Option<Told>,
+    /// Absent: it has another state, or VMM.
+    told: Option<(u64, Told)>,
 }
 
 /// What control hears of all ports.
@@ -51,7 +53,15 @@ fn mark(told: &Told) -> Option<u8> {
 impl Reporter {
     pub(super) fn new(id: PortId, reports: mpsc::UnboundedSender<Report>) -> Self {
         let (state, under_way) = (PortState::Idle as u8, 0);
-        Self(Arc::new(Port { id, state: state.into(), under_way: under_way.into(), reports }))
+        let (state, under_way, connections) = (state.into(), under_way.into(), 0.into());
+        Self(Arc::new(Port { id, state, under_way, connections, reports }))
+    }
+
+    /// Another VMM is connected.
+    pub(super) fn connected(&self) {
+        // Before the mark, as with states.
+        self.0.connections.fetch_add(1, Ordering::Release);
+        self.report(STATE, None);
     }
 
     /// The port has another state.
@@ -64,11 +74,12 @@ impl Reporter {
     /// The gateway has told the guest something. What it told while a message of this kind was under way is not said again.
     pub(super) fn told(&self, told: Told) {
         if let Some(mark) = mark(&told) {
-            self.report(mark, Some(told));
+            let connection = self.0.connections.load(Ordering::Acquire);
+            self.report(mark, Some((connection, told)));
         }
     }
 
-    fn report(&self, mark: u8, told: Option<Told>) {
+    fn report(&self, mark: u8, told: Option<(u64, Told)>) {
         if self.0.under_way.fetch_or(mark, Ordering::AcqRel) & mark == 0 {
             // Nobody listens once the daemon is going down.
             self.0.reports.send(Report { port: Arc::clone(&self.0), told }).ok();
@@ -84,11 +95,16 @@ fn state(number: u8) -> PortState {
 impl Report {
     fn open(self) -> Event {
         let Self { port, told } = self;
-        let mark = told.as_ref().and_then(mark).unwrap_or(STATE);
+        let mark = told.as_ref().and_then(|(_, told)| mark(told)).unwrap_or(STATE);
         port.under_way.fetch_and(!mark, Ordering::AcqRel);
-        let change = told
-            .map_or_else(|| Change::State(state(port.state.load(Ordering::Acquire))), Change::Told);
-        Event { port: port.id, change }
+        let (connection, change) = match told {
+            Some((connection, told)) => (connection, Change::Told(told)),
+            None => {
+                let connection = port.connections.load(Ordering::Acquire);
+                (connection, Change::State(state(port.state.load(Ordering::Acquire))))
+            }
+        };
+        Event { port: port.id, connection, change }
     }
 }
 
@@ -127,11 +143,15 @@ mod tests {
         let heard: Vec<_> = std::iter::from_fn(|| reports.try_recv()).collect();
         assert_eq!(heard.len(), 6);
         for (id, port) in ports {
-            let latest = Event { port: id, change: Change::State(PortState::Active) };
+            let of =
+                |connection, state| Event { port: id, connection, change: Change::State(state) };
+            let latest = of(0, PortState::Active);
             assert!(heard.contains(&latest));
             port.state(PortState::Idle);
-            let next = Event { port: id, change: Change::State(PortState::Idle) };
+            let next = of(0, PortState::Idle);
             assert_eq!(reports.try_recv(), Some(next), "what comes later is heard");
+            port.connected();
+            assert_eq!(reports.try_recv(), Some(of(1, PortState::Idle)), "as is another VMM");
         }
         assert_eq!(reports.try_recv(), None);
     }

@@ -348,6 +348,7 @@ async fn accept(
                     if let Some(Said { unsaid }) = kept.log.beginning(Instant::now()) {
                         tracing::info!(nic = served.name, unsaid, "VMM connected");
                     }
+                    served.reporter.connected();
                     return kept.apart.own(stream);
                 }
                 Err(error) => {

@@ -68,6 +68,8 @@ impl Default for Allowance {
 
 impl Allowance {
     /// Keeps to the limits of `vnic` from now on; where one is as it was, so is what is left of it.
+    /// What its guest is told next is noted at once: the vNIC may have other addresses, or another
+    /// guest.
     pub fn keep_to(&mut self, vnic: &Vnic) {
         let keep = |limiter: &mut Option<Limiter>, limit: Limit| {
             if limiter.as_ref().map_or(Limit::default(), |limiter| *limiter.limit()) != limit {
@@ -76,6 +78,7 @@ impl Allowance {
         };
         keep(&mut self.from_guest, vnic.from_guest);
         keep(&mut self.to_guest, vnic.to_guest);
+        self.told = [None; Told::KINDS];
     }
 
     /// Takes one of the answers the gateway may give this second.
