@@ -46,7 +46,7 @@ SYSUSERS ?= $(PREFIX)/lib/sysusers.d
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 at = $(DESTDIR)$(1)
 
-install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with completions and the systemd unit
+install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with completions, the manual and the systemd unit
 	@for binary in mvirt-net mvirt; do test -x $(TARGET)/release/$$binary || \
 	    { echo "$(TARGET)/release/$$binary is not there: run 'make build' first, as yourself" >&2; exit 1; }; done
 	install -D -m 755 $(TARGET)/release/mvirt-net $(call at,$(PREFIX)/bin/mvirt-net)
@@ -58,6 +58,8 @@ install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with co
 	install -D -m 644 dist/mvirt-net.sysusers $(call at,$(SYSUSERS)/mvirt-net.conf)
 	install -d $(call at,$(PREFIX)/share/bash-completion/completions) $(call at,$(PREFIX)/share/zsh/site-functions) \
 	    $(call at,$(PREFIX)/share/fish/vendor_completions.d)
+	$(TARGET)/release/mvirt man $(call at,$(PREFIX)/share/man/man1)
+	$(TARGET)/release/mvirt man $(call at,$(PREFIX)/share/man/man1)
 	$(TARGET)/release/mvirt completions bash >$(call at,$(PREFIX)/share/bash-completion/completions/mvirt)
 	$(TARGET)/release/mvirt completions zsh >$(call at,$(PREFIX)/share/zsh/site-functions/_mvirt)
 	$(TARGET)/release/mvirt completions fish >$(call at,$(PREFIX)/share/fish/vendor_completions.d/mvirt.fish)
@@ -70,6 +72,7 @@ uninstall: ## Remove what `make install` has installed; networks and vNICs stay 
 	rm -f $(call at,$(PREFIX)/bin/mvirt-net) $(call at,$(PREFIX)/bin/mvirt) $(call at,$(UNITS)/mvirt-net.service) \
 	    $(call at,$(SYSUSERS)/mvirt-net.conf) $(call at,$(PREFIX)/share/doc/mvirt-net/operations.md) \
 	    $(call at,$(PREFIX)/share/bash-completion/completions/mvirt) \
-	    $(call at,$(PREFIX)/share/zsh/site-functions/_mvirt) $(call at,$(PREFIX)/share/fish/vendor_completions.d/mvirt.fish)
+	    $(call at,$(PREFIX)/share/zsh/site-functions/_mvirt) $(call at,$(PREFIX)/share/fish/vendor_completions.d/mvirt.fish) \
+	    $(call at,$(PREFIX)/share/man/man1)/mvirt{,-{network,nic,vm,probe,reactor,version,completions,man}{,-*}}.1
 
 .PHONY: help build demo check test soak fuzz instructions bench install uninstall

@@ -346,7 +346,10 @@ fn name_variable(
 /// What could be given for a directory that has no default.
 pub fn example_dir(flag: &str) -> PathBuf {
     let own = || env::temp_dir().join(format!("mvirt-{}", rustix::process::geteuid().as_raw()));
-    env_dir("HOME").map_or_else(own, |home| home.join(".local/state/mvirt")).join(flag)
+    let base = env_dir("HOME").map_or_else(own, |home| home.join(".local"));
+    // Not the default place of the metadata.
+    let kind = if flag == "socket-dir" { "run" } else { "state" };
+    base.join(kind).join("mvirt/net")
 }
 
 fn is_root() -> bool {

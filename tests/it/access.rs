@@ -190,6 +190,10 @@ fn users_of_the_socket_are_let_in_by_number() {
         };
         let told = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.success(), is_let_in, "{uid}: {told}");
+        if uid == 4323 {
+            let expected = "You (uid 4323) may not use its API: see --allow-uid and --allow-gid";
+            assert!(told.contains(expected) && told.contains("group mvirt-net"), "{told}");
+        }
     }
     wait_until("who was turned away is told", || {
         open.log().contains("turned away from the API peer=uid=4323 gid=4323")

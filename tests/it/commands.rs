@@ -40,6 +40,10 @@ fn names_are_arguments_or_flags_and_lists_have_commas() {
         ("nic update vm1", "give --route, --clear-routes"),
         ("nic create prod --from-guest 1Gbit --from-guest 2Gbit", "1Gbit and 2Gbit"),
         ("nic create prod --mac 1 --mac 2", "cannot be used multiple times"),
+        ("network create none", "give --ipv4-subnet, --ipv6-prefix or both"),
+        ("nic limit vm1 --to-guest none", "--clear-to-guest"),
+        ("nic limit vm1 --to-guest 0", "--clear-to-guest"),
+        ("nic limit vm1 --from-guest 0.0Gbit", "--clear-from-guest"),
     ] {
         let said = stderr(&run(line), 2);
         assert!(said.contains(lacks) && !said.contains("net-server"), "{line}: {said}");
@@ -48,6 +52,8 @@ fn names_are_arguments_or_flags_and_lists_have_commas() {
     assert!(!said.contains("as a value"), "{said}");
     let said = stderr(&run("network create out --ipv4-subnet 10.1.0.0/24 --public"), 1);
     assert!(said.contains("UNIMPLEMENTED"), "{said}");
+    let said = stderr(&run("network delete prod"), 1);
+    assert!(said.contains("delete them first, or give --force"), "{said}");
     let done = run("network rm prod -f");
     assert_eq!(String::from_utf8_lossy(&done.stderr), "Deleted network prod and 1 vNIC.\n");
     stdout(&run("nic rm vm2"));
@@ -151,7 +157,7 @@ fn errors_are_documents_where_answers_are() {
     };
     let said = error(&mvirt(&daemon, &["-o", "json", "nic", "get", "nobody"]), 1);
     assert_eq!(said["error"]["code"], "NOT_FOUND");
-    assert!(said["error"]["message"].as_str().unwrap().contains("\"nobody\" does not exist"));
+    assert_eq!(said["error"]["message"], "vNIC \"nobody\" does not exist", "the code is beside it");
     let nowhere = ["--net-server", "unix:/nonexistent", "-o", "json", "nic", "list"];
     assert_eq!(error(&mvirt(&daemon, &nowhere), 1)["error"]["code"], "UNAVAILABLE");
 }
@@ -258,10 +264,67 @@ fn changes_can_be_watched_and_waited_for() {
 }
 
 #[test]
+fn a_lease_is_waited_for_of_the_guest_that_is_there() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nic = daemon.nic("prod", "vm1");
+    let wait = |daemon: &Daemon, bound: &[&str]| {
+        mvirt(daemon, &[&["nic", "wait", "vm1", "--for", "lease", "-o", "name"], bound].concat())
+    };
+    let lacks = |daemon: &Daemon| {
+        let late = wait(daemon, &["--at-most", "100ms"]);
+        assert!(stderr(&late, 1).contains("vm1: not lease within 100ms"));
+    };
+    stdout(&mvirt(&daemon, &["probe", "vm1", "lease"]));
+    lacks(&daemon);
+    let mut guest = Guest::connect(&nic);
+    daemon.wait_for_state("vm1", NicState::Active);
+    lacks(&daemon);
+    guest.lease();
+    assert_eq!(stdout(&wait(&daemon, &[])), "vm1\n");
+    stdout(&mvirt(&daemon, &["nic", "update", "vm1", "--ipv4", "10.0.0.9", "--force"]));
+    lacks(&daemon);
+    guest.lease();
+    assert_eq!(stdout(&wait(&daemon, &[])), "vm1\n");
+    drop(guest);
+    daemon.wait_for_state("vm1", NicState::Created);
+    let late = wait(&daemon, &["--timeout", "200ms"]);
+    assert!(stderr(&late, 1).contains("vm1: not lease within 200ms"), "as long as --timeout says");
+    let late = wait(&daemon, &["--timeout", "10", "--at-most", "100ms"]);
+    assert!(stderr(&late, 1).contains("within 100ms"), "its own flag comes first");
+}
+
+#[test]
+fn a_dry_run_says_to_people_that_it_is_one() {
+    let daemon = Daemon::start();
+    let run = |line: &str| mvirt(&daemon, &line.split(' ').collect::<Vec<_>>());
+    stdout(&run("network create prod --ipv4-subnet 10.0.0.0/24"));
+    stdout(&run("nic create prod --name vm1"));
+    for line in [
+        "network create test --ipv4-subnet 10.1.0.0/24",
+        "network update prod --mtu 9000",
+        "nic create prod --name vm2",
+        "nic update vm1 --mtu 9000",
+    ] {
+        let said = stderr(&run(&format!("{line} --dry-run")), 0);
+        assert_eq!(said, "dry run: nothing was changed\n", "{line}");
+        for format in ["json", "yaml", "name"] {
+            assert_eq!(stderr(&run(&format!("{line} --dry-run -o {format}")), 0), "", "{line}");
+        }
+    }
+    assert_eq!(stderr(&run("nic update vm1 --mtu 9000"), 0), "");
+}
+
+#[test]
 fn every_command_has_a_page_of_the_manual() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
-    stdout(&command.arg("man").arg(folder.path()).output().unwrap());
-    let page = std::fs::read_to_string(folder.path().join("mvirt-nic-create.1")).unwrap();
+    let there = folder.path().join("share/man1");
+    stdout(&command.arg("man").arg(&there).output().unwrap());
+    let page = std::fs::read_to_string(there.join("mvirt-nic-create.1")).unwrap();
+    let file = there.join("mvirt.1");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
+    let said = stderr(&command.arg("man").arg(&file).output().unwrap(), 1);
+    assert!(said.starts_with(&format!("mvirt: {}: ", file.display())), "{said}");
     assert!(page.contains("mvirt\\-nic\\-create") && page.contains("from\\-guest"), "{page}");
 }

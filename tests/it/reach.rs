@@ -49,6 +49,25 @@ fn without_a_server_there_is_still_a_version() {
 }
 
 #[test]
+fn an_address_of_no_known_kind_is_wrong_usage() {
+    for (address, hint) in [
+        ("/nope", "did you mean unix:/nope?"),
+        ("./nope", "did you mean unix:./nope?"),
+        ("foo://x", ""),
+        ("unix:", ""),
+        ("http://", ""),
+        ("a b", ""),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
+        let output = command.args(["--net-server", address, "network", "list"]).output().unwrap();
+        let said = stderr(&output, 2);
+        let expected = "expected unix:/path, http://HOST:PORT or https://HOST:PORT";
+        assert!(said.contains(expected) && said.contains(hint), "{address}: {said}");
+        assert_eq!(said.contains("did you mean"), !hint.is_empty(), "{address}: {said}");
+    }
+}
+
+#[test]
 fn files_that_do_nothing_are_told() {
     let daemon = Daemon::start();
     let listed = mvirt(&daemon, &["--tls-ca", "ca.pem", "network", "list"]);

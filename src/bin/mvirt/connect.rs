@@ -9,6 +9,7 @@ use mvirt_net::{
 use std::{
     env,
     error::Error,
+    os::unix::{fs::MetadataExt as _, net::UnixStream},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,6 +18,8 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 pub(crate) type Client = NetServiceClient<Channel>;
 
 const HEADING: &str = "Connection";
+/// How long an answer may take, where nobody says.
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Octets of an answer at most: what 16,384 vNICs with 512 prefixes each can come to.
 const MAX_ANSWER: usize = 512 << 20;
 
@@ -28,17 +31,16 @@ pub(crate) struct Connection {
     /// mvirt-net's address: unix:/path, http://HOST:PORT or https://HOST:PORT [env: MVIRT_NET_SERVER]
     #[arg(long, global = true, value_name = "ADDR", help_heading = HEADING, display_order = 900)]
     net_server: Option<String>,
-    /// How long to wait for an answer: seconds, or like 500ms
+    /// How long to wait for an answer: seconds, or like 500ms [default: 10]
     #[arg(
         long,
         global = true,
         value_name = "TIME",
-        default_value = "10",
         value_parser = units::seconds,
         help_heading = HEADING,
         display_order = 901
     )]
-    timeout: Duration,
+    pub(crate) timeout: Option<Duration>,
     /// With https: certificates of who vouches for the server [env: MVIRT_NET_SERVER_CA]
     #[arg(
         long,
@@ -87,8 +89,14 @@ impl Connection {
                 None => {}
             }
         }
-        Self { net_server: flag, timeout, tls_ca: None, tls_cert: None, tls_key: None }
-            .with_environment()
+        Self {
+            net_server: flag,
+            timeout: Some(timeout),
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
+        }
+        .with_environment()
     }
 
     /// What is not given by flags, from the environment.
@@ -100,13 +108,45 @@ impl Connection {
         let given = self.net_server.filter(|address| !address.is_empty());
         let given = given.or_else(|| variable("MVIRT_NET_SERVER"));
         let address = given.unwrap_or_else(default_server);
+        // A path stays as it is, and is refused as that.
         let has_scheme = address.contains("://") || address.starts_with("unix:");
-        self.net_server = Some(if has_scheme { address } else { format!("http://{address}") });
+        let is_whole = has_scheme || address.starts_with(['/', '.']);
+        self.net_server = Some(if is_whole { address } else { format!("http://{address}") });
         self
     }
 
     fn address(&self) -> &str {
         self.net_server.as_deref().unwrap_or(DEFAULT_LISTEN)
+    }
+
+    fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(TIMEOUT)
+    }
+
+    /// Refuses an address of no kind that there is.
+    fn endpoint(&self) -> Result<Endpoint, Failure> {
+        let address = self.address();
+        let kinds = ["unix:", "http://", "https://"];
+        let rest = kinds.iter().find_map(|kind| address.strip_prefix(kind));
+        let endpoint = Endpoint::from_shared(address.to_owned()).ok();
+        if let Some(endpoint) = endpoint.filter(|_| rest.is_some_and(|rest| !rest.is_empty())) {
+            return Ok(endpoint);
+        }
+        let is_path = address.starts_with(['/', '.']);
+        let hint = if is_path { format!("; did you mean unix:{address}?") } else { String::new() };
+        Err(Failure::Usage(format!(
+            "mvirt-net's address {address:?}: expected unix:/path, http://HOST:PORT or \
+             https://HOST:PORT{hint}"
+        )))
+    }
+
+    /// Whether a daemon that does not know this user has hung up. Root and its own user it lets in
+    /// whatever its flags say.
+    fn is_turned_away(&self, uid: u32) -> bool {
+        let Some(path) = self.address().strip_prefix("unix:") else { return false };
+        let owner = std::fs::metadata(path).map(|socket| socket.uid());
+        // One that has ended hangs up, too, and lets nobody connect then.
+        owner.is_ok_and(|owner| ![0, owner].contains(&uid)) && UnixStream::connect(path).is_ok()
     }
 
     fn is_secure(&self) -> bool {
@@ -119,9 +159,7 @@ impl Connection {
     ///
     /// Nobody is there, or not who is expected; flags that do not go together.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
-        let endpoint = Endpoint::from_shared(self.address().to_owned());
-        let mut endpoint =
-            endpoint.map_err(|error| self.unreachable(&error))?.timeout(self.timeout);
+        let mut endpoint = self.endpoint()?.timeout(self.timeout());
         if let (Some(_), None) | (None, Some(_)) = (&self.tls_cert, &self.tls_key) {
             return Err(Failure::Usage("--tls-cert and --tls-key go together: give both".into()));
         }
@@ -132,7 +170,7 @@ impl Connection {
             self.tell_of_unused_files();
         }
         // A stopped daemon's kernel takes the connection, and then nothing comes.
-        let connected = tokio::time::timeout(self.timeout, endpoint.connect()).await;
+        let connected = tokio::time::timeout(self.timeout(), endpoint.connect()).await;
         let channel = connected.map_err(|_| self.late())?;
         let client = NetServiceClient::new(channel.map_err(|error| self.unreachable(&error))?);
         Ok(client.max_decoding_message_size(MAX_ANSWER))
@@ -167,7 +205,7 @@ impl Connection {
     }
 
     fn late(&self) -> Failure {
-        Failure::Late { address: self.address().into(), timeout: self.timeout }
+        Failure::Late { address: self.address().into(), timeout: self.timeout() }
     }
 
     fn unreachable(&self, error: &(dyn Error + 'static)) -> Failure {
@@ -203,7 +241,15 @@ impl Connection {
         // connection ends before the first call begins.
         let closed = self.is_secure() && has(&["connection closed"]);
         let refused = closed || has(&["received fatal alert", "alertreceived"]);
-        let remedy = if has(&["certificaterequired", "certificate required"]) {
+        let hung_up =
+            has(&["broken pipe", "connection reset", "connection closed", "unexpected eof"]);
+        let uid = rustix::process::geteuid().as_raw();
+        let remedy = if hung_up && self.is_turned_away(uid) {
+            return format!(
+                "You (uid {uid}) may not use its API: see --allow-uid and --allow-gid of mvirt-net; \
+                 the service lets in group mvirt-net (log in anew after usermod)."
+            );
+        } else if has(&["certificaterequired", "certificate required"]) {
             "It wants a certificate of this program: give --tls-cert and --tls-key."
         } else if closed && self.tls_cert.is_none() {
             "It hung up, and may want a certificate of this program: give --tls-cert and --tls-key."

@@ -18,7 +18,7 @@ pub(crate) enum Failure {
     #[error("{flag} {}: {source}", path.display())]
     Tls { flag: &'static str, path: PathBuf, source: std::io::Error },
     /// The server said no, or the connection ended.
-    #[error("refused ({}): {}", code_name(.0.code()), .0.message())]
+    #[error("refused ({}): {}", code_name(.0.code()), said(.0))]
     Refused(#[from] tonic::Status),
     /// What the command line alone cannot tell: flags that do not go together.
     #[error("{0}")]
@@ -47,6 +47,14 @@ impl Failure {
         }
     }
 
+    /// What it says beside [`Self::code`], in a document.
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Self::Refused(status) => said(status),
+            other => other.to_string(),
+        }
+    }
+
     /// 2 for wrong usage, else 1.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(if matches!(self, Self::Usage(_)) { 2 } else { 1 })
@@ -55,6 +63,15 @@ impl Failure {
     /// Whether whoever read the answer has seen enough, like head(1).
     pub(crate) fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// What the server says, which knows fields and no flags.
+fn said(status: &tonic::Status) -> String {
+    match status.code() {
+        // With this code it echoes no value, which could have the same words.
+        tonic::Code::FailedPrecondition => status.message().replace("set force", "give --force"),
+        _ => status.message().into(),
     }
 }
 

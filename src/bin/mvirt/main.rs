@@ -116,7 +116,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let out = cli.output;
     match &cli.command {
         Command::Completions { shell } => return completions(*shell),
-        Command::Man { folder } => return Ok(clap_mangen::generate_to(Cli::command(), folder)?),
+        Command::Man { folder } => return man(folder),
         _ => {}
     }
     let connection = cli.connection.with_environment();
@@ -132,7 +132,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     };
     let ended = match cli.command {
         Command::Network(command) => network::run(command, &mut client, &out).await,
-        Command::Nic(command) => nic::run(command, &mut client, &out).await,
+        Command::Nic(command) => nic::run(command, &mut client, &out, &connection).await,
         Command::Vm(command) => vm::run(command, &mut client).await,
         Command::Probe(command) => probe::run(command, &mut client, &out).await,
         Command::Reactor(command) => reactor::run(command, &mut client, &out).await,
@@ -149,6 +149,13 @@ async fn version(client: &mut connect::Client, out: &output::Output) -> Result<(
     let mut rows = vec![("mvirt", own.into()), ("mvirt-net", server.version.as_str().into())];
     rows.extend(server.degraded.iter().map(|ailment| ("degraded", ailment.as_str().into())));
     out.object(&server, own, &rows)
+}
+
+/// Writes a page a command into a folder, which is made if need be.
+fn man(folder: &std::path::Path) -> Result<(), Failure> {
+    let written = std::fs::create_dir_all(folder)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), folder));
+    written.map_err(|error| Failure::Stopped(format!("{}: {error}", folder.display())))
 }
 
 /// The script asks this program at each TAB, so that it knows the names that there are.

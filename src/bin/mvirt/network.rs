@@ -132,10 +132,12 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     match command {
         Command::Create(create) => {
-            show(&client.create_network(request(*create)?).await?.into_inner(), out)
+            let request = request(*create)?;
+            let is_dry = request.validate_only;
+            show(&client.create_network(request).await?.into_inner(), is_dry, out)
         }
         Command::List => list(client, out).await,
-        Command::Get { network } => show(&get(client, network).await?, out),
+        Command::Get { network } => show(&get(client, network).await?, false, out),
         Command::Update(update) => change(*update, client, out).await,
         Command::Delete { network, force, dry_run: validate_only } => {
             let request = DeleteNetworkRequest {
@@ -156,6 +158,10 @@ pub(crate) async fn run(
 }
 
 fn request(create: Create) -> Result<CreateNetworkRequest, Failure> {
+    if create.ipv4_subnet.is_empty() && create.ipv6_prefix.is_empty() {
+        let needed = "a network needs addresses: give --ipv4-subnet, --ipv6-prefix or both";
+        return Err(Failure::Usage(needed.into()));
+    }
     Ok(CreateNetworkRequest {
         labels: create.notes.labels(Default::default())?,
         boot: create.notes.boot(None),
@@ -230,7 +236,8 @@ async fn change(update: Update, client: &mut Client, out: &Output) -> Result<(),
     let now = Now { labels: now.labels, boot: now.boot, etag: now.etag };
     update.notes.put(now, &mut mask, places)?;
     request.update_mask = mask.into_paths("--dns, --clear-dns, --mtu, --domain")?;
-    show(&client.update_network(request).await?.into_inner(), out)
+    let is_dry = request.validate_only;
+    show(&client.update_network(request).await?.into_inner(), is_dry, out)
 }
 
 async fn get(client: &mut Client, key: String) -> Result<Network, Failure> {
@@ -238,7 +245,7 @@ async fn get(client: &mut Client, key: String) -> Result<Network, Failure> {
     Ok(client.get_network(request).await?.into_inner())
 }
 
-fn show(network: &Network, out: &Output) -> Result<(), Failure> {
+fn show(network: &Network, is_dry: bool, out: &Output) -> Result<(), Failure> {
     let rows = [
         ("name", network.name.as_str().into()),
         ("id", network.id.as_str().into()),
@@ -255,5 +262,9 @@ fn show(network: &Network, out: &Output) -> Result<(), Failure> {
         ("created", units::local(&network.created_at).into()),
         ("updated", units::local(&network.updated_at).into()),
     ];
-    out.object(network, &network.name, &rows)
+    out.object(network, &network.name, &rows)?;
+    if is_dry {
+        out.dry_run();
+    }
+    Ok(())
 }

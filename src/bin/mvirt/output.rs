@@ -230,6 +230,13 @@ impl Output {
         Ok(())
     }
 
+    /// Says of a check that it was no more, to people; programs get what it would have come to.
+    pub(crate) fn dry_run(&self) {
+        if matches!(self.output, Format::Table | Format::Wide) {
+            anstream::eprintln!("dry run: nothing was changed");
+        }
+    }
+
     fn document(&self, object: &impl serde::Serialize) -> Result<(), Failure> {
         if self.output == Format::Yaml {
             return print(&serde_yaml_ng::to_string(object).map_err(std::io::Error::other)?);
@@ -241,7 +248,7 @@ impl Output {
     /// Says what went wrong, to stderr.
     pub(crate) fn failure(&self, failure: &Failure) {
         if self.output == Format::Json {
-            let (code, message) = (failure.code(), failure.to_string());
+            let (code, message) = (failure.code(), failure.message());
             let error = serde_json::json!({ "error": { "code": code, "message": message } });
             anstream::eprintln!("{error:#}");
         } else {

@@ -23,10 +23,18 @@ const PREFIXES: [(u32, char); 4] = [(12, 'T'), (9, 'G'), (6, 'M'), (3, 'k')];
 const EXPECTED: &str =
     "expected a rate like 1Gbit, 1.5Gbit, 200kpps or 1Gbit/10Mbit (with a burst)";
 
+const NO_LIMIT: &str = "a rate is above zero: --clear-from-guest and --clear-to-guest of `mvirt nic \
+                        limit` remove limits, and a new vNIC has none";
+
 impl std::str::FromStr for Rate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let mut digits = text.chars().filter(char::is_ascii_digit).peekable();
+        let is_zero = digits.peek().is_some() && digits.all(|digit| digit == '0');
+        if is_zero || matches!(&*text.to_ascii_lowercase(), "none" | "no" | "off" | "unlimited") {
+            return Err(NO_LIMIT.into());
+        }
         // Gbit/s is how many write it; the burst comes after a slash, too.
         let text = text.replace("bit/s", "bit");
         let (rate, burst) = match text.split_once('/') {

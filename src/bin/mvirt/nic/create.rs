@@ -105,7 +105,7 @@ pub(crate) struct Create {
     notes: Notes,
     /// Check only: create nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// A UUID, which makes the command repeatable
     #[arg(long, value_name = "UUID", default_value = "", hide_default_value = true)]
     id: String,

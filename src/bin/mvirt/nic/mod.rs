@@ -8,7 +8,7 @@ mod watch;
 
 use super::{
     Failure, complete,
-    connect::Client,
+    connect::{Client, Connection},
     mask,
     output::{self, Output, Table},
     vm,
@@ -101,7 +101,13 @@ pub(crate) async fn run(
     command: Command,
     client: &mut Client,
     out: &Output,
+    connection: &Connection,
 ) -> Result<(), Failure> {
+    let is_dry = match &command {
+        Command::Create(create) => create.dry_run,
+        Command::Update(update) => update.dry_run,
+        _ => false,
+    };
     let nic = match command {
         Command::Create(create) => client.create_nic((*create).request()?).await?.into_inner(),
         Command::List(InNetwork { network }) => return list(client, network, out).await,
@@ -117,10 +123,14 @@ pub(crate) async fn run(
             return delete(client, nic, (force, dry_run), out).await;
         }
         Command::Watch(InNetwork { network }) => return watch::watch(client, network, out).await,
-        Command::Wait(wait) => wait.run(client).await?,
+        Command::Wait(wait) => wait.run(client, connection.timeout).await?,
         Command::VmmArgs { nic, machine } => return vmm_args(client, nic, &machine, out).await,
     };
-    show::nic(&nic, out)
+    show::nic(&nic, out)?;
+    if is_dry {
+        out.dry_run();
+    }
+    Ok(())
 }
 
 async fn delete(

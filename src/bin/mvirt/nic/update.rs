@@ -62,7 +62,7 @@ pub(crate) struct Update {
     force: bool,
     /// Check only: change nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
 }
 
 impl Update {

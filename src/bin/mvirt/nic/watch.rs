@@ -17,6 +17,9 @@ use std::{
 /// Between two looks at what no event tells of.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How long it is waited, where nobody says.
+const AT_MOST: Duration = Duration::from_secs(60);
+
 /// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum For {
@@ -37,22 +40,27 @@ pub(crate) struct Wait {
     /// What for
     #[arg(long = "for", value_name = "WHAT", default_value = "active")]
     what: For,
-    /// How long: seconds, or like 2m
-    #[arg(long, value_name = "TIME", default_value = "60", value_parser = units::seconds)]
-    at_most: Duration,
+    /// How long: seconds, or like 2m [default: as --timeout says, else 60]
+    #[arg(long, value_name = "TIME", value_parser = units::seconds)]
+    at_most: Option<Duration>,
 }
 
 impl Wait {
     /// Returns the vNIC as soon as it is so.
-    pub(super) async fn run(self, client: &mut Client) -> Result<Nic, Failure> {
-        let deadline = Instant::now() + self.at_most;
+    pub(super) async fn run(
+        self,
+        client: &mut Client,
+        timeout: Option<Duration>,
+    ) -> Result<Nic, Failure> {
+        let at_most = self.at_most.or(timeout).unwrap_or(AT_MOST);
+        let deadline = Instant::now() + at_most;
         loop {
             let nic = get(client, self.nic.clone()).await?;
             if self.what.is_so(&nic) {
                 return Ok(nic);
             }
             if Instant::now() >= deadline {
-                let (nic, what, at_most) = (self.nic, self.what.name(), self.at_most);
+                let (nic, what) = (self.nic, self.what.name());
                 return Err(Failure::Stopped(format!("{nic}: not {what} within {at_most:?}")));
             }
             tokio::time::sleep(LOOK).await;
@@ -65,8 +73,11 @@ impl For {
         let guest = nic.guest.as_ref();
         match self {
             Self::Active => nic.state() == NicState::Active,
+            // Of one that is gone what it was told can still be seen.
             Self::Lease => {
-                guest.is_some_and(|g| !g.ipv4_lease_at.is_empty() || !g.ipv6_lease_at.is_empty())
+                nic.state() == NicState::Active
+                    && guest
+                        .is_some_and(|g| !g.ipv4_lease_at.is_empty() || !g.ipv6_lease_at.is_empty())
             }
             Self::Unused => nic.state() != NicState::Active,
         }

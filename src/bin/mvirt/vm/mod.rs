@@ -130,8 +130,8 @@ pub(crate) async fn run(command: Command, client: &mut Client) -> Result<(), Fai
     Err(Failure::Vmm { program, source, remedy: vmm.others() })
 }
 
-/// Asks at a vNIC's socket, as its VMM will. One that another VMM holds without using it yet hangs up; no state shows
-/// that, and QEMU would come back to it without end.
+/// Asks at a vNIC's socket, as its VMM will. One that another VMM holds without using it yet hangs
+/// up; no state shows that, and QEMU would come back to it without end.
 fn knock(nic: &Nic) -> Result<(), Failure> {
     let connected = UnixStream::connect(&nic.socket_path).and_then(|socket| {
         // A longer silence is the daemon's, which the VMM will wait for.
@@ -204,7 +204,8 @@ impl Start {
 
     /// Refuses files that are not there: some VMMs boot into a panic without them.
     fn check_files(&self, vmm: Vmm) -> Result<(), Failure> {
-        // User-mode Linux is a program, which may be one of PATH. What follows a comma or colon is the VMM's own syntax.
+        // User-mode Linux is a program, which may be one of PATH. What follows a comma or colon is
+        // the VMM's own syntax.
         let is_program = |file: &Path| vmm == Vmm::Uml && which::which(file).is_ok();
         let is_plain = |file: &Path| !file.to_string_lossy().contains([',', ':']);
         let files = [
