@@ -1,6 +1,9 @@
 //! DNS names as DHCP and router advertisements carry them: uncompressed labels (RFC 1035 §3.1).
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt::{self, Write as _},
+    str::FromStr,
+};
 
 /// A domain name of at most 255 octets, in wire form.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,7 +56,8 @@ impl FromStr for Name {
     }
 }
 
-/// Shows the labels of a name in wire form, up to its end or where it is cut, with dots between them.
+/// Shows the labels of a name in wire form, up to its end or where it is cut, with dots between them; an octet that is
+/// not ASCII is shown as `?`.
 #[derive(Debug, Clone, Copy)]
 pub struct Labels<'a>(pub &'a [u8]);
 
@@ -63,7 +67,10 @@ impl fmt::Display for Labels<'_> {
         let mut dot = "";
         while let Some((len @ 1.., tail)) = rest.split_first() {
             let (label, after) = tail.split_at_checked(usize::from(*len)).unwrap_or((tail, &[]));
-            write!(f, "{dot}{}", String::from_utf8_lossy(label))?;
+            f.write_str(dot)?;
+            for octet in label {
+                f.write_char(if octet.is_ascii() { char::from(*octet) } else { '?' })?;
+            }
             (rest, dot) = (after, ".");
         }
         Ok(())

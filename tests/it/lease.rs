@@ -500,9 +500,12 @@ fn what_a_guest_asked_for_can_be_seen() {
     who_has(&mut guest, "169.254.0.1");
     wait_until("its question is seen", || !seen(&mut daemon).ipv4_neighbour_at.is_empty());
     ask(&mut guest, MessageType::Discover, vec![DhcpOption::Hostname("offered".into())]);
+    let octets = |code, octets: &[u8]| {
+        DhcpOption::Unknown(dhcproto::v4::UnknownOption::new(code, octets.to_vec()))
+    };
     let client = vec![
         DhcpOption::RequestedIpAddress(Ipv4Address::new(10, 0, 0, 1)),
-        DhcpOption::Hostname("v\u{7}m1".into()),
+        octets(OptionCode::Hostname, b"v\xfcm1"),
         DhcpOption::ClassIdentifier(b"udhcp 1.36\xff".into()),
     ];
     ask(&mut guest, MessageType::Request, client);
@@ -514,6 +517,16 @@ fn what_a_guest_asked_for_can_be_seen() {
     let shown = stdout(&mvirt(&daemon, &["nic", "get", "vm1"]));
     for line in ["ipv4 lease   0s ago", "hostname     v?m1", "dhcp client  udhcp 1.36?"] {
         assert!(shown.contains(line), "{line:?} is not in\n{shown}");
+    }
+    // The FQDN of who says no name: labels, or text (RFC 4702 §2).
+    for (host, fqdn, name) in
+        [(2, &b"\x04\0\0\x03v\xfc2\x01d\0"[..], "v?2.d"), (3, b"\0\0\0v\xfc3.d", "v?3.d")]
+    {
+        let nic = format!("vm{host}");
+        let mut guest = Guest::connect(&daemon.nic("prod", &nic));
+        let address = DhcpOption::RequestedIpAddress(Ipv4Address::new(10, 0, 0, host));
+        ask(&mut guest, MessageType::Request, vec![address, octets(OptionCode::ClientFQDN, fqdn)]);
+        wait_until("its name is seen", || daemon.get_nic(&nic).guest.unwrap().hostname == name);
     }
 }
 

@@ -155,6 +155,11 @@ fn judge(case: &Case<'_>, heard: &[(&str, Vec<Vec<u8>>)]) -> Result<(), String> 
         ["of", "at", "most", most] => {
             single && told.len() <= 14 + most.parse::<usize>().unwrap() && told.len() > 300
         }
+        ["dhcpv4", kind] => {
+            let option = [53, 1, kind.parse().unwrap()];
+            single && told.len() > 282 && told[282..].windows(3).any(|window| window == option)
+        }
+        ["dhcpv6", kind] => single && Ok(told[62]) == kind.parse(),
         ["echo"] => single && Echo::parse(told).is_some_and(|echo| !echo.is_request),
         ["arp", address] => single && told[20..22] == [0, 2] && is_ipv4(&told[28..32], address),
         ["neighbour", address] => single && is_advertised(told, address, case, 0),

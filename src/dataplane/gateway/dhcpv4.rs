@@ -16,7 +16,7 @@ use crate::{
     wire::{
         Writer,
         checksum::Checksum as Sum,
-        ethernet, ipv4,
+        dns, ethernet, ipv4,
         options::{Budget, Item, Layout, Options},
         protocol, udp,
         vnet::Offload,
@@ -47,6 +47,8 @@ const HTTP_CLIENT: &[u8] = b"HTTPClient";
 const INFINITE: u32 = u32::MAX;
 const DOMAIN_SEARCH: u8 = 119;
 const MICROSOFT_CLASSLESS_ROUTES: u8 = 249;
+/// The E bit of a client FQDN: its name is of labels (RFC 4702 §2.1).
+const FQDN_LABELS: u8 = 4;
 
 /// Answers a client's message.
 pub(super) fn respond(
@@ -55,7 +57,7 @@ pub(super) fn respond(
     writer: &mut Writer<'_>,
 ) -> Result<Told, DropReason> {
     let address = question.vnic.ipv4.ok_or(DropReason::NotServed)?;
-    let request = parse(question, packet)?;
+    let (request, hostname) = parse(question, packet)?;
     let kind = answer_kind(&request, address).ok_or(DropReason::Absorbed)?;
     let reply = reply(question, &request, kind, address);
     let mut payload = reply.to_vec().map_err(|_| DropReason::MalformedMessage)?;
@@ -66,21 +68,10 @@ pub(super) fn respond(
     udp::write_ipv4(writer, from, to, &payload)?;
     let inform = request.opts().msg_type() == Some(MessageType::Inform);
     Ok(if kind == MessageType::Ack && !inform {
-        Told::Lease4(client(&request))
+        Told::Lease4(Client { hostname, vendor_class: printable(class(&request)) })
     } else {
         Told::Other
     })
-}
-
-fn client(request: &Message) -> Client {
-    let hostname = match request.opts().get(OptionCode::Hostname) {
-        Some(DhcpOption::Hostname(name)) => printable(name.as_bytes()),
-        _ => match request.opts().get(OptionCode::ClientFQDN) {
-            Some(DhcpOption::ClientFQDN(fqdn)) => printable(fqdn.domain().to_string().as_bytes()),
-            _ => String::new(),
-        },
-    };
-    Client { hostname, vendor_class: printable(class(request)) }
 }
 
 /// What a client calls its software.
@@ -91,8 +82,8 @@ fn class(request: &Message) -> &[u8] {
     }
 }
 
-/// A client's message, from this guest.
-fn parse(question: &Question<'_>, packet: &Ipv4) -> Result<Message, DropReason> {
+/// A client's message, from this guest, and what its host is called.
+fn parse(question: &Question<'_>, packet: &Ipv4) -> Result<(Message, String), DropReason> {
     let segment = question.packet_from(packet.header_len);
     let (header, payload) = udp::Header::parse(segment).ok_or(DropReason::MalformedMessage)?;
     if question.offload == Offload::None && header.checksum.get() != 0 {
@@ -104,7 +95,7 @@ fn parse(question: &Question<'_>, packet: &Ipv4) -> Result<Message, DropReason> 
             return Err(DropReason::BadChecksum);
         }
     }
-    let relevant = relevant(payload)?;
+    let (relevant, hostname) = relevant(payload)?;
     let request = Message::from_bytes(&relevant).map_err(|_| DropReason::MalformedMessage)?;
     let ethernet = request.hlen() == 6 && request.opcode() == Opcode::BootRequest;
     // Relayed requests are not for us: the only client of a vNIC is its guest.
@@ -114,37 +105,52 @@ fn parse(question: &Question<'_>, packet: &Ipv4) -> Result<Message, DropReason> 
     if request.chaddr() != question.vnic.mac.0 {
         return Err(DropReason::SpoofedMac);
     }
-    Ok(request)
+    Ok((request, hostname))
 }
 
-/// A message without the options that are of no matter here: the codec takes some lengths for granted, and what it need
-/// not decode cannot hurt. Refuses one that is cut or longer than any real one.
-fn relevant(message: &[u8]) -> Result<Vec<u8>, DropReason> {
+/// A message without the options that are of no matter here, and what its client's host is called. Refuses one that is
+/// cut or longer than any real one.
+///
+/// The codec takes some lengths for granted, and reads nothing behind an option that it cannot decode: what it does not
+/// see cannot hurt. Names are for people alone and may be of any octets, so it does not see them either.
+fn relevant(message: &[u8]) -> Result<(Vec<u8>, String), DropReason> {
     let parts = bounded(message)?.split_at_checked(OPTIONS_AT);
     let (fixed, options) = parts.ok_or(DropReason::MalformedMessage)?;
     let mut kept = fixed.to_vec();
+    let (mut hostname, mut domain) = (String::new(), String::new());
     let budget = Budget::new();
     for option in Options::new(Layout::Dhcpv4, options, &budget) {
-        let option = option?;
-        if matters(&option) {
-            kept.extend(option.octets);
+        let Item { code, octets, value } = option?;
+        match u8::try_from(code).map(OptionCode::from) {
+            Ok(OptionCode::Hostname) => hostname = printable(value),
+            Ok(OptionCode::ClientFQDN) => domain = domain_name(value),
+            Ok(code) if matters(code, value) => kept.extend(octets),
+            _ => {}
         }
     }
     kept.push(END);
-    Ok(kept)
+    Ok((kept, if hostname.is_empty() { domain } else { hostname }))
 }
 
-fn matters(option: &Item<'_>) -> bool {
-    let Ok(code) = u8::try_from(option.code) else { return false };
-    match OptionCode::from(code) {
-        OptionCode::RapidCommit => option.value.is_empty(),
-        OptionCode::ClientFQDN => option.value.len() >= 3,
-        OptionCode::MaxMessageSize => option.value.len() == 2,
-        OptionCode::Hostname
-        | OptionCode::RequestedIpAddress
-        | OptionCode::MessageType
-        | OptionCode::ServerIdentifier
-        | OptionCode::ClassIdentifier
+/// The name of a client FQDN, behind its flags and two octets of no use: labels or text (RFC 4702 §2).
+fn domain_name(option: &[u8]) -> String {
+    match option {
+        [flags, _, _, name @ ..] if flags & FQDN_LABELS != 0 => {
+            printable(dns::Labels(name).to_string().as_bytes())
+        }
+        [_, _, _, name @ ..] => printable(name),
+        _ => String::new(),
+    }
+}
+
+/// Whether an option is read here and can be decoded.
+fn matters(code: OptionCode, value: &[u8]) -> bool {
+    match code {
+        OptionCode::RapidCommit => value.is_empty(),
+        OptionCode::MessageType => value.len() == 1,
+        OptionCode::MaxMessageSize => value.len() == 2,
+        OptionCode::RequestedIpAddress | OptionCode::ServerIdentifier => value.len() == 4,
+        OptionCode::ClassIdentifier
         | OptionCode::ClientIdentifier
         | OptionCode::ParameterRequestList => true,
         _ => false,

@@ -123,12 +123,13 @@ fn relevant(message: &[u8]) -> Result<Vec<u8>, DropReason> {
     let parts = bounded(message)?.split_at_checked(OPTIONS_AT);
     let (fixed, options) = parts.ok_or(DropReason::MalformedMessage)?;
     let mut kept = fixed.to_vec();
-    keep_options(options, &Budget::new(), &mut kept, &|code| match OptionCode::from(code) {
+    keep_options(options, &Budget::new(), &mut kept, &|item| match OptionCode::from(item.code) {
         OptionCode::ClientId | OptionCode::ServerId | OptionCode::ClientFqdn => {
             Some((0, Behind::Octets))
         }
         OptionCode::RapidCommit => Some((0, Behind::Nothing)),
-        OptionCode::VendorClass => Some((4, Behind::Octets)),
+        // It is for people alone: one that is cut is left out.
+        OptionCode::VendorClass => (item.value.len() >= 4).then_some((4, Behind::Octets)),
         OptionCode::IANA => Some((12, Behind::Options(OptionCode::IAAddr, 24))),
         OptionCode::IATA => Some((4, Behind::Options(OptionCode::IAAddr, 24))),
         OptionCode::IAPD => Some((12, Behind::Options(OptionCode::IAPrefix, 25))),
@@ -153,20 +154,21 @@ fn keep_options(
     options: &[u8],
     budget: &Budget,
     kept: &mut Vec<u8>,
-    shape: &dyn Fn(u16) -> Option<Shape>,
+    shape: &dyn Fn(&Item<'_>) -> Option<Shape>,
 ) -> Result<(), DropReason> {
     let items: Result<Vec<_>, _> = Options::new(Layout::Dhcpv6, options, budget).collect();
     let mut items = items?;
     items.sort_by_key(|item| item.code);
-    for Item { code, value, .. } in items {
-        let Some((least, what)) = shape(code) else { continue };
+    for item in items {
+        let Some((least, what)) = shape(&item) else { continue };
+        let Item { code, value, .. } = item;
         let parts = value.split_at_checked(least).ok_or(DropReason::MalformedMessage)?;
         let mut copy = parts.0.to_vec();
         match what {
             Behind::Nothing => {}
             Behind::Octets => copy.extend(parts.1),
-            Behind::Options(wanted, least) => keep_options(parts.1, budget, &mut copy, &|code| {
-                (OptionCode::from(code) == wanted).then_some((least, Behind::Nothing))
+            Behind::Options(wanted, least) => keep_options(parts.1, budget, &mut copy, &|item| {
+                (OptionCode::from(item.code) == wanted).then_some((least, Behind::Nothing))
             })?,
         }
         let len = u16::try_from(copy.len()).map_err(|_| DropReason::MalformedMessage)?;
