@@ -398,6 +398,25 @@ fn refused_messages_end_the_connection() {
 }
 
 #[test]
+fn a_refused_request_is_named() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nic = daemon.nic("prod", "evil");
+    // Without its descriptor, and of ring 99.
+    for (name, request, payload) in [
+        ("SET_LOG_BASE", 6, vec![0; 16]),
+        ("SET_VRING_ADDR", 9, [vec![99], vec![0; 39]].concat()),
+        ("GET_VRING_BASE", 11, vec![99, 0, 0, 0, 0, 0, 0, 0]),
+    ] {
+        let mut stream = UnixStream::connect(&nic.socket_path).unwrap();
+        let header = [request, 0, 0, 0, 1, 0, 0, 0, payload.len() as u8, 0, 0, 0];
+        stream.write_all(&[&header[..], &payload].concat()).unwrap();
+        assert_eq!(stream.read(&mut [0; 64]).unwrap_or(0), 0, "the daemon hangs up");
+        wait_until("it is told why", || daemon.log().contains(&format!("refused {name}: ")));
+    }
+}
+
+#[test]
 fn a_vmm_with_more_queues_than_the_vnic_is_told_once_what_to_do() {
     let mut daemon = Daemon::start();
     daemon.network("prod");
