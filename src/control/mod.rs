@@ -624,10 +624,14 @@ impl Handle {
                             happened.take(SETTLED_TOGETHER).for_each(|e| control.port_changed(e));
                             let waiting = std::iter::from_fn(|| receiver.try_recv().ok());
                             let requests = [request].into_iter().chain(waiting);
-                            let answers: Vec<_> = requests
-                                .take(SETTLED_TOGETHER)
-                                .map(|request| (request(&mut control), control.take_closing()))
-                                .collect();
+                            let mut answers = Vec::new();
+                            for request in requests.take(SETTLED_TOGETHER) {
+                                answers.push((request(&mut control), control.take_closing()));
+                                // What another process takes over is to stay as it was told.
+                                if control.frozen.is_some() {
+                                    break;
+                                }
+                            }
                             let turn = control.settle();
                             // Here, not where the answer is waited for: who waits may give up.
                             tokio::spawn(async move {

@@ -3,10 +3,10 @@
 
 use super::{
     crashes::{Heard, Random, numbered, rounds},
-    daemon::{Daemon, wait_until},
+    daemon::{Client, Daemon, wait_until},
     guest::{Guest, pair},
 };
-use mvirt_net::proto::NicState;
+use mvirt_net::proto::{CreateNicRequest, DeleteNicRequest, ListNicsRequest, NicState};
 use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
 use std::{
     io::{Read as _, Write as _},
@@ -136,6 +136,50 @@ fn guests_see_a_short_pause_at_most() {
     }
     // While one guest is with the old process and the other with the new one, frames between them go nowhere.
     assert!(heard.lost < 100 * 7 && heard.again == 0, "{} {}", heard.lost, heard.again);
+}
+
+/// Makes vNICs and deletes them, until the daemon goes away.
+async fn churn(mut client: Client, number: u32) {
+    for turn in 0.. {
+        let request = CreateNicRequest {
+            network_id: "prod".into(),
+            name: format!("fleeting{number}-{turn}"),
+            ..Default::default()
+        };
+        let Ok(made) = client.create_nic(request).await else { return };
+        let request = DeleteNicRequest { id: made.into_inner().id, ..Default::default() };
+        if client.delete_nic(request).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn vnics_that_are_deleted_meanwhile_are_left_out() {
+    let mut daemon = Daemon::start();
+    let (_, [mut a, mut b]) = pair(&mut daemon);
+    for _ in 0..5 {
+        let (runtime, client) = daemon.another_client();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                runtime.block_on(async {
+                    let mut all = tokio::task::JoinSet::new();
+                    (0..24).for_each(|number| drop(all.spawn(churn(client.clone(), number))));
+                    all.join_all().await
+                })
+            });
+            assert!(daemon.hand_over(), "{}", daemon.log());
+        });
+        assert!(b.answers(&mut a, "10.0.0.2"));
+        // Those that were being made when the old process stopped may be there.
+        let request = ListNicsRequest::default();
+        let there = daemon.call(async |client| client.list_nics(request).await).unwrap().nics;
+        for nic in there.iter().filter(|nic| nic.name.starts_with("fleeting")) {
+            assert_eq!((nic.state(), &*nic.error), (NicState::Created, ""));
+            let request = DeleteNicRequest { id: nic.id.clone(), ..Default::default() };
+            daemon.call(async |client| client.delete_nic(request).await).unwrap();
+        }
+    }
 }
 
 #[test]
