@@ -438,14 +438,21 @@ impl Control {
     }
 
     fn nic_view(&self, nic: &NicState) -> proto::Nic {
-        let view = self.view_as(&nic.model, nic.state);
-        proto::Nic { guest: Some(nic.guest.seen().clone()), error: nic.error.clone(), ..view }
+        self.changed_view(nic, &nic.model)
     }
 
-    /// A vNIC of a network that is there, without what its guest was told.
-    fn view_as(&self, nic: &Nic, state: proto::NicState) -> proto::Nic {
+    /// A vNIC as it would be if `model` took the place of its own.
+    fn changed_view(&self, nic: &NicState, model: &Nic) -> proto::Nic {
+        let view = self.new_view(model);
+        let (guest, error) = (Some(nic.guest.seen().clone()), nic.error.clone());
+        proto::Nic { state: nic.state.into(), guest, error, ..view }
+    }
+
+    /// A vNIC of a network that is there, as one that is just made.
+    fn new_view(&self, nic: &Nic) -> proto::Nic {
         let path = self.socket_path(nic.id).to_string_lossy().into_owned();
-        view::nic(Some(&self.networks[&nic.network_id].model), nic, path, state)
+        let network = &self.networks[&nic.network_id].model;
+        view::nic(Some(network), nic, path, proto::NicState::Created)
     }
 
     /// As watchers are told of it: all share it until it changes.

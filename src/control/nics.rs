@@ -55,7 +55,7 @@ impl Control {
         self.check_route_count(&nic)?;
         self.check_socket_path(nic.id)?;
         if validate_only {
-            return Ok(self.view_as(&nic, proto::NicState::Created));
+            return Ok(self.new_view(&nic));
         }
         let id = nic.id;
         if let Err(error) = self.keep(|store| store.put_nic(&nic)) {
@@ -326,11 +326,7 @@ impl Control {
         }
         new.updated_at = view::later(old.updated_at);
         if validate_only {
-            let nic = &self.nics[&id];
-            return Ok(proto::Nic {
-                guest: Some(nic.guest.seen().clone()),
-                ..self.view_as(&new, nic.state)
-            });
+            return Ok(self.changed_view(&self.nics[&id], &new));
         }
         self.give_socket(&old, &new)?;
         if let Err(error) = self.keep(|store| store.put_nic(&new)) {

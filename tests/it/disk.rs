@@ -98,6 +98,30 @@ fn without_descriptors_a_deletion_happens_and_a_creation_does_not() {
 }
 
 #[test]
+fn a_change_that_is_only_checked_hides_no_error() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nic = daemon.nic("prod", "a");
+    daemon.terminate();
+    // What cannot be replaced by a socket.
+    std::fs::create_dir_all(&nic.socket_path).unwrap();
+    daemon.start_again();
+    let seen = daemon.get_nic("a");
+    assert!(seen.error.contains("its socket cannot be made"), "{seen:?}");
+    let request = UpdateNicRequest {
+        id: "a".into(),
+        description: "changed".into(),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["description".into()] }),
+        validate_only: true,
+        ..Default::default()
+    };
+    let checked = daemon.call(async |client| client.update_nic(request).await).unwrap();
+    assert_eq!(checked.description, "changed");
+    let told = (checked.state(), &checked.error, &checked.guest);
+    assert_eq!(told, (NicState::Error, &seen.error, &seen.guest));
+}
+
+#[test]
 fn vnics_of_a_damaged_network_stay_and_come_back() {
     let mut daemon = Daemon::start();
     let network = daemon.network("prod");
