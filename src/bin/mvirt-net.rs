@@ -8,7 +8,12 @@ use mvirt_net::{
     remains::Remains,
     signals::{self, Orders},
 };
-use std::{io, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 /// How long the last lines of the log may take.
 const LAST_LINES: Duration = Duration::from_millis(200);
@@ -18,7 +23,8 @@ fn main() -> ExitCode {
         (Ok(config), Ok(writer)) => (config, writer),
         (Err(error), writer) => return refuse(&error, writer.ok()),
         (_, Err(error)) => {
-            eprintln!("mvirt-net: {error}");
+            // Nobody reads it where this fails.
+            writeln!(io::stderr(), "mvirt-net: {error}").ok();
             return ExitCode::FAILURE;
         }
     };

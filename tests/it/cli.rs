@@ -2,8 +2,9 @@
 
 use super::daemon::{Daemon, in_directory, preload};
 use std::{
+    ffi::OsStr,
     io::{BufRead as _, BufReader},
-    os::unix::process::CommandExt as _,
+    os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
     process::{Command, Output, Stdio},
 };
 
@@ -100,6 +101,47 @@ fn errors_say_what_to_do() {
         .unwrap();
     assert!(stderr(&nowhere, 1).contains("Is it running?"));
     assert!(stdout(&mvirt(&daemon, &["completions", "bash"])).contains("_mvirt"));
+}
+
+#[test]
+fn what_nobody_can_read_changes_no_exit_code() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    daemon.nic("prod", "vm1");
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let run = |daemon: &Daemon, args: &[&str], stdout: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
+        command.env("MVIRT_NET_SERVER", daemon.address()).args(args);
+        command.stdout(stdout).stderr(full()).status().unwrap().code()
+    };
+    for (args, code) in [
+        (&["nic", "show", "nobody"][..], 1),
+        (&["-o", "json", "nic", "show", "nobody"], 1),
+        (&["nic", "create"], 2),
+        (&["-o", "json", "nic", "create"], 2),
+        (&["--tls-ca", "/nonexistent", "nic", "list"], 0),
+        (&["nic", "delete", "vm1"], 0),
+    ] {
+        assert_eq!(run(&daemon, args, Stdio::null()), Some(code), "{args:?}");
+    }
+    for args in [&["nic", "list"][..], &["nic", "watch"], &["version"], &["completions", "bash"]] {
+        assert_eq!(run(&daemon, args, full().into()), Some(1), "{args:?}");
+    }
+    let mut refused = Command::new(env!("CARGO_BIN_EXE_mvirt-net"));
+    refused.args(["--reactors", "many"]).stderr(full());
+    assert_eq!(refused.status().unwrap().code(), Some(2));
+}
+
+#[test]
+fn a_server_that_is_no_text_is_refused_by_its_variable() {
+    let daemon = Daemon::start();
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
+        command.env("MVIRT_NET_SERVER", OsStr::from_bytes(b"\xff")).args(args).output().unwrap()
+    };
+    let said = stderr(&run(&["version"]), 2);
+    assert!(said.contains("environment variable MVIRT_NET_SERVER: \"\\xFF\": not UTF-8"), "{said}");
+    stdout(&run(&["--net-server", &daemon.address(), "version"]));
 }
 
 #[test]

@@ -160,6 +160,20 @@ fn errors_are_documents_where_answers_are() {
     assert_eq!(said["error"]["message"], "vNIC \"nobody\" does not exist", "the code is beside it");
     let nowhere = ["--net-server", "unix:/nonexistent", "-o", "json", "nic", "list"];
     assert_eq!(error(&mvirt(&daemon, &nowhere), 1)["error"]["code"], "UNAVAILABLE");
+    // Wrong usage, too, wherever the format is named.
+    for wrong in ["network create -o json", "-ojson nic get", "nic vmm-args x -o=json --memory y"] {
+        let said = error(&mvirt(&daemon, &wrong.split(' ').collect::<Vec<_>>()), 2);
+        assert_eq!(said["error"]["code"], "INVALID_ARGUMENT", "{wrong}");
+        assert!(!said["error"]["message"].as_str().unwrap().starts_with("error"), "{said}");
+    }
+    for (wrong, code) in [("nic get nobody", "NOT_FOUND"), ("nic get", "INVALID_ARGUMENT")] {
+        let args: Vec<_> = wrong.split(' ').chain(["-o", "yaml"]).collect();
+        let said = mvirt(&daemon, &args);
+        let said: Value = serde_yaml_ng::from_slice(&said.stderr).unwrap();
+        assert_eq!(said["error"]["code"], code);
+    }
+    let plain = stderr(&mvirt(&daemon, &["nic", "get"]), 2);
+    assert!(plain.starts_with("error: ") && plain.contains("--help"), "{plain}");
 }
 
 #[test]

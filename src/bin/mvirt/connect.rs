@@ -1,6 +1,6 @@
 //! The way to the daemon: a UNIX socket, or TCP with TLS or without; and what to do where it is barred.
 
-use super::{Failure, units};
+use super::{Failure, output, units};
 use clap::{Args, ValueHint};
 use mvirt_net::{
     config::{DEFAULT_LISTEN, default_server},
@@ -197,10 +197,10 @@ impl Connection {
         let given = files.iter().filter(|(_, file)| file.is_some()).map(|(flag, _)| *flag);
         let given = given.collect::<Vec<_>>().join(", ");
         if !given.is_empty() {
-            anstream::eprintln!(
+            output::say(&format!(
                 "mvirt: {} is without TLS, so that {given} does nothing: https:// has it",
                 self.address()
-            );
+            ));
         }
     }
 
@@ -265,7 +265,7 @@ impl Connection {
                 file(&self.tls_key),
                 file(&self.tls_cert)
             );
-        } else if has(&["unknownissuer", "unknown issuer", "caused by unknown issuer"]) {
+        } else if has(&["unknownissuer", "unknown issuer"]) {
             "Nobody known here vouches for its certificate: give who does with --tls-ca."
         } else if has(&["notvalidforname", "not valid for name"]) {
             "Its certificate is for another name: use that name in the address."

@@ -83,7 +83,7 @@ fn main() -> ExitCode {
     CompleteEnv::with_factory(Cli::command).complete();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => without_nonsense(error).exit(),
+        Err(error) => return refuse(&without_nonsense(error)),
     };
     let output = cli.output.clone();
     let ended = tokio::runtime::Builder::new_current_thread()
@@ -98,6 +98,19 @@ fn main() -> ExitCode {
         }
         _ => ExitCode::SUCCESS,
     }
+}
+
+/// Says what is wrong with the command line; what was asked for, as by --help, goes to the standard output.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let text = error.to_string();
+    let told = Failure::Usage(text.trim_start_matches("error: ").trim_end().into());
+    let format = output::Format::asked_for(std::env::args_os()).filter(|_| error.use_stderr());
+    match format.and_then(|format| format.failure(&told)) {
+        Some(document) => output::say(&document),
+        // Nobody reads it where this fails.
+        None => drop(error.print()),
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 /// An error without the tip to give an unknown flag as a name: no object has a name that begins so.

@@ -6,7 +6,7 @@ use super::Failure;
 use anstyle::{AnsiColor, Style};
 use clap::{Args, ValueEnum};
 use mvirt_net::proto::NicState;
-use std::io::Write as _;
+use std::{ffi::OsString, io::Write as _};
 use tabwriter::TabWriter;
 
 /// What is printed of an answer.
@@ -226,7 +226,7 @@ impl Output {
         if self.output == Format::Name {
             return print(&format!("{}\n", printable(name)));
         }
-        anstream::eprintln!("{}", printable(sentence));
+        say(&printable(sentence));
         Ok(())
     }
 
@@ -247,14 +247,46 @@ impl Output {
 
     /// Says what went wrong, to stderr.
     pub(crate) fn failure(&self, failure: &Failure) {
-        if self.output == Format::Json {
-            let (code, message) = (failure.code(), failure.message());
-            let error = serde_json::json!({ "error": { "code": code, "message": message } });
-            anstream::eprintln!("{error:#}");
-        } else {
-            anstream::eprintln!("mvirt: {failure}");
+        say(&self.output.failure(failure).unwrap_or_else(|| format!("mvirt: {failure}")));
+    }
+}
+
+impl Format {
+    /// What the words of a command line ask for, which may be wrong otherwise; the last one holds.
+    pub(crate) fn asked_for(words: impl IntoIterator<Item = OsString>) -> Option<Self> {
+        let mut asked = None;
+        let mut words = words.into_iter().take_while(|word| word != "--");
+        while let Some(word) = words.next() {
+            let word = word.to_string_lossy();
+            let format = match &*word {
+                "-o" | "--output" => words.next().map(|next| next.to_string_lossy().into_owned()),
+                _ => word
+                    .strip_prefix("--output=")
+                    .or_else(|| word.strip_prefix("-o="))
+                    .or_else(|| word.strip_prefix("-o"))
+                    .map(str::to_owned),
+            };
+            asked = format.and_then(|format| Self::from_str(&format, false).ok()).or(asked);
+        }
+        asked
+    }
+
+    /// The document that says what went wrong, where answers are documents.
+    pub(crate) fn failure(self, failure: &Failure) -> Option<String> {
+        let (code, message) = (failure.code(), failure.message());
+        let error = serde_json::json!({ "error": { "code": code, "message": message } });
+        match self {
+            Self::Json => Some(format!("{error:#}")),
+            Self::Yaml => serde_yaml_ng::to_string(&error).ok(),
+            Self::Table | Self::Wide | Self::Name => None,
         }
     }
+}
+
+/// Prints a line to stderr. One that cannot be written is lost: there is nobody else to tell, and what was done stays
+/// done.
+pub(crate) fn say(line: &str) {
+    anstream::stderr().write_all(format!("{}\n", line.trim_end()).as_bytes()).ok();
 }
 
 /// Prints to stdout.
@@ -293,6 +325,18 @@ mod tests {
     fn a_state_has_a_colour_and_a_name_like_it_has_none() {
         assert_eq!(Cell::state(NicState::Error).styled(), "\u{1b}[31merror\u{1b}[0m");
         assert_eq!(Cell::from("error").styled(), "error");
+    }
+
+    #[test]
+    fn the_format_is_known_where_the_rest_is_wrong() {
+        let asked = |line: &str| Format::asked_for(line.split(' ').map(Into::into));
+        for line in ["nic get -o json", "-ojson x", "-o=json x", "-o yaml --output json --no"] {
+            assert_eq!(asked(line), Some(Format::Json), "{line}");
+        }
+        assert_eq!(asked("nic --output=yaml -o nonsense"), Some(Format::Yaml));
+        for line in ["nic get", "x -o", "vm start -- -o json"] {
+            assert_eq!(asked(line), None, "{line}");
+        }
     }
 
     #[test]

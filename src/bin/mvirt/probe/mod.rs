@@ -14,7 +14,7 @@ use super::{
     Failure, complete,
     connect::Client,
     nic,
-    output::{Cell, Output},
+    output::{self, Cell, Output},
     units,
 };
 use clap::{Args, Subcommand};
@@ -124,7 +124,7 @@ async fn throughput(
     let tell = |so_far: &throughput::Carried| {
         if !out.is_document() {
             let (seconds, rate) = (so_far.seconds, so_far.gbit_per_second);
-            anstream::eprintln!("{seconds:.0} s  {rate:.2} Gbit/s");
+            output::say(&format!("{seconds:.0} s  {rate:.2} Gbit/s"));
         }
     };
     let carried = throughput::throughput((guest, own.mtu), receiver, duration, tell).await?;

@@ -1,7 +1,12 @@
 //! Echo requests, one after the other, each answer printed as it comes; Ctrl-C ends them with what there is.
 
 use super::guest::{Answer, Echo, Guest, HOP_LIMIT, NONE};
-use crate::{Failure, connect::Client, nic, output::Output};
+use crate::{
+    Failure,
+    connect::Client,
+    nic,
+    output::{self, Output},
+};
 use mvirt_net::proto::{Nic, NicState};
 use std::{
     future::Future,
@@ -139,9 +144,9 @@ fn summary(answers: &[Answer], address: IpAddr, out: &Output) -> Result<(), Fail
         let (max, sum) = (max.fold(0.0, f64::max), times.iter().sum::<f64>());
         let answered = times.len();
         let average = sum / answered as f64;
-        anstream::eprintln!(
+        output::say(&format!(
             "{sent} sent, {answered} answered, min/avg/max {min:.3}/{average:.3}/{max:.3} ms"
-        );
+        ));
     }
     Ok(())
 }

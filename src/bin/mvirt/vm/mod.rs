@@ -3,7 +3,7 @@
 mod args;
 mod vmm;
 
-use super::{Failure, complete, connect::Client, nic};
+use super::{Failure, complete, connect::Client, nic, output};
 use clap::{Args, Subcommand, ValueHint};
 use mvirt_net::proto::Nic;
 use std::{
@@ -117,15 +117,16 @@ pub(crate) async fn run(command: Command, client: &mut Client) -> Result<(), Fai
     let (program, args) = start.command(vmm, &nic);
     let mut command = process::Command::new(&program);
     command.args(&args);
+    let mut line = format!("{program} {}", shell_line(&args));
     if vmm == Vmm::Uml {
         // Its memory is a file there, and mvirt-net takes none on a disk.
         command.env("TMPDIR", "/dev/shm");
         if let Some(preload) = uml_preload() {
-            anstream::eprint!("LD_PRELOAD={} ", preload.display());
+            line = format!("LD_PRELOAD={} {line}", preload.display());
             command.env("LD_PRELOAD", preload);
         }
     }
-    anstream::eprintln!("{} {}", program, shell_line(&args));
+    output::say(&line);
     let source = command.exec();
     Err(Failure::Vmm { program, source, remedy: vmm.others() })
 }
