@@ -7,7 +7,7 @@ use crate::{
 use clap::{
     Arg, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum,
     builder::Resettable,
-    error::{ContextKind, ContextValue},
+    error::{ContextKind, ContextValue, ErrorKind},
 };
 use std::{
     env,
@@ -325,6 +325,11 @@ fn name_variable(
     mut command: clap::Command,
     arguments: &[OsString],
 ) -> clap::Error {
+    if error.kind() == ErrorKind::InvalidUtf8
+        && let Some(names) = variables_not_utf8(&command)
+    {
+        return command.error(error.kind(), format!("environment variable {names}: not UTF-8"));
+    }
     let Some(ContextValue::String(refused)) = error.get(ContextKind::InvalidArg) else {
         return error;
     };
@@ -341,6 +346,14 @@ fn name_variable(
         }
         _ => error,
     }
+}
+
+/// The variables of the flags that are set to what is no text; `None` where there is none.
+fn variables_not_utf8(command: &clap::Command) -> Option<String> {
+    let names = command.get_arguments().filter_map(Arg::get_env);
+    let is_text = |name: &OsStr| env::var_os(name).is_none_or(|value| value.to_str().is_some());
+    let names: Vec<_> = names.filter(|name| !is_text(name)).map(OsStr::to_string_lossy).collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 /// What could be given for a directory that has no default.

@@ -59,10 +59,13 @@ pub fn fatal(format_of_lines: LogFormat, mut writer: LogWriter, reason: &dyn fmt
 }
 
 fn filter() -> (EnvFilter, Option<String>) {
-    let text = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
-    if text.is_empty() {
+    let given = std::env::var_os(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    if given.is_empty() {
         return (EnvFilter::new("info"), None);
     }
+    let Ok(text) = given.into_string() else {
+        return (EnvFilter::new("info"), Some("RUST_LOG: not UTF-8: info is taken".into()));
+    };
     match EnvFilter::builder().parse(&text) {
         Ok(filter) => (filter, None),
         Err(error) => {

@@ -2,8 +2,12 @@
 
 use super::daemon::{Daemon, wait_until};
 use std::{
+    ffi::OsStr,
     fs,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{MetadataExt as _, PermissionsExt as _},
+    },
     path::Path,
     process::{Command, Stdio},
 };
@@ -34,6 +38,16 @@ fn a_refused_variable_is_named() {
         command.env("MVIRT_NET_BUSY_POLL", "10ms").args(["--busy-poll", "11ms"]);
     });
     assert!(code == Some(2) && !told.contains("environment"), "the flag is to blame: {told}");
+    let (code, told) = refused(|command| {
+        command.env("MVIRT_NET_REACTORS", OsStr::from_bytes(b"\xff"));
+    });
+    assert_eq!(code, Some(2), "{told}");
+    assert!(told.contains("environment variable MVIRT_NET_REACTORS: not UTF-8"), "{told}");
+    let (_, told) = refused(|command| {
+        command.env("RUST_LOG", OsStr::from_bytes(b"\xff"));
+        command.env("MVIRT_NET_LISTEN", "[::1]:1,[::1]:1");
+    });
+    assert!(told.contains("RUST_LOG: not UTF-8: info is taken"), "{told}");
 }
 
 #[test]

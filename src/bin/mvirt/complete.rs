@@ -39,8 +39,9 @@ impl ValueCompleter for Named {
 impl Named {
     /// The names there are; none without a server, as there is nobody to tell of an error.
     fn names(self, begun: &str) -> Option<Vec<String>> {
-        let words: Vec<String> = std::env::args().collect();
-        let connection = Connection::of_words(&words, TIMEOUT);
+        let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+        let words: Vec<String> = words.collect();
+        let connection = Connection::of_words(&words, TIMEOUT).ok()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
         runtime.block_on(async { self.ask(&mut connection.connect().await.ok()?, begun).await })
     }

@@ -9,6 +9,7 @@ use mvirt_net::{
 use std::{
     env,
     error::Error,
+    ffi::OsString,
     os::unix::{fs::MetadataExt as _, net::UnixStream},
     path::{Path, PathBuf},
     time::Duration,
@@ -74,13 +75,13 @@ pub(crate) struct Connection {
 }
 
 /// A variable of the environment; an empty one is none.
-fn variable(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.is_empty())
+fn variable(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
 }
 
 impl Connection {
     /// One for completion, which sees the words of a command line and not its flags.
-    pub(crate) fn of_words(words: &[String], timeout: Duration) -> Self {
+    pub(crate) fn of_words(words: &[String], timeout: Duration) -> Result<Self, Failure> {
         let mut flag = None;
         for (at, word) in words.iter().enumerate() {
             match word.strip_prefix("--net-server") {
@@ -100,19 +101,28 @@ impl Connection {
     }
 
     /// What is not given by flags, from the environment.
-    pub(crate) fn with_environment(mut self) -> Self {
+    pub(crate) fn with_environment(mut self) -> Result<Self, Failure> {
         let file = |flag: Option<PathBuf>, name| flag.or_else(|| variable(name).map(Into::into));
         self.tls_ca = file(self.tls_ca, "MVIRT_NET_SERVER_CA");
         self.tls_cert = file(self.tls_cert, "MVIRT_NET_CLIENT_CERT");
         self.tls_key = file(self.tls_key, "MVIRT_NET_CLIENT_KEY");
-        let given = self.net_server.filter(|address| !address.is_empty());
-        let given = given.or_else(|| variable("MVIRT_NET_SERVER"));
-        let address = given.unwrap_or_else(default_server);
+        let address = match self.net_server.filter(|address| !address.is_empty()) {
+            Some(given) => given,
+            None => match variable("MVIRT_NET_SERVER").map(OsString::into_string) {
+                Some(Ok(given)) => given,
+                Some(Err(given)) => {
+                    let said =
+                        format!("environment variable MVIRT_NET_SERVER: {given:?}: not UTF-8");
+                    return Err(Failure::Usage(said));
+                }
+                None => default_server(),
+            },
+        };
         // A path stays as it is, and is refused as that.
         let has_scheme = address.contains("://") || address.starts_with("unix:");
         let is_whole = has_scheme || address.starts_with(['/', '.']);
         self.net_server = Some(if is_whole { address } else { format!("http://{address}") });
-        self
+        Ok(self)
     }
 
     fn address(&self) -> &str {
@@ -314,20 +324,23 @@ fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
 mod tests {
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     #[test]
     fn completion_finds_the_server_that_the_words_name() {
         let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
         for line in ["mvirt --net-server unix:/a nic get", "mvirt nic get --net-server=unix:/a"] {
-            let connection = Connection::of_words(&words(line), Duration::from_secs(1));
+            let connection = Connection::of_words(&words(line), SECOND).unwrap();
             assert_eq!(connection.address(), "unix:/a", "{line}");
         }
-        let plain = Connection::of_words(&words("mvirt --net-server h:1"), Duration::from_secs(1));
+        let plain = Connection::of_words(&words("mvirt --net-server h:1"), SECOND).unwrap();
         assert_eq!(plain.address(), "http://h:1");
     }
+
     #[test]
     fn a_host_without_ipv6_is_told_of_the_ways_around() {
-        let to = |server: &str| Connection::of_words(&["--net-server".into(), server.into()], TEN);
-        const TEN: Duration = Duration::from_secs(10);
+        let words = |server: &str| ["--net-server".into(), server.into()];
+        let to = |server: &str| Connection::of_words(&words(server), SECOND).unwrap();
         let error = std::io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
         let remedy = to("[::1]:50054").remedy(&error);
         assert!(remedy.contains("127.0.0.1:50054 or unix:/path"), "{remedy}");

@@ -132,7 +132,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Man { folder } => return man(folder),
         _ => {}
     }
-    let connection = cli.connection.with_environment();
+    let connection = cli.connection.with_environment()?;
     let connected = connection.connect().await;
     let mut client = match (connected, &cli.command) {
         (Ok(client), _) => client,

@@ -233,7 +233,7 @@ impl Output {
     /// Says of a check that it was no more, to people; programs get what it would have come to.
     pub(crate) fn dry_run(&self) {
         if matches!(self.output, Format::Table | Format::Wide) {
-            anstream::eprintln!("dry run: nothing was changed");
+            say("dry run: nothing was changed");
         }
     }
 
