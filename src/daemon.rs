@@ -181,7 +181,7 @@ pub async fn run(
     if let Some(taker) = &taker {
         taker.take(&mut control).await?;
     }
-    control.open_sockets()?;
+    control.open_sockets();
     let (control, mut thread) = Handle::spawn(control, events)?;
     let (stop, stopped) = watch::channel(());
     let mut servers = JoinSet::new();

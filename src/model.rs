@@ -1,6 +1,6 @@
 //! The nouns of the product, already valid: what is stored, served and compiled.
 //!
-//! Values are made by `control::parse`, which refuses what the API forbids, or read back from the store.
+//! Values are made by `control::requests`, which refuses what the API forbids, or read back from the store.
 //! Fields that came later have a default, so that older files load.
 
 use crate::{addr::MacAddr, wire::dns};

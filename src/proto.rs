@@ -16,6 +16,18 @@ pub use generated::*;
 /// For server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/net_descriptor.bin"));
 
+impl NicState {
+    /// In one word, for people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unknown",
+            Self::Created => "created",
+            Self::Active => "active",
+            Self::Error => "error",
+        }
+    }
+}
+
 fn nic_state_name<S: serde::Serializer>(state: &i32, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(NicState::try_from(*state).unwrap_or_default().as_str_name())
 }

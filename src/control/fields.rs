@@ -260,7 +260,10 @@ pub(super) fn queue_pairs(pairs: u32) -> Result<u16, Refusal> {
     match pairs {
         0 => Ok(1),
         1..=MAX_QUEUE_PAIRS => Ok(pairs as u16),
-        _ => Err(Refusal::invalid("queue_pairs", pairs, "expected 1-8")),
+        _ => {
+            let expected = format!("expected 1-{MAX_QUEUE_PAIRS}");
+            Err(Refusal::invalid("queue_pairs", pairs, expected))
+        }
     }
 }
 

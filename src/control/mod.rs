@@ -261,7 +261,7 @@ impl Control {
     }
 
     /// Opens the sockets of all vNICs that have none yet.
-    pub fn open_sockets(&mut self) -> Result<(), RestoreError> {
+    pub fn open_sockets(&mut self) {
         let closed = self.nics.iter().filter(|(_, nic)| nic.listening.is_none());
         let closed: Vec<Uuid> = closed.map(|(id, _)| *id).collect();
         for id in closed {
@@ -269,7 +269,6 @@ impl Control {
         }
         self.remove_stale_sockets();
         tracing::info!(networks = self.networks.len(), nics = self.nics.len(), "state restored");
-        Ok(())
     }
 
     fn open_socket(&mut self, id: Uuid, gave: Option<Given>) -> Result<(), RestoreError> {
@@ -379,16 +378,12 @@ impl Control {
         let Some(nic) = self.nics.get_mut(&id) else { return };
         nic.view = None;
         nic.guest.of(event.connection);
-        let state = match event.change {
-            Change::State(state) => state,
+        nic.state = match event.change {
             Change::Told(told) => return nic.guest.note(event.connection, told),
+            Change::State(PortState::Idle) => proto::NicState::Created,
+            Change::State(PortState::Active) => proto::NicState::Active,
+            Change::State(PortState::Failed) => proto::NicState::Error,
         };
-        let state = match state {
-            PortState::Idle => proto::NicState::Created,
-            PortState::Active => proto::NicState::Active,
-            PortState::Failed => proto::NicState::Error,
-        };
-        nic.state = state;
         if nic.state != nic.told && !std::mem::replace(&mut nic.is_untold, true) {
             self.untold.push(Instant::now(), id);
         }
@@ -405,7 +400,7 @@ impl Control {
             if let Some(Said { unsaid }) = nic.log.line(now) {
                 tracing::info!(
                     nic = nic.model.name.as_str(),
-                    state = readable(nic.state),
+                    state = nic.state.word(),
                     unsaid,
                     "vNIC changed"
                 );
@@ -527,16 +522,6 @@ impl Control {
     pub fn shut_down(&mut self) -> Vec<Listening> {
         self.is_ending = true;
         self.nics.values_mut().filter_map(|nic| nic.listening.take()).collect()
-    }
-}
-
-/// For the log.
-fn readable(state: proto::NicState) -> &'static str {
-    match state {
-        proto::NicState::Unspecified => "unknown",
-        proto::NicState::Created => "created",
-        proto::NicState::Active => "active",
-        proto::NicState::Error => "error",
     }
 }
 

@@ -377,20 +377,19 @@ impl Control {
         }
     }
 
-    /// Deletes a vNIC.
+    /// Deletes a vNIC, served or not.
     pub fn delete_nic(
         &mut self,
         request: &proto::DeleteNicRequest,
     ) -> Result<proto::DeleteNicResponse, Refusal> {
         let id = self.find_any_nic(&request.id)?;
-        if self.orphans.contains_key(&id) {
-            return self.delete_orphan(id, request);
-        }
-        let nic = self.nics[&id].model.clone();
-        check_etag(&nic, &request.etag)?;
-        if request.unless_active && self.nics[&id].state == proto::NicState::Active {
+        let nic = self.stored_nic(id).expect("it was found");
+        check_etag(nic, &request.etag)?;
+        let (name, network_id) = (nic.name.clone(), nic.network_id);
+        let state = self.nics.get(&id).map(|nic| nic.state);
+        if request.unless_active && state == Some(proto::NicState::Active) {
             return Err(Refusal::Connected {
-                name: nic.name.to_string(),
+                name: name.to_string(),
                 what: "its VM would lose its network".into(),
                 remedy: "leave out unless_active",
             });
@@ -399,13 +398,18 @@ impl Control {
         if request.validate_only {
             return Ok(response);
         }
-        let network_id = nic.network_id;
         self.keep(|store| store.delete_nic(id))?;
-        self.forget_nic(id);
-        self.unpublished.insert(network_id);
-        tracing::info!(nic = nic.name.as_str(), %id, "vNIC deleted");
+        let was_served = self.forget_orphan(id).is_none();
+        if was_served {
+            self.forget_nic(id);
+            self.unpublished.insert(network_id);
+        }
+        tracing::info!(nic = name.as_str(), %id, "vNIC deleted");
         self.tell_nic_gone(id, network_id);
-        self.tell_network(network_id);
+        // That of an orphan is not there, or has not counted it.
+        if was_served {
+            self.tell_network(network_id);
+        }
         Ok(response)
     }
 

@@ -14,7 +14,8 @@ impl Control {
         self.health.set_orphans(self.orphans.len());
     }
 
-    fn forget_orphan(&mut self, id: Uuid) -> Option<Nic> {
+    /// Takes an orphan out of the state; `None` where it is none.
+    pub(super) fn forget_orphan(&mut self, id: Uuid) -> Option<Nic> {
         let nic = self.orphans.remove(&id)?;
         self.nic_names.remove(&nic.name);
         self.health.set_orphans(self.orphans.len());
@@ -55,25 +56,6 @@ impl Control {
             tracing::info!(nic = %self.nics[&id].model.name, %id, "vNIC served again");
             self.tell_nic(id);
         }
-    }
-
-    /// Deletes an orphan.
-    pub(super) fn delete_orphan(
-        &mut self,
-        id: Uuid,
-        request: &proto::DeleteNicRequest,
-    ) -> Result<proto::DeleteNicResponse, Refusal> {
-        let nic = &self.orphans[&id];
-        Refusal::unless_etag("vNIC", &nic.name, &request.etag, view::etag(nic.updated_at))?;
-        let (network, response) = (nic.network_id, proto::DeleteNicResponse { deleted: true });
-        if request.validate_only {
-            return Ok(response);
-        }
-        self.keep(|store| store.delete_nic(id))?;
-        self.forget_orphan(id);
-        tracing::info!(%id, "vNIC deleted");
-        self.tell_nic_gone(id, network);
-        Ok(response)
     }
 
     /// Makes the socket of a vNIC; where that fails, the vNIC says so, and all others are served.

@@ -45,10 +45,10 @@ impl<'a> Page<'a> {
         };
         let named = names.range::<str, _>((start, Bound::Unbounded));
         let named = named.take_while(|(name, _)| name.as_str().starts_with(self.prefix));
-        let mut seen = named.filter_map(|(name, id)| view(*id).map(|object| (name, object)));
+        let seen = named.filter_map(|(name, id)| view(*id).map(|object| (name, object)));
         let (mut page, mut octets) = (Vec::new(), 0);
         let mut last = None;
-        for (name, object) in seen.by_ref() {
+        for (name, object) in seen {
             let is_full = self.size.is_some_and(|size| page.len() == size) || octets > MAX_OCTETS;
             if let Some(last) = last
                 && is_full

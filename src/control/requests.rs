@@ -5,7 +5,7 @@ use super::{
     fields::{self, Ipv6Mode, optional, parse, parse_address, uuid},
     mask::Mask,
     refusal::Refusal,
-    view,
+    view::{self, string, strings},
 };
 use crate::{
     addr::MacAddr,
@@ -65,14 +65,6 @@ pub(super) struct NewNic {
 /// change the number of a request without it.
 fn fingerprint(canonical: &impl Message) -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, &canonical.encode_to_vec())
-}
-
-fn string<T: ToString>(value: Option<T>) -> String {
-    value.map(|value| value.to_string()).unwrap_or_default()
-}
-
-fn strings<T: ToString>(values: &[T]) -> Vec<String> {
-    values.iter().map(ToString::to_string).collect()
 }
 
 impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {

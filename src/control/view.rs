@@ -7,11 +7,13 @@ use crate::{
 use jiff::Timestamp;
 use std::time::Duration;
 
-fn strings<T: ToString>(values: &[T]) -> Vec<String> {
+/// Values as text.
+pub(super) fn strings<T: ToString>(values: &[T]) -> Vec<String> {
     values.iter().map(ToString::to_string).collect()
 }
 
-fn string<T: ToString>(value: Option<T>) -> String {
+/// A value as text; empty where there is none.
+pub(super) fn string<T: ToString>(value: Option<T>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
 }
 

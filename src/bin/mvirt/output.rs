@@ -84,21 +84,11 @@ impl Cell {
             NicState::Active => AnsiColor::Green.on_default(),
             NicState::Error => AnsiColor::Red.on_default(),
         };
-        Self { text: state_name(state).into(), style }
+        Self { text: state.word().into(), style }
     }
 
     fn styled(&self) -> String {
         styled(self.style, &printable(&self.text))
-    }
-}
-
-/// A vNIC's state in one word.
-pub(crate) fn state_name(state: NicState) -> &'static str {
-    match state {
-        NicState::Unspecified => "unknown",
-        NicState::Created => "created",
-        NicState::Active => "active",
-        NicState::Error => "error",
     }
 }
 

@@ -1,12 +1,7 @@
 //! `mvirt nic watch` and `mvirt nic wait`
 
 use super::get;
-use crate::{
-    Failure, complete,
-    connect::Client,
-    output::{Output, state_name},
-    units,
-};
+use crate::{Failure, complete, connect::Client, output::Output, units};
 use clap::{Args, ValueEnum};
 use mvirt_net::proto::{Nic, NicEvent, NicState, WatchNicsRequest};
 use std::{
@@ -123,7 +118,7 @@ fn print(
     let or_none =
         |address: &'_ String| if address.is_empty() { "-".into() } else { address.clone() };
     let (ipv4, ipv6) = (or_none(&nic.ipv4_address), or_none(&nic.ipv6_address));
-    out.line(&line([&time, &nic.name, state_name(nic.state()), &ipv4, &ipv6]))
+    out.line(&line([&time, &nic.name, nic.state().word(), &ipv4, &ipv6]))
 }
 
 fn line(cells: [&str; 5]) -> [(&str, usize); 5] {

@@ -37,7 +37,7 @@ const VERSION_1: u64 = 1 << 32;
 /// Descriptors of a ring, and buffers.
 const RING: u16 = 256;
 /// Octets of the virtio-net header (virtio 1.2 §5.1.6).
-const HEADER: usize = 12;
+const HEADER: usize = mvirt_net::wire::vnet::HEADER_LEN;
 const ETHERNET: usize = mvirt_net::wire::ethernet::HEADER_LEN;
 
 const WRITABLE: u16 = 2;

@@ -7,7 +7,10 @@ use crate::{
     nic,
     output::{self, Output},
 };
-use mvirt_net::proto::{Nic, NicState};
+use mvirt_net::{
+    dataplane::forward::tables::{GATEWAY_IPV4, GATEWAY_IPV6},
+    proto::{Nic, NicState},
+};
 use std::{
     future::Future,
     net::IpAddr,
@@ -101,8 +104,8 @@ fn from(answer: &Answer) -> &str {
 
 /// Columns wide enough for the addresses that can answer.
 fn widths(address: IpAddr) -> (usize, usize) {
-    let gateway = if address.is_ipv4() { "169.254.0.1".len() } else { "fe80::1".len() };
-    (address.to_string().len().max(gateway), HOP_LIMIT.len())
+    let gateway: IpAddr = if address.is_ipv4() { GATEWAY_IPV4.into() } else { GATEWAY_IPV6.into() };
+    (address.to_string().len().max(gateway.to_string().len()), HOP_LIMIT.len())
 }
 
 /// `mvirt probe NIC ping`
