@@ -197,7 +197,8 @@ fn open(directory: &Path, path: &Path) -> io::Result<File> {
     }
 }
 
-fn is_at(file: &File, path: &Path) -> bool {
+/// Whether a path still leads to the file that was opened: somebody may have put another one there.
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
     let (Ok(file), Ok(found)) = (file.metadata(), fs::metadata(path)) else { return false };
     (file.dev(), file.ino()) == (found.dev(), found.ino())
 }

@@ -17,7 +17,7 @@
 
 use super::{Contents, Store, StoreError};
 use crate::{
-    lock::DirLock,
+    lock::{self, DirLock},
     model::{Network, Nic},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -26,7 +26,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     os::fd::OwnedFd,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 use uuid::Uuid;
@@ -64,18 +64,16 @@ impl Folder {
     /// Makes what was renamed and removed in it durable.
     fn sync(&self) -> Result<(), StoreError> {
         let synced = match &self.open {
-            Some(folder) if self.is_at(folder) => folder.sync_all(),
+            // Somebody may have put another one there.
+            Some(folder) if lock::is_at(folder, &self.path) => folder.sync_all(),
             _ => File::open(&self.path).and_then(|folder| folder.sync_all()),
         };
         synced.map_err(|source| StoreError::Unsynced { path: self.path.clone(), source })
     }
 
-    /// Whether it is still the one that was opened: somebody may have put another one there.
-    fn is_at(&self, folder: &File) -> bool {
-        let (Ok(open), Ok(there)) = (folder.metadata(), fs::metadata(&self.path)) else {
-            return false;
-        };
-        (open.dev(), open.ino()) == (there.dev(), there.ino())
+    /// Where an object is kept.
+    fn file(&self, id: Uuid) -> PathBuf {
+        self.path.join(format!("{id}.json"))
     }
 }
 
@@ -134,12 +132,8 @@ impl JsonStore {
         }
     }
 
-    fn path(&self, folder: &str, id: Uuid) -> PathBuf {
-        self.directory.join(folder).join(format!("{id}.json"))
-    }
-
     fn put<T: Serialize>(&self, folder: &Folder, id: Uuid, body: &T) -> Result<(), StoreError> {
-        let path = folder.path.join(format!("{id}.json"));
+        let path = folder.file(id);
         let text = encode(body).map_err(|e| failed("encode", &path)(e.into()))?;
         let temporary = path.with_extension("tmp");
         let written = write_synced(&temporary, &text)
@@ -218,8 +212,7 @@ impl JsonStore {
         for path in self.files(folder, "json")? {
             let read = read(&path).and_then(|object| {
                 let id = id(&object);
-                let named = folder.path.join(format!("{id}.json"));
-                if path == named { Ok(object) } else { Err(Unreadable::Name(id)) }
+                if path == folder.file(id) { Ok(object) } else { Err(Unreadable::Name(id)) }
             });
             match read {
                 Ok(object) => objects.push(object),
@@ -258,14 +251,17 @@ impl JsonStore {
                 remove(&file)?;
             }
         }
-        self.nics.sync()?;
-        remove(marked)?;
-        self.networks.sync()
+        self.forget_deleted(marked)
     }
 
     /// What is left once a network's deletion is durable.
     fn remove_deleted(&self, marked: &Path, nics: &[Uuid]) -> Result<(), StoreError> {
-        nics.iter().try_for_each(|nic| remove(&self.path(NICS, *nic)))?;
+        nics.iter().try_for_each(|nic| remove(&self.nics.file(*nic)))?;
+        self.forget_deleted(marked)
+    }
+
+    /// Only once none of its vNICs can come back is it forgotten that a network was deleted.
+    fn forget_deleted(&self, marked: &Path) -> Result<(), StoreError> {
         self.nics.sync()?;
         remove(marked)?;
         self.networks.sync()
@@ -350,7 +346,7 @@ impl Store for JsonStore {
 
     fn put_network(&mut self, network: &Network) -> Result<(), StoreError> {
         // What is left of one with this id that was deleted must not come back with it.
-        let marked = self.path(NETWORKS, network.id).with_extension("deleting");
+        let marked = self.networks.file(network.id).with_extension("deleting");
         if marked.exists() {
             self.finish_deletion(&marked, Some(network.id))?;
         }
@@ -362,7 +358,7 @@ impl Store for JsonStore {
     }
 
     fn delete_network(&mut self, id: Uuid, nics: &[Uuid]) -> Result<(), StoreError> {
-        let path = self.path(NETWORKS, id);
+        let path = self.networks.file(id);
         let marked = path.with_extension("deleting");
         self.mark(&self.networks, &path, &marked)?;
         if let Err(error) = self.remove_deleted(&marked, nics) {
@@ -372,7 +368,7 @@ impl Store for JsonStore {
     }
 
     fn delete_nic(&mut self, id: Uuid) -> Result<(), StoreError> {
-        let path = self.path(NICS, id);
+        let path = self.nics.file(id);
         let marked = path.with_extension("gone");
         self.mark(&self.nics, &path, &marked)?;
         if let Err(error) = remove(&marked) {
@@ -492,7 +488,7 @@ mod tests {
         store.put_network(&other).unwrap();
         store.put_nic(&gone).unwrap();
         store.put_nic(&stays).unwrap();
-        let path = store.path(NETWORKS, network.id);
+        let path = store.networks.file(network.id);
         fs::rename(&path, path.with_extension("deleting")).unwrap();
         let contents = store.load().unwrap();
         assert_eq!(
@@ -508,7 +504,7 @@ mod tests {
         let mut store = JsonStore::open(directory.path()).unwrap();
         let network = network();
         store.put_network(&network).unwrap();
-        let path = store.path(NETWORKS, network.id);
+        let path = store.networks.file(network.id);
         fs::rename(&path, path.with_extension("deleting")).unwrap();
         store.delete_network(network.id, &[]).unwrap();
         assert_eq!(store.load().unwrap(), Contents::default());
@@ -524,9 +520,9 @@ mod tests {
         store.put_nic(&left).unwrap();
         store.put_nic(&gone).unwrap();
         // Deletions that were made durable, and cut short then.
-        let path = store.path(NICS, gone.id);
+        let path = store.nics.file(gone.id);
         fs::rename(&path, path.with_extension("gone")).unwrap();
-        let path = store.path(NETWORKS, network.id);
+        let path = store.networks.file(network.id);
         fs::rename(&path, path.with_extension("deleting")).unwrap();
         store.put_network(&network).unwrap();
         let alone = Contents { networks: vec![network], ..Contents::default() };
@@ -542,7 +538,7 @@ mod tests {
         store.put_network(&network).unwrap();
         let orphan = nic(&super::tests::network());
         store.put_nic(&orphan).unwrap();
-        fs::copy(store.path(NETWORKS, network.id), store.path(NETWORKS, Uuid::nil())).unwrap();
+        fs::copy(store.networks.file(network.id), store.networks.file(Uuid::nil())).unwrap();
         let contents = store.load().unwrap();
         assert_eq!((contents.networks, contents.nics), (vec![network], vec![]));
         assert_eq!((contents.orphans, contents.damaged), (vec![orphan], 1));
@@ -557,7 +553,7 @@ mod tests {
             let (damaged, intact) = (network(), network());
             store.put_network(&damaged).unwrap();
             store.put_network(&intact).unwrap();
-            let path = store.path(NETWORKS, damaged.id);
+            let path = store.networks.file(damaged.id);
             let mut octets = fs::read(&path).unwrap();
             if truncate {
                 octets.truncate(cut.min(octets.len() - 2));
