@@ -2,12 +2,12 @@
 
 use crate::{
     access::{Access, AccessError},
-    api::{self, Api, Listener},
-    config::{Config, Listen},
+    api::{self, Api, ListenError, Listener},
+    config::Config,
     control::{Control, Handle, Limits, RestoreError},
     dataplane::{self, Dataplane, Listening, Settings},
     handover::{self, HandOverError, Service, Shared, Taker},
-    heartbeat::{self, Parts},
+    heartbeat::{self, Parts, tell_service_manager},
     lock::{DirLock, LockError},
     remains::Remains,
     signals::Orders,
@@ -85,15 +85,8 @@ pub enum StartError {
     #[error("{0}")]
     Restore(#[from] RestoreError),
     /// An address cannot be listened on.
-    #[error("--listen {address}: {source}{hint}")]
-    Listen {
-        /// Which.
-        address: Listen,
-        /// Why.
-        source: io::Error,
-        /// What else could be tried, if anything.
-        hint: String,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The daemon from which this one was to take over did not give what it serves.
     #[error("cannot take over: {0}")]
     HandOver(#[from] HandOverError),
@@ -295,13 +288,6 @@ async fn hand_over(
             tell_service_manager(&[NotifyState::Ready]);
             false
         }
-    }
-}
-
-/// Tells systemd, if it has started this process.
-pub(crate) fn tell_service_manager(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "no service manager to tell");
     }
 }
 

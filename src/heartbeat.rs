@@ -76,6 +76,13 @@ async fn echo(mut stream: UnixStream) {
     while stream.read_exact(&mut octet).await.is_ok() && stream.write_all(&octet).await.is_ok() {}
 }
 
+/// Tells systemd, if it has started this process.
+pub fn tell_service_manager(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "no service manager to tell");
+    }
+}
+
 async fn feed(parts: Parts, interval: Duration, echo: StdStream) {
     let mut echo = match UnixStream::from_std(echo) {
         Ok(stream) => Echo { stream, asked: 0 },
@@ -86,7 +93,7 @@ async fn feed(parts: Parts, interval: Duration, echo: StdStream) {
     loop {
         looks.tick().await;
         match look(&parts, interval, &mut echo).await {
-            None => crate::daemon::tell_service_manager(&[NotifyState::Watchdog]),
+            None => tell_service_manager(&[NotifyState::Watchdog]),
             Some(still) => tracing::error!("{still} did not answer within {interval:?}"),
         }
     }

@@ -4,7 +4,6 @@ use super::shares::Peer;
 use crate::{
     access::Access,
     config::{Config, Listen},
-    daemon::StartError,
     lock,
 };
 use rustix::net::sockopt;
@@ -29,6 +28,16 @@ use tokio::{
 
 /// How often a port is tried that a corpse holds.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// An address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("--listen {address}: {source}{hint}")]
+pub struct ListenError {
+    address: Listen,
+    source: io::Error,
+    /// What else could be tried, if anything.
+    hint: String,
+}
 
 /// A place where clients come.
 #[derive(Debug)]
@@ -126,7 +135,7 @@ pub async fn listen_all(
     access: &Access,
     inherited: &mut HashMap<String, OwnedFd>,
     holder_is_dead: bool,
-) -> Result<Vec<Listener>, StartError> {
+) -> Result<Vec<Listener>, ListenError> {
     let mut listeners = Vec::new();
     for named in &config.listen {
         let inherited = inherited.remove(&named.to_string());
@@ -158,7 +167,7 @@ pub async fn listen_all(
     Ok(listeners)
 }
 
-fn refused(address: &Listen, source: io::Error) -> StartError {
+fn refused(address: &Listen, source: io::Error) -> ListenError {
     let is_missing = source.kind() == io::ErrorKind::AddrNotAvailable;
     let hint = match address {
         Listen::Tcp(SocketAddr::V6(v6)) if is_missing && v6.ip().is_loopback() => format!(
@@ -167,7 +176,7 @@ fn refused(address: &Listen, source: io::Error) -> StartError {
         ),
         _ => String::new(),
     };
-    StartError::Listen { address: address.clone(), source, hint }
+    ListenError { address: address.clone(), source, hint }
 }
 
 /// Replaces a socket that a daemon left behind, but not one that somebody listens on.

@@ -14,7 +14,7 @@ mod connection;
 mod listener;
 mod shares;
 
-pub use listener::{Listener, listen_all, paths, remove};
+pub use listener::{ListenError, Listener, listen_all, paths, remove};
 
 use crate::{
     access::Access,
