@@ -2,129 +2,88 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
+use syn::{
+    UseTree,
+    visit::{self, Visit},
+};
+
+/// Modules, crates and types that files of a place must not name, as contiguous parts of a path. `async`: async code.
+struct Rule {
+    place: &'static str,
+    never: &'static [&'static str],
+}
 
 /// What decides about a frame is a function of its arguments.
-const DECISIONS: &[&str] = &[
-    "Instant",
+const PURE: &[&str] = &[
     "OwnedFd",
     "Mutex",
-    "tracing::",
+    "RwLock",
+    "tracing",
     "tokio",
-    "async ",
-    "crate::control",
-    "crate::model",
-    "reactor::",
-    "port::",
+    "async",
+    "Instant::now",
+    "dataplane::reactor",
+    "dataplane::port",
+    "dataplane::endpoint",
 ];
-
 /// What carries frames knows nothing of what is in them.
 const NO_PROTOCOL: &[&str] = &[
-    "crate::control",
-    "crate::model",
-    "crate::store",
     "tokio",
-    "gateway",
-    "classify",
-    "guard::",
+    "dataplane::endpoint",
+    "dataplane::gateway",
+    "frame::classify",
+    "forward::guard",
     "vhost_user::session",
 ];
 
-/// A folder or file, and what its files must not contain.
-const RULES: &[(&str, &[&str])] = &[
-    (
-        "src/wire",
-        &[
-            "std::fs",
+const RULES: &[Rule] = &[
+    Rule {
+        place: "src/wire",
+        never: &[
+            "fs",
             "std::io",
             "std::time",
-            "Instant",
-            "tracing::",
+            "tracing",
             "Mutex",
             "tokio",
             "tonic",
+            "async",
             "crate::dataplane",
             "crate::control",
             "crate::model",
             "crate::store",
-            "Vec<",
-            "vec!",
-            "Box<",
+            "Vec",
+            "vec",
+            "Box",
         ],
-    ),
-    (
-        "src/dataplane/gateway",
-        &[
-            "Instant::now",
-            "OwnedFd",
-            "Mutex",
-            "RwLock",
-            "tracing::",
-            "tokio",
-            "async ",
-            "crate::control",
-            "crate::model",
-            "crate::store",
-            "reactor",
-            "port::",
-        ],
-    ),
-    (
-        "src/dataplane/forward",
-        &[
-            "Instant::now",
-            "OwnedFd",
-            "Mutex",
-            "RwLock",
-            "tracing::",
-            "tokio",
-            "async ",
-            "crate::control",
-            "crate::model",
-            "crate::store",
-            "reactor::",
-            "port::",
-        ],
-    ),
-    ("src/dataplane/frame/classify.rs", DECISIONS),
-    ("src/dataplane/forward/routed.rs", DECISIONS),
-    ("src/dataplane/forward/guard.rs", DECISIONS),
-    ("src/dataplane/forward/fast.rs", DECISIONS),
-    ("src/dataplane/forward/rewrite.rs", DECISIONS),
-    ("src/dataplane/frame/fragment.rs", DECISIONS),
-    ("src/dataplane/frame/segment.rs", DECISIONS),
-    ("src/dataplane/forward/withheld.rs", DECISIONS),
-    (
-        "src/dataplane/reactor/pipeline.rs",
-        &["Instant::now", "Mutex", "RwLock", "tracing::", "tokio", "async "],
-    ),
-    (
-        "src/dataplane/port",
-        &[
-            "crate::control",
-            "crate::model",
-            "crate::store",
-            "dataplane::reactor",
-            "super::reactor",
-            "tokio",
-            "gateway",
-        ],
-    ),
-    ("src/dataplane/reactor/mod.rs", NO_PROTOCOL),
-    ("src/dataplane/reactor/link.rs", NO_PROTOCOL),
-    ("src/dataplane/reactor/uring.rs", NO_PROTOCOL),
-    ("src/dataplane/reactor/sleep.rs", NO_PROTOCOL),
-    ("src/dataplane/reactor/timers.rs", NO_PROTOCOL),
-    ("src/dataplane/reactor/hugepage.rs", NO_PROTOCOL),
-    ("src/dataplane/reactor/cursors.rs", NO_PROTOCOL),
-    ("src/dataplane/reactor/stopwatch.rs", NO_PROTOCOL),
-    ("src/dataplane/reactor/poll_window.rs", NO_PROTOCOL),
-    ("src/dataplane/reactor/ways.rs", NO_PROTOCOL),
-    (
-        "src/dataplane",
-        &[
+    },
+    Rule { place: "src/dataplane/gateway", never: PURE },
+    Rule { place: "src/dataplane/forward", never: PURE },
+    Rule { place: "src/dataplane/frame", never: PURE },
+    Rule { place: "src/dataplane/frame", never: &["dataplane::forward", "dataplane::gateway"] },
+    Rule { place: "src/dataplane/forward", never: &["dataplane::gateway"] },
+    Rule {
+        place: "src/dataplane/reactor/pipeline.rs",
+        never: &["Instant::now", "Mutex", "RwLock", "tracing", "tokio", "async"],
+    },
+    Rule {
+        place: "src/dataplane/port",
+        never: &["tokio", "dataplane::reactor", "dataplane::gateway", "dataplane::endpoint"],
+    },
+    Rule { place: "src/dataplane/reactor/mod.rs", never: NO_PROTOCOL },
+    Rule { place: "src/dataplane/reactor/link.rs", never: NO_PROTOCOL },
+    Rule { place: "src/dataplane/reactor/uring.rs", never: NO_PROTOCOL },
+    Rule { place: "src/dataplane/reactor/sleep.rs", never: NO_PROTOCOL },
+    Rule { place: "src/dataplane/reactor/timers.rs", never: NO_PROTOCOL },
+    Rule { place: "src/dataplane/reactor/stopwatch.rs", never: NO_PROTOCOL },
+    Rule { place: "src/dataplane/reactor", never: &["tokio", "dataplane::endpoint"] },
+    Rule {
+        place: "src/dataplane",
+        never: &[
             "crate::control",
             "crate::model",
             "crate::store",
@@ -132,13 +91,21 @@ const RULES: &[(&str, &[&str])] = &[
             "crate::proto",
             "tonic",
         ],
-    ),
-    ("src/model.rs", &["tokio", "tonic", "crate::dataplane", "crate::control", "crate::store"]),
-    ("src/store", &["tokio", "tonic", "crate::dataplane", "crate::control"]),
-    (
-        "src/control",
-        &["dataplane::reactor", "dataplane::port", "dataplane::gateway", "dataplane::endpoint"],
-    ),
+    },
+    Rule {
+        place: "src/model.rs",
+        never: &["tokio", "tonic", "crate::dataplane", "crate::control", "crate::store"],
+    },
+    Rule { place: "src/store", never: &["tokio", "tonic", "crate::dataplane", "crate::control"] },
+    Rule {
+        place: "src/control",
+        never: &[
+            "dataplane::reactor",
+            "dataplane::port",
+            "dataplane::gateway",
+            "dataplane::endpoint",
+        ],
+    },
 ];
 
 /// The only files with unsafe code.
@@ -171,16 +138,183 @@ fn code(path: &Path) -> String {
     code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
-#[test]
-fn layers_use_only_what_is_above_them() {
-    for (place, forbidden) in RULES {
-        for file in files(Path::new(place)) {
-            let code = code(&file);
-            for word in *forbidden {
-                let found = code.lines().find(|line| line.contains(word));
-                assert!(found.is_none(), "{} uses {word:?}: {}", file.display(), found.unwrap());
+/// Every path that code names, without that of its tests: imports one by one, and paths from the crate's root where they are
+/// of the crate.
+#[derive(Default)]
+struct Names {
+    module: Vec<String>,
+    found: Vec<String>,
+}
+
+impl Names {
+    fn of(module: &[&str], text: &str) -> Vec<String> {
+        let module = module.iter().map(ToString::to_string).collect();
+        let mut names = Self { module, found: Vec::new() };
+        names.visit_file(&syn::parse_file(text).unwrap());
+        names.found
+    }
+
+    fn of_file(file: &Path) -> Vec<String> {
+        let place = file.strip_prefix("src").unwrap().with_extension("");
+        let parts = place.components().map(|part| part.as_os_str().to_str().unwrap());
+        let module = parts.filter(|part| !["mod", "lib"].contains(part)).collect::<Vec<_>>();
+        Self::of(&module, &fs::read_to_string(file).unwrap())
+    }
+
+    fn note(&mut self, path: &[String]) {
+        let supers = path.iter().take_while(|part| *part == "super").count();
+        let base = match path.first().map(String::as_str) {
+            Some("super") => &self.module[..self.module.len().saturating_sub(supers)],
+            Some("self") => &self.module[..],
+            _ => return self.found.push(path.join("::")),
+        };
+        let rest = &path[supers.max(1)..];
+        self.found.push([&["crate".to_owned()][..], base, rest].concat().join("::"));
+    }
+
+    fn note_tree(&mut self, before: &[String], tree: &UseTree) {
+        let with = |name: &syn::Ident| [before, &[name.to_string()]].concat();
+        match tree {
+            UseTree::Path(path) => self.note_tree(&with(&path.ident), &path.tree),
+            UseTree::Name(name) if name.ident == "self" => self.note(before),
+            UseTree::Name(name) => self.note(&with(&name.ident)),
+            UseTree::Rename(name) => self.note(&with(&name.ident)),
+            UseTree::Glob(_) => self.note(before),
+            UseTree::Group(group) => {
+                group.items.iter().for_each(|tree| self.note_tree(before, tree));
             }
         }
+    }
+}
+
+fn is_test(attributes: &[syn::Attribute]) -> bool {
+    let is_test = |list: &syn::MetaList| list.tokens.to_string().contains("test");
+    let mut conditions = attributes.iter().filter(|attribute| attribute.path().is_ident("cfg"));
+    conditions.any(|attribute| attribute.meta.require_list().is_ok_and(is_test))
+}
+
+impl<'ast> Visit<'ast> for Names {
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        if !is_test(&item.attrs) {
+            self.note_tree(&[], &item.tree);
+        }
+    }
+
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if !is_test(&item.attrs) {
+            self.module.push(item.ident.to_string());
+            visit::visit_item_mod(self, item);
+            self.module.pop();
+        }
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let parts = path.segments.iter().map(|part| part.ident.to_string()).collect::<Vec<_>>();
+        self.note(&parts);
+        visit::visit_path(self, path);
+    }
+
+    fn visit_macro(&mut self, item: &'ast syn::Macro) {
+        // What is in it may be no Rust: paths are found among its words.
+        let words = item.tokens.to_string().replace(" :: ", "::");
+        for word in words.split(|c: char| !(c.is_alphanumeric() || "_:".contains(c))) {
+            if word.contains("::") {
+                self.note(&word.split("::").map(str::to_owned).collect::<Vec<_>>());
+            }
+        }
+        visit::visit_macro(self, item);
+    }
+
+    fn visit_signature(&mut self, signature: &'ast syn::Signature) {
+        if signature.asyncness.is_some() {
+            self.found.push("async".into());
+        }
+        visit::visit_signature(self, signature);
+    }
+
+    fn visit_expr_async(&mut self, block: &'ast syn::ExprAsync) {
+        self.found.push("async".into());
+        visit::visit_expr_async(self, block);
+    }
+}
+
+/// Whether the parts of `wanted` follow one another in `path`.
+fn names(path: &str, wanted: &str) -> bool {
+    format!("::{path}::").contains(&format!("::{wanted}::"))
+}
+
+#[test]
+fn layers_use_only_what_is_above_them() {
+    for Rule { place, never } in RULES {
+        for file in files(Path::new(place)) {
+            let found = Names::of_file(&file);
+            for wanted in *never {
+                let path = found.iter().find(|path| names(path, wanted));
+                assert!(path.is_none(), "{} names {}", file.display(), path.unwrap());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_forbidden_name_is_found_wherever_it_stands() {
+    let found = |code: &str, wanted: &str| {
+        Names::of(&["dataplane", "forward", "fib"], code).iter().any(|path| names(path, wanted))
+    };
+    for code in [
+        "use crate::{addr::MacAddr, control::{self, Handle}};",
+        "use crate::{addr::MacAddr, control};",
+        "use super::super::super::control::Handle;",
+        "fn f() { crate::control::start(); }",
+        "fn f(handle: &crate::control::Handle) {}",
+        "fn f() { println!(\"{}\", crate::control::X); }",
+        "mod inner { use super::super::super::super::control::Handle as Other; }",
+    ] {
+        assert!(found(code, "crate::control"), "{code}");
+    }
+    assert!(found("use super::super::{frame::Span, reactor::Handle};", "dataplane::reactor"));
+    assert!(found("use std::time::Instant; fn f() { Instant::now(); }", "Instant::now"));
+    assert!(found("async fn f() {}", "async"));
+    assert!(!found("use crate::controls::Handle; fn f(control: u8) {}", "crate::control"));
+    assert!(!found("#[cfg(test)] mod tests { use crate::control::Handle; }", "crate::control"));
+}
+
+/// Files that use each other, by whatever way, can only be understood together. A folder's `mod.rs` and what is in the folder
+/// are one house: what it hands on is not its own.
+#[test]
+fn no_two_files_use_each_other() {
+    let all = files(Path::new("src"));
+    let module = |file: &Path| {
+        let place = file.strip_prefix("src").unwrap().with_extension("");
+        let parts = place.components().map(|part| part.as_os_str().to_str().unwrap().to_owned());
+        let parts = parts.filter(|part| part != "mod" && part != "lib").collect::<Vec<_>>();
+        format!("crate::{}", parts.join("::"))
+    };
+    let modules = all.iter().map(|file| module(file)).collect::<Vec<_>>();
+    let target = |path: &str| {
+        let fits = (0..modules.len())
+            .filter(|at| path == modules[*at] || path.starts_with(&format!("{}::", modules[*at])));
+        fits.max_by_key(|at| modules[*at].len())
+    };
+    let within =
+        |inner: usize, outer: usize| modules[inner].starts_with(&format!("{}::", modules[outer]));
+    let uses = |from: usize| {
+        let found = Names::of_file(&all[from]);
+        let to = found.iter().filter_map(|path| target(path));
+        to.filter(|to| *to != from && !within(from, *to)).collect::<BTreeSet<_>>()
+    };
+    let arrows = (0..all.len()).map(uses).collect::<Vec<_>>();
+    for start in 0..all.len() {
+        let (mut reached, mut next) = (BTreeSet::new(), vec![start]);
+        while let Some(at) = next.pop() {
+            next.extend(arrows[at].iter().filter(|to| reached.insert(**to)));
+        }
+        let circle = reached.iter().map(|at| &modules[*at][..]).collect::<Vec<_>>();
+        assert!(
+            !reached.contains(&start),
+            "{} comes back to itself among {circle:?}",
+            modules[start]
+        );
     }
 }
 

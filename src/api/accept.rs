@@ -1,7 +1,7 @@
 //! Who comes to a listener: counted, asked who it is, and handed on once it speaks HTTP/2.
 
 use super::{
-    answers::Account,
+    account::Account,
     budget::Limits,
     connection::{Connection, Io, PREFACE},
     listener::{Listener, Stream},

@@ -10,18 +10,15 @@
 //! told is bounded by `control`.
 
 use super::{
+    account::Account,
     bodies::{Metered, Whole},
-    budget::{Budget, Limits},
-    shares::Peer,
 };
-use crate::{control::LongList, mutex::lock};
+use crate::control::LongList;
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::{
     Status,
     body::Body,
@@ -34,69 +31,6 @@ use tower::{Service, ServiceExt as _};
 
 /// Octets of a list after whose making the next one is not made before it is read.
 const SMALL: usize = 64 << 10;
-
-/// The requests and answers of one connection.
-#[derive(Debug)]
-pub(super) struct Account {
-    budget: Budget,
-    waiting: Mutex<Waiting>,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    next: u64,
-    since: HashMap<u64, Instant>,
-}
-
-impl Account {
-    pub(super) fn new(limits: &Limits, peer: Peer) -> Arc<Self> {
-        Arc::new(Self { budget: limits.budget(peer), waiting: Mutex::default() })
-    }
-
-    pub(super) fn budget(&self) -> &Budget {
-        &self.budget
-    }
-
-    /// Since when the answer has stood still of which nothing was taken for longest.
-    pub(super) fn oldest(&self) -> Option<Instant> {
-        lock(&self.waiting).since.values().min().copied()
-    }
-
-    /// An answer begins to wait, until dropped.
-    fn begin(self: &Arc<Self>, octets: usize, now: Instant) -> Answer {
-        self.budget.begin(octets);
-        let mut waiting = lock(&self.waiting);
-        waiting.next += 1;
-        let number = waiting.next;
-        waiting.since.insert(number, now);
-        Answer { account: Arc::clone(self), number, octets, turn: None, long: None }
-    }
-}
-
-/// An answer that its client has not read.
-#[derive(Debug)]
-pub(super) struct Answer {
-    account: Arc<Account>,
-    number: u64,
-    octets: usize,
-    /// Given back with it.
-    turn: Option<OwnedSemaphorePermit>,
-    long: Option<Arc<LongList>>,
-}
-
-impl Answer {
-    /// A piece of it was taken.
-    pub(super) fn goes_on(&self, now: Instant) {
-        lock(&self.account.waiting).since.insert(self.number, now);
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        lock(&self.account.waiting).since.remove(&self.number);
-        self.account.budget.end(self.octets);
-    }
-}
 
 /// A service whose requests and answers are counted.
 #[derive(Debug, Clone)]
@@ -175,10 +109,10 @@ impl Account {
             return service.oneshot(request).await.map_err(Failed::Service);
         }
         let closed = |_| Status::unavailable("the API has ended");
-        let turn = if is_list { Some(self.budget.list().await.map_err(closed)?) } else { None };
-        let place = self.budget.place(octets, is_list).await.map_err(closed)?;
-        self.budget.check()?;
-        request.extensions_mut().insert(self.budget.long_lists());
+        let turn = if is_list { Some(self.budget().list().await.map_err(closed)?) } else { None };
+        let place = self.budget().place(octets, is_list).await.map_err(closed)?;
+        self.budget().check()?;
+        request.extensions_mut().insert(self.budget().long_lists());
         let response = service.oneshot(request).await.map_err(Failed::Service)?;
         let (mut parts, mut made) = response.into_parts();
         let whole = Whole::of(&mut made).await?;
@@ -192,7 +126,10 @@ impl Account {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{budget::Limits, shares::Peer},
+        *,
+    };
 
     #[test]
     fn a_peer_that_reads_nothing_is_refused_and_others_are_not() {
@@ -202,15 +139,15 @@ mod tests {
         let answers: Vec<_> = (0..64).map(|_| account.begin(100, now)).collect();
         assert_eq!(account.oldest(), Some(now));
         for account in [&account, &again] {
-            let refused = account.budget.check().unwrap_err();
+            let refused = account.budget().check().unwrap_err();
             assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
         }
-        assert!(other.budget.check().is_ok());
+        assert!(other.budget().check().is_ok());
         drop(answers);
-        assert!(account.budget.check().is_ok());
+        assert!(account.budget().check().is_ok());
         let long = account.begin(64 << 20, now);
-        assert!(again.budget.check().is_err() && other.budget.check().is_ok());
+        assert!(again.budget().check().is_err() && other.budget().check().is_ok());
         drop(long);
-        assert!(again.budget.check().is_ok());
+        assert!(again.budget().check().is_ok());
     }
 }

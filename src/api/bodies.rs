@@ -3,7 +3,7 @@
 //! takes them.
 
 use super::{
-    answers::{Account, Answer},
+    account::{Account, Answer},
     budget::Octets,
 };
 use http_body::Frame;

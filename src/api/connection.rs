@@ -1,6 +1,6 @@
 //! One connection to the API that has begun: its octets, its share, and its end where its client does not read.
 
-use super::{answers::Account, shares::Share};
+use super::{account::Account, shares::Share};
 use std::{
     io::{self, IoSlice},
     pin::Pin,

@@ -7,6 +7,7 @@
 //! peer and in all, and so is how much is done for them at a time.
 
 mod accept;
+mod account;
 mod answers;
 mod bodies;
 mod budget;

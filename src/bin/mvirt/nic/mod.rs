@@ -11,7 +11,7 @@ use super::{
     connect::{Client, Connection},
     mask,
     output::{self, Output, Table},
-    vm,
+    vm::args,
 };
 use clap::{Args, Subcommand};
 use mvirt_net::proto::{
@@ -68,7 +68,7 @@ pub(crate) enum Command {
         #[arg(add = complete::nics())]
         nic: String,
         #[command(flatten)]
-        machine: vm::Machine,
+        machine: args::Machine,
     },
 }
 
@@ -155,7 +155,7 @@ async fn delete(
 async fn vmm_args(
     client: &mut Client,
     nic: String,
-    machine: &vm::Machine,
+    machine: &args::Machine,
     out: &Output,
 ) -> Result<(), Failure> {
     let nic = get(client, nic).await?;
@@ -164,7 +164,7 @@ async fn vmm_args(
     if out.is_document() {
         return out.end(&args);
     }
-    let line = if vmm.is_pasted_into_a_shell() { vm::shell_line(&args) } else { args.join("\n") };
+    let line = if vmm.is_pasted_into_a_shell() { args::shell_line(&args) } else { args.join("\n") };
     output::print(&format!("{line}\n"))
 }
 

@@ -1,13 +1,28 @@
 //! The arguments that connect each VMM to a vNIC, the memory that it must share included.
 
-use super::{
-    Machine, strings,
-    vmm::{Version, Vmm},
-};
+use super::vmm::{Accel, Version, Vmm};
+use clap::Args;
 use mvirt_net::proto::Nic;
 
 /// What a guest takes without being told.
 const USUAL_MTU: u32 = 1500;
+
+/// What the arguments of a VMM depend on, beside the vNIC.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Machine {
+    /// Which VMM [default: cloud-hypervisor or qemu, which is installed]
+    #[arg(long)]
+    vmm: Option<Vmm>,
+    /// Its version, like 7.2, where it is not the one installed here
+    #[arg(long, value_name = "VERSION")]
+    vmm_version: Option<Version>,
+    /// The guest's memory, which is shared with mvirt-net
+    #[arg(long, default_value = "512M", value_parser = memory)]
+    pub(super) memory: String,
+    /// What QEMU runs the guest on
+    #[arg(long, default_value = "auto")]
+    accel: Accel,
+}
 
 impl Machine {
     /// The VMM that is named, or one that is installed.
@@ -116,4 +131,27 @@ fn libvirt(nic: &Nic) -> Vec<String> {
         "</memoryBacking>",
     ];
     vec![memory.join("\n"), interface.join("\n")]
+}
+
+/// The arguments as a shell takes them. Those of VMMs need no quotes, so that `$(…)` takes them, too.
+pub(crate) fn shell_line(args: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=,./:@%+".contains(c);
+    let quoted = args.iter().map(|arg| match &**arg {
+        plain_arg if !arg.is_empty() && arg.chars().all(plain) => plain_arg.into(),
+        // No argument of a program has a NUL, which nothing could quote.
+        other => shlex::try_quote(other).unwrap_or_else(|_| other.into()),
+    });
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+fn memory(text: &str) -> Result<String, String> {
+    let number = text.strip_suffix(['M', 'G']).unwrap_or("");
+    match number.parse::<u32>() {
+        Ok(1..) => Ok(text.into()),
+        _ => Err("expected mebibytes or gibibytes, like 512M or 4G".into()),
+    }
+}
+
+pub(super) fn strings(args: &[&str]) -> Vec<String> {
+    args.iter().map(ToString::to_string).collect()
 }

@@ -1,9 +1,10 @@
 //! `mvirt vm start`, and the arguments that connect each VMM to a vNIC.
 
-mod args;
+pub(crate) mod args;
 mod vmm;
 
 use super::{Failure, complete, connect::Client, nic, output};
+use args::{Machine, shell_line, strings};
 use clap::{Args, Subcommand, ValueHint};
 use mvirt_net::proto::Nic;
 use std::{
@@ -19,29 +20,11 @@ use vhost::{
     vhost_user::{Error::SocketRetry, Frontend},
 };
 pub(crate) use vmm::Vmm;
-use vmm::{Accel, Version};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a virtual machine in the foreground
     Start(Start),
-}
-
-/// What the arguments of a VMM depend on, beside the vNIC.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Machine {
-    /// Which VMM [default: cloud-hypervisor or qemu, which is installed]
-    #[arg(long)]
-    vmm: Option<Vmm>,
-    /// Its version, like 7.2, where it is not the one installed here
-    #[arg(long, value_name = "VERSION")]
-    vmm_version: Option<Version>,
-    /// The guest's memory, which is shared with mvirt-net
-    #[arg(long, default_value = "512M", value_parser = memory)]
-    memory: String,
-    /// What QEMU runs the guest on
-    #[arg(long, default_value = "auto")]
-    accel: Accel,
 }
 
 const EXAMPLES: &str = "\
@@ -83,29 +66,6 @@ pub(crate) struct Start {
 
 /// What to do about a vNIC that is in use.
 const INSTEAD: &str = "name another with --nic, or stop that VM";
-
-fn memory(text: &str) -> Result<String, String> {
-    let number = text.strip_suffix(['M', 'G']).unwrap_or("");
-    match number.parse::<u32>() {
-        Ok(1..) => Ok(text.into()),
-        _ => Err("expected mebibytes or gibibytes, like 512M or 4G".into()),
-    }
-}
-
-fn strings(args: &[&str]) -> Vec<String> {
-    args.iter().map(ToString::to_string).collect()
-}
-
-/// The arguments as a shell takes them. Those of VMMs need no quotes, so that `$(…)` takes them, too.
-pub(crate) fn shell_line(args: &[String]) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=,./:@%+".contains(c);
-    let quoted = args.iter().map(|arg| match &**arg {
-        plain_arg if !arg.is_empty() && arg.chars().all(plain) => plain_arg.into(),
-        // No argument of a program has a NUL, which nothing could quote.
-        other => shlex::try_quote(other).unwrap_or_else(|_| other.into()),
-    });
-    quoted.collect::<Vec<_>>().join(" ")
-}
 
 pub(crate) async fn run(command: Command, client: &mut Client) -> Result<(), Failure> {
     let Command::Start(start) = command;
