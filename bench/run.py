@@ -169,6 +169,20 @@ class Testpmd(Switch):
         self.spawn(["dpdk-testpmd", *eal, *lcores, *vdevs, *options], stdin=subprocess.PIPE)
 
 
+class Baseline(Switch):
+    """The crates of rust-vmm, without a ring or a session of ours (benches/baseline.rs)."""
+
+    name = "rust-vmm relay"
+
+    def start(self):
+        build = ["cargo", "bench", "--locked", "--quiet", "--bench", "baseline", "--no-run", "--message-format=json"]
+        lines = subprocess.run(build, check=True, stdout=subprocess.PIPE, cwd=ROOT, text=True).stdout.splitlines()
+        built = (json.loads(line) for line in lines)
+        program = next(m["executable"] for m in built if m.get("executable") and m["target"]["name"] == "baseline")
+        self.sockets = [f"{self.directory}/{at}" for at in range(2)]
+        self.spawn([program, *self.sockets])
+
+
 class OpenVswitch(Switch):
     """With a rule for each guest that does what a router does: address, MACs, TTL."""
 
@@ -260,7 +274,7 @@ class Bench:
         self.directory = directory
 
     def start(self):
-        kinds = [MvirtNet, *([Beside] if self.options.beside else []), Testpmd]
+        kinds = [MvirtNet, *([Beside] if self.options.beside else []), Baseline, Testpmd]
         kinds += [OpenVswitch] if OpenVswitch.program.exists() else []
         for kind in kinds:
             switch = kind(self.directory / kind.__name__, self.cpu, self.options)

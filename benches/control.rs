@@ -1,5 +1,6 @@
-//! Many vNICs: how fast they are created over gRPC, what one costs in memory while nobody is connected, and how soon all
-//! sockets listen again after the daemon was killed. `cargo bench --bench control [-- VNICS [NETWORKS]]`
+//! Many vNICs: how fast they are created over gRPC, what one costs in memory while nobody is
+//! connected, and how soon all sockets listen again after the daemon was killed.
+//! `cargo bench --bench control [-- VNICS [NETWORKS]]`
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 #![expect(clippy::print_stdout, reason = "it is what a benchmark is for")]
 

@@ -1,4 +1,5 @@
-//! Frames from one reactor to another, in bursts on two threads: through a link, and through a channel of boxed frames.
+//! Frames from one reactor to another, in bursts on two threads: through a link, and through a
+//! channel of boxed frames.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 
 use criterion::{Criterion, Throughput};

@@ -1,7 +1,8 @@
-//! The packet path from ring to ring on one core: hot, every line in its cache; with many routes; with many vNICs.
+//! The packet path from ring to ring on one core: hot, every line in its cache; with many routes;
+//! with many vNICs.
 //!
-//! `cargo bench --bench pipeline` times it; `-- --bursts N LEN` carries N bursts of frames of LEN octets and nothing
-//! else, for `scripts/instructions.sh` to count.
+//! `cargo bench --bench pipeline` times it; `-- --bursts N LEN` carries N bursts of frames of LEN
+//! octets and nothing else, for `scripts/instructions.sh` to count.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 
 mod relay;

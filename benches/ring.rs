@@ -1,4 +1,5 @@
-//! A burst of 64 chains taken from a ring and given back, by our ring and by rust-vmm's virtio-queue.
+//! A burst of 64 chains taken from a ring and given back, by our ring and by rust-vmm's
+//! virtio-queue.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 
 use criterion::{Criterion, Throughput};

@@ -1,5 +1,6 @@
-//! One reactor and many vNICs: what it forwards when 2, 16, 128 or 1,000 of them send, and what it costs while all are
-//! connected and silent. The guests' rings are driven by one thread on another CPU. `cargo bench --bench vnics`
+//! One reactor and many vNICs: what it forwards when 2, 16, 128 or 1,000 of them send, and what it
+//! costs while all are connected and silent. The guests' rings are driven by one thread on another
+//! CPU. `cargo bench --bench vnics`
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 #![expect(clippy::print_stdout, reason = "it is what a benchmark is for")]
 
@@ -248,7 +249,8 @@ fn main() {
     println!("{all:5} vNICs are connected and silent: {:.2} % of a CPU", used * 100.0);
 }
 
-/// What all threads of the daemon have run, to the nanosecond: ticks would miscount what runs for microseconds.
+/// What all threads of the daemon have run, to the nanosecond: ticks would miscount what runs for
+/// microseconds.
 fn cpu_time(daemon: &Daemon) -> Duration {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
     let run = tasks.map(|task| {

@@ -1,5 +1,6 @@
-//! Guests in this process, whose rings are driven by hand, and the packet path between them on this thread: frames
-//! from one guest's transmit ring to the next one's receive ring, without a reactor or sockets.
+//! Guests in this process, whose rings are driven by hand, and the packet path between them on this
+//! thread: frames from one guest's transmit ring to the next one's receive ring, without a reactor
+//! or sockets.
 
 use mvirt_net::{
     addr::MacAddr,
@@ -186,8 +187,8 @@ fn frame(from: u32, to: u32, len: usize) -> Vec<u8> {
 }
 
 impl Relay {
-    /// Between so many guests, each of which sends frames of `len` octets to the next; besides, so many addresses are
-    /// routed to the second one.
+    /// Between so many guests, each of which sends frames of `len` octets to the next; besides, so
+    /// many addresses are routed to the second one.
     pub(crate) fn new(len: usize, guests: u32, routes: u32) -> Self {
         let now = Instant::now();
         let mut ports = Ports::default();
