@@ -1,6 +1,7 @@
-//! Who may use the API: the peers of a UNIX socket by user and group (`SO_PEERCRED`), those of TCP beyond loopback by
-//! certificate (mutual TLS). What comes over loopback is let in: keep that to hosts whose users are all trusted. Where
-//! certificates are given and all addresses are loopback, they are asked for there.
+//! Who may use the API: the peers of a UNIX socket by user and group (`SO_PEERCRED`), those of TCP
+//! beyond loopback by certificate (mutual TLS). What comes over loopback is let in: keep that to
+//! hosts whose users are all trusted. Where certificates are given and all addresses are loopback,
+//! they are asked for there.
 
 use crate::{
     account,
@@ -59,6 +60,7 @@ fn is_loopback(address: &SocketAddr) -> bool {
     match address.ip() {
         IpAddr::V4(address) => address.is_loopback(),
         IpAddr::V6(address) => {
+            // ::ffff:127.0.0.1 is bound to IPv4's loopback (RFC 4291 §2.5.5.2).
             address.is_loopback() || address.to_ipv4_mapped().is_some_and(|a| a.is_loopback())
         }
     }
@@ -116,20 +118,25 @@ impl Access {
 
     /// The mode of a UNIX socket: others can connect only where some are let in.
     pub fn socket_mode(&self) -> u32 {
+        // connect(2) needs write permission. Who is let in by number may be in any group, so it is
+        // the daemon that asks, by SO_PEERCRED.
         if self.uids.is_empty() && self.gids.is_empty() { 0o600 } else { 0o666 }
     }
 
-    /// Whether a peer of a UNIX socket is let in: root, the daemon's own user, and those that flags name. Of groups the
-    /// kernel tells the first one; who belongs to others is asked of the databases, which may take a while.
+    /// Whether a peer of a UNIX socket is let in: root, the daemon's own user, and those that flags
+    /// name. The kernel reports only the first of its groups. The others are looked up in the
+    /// databases, which may take a while.
     pub async fn admits(&self, peer: &UCred) -> bool {
         let own = rustix::process::geteuid().as_raw();
         let uid = peer.uid();
+        // Root and the own user could change the daemon anyway.
         if [0, own].contains(&uid) || self.uids.contains(&uid) || self.gids.contains(&peer.gid()) {
             return true;
         }
         if self.gids.is_empty() {
             return false;
         }
+        // On a thread that may wait: others come in meanwhile.
         let groups = tokio::task::spawn_blocking(move || account::groups_of(uid)).await;
         groups.is_ok_and(|groups| groups.iter().any(|group| self.gids.contains(group)))
     }
@@ -150,6 +157,7 @@ fn mutual_tls(
     let mut config = ServerConfig::builder()
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain(cert)?, PrivateKeyDer::from_pem_slice(key)?)?;
+    // HTTP/2 over TLS is chosen by ALPN (RFC 9113 §3.2), and gRPC clients insist on it.
     config.alpn_protocols.push(b"h2".to_vec());
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

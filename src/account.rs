@@ -55,6 +55,7 @@ impl FromStr for Mode {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        // Set-id and sticky bits mean nothing on a socket.
         let mode = u16::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
         mode.map(Self).ok_or_else(|| "expected an octal mode up to 777, like 660".into())
     }

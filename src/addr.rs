@@ -27,6 +27,7 @@ impl MacAddr {
 
     /// Whether the group bit is set (broadcast included).
     pub const fn is_multicast(self) -> bool {
+        // The bit that is sent first: Ethernet sends the lowest bit of an octet first.
         self.0[0] & 1 != 0
     }
 
@@ -50,6 +51,7 @@ impl FromStr for MacAddr {
         let mut parts = text.split(':');
         for octet in &mut octets {
             let part = parts.next().ok_or(MalformedMac)?;
+            // `from_str_radix` alone would take "+2".
             if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
                 return Err(MalformedMac);
             }

@@ -18,6 +18,7 @@ use std::{
 };
 
 /// Where the daemon listens, and the CLI looks for it.
+// Loopback: beyond it the API is served with certificates only (`access`).
 pub const DEFAULT_LISTEN: &str = "[::1]:50054";
 /// Where the service of `dist/mvirt-net.service` listens instead.
 pub const SERVICE_SOCKET: &str = "/run/mvirt/net-api.sock";
@@ -31,7 +32,9 @@ pub fn default_server() -> String {
 }
 
 /// Octets of an IP packet, where a network does not say.
+// Ethernet's (RFC 894 and RFC 2464).
 pub const DEFAULT_MTU: u16 = 1500;
+// Each ordered pair may need a link of 2 MiB: 64 reactors have 8 GiB of them at worst.
 const MAX_REACTORS: usize = 64;
 /// With `--reactors auto`: half of the CPUs are for guests, and few hosts need more than this.
 const MAX_AUTO_REACTORS: usize = 4;
@@ -105,6 +108,7 @@ impl FromStr for Cpus {
         let mut cpus = Vec::new();
         for part in text.split(',') {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
+            // CPU_SETSIZE of CPU_SET(3).
             let number = |text: &str| text.parse::<usize>().ok().filter(|cpu| *cpu < 1024);
             let (Some(first), Some(last)) = (number(first), number(last)) else {
                 return Err(malformed());
@@ -114,6 +118,7 @@ impl FromStr for Cpus {
             }
             cpus.extend(first..=last);
         }
+        // The order given is kept: it says which reactor is where.
         let mut sorted = cpus.clone();
         sorted.sort_unstable();
         if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
@@ -184,7 +189,8 @@ pub struct Config {
     #[arg(long, value_name = "FILE", env = "MVIRT_NET_TLS_CLIENT_CA", requires_all = ["tls_cert", "tls_key"])]
     pub tls_client_ca: Option<PathBuf>,
 
-    /// Users, by name or number, who may use the API over its UNIX socket, beside root and the daemon's own
+    /// Users, by name or number, who may use the API over its UNIX socket, beside root and the
+    /// daemon's own
     #[arg(long, value_name = "USER", env = "MVIRT_NET_ALLOW_UID", value_delimiter = ',')]
     pub allow_uid: Vec<User>,
 
@@ -192,7 +198,8 @@ pub struct Config {
     #[arg(long, value_name = "GROUP", env = "MVIRT_NET_ALLOW_GID", value_delimiter = ',')]
     pub allow_gid: Vec<Group>,
 
-    /// Where the vNICs' sockets are made [default: /run/mvirt/net; not root: $XDG_RUNTIME_DIR/mvirt/net]
+    /// Where the vNICs' sockets are made [default: /run/mvirt/net; not root:
+    /// $XDG_RUNTIME_DIR/mvirt/net]
     #[arg(long, value_name = "DIR", env = "MVIRT_NET_SOCKET_DIR")]
     pub socket_dir: Option<PathBuf>,
 
@@ -208,7 +215,8 @@ pub struct Config {
     #[arg(long, value_name = "MODE", env = "MVIRT_NET_SOCKET_MODE")]
     pub socket_mode: Option<Mode>,
 
-    /// Where networks and vNICs are kept [default: /var/lib/mvirt/net; not root: $XDG_STATE_HOME/mvirt/net]
+    /// Where networks and vNICs are kept [default: /var/lib/mvirt/net; not root:
+    /// $XDG_STATE_HOME/mvirt/net]
     #[arg(long, value_name = "DIR", env = "MVIRT_NET_METADATA_DIR")]
     pub metadata_dir: Option<PathBuf>,
 
@@ -227,9 +235,11 @@ pub struct Config {
     /// How long a reactor keeps polling after the last frame before it sleeps; 0: sleep at once
     #[arg(long, value_name = "MICROS", env = "MVIRT_NET_BUSY_POLL", default_value = "50",
           value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    // 50 µs, up to eight times as much where it pays: decision 0005 has the figures.
     pub busy_poll: u64,
 
-    /// How busy a reactor must be, as a share of the time it carries frames, to give vNICs to others; 100: never
+    /// How busy a reactor must be, as a share of the time it carries frames, to give vNICs to
+    /// others; 100: never
     #[arg(long, value_name = "PERCENT", env = "MVIRT_NET_REBALANCE", default_value = "80",
           value_parser = clap::value_parser!(u8).range(1..=100))]
     pub rebalance: u8,
@@ -249,6 +259,7 @@ pub struct Config {
     /// GiB of memory that one VMM may have mapped
     #[arg(long, value_name = "GIB", env = "MVIRT_NET_MAX_GUEST_MEMORY", default_value = "1024",
           value_parser = clap::value_parser!(u64).range(1..1 << 20))]
+    // The highest value, in octets, is still far from 2^64: it is shifted by 30 bits.
     pub max_guest_memory: u64,
 
     /// How log lines look, on stderr; RUST_LOG says which there are
@@ -338,6 +349,7 @@ fn name_variable(
     let is_named = |argument: &&Arg| flag.strip_prefix("--") == argument.get_long();
     let variable = command.get_arguments().find(is_named).and_then(Arg::get_env);
     match variable.map(OsStr::to_owned) {
+        // clap names the flag, which nobody gave: who reads that looks in the wrong place.
         Some(name) if !arguments.iter().any(begins) && env::var_os(&name).is_some() => {
             let text = error.to_string();
             let told = text.lines().next().and_then(|line| line.strip_prefix("error: "));

@@ -29,10 +29,12 @@ use std::{
 use tokio::{sync::watch, task::JoinSet};
 
 /// How long requests in progress may take once the daemon is told to end.
+// A second goes to VMMs that are slow to be disconnected; all is over within two (reliability.md).
 const GRACE: Duration = Duration::from_millis(500);
 /// In the sockets' folder. Those who may open sockets there cannot open it.
 const SOCKET_LOCK: &str = ".lock";
 /// Open files below which a host with many vNICs runs out of them.
+// The hard limit of a kernel that nobody has told otherwise (INR_OPEN_MAX).
 const FEW_FILES: u64 = 4096;
 
 /// Why the daemon could not start, or go on.
@@ -93,7 +95,8 @@ pub enum StartError {
     /// Nobody could be let in as the flags say.
     #[error("{0}")]
     Access(#[from] AccessError),
-    /// Control panicked: a defect. What is stored is sound; the service manager starts the daemon again.
+    /// Control panicked: a defect. What is stored is sound; the service manager starts the daemon
+    /// again.
     #[error("internal error: control ended by a panic (see the log)")]
     Control,
     /// Something else of the system failed.
@@ -130,18 +133,21 @@ struct Locks {
     sockets: DirLock,
 }
 
-/// Runs until it is ordered to end, or until another process has taken over. `remains` is told what is to be taken away
-/// by who ends the process all the same.
+/// Runs until it is ordered to end, or until another process has taken over. `remains` always knows
+/// what is to be taken away if the process has to be ended by force.
 pub async fn run(
     config: Config,
     orders: Arc<Orders>,
     remains: Arc<Remains>,
 ) -> Result<(), StartError> {
+    // Before anything that takes a share of the limit: the API's connections and vNICs' listeners.
     raise_file_limit();
+    // Asked for now: once the file is replaced, /proc/self/exe says "(deleted)".
     let program = program()?;
     let access = Access::new(&config)?;
     let (socket_dir, metadata_dir) = directories(&config)?;
     let settings = settings(&config);
+    // Before the locks: in a hand-over, guests need not wait for reactors to start.
     let (dataplane, events) = Dataplane::start(&settings)?;
     let pulse = dataplane.pulse();
     let taker = if config.take_over { Some(Taker::new()?) } else { None };
@@ -160,10 +166,13 @@ pub async fn run(
         }
     };
     let locks = Locks { metadata: store.lock()?, sockets };
+    // After the locks: only who has them may judge what else a corpse still holds.
     let holder_is_dead = locks.sockets.is_taken_from_a_corpse();
     let listeners = api::listen_all(&config, &access, &mut inherited, holder_is_dead).await?;
     let (store, busy) = Watched::new(store);
     let rebalance_above = f64::from(config.rebalance) / 100.0;
+    // Tables are published here, and sockets opened below: the first frame of a guest finds its
+    // way.
     let mut control = Control::restore(
         Box::new(store),
         dataplane,
@@ -172,6 +181,7 @@ pub async fn run(
         rebalance_above,
     )?;
     if let Some(taker) = &taker {
+        // Before sockets are opened: vNICs that are handed over bring their own.
         taker.take(&mut control).await?;
     }
     control.open_sockets();
@@ -186,6 +196,8 @@ pub async fn run(
     }
     tracing::info!(addresses = addresses.join(" "), reactors = settings.reactors, "ready");
     match taker {
+        // The old process tells systemd who is the main one now: only that one may
+        // (NotifyAccess=main).
         Some(taker) => taker.serving().await,
         None => tell_service_manager(&[NotifyState::Ready]),
     }
@@ -209,6 +221,7 @@ pub async fn run(
             () = orders.hand_over.notified() => {}
         }
         is_handing_over.store(true, Relaxed);
+        // An end in this state must not remove what the new process serves.
         remains.are_nothing();
         if hand_over(&program, &control, &locks, &copies).await {
             break true;
@@ -217,6 +230,7 @@ pub async fn run(
         is_handing_over.store(false, Relaxed);
     };
     tracing::info!("{}", if is_taken_over { "another process goes on" } else { "shutting down" });
+    // The listeners end when `stop` is dropped. A copy would keep their ports taken.
     drop((stop, copies));
     if !is_taken_over {
         let sockets = control.call(Control::shut_down).await.unwrap_or_default();
@@ -225,6 +239,7 @@ pub async fn run(
         closing.join_all().await;
     }
     let drained = async { while servers.join_next().await.is_some() {} };
+    // Watches never end by themselves.
     if tokio::time::timeout(GRACE, drained).await.is_err() {
         servers.shutdown().await;
     }
@@ -250,13 +265,15 @@ fn limits(config: &Config) -> Limits {
     Limits { networks: config.max_networks, nics: config.max_nics, routes: config.max_routes }
 }
 
-/// Where a new binary of the daemon will be: as it was called, if that is a path, since symbolic links may change.
+/// Where a new binary of the daemon will be: as it was called, if that is a path, since symbolic
+/// links may change.
 fn program() -> io::Result<PathBuf> {
     let called = std::env::args_os().next().map(PathBuf::from);
     called.filter(|path| path.is_absolute()).map_or_else(std::env::current_exe, Ok)
 }
 
-/// Gives all that is served to a new process of `program`; false where everything stays as it is.
+/// Hands all that is served over to a new process of `program`. Returns false where everything
+/// stays as it is.
 async fn hand_over(
     program: &Path,
     control: &Handle,
@@ -264,6 +281,7 @@ async fn hand_over(
     listeners: &[(String, OwnedFd)],
 ) -> bool {
     tracing::info!(program = %program.display(), "handing over");
+    // systemd takes the unit for reloading until READY=1, which is sent either way (sd_notify(3)).
     tell_service_manager(&[NotifyState::Reloading]);
     let copies = || {
         let copy = |(name, fd): &(String, OwnedFd)| Ok((name.clone(), fd.try_clone()?));
@@ -291,7 +309,8 @@ async fn hand_over(
     }
 }
 
-/// Thousands of vNICs need a few descriptors each; the soft limit is for programs that use select(2).
+/// Thousands of vNICs need a few descriptors each; the soft limit is for programs that use
+/// select(2).
 fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -310,15 +329,18 @@ fn raise_file_limit() {
 
 /// Where sockets and metadata are, made if need be.
 fn directories(config: &Config) -> Result<(PathBuf, PathBuf), StartError> {
+    // Sockets are named UUID.sock.
     let longest = dataplane::longest_socket_path() - "/.sock".len() - uuid::fmt::Hyphenated::LENGTH;
     let asked = config.socket_dir().map(std::path::absolute).and_then(Result::ok);
     if let Some(path) = asked.filter(|path| path.as_os_str().len() > longest) {
         return Err(StartError::LongDirectory { path, longest });
     }
-    // VMMs of other users pass through to the socket whose group they are of; nobody else sees names.
+    // VMMs of other users pass through to the socket whose group they are of; nobody else sees
+    // names.
     let (socket_dir, written) =
         directory("socket-dir", "XDG_RUNTIME_DIR", config.socket_dir(), 0o751)?;
     written?;
+    // A disk that takes no files is no reason to leave guests without network (R67).
     let (metadata_dir, written) = directory("metadata-dir", "HOME", config.metadata_dir(), 0o750)?;
     if let Err(error) = written {
         tracing::warn!(%error, "what is stored is served, and changes are refused until this disk takes files");
@@ -326,7 +348,8 @@ fn directories(config: &Config) -> Result<(PathBuf, PathBuf), StartError> {
     Ok((socket_dir, metadata_dir))
 }
 
-/// A directory that is there, made with `mode` if need be, and whether it can be written to, told now rather than at the first change.
+/// Makes a directory with `mode`, unless it is there. Returns its absolute path, and whether it can
+/// be written to: that is reported now rather than at the first change.
 fn directory(
     flag: &'static str,
     variable: &'static str,
@@ -343,6 +366,7 @@ fn directory(
     let refused = |source| StartError::Directory { flag, path: path.clone(), source };
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(mode).create(&path).map_err(refused)?;
+    // Tried, not asked: access(2) knows nothing of full disks and quotas.
     let probe = path.join(format!(".probe-{}", std::process::id()));
     let written = std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe));
     let written = written.map_err(refused);

@@ -10,8 +10,8 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-/// Receives once, without waiting; appends descriptors, for as many as `space` has room, to `fds`. Gives the octets' count
-/// and whether something was cut.
+/// Receives once, without waiting; appends descriptors, for as many as `space` has room, to `fds`.
+/// Returns the octets' count and whether something was cut.
 pub(crate) fn receive(
     socket: impl AsFd,
     octets: &mut [u8],
@@ -19,6 +19,8 @@ pub(crate) fn receive(
     fds: &mut Vec<OwnedFd>,
 ) -> io::Result<(usize, ReturnFlags)> {
     let mut control = RecvAncillaryBuffer::new(space);
+    // Close on exec: a hand-over starts a program, which must not keep what a VMM gave. Without a
+    // wait: who calls knows that there is something, and serves others besides.
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
     let received = recvmsg(socket, &mut [IoSliceMut::new(octets)], &mut control, flags)?;
     for message in control.drain() {

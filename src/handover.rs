@@ -1,7 +1,8 @@
-//! How a daemon gives all it serves to a new process, perhaps of a new binary, while guests hardly notice.
+//! How a daemon hands all it serves over to a new process, perhaps of a new binary, while guests
+//! hardly notice.
 //!
 //! ```text
-//! old (gives)                                      new (takes)
+//! old (hands over)                                 new (takes over)
 //! starts it, a socket as its standard input ─────▶ reads flags, starts reactors
 //!                                           ◀───── Ready
 //! Control stands still; the locks of both folders
@@ -12,8 +13,9 @@
 //!                                           ◀───── Serving
 //! ends, touching nothing
 //! ```
-//! Until `Serving`, whatever fails on one side is told on the other by the end of the socket: the new process ends, and
-//! the old one goes on with everything, since it has given copies of its descriptors only.
+//! Until `Serving`, whatever fails on one side is told on the other by the end of the socket: the
+//! new process ends, and the old one goes on with everything, since it has given copies of its
+//! descriptors only.
 
 use crate::{
     control::{Control, Frozen, FrozenNic, Handle, RestoreError, Thaw},
@@ -44,18 +46,26 @@ use uuid::Uuid;
 /// The flag that makes a daemon take over from whoever is at its standard input.
 pub const FLAG: &str = "--take-over";
 /// Of the messages below.
+// Raised where a message changes its meaning; a field that is added has a default (decision 0007).
 const VERSION: u32 = 1;
-/// The name among the listeners by which the lock of the sockets' folder goes: a daemon that has none does not miss it.
+/// The name among the listeners by which the lock of the sockets' folder goes: a daemon that has
+/// none does not miss it.
 const SOCKET_LOCK: &str = "the lock of --socket-dir";
 /// Octets of the longest message: a vNIC with 64 regions of memory needs about ten thousand.
+// More than ten times that, and less than a socket takes at once (net.core.wmem_default, 212,992).
 const MAX_MESSAGE: usize = 1 << 17;
 /// Descriptors of one message (SCM_MAX_FD); a vNIC has at most 98.
+// The kernel's own limit: whatever may be sent can be received.
 const MAX_FDS: usize = 253;
-/// How long the new process may take to start, and to load the metadata: guests are served meanwhile.
+/// How long the new process may take to start, and to load the metadata: guests are served
+/// meanwhile.
+// The new process may have to read thousands of files from a cold disk.
 const START_PATIENCE: Duration = Duration::from_secs(60);
-/// How long a vNIC may take to stop: a message that has begun, and its answer, may take four seconds.
+/// How long a vNIC may take to stop: a message that has begun, and its answer, may take four
+/// seconds.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take to begin to serve: guests wait.
+// Short: what is left to be done is in memory, and a failure only means that this one goes on.
 const SERVE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why nothing was handed over.
@@ -100,7 +110,8 @@ pub enum HandOverError {
 /// What the old process says.
 #[derive(Debug, Serialize, Deserialize)]
 enum Give {
-    /// The API's listeners, as the flags name them. Descriptors: the lock of the metadata, then those.
+    /// The API's listeners, as the flags name them. Descriptors: the lock of the metadata, then
+    /// those.
     Service { listeners: Vec<String> },
     /// A vNIC, and what it serves: see [`Given`].
     Nic {
@@ -163,6 +174,8 @@ impl Channel {
             let mut fds = Vec::new();
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
             let (count, flags) = descriptors::receive(&self.0, &mut octets, &mut space, &mut fds)?;
+            // The kernel drops descriptors that find no free number, and says so in the flags
+            // alone.
             if flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
                 return Err(io::Error::other("a message was cut: out of descriptors?"));
             }
@@ -170,6 +183,7 @@ impl Channel {
         });
         let received = timeout(patience, received).await;
         let (count, fds) = received.map_err(|_| HandOverError::Slow(patience))??;
+        // No message is empty: it is the end of the socket (recv(2)).
         if count == 0 {
             return Err(HandOverError::Ended);
         }
@@ -190,14 +204,15 @@ pub struct Shared {
     pub listeners: Vec<(String, OwnedFd)>,
 }
 
-/// Starts `program` with this process's own arguments and gives it all that is served: the locks, the
-/// API's listeners as the flags name them, and Control's vNICs. Gives the new process's id; this one is to end then. An
-/// error says that nothing was handed over, and everything goes on.
+/// Starts `program` with this process's own arguments and hands it all that is served: the locks,
+/// the API's listeners as the flags name them, and Control's vNICs. Returns the new process's id;
+/// this one is to end then. An error says that nothing was handed over, and everything goes on.
 pub async fn give(program: &Path, control: &Handle, shared: Shared) -> Result<u32, HandOverError> {
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
         .map_err(io::Error::from)?;
     let channel = Channel::new(ours)?;
+    // This process may have taken over itself.
     let arguments = std::env::args_os().skip(1).filter(|argument| argument != FLAG);
     let mut child = Command::new(program)
         .args(arguments)
@@ -255,6 +270,7 @@ async fn give_to(
         Take::Ready { version } => return Err((HandOverError::Version(version), None)),
         other => return Err((HandOverError::Message(format!("{other:?}")), None)),
     }
+    // Not before the other is ready: until then it has cost guests and clients nothing.
     let frozen = control.call(Control::freeze).await.map_err(|gone| (gone.into(), None))?;
     let mut stopped = Standstill { frozen, nics: Vec::new() };
     match give_all(channel, &mut stopped, shared).await {
@@ -278,6 +294,7 @@ async fn give_all(
     let (answers, mut answered) = mpsc::unbounded_channel();
     let stop = |(number, nic): (usize, &FrozenNic)| nic.giver.stop(number, answers.clone());
     stopped.nics = nics.iter().enumerate().map(stop).collect();
+    // The tasks have their own: when the last of them has answered, there are no more.
     drop(answers);
     // As they come: one whose VMM is slow with a message holds up the end, but no other.
     let mut given = 0;
@@ -293,6 +310,7 @@ async fn give_all(
         channel.send(&nic, &fds).await?;
         given += 1;
     }
+    // A task that panics drops its sender without an answer.
     if given < nics.len() {
         return Err(io::Error::other("the task of a vNIC has ended by a panic").into());
     }
@@ -324,7 +342,7 @@ pub struct Service {
 }
 
 impl Taker {
-    /// From who is at the standard input.
+    /// Takes over from the process at the other end of the standard input.
     pub fn new() -> Result<Self, HandOverError> {
         Ok(Self(Channel::new(io::stdin().as_fd().try_clone_to_owned()?)?))
     }
@@ -334,6 +352,7 @@ impl Taker {
         self.0.send(&Take::Ready { version: VERSION }, &[]).await?;
         let (said, mut fds) = self.0.receive(START_PATIENCE).await?;
         match said {
+            // Names and descriptors belong together by their order alone.
             Give::Service { listeners } if fds.len() == listeners.len() + 1 => {
                 let lock = fds.remove(0);
                 let mut listeners: HashMap<_, _> = listeners.into_iter().zip(fds).collect();

@@ -1,4 +1,5 @@
-//! Tells systemd's watchdog that the daemon moves (`WatchdogSec=`), from a thread outside of all that it looks at.
+//! Tells systemd's watchdog that the daemon moves (`WatchdogSec=`), from a thread outside of all
+//! that it looks at.
 //!
 //! | what | how it is seen to move |
 //! |---|---|
@@ -6,7 +7,8 @@
 //! | sessions and the API | a task of theirs sends octets back that come over a socket |
 //! | Control | it answers a request, unless it waits for a disk or for a process that takes over |
 //!
-//! One that stands still is told to the log, and the watchdog is not fed: systemd starts the daemon again.
+//! One that stands still is told to the log, and the watchdog is not fed: systemd starts the daemon
+//! again.
 
 use crate::{control::Handle, dataplane::Pulse, store::Busy};
 use sd_notify::NotifyState;
@@ -34,7 +36,8 @@ pub struct Parts {
     pub control: Handle,
     /// Whether Control waits for a disk: to start again would not help.
     pub store: Busy,
-    /// Whether another process is taking over: Control stands still then, and that has its own limits.
+    /// Whether another process is taking over: Control stands still then, and that has its own
+    /// limits.
     pub is_handing_over: Arc<AtomicBool>,
 }
 
@@ -56,16 +59,21 @@ impl fmt::Display for Still {
     }
 }
 
-/// Starts the thread, if systemd wants to be told. To be called where sessions run; ends with the process.
+/// Starts the thread, if systemd wants to be told. To be called on the runtime of the sessions,
+/// which it watches. The thread ends with the process.
 pub fn start(parts: Parts) -> io::Result<()> {
     let Some(limit) = sd_notify::watchdog_enabled() else { return Ok(()) };
+    // Over a socket, not a channel: sessions hang also where tokio no longer learns of readiness.
     let (ours, theirs) = StdStream::pair()?;
     ours.set_nonblocking(true)?;
     theirs.set_nonblocking(true)?;
     tokio::spawn(echo(UnixStream::from_std(theirs)?));
+    // Its own: on the sessions' runtime it would hang with them, and its timers, too.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new()
         .name("heartbeat".into())
+        // A quarter: three parts are asked in turn, so a round of slow answers is still within the
+        // limit.
         .spawn(move || runtime.block_on(feed(parts, limit / 4, ours)))?;
     Ok(())
 }

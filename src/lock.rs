@@ -1,9 +1,11 @@
-//! One daemon at a time uses a directory: a lock that a successor can take from a process that cannot die.
+//! One daemon at a time uses a directory: a lock that a successor can take from a process that
+//! cannot die.
 //!
-//! The lock is flock(2) on a file, which the kernel gives back when its holder ends. But a thread that waits in the
-//! kernel where no signal reaches it (state D) keeps a killed process, and with it the lock, for as long as somebody else
-//! likes. So the file says who holds it, and who finds it held by processes that were all killed puts a new file in its
-//! place ([why that is safe](../docs/decisions/0008-locks.md)).
+//! The lock is flock(2) on a file, which the kernel releases when its holder ends. But a thread
+//! that waits in the kernel where no signal reaches it (state D) keeps a killed process, and with
+//! it the lock, for as long as somebody else likes. So the file says who holds it, and who finds it
+//! held by processes that were all killed puts a new file in its place ([why that is
+//! safe](../docs/decisions/0008-locks.md)).
 //!
 //! ```text
 //! DIR/NAME         held while a daemon uses DIR; "PID START" of each process that may hold it, START in clock ticks
@@ -32,10 +34,12 @@ const TURN: Duration = Duration::from_secs(3);
 /// How often it is looked again.
 const LOOK: Duration = Duration::from_millis(20);
 /// Octets of a file's text, always the same, so that one write replaces it all.
+// Room for two processes, of 32 octets at most: 10 and 20 digits, a space and a newline.
 const TEXT: usize = 80;
 /// A process that is in exit(2) (`PF_EXITING` of linux/sched.h): it never runs a program again.
 const EXITING: u64 = 4;
 /// SIGKILL in a mask of /proc/PID/status.
+// Signal n is bit n - 1, and SIGKILL is 9.
 const KILL: u64 = 1 << 8;
 
 /// Why a lock was not taken.
@@ -78,14 +82,17 @@ enum Health {
 }
 
 impl DirLock {
-    /// Takes the lock `name` of `directory`. On a disk that takes no files the directory itself is locked.
+    /// Takes the lock `name` of `directory`. On a disk that takes no files the directory itself is
+    /// locked.
     pub fn take(directory: &Path, name: &str) -> Result<Self, LockError> {
         let path = directory.join(name);
         let failed = |source: io::Error| LockError::Io { path: path.clone(), source };
         let in_use = || LockError::InUse(directory.into());
+        // Before the file is opened: who has the turn replaces it (decision 0008).
         let _turn = Turn::wait(&path.with_extension("turn")).map_err(failed)?.ok_or_else(in_use)?;
         let patience = Instant::now() + DYING;
         loop {
+            // Opened in each round: the path may lead to another file by now.
             let file = open(directory, &path).map_err(failed)?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 // Who held it may have been replaced between both calls.
@@ -108,6 +115,8 @@ impl DirLock {
     pub fn take_over(directory: &Path, name: &str, lock: OwnedFd) -> Result<Self, LockError> {
         let path = directory.join(name);
         let file = File::from(lock);
+        // The lock is the open file's, which both processes share: to take it again succeeds
+        // (flock(2)). It fails where another open file has the lock.
         let is_held = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
         let is_file = file.metadata().is_ok_and(|found| found.is_file());
         if !is_held || is_file && !is_at(&file, &path) {
@@ -131,9 +140,13 @@ impl DirLock {
         self.is_taken_from_a_corpse
     }
 
-    /// A new file, locked, in the place of one that a corpse holds. Only who has its turn may do this.
+    /// A new file, locked, in the place of one that a corpse holds. Only who has its turn may do
+    /// this.
     fn replace(path: &Path) -> io::Result<Self> {
+        // Locked before it is in place: nobody finds it free. rename(2) leaves no moment without a
+        // file.
         let new = path.with_extension("new");
+        // A successor that was killed here has left its own.
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -183,7 +196,8 @@ impl Turn {
     }
 }
 
-/// A disk that is full, read-only or not ours to write to: what is stored there can be served all the same.
+/// A disk that is full, read-only or not ours to write to: what is stored there can be served all
+/// the same.
 fn takes_no_files(error: &io::Error) -> bool {
     use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     matches!(error.kind(), ReadOnlyFilesystem | StorageFull | QuotaExceeded | PermissionDenied)
@@ -206,6 +220,7 @@ pub(crate) fn is_at(file: &File, path: &Path) -> bool {
 /// Says who holds a lock. Where that cannot be written, nobody takes it from a corpse.
 fn note(file: &File, holders: &[Process]) {
     let lines = holders.iter().map(|holder| format!("{} {}\n", holder.pid, holder.start));
+    // Padded: a shorter text leaves nothing of a longer one.
     let text = format!("{:TEXT$}", lines.collect::<String>());
     if let Err(error) = file.write_all_at(text.as_bytes(), 0) {
         tracing::debug!(%error, "a lock does not say who holds it");
@@ -218,6 +233,7 @@ fn is_abandoned(file: &File) -> bool {
     if file.take(TEXT as u64 * 2).read_to_string(&mut text).is_err() {
         return false;
     }
+    // All lines or none: junk in one says that the file is not to be trusted.
     let holders: Option<Vec<_>> =
         text.lines().map(str::trim).filter(|line| !line.is_empty()).map(Process::parse).collect();
     // One that is gone holds nothing: whoever has the lock then is not known, and may be well.
@@ -251,6 +267,7 @@ impl Process {
             Ok(text) => Stat::parse(&text),
         };
         match stat {
+            // The number is another process's by now.
             Some(stat) if stat.start != self.start => Health::Gone,
             Some(stat) if stat.is_ending => Health::Dying,
             _ => match fs::read_to_string(path("status")) {
@@ -273,7 +290,8 @@ impl Stat {
         let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
         let field = |number: usize| fields.get(number - 3).copied();
         let flags: u64 = field(9)?.parse().ok()?;
-        // The first thread of a daemon never ends before the others, but by exit_group(2) or SIGKILL.
+        // The first thread of a daemon never ends before the others, but by exit_group(2) or
+        // SIGKILL.
         let is_dead = matches!(field(3)?, "Z" | "X");
         Some(Self { start: field(22)?.parse().ok()?, is_ending: is_dead || flags & EXITING != 0 })
     }

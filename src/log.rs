@@ -1,4 +1,5 @@
-//! How log lines look: for people, as JSON, or for the journal, which keeps time and priority itself.
+//! How log lines look: for people, as JSON, or for the journal, which keeps time and priority
+//! itself.
 
 use crate::{config::LogFormat, log_writer::LogWriter};
 use std::{
@@ -40,8 +41,10 @@ pub fn start(format_of_lines: LogFormat, writer: LogWriter) {
         tracing::warn!("{refused}");
     }
     std::panic::set_hook(Box::new(|panic| {
+        // Only with RUST_BACKTRACE set: else this costs nothing.
         let trace = Backtrace::capture();
         let trace = (trace.status() == BacktraceStatus::Captured).then(|| trace.to_string());
+        // The message has several lines: the journal would take each for an entry.
         tracing::error!(trace, "{}", panic.to_string().replace('\n', " "));
     }));
 }
@@ -61,6 +64,7 @@ pub fn fatal(format_of_lines: LogFormat, mut writer: LogWriter, reason: &dyn fmt
 fn filter() -> (EnvFilter, Option<String>) {
     let given = std::env::var_os(EnvFilter::DEFAULT_ENV).unwrap_or_default();
     if given.is_empty() {
+        // Empty is as good as absent: a variable in a file for systemd cannot be unset.
         return (EnvFilter::new("info"), None);
     }
     let Ok(text) = given.into_string() else {
@@ -76,7 +80,8 @@ fn filter() -> (EnvFilter, Option<String>) {
     }
 }
 
-/// Whether the journal reads stderr (JOURNAL_STREAM of systemd.exec(5)): the variable alone may be inherited.
+/// Whether the journal reads stderr (JOURNAL_STREAM of systemd.exec(5)): the variable alone may be
+/// inherited.
 pub fn is_journal() -> bool {
     let Ok(found) = std::fs::metadata("/proc/self/fd/2") else { return false };
     let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();

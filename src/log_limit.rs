@@ -1,5 +1,5 @@
-//! How often the log may speak of one thing that others can make happen at will: a VMM that connects and leaves in a
-//! loop must not fill the disk.
+//! How often the log may speak of one thing that others can make happen at will: a VMM that
+//! connects and leaves in a loop must not fill the disk.
 
 use crate::token_bucket::TokenBucket;
 use std::time::{Duration, Instant};
@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 /// Lines at once after a pause.
 const BURST: f64 = 100.0;
 /// Lines a second.
+// At worst 86,400 lines a day about each thing.
 const RATE: f64 = 1.0;
-/// How long the same failure is not told again: who comes back each second and fails alike says nothing new.
+/// How long the same failure is not told again: who comes back each second and fails alike says
+/// nothing new.
 const REPEATS: Duration = Duration::from_secs(60);
 
 /// The lines about one thing.
@@ -26,7 +28,7 @@ impl Default for LogLimit {
     }
 }
 
-/// May be said, and so many lines before it were not.
+/// The line may be logged. `unsaid` lines before it were not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Said {
     /// For a field of the line: absent where nothing went unsaid.
@@ -34,18 +36,21 @@ pub struct Said {
 }
 
 impl LogLimit {
-    /// Asks for a line about a failure. Returns nothing where the one told before it is the same, for a minute.
+    /// Asks for a line about a failure. Returns nothing where the one told before it is the same,
+    /// for a minute.
     pub fn failure(&mut self, reason: &str, now: Instant) -> Option<Said> {
         if self.failure.as_ref().is_some_and(|(told, until)| told == reason && now < *until) {
             self.unsaid += 1;
             return None;
         }
+        // First the line: a failure that could not be told is told when it comes again.
         let said = self.line(now)?;
         self.failure = Some((reason.into(), now + REPEATS));
         Some(said)
     }
 
-    /// Asks for a line that what may have failed begins again. Returns nothing where it is likely to fail as it did.
+    /// Asks for a line about a new attempt. Returns nothing for a minute after a failure: the
+    /// attempt is likely to fail alike.
     pub fn beginning(&mut self, now: Instant) -> Option<Said> {
         if self.failure.as_ref().is_some_and(|(_, until)| now < *until) {
             self.unsaid += 1;
@@ -54,7 +59,7 @@ impl LogLimit {
         self.line(now)
     }
 
-    /// What failed does not any more: it is told again if it does.
+    /// The attempt succeeded: the next failure is told, whatever it is.
     pub fn succeeded(&mut self) {
         self.failure = None;
     }

@@ -1,7 +1,9 @@
-//! Where the log's lines go: a thread of its own writes them, so that nobody who stops reading stops the daemon.
+//! Where the log's lines go: a thread of its own writes them, so that nobody who stops reading
+//! stops the daemon.
 //!
-//! A line is on its way to the reader before what it tells of goes on: who logs waits for the thread, for a moment. Once
-//! that was too short, nobody waits until the thread has caught up; what finds the queue full is counted and lost.
+//! A line is written before what it reports goes on: who logs waits a moment for the thread. If a
+//! moment is not enough, nobody waits any more until the thread has caught up. A line that finds
+//! the queue full is lost, and counted.
 
 use crate::mutex::lock;
 use std::{
@@ -14,8 +16,10 @@ use std::{
 };
 
 /// Lines that may wait for a reader.
+// Bounds memory where nobody reads: half a megabyte of lines of 128 octets.
 const QUEUE: usize = 4096;
-/// How long who logs waits for a line to be written, once until the reader has caught up.
+/// How long who logs waits for a line to be written. After a wait in vain nobody waits until the
+/// reader has caught up.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The way to the thread. Each [`Write::write`] is a line, or several.
@@ -46,6 +50,7 @@ impl Shared {
         let is_waiting = |progress: &mut Progress| progress.written < line;
         let waited = self.advanced.wait_timeout_while(progress, limit, is_waiting);
         let (mut progress, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        // A log that nobody reads costs this wait once, not for each line.
         progress.is_behind |= timeout.timed_out();
         !timeout.timed_out()
     }
@@ -97,6 +102,7 @@ impl Write for LogWriter {
         if !progress.is_behind {
             self.shared.wait(progress, this, PATIENCE);
         }
+        // Lost or not: an error would have nobody to be told to.
         Ok(line.len())
     }
 

@@ -1,7 +1,7 @@
 //! The nouns of the product, already valid: what is stored, served and compiled.
 //!
-//! Values are made by `control::requests`, which refuses what the API forbids, or read back from the store.
-//! Fields that came later have a default, so that older files load.
+//! Values are made by `control::requests`, which refuses what the API forbids, or read back from
+//! the store. Fields that came later have a default, so that older files load.
 
 use crate::{addr::MacAddr, wire::dns};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -30,9 +30,12 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, MalformedName> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        // 63 is the longest label of DNS (RFC 1035 §2.3.4): a name may become its guest's host
+        // name.
         let valid = (1..=63).contains(&text.len())
             && text.chars().all(allowed)
             && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            // Requests name an object by name or id in one field.
             && Uuid::parse_str(text).is_err();
         if valid { Ok(Self(text.into())) } else { Err(MalformedName) }
     }
@@ -135,9 +138,11 @@ pub enum Addressing {
     Subnet,
 }
 
-/// The burst of packets that is in force where none was asked for, at least.
+/// The smallest burst of packets that is chosen where none was asked for.
+// As many as are taken from a guest at a time: fewer would cut into each burst, whatever the rate.
 const MIN_BURST_PACKETS: u64 = 64;
-/// Likewise of bits: two frames of the largest kind.
+/// Likewise of bits: two of the largest frames.
+// A frame that is to be segmented has up to 64 KiB: with less, each would leave a debt.
 const MIN_BURST_BITS: u64 = 2 * 65_536 * 8;
 
 /// How much a vNIC may carry one way; a rate of zero is no limit.

@@ -29,6 +29,7 @@ impl NicState {
 }
 
 fn nic_state_name<S: serde::Serializer>(state: &i32, serializer: S) -> Result<S::Ok, S::Error> {
+    // A newer daemon may send a state that this client does not know: it is shown as unspecified.
     serializer.serialize_str(NicState::try_from(*state).unwrap_or_default().as_str_name())
 }
 

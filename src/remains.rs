@@ -1,8 +1,9 @@
 //! What a daemon that is to end, and stands still, takes away before it leaves.
 //!
-//! A thread that waits where no signal reaches it keeps its process, and all that this has open: VMMs would stay connected
-//! to a corpse, and a port would stay taken. So connections and listeners are shut down first, which no other thread can
-//! hold up; the files that name them are removed by a thread that may be left behind.
+//! A thread that waits where no signal reaches it keeps its process, and all that this has open:
+//! VMMs would stay connected to a corpse, and a port would stay taken. So connections and listeners
+//! are shut down first, which no other thread can hold up; the files that name them are removed by
+//! a thread that may be left behind.
 
 use crate::mutex::lock;
 use rustix::{
@@ -19,6 +20,7 @@ use std::{
 };
 
 /// How long files may take to be removed.
+// With the 4.2 s before (`signals::DEADLINE`) and the log's last lines, less than five seconds.
 const FILES: Duration = Duration::from_millis(300);
 
 /// Files that name what the process serves.
@@ -48,6 +50,7 @@ impl Remains {
         let Some(served) = lock(&self.0).take() else { return };
         disconnect();
         let (done, removed) = mpsc::channel();
+        // A thread of its own: a file system may wait for ever.
         let remover = std::thread::Builder::new().name("remover".into()).spawn(move || {
             let sockets = fs::read_dir(&served.socket_dir).into_iter().flatten().flatten();
             let sockets = sockets.map(|entry| entry.path());
@@ -62,16 +65,18 @@ impl Remains {
     }
 }
 
-/// Shuts down all UNIX sockets and listeners of this process. Other TCP sockets are left alone: another thread may keep
-/// such a one locked, and whoever touches it waits.
+/// Shuts down all UNIX sockets and listeners of this process. Other TCP sockets are left alone:
+/// another thread may keep such a one locked, and whoever touches it waits.
 fn disconnect() {
     let Ok(this) = pidfd_open(getpid(), PidfdFlags::empty()) else { return };
     let found = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     for entry in found {
-        // Only its name is looked at before it is known to be a socket: a file may wait for who serves it.
+        // Only its name is looked at before it is known to be a socket: a file may wait for who
+        // serves it.
         let is_socket = fs::read_link(entry.path())
             .is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
         let number = entry.file_name().to_string_lossy().parse::<i32>();
+        // Not stderr, which may be a socket of the journal: last lines are still to be written.
         let Some(number) = number.ok().filter(|number| is_socket && *number > 2) else { continue };
         if let Err(error) = end(this.as_fd(), number) {
             tracing::debug!(%error, number, "a socket stays open");
@@ -80,6 +85,8 @@ fn disconnect() {
 }
 
 fn end(process: impl AsFd, number: i32) -> Result<(), Errno> {
+    // A copy of our own descriptor: its owner may close the number at any time, and this needs no
+    // unsafe code.
     let socket: OwnedFd = pidfd_getfd(process, number, PidfdGetfdFlags::empty())?;
     let is_local = sockopt::socket_domain(&socket)? == AddressFamily::UNIX;
     if is_local || sockopt::socket_acceptconn(&socket)? {

@@ -1,4 +1,5 @@
-//! What the daemon is told by signals, taken by a thread of its own: it ends when it is told to, whatever stands still.
+//! What the daemon is told by signals, taken by a thread of its own: it ends when it is told to,
+//! whatever stands still.
 //!
 //! | signal | what happens |
 //! |---|---|
@@ -13,7 +14,8 @@ use signal_hook::{
 use std::{io, sync::Arc, time::Duration};
 use tokio::sync::Notify;
 
-/// How long an orderly end may take. What is left of five seconds is for the other one.
+/// How long an orderly end may take. The rest of five seconds is for an end by force.
+// The unit's TimeoutStopSec=6 is beyond them: systemd need not kill.
 pub const DEADLINE: Duration = Duration::from_millis(4200);
 
 /// What was asked for, and not yet done; asking twice is asking once.
@@ -25,7 +27,8 @@ pub struct Orders {
     pub hand_over: Notify,
 }
 
-/// Takes signals from now on. Once the daemon is told to end and has not in time, `leave` is to end the process.
+/// Takes signals from now on. Calls `leave` if the daemon is told to end and has not ended in time:
+/// that is to end the process.
 pub fn take(leave: impl FnOnce() + Send + 'static) -> io::Result<Arc<Orders>> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR2, SIGHUP])?;
     let orders = Arc::<Orders>::default();
@@ -35,7 +38,10 @@ pub fn take(leave: impl FnOnce() + Send + 'static) -> io::Result<Arc<Orders>> {
         for signal in signals.forever() {
             match signal {
                 SIGTERM | SIGINT => {
+                    // A permit is kept where nobody waits yet, as while the daemon starts.
                     told.end.notify_one();
+                    // The deadline counts from the first signal: who asks again does not get more
+                    // time.
                     if let Some(leave) = leave.take() {
                         leave_at_deadline(leave);
                     }
@@ -51,6 +57,7 @@ pub fn take(leave: impl FnOnce() + Send + 'static) -> io::Result<Arc<Orders>> {
 fn leave_at_deadline(leave: impl FnOnce() + Send + 'static) {
     let waiting = std::thread::Builder::new().name("deadline".into()).spawn(|| {
         let deadline = std::time::Instant::now() + DEADLINE;
+        // park_timeout may wake early.
         while let Some(left) = deadline.checked_duration_since(std::time::Instant::now()) {
             std::thread::park_timeout(left);
         }

@@ -1,5 +1,5 @@
-//! A rate with a burst, as a bucket of tokens: full at the start, filled continuously, in debt where more is taken than
-//! there is.
+//! A rate with a burst, as a bucket of tokens: full at the start, filled continuously, in debt
+//! where more is taken than there is.
 
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ impl TokenBucket {
         Self { rate, burst, tokens: burst, filled: None }
     }
 
-    /// Goes on with what another bucket of this rate and burst had.
+    /// Goes on with the tokens of another bucket of the same rate and burst.
     pub fn keep(&mut self, tokens: f64) {
         self.tokens = tokens.min(self.burst);
     }
@@ -28,6 +28,7 @@ impl TokenBucket {
     /// Adds what has come since.
     pub fn refill(&mut self, now: Instant) {
         let filled = self.filled.replace(now).unwrap_or(now);
+        // A vNIC may move between reactors, each of which reads the clock for itself.
         let elapsed = now.saturating_duration_since(filled).as_secs_f64();
         self.tokens = (self.tokens + elapsed * self.rate).min(self.burst);
     }

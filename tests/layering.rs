@@ -1,4 +1,5 @@
-//! Who may use whom (docs/architecture.md): read from the sources, so that a wrong `use` fails before it is habit.
+//! Who may use whom (docs/architecture.md): read from the sources, so that a wrong `use` fails
+//! before it is habit.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
@@ -11,7 +12,8 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// Modules, crates and types that files of a place must not name, as contiguous parts of a path. `async`: async code.
+/// Modules, crates and types that files of a place must not name, as contiguous parts of a path.
+/// `async`: async code.
 struct Rule {
     place: &'static str,
     never: &'static [&'static str],
@@ -138,8 +140,8 @@ fn code(path: &Path) -> String {
     code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
-/// Every path that code names, without that of its tests: imports one by one, and paths from the crate's root where they are
-/// of the crate.
+/// Every path that code names, without that of its tests: imports one by one, and paths from the
+/// crate's root where they are of the crate.
 #[derive(Default)]
 struct Names {
     module: Vec<String>,
@@ -279,8 +281,8 @@ fn a_forbidden_name_is_found_wherever_it_stands() {
     assert!(!found("#[cfg(test)] mod tests { use crate::control::Handle; }", "crate::control"));
 }
 
-/// Files that use each other, by whatever way, can only be understood together. A folder's `mod.rs` and what is in the folder
-/// are one house: what it hands on is not its own.
+/// Files that use each other, by whatever way, can only be understood together. A folder's `mod.rs`
+/// and what is in the folder are one house: what it hands on is not its own.
 #[test]
 fn no_two_files_use_each_other() {
     let all = files(Path::new("src"));

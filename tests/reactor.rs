@@ -1,5 +1,6 @@
-//! What no guest can be brought to do at will, shown with ports that exist for this only: a panic in a burst costs the
-//! port it was taken from, and nobody else (R45); a reactor that is asked answers between two turns.
+//! What no guest can be brought to do at will, shown with ports that exist for this only: a panic
+//! in a burst costs the port it was taken from, and nobody else (R45); a reactor that is asked
+//! answers between two turns.
 
 use mvirt_net::dataplane::{
     counters::PortCounters,
@@ -102,7 +103,8 @@ fn a_panic_while_a_turn_is_published_costs_its_own_port() {
     let reactor = reactor::start(1, &[], settings).unwrap().remove(0);
     let (failures, failed) = mpsc::channel();
     let published = Arc::new(AtomicU64::new(0));
-    // All three are touched in one turn, by being attached: the one that panics is neither first nor last.
+    // All three are touched in one turn, by being attached: the one that panics is neither first
+    // nor last.
     for (slot, panics) in [(0, false), (1, true), (2, false)] {
         let (failures, count) = (failures.clone(), Arc::clone(&published));
         let publish = move || {

@@ -1,5 +1,5 @@
-//! Our ring against rust-vmm's virtio-queue, on rings that a driver filled at random: whatever we take, the oracle sees
-//! the same; whatever is well formed, we take.
+//! Our ring against rust-vmm's virtio-queue, on rings that a driver filled at random: whatever we
+//! take, the oracle sees the same; whatever is well formed, we take.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use mvirt_net::dataplane::frame::Span;

@@ -22,6 +22,7 @@ pub(super) struct Account {
 #[derive(Debug, Default)]
 struct Waiting {
     next: u64,
+    // By number: answers are read in any order, since each stream has a window of its own.
     since: HashMap<u64, Instant>,
 }
 
@@ -34,7 +35,7 @@ impl Account {
         &self.budget
     }
 
-    /// Since when the answer has stood still of which nothing was taken for longest.
+    /// Of the answers that wait, the one that stands still for longest: returns since when.
     pub(super) fn oldest(&self) -> Option<Instant> {
         lock(&self.waiting).since.values().min().copied()
     }
@@ -64,6 +65,7 @@ pub(super) struct Answer {
 impl Answer {
     /// A piece of it was taken.
     pub(super) fn goes_on(&self, now: Instant) {
+        // Counted from the last piece: an answer may take long in all, but not stand still.
         lock(&self.account.waiting).since.insert(self.number, now);
     }
 }

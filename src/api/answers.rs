@@ -29,7 +29,8 @@ use tonic::{
 };
 use tower::{Service, ServiceExt as _};
 
-/// Octets of a list after whose making the next one is not made before it is read.
+/// A list of more octets than this is read before the connection's next one is made.
+// An answer of one piece (`bodies`) is soon gone, and so many of them are little memory.
 const SMALL: usize = 64 << 10;
 
 /// A service whose requests and answers are counted.
@@ -98,6 +99,7 @@ impl Account {
         let is_dialogue = method == "ServerReflectionInfo";
         let (parts, body) = request.into_parts();
         let mut body = Metered::new(body, Arc::clone(&self));
+        // It has no end of its own: as a whole it would be waited for in vain.
         if is_dialogue {
             let request = Request::from_parts(parts, Body::new(body));
             return service.oneshot(request).await.map_err(Failed::Service);
@@ -105,19 +107,25 @@ impl Account {
         let whole = Whole::of(&mut body).await?;
         let octets = whole.len();
         let mut request = Request::from_parts(parts, Body::new(whole));
+        // No place: it would be kept for as long as somebody watches.
         if lasts {
             return service.oneshot(request).await.map_err(Failed::Service);
         }
         let closed = |_| Status::unavailable("the API has ended");
+        // The turn before the place: a list that waits for its client to read keeps no place
+        // meanwhile.
         let turn = if is_list { Some(self.budget().list().await.map_err(closed)?) } else { None };
         let place = self.budget().place(octets, is_list).await.map_err(closed)?;
+        // After the waits: what became unread meanwhile counts.
         self.budget().check()?;
         request.extensions_mut().insert(self.budget().long_lists());
         let response = service.oneshot(request).await.map_err(Failed::Service)?;
         let (mut parts, mut made) = response.into_parts();
         let whole = Whole::of(&mut made).await?;
+        // The answer is made: from here on it is its client that is waited for.
         drop((place, body));
         let mut answer = self.begin(whole.len(), Instant::now());
+        // A short list gives its turn back now: clients that page through one are not slowed down.
         answer.turn = turn.filter(|_| whole.len() > SMALL);
         answer.long = parts.extensions.remove::<Arc<LongList>>();
         Ok(Response::from_parts(parts, Body::new(whole.unread(answer))))

@@ -28,6 +28,8 @@ const MAX_BODY: usize = 5 + MAX_REQUEST;
 /// Octets that each request may have, whatever its peer sends besides: most need no more.
 const FREE: usize = 4 << 10;
 /// Octets of an answer that are handed on at a time.
+// As much as the first window of an HTTP/2 stream (RFC 9113 §6.9.2): the next piece is asked for
+// when its client has read, which is how it is seen to go on.
 const PIECE: usize = 64 << 10;
 
 /// The octets of a request, counted.
@@ -119,7 +121,7 @@ impl Whole {
         self.octets.len()
     }
 
-    /// Says so as long as some of it is not sent.
+    /// Keeps `answer` until the last of its octets is sent.
     pub(super) fn unread(mut self, answer: Answer) -> Self {
         let answer = Arc::new(answer);
         let octets = mem::take(&mut self.octets);
@@ -150,6 +152,7 @@ impl http_body::Body for Whole {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        // Polled when the client's window has room: it reads.
         if let Some(answer) = &self.answer {
             answer.goes_on(Instant::now());
         }

@@ -1,8 +1,8 @@
 //! What a peer may take of this process, and all peers together: places, in which requests are
 //! handled; and octets, of requests that have come and of answers that are not read yet.
 //!
-//! What one connection has taken others of its peer do not wait for long, and what one peer has
-//! taken no other peer does.
+//! A connection cannot take all of its peer's share, nor a peer all that there is: there is always
+//! something for others.
 
 use super::shares::Peer;
 use crate::{control::LongLists, mutex::lock};
@@ -15,6 +15,7 @@ use tonic::Status;
 
 /// Places in which requests are handled at a time: in all, of a peer, and of a connection. A peer's
 /// other connections find room, and so do other peers.
+// A peer has a quarter of all, and a connection half of that: to take everything needs four peers.
 const PLACES: [usize; 3] = [256, 64, 32];
 /// A request takes a place for each so many octets: what it names may need twenty times as much,
 /// once it is parsed.
@@ -28,6 +29,7 @@ const ANSWERS: [usize; 2] = [256, 64];
 /// Their octets.
 const UNREAD: [usize; 2] = [256 << 20, 64 << 20];
 /// Lists that are longer than a page, and made or not read yet.
+// Each may take tens of megabytes from its first page until it is read.
 const LONG_LISTS: [usize; 2] = [4, 1];
 
 /// What is taken by one peer, or by all.
@@ -76,12 +78,15 @@ impl Limits {
     /// For a new connection.
     pub(super) fn budget(&self, peer: Peer) -> Budget {
         let mut peers = lock(&self.peers);
+        // Weak, and swept here: peers come and go, and their entries must not add up.
         peers.retain(|_, share| share.strong_count() > 0);
         let own = peers.get(&peer).and_then(Weak::upgrade).unwrap_or_else(|| Share::new(1));
         peers.insert(peer, Arc::downgrade(&own));
         Budget {
             all: Arc::clone(&self.all),
             own,
+            // tokio's semaphores are fair: a request of many places is not overtaken for ever by
+            // small ones.
             places: Semaphore::new(PLACES[2]),
             list: Arc::new(Semaphore::new(1)),
         }
@@ -111,6 +116,7 @@ impl Budget {
     /// Takes octets of a request beside those that it has. Nobody waits for them: those who have
     /// them may wait for each other.
     pub(super) fn take(&self, count: usize, taken: &mut Octets) -> Result<(), Status> {
+        // The peer's own first: who is beyond that takes nothing from all.
         for (share, taken) in [&self.own, &self.all].into_iter().zip(&mut taken.0) {
             let count = u32::try_from(count).unwrap_or(u32::MAX);
             let more = Arc::clone(&share.requests).try_acquire_many_owned(count).map_err(|_| {
@@ -137,6 +143,8 @@ impl Budget {
         octets: usize,
         is_list: bool,
     ) -> Result<Place<'_>, AcquireError> {
+        // At most 17, for the longest request: with more than a connection has, it would wait for
+        // ever.
         let count = if is_list { LIST } else { 1 + octets / PLACE };
         let count = count as u32;
         // The narrowest first: what of one connection waits does not stand in the way of others.

@@ -1,4 +1,5 @@
-//! One connection to the API that has begun: its octets, its share, and its end where its client does not read.
+//! One connection to the API that has begun: its octets, its share, and its end where its client
+//! does not read.
 
 use super::{account::Account, shares::Share};
 use std::{
@@ -16,9 +17,12 @@ use tonic::transport::server::Connected;
 
 /// What a client says first (RFC 9113 §3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How long a client may take nothing at all while there is something for it, and how long an answer may wait for it.
+/// How long a client may take nothing at all while there is something for it, and how long an
+/// answer may wait for it.
+// A slow line takes something in 30 s. One that takes nothing keeps memory for nobody.
 const UNREAD: Duration = Duration::from_secs(30);
 /// How often it is looked for answers that wait.
+// Answers are looked at seldom, since what waits is bounded: the end may come 5 s late.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// What a connection is made of.
@@ -80,13 +84,17 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if !self.preface.is_empty() {
+            // tonic expects the connection from its first octet.
             let (now, later) = self.preface.split_at(buffer.remaining().min(self.preface.len()));
             buffer.put_slice(now);
             self.preface = later;
             return Poll::Ready(Ok(()));
         }
+        // Here, since HTTP/2 always reads: this is polled although nobody writes. Until it is
+        // pending, the timer would not wake this task.
         while self.looks.poll_tick(context).is_ready() {
-            // A client that answers pings, but opens no window, is not seen to be stuck by its writes.
+            // A client that answers pings, but opens no window, is not seen to be stuck by its
+            // writes.
             if self.account.oldest().is_some_and(|at| Instant::now() > at + UNREAD) {
                 return Poll::Ready(Err(unread()));
             }

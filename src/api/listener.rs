@@ -91,10 +91,11 @@ impl Listener {
         &self.named
     }
 
-    /// What clients come to, as soon as it can be.
+    /// Returns the socket that clients connect to, as soon as it can be had.
     pub(super) async fn socket(self) -> Socket {
         match (self.socket, self.named) {
             (Some(socket), _) => socket,
+            // A TCP port cannot be taken from who holds it, as a path can.
             (None, Listen::Tcp(address)) => loop {
                 sleep(RETRY).await;
                 if let Ok(listener) = TcpListener::bind(address).await {
@@ -128,8 +129,8 @@ impl Listener {
     }
 }
 
-/// Listens on all addresses, by descriptors of another process where it gave one for an address. A port that is taken is
-/// waited for where `holder_is_dead`: guests are served meanwhile.
+/// Listens on all addresses, by descriptors of another process where it gave one for an address. A
+/// port that is taken is waited for where `holder_is_dead`: guests are served meanwhile.
 pub async fn listen_all(
     config: &Config,
     access: &Access,
@@ -141,6 +142,8 @@ pub async fn listen_all(
         let inherited = inherited.remove(&named.to_string());
         let socket = match named {
             Listen::Tcp(address) => match inherited {
+                // Non-blocking already: that is the open file's, which both processes share
+                // (fcntl(2)).
                 Some(fd) => TcpListener::from_std(fd.into()),
                 None => TcpListener::bind(address).await,
             }
@@ -151,10 +154,12 @@ pub async fn listen_all(
             }
             .map(Socket::Unix),
         };
+        // Who gave certificates may take all addresses for safe.
         if access.is_plain_beside_tls(named) {
             tracing::warn!(address = %named, "served without TLS: every process of this host may use it");
         }
         let socket = match socket {
+            // Only then: a port that a living process has is a mistake to be told at once.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && holder_is_dead => {
                 tracing::error!(address = %named, "a daemon that cannot end has this address still");
                 None
@@ -181,6 +186,7 @@ fn refused(address: &Listen, source: io::Error) -> ListenError {
 
 /// Replaces a socket that a daemon left behind, but not one that somebody listens on.
 fn listen_unix(path: &Path, access: &Access) -> io::Result<UnixListener> {
+    // bind(2) fails where there is a file, whether somebody listens on it or not: connect(2) tells.
     if let Ok(listening) = StdStream::connect(path) {
         // Who called listen(2). One that was killed may be kept from closing what it listens on.
         let listener = sockopt::socket_peercred(&listening)?;
@@ -188,11 +194,13 @@ fn listen_unix(path: &Path, access: &Access) -> io::Result<UnixListener> {
             return Err(io::ErrorKind::AddrInUse.into());
         }
     }
+    // Not through symbolic links, and nothing but a socket: a path by mistake costs no file.
     match fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
+    // Who connects between both calls is asked who it is, like everybody (`Access::admits`).
     fs::set_permissions(path, fs::Permissions::from_mode(access.socket_mode()))?;
     Ok(listener)
 }

@@ -68,13 +68,17 @@ impl Api {
             .max_decoding_message_size(MAX_REQUEST);
         let router = Server::builder()
             .timeout(DEADLINE)
+            // What a peer may have handled at a time (`budget`): more would only wait here, with
+            // their memory.
             .max_concurrent_streams(64)
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .layer(tower::layer::layer_fn(Bounded::new))
             .add_service(service)
             .add_service(health_service)
             .add_service(reflection().build_v1().expect("our own descriptors are sound"))
+            // Clients that are older than version 1 of the protocol know this one alone.
             .add_service(reflection().build_v1alpha().expect("our own descriptors are sound"));
+        // Connections come to tonic as they are ready: a slow handshake keeps nobody else waiting.
         let (ready, connections) = mpsc::channel(1);
         let connections = ReceiverStream::new(connections).map(Ok::<_, io::Error>);
         let gate = Gate::new(self.access, self.connections, self.limits, ready);

@@ -9,6 +9,7 @@ use std::{
 };
 
 /// Connections in all, and at most a quarter of the files that may be open.
+// The other three quarters are for guests: vNICs need descriptors for sockets, rings and memory.
 const ALL: usize = 1024;
 /// Of these, of one peer: others find room.
 const EACH: usize = ALL / 4;
@@ -26,6 +27,7 @@ impl From<IpAddr> for Peer {
     fn from(address: IpAddr) -> Self {
         Self::Host(match address.to_canonical() {
             IpAddr::V6(address) if !address.is_loopback() => {
+                // Interface identifiers have 64 bits (RFC 4291 §2.5.1), and a host chooses its own.
                 IpAddr::V6((u128::from(address) >> 64 << 64).into())
             }
             address => address,
@@ -43,7 +45,9 @@ pub(super) struct Shares {
 
 impl Default for Shares {
     fn default() -> Self {
+        // After the daemon has raised it (`daemon::run`).
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        // At least four, and two for a peer: with few files, nothing could be changed otherwise.
         let all = ALL.min(usize::try_from(files / 4).unwrap_or(ALL)).max(4);
         Self { all, each: EACH.min(all / 2), taken: Mutex::default() }
     }
@@ -83,6 +87,7 @@ impl Drop for Share {
         let mut taken = lock(&self.shares.taken);
         if let Some(count) = taken.get_mut(&self.peer) {
             *count -= 1;
+            // Peers come and go: their entries must not add up.
             if *count == 0 {
                 taken.remove(&self.peer);
             }

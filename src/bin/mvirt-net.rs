@@ -1,4 +1,5 @@
-//! The daemon's command line: flags to a configuration, errors to exit codes (1: cannot start, 2: bad flag).
+//! The daemon's command line: flags to a configuration, errors to exit codes (1: cannot start, 2:
+//! bad flag).
 
 use mvirt_net::{
     config::{Config, LogFormat},
@@ -16,9 +17,11 @@ use std::{
 };
 
 /// How long the last lines of the log may take.
+// With `signals::DEADLINE` and what `remains` may take, an end stays below five seconds.
 const LAST_LINES: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
+    // Both before either is judged: what is wrong with the flags may belong into the log.
     let (config, writer) = match (Config::read(), LogWriter::start(io::stderr())) {
         (Ok(config), Ok(writer)) => (config, writer),
         (Err(error), writer) => return refuse(&error, writer.ok()),
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         let (remains, writer) = (Arc::clone(&remains), writer.clone());
         move || {
             tracing::error!("not ended after {:?}: leaving all the same", signals::DEADLINE);
+            // Before the log is flushed: guests matter more than the last line.
             remains.take_away();
             writer.flush(LAST_LINES);
             // Nothing that other threads hold is waited for, as exit(3) would.
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
 
 fn run(config: Config, orders: Arc<Orders>, remains: Arc<Remains>) -> Result<(), StartError> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    // Few: frames are carried by threads of the reactors, and changes by one of Control.
     let runtime = runtime.worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(daemon::run(config, orders, remains));
     // A thread of it may wait for ever; the process does not.
@@ -63,9 +68,11 @@ fn run(config: Config, orders: Arc<Orders>, remains: Arc<Remains>) -> Result<(),
     outcome
 }
 
-/// Says what is wrong with the flags; what was asked for, as by --help, goes to the standard output.
+/// Says what is wrong with the flags; what was asked for, as by --help, goes to the standard
+/// output.
 fn refuse(error: &clap::Error, writer: Option<LogWriter>) -> ExitCode {
     let format = if LogFormat::is_json_asked_for() { LogFormat::Json } else { LogFormat::Text };
+    // Lines of the journal have a priority, and those of JSON fields; clap's text has neither.
     let is_logged = error.use_stderr() && (format == LogFormat::Json || log::is_journal());
     match writer {
         Some(writer) if is_logged => {
@@ -77,5 +84,6 @@ fn refuse(error: &clap::Error, writer: Option<LogWriter>) -> ExitCode {
         // Nobody reads it where this fails.
         _ => drop(error.print()),
     }
+    // clap: 2 for bad usage, 0 for --help and --version.
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

@@ -16,7 +16,8 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Looks them up. Names may be asked of the network (nsswitch.conf), so Control does not wait for that.
+    /// Looks them up. Names may be asked of the network (nsswitch.conf), so Control does not wait
+    /// for that.
     pub(super) async fn find(owner: &str, group: &str) -> Result<Self, Refusal> {
         let user = |text: &str| text.parse().map(|User(number)| number);
         let group_of = |text: &str| text.parse().map(|Group(number)| number);
@@ -36,7 +37,9 @@ async fn account(
         return Ok(None);
     }
     let text = asked.to_owned();
+    // getpwnam(3) and getgrnam(3) block for as long as a name service likes.
     match tokio::task::spawn_blocking(move || parse(&text)).await {
+        // The number is kept too: a socket gets it also when the name is no more.
         Ok(Ok(number)) => Ok(Some(Account { asked: asked.into(), number })),
         _ => {
             Err(Refusal::invalid(field, asked, "expected a name that this host knows, or a number"))

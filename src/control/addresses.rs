@@ -15,6 +15,8 @@ use std::{
 use uuid::Uuid;
 
 /// Bits of a prefix of which hosts choose addresses themselves (RFC 4291 §2.5.1).
+// Identifiers on Ethernet have 64 bits (RFC 2464 §4), and hosts ignore prefixes that do not go
+// with them (RFC 4862 §5.5.3).
 const SLAAC_PREFIX_LEN: u8 = 64;
 
 /// What a vNIC is to have; what is absent is to be chosen.
@@ -57,8 +59,10 @@ pub(super) fn choose(network: &NetworkState, wanted: Wanted) -> Result<Chosen, R
     })
 }
 
-/// Whether a vNIC that was lifted out of `network` may be what it is to be; its prefix follows from its address.
+/// Checks that a changed vNIC may be as `nic` says. It must have been lifted out of `network`. Sets
+/// its prefix, which follows from its address.
 pub(super) fn choose_again(network: &NetworkState, nic: &mut Nic) -> Result<(), Refusal> {
+    // The mode is not stored: a vNIC with a prefix of its own is one of SLAAC.
     let ipv6_mode = if nic.slaac.is_some() { Ipv6Mode::Slaac } else { Ipv6Mode::Dhcpv6 };
     let wanted = Wanted { mac: Some(nic.mac), ipv4: nic.ipv4, ipv6: nic.ipv6, ipv6_mode };
     nic.slaac = choose(network, wanted)?.slaac;
@@ -73,7 +77,7 @@ impl NetworkState {
         self.set_routes(nic, Pool::route);
     }
 
-    /// Gives back what a vNIC has.
+    /// Releases what a vNIC has.
     pub(super) fn lift(&mut self, nic: &Nic) {
         self.macs.remove(&nic.mac);
         self.set_addresses(nic, Pool::give_back);
@@ -108,11 +112,13 @@ fn own(nic: &Nic) -> [Option<RangeInclusive<u128>>; 2] {
     let ipv6 = nic.slaac.map(|prefix| range(prefix.into()));
     [
         nic.ipv4.map(|address| single(address.into())),
+        // The /64 holds the address that DHCPv6 tells: that is not taken a second time.
         ipv6.or_else(|| nic.ipv6.map(|address| single(address.into()))),
     ]
 }
 
-/// A prefix may be routed to one vNIC only, and hold no address of another: its owner may send from it.
+/// A prefix may be routed to one vNIC only, and hold no address of another: its owner may send from
+/// it.
 pub(super) fn check_routes(network: &NetworkState, nic: &Nic) -> Result<(), Refusal> {
     let ipv4 = nic.routed_ipv4.iter().map(|prefix| IpNet::from(*prefix));
     let prefixes = ipv4.chain(nic.routed_ipv6.iter().map(|prefix| IpNet::from(*prefix)));
@@ -131,12 +137,15 @@ pub(super) fn check_routes(network: &NetworkState, nic: &Nic) -> Result<(), Refu
         let Some(pool) = pool else {
             return Err(lacks_family(field, prefix, network));
         };
+        // Only the very same prefix: of nested ones the longest wins (decision 0004).
         if let Some(owner) = pool.route_owner(prefix).filter(|owner| *owner != nic.id) {
             return Err(Refusal::taken(field, prefix, format!("vNIC {owner}")));
         }
+        // Like a default route: its owner could send from any address (decision 0004).
         if subnet.is_some_and(|subnet| prefix.contains(&subnet)) {
             return Err(Refusal::invalid(field, prefix, "it contains the network's whole subnet"));
         }
+        // Whoever has the prefix may send from all of it, so from that address (decision 0004).
         if pool.is_taken_by_others(range(prefix), own.as_ref()) {
             return Err(Refusal::taken(
                 field,
@@ -157,8 +166,8 @@ fn lacks_family(
     Refusal::invalid(field, value, format!("network {name} does not have this family"))
 }
 
-/// The /64 of which a guest is to choose its addresses, around `wanted` if that is given, and the address that DHCPv6
-/// tells it: `wanted`, or the first.
+/// The /64 of which a guest is to choose its addresses, around `wanted` if that is given, and the
+/// address that DHCPv6 tells it: `wanted`, or the first.
 fn choose_prefix(
     network: &NetworkState,
     wanted: Option<Ipv6Addr>,
@@ -181,6 +190,7 @@ fn choose_prefix(
             let first = pool.lowest_free_block(SLAAC_PREFIX_LEN).ok_or_else(|| {
                 Refusal::Exhausted(format!("ipv6_mode: network {name} has no free /64 left"))
             })?;
+            // The first is the subnet-router anycast address (RFC 4291 §2.6.1).
             (first, Ipv6Addr::from_bits(first + 1))
         }
         Some(wanted) => {
@@ -190,6 +200,7 @@ fn choose_prefix(
         }
     };
     let block = Ipv6Net::new_assert(Ipv6Addr::from_bits(first), SLAAC_PREFIX_LEN);
+    // The block that begins with the network's own anycast address is nobody's.
     if !pool.is_usable(first) || pool.is_taken_by_others(range(block.into()), None) {
         return Err(Refusal::taken(
             "ipv6_address",
@@ -217,11 +228,13 @@ fn choose_mac(network: &NetworkState, wanted: Option<MacAddr>) -> Result<MacAddr
         Some(mac) => Ok(mac),
         None => {
             // 2^24 of them: a /8 has no more addresses, so one is always free.
+            // 52:54:00 is locally administered, and what QEMU and libvirt have for guests.
             let random = || {
                 let id = Uuid::new_v4();
                 let [a, b, c, ..] = *id.as_bytes();
                 MacAddr([0x52, 0x54, 0x00, a, b, c])
             };
+            // The tries end: nothing may hold up the thread that everybody waits for.
             let mut macs = std::iter::repeat_with(random).take(1 << 16);
             macs.find(|mac| !network.macs.contains(mac)).ok_or_else(|| {
                 Refusal::Exhausted(format!(

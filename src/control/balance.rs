@@ -1,10 +1,11 @@
-//! When a reactor has too much to do and another has time, which vNIC is to move: a function of what was counted.
+//! When a reactor has too much to do and another has time, which vNIC is to move: a function of
+//! what was counted.
 //!
 //! ```text
 //! look (each second): how busy was each reactor? ── one too busy, one much less, twice running ── choose: which vNIC?
 //! ```
-//! A vNIC is moved only if that leaves its new reactor no busier than the old one, and then everything rests for a while,
-//! so that the effect is seen before the next.
+//! A vNIC is moved only if that leaves its new reactor no busier than the old one, and then
+//! everything rests for a while, so that the effect is seen before the next.
 
 use std::{
     collections::HashMap,
@@ -15,10 +16,14 @@ use std::{
 /// Time between two looks.
 pub const INTERVAL: Duration = Duration::from_secs(1);
 /// Looks without a move after one.
+// So that the effect of a move is seen before the next (decision 0003).
 const REST: u32 = 5;
 /// How much less busy the other reactor must be, as a share of the time.
+// A move shifts half the gap at most. Below a tenth of the time it is not worth the frames that
+// are lost while the port moves.
 const MIN_GAP: f64 = 0.2;
 /// The least share of the time that is worth a move.
+// Likewise: what is sent to the vNIC meanwhile is lost (decision 0003).
 const MIN_SHARE: f64 = 0.02;
 
 /// One reactor is too busy, another has time.
@@ -46,6 +51,7 @@ pub struct Balance<Id> {
 impl<Id: Copy + Eq + Hash> Balance<Id> {
     /// Reactors are too busy that carry frames in more than this share of the time; 1: never.
     pub fn new(limit: f64) -> Self {
+        // Counters and clock are read one after the other: a share may come out a little above 1.
         let limit = if limit < 1.0 { limit } else { f64::INFINITY };
         Self { limit, looked: None, frames: None, rest: 0 }
     }
@@ -53,6 +59,7 @@ impl<Id: Copy + Eq + Hash> Balance<Id> {
     /// Looks at how long each reactor has been busy since it started, in nanoseconds.
     pub fn look(&mut self, now: Instant, busy_ns: Vec<u64>) -> Option<Uneven> {
         let uneven = self.looked.take().and_then(|(then, before)| {
+            // At least 1: two looks may fall on one instant.
             let elapsed = now.duration_since(then).as_nanos().max(1) as f64;
             let share = |(now, before): (&u64, &u64)| now.saturating_sub(*before) as f64 / elapsed;
             let busy: Vec<f64> = busy_ns.iter().zip(&before).map(share).collect();
@@ -61,21 +68,25 @@ impl<Id: Copy + Eq + Hash> Balance<Id> {
         self.looked = Some((now, busy_ns));
         self.rest = self.rest.saturating_sub(1);
         let uneven = uneven.filter(|_| self.rest == 0);
+        // Twice running is what counts: the frames of a first look do not outlast a quiet one.
         if uneven.is_none() {
             self.frames = None;
         }
         uneven
     }
 
-    /// The vNIC to move, of those of the busy reactor, each with the frames it has sent and received since its start.
-    /// None at the first of two looks.
+    /// The vNIC to move, of those of the busy reactor, each with the frames it has sent and
+    /// received since its start. None at the first of two looks.
     pub fn choose(&mut self, uneven: Uneven, vnics: HashMap<Id, u64>) -> Option<Id> {
         let before = self.frames.replace((uneven.from, vnics));
         let (_, now) = self.frames.as_ref()?;
+        // Counts of the vNICs of another reactor are no first look at this one.
         let (_, before) = before.filter(|(reactor, _)| *reactor == uneven.from)?;
+        // One that came after the first look has no share that is known.
         let carried = |id: &Id| before.get(id).map_or(0, |before| now[id].saturating_sub(*before));
         let all: u64 = now.keys().map(carried).sum();
         let share = |id: &Id| uneven.busy.0 * carried(id) as f64 / all.max(1) as f64;
+        // More than half the gap would leave the new reactor busier, and the vNIC would come back.
         let worth = MIN_SHARE..=(uneven.busy.0 - uneven.busy.1) / 2.0;
         let chosen = now
             .keys()
@@ -93,6 +104,7 @@ fn uneven(busy: &[f64], limit: f64) -> Option<Uneven> {
     let numbered = || (0_u16..).zip(busy.iter().copied());
     let (from, most) = numbered().max_by(|a, b| a.1.total_cmp(&b.1))?;
     let (to, least) = numbered().min_by(|a, b| a.1.total_cmp(&b.1))?;
+    // Where the limit is low, a reactor beyond it may not be busy for as much as MIN_GAP.
     let is_uneven = most > limit && most - least > MIN_GAP.min(limit);
     is_uneven.then_some(Uneven { from, to, busy: (most, least) })
 }
@@ -102,7 +114,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Looks each second at reactors that are busy so many per cent of it, and whose vNICs carry so many frames in it.
+    /// Looks each second at reactors that are busy so many per cent of it, and whose vNICs carry so
+    /// many frames in it.
     fn moves(percent: [u64; 2], frames: &[(char, u64)], seconds: u64) -> Vec<(u64, char)> {
         let mut balance = Balance::new(0.8);
         let start = Instant::now();

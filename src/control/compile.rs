@@ -26,7 +26,8 @@ pub struct Member {
     pub vnic: Arc<Vnic>,
 }
 
-/// The whole truth of a network whose vNICs, in the order of their ports, are `members`. `seed` is secret and random.
+/// Returns the whole truth of a network. `members` are its vNICs, in the order of their ports.
+/// `seed` must be secret and random.
 pub fn compile<'a>(
     key: NetworkKey,
     network: &Network,
@@ -41,6 +42,7 @@ pub fn compile<'a>(
         vnic.ipv4.into_iter().for_each(|address| fib.host_ipv4(address, next_hop));
         vnic.ipv6.into_iter().for_each(|address| fib.host_ipv6(address, next_hop));
         vnic.routed_ipv4.iter().for_each(|prefix| fib.prefix_ipv4(*prefix, next_hop));
+        // A guest that chooses its addresses may use any of its /64.
         vnic.routed_ipv6
             .iter()
             .chain(&vnic.slaac)
@@ -75,6 +77,7 @@ pub fn member(network: &Network, nic: &Nic, place: Place) -> Member {
         routed_ipv4: nic.routed_ipv4.clone(),
         routed_ipv6: nic.routed_ipv6.clone(),
         slaac: nic.slaac,
+        // The store keeps what was asked for. Bursts that were not are filled in here.
         from_guest: limit(nic.from_guest.in_force()),
         to_guest: limit(nic.to_guest.in_force()),
         mtu: nic.mtu_in(network),
@@ -82,7 +85,9 @@ pub fn member(network: &Network, nic: &Nic, place: Place) -> Member {
             Addressing::Host => tables::Addressing::Host,
             Addressing::Subnet => tables::Addressing::Subnet,
         },
+        // DHCP tells a DNS label (RFC 2132 §3.14), which not every name of a vNIC is.
         hostname: dns::is_label(&name).then_some(name),
+        // As a whole: a file of the network's is not on the vNIC's server.
         boot: nic.boot.as_ref().or(network.boot.as_ref()).map_or_else(Default::default, boot),
     };
     Member { id: nic.id, reactor: place.reactor, vnic: Arc::new(vnic) }

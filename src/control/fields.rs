@@ -17,11 +17,12 @@ use uuid::Uuid;
 /// DNS or NTP servers a network may have: what fits a DHCP message.
 const MAX_SERVERS: usize = 16;
 /// Prefixes that may be routed to one vNIC, of each family.
+// A list of 16,384 vNICs with so many of each family fits the 512 MiB that clients take.
 const MAX_PREFIXES: usize = 256;
 /// Queue pairs a vNIC may have.
 const MAX_QUEUE_PAIRS: u32 = 8;
-/// Labels an object may have, and octets of a key and of a value: enough for what orchestrators note, and little
-/// beside everything else that is kept and listed.
+/// Labels an object may have, and octets of a key and of a value: enough for what orchestrators
+/// note, and little beside everything else that is kept and listed.
 const MAX_LABELS: usize = 64;
 const MAX_LABEL_KEY: usize = 63;
 const MAX_LABEL_VALUE: usize = 255;
@@ -30,6 +31,7 @@ const MAX_DESCRIPTION: usize = 1024;
 /// Octets of a boot file's path: the field of DHCPv4 has 128, one of which ends it (RFC 2131 §2).
 const MAX_BOOT_FILE: usize = 127;
 /// Octets of a boot file's URL: what an option of DHCPv4 takes.
+// An option says its length in one octet (RFC 2132 §2).
 const MAX_BOOT_URL: usize = 255;
 
 /// How a guest comes by its IPv6 addresses.
@@ -62,16 +64,17 @@ pub(super) fn rate_limit(
     })
 }
 
-/// Zero is not given.
+/// Returns nothing for zero: proto3 does not tell it from an absent field.
 pub(super) fn mtu(octets: u32) -> Result<Option<u16>, Refusal> {
     match u16::try_from(octets) {
         Ok(0) => Ok(None),
+        // The least that IPv6 needs of a link (RFC 8200 §5).
         Ok(mtu @ 1280..) => Ok(Some(mtu)),
         _ => Err(Refusal::invalid("mtu", octets, "expected 1280-65535")),
     }
 }
 
-/// An empty string is not given.
+/// Returns nothing for an empty string: proto3 does not tell it from an absent field.
 pub(super) fn optional<T>(
     field: &'static str,
     text: &str,
@@ -99,6 +102,7 @@ pub(super) fn parse_address<T: FromStr>(field: &'static str, text: &str) -> Resu
 }
 
 pub(super) fn uuid(field: &'static str, text: &str) -> Result<Uuid, Refusal> {
+    // The parser also takes braces, urn: and no hyphens. An id has one spelling, of this length.
     let parsed = Uuid::try_parse(text).ok().filter(|id| !id.is_nil() && text.len() == 36);
     parsed.ok_or_else(|| {
         Refusal::invalid(field, text, "expected a UUID like 67e55044-10b1-426f-9247-bb680e5fe0c8")
@@ -110,6 +114,7 @@ pub(super) fn mac(field: &'static str, text: &str) -> Result<MacAddr, Refusal> {
     if mac.is_multicast() || mac == MacAddr([0; 6]) {
         return Err(Refusal::invalid(field, text, "expected a unicast MAC"));
     }
+    // Its frames would pass for those of the gateway.
     if mac == GATEWAY_MAC {
         return Err(Refusal::invalid(field, text, "this is the gateway's MAC"));
     }
@@ -168,8 +173,10 @@ fn ipv4_net(field: &'static str, text: &str) -> Result<Ipv4Net, Refusal> {
         .parse()
         .map_err(|_| Refusal::invalid(field, text, "expected IPv4 CIDR like 10.0.0.0/24"))?;
     let net = without_host_bits(field, text, net, net.trunc())?;
+    // No host has such addresses (RFC 6890). 169.254.0.0/16 has the gateway, too.
     let special = ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4"];
     let special = special.map(|s| s.parse::<Ipv4Net>().expect("a literal prefix"));
+    // Both ways round: a prefix around them would route them as well.
     if special.iter().any(|s| s.contains(&net) || net.contains(s)) {
         return Err(Refusal::invalid(
             field,
@@ -185,6 +192,7 @@ fn ipv6_net(field: &'static str, text: &str) -> Result<Ipv6Net, Refusal> {
         .parse()
         .map_err(|_| Refusal::invalid(field, text, "expected IPv6 CIDR like fd00::/64"))?;
     let net = without_host_bits(field, text, net, net.trunc())?;
+    // ::/127 is the unspecified address and loopback; fe80::/10 has the gateway.
     let special = ["::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8"];
     let special = special.map(|s| s.parse::<Ipv6Net>().expect("a literal prefix"));
     if special.iter().any(|s| s.contains(&net) || net.contains(s)) {
@@ -199,6 +207,8 @@ fn ipv6_net(field: &'static str, text: &str) -> Result<Ipv6Net, Refusal> {
 
 pub(super) fn ipv4_subnet(field: &'static str, text: &str) -> Result<Ipv4Net, Refusal> {
     let net = ipv4_net(field, text)?;
+    // A /31 is a network and a broadcast address and no more. A /8 has as many addresses as there
+    // are MACs to choose from.
     if (8..=30).contains(&net.prefix_len()) {
         Ok(net)
     } else {
@@ -255,9 +265,10 @@ pub(super) fn check_usable(
     ))
 }
 
-/// Zero is not given.
+/// Returns one for zero, which is an absent field.
 pub(super) fn queue_pairs(pairs: u32) -> Result<u16, Refusal> {
     match pairs {
+        // An absent field, as with an MTU.
         0 => Ok(1),
         1..=MAX_QUEUE_PAIRS => Ok(pairs as u16),
         _ => {
@@ -298,6 +309,7 @@ fn check_text(
     longest: usize,
     allowed: &[char],
 ) -> Result<(), Refusal> {
+    // Octets and not characters: they are what is stored and sent.
     if text.len() > longest {
         let expected = format!("expected at most {longest} octets, not {}", text.len());
         return Err(Refusal::invalid(field, text, expected));
@@ -346,6 +358,7 @@ pub(super) fn boot(boot: Option<&proto::Boot>) -> Result<Option<Boot>, Refusal> 
         server: optional("boot.server", &boot.server, parse_address)?,
         file: optional("boot.file", &boot.file, |field, file| text(field, file, MAX_BOOT_FILE))?,
         url: optional("boot.url", &boot.url, |field, url| {
+            // URLs are ASCII (RFC 3986 §2), and firmware gets this one as it is.
             if !url.contains("://") || !url.bytes().all(|octet| octet.is_ascii_graphic()) {
                 let expected = "expected a URL like http://10.0.0.1/boot.efi";
                 return Err(Refusal::invalid(field, url, expected));
@@ -365,6 +378,7 @@ pub(super) fn boot(boot: Option<&proto::Boot>) -> Result<Option<Boot>, Refusal> 
 
 /// Permissions of a socket, in octal.
 pub(super) fn socket_mode(field: &'static str, text: &str) -> Result<u16, Refusal> {
+    // The parser takes a sign. Set-id and sticky bits mean nothing on a socket.
     let octal = (3..=4).contains(&text.len()).then(|| u16::from_str_radix(text, 8).ok()).flatten();
     octal
         .filter(|mode| mode & !0o777 == 0 && !text.starts_with('+'))

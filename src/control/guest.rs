@@ -1,5 +1,5 @@
-//! What is seen of a vNIC's guest: of the one whose VMM is connected, or was last. What an earlier
-//! one was told, or what was told of addresses that the vNIC has no more, says nothing of it.
+//! What is seen of a vNIC's guest: the one whose VMM is connected, or was last. What an earlier
+//! guest was told says nothing of it. Nor does a lease of an address that the vNIC no longer has.
 
 use crate::{
     dataplane::{Client, Told},
@@ -28,6 +28,7 @@ impl Guest {
 
     /// Begins anew where the connection is a later one.
     pub(super) fn of(&mut self, connection: u64) {
+        // An event of an earlier connection may come late: it begins nothing.
         if connection > self.connection {
             *self = Self { seen: proto::GuestSeen::default(), connection };
         }

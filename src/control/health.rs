@@ -1,5 +1,5 @@
-//! What ails the daemon though it serves: changes that cannot be stored, and what is stored but damaged. It is told by
-//! GetVersion, by the health service, and by the log.
+//! What ails the daemon though it serves: changes that cannot be stored, and what is stored but
+//! damaged. It is told by GetVersion, by the health service, and by the log.
 
 use crate::{
     log_limit::{LogLimit, Said},
@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-/// Of the health service: SERVING while nothing ails the daemon. Its other name, that of the API, says whether it serves.
+/// Of the health service: SERVING while nothing ails the daemon. Its other name, that of the API,
+/// says whether it serves.
 pub const SERVICE: &str = "mvirt.net.changes";
 /// How soon it is tried again whether changes can be stored.
+// A try writes and syncs a file: no burden for a disk that errs, and soon enough for people.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// What ails the daemon, for people.
@@ -61,6 +63,7 @@ impl Health {
             }
             Ok(()) => {}
             Err(error) => {
+                // Clients choose how many changes fail; the log must not fill up with them.
                 if let Some(Said { unsaid }) = self.log.line(now) {
                     tracing::warn!(%error, unsaid, "a change cannot be stored and is refused; what is stored is served");
                 }
@@ -89,6 +92,7 @@ impl Health {
             format!("{} vNICs are not served: the file of their network is damaged", self.orphans)
         });
         let all: Vec<_> = [refusing, damaged, orphans].into_iter().flatten().collect();
+        // Each refused change comes here: receivers wake for news only.
         self.told.send_if_modified(|told| {
             let is_new = *told != all;
             *told = all;
@@ -100,6 +104,7 @@ impl Health {
 /// Tells the health service, until Control ends.
 pub async fn report(mut degraded: Degraded, health: HealthReporter) {
     loop {
+        // Marked as seen first: what changes while it is reported wakes the loop again.
         let is_well = degraded.borrow_and_update().is_empty();
         let status = if is_well { ServingStatus::Serving } else { ServingStatus::NotServing };
         health.set_service_status(SERVICE, status).await;

@@ -1,7 +1,8 @@
 //! Which addresses of a network are taken, and which is the lowest free one.
 //!
-//! Taken addresses are kept as disjoint ranges that never touch, so the lowest free address follows the first range:
-//! every question and change costs O(log n), at a /8 and a /64 alike. Addresses of both families are 128-bit numbers.
+//! Taken addresses are kept as disjoint ranges that never touch, so the lowest free address follows
+//! the first range: every question and change costs O(log n), at a /8 and a /64 alike. Addresses of
+//! both families are 128-bit numbers.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
@@ -64,6 +65,7 @@ impl Pool {
 
     /// Whether `address` is taken.
     pub fn is_taken(&self, address: u128) -> bool {
+        // Ranges are disjoint: only the last one that starts at or before it can hold it.
         self.taken.range(..=address).next_back().is_some_and(|(_, last)| *last >= address)
     }
 
@@ -80,19 +82,24 @@ impl Pool {
         own: Option<&RangeInclusive<u128>>,
     ) -> bool {
         let (start, end) = (*range.start(), *range.end());
+        // What is its own is taken, too: only what is left and right of it counts.
         let overlapping = own.filter(|own| *own.start() <= end && *own.end() >= start);
         let Some(own) = overlapping else { return self.taken_within(range).is_some() };
         (start < *own.start() && self.taken_within(start..=own.start() - 1).is_some())
             || (*own.end() < end && self.taken_within(own.end() + 1..=end).is_some())
     }
 
-    /// The first address of the lowest block with a prefix of `len` bits of which nothing is taken or routed.
+    /// The first address of the lowest block with a prefix of `len` bits of which nothing is taken
+    /// or routed.
     pub fn lowest_free_block(&self, len: u8) -> Option<u128> {
+        // A block of all addresses has no size in 128 bits.
         let size = 1_u128.checked_shl(u32::from(self.bits - len))?;
+        // Blocks are aligned to their size: rounds up to the next one.
         let up = |address: u128| Some(address.checked_add(size - 1)? & !(size - 1));
         let mut first = up(*self.usable.start())?;
         while self.usable.contains(&first) && self.usable.contains(&(first + (size - 1))) {
             let block = first..=first + (size - 1);
+            // Goes on behind what is in the way: as many steps as ranges and routes, not as blocks.
             let taken = self.taken_within(block.clone());
             let Some(last) = taken.or_else(|| self.routed_last(&block).map(|(last, _)| last))
             else {
@@ -103,8 +110,11 @@ impl Pool {
         None
     }
 
-    /// An address up to which something that overlaps the block `range` is routed, and to whom.
+    /// Returns an address of a routed prefix that overlaps the block `range`, and who has that
+    /// prefix. No block of this size that is free begins at or before that address.
     pub fn routed_last(&self, range: &RangeInclusive<u128>) -> Option<(u128, Uuid)> {
+        // Prefixes are aligned: one larger than the block holds its first address, any other begins
+        // inside.
         self.routed_over(*range.start()).or_else(|| {
             let inside = self.routed.iter().find(|((first, _), _)| range.contains(first));
             inside.map(|((first, _), owner)| (*first, *owner))
@@ -130,6 +140,7 @@ impl Pool {
     /// Takes addresses that are free.
     pub fn take(&mut self, addresses: RangeInclusive<u128>) {
         let (mut first, mut last) = addresses.into_inner();
+        // Joined with its neighbours: a full pool is one range, as quick to search as an empty one.
         if let Some((before, end)) = self.taken.range(..first).next_back()
             && *end + 1 == first
         {
@@ -143,11 +154,12 @@ impl Pool {
         self.taken.insert(first, last);
     }
 
-    /// Gives addresses back that were taken together.
+    /// Releases addresses that were taken together.
     pub fn give_back(&mut self, addresses: RangeInclusive<u128>) {
         let (start, end) = addresses.into_inner();
         let Some((first, last)) = self.taken.range(..=start).next_back() else { return };
         let (first, last) = (*first, *last);
+        // Not taken together: rather nothing is released than an address of another vNIC.
         if last < end {
             return;
         }
@@ -167,7 +179,9 @@ impl Pool {
 
     /// Who has a prefix that contains `address`, and that prefix's last address.
     pub fn routed_over(&self, address: u128) -> Option<(u128, Uuid)> {
+        // From the shortest on: the largest prefix is stepped over at once.
         (0..=self.bits).find_map(|len| {
+            // A whole address has no host bits; a shift by 128 is none.
             let host_bits = u128::MAX.checked_shr(128 - u32::from(self.bits - len)).unwrap_or(0);
             let owner = self.routed.get(&(address & !host_bits, len))?;
             Some((address | host_bits, *owner))

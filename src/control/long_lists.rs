@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Octets of the longest list: `mvirt` of older versions, which list without pages, take no more.
 const MAX_OCTETS: usize = 512 << 20;
 
-/// How many long lists who asks may have. By default, as many as are asked for.
+/// How many long lists the caller may have. By default, any number.
 #[derive(Debug, Clone, Default)]
 pub struct LongLists(Vec<Arc<Semaphore>>);
 
@@ -24,9 +24,10 @@ impl LongLists {
         Self(limits.into())
     }
 
-    /// The right to one. Who has none does not wait for it: others may read their lists as slowly
-    /// as they like.
+    /// Returns the right to one, or refuses. It does not wait: others may read their lists as
+    /// slowly as they like.
     pub(super) fn take(&self) -> Result<LongList, Refusal> {
+        // Where one of them fails, what was acquired before is dropped with the collection.
         let permits = self.0.iter().map(|limit| Arc::clone(limit).try_acquire_owned());
         let _permits = permits.collect::<Result<_, _>>().map_err(|_| {
             Refusal::Exhausted(

@@ -1,13 +1,15 @@
-//! The one owner of the desired state. A change is validated, stored durably, published to the data plane, told to
-//! watchers, and then answered.
+//! The one owner of the desired state. A change is validated, stored durably, published to the data
+//! plane, told to watchers, and then answered.
 //!
 //! ```text
 //! gRPC ── service ── call ──▶ Control (its own thread): requests → store → watchers → settle: compile, publish → answer
 //! ```
-//! Requests are closures that run one after the other on Control's thread: no locks, no half-made change. Those that
-//! wait at the same time are settled together, so that a network that many of them change is compiled once.
+//! Requests are closures that run one after the other on Control's thread: no locks, no half-made
+//! change. Those that wait at the same time are settled together, so that a network that many of
+//! them change is compiled once.
 
 mod accounts;
+mod actor;
 mod addresses;
 pub mod balance;
 pub mod compile;
@@ -28,13 +30,13 @@ mod view;
 mod watch;
 
 pub use accounts::Accounts;
+pub use actor::{ControlThread, Gone, Handle};
 pub use long_lists::{LongList, LongLists};
 
 use crate::{
     addr::MacAddr,
     dataplane::{
-        Change, Closing, Dataplane, Event, Given, Giver, Listening, Place, PortState, Reports,
-        Turn,
+        Change, Closing, Dataplane, Event, Given, Giver, Listening, Place, PortState, Turn,
         counters::ReactorCounters,
         forward::tables::{NetworkKey, PortId},
     },
@@ -46,7 +48,7 @@ use crate::{
 use balance::Balance;
 use compile::Member;
 use guest::Guest;
-use health::{Degraded, Health};
+use health::Health;
 use ipam::Pool;
 use refusal::Refusal;
 use std::{
@@ -56,17 +58,9 @@ use std::{
     sync::Arc,
     time::Instant,
 };
-use tokio::{
-    sync::{broadcast, mpsc, oneshot},
-    time::MissedTickBehavior,
-};
+use tokio::sync::{broadcast, oneshot};
 use uuid::Uuid;
 use watch::{Untold, Watch};
-
-/// Requests that may wait for their turn.
-const REQUEST_BACKLOG: usize = 1024;
-/// Requests that are settled together at most.
-const SETTLED_TOGETHER: usize = 256;
 
 /// How much there may be. What is stored already is served all the same.
 #[derive(Debug, Clone, Copy)]
@@ -97,8 +91,9 @@ struct NetworkState {
     ipv6: Option<Pool>,
     macs: HashSet<MacAddr>,
     /// By the slot of their port.
+    // Tables are in the order of ports.
     members: BTreeMap<u32, Member>,
-    /// As watchers are told of it, until it changes.
+    /// What watchers are told of it. They share it until it changes.
     view: Option<Arc<proto::Network>>,
 }
 
@@ -111,7 +106,7 @@ struct NicState {
     told: proto::NicState,
     /// Among [`Control::untold`].
     is_untold: bool,
-    /// As watchers are told of it, until it changes.
+    /// What watchers are told of it. They share it until it changes.
     view: Option<Arc<proto::Nic>>,
     guest: Guest,
     log: LogLimit,
@@ -126,6 +121,8 @@ pub struct Control {
     networks: HashMap<Uuid, NetworkState>,
     /// Networks that are not yet published as they are.
     unpublished: HashSet<Uuid>,
+    /// Networks that are no more, which the data plane does not know yet.
+    deleted: Vec<NetworkState>,
     network_names: BTreeMap<Name, Uuid>,
     nics: HashMap<Uuid, NicState>,
     /// With those of orphans.
@@ -212,8 +209,8 @@ pub enum RestoreError {
 }
 
 impl Control {
-    /// Brings back what is stored: addresses and tables; sockets are opened afterwards. Reactors that are busy in more
-    /// than a share of the time `rebalance_above` give vNICs to others.
+    /// Brings back what is stored: addresses and tables. Sockets are opened afterwards. A reactor
+    /// that is busy for more than the share `rebalance_above` of the time hands vNICs to others.
     pub fn restore(
         mut store: Box<dyn Store>,
         dataplane: Dataplane,
@@ -225,6 +222,7 @@ impl Control {
         let mut control = Self {
             networks: HashMap::new(),
             unpublished: HashSet::new(),
+            deleted: Vec::new(),
             network_names: BTreeMap::new(),
             nics: HashMap::new(),
             nic_names: BTreeMap::new(),
@@ -232,6 +230,8 @@ impl Control {
             health: Health::new(contents.damaged),
             by_port: HashMap::new(),
             next_key: 0,
+            // Keyed with the kernel's random numbers: a tenant who chooses addresses must not be
+            // able to choose those that collide in the FIB's hash.
             seed: std::hash::RandomState::new().hash_one(0),
             socket_dir,
             limits,
@@ -245,6 +245,7 @@ impl Control {
             is_ending: false,
             frozen: None,
         };
+        // Networks first: a vNIC takes its addresses in one that is there.
         for network in contents.networks {
             control.adopt_network(network);
         }
@@ -254,6 +255,7 @@ impl Control {
         for nic in contents.orphans {
             control.keep_orphan(nic);
         }
+        // A disk that takes no files is told now, and not by the first change that fails.
         control.probe();
         control.unpublished.extend(control.networks.keys());
         control.settle();
@@ -262,11 +264,13 @@ impl Control {
 
     /// Opens the sockets of all vNICs that have none yet.
     pub fn open_sockets(&mut self) {
+        // Those that another process of the daemon gave have theirs.
         let closed = self.nics.iter().filter(|(_, nic)| nic.listening.is_none());
         let closed: Vec<Uuid> = closed.map(|(id, _)| *id).collect();
         for id in closed {
             self.open_socket_or_say(id);
         }
+        // Last: nothing is being made now, so what is called .tmp is what a dead daemon left.
         self.remove_stale_sockets();
         tracing::info!(networks = self.networks.len(), nics = self.nics.len(), "state restored");
     }
@@ -279,7 +283,8 @@ impl Control {
         })
     }
 
-    /// Goes on with a vNIC that another process of the daemon `gave`. One that is not stored is let go.
+    /// Goes on with a vNIC that another process of the daemon `gave`. One that is not stored is let
+    /// go.
     pub fn take_over(
         &mut self,
         id: Uuid,
@@ -291,8 +296,8 @@ impl Control {
         self.open_socket(id, Some(gave))
     }
 
-    /// Takes no more requests until [`Frozen::end`]: another process is about to take over. Those that come meanwhile
-    /// wait, and are refused if it does.
+    /// Takes no more requests until [`Frozen::end`]: another process is about to take over. Those
+    /// that come meanwhile wait, and are refused if it does.
     pub fn freeze(&mut self) -> Frozen {
         let (thaw, thawed) = oneshot::channel();
         self.frozen = Some(thawed);
@@ -310,6 +315,7 @@ impl Control {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let id = name.strip_suffix(".tmp").unwrap_or(&name).strip_suffix(".sock");
             let id = id.and_then(|id| Uuid::try_parse(id).ok());
+            // Only names that the daemon gives: the directory may hold files of others.
             let stale = id.is_some_and(|id| !self.nics.contains_key(&id) || name.ends_with(".tmp"));
             if stale && let Err(error) = std::fs::remove_file(&path) {
                 tracing::warn!(path = %path.display(), %error, "cannot remove a stale socket");
@@ -337,12 +343,16 @@ impl Control {
         self.socket_dir.join(format!("{nic}.sock"))
     }
 
-    /// Gives the data plane the whole truth of each network that has changed.
+    /// Publishes to the data plane the whole truth of each network that has changed.
     fn settle(&mut self) -> Turn {
         let changed = self.unpublished.drain().filter_map(|id| self.networks.get(&id));
-        self.dataplane.publish(changed.map(|network| {
+        // An empty table tells reactors that a network is gone.
+        let all = self.deleted.iter().chain(changed);
+        let turn = self.dataplane.publish(all.map(|network| {
             compile::compile(network.key, &network.model, network.members.values(), self.seed)
-        }))
+        }));
+        self.deleted.clear();
+        turn
     }
 
     /// Moves a vNIC away from a reactor that has too much to do, if that helps.
@@ -362,6 +372,7 @@ impl Control {
         network
             .members
             .insert(nic.place.port.slot, compile::member(&network.model, &nic.model, nic.place));
+        // Until this is published, frames for it go to the reactor that it has left.
         self.unpublished.insert(nic.model.network_id);
         tracing::info!(
             nic = nic.model.name.as_str(),
@@ -374,16 +385,20 @@ impl Control {
 
     /// Takes over what a VMM and its guest do.
     pub fn port_changed(&mut self, event: Event) {
+        // Late news of a deleted vNIC finds nobody: the slot's next owner has another generation.
         let Some(id) = self.by_port.get(&event.port).copied() else { return };
         let Some(nic) = self.nics.get_mut(&id) else { return };
         nic.view = None;
+        // First: a new connection is of a new guest, of whom nothing is known.
         nic.guest.of(event.connection);
         nic.state = match event.change {
+            // Watchers are not woken: a guest can be told things as often as it asks.
             Change::Told(told) => return nic.guest.note(event.connection, told),
             Change::State(PortState::Idle) => proto::NicState::Created,
             Change::State(PortState::Active) => proto::NicState::Active,
             Change::State(PortState::Failed) => proto::NicState::Error,
         };
+        // In the queue once, however often its VMM comes and goes.
         if nic.state != nic.told && !std::mem::replace(&mut nic.is_untold, true) {
             self.untold.push(Instant::now(), id);
         }
@@ -397,6 +412,7 @@ impl Control {
             if nic.state == nic.told {
                 continue;
             }
+            // A VMM that comes and goes must not fill the log.
             if let Some(Said { unsaid }) = nic.log.line(now) {
                 tracing::info!(
                     nic = nic.model.name.as_str(),
@@ -488,6 +504,7 @@ impl Control {
             let object = Some(self.shared_nic_view(id)?);
             Some(watch::Change { id, network, at: unix_ms(), object })
         });
+        // Subscribed within the same turn on Control's thread: no change falls in between.
         let present = present.collect();
         Ok(Watch { present, changes: self.nic_events.subscribe(), network: only })
     }
@@ -531,140 +548,4 @@ fn network_view(network: &NetworkState) -> proto::Network {
 
 fn unix_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
-}
-
-type Request = Box<dyn FnOnce(&mut Control) -> Answer + Send>;
-/// Gives an answer to who waits for it.
-type Answer = Box<dyn FnOnce() + Send>;
-
-/// Gives an answer, when the VMMs of the vNICs that were deleted for it are gone.
-fn give((answer, closing): (Answer, Vec<Closing>)) {
-    if closing.is_empty() {
-        return answer();
-    }
-    tokio::spawn(async move {
-        for closing in closing {
-            closing.over().await;
-        }
-        answer();
-    });
-}
-
-/// Completes at a time, or never.
-async fn until(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// The way to Control, for any task.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    requests: mpsc::Sender<Request>,
-    degraded: Degraded,
-}
-
-/// Control's thread.
-#[derive(Debug)]
-pub struct ControlThread {
-    ended: oneshot::Receiver<()>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-impl ControlThread {
-    /// Completes when the thread ends.
-    pub async fn ended(&mut self) {
-        // The sender is only ever dropped.
-        (&mut self.ended).await.ok();
-    }
-
-    /// Waits for the thread; false if it ended by a panic.
-    pub async fn join(self) -> bool {
-        let joined = tokio::task::spawn_blocking(|| self.thread.join()).await;
-        matches!(joined, Ok(Ok(())))
-    }
-}
-
-/// Control has ended: the daemon is going down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the daemon is shutting down")]
-pub struct Gone;
-
-impl Handle {
-    /// Gives `control` a thread of its own and the events of its ports. The thread ends, and with it the data plane,
-    /// after [`Control::shut_down`], or by a panic.
-    pub fn spawn(
-        mut control: Control,
-        mut reports: Reports,
-    ) -> std::io::Result<(Self, ControlThread)> {
-        let (requests, mut receiver) = mpsc::channel::<Request>(REQUEST_BACKLOG);
-        let runtime = tokio::runtime::Handle::current();
-        let (running, ended) = oneshot::channel();
-        let degraded = control.health.degraded();
-        let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
-            let _running: oneshot::Sender<()> = running;
-            runtime.block_on(async {
-                let mut looks = tokio::time::interval(balance::INTERVAL);
-                looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                let several = control.dataplane.reactors().count() > 1;
-                while !control.is_ending {
-                    tokio::select! {
-                        Some(request) = receiver.recv() => {
-                            // Who was told something by the network, and asks, finds that known.
-                            let happened = std::iter::from_fn(|| reports.try_recv());
-                            happened.take(SETTLED_TOGETHER).for_each(|e| control.port_changed(e));
-                            let waiting = std::iter::from_fn(|| receiver.try_recv().ok());
-                            let requests = [request].into_iter().chain(waiting);
-                            let mut answers = Vec::new();
-                            for request in requests.take(SETTLED_TOGETHER) {
-                                answers.push((request(&mut control), control.take_closing()));
-                                // What another process takes over is to stay as it was told.
-                                if control.frozen.is_some() {
-                                    break;
-                                }
-                            }
-                            let turn = control.settle();
-                            // Here, not where the answer is waited for: who waits may give up.
-                            tokio::spawn(async move {
-                                turn.over().await;
-                                answers.into_iter().for_each(give);
-                            });
-                            if let Some(thawed) = control.frozen.take() {
-                                control.is_ending = thawed.await == Ok(Thaw::End);
-                            }
-                        }
-                        Some(event) = reports.recv() => control.port_changed(event),
-                        () = until(control.health.retry()) => control.probe(),
-                        () = until(control.untold.next()) => {
-                            control.tell_states(Instant::now());
-                        }
-                        _ = looks.tick(), if several => control.rebalance(),
-                        else => return,
-                    }
-                }
-            });
-        })?;
-        Ok((Self { requests, degraded }, ControlThread { ended, thread }))
-    }
-
-    /// What ails the daemon, also while Control waits for a disk.
-    pub fn degraded(&self) -> Degraded {
-        self.degraded.clone()
-    }
-
-    /// Runs `request` on Control's thread when its turn comes; answers when what it changed is in force.
-    pub async fn call<T: Send + 'static>(
-        &self,
-        request: impl FnOnce(&mut Control) -> T + Send + 'static,
-    ) -> Result<T, Gone> {
-        let (answer, answered) = oneshot::channel();
-        let request: Request = Box::new(move |control| {
-            let result = request(control);
-            // A caller that has gone away does not want the answer.
-            Box::new(move || drop(answer.send(result)))
-        });
-        self.requests.send(request).await.map_err(|_| Gone)?;
-        answered.await.map_err(|_| Gone)
-    }
 }

@@ -22,6 +22,7 @@ impl Control {
     ) -> Result<proto::Network, Refusal> {
         let validate_only = request.validate_only;
         let new = NewNetwork::try_from(request)?;
+        // First: a request that is repeated would find its own name taken.
         if let Some(existing) = new.id.and_then(|id| self.networks.get(&id)) {
             return if is_same(&existing.model, &new) {
                 Ok(network_view(existing))
@@ -62,6 +63,7 @@ impl Control {
         let id = network.id;
         tracing::info!(network = network.name.as_str(), %id, "network created");
         self.adopt_network(network);
+        // Its file may have been damaged: its vNICs still have this id.
         self.adopt_orphans(id);
         self.tell_network(id);
         Ok(network_view(&self.networks[&id]))
@@ -74,17 +76,20 @@ impl Control {
         }
     }
 
-    /// Puts the store back to where it was before a change that failed by `error`, if anything of it is there. If that
-    /// fails too, the change is there after a restart, as a whole or not at all.
+    /// Puts the store back to where it was before a change that failed by `error`, if anything of
+    /// it is there. If that fails too, the change is there after a restart, as a whole or not at
+    /// all.
     pub(super) fn undo(
         &mut self,
         what: &'static str,
         error: &crate::store::StoreError,
         change: impl FnOnce(&mut dyn crate::store::Store) -> Result<(), crate::store::StoreError>,
     ) {
+        // All other errors leave nothing in place.
         if !matches!(error, crate::store::StoreError::Unsynced { .. }) {
             return;
         }
+        // Not by `keep`: the first failure has already made known that changes are not stored.
         if let Err(error) = change(&mut *self.store) {
             tracing::warn!(%error, "a change of a {what} failed and could not be taken back: it may be in force after a restart");
         }
@@ -92,6 +97,8 @@ impl Control {
 
     /// Takes a stored network into the state.
     pub(super) fn adopt_network(&mut self, model: Network) {
+        // A new key each time: a network that is made again with the id of a deleted one must not
+        // meet the tables of that.
         self.next_key += 1;
         self.network_names.insert(model.name.clone(), model.id);
         let state = NetworkState {
@@ -139,6 +146,7 @@ impl Control {
         let old = network.model.clone();
         Refusal::unless_etag("network", &old.name, &request.etag, view::etag(old.updated_at))?;
         let mut new = requests::changed_network(&old, request)?;
+        // The etag stays: the preconditions of other clients still hold.
         if new == old {
             return Ok(network_view(network));
         }
@@ -165,7 +173,7 @@ impl Control {
         Ok(network_view(&self.networks[&id]))
     }
 
-    /// Lets the vNICs of a network that has changed have what they have of it.
+    /// Passes a change of a network on to its vNICs, for what they take from it.
     fn follow_network(&mut self, id: Uuid) {
         let Some(network) = self.networks.get_mut(&id) else { return };
         for member in network.members.values_mut() {
@@ -199,13 +207,14 @@ impl Control {
         if request.validate_only {
             return Ok(response);
         }
+        // Stored before anything else: nothing that follows can fail.
         self.keep(|store| store.delete_network(id, &nics))?;
         nics.iter().for_each(|nic| self.forget_nic(*nic));
-        self.unpublished.insert(id);
-        self.settle();
+        self.unpublished.remove(&id);
         if let Some(network) = self.networks.remove(&id) {
             self.network_names.remove(&network.model.name);
             tracing::info!(network = network.model.name.as_str(), %id, nics = nics.len(), "network deleted");
+            self.deleted.push(network);
         }
         nics.iter().for_each(|nic| self.tell_nic_gone(*nic, id));
         self.tell_network(id);
@@ -213,8 +222,8 @@ impl Control {
     }
 }
 
-/// Whether the request is the one that made `existing`, whatever has become of it since. Of those that an earlier version
-/// made it is not known: then they are the same while nothing has changed.
+/// Whether the request is the one that made `existing`, whatever was changed since. A network of an
+/// earlier version has no number of its request: then its values are compared.
 fn is_same(existing: &Network, new: &NewNetwork) -> bool {
     if let Some(asked) = existing.asked {
         return asked == new.asked;

@@ -49,15 +49,18 @@ impl Control {
             return Err(Refusal::taken("id", orphan.id, format!("vNIC {}", orphan.name)));
         }
         new.name.as_ref().map_or(Ok(()), |name| self.check_nic_name(name))?;
+        // Orphans count: they are served again when their network is.
         let there = self.nics.len() + self.orphans.len();
         Limits::check("vNICs", there, self.limits.nics, "max-nics")?;
         let nic = self.choose(network_id, new)?;
         self.check_route_count(&nic)?;
+        // sun_path is short (unix(7)): found out before anything is stored.
         self.check_socket_path(nic.id)?;
         if validate_only {
             return Ok(self.new_view(&nic));
         }
         let id = nic.id;
+        // Stored before its socket is there: no VMM connects to what a crash would take back.
         if let Err(error) = self.keep(|store| store.put_nic(&nic)) {
             self.undo("vNIC", &error, |store| store.delete_nic(id));
             return Err(error.into());
@@ -88,6 +91,7 @@ impl Control {
     /// A free name for a vNIC that was given none.
     fn choose_name(&self) -> Name {
         loop {
+            // Short enough to be typed; a name that is taken is tried anew.
             let [a, b, c, d, ..] = *Uuid::new_v4().as_bytes();
             let name = format!("nic-{:08x}", u32::from_be_bytes([a, b, c, d]));
             let name = name.parse().expect("letters, digits and a hyphen");
@@ -201,8 +205,8 @@ impl Control {
         Ok(())
     }
 
-    /// Takes a vNIC out of the state and removes its socket; its network is still to be published. The next answer waits
-    /// until its VMM is disconnected.
+    /// Takes a vNIC out of the state and removes its socket; its network is still to be published.
+    /// The next answer waits until its VMM is disconnected.
     pub(super) fn forget_nic(&mut self, id: Uuid) {
         let Some(nic) = self.nics.remove(&id) else { return };
         self.nic_names.remove(&nic.model.name);
@@ -210,6 +214,7 @@ impl Control {
         if let Some(network) = self.networks.get_mut(&nic.model.network_id) {
             network.members.remove(&nic.place.port.slot);
             network.lift(&nic.model);
+            // Its slot may be given out at once: generations tell the old port from the new one.
             self.dataplane.release(network.key, nic.place);
         }
         self.closing.extend(nic.listening.map(Listening::stop));
@@ -304,8 +309,8 @@ impl Control {
         self.replace_nic(old, new, request.validate_only)
     }
 
-    /// Stores a changed vNIC and puts it in the place of what it was, if its addresses are free and it is not to be
-    /// checked only.
+    /// Stores a changed vNIC and puts it in the place of what it was, if its addresses are free and
+    /// it is not to be checked only.
     fn replace_nic(
         &mut self,
         old: Nic,
@@ -317,10 +322,13 @@ impl Control {
             return Ok(self.nic_view(&self.nics[&id]));
         }
         let network = self.networks.get_mut(&old.network_id).expect("a vNIC's network is there");
+        // Only for the check: its own addresses are no conflict. It is put back whatever comes of
+        // that, as nothing is stored yet.
         network.lift(&old);
         let chosen = addresses::choose_again(network, &mut new);
         network.put(&old);
         chosen?;
+        // Else they stay as they are: VMMs refuse to come back to a device that offers less.
         if new.queue_pairs != old.queue_pairs {
             new.features = dataplane::features(new.queue_pairs);
         }
@@ -328,6 +336,7 @@ impl Control {
         if validate_only {
             return Ok(self.changed_view(&self.nics[&id], &new));
         }
+        // Before it is stored: what the file system refuses must not be in force after a restart.
         self.give_socket(&old, &new)?;
         if let Err(error) = self.keep(|store| store.put_nic(&new)) {
             self.undo("vNIC", &error, |store| store.put_nic(&old));
@@ -398,6 +407,7 @@ impl Control {
         if request.validate_only {
             return Ok(response);
         }
+        // Stored before anything else: nothing that follows can fail.
         self.keep(|store| store.delete_nic(id))?;
         let was_served = self.forget_orphan(id).is_none();
         if was_served {
@@ -474,12 +484,13 @@ fn check_etag(nic: &Nic, expected: &str) -> Result<(), Refusal> {
     Refusal::unless_etag("vNIC", &nic.name, expected, view::etag(nic.updated_at))
 }
 
-/// Refuses to change under a VMM what it or its guest was told once.
+/// Refuses to change what a connected VMM, or its guest, was told once and does not ask for again.
 fn check_connected(nic: &NicState, new: &Nic) -> Result<(), Refusal> {
     if nic.state != proto::NicState::Active {
         return Ok(());
     }
     let old = &nic.model;
+    // Not the MTU, which DHCP and router advertisements tell anew.
     let disturbing = [
         ("mac_address", old.mac != new.mac),
         ("ipv4_address", old.ipv4 != new.ipv4),
@@ -505,6 +516,7 @@ fn is_same(existing: &Nic, network_id: Uuid, new: &NewNic) -> bool {
         return asked == new.asked;
     }
     existing.network_id == network_id
+        // What was not asked for was chosen: any value will do.
         && new.name.as_ref().is_none_or(|name| *name == existing.name)
         && new.mac.is_none_or(|mac| mac == existing.mac)
         && (new.ipv4.is_none() || new.ipv4 == existing.ipv4)

@@ -1,5 +1,6 @@
-//! vNICs that are stored, but whose network is not there since its file is damaged. They are listed with the state ERROR,
-//! keep their names, can be deleted, and are served again when a network with that id is made or its file comes back.
+//! vNICs that are stored, but whose network is not there since its file is damaged. They are listed
+//! with the state ERROR, keep their names, can be deleted, and are served again when a network with
+//! that id is made or its file comes back.
 
 use super::{Control, NicState, addresses, refusal::Refusal, view};
 use crate::{model::Nic, proto};
@@ -42,8 +43,10 @@ impl Control {
     pub(super) fn adopt_orphans(&mut self, network: Uuid) {
         let theirs = self.orphans.values().filter(|nic| nic.network_id == network);
         let mut theirs: Vec<_> = theirs.map(|nic| (nic.created_at, nic.id)).collect();
+        // The eldest first: where two want one address, it stays with whoever had it before.
         theirs.sort();
         for (_, id) in theirs {
+            // A copy: one that does not fit stays an orphan as it was.
             let mut nic = self.orphans[&id].clone();
             if let Err(refusal) = addresses::choose_again(&self.networks[&network], &mut nic) {
                 tracing::warn!(nic = %nic.name, %id, %refusal, "vNIC not served: it does not fit its network");
@@ -67,7 +70,7 @@ impl Control {
     }
 }
 
-/// A vNIC cannot be served, or, with an empty reason, can again.
+/// Records why a vNIC cannot be served. An empty reason: it can again.
 pub(super) fn set_error(nic: &mut NicState, reason: String) {
     let error = !reason.is_empty();
     nic.state = if error { proto::NicState::Error } else { proto::NicState::Created };

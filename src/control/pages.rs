@@ -1,5 +1,5 @@
-//! Lists in pages: objects by name, from where the page before ended. The name is the place, so what is made or deleted
-//! between two pages moves no other object to another page.
+//! Lists in pages: objects by name, from where the page before ended. The name is the place, so
+//! what is made or deleted between two pages moves no other object to another page.
 
 use super::refusal::Refusal;
 use crate::model::Name;
@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, ops::Bound};
 use uuid::Uuid;
 
 /// Objects of a page.
+// AIP-158: a page_size above it is cut to it and not refused.
 const MAX_SIZE: usize = 1000;
 /// Octets of a page: stock clients take messages of 4 MiB, and the last object may be a large one.
 const MAX_OCTETS: usize = 3 << 20;
@@ -33,13 +34,15 @@ impl<'a> Page<'a> {
         Ok(Self { size, after, prefix })
     }
 
-    /// The objects of `names` that are wanted and that `view` shows, and the token of the next page.
+    /// The objects of `names` that are wanted and that `view` shows, and the token of the next
+    /// page.
     pub(super) fn of<T: Message>(
         &self,
         names: &BTreeMap<Name, Uuid>,
         view: impl Fn(Uuid) -> Option<T>,
     ) -> (Vec<T>, String) {
         let start = match self.after {
+            // A token that sorts before the prefix is of another list.
             Some(name) if name >= self.prefix => Bound::Excluded(name),
             _ => Bound::Included(self.prefix),
         };
@@ -49,6 +52,8 @@ impl<'a> Page<'a> {
         let (mut page, mut octets) = (Vec::new(), 0);
         let mut last = None;
         for (name, object) in seen {
+            // Asked with an object at hand: a last page that is full has no token, and a page has
+            // one object at least, however large.
             let is_full = self.size.is_some_and(|size| page.len() == size) || octets > MAX_OCTETS;
             if let Some(last) = last
                 && is_full

@@ -1,12 +1,14 @@
-//! Why a request is refused: a variant for each way a caller can react, its gRPC code, and its details for programs
-//! (`google.rpc.Status`: BadRequest, ErrorInfo, ResourceInfo).
+//! Why a request is refused: a variant for each way a caller can react, its gRPC code, and its
+//! details for programs (`google.rpc.Status`: BadRequest, ErrorInfo, ResourceInfo).
 
 use crate::store::StoreError;
 use std::{collections::HashMap, fmt};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-/// Octets of a value that are said back: grpc-message is a header, and clients bound those (8 or 16 KiB).
+/// Octets of a value that are said back: grpc-message is a header, and clients bound those (8 or 16
+/// KiB).
+// gRPC escapes what is not ASCII once more, at three characters an octet.
 const MAX_ECHO: usize = 200;
 /// Of ErrorInfo: who says the reason.
 const DOMAIN: &str = "mvirt.net";
@@ -113,6 +115,7 @@ impl Echo {
         let value = value.to_string();
         let mut said = String::new();
         for character in value.chars() {
+            // Cut between characters: half an escape would read as another one.
             let escaped = character.escape_debug();
             if said.len() + escaped.clone().map(char::len_utf8).sum::<usize>() > MAX_ECHO {
                 said.push_str(&format!("… ({} octets)", value.len()));
@@ -176,7 +179,9 @@ impl Refusal {
             Self::NotEmpty { .. } => (Code::FailedPrecondition, "NOT_EMPTY"),
             Self::Connected { .. } => (Code::FailedPrecondition, "CONNECTED"),
             Self::NotServed { .. } => (Code::FailedPrecondition, "NOT_SERVED"),
+            // AIP-154: read again, then retry.
             Self::Changed { .. } => (Code::Aborted, "CHANGED"),
+            // Not PERMISSION_DENIED, which says that the caller lacks the rights.
             Self::NotPermitted { .. } => (Code::FailedPrecondition, "NOT_PERMITTED"),
             Self::Exhausted(_) => (Code::ResourceExhausted, "EXHAUSTED"),
             Self::Unimplemented(_) => (Code::Unimplemented, "UNIMPLEMENTED"),

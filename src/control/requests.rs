@@ -61,9 +61,11 @@ pub(super) struct NewNic {
     pub(super) asked: Uuid,
 }
 
-/// A number for a request in its canonical form. What is not given is not encoded, so a field that comes later does not
-/// change the number of a request without it.
+/// Returns a number for a request in its canonical form. Absent fields are not encoded, so a field
+/// of a later version does not change the number of a request without it.
 fn fingerprint(canonical: &impl Message) -> Uuid {
+    // A hash, the same in every process: the number is stored. prost encodes fields in the order of
+    // their tags, and labels are sorted, so equal requests are equal octets.
     Uuid::new_v5(&Uuid::NAMESPACE_OID, &canonical.encode_to_vec())
 }
 
@@ -71,6 +73,7 @@ impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
     type Error = Refusal;
 
     fn try_from(request: proto::CreateNetworkRequest) -> Result<Self, Refusal> {
+        // Refused and not ignored: a network that reaches nothing outside is not what is wanted.
         if request.is_public {
             return Err(Refusal::Unimplemented("is_public: egress does not exist yet"));
         }
@@ -90,6 +93,7 @@ impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
         };
         let missing = |field, expected| Err(Refusal::invalid(field, "", expected));
         match (new.ipv4_subnet, new.ipv6_prefix) {
+            // The flags alone choose no subnet: who sets one must say which.
             (None, _) if request.ipv4_enabled => {
                 missing("ipv4_subnet", "required with ipv4_enabled, like 10.0.0.0/24")
             }
@@ -101,6 +105,8 @@ impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
             }
             _ => Ok(()),
         }?;
+        // From the parsed values, so that spellings do not count. Without the id, by which it is
+        // found, and validate_only, which makes nothing.
         new.asked = fingerprint(&proto::CreateNetworkRequest {
             name: new.name.to_string(),
             ipv4_subnet: string(new.ipv4_subnet),
@@ -157,6 +163,7 @@ impl NewNic {
             ipv6_address: string(new.ipv6),
             routed_ipv4_prefixes: strings(&new.routed_ipv4),
             routed_ipv6_prefixes: strings(&new.routed_ipv6),
+            // A default that is named is the same as none: both are 0.
             addressing: (new.addressing == Addressing::Subnet).into(),
             queue_pairs: new.queue_pairs.into(),
             mtu: new.mtu.unwrap_or(0).into(),
@@ -201,6 +208,7 @@ pub(super) fn changed_network(
         new.name = parse("name", &request.name)?;
     }
     if mask.names("mtu") {
+        // Named and absent: back to the default (AIP-134).
         new.mtu = fields::mtu(request.mtu)?.unwrap_or(config::DEFAULT_MTU);
     }
     if mask.names("domain") {
@@ -244,8 +252,8 @@ fn nic_mask(request: &proto::UpdateNicRequest) -> Result<Mask, Refusal> {
     )
 }
 
-/// `old` as the request would leave it, if its addresses are free; its time of change, and what follows from its other
-/// fields, apart.
+/// `old` as the request would leave it, if its addresses are free; its time of change, and what
+/// follows from its other fields, apart.
 pub(super) fn changed_nic(
     old: &Nic,
     request: &proto::UpdateNicRequest,

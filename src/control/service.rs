@@ -36,13 +36,14 @@ impl Service {
         Ok(self.control.call(request).await??)
     }
 
-    /// A page of a list; or all of it where no pages are wanted, which is made of as many as it
-    /// takes, so that others have their turn in between.
+    /// Returns a page of a list. Where no pages are wanted, returns all of it, joined from as many
+    /// pages as it takes: others have their turn in between.
     async fn list<R: ListRequest>(
         &self,
         request: Request<R>,
         page: fn(&Control, &R) -> Result<R::Response, Refusal>,
     ) -> Result<Response<R::Response>, Status> {
+        // From `api/`, which knows the peer and its share.
         let long_lists = request.extensions().get::<LongLists>().cloned().unwrap_or_default();
         let mut request = request.into_inner();
         let next = |request: R| self.call(move |control| page(control, &request));
@@ -50,6 +51,7 @@ impl Service {
         if request.has_pages() || list.next().is_empty() {
             return Ok(Response::new(list));
         }
+        // Not before the first page: most lists end there and need no right.
         let long = long_lists.take()?;
         let mut octets = list.encoded_len();
         while !list.next().is_empty() {
@@ -115,7 +117,7 @@ lists! {
     ListNicsRequest -> ListNicsResponse { nics }
 }
 
-/// The id or name of an object that must be told.
+/// Returns the id or name of an object. Refuses an empty one.
 fn told(what: &'static str, key: String) -> Result<String, Refusal> {
     if key.is_empty() {
         Err(Refusal::invalid(what, key, "required: an id or a name"))
@@ -131,6 +133,7 @@ impl NetService for Service {
         _request: Request<proto::GetVersionRequest>,
     ) -> Result<Response<proto::VersionInfo>, Status> {
         let version = env!("CARGO_PKG_VERSION").into();
+        // Not from Control, which may be waiting for the disk that this is about.
         let degraded = self.control.degraded().borrow().clone();
         Ok(Response::new(proto::VersionInfo { version, degraded }))
     }
@@ -186,6 +189,7 @@ impl NetService for Service {
         request: Request<proto::CreateNicRequest>,
     ) -> Result<Response<proto::Nic>, Status> {
         let request = request.into_inner();
+        // Before the turn on Control: a name service may take its time.
         let accounts = Accounts::find(&request.socket_owner, &request.socket_group).await?;
         self.call(|control| control.create_nic(request, accounts)).await.map(Response::new)
     }
@@ -260,6 +264,7 @@ impl NetService for Service {
         &self,
         request: Request<proto::WatchNicsRequest>,
     ) -> Result<Response<Self::WatchNicsStream>, Status> {
+        // The stream is taken first: a watch too many costs Control nothing.
         let (request, stream) = (request.into_inner(), self.streams.take()?);
         let mark = request.mark_synced;
         let watch = self.call(move |control| control.watch_nics(&request)).await?;

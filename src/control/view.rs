@@ -103,6 +103,7 @@ pub(super) fn nic(
         updated_at: nic.updated_at.to_string(),
         addressing: addressing.into(),
         queue_pairs: nic.queue_pairs.into(),
+        // An orphan has no network to take an MTU from.
         mtu: network.map_or(nic.mtu.unwrap_or(0), |network| nic.mtu_in(network)).into(),
         ipv6_mode: ipv6_mode.into(),
         slaac_prefix: string(nic.slaac),

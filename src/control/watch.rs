@@ -3,8 +3,9 @@
 //! ```text
 //! port: state ──▶ Untold (100 ms) ──▶ broadcast ──▶ a stream each: present, synced, changes
 //! ```
-//! A state that comes and goes meanwhile is not told: a VMM may change it as often as it likes, and must not push other
-//! watchers' events out of the backlog. All streams share the objects that they have still to tell.
+//! A state that comes and goes meanwhile is not told: a VMM may change it as often as it likes, and
+//! must not push other watchers' events out of the backlog. All streams share the objects that they
+//! have still to tell.
 
 use super::{refusal::Refusal, unix_ms};
 use crate::proto;
@@ -20,6 +21,7 @@ use tonic::{Response, Status};
 use uuid::Uuid;
 
 /// Events a watcher may be behind before it is disconnected.
+// A power of two, to which tokio rounds it. All watchers share what it holds.
 pub(super) const BACKLOG: usize = 1024;
 /// Streams at once: what one holds is small, but h2 buffers for each what its reader does not take.
 const MAX_STREAMS: usize = 256;
@@ -100,7 +102,7 @@ impl Streams {
     }
 }
 
-/// What a method gives back.
+/// What a method returns.
 pub(super) type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 fn event<E: Event>(change: Change<E::Object>) -> E {
@@ -108,8 +110,8 @@ fn event<E: Event>(change: Change<E::Object>) -> E {
     E::change(change.id.to_string(), change.at, object)
 }
 
-/// The present first, then the mark if it is wanted, then every change; a watcher that falls behind is told so and
-/// disconnected.
+/// The present first, then the mark if it is wanted, then every change; a watcher that falls behind
+/// is told so and disconnected.
 pub(super) fn stream<E: Event>(
     watch: Watch<E::Object>,
     mark_synced: bool,
@@ -127,6 +129,7 @@ pub(super) fn stream<E: Event>(
     let changes = changes.take_while(move |change| {
         // Held for as long as the stream is.
         let _held = &stream;
+        // Looks one item back: the error itself is still passed on, then the stream ends.
         !std::mem::replace(&mut failed, change.is_err())
     });
     let present = tokio_stream::iter(present).map(|change| Ok(event(change)));
@@ -136,6 +139,7 @@ pub(super) fn stream<E: Event>(
 
 /// vNICs whose state has changed and is not told yet, the first one first.
 #[derive(Debug, Default)]
+// A queue is in order of time, since all wait equally long.
 pub(super) struct Untold(VecDeque<(Instant, Uuid)>);
 
 impl Untold {

@@ -1,10 +1,11 @@
 //! What a VMM gave, and the thread that waits for it in its vNIC's stead.
 //!
-//! To close a descriptor, to ask about it, to map and to unmap may each wait for as long as its owner likes: a file of a
-//! FUSE file system, a TCP socket with data to be sent, a UNIX socket in which such descriptors travel, gigabytes of
-//! memory to be freed. So none of it is done on a thread that others need: [`Apart`] does it on one that is a vNIC's
-//! alone, and what is wrapped in [`Foreign`] is dropped there, whoever lets go of it. A vNIC whose VMM makes that thread
-//! wait waits itself.
+//! To close a descriptor, to ask about it, to map and to unmap may each wait for as long as its
+//! owner likes: a file of a FUSE file system, a TCP socket with data to be sent, a UNIX socket in
+//! which such descriptors travel, gigabytes of memory to be freed. So none of it is done on a
+//! thread that others need: [`Apart`] does it on one that is a vNIC's alone, and what is wrapped in
+//! [`Foreign`] is dropped there, whoever lets go of it. A vNIC whose VMM makes that thread wait
+//! waits itself.
 
 use rustix::{
     fs::{CWD, readlinkat},
@@ -24,6 +25,7 @@ use std::{
 use tokio::sync::oneshot;
 
 /// Octets of the thread's stack: it makes system calls, and no more.
+// A sixteenth of the standard library's: each of thousands of vNICs may have such a thread.
 const STACK: usize = 128 << 10;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -47,16 +49,20 @@ impl fmt::Debug for Apart {
 
 impl Apart {
     fn jobs(&self) -> MutexGuard<'_, Jobs> {
+        // Poison means nothing here: jobs run without the lock, and the queue is whole at any time.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a job. An error says that no thread can be had now: then it stays, and is done with the next.
+    /// Queues a job. An error: no thread can be started now. The job stays, and is done with the
+    /// next.
     fn push(&self, job: Job) -> io::Result<()> {
         let mut jobs = self.jobs();
         jobs.waiting.push_back(job);
+        // Under the lock, so that no two threads are started, and order is kept.
         if !jobs.running {
             let own = self.clone();
             let thread = std::thread::Builder::new().name("apart".into()).stack_size(STACK);
+            // Marked as running only after this: where it fails, the next push tries again.
             thread.spawn(move || own.work())?;
             jobs.running = true;
         }
@@ -67,15 +73,19 @@ impl Apart {
         loop {
             let mut jobs = self.jobs();
             let Some(job) = jobs.waiting.pop_front() else {
+                // Under the lock that found nothing: a job that is pushed now starts another
+                // thread.
                 jobs.running = false;
                 return;
             };
+            // A job may wait for hours, and who pushes another must not.
             drop(jobs);
             job();
         }
     }
 
-    /// Does `job` there, after all that was given before. Returns its outcome. Dropping the future abandons it.
+    /// Does `job` there, after all that was given before. Returns its outcome. Dropping the future
+    /// abandons it.
     pub async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> T + Send + 'static,
@@ -88,7 +98,13 @@ impl Apart {
 
     /// Completes when all that was given before is done.
     pub async fn idle(&self) -> io::Result<()> {
-        if self.jobs().running { self.run(|| ()).await } else { Ok(()) }
+        // Jobs may wait without a thread, where none could be had when they came.
+        let is_idle = {
+            let jobs = self.jobs();
+            !jobs.running && jobs.waiting.is_empty()
+        };
+        // A job that does nothing: it is done when all before it are.
+        if is_idle { Ok(()) } else { self.run(|| ()).await }
     }
 
     /// Wraps what is to be dropped there.
@@ -110,19 +126,20 @@ impl<T: Send + 'static> Foreign<T> {
         self.apart.own(thing)
     }
 
-    /// Does a job where it will be dropped. Where no thread can be had now, that is done with the next.
+    /// Does a job on the thread that will drop this. Where no thread can be started now, it is done
+    /// with the next job.
     pub fn apart(&self, job: impl FnOnce() + Send + 'static) {
         if let Err(error) = self.apart.push(Box::new(job)) {
             tracing::debug!(%error, "what is done for a VMM waits for its next message");
         }
     }
 
-    /// What is in it, which turned out to be nothing whose end anybody waits for.
+    /// Unwraps it: for what turned out to close without waiting for anybody.
     pub fn into_inner(mut self) -> T {
         self.thing.take().expect("it is there until it is dropped")
     }
 
-    /// What is made of it; an error drops it here and now.
+    /// Makes something else of it. An error drops it here and now.
     pub fn try_map<U: Send + 'static, E>(
         mut self,
         make: impl FnOnce(T) -> Result<U, E>,
@@ -181,14 +198,16 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What `fd` is. The links of /proc are the kernel's own words: no file system, and no other process, has a say in
-    /// those that do not begin with a slash.
+    /// What `fd` is. The links of /proc are the kernel's own words: no file system, and no other
+    /// process, has a say in those that do not begin with a slash.
     pub fn of(fd: impl AsFd) -> Self {
         let fd = fd.as_fd();
+        // Not fstat(2): that asks the file system, and a FUSE server answers when it likes.
         let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let Ok(target) = readlinkat(CWD, link, Vec::new()) else { return Self::Other };
         match target.as_bytes() {
             b"anon_inode:[eventfd]" => Self::Eventfd,
+            // TCP, too, is "socket:": its close may wait for a peer (SO_LINGER).
             socket if socket.starts_with(b"socket:[") => match socket_domain(fd) {
                 Ok(AddressFamily::UNIX) => Self::UnixSocket,
                 _ => Self::Other,
@@ -201,6 +220,7 @@ impl Kind {
 /// The directory of the socket that `fd` is connected to, if that has a name.
 pub fn peer_directory(fd: impl AsFd) -> Option<PathBuf> {
     let peer = SocketAddrUnix::try_from(getpeername(fd).ok()??).ok()?;
+    // Not the whole path: a listener is bound to a temporary name, and keeps that when renamed.
     let path = Path::new(std::ffi::OsStr::from_bytes(peer.path_bytes()?));
     path.parent().map(Path::to_owned)
 }

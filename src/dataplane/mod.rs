@@ -7,8 +7,9 @@
 //! frame/ what travels · forward/ where to · gateway/ what we answer · port/ in and out · reactor/ who carries
 //! endpoint/ who keeps ports attached
 //! ```
-//! [`Dataplane::place`] gives a vNIC its port for life, and a reactor, which [`Dataplane::relocate`] changes;
-//! [`Dataplane::attach`] makes its socket; tables are published whole. Everything else is private to this folder.
+//! [`Dataplane::place`] assigns a vNIC its port for life, and a reactor, which
+//! [`Dataplane::relocate`] changes; [`Dataplane::attach`] makes its socket; tables are published
+//! whole. Everything else is private to this folder.
 
 pub mod counters;
 pub mod endpoint;
@@ -47,7 +48,9 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// vNICs of a network that share a reactor before another one gets some: within it, a frame is copied once.
+/// vNICs of a network that share a reactor before another one gets some: within it, a frame is
+/// copied once.
+// Over a link it is copied twice (docs/decisions/0003).
 pub const VNICS_TOGETHER: usize = 64;
 
 /// How the data plane runs.
@@ -147,8 +150,8 @@ pub struct Giver {
 }
 
 impl Giver {
-    /// Stops the port, as soon as no message of its VMM has begun; what it served is then among `answers`, with
-    /// `number`.
+    /// Stops the port, between two messages of its VMM. What it served then comes in `answers`,
+    /// with `number`.
     pub fn stop(
         &self,
         number: usize,
@@ -200,6 +203,7 @@ impl Listening {
 
     /// Removes the socket, and has its VMM disconnected.
     pub fn stop(self) -> Closing {
+        // First, so that no VMM connects to a socket that is about to go.
         if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove a socket");
         }
@@ -234,6 +238,8 @@ pub struct Turn {
 
 impl Turn {
     fn of(reactors: impl IntoIterator<Item = impl AsRef<reactor::Handle>>) -> Self {
+        // Each reactor has a sender, and this one is dropped on return: a reactor that has ended
+        // takes its own with it, and `over` sees that no answer comes.
         let (answer, answers) = mpsc::unbounded_channel();
         let ask = |reactor: &reactor::Handle| {
             let answer = answer.clone();
@@ -246,7 +252,8 @@ impl Turn {
         Self { answers, asked }
     }
 
-    /// Completes when it is over: what the reactors were told before is in force. False: one of them has ended.
+    /// Completes when it is over: what the reactors were told before is in force. False: one of
+    /// them has ended.
     pub async fn over(mut self) -> bool {
         for _ in 0..self.asked {
             if self.answers.recv().await.is_none() {
@@ -259,6 +266,7 @@ impl Turn {
 
 /// The way to see that all reactors still turn.
 #[derive(Debug)]
+// Weak: who only watches must not keep reactors alive when the data plane is dropped.
 pub struct Pulse(Vec<Weak<reactor::Handle>>);
 
 impl Pulse {
@@ -288,7 +296,7 @@ pub struct Dataplane {
 }
 
 impl Dataplane {
-    /// Starts the reactors. Gives the events of their ports.
+    /// Starts the reactors. Returns the events of their ports.
     pub fn start(settings: &Settings) -> Result<(Self, Reports), StartError> {
         let reactors = reactor::start(
             settings.reactors,
@@ -310,11 +318,13 @@ impl Dataplane {
         Ok((dataplane, receiver))
     }
 
-    /// A port for a new vNIC: beside others of its network while those are few, else where there is least.
+    /// A port for a new vNIC: beside others of its network while those are few, else where there is
+    /// least.
     pub fn place(&mut self, network: NetworkKey) -> Place {
         let together = |at: &u16| {
             self.homes
                 .get(&(network, *at))
+                // At each full 64 the network looks for the reactor with least again.
                 .is_some_and(|count| !count.is_multiple_of(VNICS_TOGETHER))
         };
         let all = 0..self.reactors.len() as u16;
@@ -323,6 +333,8 @@ impl Dataplane {
         let reactor = reactor.unwrap_or_else(least);
         self.load[usize::from(reactor)] += 1;
         *self.homes.entry((network, reactor)).or_default() += 1;
+        // Slots are used again, so that reactors find ports by index. The generation keeps what
+        // still names the slot's last vNIC, as frames in links do, from reaching the next.
         let slot = self.free.pop().unwrap_or_else(|| {
             self.generations.push(0);
             self.generations.len() as u32 - 1
@@ -332,8 +344,8 @@ impl Dataplane {
         Place { port: PortId { slot, generation: *generation }, reactor }
     }
 
-    /// Moves a vNIC of `network` to another reactor. What is sent to it is lost until its port is there, and its
-    /// network's next table is published.
+    /// Moves a vNIC of `network` to another reactor. What is sent to it is lost until its port is
+    /// there, and its network's next table is published.
     pub fn relocate(
         &mut self,
         network: NetworkKey,
@@ -348,7 +360,7 @@ impl Dataplane {
         listening.home.send_replace(Arc::clone(&self.reactors[usize::from(reactor)]));
     }
 
-    /// Gives back the port of a vNIC that is no more: its socket is closed and no table names it.
+    /// Releases the port of a vNIC that is no more: its socket is closed and no table names it.
     pub fn release(&mut self, network: NetworkKey, place: Place) {
         self.leave(network, place.reactor);
         self.free.push(place.port.slot);
@@ -358,14 +370,15 @@ impl Dataplane {
         self.load[usize::from(reactor)] -= 1;
         if let Some(count) = self.homes.get_mut(&(network, reactor)) {
             *count -= 1;
+            // Networks come and go without end, and the map must not grow with them.
             if *count == 0 {
                 self.homes.remove(&(network, reactor));
             }
         }
     }
 
-    /// Makes a vNIC's socket, which listens when this returns, and replaces what is at its path; or goes on with the one
-    /// that another process of the daemon `gave`.
+    /// Makes a vNIC's socket, which listens when this returns, and replaces what is at its path; or
+    /// goes on with the one that another process of the daemon `gave`.
     pub fn attach(&self, socket: Socket, gave: Option<Given>) -> io::Result<Listening> {
         let (counters, start) = match gave {
             Some(given) => (
@@ -393,6 +406,7 @@ impl Dataplane {
             counters: Arc::clone(&counters),
             reporter: reports::Reporter::new(socket.place.port, self.reports.clone()),
         };
+        // After all that can fail: a task without a `Listening` could not be ended.
         let task = tokio::spawn(vhost_user::serve(served, start, ordered, stopped));
         let access = self.access;
         Ok(Listening { path: socket.path, access, counters, home, orders, device, stop, task })
@@ -408,14 +422,16 @@ impl Dataplane {
         Pulse(self.reactors.iter().map(Arc::downgrade).collect())
     }
 
-    /// Gives all reactors new tables of networks; an empty one says that the network is gone. They are in force when the
-    /// turn is over.
+    /// Publishes new tables of networks to all reactors; an empty one says that the network is
+    /// gone. They are in force when the turn is over.
     pub fn publish(&mut self, tables: impl IntoIterator<Item = NetworkTable>) -> Turn {
         let tables: Vec<_> = tables.into_iter().map(Arc::new).collect();
+        // With nothing to publish there is no turn to wait for.
         let told = if tables.is_empty() { &[][..] } else { &self.reactors };
         for reactor in told {
             tables.iter().for_each(|table| reactor.publish(Arc::clone(table)));
         }
+        // To free a table takes as long as it is large: the last reference is always dropped here.
         self.published.retain(|table| Arc::strong_count(table) > 1);
         self.published.extend(tables);
         Turn::of(told)

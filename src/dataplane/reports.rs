@@ -1,5 +1,6 @@
-//! What happens at ports, on its way to control, which may be waiting for a disk: of each port at most its latest state
-//! and one message of each kind are under way, however often its VMM and guest change their minds.
+//! What happens at ports, on its way to control, which may be waiting for a disk: of each port at
+//! most its latest state and one message of each kind are under way, however often its VMM and
+//! guest change their minds.
 
 use super::{Change, Event, PortState, Told, forward::tables::PortId};
 use std::sync::{
@@ -24,6 +25,7 @@ struct Port {
     under_way: AtomicU8,
     /// How many VMMs have connected.
     connections: AtomicU64,
+    // Unbounded, but never long: a port has one report for each bit under way at most.
     reports: mpsc::UnboundedSender<Report>,
 }
 
@@ -41,11 +43,12 @@ pub struct Reports(mpsc::UnboundedReceiver<Report>);
 
 /// For ports that are to report, and for who hears of them.
 pub(super) fn channel() -> (mpsc::UnboundedSender<Report>, Reports) {
+    // Reactors send into it, which wait for nobody.
     let (sender, receiver) = mpsc::unbounded_channel();
     (sender, Reports(receiver))
 }
 
-/// The mark of what a guest was told; none for what says nothing.
+/// Returns the bit for a kind of [`Told`]; none for the kind that says nothing.
 fn mark(told: &Told) -> Option<u8> {
     (told.kind() < Told::KINDS).then(|| 1 << told.kind())
 }
@@ -71,15 +74,18 @@ impl Reporter {
         self.report(STATE, None);
     }
 
-    /// The gateway has told the guest something. What it told while a message of this kind was under way is not said again.
+    /// The gateway has told the guest something. While a message of this kind is under way, others
+    /// of it are left out.
     pub(super) fn told(&self, told: Told) {
         if let Some(mark) = mark(&told) {
+            // Taken now: when control reads this, another VMM may be connected, with another guest.
             let connection = self.0.connections.load(Ordering::Acquire);
             self.report(mark, Some((connection, told)));
         }
     }
 
     fn report(&self, mark: u8, told: Option<(u64, Told)>) {
+        // Who finds the mark set may leave: the state it stored is read after that mark is taken.
         if self.0.under_way.fetch_or(mark, Ordering::AcqRel) & mark == 0 {
             // Nobody listens once the daemon is going down.
             self.0.reports.send(Report { port: Arc::clone(&self.0), told }).ok();
@@ -96,6 +102,7 @@ impl Report {
     fn open(self) -> Event {
         let Self { port, told } = self;
         let mark = told.as_ref().and_then(|(_, told)| mark(told)).unwrap_or(STATE);
+        // Before the state is read: a change from here on sends a report of its own.
         port.under_way.fetch_and(!mark, Ordering::AcqRel);
         let (connection, change) = match told {
             Some((connection, told)) => (connection, Change::Told(told)),

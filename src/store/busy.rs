@@ -15,6 +15,7 @@ pub struct Busy(Arc<AtomicBool>);
 impl Busy {
     /// Whether it is, just now.
     pub fn is_busy(&self) -> bool {
+        // Relaxed: the flag guards no data. The heartbeat looks at it now and then.
         self.0.load(Relaxed)
     }
 

@@ -8,12 +8,13 @@
 //! DIR/nics/UUID.gone            a vNIC that is being deleted
 //! DIR/quarantine/               files that could not be understood, as they were
 //! ```
-//! A change is written to a temporary file, synced, renamed into place, and the folder synced. A failed sync is never
-//! retried on the same file. A deletion is a rename, which is taken back where it cannot be synced: that needs neither
-//! room nor descriptors. What is left of a deletion is removed at the next start.
+//! A change is written to a temporary file, synced, renamed into place, and the folder synced. A
+//! failed sync is never retried on the same file. A deletion is a rename, which is taken back where
+//! it cannot be synced: that needs neither room nor descriptors. What is left of a deletion is
+//! removed at the next start.
 //!
-//! A disk that takes no files keeps nothing from being served: [`JsonStore::open`] and [`Store::load`] fail only where
-//! the directory cannot be read, or is in use.
+//! A disk that takes no files keeps nothing from being served: [`JsonStore::open`] and
+//! [`Store::load`] fail only where the directory cannot be read, or is in use.
 
 use super::{Contents, Store, StoreError};
 use crate::{
@@ -31,6 +32,7 @@ use std::{
 };
 use uuid::Uuid;
 
+// A change of meaning gets another one. New fields have defaults and do not.
 const VERSION: u32 = 1;
 const NETWORKS: &str = "networks";
 const NICS: &str = "nics";
@@ -57,6 +59,7 @@ struct Folder {
 
 impl Folder {
     fn new(path: PathBuf) -> Self {
+        // On a disk that takes no files it may be missing; `sync` tries again.
         let open = File::open(&path).ok();
         Self { path, open }
     }
@@ -112,7 +115,7 @@ impl JsonStore {
         Ok(Self::with(directory, DirLock::take(directory, LOCK)?))
     }
 
-    /// With the lock of another process that gives it up.
+    /// With the lock of another process that releases it.
     pub fn take_over(directory: &Path, lock: OwnedFd) -> Result<Self, StoreError> {
         let lock = DirLock::take_over(directory, LOCK, lock)?;
         Ok(Self::with(directory, lock))
@@ -135,7 +138,9 @@ impl JsonStore {
     fn put<T: Serialize>(&self, folder: &Folder, id: Uuid, body: &T) -> Result<(), StoreError> {
         let path = folder.file(id);
         let text = encode(body).map_err(|e| failed("encode", &path)(e.into()))?;
+        // In the same folder: rename(2) works within one file system only.
         let temporary = path.with_extension("tmp");
+        // Synced before it is renamed: else the name may reach the disk before the text does.
         let written = write_synced(&temporary, &text)
             .and_then(|()| fs::rename(&temporary, &path).map_err(failed("rename to", &path)));
         if let Err(error) = written {
@@ -147,14 +152,17 @@ impl JsonStore {
         folder.sync()
     }
 
-    /// Renames a file that stands for an object, durably or not at all. One that has this name by now is fine.
+    /// Renames a file that stands for an object, durably or not at all. One that has this name by
+    /// now is fine.
     fn mark(&self, folder: &Folder, path: &Path, marked: &Path) -> Result<(), StoreError> {
+        // Not found: an earlier try that was cut short has renamed it.
         match fs::rename(path, marked) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(failed("rename", path)(error));
             }
             _ => {}
         }
+        // A refused change must not be in force after a restart.
         folder.sync().inspect_err(|_| {
             if let Err(error) = fs::rename(marked, path) {
                 tracing::warn!(path = %path.display(), %error, "a deletion was refused and cannot be taken back: it may be in force after a restart");
@@ -162,7 +170,8 @@ impl JsonStore {
         })
     }
 
-    /// The files of a folder that end in `extension`; other leftovers of ours are removed, strangers left alone.
+    /// The files of a folder that end in `extension`; other leftovers of ours are removed,
+    /// strangers left alone.
     fn files(&self, folder: &Folder, extension: &str) -> Result<Vec<PathBuf>, StoreError> {
         let path = &folder.path;
         let mut found = Vec::new();
@@ -183,6 +192,7 @@ impl JsonStore {
                 _ => {}
             }
         }
+        // readdir(3) has no order; what is logged and served has one.
         found.sort();
         Ok(found)
     }
@@ -190,6 +200,7 @@ impl JsonStore {
     /// Sets a file aside; where the disk takes no changes it stays, and is not served either.
     fn quarantine(&self, path: &Path, reason: &Unreadable) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // The time in front: a second file of this name must not replace the first.
         let seconds = jiff::Timestamp::now().as_second();
         let to = self.directory.join(QUARANTINE).join(format!("{seconds}-{name}"));
         match fs::rename(path, &to) {
@@ -212,6 +223,7 @@ impl JsonStore {
         for path in self.files(folder, "json")? {
             let read = read(&path).and_then(|object| {
                 let id = id(&object);
+                // A copy under another name would be the same object twice.
                 if path == folder.file(id) { Ok(object) } else { Err(Unreadable::Name(id)) }
             });
             match read {
@@ -230,7 +242,8 @@ impl JsonStore {
         Ok((objects, damaged))
     }
 
-    /// Completes deletions that a daemon began and did not live to end. Gives the networks of those that cannot be.
+    /// Completes deletions that a daemon began and did not live to end. Returns the networks of
+    /// those that cannot be.
     fn finish_deletions(&self) -> Result<HashSet<Uuid>, StoreError> {
         let mut unfinished = HashSet::new();
         for path in self.files(&self.networks, "deleting")? {
@@ -247,6 +260,7 @@ impl JsonStore {
     fn finish_deletion(&self, marked: &Path, network: Option<Uuid>) -> Result<(), StoreError> {
         for file in self.files(&self.nics, "json")? {
             let is_of = |nic: Nic| Some(nic.network_id) == network;
+            // One that cannot be read is left to `load_all`, which says so.
             if network.is_some() && read::<Nic>(&file).is_ok_and(is_of) {
                 remove(&file)?;
             }
@@ -260,7 +274,8 @@ impl JsonStore {
         self.forget_deleted(marked)
     }
 
-    /// Only once none of its vNICs can come back is it forgotten that a network was deleted.
+    /// Forgets that a network was deleted. First its vNICs are gone for good: one that came back
+    /// would have no network.
     fn forget_deleted(&self, marked: &Path) -> Result<(), StoreError> {
         self.nics.sync()?;
         remove(marked)?;
@@ -268,7 +283,8 @@ impl JsonStore {
     }
 }
 
-/// Makes the folders of a store that are missing. A disk that takes none has nothing to serve in them.
+/// Makes the folders of a store that are missing. A disk that takes none is no error: there is
+/// nothing to serve in them.
 fn make_folders(directory: &Path) {
     let made = ["", NETWORKS, NICS, QUARANTINE].map(|name| {
         let path = directory.join(name);
@@ -301,6 +317,7 @@ fn remove(path: &Path) -> Result<(), StoreError> {
 }
 
 fn encode<T: Serialize>(body: &T) -> serde_json::Result<Vec<u8>> {
+    // Through a `Value`, whose maps are sorted: the checksum is the same for whoever reads it back.
     let body = serde_json::to_value(body)?;
     let crc32c = checksum(&body)?;
     let mut text = serde_json::to_vec_pretty(&Envelope { version: VERSION, crc32c, body })?;
@@ -314,6 +331,7 @@ fn checksum(body: &serde_json::Value) -> serde_json::Result<String> {
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Unreadable> {
     let envelope: Envelope<serde_json::Value> = serde_json::from_slice(&fs::read(path)?)?;
+    // Before the checksum, which another version may take of something else.
     if envelope.version != VERSION {
         return Err(Unreadable::Version(envelope.version));
     }
@@ -321,11 +339,14 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Unreadable> {
     if computed != envelope.crc32c {
         return Err(Unreadable::Checksum { found: envelope.crc32c, computed });
     }
+    // Parsed after the checksum was taken of all of it, fields that are unknown here included.
     Ok(serde_json::from_value(envelope.body)?)
 }
 
 fn write_synced(path: &Path, octets: &[u8]) -> Result<(), StoreError> {
     let mut options = OpenOptions::new();
+    // Never a file that is there: once fsync(2) has failed, the kernel may take its pages for
+    // clean, and a second sync would succeed without them.
     let opened = options.write(true).create_new(true).mode(0o600).open(path);
     let mut file = opened.map_err(failed("create", path))?;
     file.write_all(octets).map_err(failed("write", path))?;
@@ -334,10 +355,12 @@ fn write_synced(path: &Path, octets: &[u8]) -> Result<(), StoreError> {
 
 impl Store for JsonStore {
     fn load(&mut self) -> Result<Contents, StoreError> {
+        // First: vNICs of a deleted network are no orphans.
         let deleted = self.finish_deletions()?;
         let (networks, damaged_networks) =
             self.load_all(&self.networks, |network: &Network| network.id)?;
         let (mut nics, damaged_nics) = self.load_all(&self.nics, |nic: &Nic| nic.id)?;
+        // Their files cannot be removed; the deletion of their network is in force all the same.
         nics.retain(|nic| !deleted.contains(&nic.network_id));
         let ids: HashSet<Uuid> = networks.iter().map(|network| network.id).collect();
         let (nics, orphans) = nics.into_iter().partition(|nic| ids.contains(&nic.network_id));
@@ -360,7 +383,9 @@ impl Store for JsonStore {
     fn delete_network(&mut self, id: Uuid, nics: &[Uuid]) -> Result<(), StoreError> {
         let path = self.networks.file(id);
         let marked = path.with_extension("deleting");
+        // One rename stands for the network and all its vNICs: they go together or not at all.
         self.mark(&self.networks, &path, &marked)?;
+        // No refusal: the deletion is in force.
         if let Err(error) = self.remove_deleted(&marked, nics) {
             tracing::warn!(%error, "what is left of a deleted network is removed at the next start");
         }
@@ -378,6 +403,7 @@ impl Store for JsonStore {
     }
 
     fn probe(&mut self) -> Result<(), StoreError> {
+        // A name that the next start removes as a leftover.
         let path = self.nics.path.join("probe.tmp");
         remove(&path)?;
         let written = write_synced(&path, b"");

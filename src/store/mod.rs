@@ -1,6 +1,7 @@
 //! The durable form of the desired state.
 //!
-//! A change that a [`Store`] has returned from is on stable storage; one it has refused is not there after a restart.
+//! A change that a [`Store`] has returned from is on stable storage; one it has refused is not
+//! there after a restart.
 
 mod busy;
 pub mod json;
@@ -42,6 +43,7 @@ pub enum StoreError {
     },
     /// A change is there, but might not be after a power failure: it is to be taken back.
     #[error("cannot sync {}: {source}", path.display())]
+    // Apart from `Io`: only here is something left in place.
     Unsynced {
         /// The folder.
         path: PathBuf,
@@ -55,7 +57,8 @@ pub enum StoreError {
 
 /// Keeps networks and vNICs.
 pub trait Store: Send {
-    /// What was stored, at the start. What cannot be understood is set aside with a warning, not an error.
+    /// What was stored, at the start. What cannot be understood is set aside with a warning, not an
+    /// error.
     fn load(&mut self) -> Result<Contents, StoreError>;
     /// Stores a network, new or changed.
     fn put_network(&mut self, network: &Network) -> Result<(), StoreError>;

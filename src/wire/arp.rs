@@ -34,6 +34,7 @@ impl Packet {
         let (packet, _) = Self::read_from_prefix(octets).ok()?;
         let kind = (packet.hardware_type.get(), packet.protocol_type.get());
         let sizes = (packet.hardware_len, packet.protocol_len);
+        // Hardware type 1 is Ethernet. Other lengths would move the fields.
         (kind == (1, super::ethernet::IPV4) && sizes == (6, 4)).then_some(packet)
     }
 
@@ -47,6 +48,7 @@ impl Packet {
             operation: U16::new(REQUEST),
             sender_mac: mac,
             sender_ip: sender.octets(),
+            // Not known yet, and zero rather than anything else (RFC 5227 §2.1.1).
             target_mac: MacAddr([0; 6]),
             target_ip: target.octets(),
         }

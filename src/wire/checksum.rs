@@ -1,11 +1,12 @@
-//! The Internet checksum (RFC 1071), its incremental update (RFC 1624 eqn. 3) and the pseudo-headers of IPv4
-//! (RFC 9293 §3.1) and IPv6 (RFC 8200 §8.1).
+//! The Internet checksum (RFC 1071), its incremental update (RFC 1624 eqn. 3) and the
+//! pseudo-headers of IPv4 (RFC 9293 §3.1) and IPv6 (RFC 8200 §8.1).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// A running ones' complement sum, in network octet order.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Checksum {
+    // Wide enough that carries are folded once, at the end: 2^48 words do not fill it.
     sum: u64,
     /// Whether an odd number of octets went in so far.
     odd: bool,
@@ -26,11 +27,13 @@ impl Checksum {
         sum
     }
 
-    /// The pseudo-header of an upper-layer packet over IPv6; `len` is that of the upper-layer packet.
+    /// The pseudo-header of an upper-layer packet over IPv6; `len` is that of the upper-layer
+    /// packet.
     pub fn pseudo_ipv6(source: Ipv6Addr, destination: Ipv6Addr, protocol: u8, len: u32) -> Self {
         let mut sum = Self::new();
         sum.add(&source.octets());
         sum.add(&destination.octets());
+        // The length field has 32 bits here (RFC 8200 §8.1): two words.
         sum.sum += u64::from(protocol) + u64::from(len >> 16) + u64::from(len & 0xffff);
         sum
     }
@@ -40,6 +43,7 @@ impl Checksum {
         if self.odd
             && let Some((first, rest)) = octets.split_first()
         {
+            // The lower half of a word that the octets before have begun.
             self.sum += u64::from(*first);
             self.odd = false;
             octets = rest;
@@ -54,7 +58,8 @@ impl Checksum {
         }
     }
 
-    /// The folded sum: what a correct packet, its checksum field included, sums to is 0xffff.
+    /// Returns the sum, folded into 16 bits. That of a correct packet, with its checksum field, is
+    /// 0xffff.
     pub const fn folded(self) -> u16 {
         let mut sum = self.sum;
         while sum > 0xffff {
@@ -84,10 +89,12 @@ pub fn checksum(octets: &[u8]) -> u16 {
     sum.finish()
 }
 
-/// The checksum after one 16-bit word of what it covers changed from `old` to `new` (RFC 1624 eqn. 3).
+/// The checksum after one 16-bit word of what it covers changed from `old` to `new` (RFC 1624 eqn.
+/// 3).
 #[inline]
 pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
     let sum = (!checksum) as u32 + (!old) as u32 + new as u32;
+    // Twice: adding the carries of three words may carry once more.
     let sum = (sum & 0xffff) + (sum >> 16);
     !((sum & 0xffff) + (sum >> 16)) as u16
 }

@@ -19,7 +19,8 @@ pub struct Name {
 )]
 pub struct MalformedName;
 
-/// Whether `label` is 1-63 letters, digits and hyphens, with no hyphen at either end (RFC 1123 §2.1).
+/// Whether `label` is 1-63 letters, digits and hyphens, with no hyphen at either end (RFC 1123
+/// §2.1).
 pub fn is_label(label: &str) -> bool {
     let octets = label.as_bytes();
     (1..=63).contains(&octets.len())
@@ -40,6 +41,8 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, MalformedName> {
         let text = text.strip_suffix('.').unwrap_or(text);
+        // A dot stands for a length octet; the first label's and the empty label at the end come on
+        // top: 255 in wire form.
         if text.len() > 253 || !text.split('.').all(is_label) {
             return Err(MalformedName);
         }
@@ -56,8 +59,8 @@ impl FromStr for Name {
     }
 }
 
-/// Shows the labels of a name in wire form, up to its end or where it is cut, with dots between them; an octet that is
-/// not ASCII is shown as `?`.
+/// Shows the labels of a name in wire form, up to its end or where it is cut, with dots between
+/// them; an octet that is not ASCII is shown as `?`.
 #[derive(Debug, Clone, Copy)]
 pub struct Labels<'a>(pub &'a [u8]);
 

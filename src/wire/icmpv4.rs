@@ -73,8 +73,9 @@ impl Error {
     }
 }
 
-/// Whether errors must not be answered with errors (RFC 1122 §3.2.2): all but the query messages.
+/// Whether the message is an error, which must not be answered with an error (RFC 1122 §3.2.2).
 pub const fn is_error(kind: u8) -> bool {
+    // 4 is source quench: deprecated (RFC 6633), but an error still.
     matches!(kind, UNREACHABLE | 4 | REDIRECT | TIME_EXCEEDED | PARAMETER_PROBLEM)
 }
 

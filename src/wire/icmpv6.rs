@@ -90,6 +90,7 @@ impl Error {
 
 /// Whether the message is an error, which must not be answered with an error (RFC 4443 §2.4 e).
 pub const fn is_error(kind: u8) -> bool {
+    // Errors have the high bit clear (RFC 4443 §2.1). A redirect is none, but draws none.
     kind < 128 || kind == REDIRECT
 }
 
@@ -124,6 +125,7 @@ pub fn write_error(
     error: Error,
     packet: &[u8],
 ) -> Result<(), Full> {
+    // The minimum MTU of IPv6: an error is never too long for a link on its way.
     let room = 1280 - ipv6::HEADER_LEN - HEADER_LEN;
     let quote = packet.get(..room).unwrap_or(packet);
     write(writer, (source, destination, 64), error.encode(), quote)
@@ -131,6 +133,7 @@ pub fn write_error(
 
 /// Whether the checksum of `message` is right.
 pub fn checksum_is_right(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> bool {
+    // Cannot saturate: no frame is that long.
     let len = u32::try_from(message.len()).unwrap_or(u32::MAX);
     let mut sum = Checksum::pseudo_ipv6(source, destination, protocol::ICMPV6, len);
     sum.add(message);

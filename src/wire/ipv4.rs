@@ -37,8 +37,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// The header at the start of `packet`, of which `packet_len` octets exist in all (`packet` may hold fewer).
-    /// `None` unless version, header length and total length are consistent.
+    /// The header at the start of `packet`, of which `packet_len` octets exist in all (`packet` may
+    /// hold fewer). `None` unless version, header length and total length are consistent.
     #[inline]
     pub fn parse(packet: &[u8], packet_len: usize) -> Option<&Self> {
         let (header, _) = Self::ref_from_prefix(packet).ok()?;
@@ -64,6 +64,7 @@ impl Header {
             version_ihl: 0x45,
             tos: 0,
             total_len: U16::new(total_len),
+            // With DF set, it identifies nothing: any value will do (RFC 6864 §4.1).
             identification: U16::ZERO,
             fragment: U16::new(DONT_FRAGMENT),
             ttl: 64,
@@ -116,6 +117,7 @@ impl Header {
     #[inline]
     pub fn part(&self) -> Part {
         let identification = self.identification.get().into();
+        // An offset decides before MF: the last fragment has MF clear, like a whole packet.
         match (self.fragment.get() & OFFSET, self.fragment.get() & MORE_FRAGMENTS) {
             (0, 0) => Part::Whole,
             (0, _) => Part::First(identification),
@@ -137,9 +139,10 @@ impl Header {
         #[repr(C)]
         struct Words([u8; 8], [u8; 8], [u8; 4]);
         let Words(first, second, third): Words = zerocopy::transmute!(*self);
-        // Which octet of a word comes first makes no difference (RFC 1071 §2 B), and what is left of a sum of 16-bit
-        // words when its carries are added again is its remainder by 0xffff, of which 2^64 has one. A header is never all
-        // zeros.
+        // Eight octets are added at a time, in the machine's order: which octet of a word comes
+        // first makes no difference (RFC 1071 §2 B). A ones' complement sum is the remainder by
+        // 0xffff; 2^16 and 2^64 both leave 1, so wider words and their carries add up to the same.
+        // A remainder of 0 means 0xffff and not 0: a header is never all zeros.
         let (sum, carry) = u64::from_ne_bytes(first).overflowing_add(u64::from_ne_bytes(second));
         let third = u64::from(u32::from_ne_bytes(third)) + u64::from(carry);
         let (sum, carry) = sum.overflowing_add(third);
@@ -154,8 +157,9 @@ impl Header {
 pub fn decrement_ttl(packet: &mut [u8]) {
     if let Ok((header, _)) = Header::mut_from_prefix(packet) {
         header.ttl = header.ttl.wrapping_sub(1);
-        // The word that the TTL is in loses 0x0100, so the complement gains that, end-around carry included; a sum of
-        // 0xffff becomes its other form, 0 (RFC 1624 eqn. 3, for this difference).
+        // The word that the TTL is in loses 0x0100, so the complement gains that, end-around carry
+        // included; a sum of 0xffff becomes its other form, 0 (RFC 1624 eqn. 3, for this
+        // difference).
         let sum = u32::from(header.checksum.get()) + 0x0100;
         header.checksum.set((sum + u32::from(sum >= 0xffff)) as u16);
     }

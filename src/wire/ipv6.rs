@@ -46,13 +46,13 @@ pub struct Upper {
     pub part: Part,
 }
 
-/// The chain of extension headers leaves what is at hand, in this part of a packet.
+/// The extension headers go on beyond what is at hand. Tells in which part of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Beyond(pub Part);
 
 impl Header {
-    /// The header at the start of `packet`, of which `packet_len` octets exist in all (`packet` may hold fewer).
-    /// `None` unless version and payload length are consistent.
+    /// The header at the start of `packet`, of which `packet_len` octets exist in all (`packet` may
+    /// hold fewer). `None` unless version and payload length are consistent.
     #[inline]
     pub fn parse(packet: &[u8], packet_len: usize) -> Option<&Self> {
         let (header, _) = Self::ref_from_prefix(packet).ok()?;
@@ -98,8 +98,9 @@ impl Header {
         self.destination.into()
     }
 
-    /// Finds the upper layer of `packet`, which starts with this header: behind all extension headers that RFC 7045
-    /// knows, however many (RFC 8200 §4 sets no limit), but for the encrypted ones.
+    /// Finds the upper layer of `packet`, which starts with this header: behind all extension
+    /// headers that RFC 7045 knows, however many (RFC 8200 §4 sets no limit), but for the encrypted
+    /// ones.
     #[inline]
     pub fn upper(&self, packet: &[u8]) -> Result<Upper, Beyond> {
         let mut upper = Upper { protocol: self.next_header, offset: HEADER_LEN, part: Part::Whole };
@@ -107,11 +108,15 @@ impl Header {
             let rest = packet.get(upper.offset..).unwrap_or(&[]);
             let beyond = Beyond(upper.part);
             let second = || rest.get(1).map(|len| usize::from(*len)).ok_or(beyond);
+            // Each is eight octets long at least, so the walk ends with the packet.
             let len = match upper.protocol {
                 HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY | HOST_IDENTITY | SHIM6 => {
+                    // Units of eight octets, the first eight not counted (RFC 8200 §4.3).
                     8 + second()? * 8
                 }
+                // Units of four octets, less two (RFC 4302 §2.2).
                 AUTHENTICATION => (second()? + 2) * 4,
+                // Of fixed length: its second octet is reserved (RFC 8200 §4.5).
                 FRAGMENT => {
                     let header = rest.first_chunk().ok_or(beyond)?;
                     upper.part = part(header, upper.part);
@@ -121,6 +126,7 @@ impl Header {
             };
             upper.protocol = *rest.first().ok_or(beyond)?;
             upper.offset += len;
+            // What follows is from the middle of a packet: payload, which may look like headers.
             if let Part::Later(_) = upper.part {
                 return Ok(upper);
             }
@@ -137,6 +143,7 @@ fn part(header: &[u8; 8], within: Part) -> Part {
         (1.., _, _) => Part::Later(identification),
         (0, 1.., _) => Part::First(identification),
         (0, 0, Part::Whole) => Part::Atomic,
+        // A whole packet within a fragment is still that fragment.
         (0, 0, within) => within,
     }
 }

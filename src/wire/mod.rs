@@ -1,8 +1,8 @@
 //! Octets ⇄ types, one file a protocol, its RFC in its head.
 //!
-//! Takes private octets (never guest memory) and gives typed views of them, or `None` where they are too short or
-//! inconsistent. Writers put octets into a caller's buffer through [`Writer`]. Nothing here does I/O, reads a clock,
-//! logs, locks, allocates or decides.
+//! Takes private octets (never guest memory) and returns typed views of them, or `None` where they
+//! are too short or inconsistent. Writers put octets into a caller's buffer through [`Writer`].
+//! Nothing here does I/O, reads a clock, logs, locks, allocates or decides.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 pub mod arp;

@@ -1,7 +1,7 @@
 //! Neighbour discovery (RFC 4861) and the router advertisement options of RFC 8106.
 //!
-//! Readers take an ICMPv6 message from its header on; the writer of an advertisement gives the message's body, which
-//! starts after the eight octets of [`super::icmpv6::Header`].
+//! Readers take an ICMPv6 message from its header on; the writer of an advertisement returns the
+//! message's body, which starts after the eight octets of [`super::icmpv6::Header`].
 
 use super::{
     Full, Writer, dns,
@@ -29,15 +29,18 @@ pub const SOLICITED: u32 = 0x4000_0000;
 /// Flag of a neighbour advertisement: it replaces what is known.
 pub const OVERRIDE: u32 = 0x2000_0000;
 
-/// At most so many DNS servers are advertised: their option counts its length in one octet.
+/// At most so many DNS servers are advertised.
+// Their option counts its length in one octet, in units of eight: one and two a server, so that
+// more than 127 could not be told.
 const MAX_SERVERS: usize = 64;
 
-/// A router is asked with no longer delay than this for RDNSS and DNSSL: three periods of advertisement, at most the
-/// router's own lifetime.
+/// How long an advertisement holds for the router itself, its DNS servers and its search list.
+// The longest that RFC 4861 §6.2.1 allows: fifteen of the longest intervals, so that a guest keeps
+// its router though many advertisements are lost. RFC 8106 §5.1 asks for three at least.
 pub const ROUTER_LIFETIME_SECONDS: u16 = 9000;
 
-/// Whether the message with these options tells its sender's MAC. An error where they are not to be read, and the
-/// message is to be discarded (RFC 4861 §6.1, §7.1).
+/// Whether the message with these options tells its sender's MAC. An error where they are not to be
+/// read, and the message is to be discarded (RFC 4861 §6.1, §7.1).
 pub fn tells_source(octets: &[u8]) -> Result<bool, Unreadable> {
     let budget = Budget::new();
     let mut options = Options::new(Layout::Neighbour, octets, &budget);
@@ -50,10 +53,12 @@ pub fn is_solicited_node(address: Ipv6Addr) -> bool {
     address.octets().starts_with(&[0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff])
 }
 
-/// The target of a neighbour solicitation or advertisement, and its options. `None` if it is cut or a group.
+/// The target of a neighbour solicitation or advertisement, and its options. `None` if it is cut or
+/// a group.
 pub fn target(message: &[u8]) -> Option<(Ipv6Addr, &[u8])> {
     let target: [u8; 16] = message.get(8..24)?.try_into().ok()?;
     let target = Ipv6Addr::from(target);
+    // RFC 4861 §7.1.1, §7.1.2: such a message is discarded.
     (!target.is_multicast()).then_some((target, message.get(24..)?))
 }
 
@@ -68,6 +73,7 @@ pub fn write_neighbour_advertisement(
 }
 
 fn write_link_layer(writer: &mut Writer<'_>, kind: u8, mac: MacAddr) -> Result<(), Full> {
+    // A length of one unit: eight octets, these two included (RFC 4861 §4.6).
     writer.push_slice(&[kind, 1])?;
     writer.push(&mac)
 }
@@ -101,18 +107,22 @@ pub struct RouterAdvertisement<'a> {
 }
 
 impl RouterAdvertisement<'_> {
-    /// The word after the checksum: hop limit 64, managed addresses and other configuration by DHCPv6 (M, O), and
-    /// the router's lifetime.
+    /// The word after the checksum: hop limit 64, managed addresses and other configuration by
+    /// DHCPv6 (M, O), and the router's lifetime.
     pub const WORD: u32 = 64 << 24 | 0xc0 << 16 | ROUTER_LIFETIME_SECONDS as u32;
 
     /// The body of the advertisement: timers left to the host, then options.
     pub fn write(&self, writer: &mut Writer<'_>) -> Result<(), Full> {
+        // Reachable time and retransmission timer: 0 is "unspecified by this router" (RFC 4861
+        // §4.2).
         writer.push_zeros(8)?;
         write_link_layer(writer, SOURCE_LINK_LAYER, self.mac)?;
         writer.push_slice(&[MTU, 1, 0, 0])?;
         writer.push_slice(&self.mtu.to_be_bytes())?;
         for (prefix, usage) in self.prefixes {
             let flags = match usage {
+                // Never both: addresses of the shared prefix are leased, and in a /64 of its own a
+                // guest has no neighbours.
                 PrefixUse::OnLink => 0x80,
                 PrefixUse::Autonomous => 0x40,
             };

@@ -1,8 +1,8 @@
 //! Lists of options, each of a type, a length and a value: the one walk over them that there is.
 //!
-//! Takes the octets of a list, gives its options one by one, and refuses what is cut, stands still or goes on for too
-//! long. Formats: DHCPv4 (RFC 2132 §2), DHCPv6 (RFC 8415 §21.1), neighbour discovery (RFC 4861 §4.6), IPv4 (RFC 791
-//! §3.1).
+//! Takes the octets of a list, returns its options one by one, and refuses what is cut, stands
+//! still or goes on for too long. Formats: DHCPv4 (RFC 2132 §2), DHCPv6 (RFC 8415 §21.1), neighbour
+//! discovery (RFC 4861 §4.6), IPv4 (RFC 791 §3.1).
 
 use std::cell::Cell;
 
@@ -13,7 +13,8 @@ pub enum Layout {
     Dhcpv4,
     /// Two octets each of type and length.
     Dhcpv6,
-    /// An octet each of type and length; the length counts units of eight octets, those two included.
+    /// An octet each of type and length; the length counts units of eight octets, those two
+    /// included.
     Neighbour,
     /// An octet each of type and length, those two included; type 1 alone pads, type 0 alone ends.
     Ipv4,
@@ -33,7 +34,8 @@ pub enum Unreadable {
 pub struct Budget(Cell<u8>);
 
 impl Budget {
-    /// What one message may have. Real ones have at most some twenty.
+    /// What one message may have.
+    // Real ones have at most some twenty; thousands take DHCPv6's codec 80 ms.
     pub const OPTIONS: u8 = 64;
 
     /// The budget of one message.
@@ -84,6 +86,7 @@ impl<'a, 'b> Options<'a, 'b> {
             Layout::Ipv4 => (Some(1), Some(0)),
             Layout::Dhcpv6 | Layout::Neighbour => (None, None),
         };
+        // Padding costs no budget: BOOTP clients fill up to 300 octets with it (RFC 1542 §2.1).
         while let Some((first, tail)) = self.rest.split_first()
             && Some(*first) == pad
         {
@@ -96,6 +99,7 @@ impl<'a, 'b> Options<'a, 'b> {
         }
         let (code, header_len, len) = self.header().ok_or(Unreadable::Malformed)?;
         let (octets, rest) = self.rest.split_at_checked(len).ok_or(Unreadable::Malformed)?;
+        // A length below that of type and length would make the walk stand still (RFC 4861 §4.6).
         let value = octets.get(header_len..).ok_or(Unreadable::Malformed)?;
         self.rest = rest;
         Ok(Some(Item { code, octets, value }))
@@ -123,6 +127,7 @@ impl<'a> Iterator for Options<'a, '_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let next = self.read().transpose();
+        // Where one option is cut, nothing behind it is where it seems to be.
         if !matches!(next, Some(Ok(_))) {
             self.rest = &[];
         }

@@ -16,8 +16,10 @@ pub const PSH: u8 = 0x08;
 /// The congestion window was reduced (RFC 3168 §6.1).
 pub const CWR: u8 = 0x80;
 
-/// Octets of the header that `segment` starts with, options included; `None` where it is cut or says nonsense.
+/// Octets of the header that `segment` starts with, options included; `None` where it is cut or
+/// says nonsense.
 pub fn header_len(segment: &[u8]) -> Option<usize> {
+    // The data offset: the upper four bits, in words of 32 bits (RFC 9293 §3.1).
     let len = usize::from(segment.get(12)? >> 4) * 4;
     (HEADER_LEN..=segment.len()).contains(&len).then_some(len)
 }

@@ -1,17 +1,19 @@
-//! The header in front of every frame of a virtio network device (virtio 1.2 §5.1.6): 12 octets; of a legacy driver that
-//! merges no buffers, without the last field.
+//! The header in front of every frame of a virtio network device (virtio 1.2 §5.1.6): 12 octets; of
+//! a legacy driver that merges no buffers, without the last field.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian::U16};
 
 /// Octets of the header.
 pub const HEADER_LEN: usize = 12;
-/// Octets of the header of a legacy driver without VIRTIO_NET_F_MRG_RXBUF (virtio 1.2 §5.1.6.1): no `num_buffers`.
+/// Octets of the header of a legacy driver without VIRTIO_NET_F_MRG_RXBUF (virtio 1.2 §5.1.6.1): no
+/// `num_buffers`.
 pub const SHORT_HEADER_LEN: usize = 10;
 const _: () = assert!(size_of::<Header>() == HEADER_LEN);
 
 /// The checksum from `csum_start` on is left to the receiver.
 const NEEDS_CSUM: u8 = 1;
 const GSO_NONE: u8 = 0;
+// 3, UDP fragmentation, is missing: it is never offered.
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
@@ -94,8 +96,8 @@ impl Header {
     /// In front of a frame that is complete and in one buffer: nearly all.
     pub const PLAIN: [u8; HEADER_LEN] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
-    /// The header in front of a frame given to a guest in `buffers` buffers; `headers_len` are the octets of all headers
-    /// of a frame to be segmented.
+    /// The header in front of a frame given to a guest in `buffers` buffers; `headers_len` are the
+    /// octets of all headers of a frame to be segmented.
     pub fn to_guest(offload: Offload, headers_len: u16, buffers: u16) -> Self {
         let mut header = Self {
             flags: 0,
@@ -126,11 +128,12 @@ impl Header {
         header
     }
 
-    /// What a guest leaves to be done about its frame. Whether that fits the frame is not yet known; `hdr_len` is not
-    /// looked at, the frame tells.
+    /// What a guest leaves to be done about its frame. Whether that fits the frame is not yet
+    /// known; `hdr_len` is not looked at, the frame tells.
     #[inline]
     pub fn offload(&self) -> Result<Offload, UnknownOffload> {
         let (start, offset) = (self.csum_start.get(), self.csum_offset.get());
+        // Other flags are not looked at (virtio 1.2 §5.1.6.2.2).
         match (self.flags & NEEDS_CSUM != 0, self.gso_type) {
             (false, GSO_NONE) => Ok(Offload::None),
             (true, GSO_NONE) => Ok(Offload::Checksum { start, offset }),
@@ -138,6 +141,7 @@ impl Header {
                 let segments = self.segments().ok_or(UnknownOffload)?;
                 Ok(Offload::Segmentation { start, offset, segments })
             }
+            // Each segment needs a checksum of its own, and the whole one says nothing about them.
             (false, _) => Err(UnknownOffload),
         }
     }
@@ -147,6 +151,7 @@ impl Header {
         let kind = match self.gso_type & !GSO_ECN {
             GSO_TCPV4 => SegmentKind::Tcp4,
             GSO_TCPV6 => SegmentKind::Tcp6,
+            // UDP has no such flag.
             GSO_UDP_L4 if !congestion => SegmentKind::Udp,
             _ => return None,
         };

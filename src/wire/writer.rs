@@ -36,6 +36,7 @@ impl<'a> Writer<'a> {
 
     /// Appends octets.
     pub fn push_slice(&mut self, octets: &[u8]) -> Result<(), Full> {
+        // All or nothing: an answer that is cut would be a wrong one.
         let end = self.len.checked_add(octets.len()).ok_or(Full)?;
         self.buffer.get_mut(self.len..end).ok_or(Full)?.copy_from_slice(octets);
         self.len = end;

@@ -158,7 +158,8 @@ fn the_daemon_does_not_start_where_it_would_let_anybody_in() {
     }
 }
 
-/// What `mvirt network list` says to a user of another number; `None` where tests cannot become one.
+/// What `mvirt network list` says to a user of another number; `None` where tests cannot become
+/// one.
 fn as_user(daemon: &Daemon, folder: &Path, uid: u32) -> Option<Output> {
     if !rustix::process::geteuid().is_root() {
         return None;

@@ -212,7 +212,8 @@ fn a_slow_watcher_is_disconnected_not_buffered_for() {
     let code = daemon.block_on(async |client| {
         let mut events =
             client.clone().watch_nics(WatchNicsRequest::default()).await.unwrap().into_inner();
-        // Each event carries 256 prefixes: flow control stops the stream long before the backlog of 1024 is over.
+        // Each event carries 256 prefixes: flow control stops the stream long before the backlog of
+        // 1024 is over.
         let prefixes = |n: u32| (0..256).map(|m| format!("10.{}.{m}.0/24", 1 + n % 2)).collect();
         for n in 0..1600 {
             let request = UpdateNicRequest {

@@ -1,5 +1,6 @@
-//! Changes by the API: what a mask names changes and nothing else, what others have changed is not overwritten, what
-//! is only checked leaves no trace, and what a VMM was told is not changed under it.
+//! Changes by the API: what a mask names changes and nothing else, what others have changed is not
+//! overwritten, what is only checked leaves no trace, and what a VMM was told is not changed under
+//! it.
 
 use super::{daemon::Daemon, guest::Guest};
 use mvirt_net::proto::{
@@ -378,7 +379,8 @@ fn a_creation_can_be_repeated_after_a_change() {
     };
     let live = update_network(&mut daemon, rename).unwrap();
     daemon.crash_and_restart();
-    // The same request, written otherwise: it has been carried out, and this is what has become of it.
+    // The same request, written otherwise: it has been carried out, and this is what has become of
+    // it.
     assert_eq!(daemon.network_with("prod", network).name, live.name);
     let again = daemon.nic_with(network_id, "", |r| {
         nic(r);

@@ -1,4 +1,5 @@
-//! The command line, and how the daemon refuses to start: what is printed, where, and the exit code.
+//! The command line, and how the daemon refuses to start: what is printed, where, and the exit
+//! code.
 
 use super::daemon::{Daemon, in_directory, preload};
 use std::{

@@ -1,5 +1,6 @@
-//! The DHCP clients of Debian 12, each in a guest of its own (guests/client): what they make of what they are told. The
-//! table in docs/guests.md is what this finds; a dissector that is not ours judges every frame of the gateway.
+//! The DHCP clients of Debian 12, each in a guest of its own (guests/client): what they make of
+//! what they are told. The table in docs/guests.md is what this finds; a dissector that is not ours
+//! judges every frame of the gateway.
 
 use super::{
     daemon::Daemon,

@@ -1,4 +1,5 @@
-//! The shape of the command line: names as arguments or flags, help that says what to type, formats, limits, refusals.
+//! The shape of the command line: names as arguments or flags, help that says what to type,
+//! formats, limits, refusals.
 
 use super::{
     cli::{mvirt, stderr, stdout},

@@ -1,5 +1,5 @@
-//! The daemon is killed at random moments, again and again: under traffic, and between a change and its answer. Rounds:
-//! 20, or as many as MVIRT_ROUNDS says.
+//! The daemon is killed at random moments, again and again: under traffic, and between a change and
+//! its answer. Rounds: 20, or as many as MVIRT_ROUNDS says.
 
 use super::{
     daemon::{Daemon, wait_until},
@@ -93,8 +93,8 @@ fn traffic_goes_on_after_each_kill() {
         numbered(mac, *number)
     };
     for round in 0..rounds() {
-        // Some of these are on their way when the daemon is killed; those that it never took wait in the ring.
-        // The receiver has room for all, and for what its router tells it.
+        // Some of these are on their way when the daemon is killed; those that it never took wait
+        // in the ring. The receiver has room for all, and for what its router tells it.
         for _ in 0..random.below(u64::from(QUEUE) - 8) {
             a.driver.send_quietly(&frame(&mut heard.sent));
         }

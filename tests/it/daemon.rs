@@ -32,7 +32,8 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Says that the running test cannot run here, and why: `make test` tells at its end (scripts/test.sh).
+/// Says that the running test cannot run here, and why: `make test` tells at its end
+/// (scripts/test.sh).
 pub(crate) fn cannot_run(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     eprintln!("not run: {test}: {why}");
@@ -158,7 +159,8 @@ impl Daemon {
         self.client = connect(&self.runtime, &self.directory);
     }
 
-    /// SIGUSR2; the process that serves then, which is the same one if it could not hand over. Gives whether it could.
+    /// SIGUSR2; the process that serves then, which is the same one if it could not hand over.
+    /// Gives whether it could.
     pub(crate) fn hand_over(&mut self) -> bool {
         let heard = self.log().len();
         kill_process(self.process, Signal::USR2).unwrap();
@@ -187,8 +189,8 @@ impl Daemon {
         Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)
     }
 
-    /// The process that serves now, after a hand-over that may have ended anyhow: of two, it is the one that lives. None
-    /// if both have ended.
+    /// The process that serves now, after a hand-over that may have ended anyhow: of two, it is the
+    /// one that lives. None if both have ended.
     pub(crate) fn settle(&mut self, successor: Option<Pid>) -> bool {
         let ended = |pid| !matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(None));
         if ended(self.process) {

@@ -1,5 +1,5 @@
-//! What the disk may do to what is stored: read-only, full, out of descriptors, damaged. What is stored is served, what
-//! cannot be stored is refused, and somebody is told.
+//! What the disk may do to what is stored: read-only, full, out of descriptors, damaged. What is
+//! stored is served, what cannot be stored is refused, and somebody is told.
 
 use super::{
     daemon::{Daemon, wait_until},

@@ -14,7 +14,8 @@ use std::{
 /// What a daemon may take to end, whatever hangs.
 const END: Duration = Duration::from_secs(5);
 
-/// A daemon whose threads and disk can be made to hang, and the socket on which systemd would hear it.
+/// A daemon whose threads and disk can be made to hang, and the socket on which systemd would hear
+/// it.
 fn hangable() -> (Daemon, UnixDatagram) {
     let library = preload("hang");
     let mut heard = None;

@@ -1,5 +1,5 @@
-//! Firmware from Debian's packages, before any operating system: QEMU's iPXE ROM, and OVMF with its own driver, which
-//! speaks the legacy interface of virtio.
+//! Firmware from Debian's packages, before any operating system: QEMU's iPXE ROM, and OVMF with its
+//! own driver, which speaks the legacy interface of virtio.
 
 use super::{daemon::Daemon, machines::Machine};
 use mvirt_net::proto::{Boot, Nic};
@@ -11,8 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Takes out of what a console says the sequences that move its cursor and colour it (ECMA-48 §5.4: ESC, `[`,
-/// parameters, and a last octet from `@` on).
+/// Takes out of what a console says the sequences that move its cursor and colour it (ECMA-48 §5.4:
+/// ESC, `[`, parameters, and a last octet from `@` on).
 #[derive(Default)]
 struct Screen {
     /// Octets of the sequence that has begun.
@@ -168,7 +168,8 @@ fn the_driver_of_ovmf_finds_its_network() {
     let drives = ["-drive", code, "-drive", variables, "-drive", &folder];
     let arguments =
         [&["-machine", "q35"][..], &drives, &["-device", "ide-hd,drive=disk,bootindex=0"]].concat();
-    // Without a ROM its own driver is used, which takes the legacy interface of a transitional device.
+    // Without a ROM its own driver is used, which takes the legacy interface of a transitional
+    // device.
     let mut ovmf = Firmware::start(&boot, &arguments, ",romfile=");
     ovmf.expect("echo begun", Duration::from_secs(60));
     let told = ovmf.expect("echo ended", Duration::from_secs(100));

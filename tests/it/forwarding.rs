@@ -1,4 +1,5 @@
-//! Frames from guest to guest: delivered, changed as a router changes them, and only within a network.
+//! Frames from guest to guest: delivered, changed as a router changes them, and only within a
+//! network.
 
 use super::{
     daemon::{Daemon, PATIENCE, wait_until},
@@ -328,8 +329,8 @@ fn fragments_cross_from_one_reactor_to_another() {
     assert_eq!(stats.ingress_frames, stats.ingress_forwarded + stats.ingress_answered + dropped);
 }
 
-/// Frames in pairs, the second up to `apart` after the first, which has woken the reactor: now and then it comes as the
-/// reactor goes to sleep again. Gives how many of them had to ring.
+/// Frames in pairs, the second up to `apart` after the first, which has woken the reactor: now and
+/// then it comes as the reactor goes to sleep again. Gives how many of them had to ring.
 fn trickle(a: &mut Guest, b: &mut Guest, to: &str, apart: Duration) -> u32 {
     let frame = Udp4::new(a.mac, "10.0.0.1", to, b"pair").frame();
     let (mut random, mut rung) = (1_u32, 0);

@@ -1,4 +1,5 @@
-//! Frames as guests send and judge them, written and read by smoltcp: none of the switch's code judges the switch.
+//! Frames as guests send and judge them, written and read by smoltcp: none of the switch's code
+//! judges the switch.
 
 use smoltcp::{
     phy::ChecksumCapabilities,
@@ -10,7 +11,8 @@ use smoltcp::{
 };
 use std::net::IpAddr;
 
-/// An Ethernet and IPv4 header with a right checksum, around `payload` of UDP port 9 → 9 unless said otherwise.
+/// An Ethernet and IPv4 header with a right checksum, around `payload` of UDP port 9 → 9 unless
+/// said otherwise.
 pub(crate) struct Udp4<'a> {
     pub(crate) from_mac: [u8; 6],
     pub(crate) to_mac: [u8; 6],
@@ -169,7 +171,8 @@ pub(crate) fn resummed(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-/// What the checksum field of an IPv4 frame holds that leaves it to others: the pseudo-header's sum.
+/// What the checksum field of an IPv4 frame holds that leaves it to others: the pseudo-header's
+/// sum.
 pub(crate) fn open_checksum4(frame: &[u8], protocol: u8, len: usize) -> [u8; 2] {
     let words = frame[26..34].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
     let sum = words.sum::<u32>() + u32::from(protocol) + len as u32;

@@ -1,5 +1,5 @@
-//! Captures of real clients (tests/golden, taken by the test of `clients`), said again word for word: the gateway answers
-//! octet for octet as it did.
+//! Captures of real clients (tests/golden, taken by the test of `clients`), said again word for
+//! word: the gateway answers octet for octet as it did.
 
 use super::{
     clients,
@@ -27,7 +27,8 @@ fn is_unasked(frame: &[u8]) -> bool {
     frame[..6] == [0x33, 0x33, 0, 0, 0, 1] && frame[12..14] == [0x86, 0xdd] && frame[54] == 134
 }
 
-/// The virtio-net header of a frame as a guest sends it that leaves the checksum of UDP to the device.
+/// The virtio-net header of a frame as a guest sends it that leaves the checksum of UDP to the
+/// device.
 fn header(frame: &[u8]) -> [u8; 12] {
     let start = match (&frame[12..14], frame[23], frame[20]) {
         ([8, 0], 17, _) => 34,
@@ -39,7 +40,8 @@ fn header(frame: &[u8]) -> [u8; 12] {
     header
 }
 
-/// Says what the client of a capture said, and hears what it heard. Gives how many answers that were.
+/// Says what the client of a capture said, and hears what it heard. Gives how many answers that
+/// were.
 fn replay(name: &str) -> usize {
     let mut daemon = Daemon::start();
     clients::network(&mut daemon);

@@ -271,7 +271,8 @@ fn rogue_ipv6_is_dropped_by_name() {
     let mut daemon = Daemon::start();
     daemon.network("prod");
     let mut a = Guest::connect(&daemon.nic("prod", "a"));
-    // An ICMPv6 message from `source` to all nodes, hop limit 255; its checksum does not matter to the guard.
+    // An ICMPv6 message from `source` to all nodes, hop limit 255; its checksum does not matter to
+    // the guard.
     let icmp = |source: &str, kind: u8, to_mac: [u8; 6]| {
         let mut frame =
             [&to_mac[..], &a.mac, &[0x86, 0xdd, 0x60, 0, 0, 0, 0, 16, 58, 255]].concat();

@@ -1,5 +1,5 @@
-//! A VM in the test process: the `vhost` crate's frontend, a driver of its own for the rings, and smoltcp as its IP
-//! stack. None of the switch's code judges the switch.
+//! A VM in the test process: the `vhost` crate's frontend, a driver of its own for the rings, and
+//! smoltcp as its IP stack. None of the switch's code judges the switch.
 
 use super::{
     daemon::{Daemon, PATIENCE, wait_until},
@@ -290,7 +290,8 @@ impl Driver {
         self.in_flight() < QUEUE
     }
 
-    /// Octets of the header in front of each frame: a legacy driver that merges no buffers has no `num_buffers`.
+    /// Octets of the header in front of each frame: a legacy driver that merges no buffers has no
+    /// `num_buffers`.
     fn header_len(&self) -> usize {
         if self.features & (VERSION_1 | MRG_RXBUF) == 0 { HEADER - 2 } else { HEADER }
     }

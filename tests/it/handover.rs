@@ -1,5 +1,5 @@
-//! SIGUSR2: a new process goes on with everything, and guests see a short pause at most; or it does not, and the old one
-//! goes on.
+//! SIGUSR2: a new process goes on with everything, and guests see a short pause at most; or it does
+//! not, and the old one goes on.
 
 use super::{
     crashes::{Heard, Random, numbered, rounds},
@@ -129,12 +129,14 @@ fn guests_see_a_short_pause_at_most() {
         "pauses {pauses:?}, {} of {} frames lost, {} twice",
         heard.lost, heard.sent, heard.again
     );
-    // The test shares two CPUs with both processes, and whatever else runs: the shortest is the hand-over's own.
+    // The test shares two CPUs with both processes, and whatever else runs: the shortest is the
+    // hand-over's own.
     for pauses in [&pauses[..5], &pauses[5..]] {
         assert!(pauses.iter().min() < Some(&PAUSE), "{pauses:?}");
         assert!(pauses.iter().max() < Some(&(PAUSE * 20)), "{pauses:?}");
     }
-    // While one guest is with the old process and the other with the new one, frames between them go nowhere.
+    // While one guest is with the old process and the other with the new one, frames between them
+    // go nowhere.
     assert!(heard.lost < 100 * 7 && heard.again == 0, "{} {}", heard.lost, heard.again);
 }
 

@@ -134,7 +134,8 @@ fn only_what_is_asked_of_this_server_by_this_guest_is_answered() {
     });
     send(&mut guest, MessageType::Decline, &|_| {});
     send(&mut guest, MessageType::Release, &|_| {});
-    // Two clients of one guest, as a boot loader and its system: there is one address, and both get it.
+    // Two clients of one guest, as a boot loader and its system: there is one address, and both get
+    // it.
     for id in [b"\x00loader".to_vec(), b"\xffsystem".to_vec()] {
         let offer =
             ask(&mut guest, MessageType::Discover, vec![DhcpOption::ClientIdentifier(id.clone())]);
@@ -393,7 +394,8 @@ fn with_subnet_addressing_the_prefix_is_on_link_and_the_gateway_stands_for_its_h
     let advertisement = guest.expect("the router advertises itself", is_advertisement);
     assert_eq!(advertisement[86..90], [3, 4, 64, 0x80], "on link, not to choose addresses in");
     assert_eq!(neighbour(&mut guest, "fd00::77"), GATEWAY_MAC);
-    // Nobody answers for what is the guest's own or behind it: it finds those itself, or finds them free.
+    // Nobody answers for what is the guest's own or behind it: it finds those itself, or finds them
+    // free.
     for own in ["fd00::1", "fd00::1:5"] {
         let solicitation = solicitation(&guest, own);
         guest.send(&solicitation);
@@ -641,7 +643,8 @@ fn options_of_no_matter_cannot_hurt() {
     let mut daemon = Daemon::start();
     daemon.network("prod");
     let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
-    // Network interface and rapid commit of lengths that cannot be, and one of which all is missing.
+    // Network interface and rapid commit of lengths that cannot be, and one of which all is
+    // missing.
     let strange = [94, 1, 0, 80, 2, 0, 0, 151, 0].into_iter().collect::<Vec<u8>>();
     let unknown = dhcproto::v4::UnknownOption::new(OptionCode::from(224), vec![0; 9]);
     let mut request = Message::default();

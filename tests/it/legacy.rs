@@ -1,5 +1,6 @@
-//! Drivers older than virtio 1.0 (OVMF's, old firmware, virtio-mmio of old defaults): their header is two octets shorter
-//! where they merge no buffers, and has its own descriptor; all else is as for others.
+//! Drivers older than virtio 1.0 (OVMF's, old firmware, virtio-mmio of old defaults): their header
+//! is two octets shorter where they merge no buffers, and has its own descriptor; all else is as
+//! for others.
 
 use super::{
     daemon::{Daemon, wait_until},
@@ -73,7 +74,8 @@ fn a_legacy_header_is_ten_octets_in_a_descriptor_of_its_own() {
     old.kick(1);
     new.expect("the frame arrives", |frame| is_udp4(frame, b"from the past"));
 
-    // Whole; with its checksum open, which this guest has not said it takes; and to be cut into three.
+    // Whole; with its checksum open, which this guest has not said it takes; and to be cut into
+    // three.
     let mut told = Udp4::new(new.mac, "10.0.0.2", "10.0.0.1", b"to the past").frame();
     new.send(&told);
     let right = told[40..42].to_vec();

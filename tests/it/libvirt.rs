@@ -1,5 +1,5 @@
-//! A domain of libvirt's, whose QEMU runs as another user than the daemon: what `mvirt nic vmm-args --vmm libvirt`
-//! prints is its XML, and `--socket-group` lets it in.
+//! A domain of libvirt's, whose QEMU runs as another user than the daemon: what
+//! `mvirt nic vmm-args --vmm libvirt` prints is its XML, and `--socket-group` lets it in.
 
 use super::{
     cli::{mvirt, stdout},

@@ -76,7 +76,8 @@ fn a_daemon_that_cannot_die_does_not_keep_its_successor_out() {
     });
     daemon.network("prod");
     assert_eq!(daemon.log().matches("its lock is taken").count(), 2, "{}", daemon.log());
-    // The corpse still holds the old files; the new ones keep others out, before and after it is gone.
+    // The corpse still holds the old files; the new ones keep others out, before and after it is
+    // gone.
     for _ in 0..2 {
         let other = in_directory(DAEMON, daemon.path("m").parent().unwrap()).output().unwrap();
         let told = String::from_utf8(other.stderr).unwrap();

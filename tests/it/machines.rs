@@ -1,4 +1,5 @@
-//! Real Linux kernels: User-mode Linux and QEMU, with their own virtio-net driver, IP stack and DHCP clients.
+//! Real Linux kernels: User-mode Linux and QEMU, with their own virtio-net driver, IP stack and
+//! DHCP clients.
 //!
 //! `make test` builds their initial RAM disks (guests/build.sh).
 
@@ -109,7 +110,8 @@ impl Machine {
         Self::spawn(daemon, nic, &[&vmm[..], &guest, arguments].concat())
     }
 
-    /// One that libvirt starts in namespaces of its own (tests/it/libvirt.sh), with these elements and devices.
+    /// One that libvirt starts in namespaces of its own (tests/it/libvirt.sh), with these elements
+    /// and devices.
     pub(crate) fn libvirt(elements: &str, devices: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name).display().to_string();
@@ -255,7 +257,8 @@ fn a_qemu_guest_talks_to_one_of_user_mode_linux_across_hand_overs_and_a_crash() 
     a.lease(&one);
     b.lease(&two);
     converse(&mut a, &two, &mut b, &one);
-    // The VMMs see nothing of a hand-over: User-mode Linux could not connect again. Nor does a TCP connection end.
+    // The VMMs see nothing of a hand-over: User-mode Linux could not connect again. Nor does a TCP
+    // connection end.
     let to = &two.ipv4_address;
     a.succeed(&format!("iperf3 -c {to} -t 5 -f m >/tmp/report & usleep 1000000"));
     for _ in 0..3 {
@@ -277,7 +280,8 @@ fn wait_for_regions(monitor: &mut UnixStream, wanted: usize) {
     });
 }
 
-/// Debian 12's QEMU sends ADD_MEM_REG and REM_MEM_REG once for each queue pair (those before 8.0 do).
+/// Debian 12's QEMU sends ADD_MEM_REG and REM_MEM_REG once for each queue pair (those before 8.0
+/// do).
 #[test]
 fn a_qemu_guest_uses_four_queues_while_its_memory_grows_and_shrinks() {
     const PAIRS: u32 = 4;

@@ -1,7 +1,7 @@
 //! The behaviour of the real daemon: guests ask, the switch answers, peers hear. A module a story.
 //!
-//! Most guests live in the test process (`guest`: a vhost-user frontend with smoltcp as its IP stack); `machines` boots
-//! real Linux kernels, `testpmd` is DPDK.
+//! Most guests live in the test process (`guest`: a vhost-user frontend with smoltcp as its IP
+//! stack); `machines` boots real Linux kernels, `testpmd` is DPDK.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod access;

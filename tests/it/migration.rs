@@ -1,5 +1,5 @@
-//! A guest moves to another host: while it does, every page of its memory that the daemon writes is marked, and where it
-//! arrives another daemon goes on with its rings.
+//! A guest moves to another host: while it does, every page of its memory that the daemon writes is
+//! marked, and where it arrives another daemon goes on with its rings.
 
 use super::{
     daemon::{Daemon, wait_until},
@@ -87,7 +87,8 @@ fn exchange(a: &mut Guest, b: &mut Guest, salt: u8) {
     }
 }
 
-/// That all of a guest's pages that changed, of those only the daemon writes, are marked, and no others.
+/// That all of a guest's pages that changed, of those only the daemon writes, are marked, and no
+/// others.
 fn assert_marked(guest: &Guest, marks: &Marks, before: &[u8], mut marked: BTreeSet<usize>) {
     let of =
         |start: u64, octets: usize| start as usize / PAGE..(start as usize + octets - 1) / PAGE + 1;

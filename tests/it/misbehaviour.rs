@@ -1,5 +1,5 @@
-//! Hostile guests and VMMs: their own vNIC fails with a reason, comes back with the next good connection, and an
-//! innocent pair of guests notices nothing.
+//! Hostile guests and VMMs: their own vNIC fails with a reason, comes back with the next good
+//! connection, and an innocent pair of guests notices nothing.
 
 use super::{
     crashes::{Heard, Random, numbered, rounds},
@@ -41,7 +41,8 @@ impl Neighbours {
     }
 }
 
-/// Runs a hostile act on a fresh connection; expects the vNIC to fail with `reason` and to come back.
+/// Runs a hostile act on a fresh connection; expects the vNIC to fail with `reason` and to come
+/// back.
 fn fails_with(
     daemon: &mut Daemon,
     neighbours: &mut Neighbours,
@@ -228,7 +229,8 @@ fn attack(nic: &Nic, random: &mut Random) {
     }
 }
 
-/// Sends as many frames as are due at `rate` a second, as far as the ring has room, for `time`; how many arrive.
+/// Sends as many frames as are due at `rate` a second, as far as the ring has room, for `time`; how
+/// many arrive.
 fn carried(a: &mut Guest, b: &mut Guest, rate: f64, time: Duration) -> u64 {
     let (mut due_before, mut heard) = (0, Heard::default());
     let started = Instant::now();
@@ -270,7 +272,8 @@ fn innocents_keep_their_rate_beside_hostile_rings() {
                     attack(&evil, &mut random);
                     attacks.fetch_add(1, SeqCst);
                 }
-                // Hundreds a second: the CPU that an attacker's own program takes is not the daemon's to share out.
+                // Hundreds a second: the CPU that an attacker's own program takes is not the
+                // daemon's to share out.
                 std::thread::park_timeout(Duration::from_millis(3));
             }
         });

@@ -1,4 +1,5 @@
-//! What one guest leaves to be done and another does not take: who gets which frames, checksums and headers.
+//! What one guest leaves to be done and another does not take: who gets which frames, checksums and
+//! headers.
 
 use super::{
     daemon::{Daemon, wait_until},
@@ -13,7 +14,8 @@ const GUEST_TSO4: u64 = 1 << 7;
 /// Asks for segments of 500 octets.
 pub(crate) const TSO: [u8; 12] = [1, 1, 54, 0, 0xf4, 0x01, 34, 0, 16, 0, 0, 0];
 
-/// A TCP frame to be cut, from 10.0.0.`from` to 10.0.0.`to`; its checksum field holds the pseudo-header's sum.
+/// A TCP frame to be cut, from 10.0.0.`from` to 10.0.0.`to`; its checksum field holds the
+/// pseudo-header's sum.
 pub(crate) fn stream(a: &Guest, (from, to): (u8, u8), payload: &[u8]) -> Vec<u8> {
     let len = 20 + payload.len() as u16;
     let mut frame = [&GATEWAY_MAC[..], &a.mac, &[8, 0, 0x45, 0]].concat();

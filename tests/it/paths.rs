@@ -35,7 +35,8 @@ fn guests_find_the_mtu_of_a_path_and_its_routers() {
         assert_eq!(hops, [gateway, address], "{way}");
         let way = a.succeed(&format!("tracepath -n {address}"));
         assert!(way.contains("pmtu 9000") && way.contains("Resume: pmtu 1500 hops 2"), "{way}");
-        // TCP in segments of the sender's MTU, with and without segmentation offload, and datagrams beyond the path's.
+        // TCP in segments of the sender's MTU, with and without segmentation offload, and datagrams
+        // beyond the path's.
         for offload in ["on", "off"] {
             a.succeed(&format!("{flush}; ethtool -K eth0 tso {offload} gso {offload}"));
             let report = a.succeed(&format!("iperf3 -c {address} -n 8M -f m"));

@@ -1,7 +1,7 @@
 //! The session in README.md: each of its commands, typed into a shell, says what the page says.
 //!
-//! Ids, MACs, times and counts differ from one run to the next: they are compared by their kind. A line `…` stands for
-//! any number of lines.
+//! Ids, MACs, times and counts differ from one run to the next: they are compared by their kind. A
+//! line `…` stands for any number of lines.
 
 use super::{
     daemon::{Daemon, wait_until},
@@ -54,7 +54,8 @@ fn kind(word: &str) -> &str {
     }
 }
 
-/// A line with the kinds of its words that differ; frames are counted, and the sockets' folder is the daemon's.
+/// A line with the kinds of its words that differ; frames are counted, and the sockets' folder is
+/// the daemon's.
 fn pattern(line: &str, sockets: &Path) -> String {
     let line = line.replace(&sockets.display().to_string(), "/run/mvirt/net");
     let (mut pattern, mut word) = (String::new(), String::new());

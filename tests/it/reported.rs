@@ -1,5 +1,5 @@
-//! Frames that were answered wrongly once, and ones like them (tests/frames/reported.txt): each is sent, and what comes
-//! of it is judged by its octets.
+//! Frames that were answered wrongly once, and ones like them (tests/frames/reported.txt): each is
+//! sent, and what comes of it is judged by its octets.
 
 use super::{
     daemon::Daemon,
@@ -94,8 +94,8 @@ impl Stage {
         Self { guests: guests.into() }
     }
 
-    /// Sends a frame; gives what each guest of its network got because of it: what came before the frame that it was
-    /// sent next.
+    /// Sends a frame; gives what each guest of its network got because of it: what came before the
+    /// frame that it was sent next.
     fn play(&mut self, case: &Case<'_>) -> Vec<(&'static str, Vec<Vec<u8>>)> {
         let at = self.guests.iter().position(|(name, ..)| *name == case.sender).unwrap();
         self.guests[at].2.driver.send_with(case.header, &case.frame);
@@ -182,7 +182,8 @@ fn is_ipv4(octets: &[u8], address: &str) -> bool {
     octets == address.parse::<Ipv4Addr>().unwrap().octets()
 }
 
-/// Whether `address` is advertised with these flags, and S where it was not asked by nobody (RFC 4861 §7.2.4).
+/// Whether `address` is advertised with these flags, and S where it was not asked by nobody (RFC
+/// 4861 §7.2.4).
 fn is_advertised(told: &[u8], address: &str, case: &Case<'_>, flags: u8) -> bool {
     let asked_by_nobody = case.frame[22..38] == [0; 16];
     let flags = if asked_by_nobody { flags } else { flags | 0x40 };
@@ -236,7 +237,8 @@ fn is_completed(told: &[u8], sent: &[u8]) -> bool {
     told[14..at] == sent[14..at] && told[at + 2..] == sent[at + 2..]
 }
 
-/// Whether TCP frames carry what `sent` does, with as many octets of headers, one segment after the other.
+/// Whether TCP frames carry what `sent` does, with as many octets of headers, one segment after the
+/// other.
 fn are_segments(frames: &[Vec<u8>], sent: &[u8]) -> bool {
     let ip = 14 + usize::from(sent[14] & 15) * 4;
     let headers = ip + usize::from(sent[ip + 12] >> 4) * 4;
@@ -252,7 +254,8 @@ fn are_segments(frames: &[Vec<u8>], sent: &[u8]) -> bool {
     stream == sent[headers..]
 }
 
-/// Whether frames of at most 1280 octets are the fragments of one packet, which carries what was sent.
+/// Whether frames of at most 1280 octets are the fragments of one packet, which carries what was
+/// sent.
 fn are_fragments(frames: &[Vec<u8>], case: &Case<'_>) -> bool {
     let mut body = Vec::new();
     for (at, frame) in frames.iter().enumerate() {

@@ -1,4 +1,5 @@
-//! VMMs come and go, and so may the daemon: addresses, sockets and traffic come back without anyone's help.
+//! VMMs come and go, and so may the daemon: addresses, sockets and traffic come back without
+//! anyone's help.
 
 use super::{
     daemon::{Daemon, wait_until},
@@ -171,7 +172,8 @@ fn a_vnic_offers_what_it_was_made_with() {
     file["crc32c"] = format!("{:08x}", crc32c::crc32c(&body)).into();
     std::fs::write(&path, serde_json::to_vec(&file).unwrap()).unwrap();
     daemon.crash_and_restart();
-    // VMMs refuse to come back if anything is missing; what is new would be offered to new guests only.
+    // VMMs refuse to come back if anything is missing; what is new would be offered to new guests
+    // only.
     const LOG_ALL: u64 = 1 << 26;
     assert_eq!(offered(&nic.socket_path), PLAIN | LOG_ALL);
     let new = daemon.nic("prod", "new");
@@ -180,7 +182,8 @@ fn a_vnic_offers_what_it_was_made_with() {
     assert_eq!(offered(&nic.socket_path), PLAIN | LOG_ALL);
 }
 
-/// A VMM that dials as soon as its connection ends, as Cloud Hypervisor does; true if that reached the process that dies.
+/// A VMM that dials as soon as its connection ends, as Cloud Hypervisor does; true if that reached
+/// the process that dies.
 fn dials_at_once(socket: &Path, mut stream: UnixStream) -> bool {
     while stream.read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
     UnixStream::connect(socket).is_ok()

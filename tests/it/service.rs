@@ -1,6 +1,7 @@
-//! The systemd unit, tried for real: a Debian guest whose first process becomes systemd starts the daemon of the host's
-//! build by the unit of `dist/`, with a watchdog that is less patient, uses it as several users, reloads it, kills it, lets it
-//! stand still, gives it a wrong flag, and stops it.
+//! The systemd unit, tried for real: a Debian guest whose first process becomes systemd starts the
+//! daemon of the host's build by the unit of `dist/`, with a watchdog that is less patient, uses it
+//! as several users, reloads it, kills it, lets it stand still, gives it a wrong flag, and stops
+//! it.
 
 use super::{daemon::Daemon, machines::Machine};
 use std::path::Path;

@@ -1,6 +1,6 @@
-//! All of it together, against one daemon: two innocent guests that talk as fast as they can, hostile VMMs and guests, vNICs that
-//! come and go, kill -9, hand-overs; then, without disturbances, a look for leaks. For MVIRT_SOAK_SECONDS (`make soak`), or
-//! some seconds.
+//! All of it together, against one daemon: two innocent guests that talk as fast as they can,
+//! hostile VMMs and guests, vNICs that come and go, kill -9, hand-overs; then, without
+//! disturbances, a look for leaks. For MVIRT_SOAK_SECONDS (`make soak`), or some seconds.
 
 use super::{
     crashes::{Heard, Random, numbered},
@@ -33,7 +33,8 @@ pub(crate) struct Shared {
     pub(crate) arrived: AtomicU64,
 }
 
-/// Exchanges frames until the end, across all that happens to the daemon. Gives what was heard and the longest silence.
+/// Exchanges frames until the end, across all that happens to the daemon. Gives what was heard and
+/// the longest silence.
 pub(crate) fn innocents(shared: &Shared, nics: &[Nic; 2], seed: u64) -> (Heard, Duration) {
     let mut random = Random::from(seed);
     let [mut a, mut b] = nics.each_ref().map(Guest::connect);
@@ -67,7 +68,8 @@ pub(crate) fn innocents(shared: &Shared, nics: &[Nic; 2], seed: u64) -> (Heard, 
     (heard, longest)
 }
 
-/// One act of somebody who means ill; an error says that the daemon hung up, or was killed just now.
+/// One act of somebody who means ill; an error says that the daemon hung up, or was killed just
+/// now.
 fn act(nic: &Nic, random: &mut Random) -> Result<(), Failed> {
     let socket = Path::new(&nic.socket_path);
     let junk =

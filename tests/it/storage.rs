@@ -1,5 +1,6 @@
-//! What the disk may do to a change: every call that stores it fails, or the daemon is killed there. What was answered well is
-//! there; what was not is there as a whole or not at all; nobody else's objects suffer.
+//! What the disk may do to a change: every call that stores it fails, or the daemon is killed
+//! there. What was answered well is there; what was not is there as a whole or not at all; nobody
+//! else's objects suffer.
 
 use super::daemon::{Daemon, preload};
 use mvirt_net::proto::{
@@ -181,7 +182,8 @@ fn no_failing_call_loses_or_tears_anything() {
                 tried += 1;
                 let after = contents(&mut daemon);
                 if after != before {
-                    // It is there: whole, as doing it again shows, which finds nothing to do or repeats it.
+                    // It is there: whole, as doing it again shows, which finds nothing to do or
+                    // repeats it.
                     assert!(!matches!(fault, Fault::Error(_)) || outcome.is_ok(), "{context}");
                     undo(&mut daemon, number);
                     assert_eq!(contents(&mut daemon), before, "{context}");

@@ -1,4 +1,5 @@
-//! Who comes to the API and means no good, or nothing: others are served as before, and little is spent.
+//! Who comes to the API and means no good, or nothing: others are served as before, and little is
+//! spent.
 
 use super::{
     daemon::{Client, Daemon, PATIENCE, wait_until},
@@ -60,7 +61,8 @@ fn memory(daemon: &Daemon) -> u64 {
     line.split_whitespace().next().unwrap().parse::<u64>().unwrap() >> 10
 }
 
-/// Whether the other side has ended a connection; waits for that, or for octets, as long as the stream does.
+/// Whether the other side has ended a connection; waits for that, or for octets, as long as the
+/// stream does.
 fn is_ended(mut stream: impl Read) -> bool {
     match stream.read(&mut [0; 64]) {
         Ok(count) => count == 0,
@@ -99,7 +101,8 @@ fn those_who_never_begin_have_a_share_and_ten_seconds() {
     wait_until("there are too many", || daemon.log().contains("the most a peer may have"));
     for (n, stream) in silent.iter_mut().enumerate() {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        // Nothing at all, half a preface, or the beginning of TLS. Who is turned away may be gone by now.
+        // Nothing at all, half a preface, or the beginning of TLS. Who is turned away may be gone
+        // by now.
         let said = [&b""[..], &HELLO[..10], &[22, 3][..]][n % 3];
         stream.write_all(said).ok();
     }
@@ -127,7 +130,8 @@ fn who_is_turned_away_again_and_again_does_not_fill_the_log() {
     assert!((100..200).contains(&lines), "{lines} lines for 1000 strangers");
 }
 
-/// The beginning of a request ListNics with an empty message, on stream `id` (RFC 9113 §6.2, RFC 7541).
+/// The beginning of a request ListNics with an empty message, on stream `id` (RFC 9113 §6.2, RFC
+/// 7541).
 fn list_nics(id: u32) -> Vec<u8> {
     // POST, http, and four literals that are not indexed.
     let mut headers = vec![0x83, 0x86];

@@ -31,7 +31,8 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         self.end();
-        // DPDK leaves its folder behind, which is there for root whatever it is told; for others it is in `_directory`.
+        // DPDK leaves its folder behind, which is there for root whatever it is told; for others it
+        // is in `_directory`.
         fs::remove_dir_all(Path::new("/run/dpdk").join(&self.prefix)).ok();
     }
 }
@@ -74,7 +75,8 @@ fn start(nics: &[Nic], ring: &str, arguments: &[&str]) -> Peer {
     Peer { process: process.unwrap(), _directory: directory, prefix }
 }
 
-/// A burst of frames from a to b, each swapped and sent back until its TTL has run out: 63 deliveries a frame.
+/// A burst of frames from a to b, each swapped and sent back until its TTL has run out: 63
+/// deliveries a frame.
 fn exchange(ring: &str, pairs: u32) {
     let mut daemon = Daemon::start();
     let nics = nics(&mut daemon, pairs);

@@ -1,4 +1,5 @@
-//! `mvirt nic vmm-args` and `mvirt vm start`: what is printed for each VMM, for which version, and by default.
+//! `mvirt nic vmm-args` and `mvirt vm start`: what is printed for each VMM, for which version, and
+//! by default.
 
 use super::{
     cli::{mvirt, stderr, stdout},

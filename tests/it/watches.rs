@@ -1,5 +1,5 @@
-//! Lists in pages and watches: nobody misses an object, nobody is told what came and went, and no client takes more than
-//! its share.
+//! Lists in pages and watches: nobody misses an object, nobody is told what came and went, and no
+//! client takes more than its share.
 
 use super::{
     daemon::{Daemon, PATIENCE, wait_until},

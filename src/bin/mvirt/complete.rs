@@ -1,4 +1,5 @@
-//! What a shell offers for TAB: names of networks and vNICs, as the server knows them at that moment.
+//! What a shell offers for TAB: names of networks and vNICs, as the server knows them at that
+//! moment.
 
 use super::connect::{Client, Connection};
 use clap_complete::{
@@ -32,6 +33,7 @@ impl ValueCompleter for Named {
     fn complete(&self, current: &OsStr) -> Vec<CompletionCandidate> {
         let begun = current.to_string_lossy();
         let names = self.names(&begun).unwrap_or_default().into_iter();
+        // A server that does not know name_prefix returns all names.
         names.filter(|name| name.starts_with(&*begun)).map(CompletionCandidate::new).collect()
     }
 }
@@ -39,6 +41,7 @@ impl ValueCompleter for Named {
 impl Named {
     /// The names there are; none without a server, as there is nobody to tell of an error.
     fn names(self, begun: &str) -> Option<Vec<String>> {
+        // While a line is typed, clap has parsed no flags: what the words say must do.
         let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
         let words: Vec<String> = words.collect();
         let connection = Connection::of_words(&words, TIMEOUT).ok()?;
@@ -48,6 +51,7 @@ impl Named {
 
     /// Those that begin so, at most a page of them: more are no help.
     async fn ask(self, client: &mut Client, begun: &str) -> Option<Vec<String>> {
+        // As many as a page may have.
         let (page_size, name_prefix) = (1000, begun.to_owned());
         Some(match self {
             Self::Networks => {

@@ -1,4 +1,5 @@
-//! The way to the daemon: a UNIX socket, or TCP with TLS or without; and what to do where it is barred.
+//! The way to the daemon: a UNIX socket, or TCP with TLS or without; and what to do where it is
+//! barred.
 
 use super::{Failure, output, units};
 use clap::{Args, ValueHint};
@@ -26,10 +27,12 @@ const MAX_ANSWER: usize = 512 << 20;
 
 /// Where the daemon is, and how both sides know each other.
 ///
-/// Variables of the environment are read here and not by clap, which would name their flags in each line of usage.
+/// Variables of the environment are read here and not by clap, which would name their flags in each
+/// line of usage.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Connection {
-    /// mvirt-net's address: unix:/path, http://HOST:PORT or https://HOST:PORT [env: MVIRT_NET_SERVER]
+    /// mvirt-net's address: unix:/path, http://HOST:PORT or https://HOST:PORT [env:
+    /// MVIRT_NET_SERVER]
     #[arg(long, global = true, value_name = "ADDR", help_heading = HEADING, display_order = 900)]
     net_server: Option<String>,
     /// How long to wait for an answer: seconds, or like 500ms [default: 10]
@@ -82,6 +85,7 @@ fn variable(name: &str) -> Option<OsString> {
 impl Connection {
     /// One for completion, which sees the words of a command line and not its flags.
     pub(crate) fn of_words(words: &[String], timeout: Duration) -> Result<Self, Failure> {
+        // The line may be wrong or half typed, so clap cannot parse it.
         let mut flag = None;
         for (at, word) in words.iter().enumerate() {
             match word.strip_prefix("--net-server") {
@@ -93,6 +97,7 @@ impl Connection {
         Self {
             net_server: flag,
             timeout: Some(timeout),
+            // Certificates come from the environment only.
             tls_ca: None,
             tls_cert: None,
             tls_key: None,
@@ -136,6 +141,7 @@ impl Connection {
     /// Refuses an address of no kind that there is.
     fn endpoint(&self) -> Result<Endpoint, Failure> {
         let address = self.address();
+        // tonic takes any URI: only those that it can dial are let through.
         let kinds = ["unix:", "http://", "https://"];
         let rest = kinds.iter().find_map(|kind| address.strip_prefix(kind));
         let endpoint = Endpoint::from_shared(address.to_owned()).ok();
@@ -153,6 +159,7 @@ impl Connection {
     /// Whether a daemon that does not know this user has hung up. Root and its own user it lets in
     /// whatever its flags say.
     fn is_turned_away(&self, uid: u32) -> bool {
+        // Over TCP nobody is asked for a user.
         let Some(path) = self.address().strip_prefix("unix:") else { return false };
         let owner = std::fs::metadata(path).map(|socket| socket.uid());
         // One that has ended hangs up, too, and lets nobody connect then.
@@ -169,6 +176,7 @@ impl Connection {
     ///
     /// Nobody is there, or not who is expected; flags that do not go together.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
+        // Of each call; the connection has its own below.
         let mut endpoint = self.endpoint()?.timeout(self.timeout());
         if let (Some(_), None) | (None, Some(_)) = (&self.tls_cert, &self.tls_key) {
             return Err(Failure::Usage("--tls-cert and --tls-key go together: give both".into()));
@@ -179,7 +187,7 @@ impl Connection {
         } else {
             self.tell_of_unused_files();
         }
-        // A stopped daemon's kernel takes the connection, and then nothing comes.
+        // The kernel of a daemon that is stopped accepts the connection, and then nothing comes.
         let connected = tokio::time::timeout(self.timeout(), endpoint.connect()).await;
         let channel = connected.map_err(|_| self.late())?;
         let client = NetServiceClient::new(channel.map_err(|error| self.unreachable(&error))?);
@@ -219,6 +227,7 @@ impl Connection {
     }
 
     fn unreachable(&self, error: &(dyn Error + 'static)) -> Failure {
+        // The last cause says what happened; those before it say that something did.
         let reason = causes(error).pop().unwrap_or_default();
         let remedy = self.remedy(error);
         Failure::Unreachable { address: self.address().into(), reason, remedy }
@@ -230,6 +239,7 @@ impl Connection {
             Failure::Refused(status) => match status.source() {
                 // A status that came over the wire has no cause here.
                 None => Failure::Refused(status),
+                // The timeout of this side comes as a status as well.
                 Some(cause) if causes(cause).iter().any(|cause| cause == "Timeout expired") => {
                     self.late()
                 }
@@ -239,21 +249,22 @@ impl Connection {
         }
     }
 
-    /// What to do about an error of the connection. Its causes are told apart by their words: the layers between rustls
-    /// and tonic keep no types.
+    /// What to do about an error of the connection. Its causes are told apart by their words: the
+    /// layers between rustls and tonic keep no types.
     fn remedy(&self, error: &(dyn Error + 'static)) -> String {
         let said = causes(error).join("\n").to_ascii_lowercase();
         let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
         let file = |file: &Option<PathBuf>| {
             file.as_ref().map_or_else(String::new, |file| format!(" {}", file.display()))
         };
-        // With TLS 1.3 a client is refused after its handshake is over: what the server said of it is lost where the
-        // connection ends before the first call begins.
+        // With TLS 1.3 a client is refused after its handshake is over: what the server said of it
+        // is lost where the connection ends before the first call begins.
         let closed = self.is_secure() && has(&["connection closed"]);
         let refused = closed || has(&["received fatal alert", "alertreceived"]);
         let hung_up =
             has(&["broken pipe", "connection reset", "connection closed", "unexpected eof"]);
         let uid = rustix::process::geteuid().as_raw();
+        // First: a daemon that does not know a user just hangs up, as others do for other reasons.
         let remedy = if hung_up && self.is_turned_away(uid) {
             return format!(
                 "You (uid {uid}) may not use its API: see --allow-uid and --allow-gid of mvirt-net; \
@@ -309,7 +320,8 @@ fn read(flag: &'static str, path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|source| Failure::Tls { flag, path: path.into(), source })
 }
 
-/// What an error and its causes say, the last cause last: it says what happened, those before it that something did.
+/// What an error and its causes say, the last cause last: it says what happened, those before it
+/// that something did.
 fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
     let mut causes = Vec::new();
     let mut next = Some(error);

@@ -57,10 +57,11 @@ impl Failure {
 
     /// 2 for wrong usage, else 1.
     pub(crate) fn exit_code(&self) -> ExitCode {
+        // clap ends with 2 as well: scripts tell a wrong line from a refusal.
         ExitCode::from(if matches!(self, Self::Usage(_)) { 2 } else { 1 })
     }
 
-    /// Whether whoever read the answer has seen enough, like head(1).
+    /// Whether the reader of the answer has left, having seen enough, like head(1).
     pub(crate) fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe)
     }
@@ -79,6 +80,7 @@ fn said(status: &tonic::Status) -> String {
 fn code_name(code: tonic::Code) -> String {
     let mut name = String::new();
     for c in format!("{code:?}").chars() {
+        // tonic has no such text; its `Debug` is the name in camel case.
         if c.is_ascii_uppercase() && !name.is_empty() {
             name.push('_');
         }

@@ -1,6 +1,8 @@
-//! The command line of mvirt: flags to requests, answers to tables or documents, errors to exit codes.
+//! The command line of mvirt: flags to requests, answers to tables or documents, errors to exit
+//! codes.
 //!
-//! 0: done. 1: the server refused or could not be reached, or a VMM could not be started. 2: wrong usage.
+//! 0: done. 1: the server refused or could not be reached, or a VMM could not be started. 2: wrong
+//! usage.
 
 mod complete;
 mod connect;
@@ -80,12 +82,14 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Before anything is parsed: a shell asks with half a line.
     CompleteEnv::with_factory(Cli::command).complete();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&without_nonsense(error)),
     };
     let output = cli.output.clone();
+    // One thread: one request at a time.
     let ended = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -96,14 +100,17 @@ fn main() -> ExitCode {
             output.failure(&failure);
             failure.exit_code()
         }
+        // Also where the pipe is broken: `mvirt … | head` is no failure.
         _ => ExitCode::SUCCESS,
     }
 }
 
-/// Says what is wrong with the command line; what was asked for, as by --help, goes to the standard output.
+/// Says what is wrong with the command line; what was asked for, as by --help, goes to the standard
+/// output.
 fn refuse(error: &clap::Error) -> ExitCode {
     let text = error.to_string();
     let told = Failure::Usage(text.trim_start_matches("error: ").trim_end().into());
+    // From the words themselves: where parsing fails, clap has no flags to read.
     let format = output::Format::asked_for(std::env::args_os()).filter(|_| error.use_stderr());
     match format.and_then(|format| format.failure(&told)) {
         Some(document) => output::say(&document),
@@ -127,6 +134,7 @@ fn without_nonsense(mut error: clap::Error) -> clap::Error {
 
 async fn run(cli: Cli) -> Result<(), Failure> {
     let out = cli.output;
+    // These need no server, and work before there is one.
     match &cli.command {
         Command::Completions { shell } => return completions(*shell),
         Command::Man { folder } => return man(folder),
@@ -137,6 +145,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let mut client = match (connected, &cli.command) {
         (Ok(client), _) => client,
         (Err(failure), command) => {
+            // Its own version it knows anyway, which is what one asks for where nothing works.
             if matches!(command, Command::Version) && !out.is_document() {
                 out.object(&(), "mvirt", &[("mvirt", env!("CARGO_PKG_VERSION").into())])?;
             }
@@ -171,7 +180,7 @@ fn man(folder: &std::path::Path) -> Result<(), Failure> {
     written.map_err(|error| Failure::Stopped(format!("{}: {error}", folder.display())))
 }
 
-/// The script asks this program at each TAB, so that it knows the names that there are.
+/// Prints a script that asks this program at each TAB, which knows what names there are.
 fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
     let name = shell.to_string();
     let shells = Shells::builtins();

@@ -74,6 +74,7 @@ impl Notes {
     ) -> Result<BTreeMap<String, String>, Failure> {
         let mut labels = now;
         for (at, (key, value)) in self.label.iter().enumerate() {
+            // The last one would win silently, and the other be lost.
             if self.label[..at].iter().any(|(other, _)| other == key) {
                 return Err(Failure::Usage(format!("--label: {key} is given twice")));
             }
@@ -149,6 +150,7 @@ impl NewNotes {
             mask.set("boot", to.boot, Some(self.notes.boot(kept)));
         }
         if relabels || reboots {
+            // These are changed in part: what another client has added meanwhile must not be lost.
             *to.etag = now.etag;
         }
         mask.set("description", to.description, self.notes.description);

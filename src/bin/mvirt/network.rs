@@ -184,6 +184,7 @@ fn request(create: Create) -> Result<CreateNetworkRequest, Failure> {
 
 async fn list(client: &mut Client, out: &Output) -> Result<(), Failure> {
     let response = ListNetworksResponse { networks: all(client).await?, ..Default::default() };
+    // The first five fit a terminal of 80 columns; `-o wide` has the rest.
     const HEADER: &[&str] = &["NAME", "IPV4", "IPV6", "MTU", "VNICS", "ID", "DOMAIN", "LABELS"];
     let mut table = Table::new(HEADER, 5);
     for network in &response.networks {
@@ -204,6 +205,7 @@ async fn list(client: &mut Client, out: &Output) -> Result<(), Failure> {
 
 /// All networks, which come in pages.
 async fn all(client: &mut Client) -> Result<Vec<Network>, Failure> {
+    // Pages, as a list of all at once may be refused; 1000 is the most a page has.
     let mut request = ListNetworksRequest { page_size: 1000, ..Default::default() };
     let mut networks = Vec::new();
     loop {
@@ -241,6 +243,7 @@ async fn change(update: Update, client: &mut Client, out: &Output) -> Result<(),
 }
 
 async fn get(client: &mut Client, key: String) -> Result<Network, Failure> {
+    // The server looks for either, whichever of both it is called.
     let request = GetNetworkRequest { identifier: Some(Identifier::Name(key)) };
     Ok(client.get_network(request).await?.into_inner())
 }

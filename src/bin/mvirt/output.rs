@@ -94,6 +94,7 @@ impl Cell {
 
 /// Text without what could move the cursor or begin another cell.
 fn printable(text: &str) -> String {
+    // Names and hostnames are what others chose, up to the guest: no terminal obeys them.
     let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
     text.chars().map(escaped).collect()
 }
@@ -142,6 +143,7 @@ impl Output {
         if self.is_document() {
             return self.document(object);
         }
+        // What has no value tells people nothing; documents have every field.
         let rows = rows.iter().filter(|(_, value)| !value.text.is_empty());
         let lines = rows.map(|(name, value)| [styled(Style::new().bold(), name), value.styled()]);
         print(&aligned(lines.map(|line| line.join("\t")))?)
@@ -173,11 +175,13 @@ impl Output {
         print(&aligned(header.into_iter().chain(table.rows.iter().map(row)))?)
     }
 
-    /// Prints a line of a table whose rows come one after the other; nothing where a document will come.
+    /// Prints a line of a table whose rows come one after the other; nothing where a document will
+    /// come.
     pub(crate) fn line(&self, cells: &[(&str, usize)]) -> Result<(), Failure> {
         if self.is_document() {
             return Ok(());
         }
+        // Fixed widths: later rows are not known yet.
         let cell = |(text, width): &(&str, usize)| format!("{:width$}", printable(text));
         let line = cells.iter().map(cell).collect::<Vec<_>>().join("  ");
         print(&format!("{}\n", line.trim_end()))
@@ -195,10 +199,12 @@ impl Output {
 
     /// Prints one of many documents, on a line of its own.
     pub(crate) fn event(&self, event: &impl serde::Serialize) -> Result<(), Failure> {
+        // The marker between documents of a stream (YAML 1.2 §9).
         if self.output == Format::Yaml {
             print("---\n")?;
             return self.document(event);
         }
+        // One line an event: readers of a stream split it at line feeds.
         let text = serde_json::to_string(event).map_err(std::io::Error::from)?;
         print(&format!("{text}\n"))
     }
@@ -242,9 +248,11 @@ impl Output {
 }
 
 impl Format {
-    /// What the words of a command line ask for, which may be wrong otherwise; the last one holds.
+    /// Returns the format that the words of a command line ask for, which may be wrong otherwise.
+    /// The last one holds.
     pub(crate) fn asked_for(words: impl IntoIterator<Item = OsString>) -> Option<Self> {
         let mut asked = None;
+        // What follows are words of a VMM, which may have an -o of its own.
         let mut words = words.into_iter().take_while(|word| word != "--");
         while let Some(word) = words.next() {
             let word = word.to_string_lossy();
@@ -273,8 +281,8 @@ impl Format {
     }
 }
 
-/// Prints a line to stderr. One that cannot be written is lost: there is nobody else to tell, and what was done stays
-/// done.
+/// Prints a line to stderr. One that cannot be written is lost: there is nobody else to tell, and
+/// what was done stays done.
 pub(crate) fn say(line: &str) {
     anstream::stderr().write_all(format!("{}\n", line.trim_end()).as_bytes()).ok();
 }
@@ -282,12 +290,14 @@ pub(crate) fn say(line: &str) {
 /// Prints to stdout.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = anstream::stdout().lock();
+    // Flushed, since at exit an error would go unseen.
     stdout.write_all(text.as_bytes())?;
     Ok(stdout.flush()?)
 }
 
 /// Lines whose cells, between tabs, are as wide as the widest of their column.
 fn aligned(lines: impl Iterator<Item = String>) -> Result<String, Failure> {
+    // Escapes of colour take no room on a screen.
     let mut table = TabWriter::new(Vec::new()).padding(2).minwidth(0).ansi(true);
     for line in lines {
         writeln!(table, "{line}")?;

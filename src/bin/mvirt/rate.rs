@@ -19,6 +19,7 @@ pub(crate) struct Rate {
 }
 
 /// Prefixes of the decimal system, the largest first.
+// In this order, so that `scaled` finds the largest that fits.
 const PREFIXES: [(u32, char); 4] = [(12, 'T'), (9, 'G'), (6, 'M'), (3, 'k')];
 const EXPECTED: &str =
     "expected a rate like 1Gbit, 1.5Gbit, 200kpps or 1Gbit/10Mbit (with a burst)";
@@ -32,6 +33,7 @@ impl std::str::FromStr for Rate {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut digits = text.chars().filter(char::is_ascii_digit).peekable();
         let is_zero = digits.peek().is_some() && digits.all(|digit| digit == '0');
+        // What people write for no limit: the answer says how to have none.
         if is_zero || matches!(&*text.to_ascii_lowercase(), "none" | "no" | "off" | "unlimited") {
             return Err(NO_LIMIT.into());
         }
@@ -60,6 +62,7 @@ fn amount(text: &str) -> Option<(u64, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, rest) = text.split_at(end);
     let prefixed = rest.chars().next().and_then(|first| {
+        // In any case: there are no rates in millibits.
         let is = |(_, prefix): &(u32, char)| prefix.eq_ignore_ascii_case(&first);
         PREFIXES.into_iter().find(is).map(|(exponent, _)| (exponent, &rest[1..]))
     });
@@ -70,6 +73,7 @@ fn amount(text: &str) -> Option<(u64, &str)> {
         None => (number, ""),
     };
     // Exact, so that nothing printed comes back as another number.
+    // Digits beyond the unit are refused, not rounded.
     let places = exponent.checked_sub(u32::try_from(fraction.len()).ok()?)?;
     let fraction = if fraction.is_empty() { 0 } else { fraction.parse::<u64>().ok()? };
     let whole = whole.parse::<u64>().ok()?.checked_mul(10_u64.checked_pow(exponent)?)?;
@@ -79,6 +83,7 @@ fn amount(text: &str) -> Option<(u64, &str)> {
 
 /// The unit that a word is; none where there is no word.
 fn unit_of(word: &str) -> Result<Option<Unit>, String> {
+    // Only the capital: a small b is a bit. Taken for bits it would be an eighth of what was meant.
     if matches!(word, "B" | "Bps" | "B/s") || word.to_ascii_lowercase().starts_with("byte") {
         return Err("rates are in bits, of which a byte has 8: 8Gbit for 1 GB a second".into());
     }
@@ -121,6 +126,7 @@ fn scaled(amount: u64) -> String {
 pub(crate) fn limit(now: Option<RateLimit>, rates: &[Rate]) -> Result<Option<RateLimit>, String> {
     let mut limit = now.unwrap_or_default();
     for (at, rate) in rates.iter().enumerate() {
+        // The last one would win silently.
         if let Some(other) = rates[..at].iter().find(|other| other.unit == rate.unit) {
             return Err(format!("{other} and {rate}: there is one rate of a kind in a direction"));
         }

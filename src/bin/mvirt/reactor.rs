@@ -33,6 +33,7 @@ pub(crate) async fn run(
 
 fn row(reactor: &Reactor) -> Vec<Cell> {
     let per = |sum: u64, count: u64| match count {
+        // No average of nothing; a table shows `-`.
         0 => String::new(),
         _ => format!("{:.1}", sum as f64 / count as f64),
     };

@@ -18,6 +18,7 @@ pub(crate) fn octets(count: u64) -> String {
     for prefix in ["", "k", "M", "G", "T", "P"] {
         // 999.95 would be printed as 1000.0.
         if value < 999.95 {
+            // Three figures at most: more say nothing to people.
             let digits = usize::from(!prefix.is_empty() && value < 99.95);
             return format!("{value:.digits$} {prefix}B");
         }
@@ -41,6 +42,7 @@ pub(crate) fn time_of_day(milliseconds: i64) -> String {
 /// How long ago a time of the API was: `3m 12s ago`; empty for none.
 pub(crate) fn ago(at: &str) -> String {
     let Ok(at) = at.parse::<Timestamp>() else { return String::new() };
+    // Clocks of the two hosts may differ: nothing was in the future.
     let passed = Timestamp::now().duration_since(at).max(SignedDuration::ZERO);
     format!("{} ago", duration(passed))
 }
@@ -54,6 +56,7 @@ fn duration(duration: SignedDuration) -> String {
         _ => Unit::Hour,
     };
     let days = jiff::SpanRound::new().largest(Unit::Day).smallest(smallest);
+    // No time zone is known, so a day has 24 hours. Cut off, as a clock would show it.
     let days = days.mode(jiff::RoundMode::Trunc).days_are_24_hours();
     let span = jiff::Span::try_from(SignedDuration::from_secs(seconds));
     let span = span.and_then(|span| span.round(days));
@@ -83,11 +86,13 @@ pub(crate) fn milliseconds(text: &str) -> Result<Duration, String> {
 fn time(text: &str, unit: f64) -> Result<Duration, String> {
     let expected = "expected a time above zero and at most a day, like 10, 500ms or 2s";
     let time = match text.parse::<f64>() {
+        // Not a number, infinite and negative are refused here.
         Ok(number) => Duration::try_from_secs_f64(number * unit).ok(),
         Err(_) => {
             text.parse::<SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok())
         }
     };
+    // A day: deadlines are added to a clock, which must not overflow.
     let sound = time.filter(|time| !time.is_zero() && *time <= Duration::from_secs(86_400));
     sound.ok_or_else(|| expected.into())
 }

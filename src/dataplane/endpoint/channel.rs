@@ -1,6 +1,7 @@
 //! Messages of a VMM, octets and descriptors, off its socket.
 //!
-//! Descriptors come in wrapped: whatever becomes of the message, none of them is closed where others would wait.
+//! Descriptors come in wrapped: whatever becomes of the message, none of them is closed where
+//! others would wait.
 
 use crate::{
     dataplane::{
@@ -18,6 +19,8 @@ use tokio::{
 };
 
 /// How long the rest of a message may take once it has begun, and a reply to be taken.
+// A VMM sends a message in one go: one that takes longer is hung or hostile, and its vNIC must be
+// free for another, and for a hand-over.
 const MESSAGE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Why no message could be had.
@@ -48,10 +51,11 @@ pub(in crate::dataplane) struct Begun {
 }
 
 impl Channel {
-    /// Begins with the next message; `None`: the VMM has left. Dropping this loses nothing: it either takes octets and
-    /// ends, or has taken none.
+    /// Begins with the next message; `None`: the VMM has left. Dropping this loses nothing: it
+    /// either takes octets and ends, or has taken none.
     pub(in crate::dataplane) async fn begin(&self) -> Result<Option<Begun>, Unreadable> {
         let mut begun = Begun::default();
+        // One read, and no deadline: a VMM may be silent for days.
         begun.filled = self.receive_some(&mut begun.octets, &mut begun.fds).await?;
         Ok((begun.filled > 0).then_some(begun))
     }
@@ -62,8 +66,11 @@ impl Channel {
         mut begun: Begun,
     ) -> Result<(Header, Vec<u8>, Vec<Foreign<OwnedFd>>), Unreadable> {
         let rest = async {
+            // Octets may come one by one, and descriptors with any of them: all of one message
+            // count.
             self.fill(&mut begun.octets[begun.filled..], &mut begun.fds).await?;
             let [a, b, c, d, ..] = begun.octets;
+            // Before anything is checked, so that the log can name what was malformed.
             let request = u32::from_ne_bytes([a, b, c, d]);
             let header = Header::parse(begun.octets)
                 .map_err(|source| Unreadable::Malformed { request, source })?;
@@ -106,13 +113,17 @@ impl Channel {
         loop {
             stream.readable().await?;
             let mut came = Vec::new();
+            // Not `read`: descriptors come beside the octets, and only recvmsg(2) takes both.
             let received = stream.try_io(Interest::READABLE, || {
                 let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
                 let (count, flags) = descriptors::receive(stream, octets, &mut space, &mut came)?;
                 Ok((count, flags.contains(ReturnFlags::CTRUNC)))
             });
+            // Whatever else came of it: what has no owner yet would be closed right here.
             fds.extend(came.into_iter().map(|fd| self.stream.own(fd)));
             match received {
+                // The kernel has closed those without room (MSG_CTRUNC, recvmsg(2)): which, nobody
+                // knows.
                 Ok((_, true)) => return Err(Unreadable::TooManyFds),
                 Ok(_) if fds.len() > MAX_FDS => return Err(Unreadable::TooManyFds),
                 Ok((count, false)) => return Ok(count),

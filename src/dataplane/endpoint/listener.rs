@@ -1,5 +1,5 @@
-//! How a vNIC's socket comes to be: bound to a temporary name, made ready, and renamed into place, so that a VMM
-//! that connects finds either nothing or a socket that listens.
+//! How a vNIC's socket comes to be: bound to a temporary name, made ready, and renamed into place,
+//! so that a VMM that connects finds either nothing or a socket that listens.
 
 use rustix::{
     fs::{Gid, Mode, Uid},
@@ -18,10 +18,11 @@ use tokio::net::UnixListener;
 
 /// Owner and group: the VMM runs as either.
 const MODE: u16 = 0o660;
+// One VMM is served and others are turned away at once: few ever wait.
 const BACKLOG: i32 = 8;
-/// Listeners get descriptors from here up, where the limit of open files allows it, above every connection's: a process
-/// that is killed gives back its highest descriptors first, and a VMM that sees its connection end must not find a
-/// listener that still accepts.
+/// Listeners get descriptors from here up, where the limit of open files allows it, above every
+/// connection's: a process that is killed closes its highest descriptors first, and a VMM that sees
+/// its connection end must not find a listener that still accepts.
 const LISTENER_FDS: i32 = 1 << 16;
 
 /// Who may open a socket: what is absent is the daemon's own user and group, and 0660.
@@ -45,7 +46,7 @@ impl Access {
         }
     }
 
-    /// Gives the socket at `path` to who may open it. What fails leaves it as it was.
+    /// Sets who may open the socket at `path`. What fails leaves it as it was.
     pub(in crate::dataplane) fn apply(self, path: &Path) -> io::Result<()> {
         // First, since a new socket is not open to groups and others before the next call.
         if self.owner.is_some() || self.group.is_some() {
@@ -57,8 +58,10 @@ impl Access {
     }
 }
 
-/// Octets of the longest path a socket can have here (`sun_path`, less the terminator and the temporary name's).
+/// Octets of the longest path a socket can have here (`sun_path`, less the terminator and the
+/// temporary name's).
 pub const fn longest_socket_path() -> usize {
+    // Of 108 octets of `sun_path` (unix(7)) the last is 0.
     107 - TEMPORARY.len()
 }
 
@@ -73,6 +76,7 @@ fn temporary(path: &Path) -> PathBuf {
 /// A socket that listens at `path`, replacing whatever was there.
 pub(in crate::dataplane) fn listen(path: &Path, access: Access) -> io::Result<UnixListener> {
     let temporary = temporary(path);
+    // Left by a daemon that was killed in between: bind(2) replaces nothing.
     match std::fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -80,9 +84,11 @@ pub(in crate::dataplane) fn listen(path: &Path, access: Access) -> io::Result<Un
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     bind(&socket, &SocketAddrUnix::new(&temporary)?)?;
+    // Before it has its name: nobody finds a socket with rights that it is not to have.
     access.apply(&temporary)?;
     start(&socket, BACKLOG)?;
     let listener = raise(socket);
+    // Replaces the old one in one step: at no time is there none (rename(2)).
     std::fs::rename(&temporary, path)?;
     UnixListener::from_std(listener.into())
 }
@@ -105,9 +111,10 @@ pub fn room_for_listeners() -> u64 {
     files - u64::from(first_listener(files).cast_unsigned()).min(files)
 }
 
-/// The lowest descriptor of a listener. Connections have several descriptors each, listeners one: three quarters of a low
-/// limit are theirs.
+/// The lowest descriptor of a listener. Connections have several descriptors each, listeners one:
+/// three quarters of a low limit are theirs.
 fn first_listener(files: u64) -> i32 {
+    // Divided first, since the limit may be as large as a number can be.
     i32::try_from(files / 4 * 3).unwrap_or(LISTENER_FDS).min(LISTENER_FDS)
 }
 

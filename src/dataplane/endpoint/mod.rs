@@ -1,4 +1,5 @@
-//! Who keeps ports attached: an async task a vNIC, which listens, makes ports of what connects, and takes them back.
+//! Who keeps ports attached: an async task a vNIC, which listens, makes ports of what connects, and
+//! takes them back.
 
 mod channel;
 pub mod listener;

@@ -1,12 +1,13 @@
-//! One async task a vNIC: listens on its socket, talks to one VMM at a time, and keeps the reactor's port in step.
+//! One async task a vNIC: listens on its socket, talks to one VMM at a time, and keeps the
+//! reactor's port in step.
 //!
 //! ```text
 //! message ── disturbs? detach, wait for the reactor ── session.handle ── memory ── attach what runs now ── reply
 //! ```
-//! A reply that promises a ring is stopped or memory unused is sent only after the reactor has given the port back.
+//! The reply to a request that stops a ring or frees memory waits until the port is given back.
 //!
-//! What a task serves can be given to another process of the daemon ([`Given`]), between two messages: it stops its
-//! port and waits; the other goes on with the same socket, memory and rings.
+//! What a task serves can be given to another process of the daemon ([`Given`]), between two
+//! messages: it stops its port and waits; the other goes on with the same socket, memory and rings.
 
 use super::{
     channel::{Begun, Channel, Unreadable},
@@ -56,12 +57,15 @@ use tokio::{
     time::timeout,
 };
 
-/// How long what came with a message may take to be looked at, mapped and unmapped. With the message itself and its answer
-/// less than a hand-over waits for.
+/// How long what came with a message may take to be looked at, mapped and unmapped.
+// With the message itself and its answer no more than a hand-over waits for.
 const APART_DEADLINE: Duration = Duration::from_secs(3);
-/// How long a vNIC that is deleted is waited for to give back what its VMM gave.
+/// How long the end of a vNIC waits until what its VMM gave is given back.
+// The daemon's own end takes two seconds at most, with all of its vNICs.
 const END_DEADLINE: Duration = Duration::from_secs(1);
-/// How long a vNIC is not served that has held up a reactor; twice as long each time, unless it did not for a while.
+/// How long a vNIC that has held up a reactor is not served: the first time and at most; and how
+/// long it must behave until a time is the first again.
+// Twice as long each time, so that a VMM that does this on purpose costs the others little.
 const FIRST_LOCKOUT: Duration = Duration::from_secs(1);
 const LONGEST_LOCKOUT: Duration = Duration::from_secs(60);
 const FORGIVEN: Duration = Duration::from_secs(600);
@@ -94,8 +98,8 @@ pub struct Given {
     pub kept: SavedKept,
     /// The connection, if there is one.
     pub connection: Option<SavedConnection>,
-    /// The listener; of a connection then its socket, a file for each region of memory and for marks of written pages,
-    /// and what its session holds.
+    /// The listener; of a connection then its socket, a file for each region of memory and for
+    /// marks of written pages, and what its session holds.
     pub fds: Vec<OwnedFd>,
 }
 
@@ -123,12 +127,12 @@ pub(in crate::dataplane) struct Order {
     /// Comes with the answer.
     pub(in crate::dataplane) number: usize,
     pub(in crate::dataplane) answers: mpsc::UnboundedSender<(usize, io::Result<Given>)>,
-    /// Says that nobody took over: the task goes on. It does not if this is dropped: then the process is ending.
+    /// A message: nobody took over, the task goes on. Dropped: the process is ending.
     pub(in crate::dataplane) resume: oneshot::Receiver<()>,
 }
 
 impl Order {
-    /// Gives, and comes back when nobody took over.
+    /// Exports, and returns when nobody took over.
     async fn carry_out(self, given: io::Result<Given>) {
         // Who asked may have given up, and then says so, too.
         self.answers.send((self.number, given)).ok();
@@ -187,6 +191,7 @@ fn restore(
     let stream = fds.next().ok_or(NotRestored::Descriptors)?;
     let stream = stream.try_map(|fd| UnixStream::from_std(fd.into()))?;
     let regions = saved.regions.into_iter().zip(fds.by_ref()).map(RegionRequest::from).collect();
+    // It was within the limit when its VMM sent it.
     let memory = GuestMemory::map(regions, u64::MAX)?;
     let marks = match saved.marks {
         Some(area) => Some(DirtyLog::map(area, fds.next().ok_or(NotRestored::Descriptors)?)?),
@@ -240,7 +245,7 @@ impl Kept {
         kept
     }
 
-    /// What a task gives.
+    /// What a task exports.
     fn given(
         &self,
         served: &Served,
@@ -315,7 +320,7 @@ pub(in crate::dataplane) async fn serve(
     }
     let apart = kept.apart;
     drop(listener);
-    // Who asked for the end wants everything unmapped, but cannot wait for a VMM that does not let go.
+    // The end is to find everything unmapped, but waits for no VMM that does not let go.
     if timeout(END_DEADLINE, apart.idle()).await.is_err() {
         tracing::warn!(nic = served.name, "what its VMM gave takes long to be given back");
     }
@@ -471,6 +476,7 @@ impl<'a> Connection<'a> {
                         not_before = Instant::now() + ACCEPT_INTERVAL;
                         continue;
                     };
+                    // Apart: descriptors whose close waits may be in it already.
                     drop(self.kept.apart.own(second));
                     if self.has_died() {
                         return Ok(());
@@ -496,6 +502,7 @@ impl<'a> Connection<'a> {
     /// What another process needs to go on.
     fn save(&self, listener: &UnixListener) -> io::Result<Given> {
         let copy = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned();
+        // In the order in which `Start::take` and `restore` read them.
         let mut fds = vec![copy(listener.as_fd())?, copy(self.channel.stream.as_fd())?];
         let (regions, files): (Vec<_>, Vec<_>) = self.memory.share()?.into_iter().unzip();
         fds.extend(files);
@@ -522,6 +529,7 @@ impl<'a> Connection<'a> {
         let wants_ack = header.needs_reply();
         let handled = self.handle(request, fds).await;
         let acknowledge = wants_ack && self.session.acknowledges();
+        // A refusal is answered, too: a VMM that waits is told before the connection ends.
         let reply = match &handled {
             Ok(Handled::Reply(payload)) => Some(message::reply(code, payload)),
             Ok(Handled::Done) if acknowledge => Some(message::reply(code, &0_u64.to_ne_bytes())),
@@ -546,7 +554,7 @@ impl<'a> Connection<'a> {
             self.detach().await;
         }
         match request {
-            // Only its poll is waited for, and that only by its reactor's ring: nothing else can be had so for sure.
+            // An eventfd is polled and no more. What is in a pipe or socket would have to be read.
             Request::SetVringKick { .. }
                 if fds.iter().any(|fd| Kind::of(&**fd) != Kind::Eventfd) =>
             {
@@ -565,7 +573,7 @@ impl<'a> Connection<'a> {
         if let Some(change) = effect.memory {
             self.change_memory(change).await?;
         }
-        // What was of no use, or is not used any more, is gone before the VMM goes on: it could give more and more.
+        // What is not used is given back before the VMM goes on: it could give more and more.
         let idle = timeout(APART_DEADLINE, self.kept.apart.idle()).await;
         idle.map_err(|_| Broken::Waits)??;
         if disturbs {
@@ -578,8 +586,8 @@ impl<'a> Connection<'a> {
         })
     }
 
-    /// A descriptor to be rung or held: one that may be closed without the VMM being asked, and that does not keep its own
-    /// connection open, or that of another vNIC.
+    /// Checks a descriptor to be signalled or held. It must close without waiting for the VMM, and
+    /// must not keep a connection to a vNIC open.
     fn check_call(&self, fd: &Foreign<OwnedFd>) -> Result<(), Broken> {
         match Kind::of(&**fd) {
             Kind::Eventfd => Ok(()),
@@ -634,9 +642,10 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Gives the reactor a port of what runs now.
+    /// Attaches a port of what runs now.
     fn attach(&mut self) -> Result<(), Broken> {
         let Some(plan) = self.session.plan() else { return Ok(()) };
+        // Messages come in any order: memory may come last.
         if self.memory.is_empty() {
             return Ok(());
         }

@@ -1,11 +1,12 @@
-//! What nearly all frames are, decided in a few comparisons: a whole TCP or UDP packet in IPv4 without options, with
-//! nothing about it that guard, responders or rejections have to look at.
+//! What nearly all frames are, decided in a few comparisons: a whole TCP or UDP packet in IPv4
+//! without options, with nothing about it that guard, responders or rejections have to look at.
 //!
 //! ```text
 //! frame ── check: as expected, octet for octet? ── FIB ── fits: MTU? ── next hop
 //!             └── no: the general path of the pipeline
 //! ```
-//! It decides nothing that the general path would decide otherwise (a property test of `routed.rs`).
+//! It decides nothing that the general path would decide otherwise (a property test of
+//! `routed.rs`).
 
 use super::tables::{GATEWAY_IPV4, GATEWAY_MAC, NetworkTable, NextHop, Vnic};
 use crate::{
@@ -51,6 +52,8 @@ impl<'a> Plain<'a> {
     /// Where a frame goes, if it is plain; leaves out its padding.
     #[inline(always)]
     pub fn check(&self, frame: &mut Frame) -> Option<Ipv4Addr> {
+        // The head is private memory of fixed length. Where the frame is shorter, these are octets
+        // of an earlier one: `head_len`, below, refuses it then.
         let (front, _) = Front::ref_from_prefix(&frame.head).ok()?;
         let (packet, len) = (&front.ipv4, front.ipv4.total_len());
         let destination = packet.destination();
@@ -60,10 +63,13 @@ impl<'a> Plain<'a> {
             && packet.has_no_options()
             && !packet.is_fragment()
             && (packet.protocol == protocol::TCP || packet.protocol == protocol::UDP)
+            // Cannot wrap: `head_len`, never above `len`, is long enough by now.
             && (ipv4::HEADER_LEN..=frame.len - ethernet::HEADER_LEN).contains(&len)
+            // Else its sender is owed an error.
             && packet.ttl > 1
-            // Here, too (RFC 1812 §5.2.2): the new checksum is made from the old one, so a wrong one would stay wrong and
-            // only the receiver would know. A few instructions, since the header is at hand.
+            // Here, too (RFC 1812 §5.2.2): the new checksum is made from the old one, so a wrong
+            // one would stay wrong and only the receiver would know. A few instructions, since the
+            // header is at hand.
             && packet.sum_is_right()
             && self.vnic.owns_ipv4(packet.source())
             // Possibly a DHCP server's.
@@ -79,7 +85,8 @@ impl<'a> Plain<'a> {
         Some(destination)
     }
 
-    /// Whether what its sender left to be done with a packet of `len` octets is what may be: at most its checksum.
+    /// Whether the sender of a packet of `len` octets left at most its checksum to be done, and
+    /// left it where the packet has it.
     #[inline(always)]
     fn takes(&self, frame: &Frame, protocol: u8, len: usize) -> bool {
         let Offload::Checksum { start, offset } = frame.offload else {

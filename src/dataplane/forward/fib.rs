@@ -1,8 +1,8 @@
 //! The forwarding table of a network: exact addresses first, then the longest routed prefix.
 //!
-//! Immutable once built. Both steps are probes of open-addressed tables (load at most one half) whose hash has a
-//! seed of its own, so that a tenant who chooses addresses cannot choose collisions: one probe for an exact address,
-//! then one for each prefix length present.
+//! Immutable once built. Both steps are probes of open-addressed tables (load at most one half)
+//! whose hash has a seed of its own, so that a tenant who chooses addresses cannot choose
+//! collisions: one probe for an exact address, then one for each prefix length present.
 
 use super::tables::NextHop;
 use crate::dataplane::frame::verdict::NextHopId;
@@ -18,6 +18,8 @@ trait Key: Copy + Eq {
 
 /// Both halves of a 128-bit product, folded.
 fn mix(value: u64) -> u64 {
+    // 2^64 divided by the golden ratio: odd, and without a pattern in its bits (Knuth, TAOCP 6.4).
+    // Low bits of a product depend on low bits alone; the upper half brings in the others.
     let product = u128::from(value) * 0x9e37_79b9_7f4a_7c15;
     (product >> 64) as u64 ^ product as u64
 }
@@ -27,6 +29,7 @@ impl Key for u32 {
         mix(u64::from(self) ^ seed)
     }
     fn masked(self, len: u8) -> Self {
+        // A prefix of length 0 shifts by the whole width, which `<<` does not do.
         self & Self::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0)
     }
 }
@@ -51,7 +54,9 @@ struct Table<K> {
 impl<K: Key> Table<K> {
     fn build(seed: u64, entries: &[(K, NextHopId)]) -> Self {
         let Some((some, _)) = entries.first() else { return Self { seed, slots: Box::default() } };
+        // Half of the slots stay empty, so that every probe ends soon, and at all.
         let len = (entries.len() * 2).next_power_of_two();
+        // Any key will do for an empty slot: the absent next hop marks it.
         let mut table = Self { seed, slots: vec![(*some, NextHopId::NONE); len].into() };
         for (key, next_hop) in entries {
             let mut at = table.home(*key);
@@ -88,6 +93,7 @@ impl<K: Key> Table<K> {
 #[derive(Debug)]
 struct Family<K> {
     hosts: Table<K>,
+    // A table a length: a lookup costs a probe for each length, however many prefixes there are.
     /// By prefix length, longest first.
     prefixes: Vec<(u8, Table<K>)>,
 }

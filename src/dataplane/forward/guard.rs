@@ -1,5 +1,6 @@
-//! Who a guest may claim to be: a vNIC sends only from its MAC, its addresses and its routed prefixes, plus what
-//! RFCs require of a host without an address. Advertisements of routers and DHCP servers are not for guests.
+//! Who a guest may claim to be: a vNIC sends only from its MAC, its addresses and its routed
+//! prefixes, plus what RFCs require of a host without an address. Advertisements of routers and
+//! DHCP servers are not for guests.
 
 use super::tables::{GATEWAY_IPV6, GATEWAY_MAC, Vnic};
 use crate::{
@@ -28,6 +29,7 @@ pub fn check_ethernet(vnic: &Vnic, from: MacAddr, to: MacAddr) -> Result<(), Dro
     if from != vnic.mac {
         return Err(DropReason::SpoofedMac);
     }
+    // Every network is routed: on its link a guest has no neighbour but the gateway.
     if to != GATEWAY_MAC && !to.is_multicast() {
         return Err(DropReason::ForeignMac);
     }
@@ -36,6 +38,7 @@ pub fn check_ethernet(vnic: &Vnic, from: MacAddr, to: MacAddr) -> Result<(), Dro
 
 fn check_arp(vnic: &Vnic, packet: &arp::Packet) -> Result<(), DropReason> {
     let sender = packet.sender_ip();
+    // Without a sender it is a probe, which claims nothing yet (RFC 5227 §2.1.1).
     let honest =
         packet.sender_mac() == vnic.mac && (sender.is_unspecified() || vnic.owns_ipv4(sender));
     if honest { Ok(()) } else { Err(DropReason::SpoofedArp) }
@@ -51,6 +54,7 @@ pub fn check_ipv4(vnic: &Vnic, packet: &Ipv4) -> Result<(), DropReason> {
         Upper::Udp { source: udp::DHCPV4_SERVER, destination: udp::DHCPV4_CLIENT } => {
             Err(DropReason::RogueDhcpServer)
         }
+        // Redirects are sent by gateways alone (RFC 1122 §3.2.2.2).
         Upper::Icmp(icmpv4::REDIRECT) => Err(DropReason::RogueRouter),
         _ => Ok(()),
     }
@@ -83,14 +87,16 @@ pub fn check_ipv6(vnic: &Vnic, packet: &Ipv6) -> Result<(), DropReason> {
 fn source_ipv6_is_honest(vnic: &Vnic, packet: &Ipv6) -> bool {
     let source = packet.source;
     if source.is_unspecified() {
-        // Duplicate address detection (RFC 4862 §5.4), router solicitations and multicast reports before it.
-        return matches!(
-            packet.upper,
-            Upper::Icmp(
-                icmpv6::NEIGHBOUR_SOLICITATION | icmpv6::ROUTER_SOLICITATION | icmpv6::MLD_QUERY
-                    ..=132 | icmpv6::MLD_REPORT_V2
-            )
-        );
+        // Duplicate address detection (RFC 4862 §5.4), and what a host may send before it has
+        // ended: router solicitations (RFC 4861 §4.1) and multicast reports (RFC 3590). None of
+        // that is ever forwarded, but a report that goes to one host would be (RFC 4291 §2.5.2).
+        return match packet.upper {
+            Upper::Icmp(icmpv6::NEIGHBOUR_SOLICITATION | icmpv6::ROUTER_SOLICITATION) => true,
+            Upper::Icmp(icmpv6::MLD_QUERY..=132 | icmpv6::MLD_REPORT_V2) => {
+                packet.destination.is_multicast()
+            }
+            _ => false,
+        };
     }
     if source.is_unicast_link_local() {
         // Any link-local address is the guest's own: nothing from one goes beyond the gateway.

@@ -1,8 +1,9 @@
-//! How much a vNIC may carry one way: packets and bits a second, each with a burst. A frame beyond that is dropped.
+//! How much a vNIC may carry one way: packets and bits a second, each with a burst. A frame beyond
+//! that is dropped.
 //!
-//! Token buckets that may go into debt by one frame: a frame is admitted while there are tokens, whatever it costs, so
-//! that large frames pass a small bucket and the rate is kept over time. A frame that is to be cut counts as the packets
-//! that it is cut into.
+//! Token buckets that may go into debt by one frame: a frame is admitted while there are tokens,
+//! whatever it costs, so that large frames pass a small bucket and the rate is kept over time. A
+//! frame that is to be cut counts as the packets that it is cut into.
 
 use crate::{token_bucket::TokenBucket, wire::vnet::Offload};
 use serde::{Deserialize, Serialize};
@@ -22,8 +23,11 @@ pub struct Limit {
 }
 
 /// Packets and bits of a frame of `len` octets.
+// Fractions, since a refill after a few microseconds is worth less than a packet.
 fn cost(len: usize, offload: Offload) -> [f64; 2] {
     let packets = match offload {
+        // Headers are counted in, so that it is never charged for less than it becomes. A size of 0
+        // is possible: frames that `classify` refused are charged, too.
         Offload::Segmentation { segments, .. } => len.div_ceil(usize::from(segments.size).max(1)),
         _ => 1,
     };
@@ -38,9 +42,10 @@ pub struct Limiter {
     left: [Option<TokenBucket>; 2],
 }
 
-/// A [`Limiter`] as one process of the daemon gives it to the next.
+/// A [`Limiter`] as one process of the daemon hands it to the next.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedLimiter {
+    // Kept beside them: what is left is only kept on where the limit is still this one.
     limit: Limit,
     left: [Option<f64>; 2],
 }
@@ -94,8 +99,10 @@ impl Limiter {
         }
     }
 
-    /// How many of `frames`, each its octets and what is left to be done, may pass now, one after the other.
+    /// How many of `frames`, each its octets and what is left to be done, may pass now, one after
+    /// the other.
     pub fn admitted(&self, frames: impl Iterator<Item = (usize, Offload)>) -> usize {
+        // On a copy: the receiver may take fewer, and only those are charged.
         let mut left = *self;
         frames
             .take_while(|(len, offload)| {

@@ -1,4 +1,5 @@
-//! What changes in a frame's head as it leaves towards its next hop: MACs, hop limit, the IPv4 header checksum.
+//! What changes in a frame's head as it leaves towards its next hop: MACs, hop limit, the IPv4
+//! header checksum.
 
 use super::tables::{GATEWAY_MAC, NextHop};
 use crate::wire::{ethernet, ipv4, ipv6};
@@ -27,6 +28,7 @@ fn readdress<'h>(
     next_hop: &NextHop,
 ) -> Option<(&'h mut ethernet::Header, &'h mut [u8])> {
     let (header, packet) = ethernet::Header::mut_from_prefix(head).ok()?;
+    // To its receiver, too, the gateway is the only neighbour: no guest learns another's MAC.
     header.destination = next_hop.mac;
     header.source = GATEWAY_MAC;
     Some((header, packet))

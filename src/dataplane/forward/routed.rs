@@ -1,7 +1,8 @@
-//! What becomes of a frame of a guest: what it is, whether it may be sent, and where it goes, one after the other.
+//! What becomes of a frame of a guest: what it is, whether it may be sent, and where it goes, one
+//! after the other.
 //!
-//! Takes the network's table, the vNIC and the frame; gives the next hop or another verdict, and leaves out the frame's
-//! padding. Frames that are `plain` never come here.
+//! Takes the network's table, the vNIC and the frame; returns the next hop or another verdict, and
+//! leaves out the frame's padding. What the fast path decides never comes here.
 
 use super::{
     NextHopId, guard,
@@ -27,6 +28,7 @@ pub(in crate::dataplane) fn is_deep(frame: &Frame, verdict: Verdict) -> bool {
 }
 
 /// Where a frame of `vnic` goes on to, or what else is to become of it; leaves out its padding.
+// Apart from the loop over plain frames, which it would make longer for all of them.
 #[inline(never)]
 pub(in crate::dataplane) fn by_head(
     table: &NetworkTable,
@@ -64,6 +66,7 @@ fn finish(
     headers: &Headers,
     withheld: &mut Withheld,
 ) -> Result<NextHopId, Verdict> {
+    // The guard's refusal goes through it: of a first fragment it must be remembered.
     withheld.check(vnic.port, headers, guard::check(vnic, headers))?;
     frame.truncate(headers.frame_len());
     match &headers.packet {
@@ -73,6 +76,7 @@ fn finish(
             if destination == GATEWAY_IPV4 || destination.is_broadcast() {
                 return Err(for_gateway(vnic, packet.len));
             }
+            // A packet to a group is refused by `route_ipv4`, with the reason that says so.
             if !destination.is_multicast() {
                 refuse_group(headers.destination)?;
             }
@@ -92,8 +96,8 @@ fn finish(
     }
 }
 
-/// What becomes of a packet of `len` octets for the gateway. One that is longer than the link's packets, to be cut or
-/// not, is no question.
+/// What becomes of a packet of `len` octets for the gateway. One that is longer than the link's
+/// packets, to be cut or not, is no question.
 fn for_gateway(vnic: &Vnic, len: usize) -> Verdict {
     if len > usize::from(vnic.mtu) {
         return Verdict::Drop(DropReason::MessageTooLong);
@@ -129,7 +133,8 @@ mod tests {
     use proptest::prelude::*;
     use std::{net::Ipv4Addr, sync::Arc};
 
-    /// A network of 10.0.0.1, behind which 10.1.0.0/16 is, and 10.0.0.2, behind which much is that is never routed.
+    /// A network of 10.0.0.1, behind which 10.1.0.0/16 is, and 10.0.0.2, behind which much is that
+    /// is never routed.
     fn table() -> NetworkTable {
         let mut fib = FibBuilder::default();
         let vnics = [1_u8, 2].map(|n| {

@@ -1,6 +1,7 @@
 //! The compiled, immutable truth of one network, as control publishes it and reactors read it.
 //!
-//! A reactor holds an `Arc` of it and swaps that between two bursts. Nothing in it changes with traffic.
+//! A reactor holds an `Arc` of it and swaps that between two bursts. Nothing in it changes with
+//! traffic.
 
 use super::{Fib, limit::Limit};
 use crate::{addr::MacAddr, wire::dns};
@@ -11,8 +12,12 @@ use std::{
 };
 
 /// The gateway's MAC on every vNIC.
+// Locally administered (bit 1 of the first octet): no vendor's card has it. The same everywhere, so
+// that a vNIC may move between reactors and hosts and its guest's neighbour cache stays right.
 pub const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x01]);
 /// The gateway's IPv4 address on every vNIC.
+// Link-local, and one of the first 256, which are reserved: no host chooses it for itself (RFC 3927
+// §2.1).
 pub const GATEWAY_IPV4: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
 /// The gateway's IPv6 address on every vNIC.
 pub const GATEWAY_IPV6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
@@ -83,8 +88,8 @@ pub struct Vnic {
     pub boot: Boot,
 }
 
-/// Where a guest that boots from the network finds what it boots. Whoever sets it keeps to the lengths: a DHCPv4 option
-/// is at most 255 octets long, a DHCPv6 one must leave room for the lease.
+/// Where a guest that boots from the network finds what it boots. Whoever sets it keeps to the
+/// lengths: a DHCPv4 option is at most 255 octets long, a DHCPv6 one must leave room for the lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Boot {
     /// The TFTP server.
@@ -105,6 +110,7 @@ impl Vnic {
     /// Whether the guest may send from `address`, which is its own or in a routed prefix.
     #[inline]
     pub fn owns_ipv6(&self, address: Ipv6Addr) -> bool {
+        // Any address in its /64: temporary addresses change, and nothing tells us (RFC 8981).
         let routed = self.routed_ipv6.iter().chain(&self.slaac);
         self.ipv6 == Some(address) || routed.into_iter().any(|p| p.contains(&address))
     }
@@ -131,6 +137,7 @@ pub struct NetworkTable {
     pub ntp_ipv6: Vec<Ipv6Addr>,
     /// Told to guests.
     pub domain: Option<dns::Name>,
+    // Sorted, so that a port finds its own by binary search; the generation confirms it.
     /// Its vNICs, in the order of their ports' slots.
     pub vnics: Vec<Arc<Vnic>>,
     /// Where addresses are.

@@ -1,8 +1,9 @@
-//! Packets whose first fragment was refused: later fragments do not show what they are part of, and are refused by
-//! what they share with it (RFC 791 §3.2, RFC 8200 §4.5).
+//! Packets whose first fragment was refused: later fragments do not show what they are part of, and
+//! are refused by what they share with it (RFC 791 §3.2, RFC 8200 §4.5).
 //!
-//! A few are remembered, without a clock: one is forgotten when the sender begins another packet of the same
-//! identification, or when newer ones take its place. Only a guest that sends what it must not has any here.
+//! A few are remembered, without a clock: one is forgotten when the sender begins another packet of
+//! the same identification, or when newer ones take its place. Only a guest that sends what it must
+//! not has any here.
 
 use super::tables::PortId;
 use crate::{
@@ -15,11 +16,13 @@ use crate::{
 use std::net::IpAddr;
 
 /// How many packets are remembered for all ports of a reactor.
+// Few enough to look at each: only what the guard refuses is here, and only fragments look.
 const REMEMBERED: usize = 16;
 
 /// What the fragments of one packet share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Key {
+    // With its generation: the next vNIC in that slot is not blamed.
     sender: PortId,
     source: IpAddr,
     destination: IpAddr,
@@ -35,8 +38,9 @@ pub(in crate::dataplane) struct Withheld {
 }
 
 impl Withheld {
-    /// Takes note of what became of a packet from `sender`, as the guard has `judged` it; refuses later fragments of a
-    /// packet whose first was refused. Nothing to do for what is no fragment.
+    /// Returns what the guard has `judged` of a packet from `sender`. Remembers a first fragment
+    /// that was refused, and refuses the later fragments of its packet. Passes by what is no
+    /// fragment.
     pub(in crate::dataplane) fn check(
         &mut self,
         sender: PortId,
@@ -52,6 +56,7 @@ impl Withheld {
             Part::Whole | Part::Atomic => judged,
             Part::First(identification) => {
                 let key = Key { sender, source, destination, identification };
+                // Identifications come round again: this is another packet, perhaps an honest one.
                 self.forget(key);
                 if judged.is_err() {
                     self.keys[self.next] = Some(key);

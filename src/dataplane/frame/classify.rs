@@ -1,4 +1,5 @@
-//! What a frame is: its head, parsed once, and a proof that lengths and what its sender left to do are consistent.
+//! What a frame is: its head, parsed once, and a proof that lengths and what its sender left to do
+//! are consistent.
 
 use super::verdict::DropReason;
 use crate::{
@@ -11,8 +12,9 @@ use crate::{
 use std::net::{Ipv4Addr, Ipv6Addr};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
-/// Segments that TCP is cut into at most: 64 KiB in segments of 32 octets. Linux sends ones of 36 where a peer asks for
-/// its least and timestamps are on. What a receiver's ring does not hold is not cut at all, and what is cut is charged.
+/// Segments that TCP is cut into at most: 64 KiB in segments of 32 octets.
+// Linux sends segments of 36 octets to a peer that asks for the least, with timestamps on. So many
+// may be: what a receiver's ring does not hold is not cut at all, and what is cut is charged.
 const MAX_SEGMENTS: usize = 2048;
 /// Datagrams that Linux cuts a frame into at most (`UDP_MAX_SEGMENTS`).
 const MAX_DATAGRAMS: usize = 128;
@@ -116,6 +118,7 @@ impl Headers {
 /// Parses the head of a frame that is `frame_len` octets long in all.
 pub fn classify(head: &[u8], frame_len: usize, offload: Offload) -> Result<Headers, DropReason> {
     let (header, packet) = ethernet::Header::parse(head).ok_or(DropReason::FrameTooShort)?;
+    // Cannot wrap: `parse` found a whole header, and a head is never longer than its frame.
     let packet_len = frame_len - ethernet::HEADER_LEN;
     let packet = match header.ether_type.get() {
         ethernet::IPV4 => Packet::Ipv4(ipv4(packet, packet_len, offload)?),
@@ -160,20 +163,24 @@ pub fn ipv4(octets: &[u8], len: usize, offload: Offload) -> Result<Ipv4, DropRea
     })
 }
 
-/// Parses the head of an IPv6 packet, of which there are `len` octets in all. What cannot be read in the `octets` at
-/// hand, but perhaps in more of them, is [`DropReason::MalformedIpv6`].
+/// Parses the head of an IPv6 packet, of which there are `len` octets in all. What cannot be read
+/// in the `octets` at hand, but perhaps in more of them, is [`DropReason::MalformedIpv6`].
 #[inline]
 pub fn ipv6(octets: &[u8], len: usize, offload: Offload) -> Result<Ipv6, DropReason> {
     let header = ipv6::Header::parse(octets, len).ok_or(DropReason::MalformedIpv6)?;
     let len = header.total_len();
+    // Without padding: the walk over headers must not go on into it.
     let packet = octets.get(..len).unwrap_or(octets);
     let beyond = |part| match part {
+        // Only with all of the packet at hand is it known that its headers do not end in it. Else
+        // the frame may be deep, and is read again as a whole.
         Part::First(_) if packet.len() == len => DropReason::HeadersInFragments,
         _ => DropReason::MalformedIpv6,
     };
     let found = header.upper(packet).map_err(|ipv6::Beyond(part)| beyond(part))?;
     // RFC 7112 §5: all headers are in the first fragment.
     let needed = match (found.part, found.protocol) {
+        // Asked for here because `Behind` does not read TCP; UDP and ICMPv6 it does.
         (Part::First(_), protocol::TCP) => found.offset + tcp::HEADER_LEN,
         _ => found.offset,
     };
@@ -212,11 +219,11 @@ struct Behind<'a> {
     protocol: u8,
 }
 
-/// Why a header of an upper layer cannot be read that the guard must see.
+/// Why an upper-layer header that the guard must see cannot be read.
 enum Hidden {
     /// It is in the packet, but not among the octets at hand.
     NotAtHand,
-    /// A first fragment does not hold it (RFC 7112 §5): so it would be hidden from all who look for it.
+    /// A first fragment does not hold all of it. RFC 7112 §5 forbids that: nobody could check it.
     InAnotherFragment,
 }
 
@@ -234,6 +241,7 @@ impl Behind<'_> {
     fn upper(&self, icmp: u8, part: Part) -> Result<Upper, Hidden> {
         let rest = self.octets.get(self.at..).unwrap_or(&[]);
         match self.protocol {
+            // A later fragment carries payload: what looks like ports there are none.
             _ if matches!(part, Part::Later(_)) => return Ok(Upper::Other),
             protocol::NONE => return Ok(Upper::Nothing),
             other if other != protocol::UDP && other != icmp => return Ok(Upper::Other),
@@ -245,9 +253,11 @@ impl Behind<'_> {
                 source: header.source.get(),
                 destination: header.destination.get(),
             }),
+            // The type is the first octet of either ICMP.
             Ok((icmp, _)) => Ok(Upper::Icmp(icmp.as_bytes()[0])),
             Err(_) if self.at + udp::HEADER_LEN <= self.len => Err(Hidden::NotAtHand),
             Err(_) if matches!(part, Part::First(_)) => Err(Hidden::InAnotherFragment),
+            // A whole packet that is too short for its header claims nothing.
             Err(_) => Ok(Upper::Other),
         }
     }
@@ -265,9 +275,9 @@ struct Transport {
 }
 
 impl Transport {
-    /// A guest may leave only the checksum of a whole TCP or UDP packet to us, exactly where the packet has it, and only
-    /// such a packet to be cut, with all headers among the `octets` at hand. Gives the octets of the largest packet
-    /// that leaves.
+    /// Checks what the guest left to us. That may be the checksum of a whole TCP or UDP packet,
+    /// exactly where the packet has it. Such a packet may also be left to be cut. All its headers
+    /// must be among the `octets` at hand. Returns the octets of the largest packet that leaves.
     #[inline(always)]
     fn check(&self, offload: Offload, octets: &[u8], len: usize) -> Result<usize, DropReason> {
         match offload {
@@ -295,6 +305,8 @@ impl Transport {
             _ => None,
         };
         let (header_len, expected_offset) = found.ok_or(DropReason::BadVnetHeader)?;
+        // Two octets are written where the guest says. Anywhere but in the checksum field, they
+        // could change an address or port after the guard has passed it.
         let consistent = self.is_whole
             && usize::from(start) == ethernet::HEADER_LEN + self.at
             && offset == expected_offset;
@@ -303,6 +315,7 @@ impl Transport {
             _ if !consistent => Err(DropReason::BadVnetHeader),
             None => Ok(len),
             Some(segments) if self.may_be_cut(segments, len.saturating_sub(headers_len)) => {
+                // The MTU is kept by each packet that leaves, not by the frame they are cut from.
                 Ok(len.min(headers_len + usize::from(segments.size)))
             }
             Some(_) => Err(DropReason::BadSegmentation),
@@ -315,6 +328,7 @@ impl Transport {
             protocol::UDP => (SegmentKind::Udp, MAX_DATAGRAMS),
             _ => (self.tcp, MAX_SEGMENTS),
         };
+        // Headers without payload would make no segment at all: the frame would vanish.
         segments.kind == kind && payload > 0 && size > 0 && payload.div_ceil(size) <= most
     }
 }

@@ -1,6 +1,6 @@
-//! Copies of octets that another process may change meanwhile, by machine code that the compiler cannot see into: guest
-//! memory is outside its memory model. Octets that are copied twice, because the last step overlaps the one before, end
-//! with one of the values they had.
+//! Copies of octets that another process may change meanwhile, by machine code that the compiler
+//! cannot see into: guest memory is outside its memory model. Octets that are copied twice, because
+//! the last step overlaps the one before, end with one of the values they had.
 #![expect(unsafe_code, reason = "octets shared with another process are reached by raw copies")]
 
 /// Asks for the cache line at `address` ahead of a read. Any address will do.
@@ -17,8 +17,8 @@ pub fn prefetch(address: usize) {
 /// Asks for the cache line at `address` ahead of a write. Any address will do.
 #[inline]
 pub fn prefetch_write(address: usize) {
-    // The intrinsic becomes a prefetch for reading where the compiler may not assume PREFETCHW, which every x86-64 CPU
-    // takes, if only as a hint that it ignores.
+    // The intrinsic becomes a prefetch for reading where the compiler may not assume PREFETCHW,
+    // which every x86-64 CPU takes, if only as a hint that it ignores.
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch has no effect on memory and never faults.
     unsafe {
@@ -26,7 +26,8 @@ pub fn prefetch_write(address: usize) {
     }
 }
 
-/// Copies octets that another process may change meanwhile: not through the compiler's memory model.
+/// Copies octets that another process may change meanwhile: not through the compiler's memory
+/// model.
 ///
 /// # Safety
 /// `len` octets are readable at `from` and writable at `to`.
@@ -35,12 +36,17 @@ pub fn prefetch_write(address: usize) {
 pub unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     // SAFETY (all below): the caller's promise; each step touches no more than `len` octets.
     match len {
+        // Whole registers are copied, the last one over the step before: 64 octets are one of
+        // AVX-512. What the CPU has is found once and kept: after that it costs a load and a test.
+        //
         // SAFETY: as above.
         64.. if std::arch::is_x86_feature_detected!("avx512f") => unsafe {
             copy_512(from, to, len)
         },
         // SAFETY: as above.
         64.. if std::arch::is_x86_feature_detected!("avx2") => unsafe { copy_256(from, to, len) },
+        // SSE2, which every x86-64 CPU has: nothing to detect.
+        //
         // SAFETY: as above.
         16.. => unsafe { copy_128(from, to, len) },
         // SAFETY: as above.
@@ -55,10 +61,12 @@ pub unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 unsafe fn copy_512(from: *const u8, to: *mut u8, len: usize) {
-    // SAFETY: the first 64 octets, steps of 64 while more than that are left, then the last 64: all within what the
-    // caller promised. Registers from 16 on have no lower halves that code without AVX would wait for, and no such code
-    // uses them.
+    // SAFETY: the first 64 octets, steps of 64 while more than that are left, then the last 64: all
+    // within what the caller promised. Registers from 16 on have no lower halves that code without
+    // AVX would wait for, and no such code uses them.
     unsafe {
+        // Not `nomem`: the compiler must take it that memory has changed here. Not
+        // `preserves_flags`: `cmp`, `add` and `sub` change them.
         std::arch::asm!(
             "vmovdqu64 zmm16, [{from}]",
             "vmovdqu64 zmm17, [{from} + {left} - 64]",
@@ -104,6 +112,8 @@ unsafe fn copy_256(from: *const u8, to: *mut u8, len: usize) {
             "3:",
             "vmovdqu ymm0, [{from} + {left} - 32]",
             "vmovdqu [{to} + {left} - 32], ymm0",
+            // Upper halves left in use would slow down SSE code that runs later (Intel's
+            // optimization manual, "Mixing AVX Code with SSE Code").
             "vzeroupper",
             from = inout(reg) from => _, to = inout(reg) to => _, left = inout(reg) len => _,
             out("xmm0") _, options(nostack),
@@ -161,9 +171,11 @@ unsafe fn copy_few(mut from: *const u8, mut to: *mut u8, len: usize) {
             }
         };
     }
+    // Each bit of `len` is one step: no loop, and no octet is touched twice.
     step!(8, reg, ":r");
     step!(4, reg, ":e");
     step!(2, reg, ":x");
+    // Apart from the others: Rust has a register class of its own for octets.
     if len & 1 != 0 {
         // SAFETY: one octet is left of what the caller promised.
         unsafe {
@@ -173,7 +185,8 @@ unsafe fn copy_few(mut from: *const u8, mut to: *mut u8, len: usize) {
     }
 }
 
-/// Copies octets that another process may change meanwhile: not through the compiler's memory model.
+/// Copies octets that another process may change meanwhile: not through the compiler's memory
+/// model.
 ///
 /// # Safety
 /// `len` octets are readable at `from` and writable at `to`.
@@ -204,7 +217,8 @@ mod tests {
         for (kernel, shortest, longest, _) in kernels.into_iter().filter(|(.., has)| *has) {
             for len in shortest..=longest {
                 let mut to = vec![0; 800];
-                // SAFETY: both have 800 octets, more than `len` and the offset of 3; the CPU has what the kernel needs.
+                // SAFETY: both have 800 octets, more than `len` and the offset of 3; the CPU has
+                // what the kernel needs.
                 unsafe { kernel(from.as_ptr().add(3), to.as_mut_ptr().add(3), len) };
                 assert_eq!(to[3..3 + len], from[3..3 + len], "{len}");
                 assert!(to[..3].iter().chain(&to[3 + len..]).all(|octet| *octet == 0), "{len}");

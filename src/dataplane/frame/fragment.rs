@@ -1,7 +1,9 @@
-//! Cutting an IPv4 packet into fragments, for a next hop whose MTU it exceeds (RFC 791 §3.2, RFC 1812 §5.2.6).
+//! Cutting an IPv4 packet into fragments, for a next hop whose MTU it exceeds (RFC 791 §3.2, RFC
+//! 1812 §5.2.6).
 //!
-//! Takes a whole frame as it is to leave but for its length, completes what its sender left to be done, and writes the
-//! frames of its fragments one after the other into a buffer; refuses one that would become too many.
+//! Takes a whole frame as it is to leave but for its length, completes what its sender left to be
+//! done, and writes the frames of its fragments one after the other into a buffer; refuses one that
+//! would become too many.
 
 use super::{
     MAX_FRAME_LEN,
@@ -15,23 +17,26 @@ use crate::wire::{
 };
 use arrayvec::ArrayVec;
 
-/// How many fragments a frame may become: 64 KiB for the smallest MTU that a vNIC may have are 54.
+/// How many fragments a frame may become.
+// The longest packet with the longest options, cut for the smallest MTU of a vNIC (1280), is 54.
+// Above that are frames of many small segments alone: their senders are told as if DF were set.
 pub const MAX_FRAGMENTS: usize = 60;
 /// Octets of an Ethernet and the longest IPv4 header.
 const MAX_HEADERS: usize = ethernet::HEADER_LEN + ipv4::MAX_HEADER_LEN;
-/// Octets that all fragments of a frame may take: each has headers of its own, and the longest of TCP where it was a
-/// segment before.
+/// Octets that all fragments of a frame may take together.
+// Each has Ethernet and IPv4 headers of its own. One that was a segment before also begins with a
+// TCP header of its own, of up to 60 octets.
 pub const BUFFER_LEN: usize = MAX_FRAME_LEN + MAX_FRAGMENTS * (MAX_HEADERS + 60);
 
 /// An option that stands in every fragment, not in the first alone (RFC 791 §3.1).
 const COPIED: u16 = 0x80;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
-/// Fragments begin at multiples of so many octets.
+/// Fragments begin at multiples of so many octets: the offset field counts these (RFC 791 §3.1).
 const UNIT: usize = 8;
 
-/// Cuts `frame`, an IPv4 one that `classify` has passed, into the frames that a link of `mtu` takes. `None` where they
-/// would be more than [`MAX_FRAGMENTS`], or make no packet.
+/// Cuts `frame`, an IPv4 one that `classify` has passed, into the frames that a link of `mtu`
+/// takes. `None` where they would be more than [`MAX_FRAGMENTS`], or make no packet.
 pub fn cut<'b>(
     frame: &mut [u8],
     offload: Offload,
@@ -42,6 +47,7 @@ pub fn cut<'b>(
     let body_at = ethernet::HEADER_LEN + header_len(frame);
     match offload {
         Offload::None => {}
+        // A receiver sums the packet that it has put together: the checksum must be whole before.
         Offload::Checksum { start, offset } => {
             let (start, offset) = (usize::from(start), usize::from(offset));
             let transport = frame.get_mut(start..)?;
@@ -52,6 +58,8 @@ pub fn cut<'b>(
             let headers_len = segment::headers_len(frame, transport_at, segments.kind)?;
             let payload = frame.get(headers_len..)?;
             let cut = Cut::new(frame, frame.len(), start, segments)?;
+            // Segments first: each is a packet of its own, with its own checksum and
+            // identification, and only then may be too long for the link.
             for at in 0..cut.count() {
                 let mut segment = cut.segment(at);
                 let payload = payload.get(segment.payload)?;
@@ -71,11 +79,13 @@ fn header_len(frame: &[u8]) -> usize {
     frame.get(ethernet::HEADER_LEN).map_or(0, |octet| usize::from(octet & 15) * 4)
 }
 
-/// Completes the checksum of a transport header that holds the sum of the pseudo-header, and is followed by `payload`.
+/// Completes the checksum of a transport header that holds the sum of the pseudo-header, and is
+/// followed by `payload`.
 fn complete(transport: &mut [u8], offset: usize, payload: &[u8]) -> Option<()> {
     let mut sum = Checksum::new();
     sum.add(transport);
     sum.add(payload);
+    // For UDP, 0 would mean "none" (RFC 768); to TCP 0xffff is the same sum as 0.
     transport.get_mut(offset..offset + 2)?.copy_from_slice(&sum.finish_udp().to_be_bytes());
     Some(())
 }
@@ -107,6 +117,7 @@ impl Fragments<'_> {
             if is_last {
                 return Some(());
             }
+            // A link without room for one unit would be cut for ever.
             if here == 0 {
                 return None;
             }
@@ -151,6 +162,7 @@ fn later_headers(headers: &[u8]) -> Option<ArrayVec<u8, MAX_HEADERS>> {
             later.try_extend_from_slice(option.octets).ok()?;
         }
     }
+    // IHL counts words of 32 bits (RFC 791 §3.1).
     while !(later.len() - ethernet::HEADER_LEN).is_multiple_of(4) {
         later.try_push(0).ok()?; // the end of the options
     }
@@ -168,12 +180,16 @@ fn adapt(frame: &mut [u8], units: usize, is_last: bool) -> Option<()> {
     let before = u16::from_be_bytes([*header.get(6)?, *header.get(7)?]);
     // Of a packet that is a fragment itself.
     let offset = (before & OFFSET).checked_add(u16::try_from(units).ok()?)?;
+    // It would spill into the flags.
     if offset > OFFSET {
         return None;
     }
+    // The last piece of a fragment is the packet's last only where that fragment was. DF needs no
+    // care: it is clear, or nothing is cut.
     let more = if is_last { before & MORE_FRAGMENTS } else { MORE_FRAGMENTS };
     header.get_mut(2..4)?.copy_from_slice(&len.to_be_bytes());
     header.get_mut(6..8)?.copy_from_slice(&(offset | more).to_be_bytes());
+    // The field counts as zero in its own sum.
     header.get_mut(10..12)?.fill(0);
     let sum = checksum::checksum(header);
     header.get_mut(10..12)?.copy_from_slice(&sum.to_be_bytes());
@@ -190,7 +206,8 @@ mod tests {
     use proptest::prelude::*;
     use smoltcp::wire::{IpAddress, Ipv4Packet, TcpPacket, UdpPacket};
 
-    /// A frame of `protocol` from 10.0.0.1 to 10.0.0.2, its fragment field `fragment`, with `options`.
+    /// A frame of `protocol` from 10.0.0.1 to 10.0.0.2, its fragment field `fragment`, with
+    /// `options`.
     fn frame(protocol: u8, fragment: u16, options: &[u8], body: &[u8]) -> Vec<u8> {
         let mut frame = vec![2, 0, 0, 0, 0, 1, 0x52, 0x54, 0, 0, 0, 9, 8, 0];
         frame.extend([0x45 + (options.len() / 4) as u8, 0]);
@@ -209,7 +226,8 @@ mod tests {
         Some(cut.iter().map(|frame| frame.to_vec()).collect())
     }
 
-    /// The body of the packet that fragments make, each at most `mtu` octets long, all headers right.
+    /// The body of the packet that fragments make, each at most `mtu` octets long, all headers
+    /// right.
     fn reassemble(fragments: &[Vec<u8>], mtu: u16) -> Vec<u8> {
         let mut body = Vec::new();
         for (at, fragment) in fragments.iter().enumerate() {

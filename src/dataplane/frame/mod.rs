@@ -1,7 +1,8 @@
-//! A frame on its way: a private copy of its head, a handle to its tail, and the burst they come in.
+//! A frame on its way: a private copy of its head, a handle to its tail, and the burst they come
+//! in.
 //!
-//! The head is copied out of guest memory once and owned; everything is decided and rewritten there. The tail stays
-//! where it is: spans whose only operation is to be copied somewhere else.
+//! The head is copied out of guest memory once and owned; everything is decided and rewritten
+//! there. The tail stays where it is: spans whose only operation is to be copied somewhere else.
 
 pub mod classify;
 pub mod copy;
@@ -16,12 +17,16 @@ use crate::wire::vnet::Offload;
 use std::ops::Range;
 use verdict::DropReason;
 
-/// Octets of a frame that are copied into its head: all headers of a frame to be cut are among them, the longest of IPv4
-/// (134 octets with all options of IP and TCP) and those of IPv6 with some 80 octets of extension headers.
+/// Octets of a frame that are copied into its head.
+// All headers of a frame to be cut must be among them. The longest of IPv4 are 134 octets, with all
+// options of IP and TCP; those of IPv6 leave room for some 80 octets of extension headers.
 pub const HEAD_LEN: usize = 192;
 /// Frames in a burst.
+// As many as a `u64` has bits: sets of frames are masks.
 pub const BURST: usize = 64;
-/// A burst ends with the frame that brings it to so many octets: others wait no longer for a sender of large frames.
+/// A burst ends with the frame that brings it to so many octets.
+// Eight frames of 64 KiB instead of 64, which are 4 MiB: others wait no longer than that for a
+// sender of large frames.
 pub const BURST_OCTETS: usize = 512 << 10;
 /// Octets of the longest frame: a 64 KiB packet and its Ethernet header.
 pub const MAX_FRAME_LEN: usize = 65535 + 14;
@@ -40,6 +45,7 @@ pub struct Frame {
     pub offload: Offload,
     /// Set where the port found the frame unfit before it could be classified.
     pub unfit: Option<DropReason>,
+    // Apart from `pieces`: nearly all frames are in one piece, and need no list.
     /// What follows the head, where that is in one piece.
     pub tail: Span,
     /// The spans of the burst that hold what follows the head, where there are several.
@@ -76,6 +82,7 @@ impl Frame {
     /// Leaves out what follows the first `len` octets: padding.
     #[inline]
     pub fn truncate(&mut self, len: usize) {
+        // `tail` stays as it is: who copies it goes by `len`.
         if len < self.len {
             self.len = len;
             self.head_len = self.head_len.min(len);
@@ -92,7 +99,7 @@ pub struct Burst {
     pub spans: Vec<Span>,
     /// The queue of the port that the burst came from.
     pub queue: usize,
-    /// Frames, a bit each from the lowest, that an earlier poll gave already and that are dealt with.
+    /// Frames that an earlier poll returned already and that are dealt with. Bit 0 is the first.
     pub done: u64,
 }
 
@@ -117,11 +124,14 @@ impl Burst {
         self.done = 0;
     }
 
-    /// Appends a frame to be filled in, and gives the spans of all frames too. The caller adds no more than [`BURST`].
+    /// Appends a frame to be filled in, and returns the spans of all frames, too. The caller adds
+    /// no more than [`BURST`].
     #[inline]
     pub fn push(&mut self) -> (&mut Frame, &mut Vec<Span>) {
         let frame = &mut self.frames[self.len];
         self.len += 1;
+        // Nothing else: a port sets `len`, `tail` and `pieces` of each frame, and octets of `head`
+        // beyond `head_len` decide nothing. To clear them would cost 192 octets a frame.
         frame.head_len = 0;
         frame.offload = Offload::None;
         frame.unfit = None;
@@ -162,7 +172,7 @@ impl Burst {
         Outgoing { offload: frame.offload, head: frame.head(), tail, len: frame.len }
     }
 
-    /// Copies frame number `at` into `buffer` as a whole; gives its octets.
+    /// Copies frame number `at` into `buffer` as a whole; returns its octets.
     pub fn linearise<'b>(&self, at: usize, buffer: &'b mut [u8]) -> &'b mut [u8] {
         let frame = self.outgoing(at);
         let (head, rest) = buffer[..frame.len].split_at_mut(frame.head.len());
@@ -179,7 +189,7 @@ pub struct Outgoing<'a> {
     pub offload: Offload,
     /// Its first octets.
     pub head: &'a [u8],
-    /// Where the rest is, and perhaps more than that.
+    /// The spans of the rest. They may be longer than the frame: `len` counts.
     pub tail: &'a [Span],
     /// Octets of the whole frame.
     pub len: usize,

@@ -1,9 +1,9 @@
-//! Cutting a frame that its sender left to be cut, for receivers that do not: TCP segments (as Linux does it) and UDP
-//! datagrams.
+//! Cuts a frame that its sender left to be cut, for a receiver that cannot do that: into TCP
+//! segments (as Linux does it) or UDP datagrams.
 //!
-//! Takes the headers of a frame that `classify` has passed, and gives those of each segment: lengths, sequence number,
-//! identification, flags and IPv4 checksum are right, the transport checksum is left open as it was in the frame. Where
-//! the payload is, is the caller's.
+//! Takes the headers of a frame that `classify` has passed, and returns those of each segment:
+//! lengths, sequence number, identification, flags and IPv4 checksum are right, the transport
+//! checksum is left open as it was in the frame. Where the payload is, is the caller's.
 
 use super::HEAD_LEN;
 use crate::wire::{
@@ -43,12 +43,14 @@ pub fn headers_len(head: &[u8], transport: usize, kind: SegmentKind) -> Option<u
 }
 
 impl<'a> Cut<'a> {
-    /// A frame of `len` octets that begins with `head`. `None` only where `classify` has not passed it.
+    /// A frame of `len` octets that begins with `head`. `None` only where `classify` has not passed
+    /// it.
     pub fn new(head: &'a [u8], len: usize, transport: u16, segments: Segments) -> Option<Self> {
         let transport = usize::from(transport);
         let headers_len = headers_len(head, transport, segments.kind)?;
         let headers = head.get(..headers_len).filter(|headers| headers.len() <= HEAD_LEN)?;
         let payload = len.checked_sub(headers.len())?;
+        // `count` divides by it.
         (segments.size > 0).then_some(Self { headers, transport, segments, payload })
     }
 
@@ -82,7 +84,9 @@ impl<'a> Cut<'a> {
         let network_len = network.len();
         if network[0] >> 4 == 4 {
             put(network, 2, (network_len + transport_len) as u16);
+            // As Linux: who puts fragments together tells packets apart by it (RFC 6864 §4).
             put(network, 4, get(network, 4).wrapping_add(at as u16));
+            // The field counts as zero in its own sum.
             put(network, 10, 0);
             let sum = checksum::checksum(network);
             put(network, 10, sum);
@@ -103,6 +107,7 @@ impl<'a> Cut<'a> {
         };
         // The field holds the sum of the pseudo-header, of which the length is a part.
         let open = get(transport, field);
+        // `update` takes and returns checksums, which are complements of sums: hence both `!`.
         put(transport, field, !checksum::update(!open, whole_len as u16, transport_len as u16));
         Segment { headers, payload }
     }
@@ -114,6 +119,7 @@ impl<'a> Cut<'a> {
         let number = word(header, sequence).wrapping_add(self.range(at).start as u32);
         put(header, sequence, (number >> 16) as u16);
         put(header, sequence + 2, number as u16);
+        // CWR tells of one event (RFC 3168 §6.1.2), PSH and FIN of the end of the data: once each.
         if at > 0 {
             header[tcp::FLAGS_OFFSET] &= !tcp::CWR;
         }

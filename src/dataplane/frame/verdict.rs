@@ -1,5 +1,5 @@
-//! What becomes of a frame that is not forwarded: a [`Verdict`], perhaps with a [`DropReason`] with a name, a counter and a line in
-//! `docs/operations.md`.
+//! What becomes of a frame that is not forwarded: a [`Verdict`], perhaps with a [`DropReason`] with
+//! a name, a counter and a line in `docs/operations.md`.
 
 /// Names a next hop of one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -7,6 +7,7 @@ pub struct NextHopId(pub(in crate::dataplane) u32);
 
 impl NextHopId {
     /// Names no next hop.
+    // A value instead of `Option`: a burst's list of 64 takes half the octets.
     pub const NONE: Self = Self(u32::MAX);
 }
 
@@ -55,6 +56,7 @@ macro_rules! drop_reasons {
         }
 
         impl DropReason {
+            // A counter is found by the discriminant, and named by the place in this list.
             /// Every reason, in the order of its discriminant.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
@@ -75,11 +77,13 @@ drop_reasons! {
     FrameTooLong = "frame_too_long",
     /// The frame's descriptor chain loops, or is longer than its ring or than 1024.
     ChainTooLong = "chain_too_long",
-    /// The virtio-net header asks for a checksum outside the transport header, or of an unknown protocol.
+    /// The virtio-net header asks for a checksum outside the transport header, or of an unknown
+    /// protocol.
     BadVnetHeader = "bad_vnet_header",
     /// The virtio-net header asks for segmentation that was not negotiated, or unknown.
     UnexpectedSegmentation = "unexpected_segmentation",
-    /// The virtio-net header asks for segmentation that does not fit the packet, or into too many segments.
+    /// The virtio-net header asks for segmentation that does not fit the packet, or into too many
+    /// segments.
     BadSegmentation = "bad_segmentation",
     /// The guest sent on a queue that its VMM has disabled.
     QueueDisabled = "queue_disabled",

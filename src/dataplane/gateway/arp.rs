@@ -1,7 +1,7 @@
 //! ARP: the gateway is at its MAC, and so is every other address of the subnet (RFC 826, RFC 1027).
 //!
-//! Also for guests that are told a single address: firmware asks for its neighbours all the same (iPXE before June
-//! 2024 knows no /32).
+//! Also for guests that are told a single address: firmware asks for its neighbours all the same
+//! (iPXE before June 2024 knows no /32).
 
 use super::{DropReason, write_ethernet};
 use crate::{
@@ -10,7 +10,8 @@ use crate::{
 };
 use std::net::Ipv4Addr;
 
-/// Answers a request; a probe (RFC 5227) for the guest's own address gets none, so that it may take it.
+/// Answers a request; a probe (RFC 5227) for the guest's own address gets none, so that it may take
+/// it.
 pub(super) fn respond(
     vnic: &Vnic,
     table: &NetworkTable,
@@ -26,6 +27,8 @@ pub(super) fn respond(
 }
 
 fn is_ours(vnic: &Vnic, table: &NetworkTable, target: Ipv4Addr) -> bool {
+    // Whether anybody has the address is not asked here: a packet to one that nobody has gets "host
+    // unreachable", which says more than silence.
     let in_subnet = table.ipv4_subnet.is_some_and(|subnet| subnet.contains(&target));
     target == GATEWAY_IPV4 || (in_subnet && !vnic.owns_ipv4(target))
 }

@@ -1,8 +1,10 @@
-//! DHCPv4 (RFC 2131, options of RFC 2132, RFC 3397, RFC 3442, RFC 4039): one client, one address, leased for ever.
+//! DHCPv4 (RFC 2131, options of RFC 2132, RFC 3397, RFC 3442, RFC 4039): one client, one address,
+//! leased for ever.
 //!
-//! There is no lease state: what a guest is told follows from its vNIC. A vNIC is leased its address as /32 with the
-//! gateway on link, or with the subnet's mask where it asks for that; firmware gets that mask in any case. An answer is
-//! no longer than its client takes (RFC 2131 §2, RFC 2132 §9.10): what matters least is left out.
+//! There is no lease state: what a guest is told follows from its vNIC. A vNIC is leased its
+//! address as /32 with the gateway on link, or with the subnet's mask where it asks for that;
+//! firmware gets that mask in any case. An answer is no longer than its client takes (RFC 2131 §2,
+//! RFC 2132 §9.10): what matters least is left out.
 
 use super::{
     Client, DropReason, Question, Room, Told, bounded, encoded_len, printable, write_ethernet,
@@ -33,19 +35,26 @@ use std::net::Ipv4Addr;
 const MIN_LEN: usize = 300;
 /// Where options begin, after the fixed part and the cookie (RFC 2131 §3).
 const OPTIONS_AT: usize = 240;
-/// Octets of a datagram that a client takes without saying so (RFC 2131 §2), and of the smallest that it may say.
+/// Octets of a datagram that a client takes without saying so (RFC 2131 §2), and of the smallest
+/// that it may say.
 const MIN_DATAGRAM: u16 = 576;
-/// How many DNS and NTP servers are told before anything is left out to tell the others: a resolver asks three.
+/// How many DNS and NTP servers an answer has at first. The others are told where room is left
+/// after everything else.
+// glibc's resolver asks three (MAXNS of resolv.h).
 const FIRST_SERVERS: usize = 3;
 /// The end of the options.
 const END: u8 = 255;
-/// Octets of the fields for a server's name and a file's, the zero at their end apart (RFC 2131 §2).
+/// Octets of the fields for a server's name and a file's, the zero at their end apart (RFC 2131
+/// §2).
 const FILE_LEN: usize = 127;
 /// How firmware begins its class (RFC 4578 §3; UEFI 2.5 §24.7): it boots by TFTP, or by HTTP.
 const PXE_CLIENT: &[u8] = b"PXEClient";
 const HTTP_CLIENT: &[u8] = b"HTTPClient";
+// RFC 2131 §3.3.
 const INFINITE: u32 = u32::MAX;
+// RFC 3397 §2.
 const DOMAIN_SEARCH: u8 = 119;
+// Windows asks for this one, which is laid out as option 121 ([MS-DHCPE]).
 const MICROSOFT_CLASSLESS_ROUTES: u8 = 249;
 /// The E bit of a client FQDN: its name is of labels (RFC 4702 §2.1).
 const FQDN_LABELS: u8 = 4;
@@ -86,6 +95,7 @@ fn class(request: &Message) -> &[u8] {
 fn parse(question: &Question<'_>, packet: &Ipv4) -> Result<(Message, String), DropReason> {
     let segment = question.packet_from(packet.header_len);
     let (header, payload) = udp::Header::parse(segment).ok_or(DropReason::MalformedMessage)?;
+    // One that is left open nobody has computed, and 0 means "none" (RFC 768).
     if question.offload == Offload::None && header.checksum.get() != 0 {
         let len = header.len.get();
         let mut sum =
@@ -97,22 +107,25 @@ fn parse(question: &Question<'_>, packet: &Ipv4) -> Result<(Message, String), Dr
     }
     let (relevant, hostname) = relevant(payload)?;
     let request = Message::from_bytes(&relevant).map_err(|_| DropReason::MalformedMessage)?;
+    // Checked first: the codec slices 16 octets of address by this, and panics beyond them.
     let ethernet = request.hlen() == 6 && request.opcode() == Opcode::BootRequest;
     // Relayed requests are not for us: the only client of a vNIC is its guest.
     if !ethernet || !request.giaddr().is_unspecified() {
         return Err(DropReason::MalformedMessage);
     }
+    // The frame's own source the guard has checked; this is a second claim.
     if request.chaddr() != question.vnic.mac.0 {
         return Err(DropReason::SpoofedMac);
     }
     Ok((request, hostname))
 }
 
-/// A message without the options that are of no matter here, and what its client's host is called. Refuses one that is
-/// cut or longer than any real one.
+/// A message without the options that are of no matter here, and what its client's host is called.
+/// Refuses one that is cut or longer than any real one.
 ///
-/// The codec takes some lengths for granted, and reads nothing behind an option that it cannot decode: what it does not
-/// see cannot hurt. Names are for people alone and may be of any octets, so it does not see them either.
+/// The codec takes some lengths for granted, and reads nothing behind an option that it cannot
+/// decode: what it does not see cannot hurt. Names are for people alone and may be of any octets,
+/// so it does not see them either.
 fn relevant(message: &[u8]) -> Result<(Vec<u8>, String), DropReason> {
     let parts = bounded(message)?.split_at_checked(OPTIONS_AT);
     let (fixed, options) = parts.ok_or(DropReason::MalformedMessage)?;
@@ -128,11 +141,13 @@ fn relevant(message: &[u8]) -> Result<(Vec<u8>, String), DropReason> {
             _ => {}
         }
     }
+    // The list may have ended without it.
     kept.push(END);
     Ok((kept, if hostname.is_empty() { domain } else { hostname }))
 }
 
-/// The name of a client FQDN, behind its flags and two octets of no use: labels or text (RFC 4702 §2).
+/// The name of a client FQDN, behind its flags and two octets of no use: labels or text (RFC 4702
+/// §2).
 fn domain_name(option: &[u8]) -> String {
     match option {
         [flags, _, _, name @ ..] if flags & FQDN_LABELS != 0 => {
@@ -167,12 +182,15 @@ fn answer_kind(request: &Message, address: Ipv4Addr) -> Option<MessageType> {
         MessageType::Discover => Some(MessageType::Offer),
         MessageType::Inform => Some(MessageType::Ack),
         MessageType::Request => {
+            // The client declines our offer for another server's (RFC 2131 §3.1, step 4).
             if let Some(DhcpOption::ServerIdentifier(server)) =
                 options.get(OptionCode::ServerIdentifier)
                 && *server != GATEWAY_IPV4
             {
                 return None;
             }
+            // A client that renews or rebinds names its address in `ciaddr` alone (RFC 2131
+            // §4.3.2).
             let wanted = match options.get(OptionCode::RequestedIpAddress) {
                 Some(DhcpOption::RequestedIpAddress(wanted)) => *wanted,
                 _ => request.ciaddr(),
@@ -190,6 +208,7 @@ fn destination(
     mac: MacAddr,
     address: Ipv4Addr,
 ) -> (Ipv4Addr, MacAddr) {
+    // The client has an address that is wrong, or none: a broadcast reaches it (RFC 2131 §4.3.2).
     if kind == MessageType::Nak
         || (request.ciaddr().is_unspecified() && request.flags().broadcast())
     {
@@ -223,6 +242,7 @@ fn reply(
     }
     if kind != MessageType::Nak {
         reply.set_ciaddr(request.ciaddr());
+        // Its address is its own affair: neither a lease nor a time (RFC 2131 §4.3.5).
         if !inform {
             reply.set_yiaddr(address);
             told.insert(DhcpOption::AddressLeaseTime(INFINITE));
@@ -252,6 +272,8 @@ impl Fitting {
             Some(DhcpOption::MaxMessageSize(taken)) => *taken,
             _ => MIN_DATAGRAM,
         };
+        // Clients count the IP and UDP headers in, as RFC 2131 §2 does with its 576, or they do
+        // not: the smaller of both fits either.
         let datagram = usize::from(taken.max(MIN_DATAGRAM).min(mtu));
         let around = ipv4::HEADER_LEN + udp::HEADER_LEN + OPTIONS_AT + size_of_val(&END);
         Self { options: DhcpOptions::new(), room: Room(datagram.saturating_sub(around)) }
@@ -259,6 +281,7 @@ impl Fitting {
 
     /// Inserts an option, in the place of one of its kind, if there is room.
     fn insert(&mut self, option: DhcpOption) {
+        // The longer list of servers takes the place of the first three.
         let instead = self.options.get(OptionCode::from(&option)).map_or(0, encoded_len);
         if self.room.take(encoded_len(&option).saturating_sub(instead)) {
             self.options.insert(option);
@@ -278,13 +301,14 @@ fn routes(table: &NetworkTable, vnic: &Vnic, request: &Message) -> [DhcpOption; 
     let routes = vec![(on_link, Ipv4Addr::UNSPECIFIED), (Ipv4Net::default(), GATEWAY_IPV4)];
     [
         DhcpOption::SubnetMask(mask),
+        // For clients that do not know option 121; those that do must ignore this one (RFC 3442).
         DhcpOption::Router(vec![GATEWAY_IPV4]),
         DhcpOption::ClasslessStaticRoute(routes),
     ]
 }
 
-/// Everything else: what the client asks for in its order, then the rest, most important first; what finds no room is
-/// left out.
+/// Everything else: what the client asks for in its order, then the rest, most important first;
+/// what finds no room is left out.
 fn insert_configuration(table: &NetworkTable, vnic: &Vnic, request: &Message, told: &mut Fitting) {
     let first = |servers: &[Ipv4Addr]| servers.iter().take(FIRST_SERVERS).copied().collect();
     let (dns, ntp) = (&table.dns_ipv4, &table.ntp_ipv4);
@@ -310,6 +334,7 @@ fn insert_configuration(table: &NetworkTable, vnic: &Vnic, request: &Message, to
         Some(DhcpOption::ParameterRequestList(asked)) => asked.as_slice(),
         _ => &[],
     };
+    // Stable: what nobody asked for keeps its order, most important first.
     options.sort_by_key(|option| {
         // By number: the codec has two names for an option that is encoded here.
         let code = u8::from(OptionCode::from(option));
@@ -324,7 +349,8 @@ fn insert_configuration(table: &NetworkTable, vnic: &Vnic, request: &Message, to
     }
 }
 
-/// What a client boots: a file of a TFTP server, or a URL, which a client of HTTP knows by the class of the answer.
+/// What a client boots: a file of a TFTP server, or a URL, which a client of HTTP knows by the
+/// class of the answer.
 fn boot_options(boot: &Boot, request: &Message) -> Vec<DhcpOption> {
     let mut options = Vec::new();
     let http = class(request).starts_with(HTTP_CLIENT);
@@ -332,6 +358,7 @@ fn boot_options(boot: &Boot, request: &Message) -> Vec<DhcpOption> {
     if let Some(file) = file.or(boot.url.as_ref()) {
         options.push(DhcpOption::BootfileName(file.clone().into_bytes()));
     }
+    // A UEFI client of HTTP takes no offer that lacks it (UEFI 2.5 §24.7).
     if http && boot.url.is_some() {
         options.push(DhcpOption::ClassIdentifier(HTTP_CLIENT.to_vec()));
     }

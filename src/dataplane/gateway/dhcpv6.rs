@@ -1,8 +1,8 @@
-//! DHCPv6 (RFC 8415, options of RFC 3646, RFC 4075, RFC 5908): one client, one address as /128, for ever, and the
-//! prefixes that are routed to it (IA_PD).
+//! DHCPv6 (RFC 8415, options of RFC 3646, RFC 4075, RFC 5908): one client, one address as /128, for
+//! ever, and the prefixes that are routed to it (IA_PD).
 //!
-//! There is no lease state: what a guest is told follows from its vNIC. An answer is no longer than the link's packets:
-//! no more prefixes are delegated than fit, and what matters least is left out.
+//! There is no lease state: what a guest is told follows from its vNIC. An answer is no longer than
+//! the link's packets: no more prefixes are delegated than fit, and what matters least is left out.
 
 use super::{
     Client, DropReason, Question, Room, Told, bounded, encoded_len, printable, write_ethernet,
@@ -31,7 +31,8 @@ use dhcproto::{
 use ipnet::Ipv6Net;
 use std::net::Ipv6Addr;
 
-/// A client asks again after half an hour, so that it learns of a change; what it holds outlives two days without us.
+/// A client asks again after half an hour, so that it learns of a change; what it holds outlives
+/// two days without us.
 const PREFIX_T1_SECONDS: u32 = 1800;
 const PREFIX_T2_SECONDS: u32 = 43_200;
 const PREFIX_PREFERRED_SECONDS: u32 = 86_400;
@@ -40,19 +41,25 @@ const PREFIX_VALID_SECONDS: u32 = 172_800;
 const OPTIONS_AT: usize = 4;
 /// Octets of a DUID, its type included (RFC 8415 §11.1).
 const DUID_LENS: std::ops::RangeInclusive<usize> = 3..=130;
-/// Octets of an IA_NA or IA_PD, and of an IA_TA, without what is in them (RFC 8415 §21.4, §21.5, §21.21).
+/// Octets of an IA_NA or IA_PD, and of an IA_TA, without what is in them (RFC 8415 §21.4, §21.5,
+/// §21.21).
 const IA_LEN: usize = 16;
 const IA_TA_LEN: usize = 8;
 /// All_DHCP_Relay_Agents_and_Servers (RFC 8415 §7.1).
 const SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+// RFC 8415 §7.7. Its address is the guest's for as long as its vNIC exists.
 const INFINITE: u32 = u32::MAX;
+// RFC 3646 §4.
 const DOMAIN_SEARCH: u16 = 24;
+// RFC 4075, for clients that do not know the option of RFC 5908.
 const SNTP_SERVERS: u16 = 31;
 /// RFC 5970 §3.1.
 const BOOT_FILE_URL: u16 = 59;
 
 /// DUID-LL (RFC 8415 §11.4) of the gateway's MAC.
 fn server_duid() -> Vec<u8> {
+    // Without a time, unlike DUID-LLT: it is the same after every restart and on every host, so
+    // that no client takes its server for another one.
     [&[0, 3, 0, 1][..], &GATEWAY_MAC.0].concat()
 }
 
@@ -103,6 +110,7 @@ fn client(request: &Message) -> Client {
 fn parse(question: &Question<'_>, packet: &Ipv6) -> Result<Message, DropReason> {
     let segment = question.packet_from(packet.header_len);
     let (header, payload) = udp::Header::parse(segment).ok_or(DropReason::MalformedMessage)?;
+    // No exception for 0, as there is in IPv4: UDP must have a checksum (RFC 8200 §8.1).
     if question.offload == Offload::None {
         let len = header.len.get();
         let mut sum =
@@ -116,13 +124,15 @@ fn parse(question: &Question<'_>, packet: &Ipv6) -> Result<Message, DropReason> 
     Message::from_bytes(&relevant).map_err(|_| DropReason::MalformedMessage)
 }
 
-/// A message without the options that are of no matter here: the codec takes some lengths for granted, and what it need
-/// not decode cannot hurt. Refuses one that is longer than any real one, or where an option is cut or shorter than it
-/// must be.
+/// A message without the options that are of no matter here: the codec takes some lengths for
+/// granted, and what it need not decode cannot hurt. Refuses one that is longer than any real one,
+/// or where an option is cut or shorter than it must be.
 fn relevant(message: &[u8]) -> Result<Vec<u8>, DropReason> {
     let parts = bounded(message)?.split_at_checked(OPTIONS_AT);
     let (fixed, options) = parts.ok_or(DropReason::MalformedMessage)?;
     let mut kept = fixed.to_vec();
+    // The numbers are the fixed parts of RFC 8415 §21, which the codec reads without a look at the
+    // option's length.
     keep_options(options, &Budget::new(), &mut kept, &|item| match OptionCode::from(item.code) {
         OptionCode::ClientId | OptionCode::ServerId | OptionCode::ClientFqdn => {
             Some((0, Behind::Octets))
@@ -148,8 +158,8 @@ enum Behind {
     Options(OptionCode, usize),
 }
 
-/// Copies the options that have a shape, sorted by their type: the codec sorts them, too, and keeps the order of equal
-/// ones only where nothing is left to be sorted.
+/// Copies the options that have a shape, sorted by their type: the codec sorts them, too, and keeps
+/// the order of equal ones only where nothing is left to be sorted.
 fn keep_options(
     options: &[u8],
     budget: &Budget,
@@ -190,6 +200,7 @@ fn check_ids(request: &Message) -> Result<(), DropReason> {
         _ => None,
     };
     let valid = match request.msg_type() {
+        // To any server: it must not name one (RFC 8415 §16.2, §16.5, §16.7).
         MessageType::Solicit | MessageType::Confirm | MessageType::Rebind => {
             client == Some(true) && server.is_none()
         }
@@ -219,8 +230,8 @@ fn ids(request: &Message) -> Vec<DhcpOption> {
     client.into_iter().chain([DhcpOption::ServerId(server_duid())]).collect()
 }
 
-/// The answer to a message that was sent to the gateway alone, which it has allowed nobody (RFC 8415 §18.4); those by
-/// which a client looks for servers get none (§16).
+/// The answer to a message that was sent to the gateway alone, which it has allowed nobody (RFC
+/// 8415 §18.4); those by which a client looks for servers get none (§16).
 fn use_multicast(request: &Message) -> Result<Message, DropReason> {
     match request.msg_type() {
         MessageType::Request | MessageType::Renew | MessageType::Release | MessageType::Decline => {
@@ -282,7 +293,8 @@ fn in_order(options: Vec<DhcpOption>) -> DhcpOptions {
     sorted
 }
 
-/// Whether all addresses a client asks to confirm are its own; `None` if it names none (RFC 8415 §18.3.3).
+/// Whether all addresses a client asks to confirm are its own; `None` if it names none (RFC 8415
+/// §18.3.3).
 fn confirm(request: &Message, address: Ipv6Addr) -> Option<bool> {
     let mut named = request.opts().iter().filter_map(|option| match option {
         DhcpOption::IANA(ia) => Some(&ia.opts),
@@ -295,14 +307,16 @@ fn confirm(request: &Message, address: Ipv6Addr) -> Option<bool> {
     addresses.map(|named| named == address).reduce(|a, b| a && b)
 }
 
-/// Answers each identity association, in their order, for as long as there is room: the first IA_NA gets the address,
-/// the first IA_PD the prefixes that are routed to the vNIC, everything else that there is none.
+/// Answers each identity association, in their order, for as long as there is room: the first IA_NA
+/// gets the address, the first IA_PD the prefixes that are routed to the vNIC, everything else that
+/// there is none.
 fn identity_associations(
     request: &Message,
     vnic: &Vnic,
     address: Ipv6Addr,
     room: &mut Room,
 ) -> Vec<DhcpOption> {
+    // One address and one set of prefixes: a second association of a kind gets none.
     let (mut given, mut delegated) = (false, vnic.routed_ipv6.is_empty());
     let mut answers = Vec::new();
     for option in request.opts().iter() {
@@ -334,9 +348,11 @@ fn identity_associations(
     answers
 }
 
-/// What finds room of the options within one of `around` octets; `None` where not even the first does.
+/// Returns those of `options` that find room within an option which itself takes `around` octets.
+/// `None` where not even the first does.
 fn fitting(around: usize, options: Vec<DhcpOption>, room: &mut Room) -> Option<DhcpOptions> {
     let first = options.first().map_or(0, encoded_len);
+    // Without its first option, an address or a status, an association would say nothing.
     if !room.take(around + first) {
         return None;
     }
@@ -346,7 +362,8 @@ fn fitting(around: usize, options: Vec<DhcpOption>, room: &mut Room) -> Option<D
     Some(in_order(first.into_iter().chain(rest).collect()))
 }
 
-/// The address; those that the client holds and that are not its own live no longer (RFC 8415 §18.3.4).
+/// The address; those that the client holds and that are not its own live no longer (RFC 8415
+/// §18.3.4).
 fn addresses(ia: &IANA, address: Ipv6Addr) -> Vec<DhcpOption> {
     let withdrawn = ia.opts.iter().filter_map(|option| match option {
         DhcpOption::IAAddr(held) if held.addr != address => Some(lease(held.addr, 0)),
@@ -404,13 +421,15 @@ fn status(status: Status) -> DhcpOption {
     DhcpOption::StatusCode(StatusCode { status, msg: String::new() })
 }
 
-/// What comes before prefixes that are delegated, and what comes after them, where an answer has not room for all.
+/// Returns what comes before delegated prefixes and what comes after them: it matters where an
+/// answer has no room for everything.
 fn configuration(
     table: &NetworkTable,
     vnic: &Vnic,
     asked: MessageType,
 ) -> (Vec<DhcpOption>, Vec<DhcpOption>) {
     let (mut first, mut more) = (Vec::new(), Vec::new());
+    // The client gives its address up: it configures nothing.
     if matches!(asked, MessageType::Release | MessageType::Decline) {
         return (first, more);
     }

@@ -1,5 +1,5 @@
-//! Echo to the gateway, and the errors a router owes the sender of a packet it cannot forward (RFC 792, RFC 1812
-//! §4.3, RFC 4443).
+//! Echo to the gateway, and the errors a router owes the sender of a packet it cannot forward (RFC
+//! 792, RFC 1812 §4.3, RFC 4443).
 
 use super::{Question, write_ethernet};
 use crate::{
@@ -22,6 +22,7 @@ pub(super) fn echo_ipv4(
     writer: &mut Writer<'_>,
 ) -> Result<(), DropReason> {
     let message = question.packet_from(packet.header_len);
+    // An echo is data to be given back: what was damaged must not look whole again.
     if checksum::checksum(message) != 0 {
         return Err(DropReason::BadChecksum);
     }
@@ -33,7 +34,8 @@ pub(super) fn echo_ipv4(
     Ok(())
 }
 
-/// Groups that the gateway is in (RFC 4291 §2.8): all nodes, all routers, those of its own address' solicitations.
+/// Groups that the gateway is in (RFC 4291 §2.8): all nodes, all routers, those of its own address'
+/// solicitations.
 const GROUPS: [Ipv6Addr; 3] = [
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1),
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2),
@@ -61,8 +63,8 @@ pub(super) fn echo_ipv6(
     Ok(())
 }
 
-/// Writes the ICMP error for a packet that was rejected, unless it is one that no error may answer (RFC 1122
-/// §3.2.2, RFC 4443 §2.4 e). `frame` is the frame without padding.
+/// Writes the ICMP error for a packet that was rejected, unless it is one that no error may answer
+/// (RFC 1122 §3.2.2, RFC 4443 §2.4 e). `frame` is the frame without padding.
 pub fn reject(
     (table, vnic): (&NetworkTable, &Vnic),
     headers: &Headers,
@@ -70,6 +72,7 @@ pub fn reject(
     rejection: Rejection,
     writer: &mut Writer<'_>,
 ) -> Result<(), DropReason> {
+    // One frame to a group could otherwise draw an error from everybody who gets it.
     if headers.destination.is_multicast() {
         return Err(DropReason::Absorbed);
     }
@@ -115,17 +118,21 @@ fn error_ipv6(rejection: Rejection, upper: Upper) -> icmpv6::Error {
     }
 }
 
-/// A router without an address of its own that others may forward (RFC 7600 §4.8): the IPv4 dummy address.
+/// The IPv4 dummy address, for a router that has no address of its own which others may forward
+/// (RFC 7600 §4.8).
 const DUMMY_IPV4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
-/// Who tells `to` of an error: the gateway's link-local address on the link, but for hosts behind a guest, which must
-/// not forward a packet from one (RFC 3927 §2.7), the dummy address.
+/// Returns the source of an error that is sent to `to`: the gateway's link-local address on
+/// the link, the dummy address for hosts behind a guest.
+// A guest must not forward a packet from a link-local address (RFC 3927 §2.7).
 fn source_ipv4(vnic: &Vnic, to: Ipv4Addr) -> Ipv4Addr {
     if vnic.ipv4 == Some(to) { GATEWAY_IPV4 } else { DUMMY_IPV4 }
 }
 
-/// Who tells `to` of an error: the gateway's link-local address on the link, but for hosts behind a guest, which
-/// cannot forward a packet from one, the subnet-router anycast address of the network (RFC 4291 §2.6.1).
+/// Returns the source of an error that is sent to `to`: the gateway's link-local address on
+/// the link, the subnet-router anycast address of the network (RFC 4291 §2.6.1) for hosts behind a
+/// guest.
+// A guest must not forward a packet from a link-local address (RFC 4291 §2.5.6).
 fn source_ipv6(table: &NetworkTable, vnic: &Vnic, to: Ipv6Addr) -> Ipv6Addr {
     let own = vnic.ipv6 == Some(to) || vnic.slaac.is_some_and(|prefix| prefix.contains(&to));
     let on_link = own || to.is_unicast_link_local();
@@ -139,6 +146,7 @@ fn answerable_ipv4(packet: &Ipv4) -> bool {
 }
 
 fn answerable_ipv6(packet: &Ipv6) -> bool {
+    // Later fragments are no exception, as they are in IPv4: RFC 4443 §2.4 e does not name them.
     let about_error = matches!(packet.upper, Upper::Icmp(kind) if icmpv6::is_error(kind));
     !about_error && !packet.source.is_unspecified()
 }

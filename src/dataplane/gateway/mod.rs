@@ -1,11 +1,12 @@
-//! The gateway's voice: each responder is a function from a guest's frame to the octets of an answer.
+//! The gateway's voice: each responder is a function from a guest's frame to the octets of an
+//! answer.
 //!
 //! ```text
 //! ARP who-has ─────────── arp       NS, RS ──── ndp       DHCPv4 ── dhcpv4
 //! echo, ICMP errors ───── icmp                            DHCPv6 ── dhcpv6
 //! ```
-//! Takes a private copy of the whole frame and the network's table, writes the answering frame, or says why there is
-//! none. No clock, no state: what is told follows from the table alone.
+//! Takes a private copy of the whole frame and the network's table, writes the answering frame, or
+//! says why there is none. No clock, no state: what is told follows from the table alone.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod arp;
@@ -81,7 +82,7 @@ impl Told {
     /// How many kinds say something.
     pub const KINDS: usize = 5;
 
-    /// Which of the kinds this is; beyond them: none that says something.
+    /// Returns which of the kinds this is, or [`Told::KINDS`] where it says nothing.
     pub const fn kind(&self) -> usize {
         match self {
             Self::Neighbour4 => 0,
@@ -94,7 +95,8 @@ impl Told {
     }
 }
 
-/// What a DHCP client says of itself, in printable ASCII, 255 octets each at most; empty where it says nothing.
+/// What a DHCP client says of itself, in printable ASCII, 255 octets each at most; empty where it
+/// says nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Client {
     /// Its host's name.
@@ -105,13 +107,15 @@ pub struct Client {
 
 /// Octets of any text of a guest's that are kept.
 const MAX_TEXT: usize = 255;
-/// Octets of a message of DHCP or neighbour discovery: those of a packet that every link carries. Real ones are shorter
-/// by far, also where the MTU is larger, and what a codec may do with more is not known.
+/// Octets of a message of DHCP or neighbour discovery: those of a packet that every link carries.
+// Real ones are shorter by far, also where the MTU is larger, and what a codec may do with more is
+// not known: thousands of DHCPv6 options take it 80 ms.
 const MAX_MESSAGE: usize = 1500;
 
 /// What can be shown on any terminal of a guest's text, of which a part is kept.
 fn printable(octets: &[u8]) -> String {
     let shown = octets.iter().take(MAX_TEXT).map(|octet| char::from(*octet));
+    // It is written to terminals: no control character of a guest's may get there.
     shown.map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
 }
 
@@ -121,6 +125,7 @@ struct Room(usize);
 impl Room {
     /// Takes `octets`, if there are so many.
     fn take(&mut self, octets: usize) -> bool {
+        // What does not fit takes nothing: a shorter option may still fit.
         let left = self.0.checked_sub(octets);
         self.0 = left.unwrap_or(self.0);
         left.is_some()
@@ -129,6 +134,7 @@ impl Room {
 
 /// Octets of an option in a message; more than there can be where it cannot be encoded.
 fn encoded_len(option: &impl Encodable) -> usize {
+    // So it never finds room, and is left out.
     option.to_vec().map_or(usize::MAX, |octets| octets.len())
 }
 
@@ -163,6 +169,7 @@ fn respond_ipv4(
     writer: &mut Writer<'_>,
 ) -> Result<Told, DropReason> {
     match packet.upper {
+        // First: a broadcast draws neither an error nor an echo (RFC 1122 §3.2.2, §3.2.2.6).
         _ if packet.destination.is_broadcast() && !asks_dhcpv4(packet) => {
             Err(DropReason::Broadcast)
         }
@@ -190,6 +197,7 @@ fn respond_ipv6(
     writer: &mut Writer<'_>,
 ) -> Result<Told, DropReason> {
     match packet.upper {
+        // An atomic fragment is a whole packet (RFC 6946 §4).
         _ if !matches!(packet.part, Part::Whole | Part::Atomic) => {
             Err(silence(packet.destination.is_multicast()))
         }

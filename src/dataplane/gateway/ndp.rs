@@ -1,7 +1,8 @@
-//! Neighbour discovery and router advertisements (RFC 4861, RFC 8106): the gateway is `fe80::1` and the default
-//! router; addresses come by DHCPv6 (M=1, O=1). No prefix is on link but with the addressing `subnet`, and guests choose
-//! addresses themselves only in a /64 that is theirs alone. The gateway stands for every other address of the prefix
-//! (RFC 4861 §7.2.8), whatever the addressing and whomever a solicitation is sent to.
+//! Neighbour discovery and router advertisements (RFC 4861, RFC 8106): the gateway is `fe80::1` and
+//! the default router; addresses come by DHCPv6 (M=1, O=1). No prefix is on link but with the
+//! addressing `subnet`, and guests choose addresses themselves only in a /64 that is theirs alone.
+//! The gateway stands for every other address of the prefix (RFC 4861 §7.2.8), whatever the
+//! addressing and whomever a solicitation is sent to.
 
 use super::{DropReason, Question, Told, bounded, write_ethernet};
 use crate::{
@@ -25,14 +26,18 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 /// How many advertisements a new guest gets in quick succession (RFC 4861 §6.2.4).
 pub const FIRST_ADVERTISEMENTS: u8 = 3;
+// MAX_INITIAL_RTR_ADVERT_INTERVAL (RFC 4861 §10).
 const FIRST_INTERVAL: Duration = Duration::from_secs(16);
+// The default MaxRtrAdvInterval, and as MinRtrAdvInterval about a third of it (RFC 4861 §6.2.1).
 const MIN_INTERVAL_SECONDS: u64 = 200;
 const MAX_INTERVAL_SECONDS: u64 = 600;
 
-/// How soon an advertisement is tried again that found no receive buffer: the guest's driver is just starting.
+/// How soon an advertisement is tried again that found no receive buffer: the guest's driver is
+/// just starting.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// When the next unsolicited advertisement is due, after `tried` of them; `random` spreads it (RFC 4861 §6.2.4).
+/// When the next unsolicited advertisement is due, after `tried` of them; `random` spreads it (RFC
+/// 4861 §6.2.4).
 pub fn next_advertisement(now: Instant, tried: u8, heard: bool, random: u64) -> Instant {
     if tried < FIRST_ADVERTISEMENTS {
         return now + if heard { FIRST_INTERVAL } else { RETRY_INTERVAL };
@@ -41,7 +46,8 @@ pub fn next_advertisement(now: Instant, tried: u8, heard: bool, random: u64) -> 
     now + Duration::from_secs(MIN_INTERVAL_SECONDS) + Duration::from_millis(spread)
 }
 
-/// Writes an advertisement to all nodes of the vNIC's link; there is none on a network without IPv6.
+/// Writes an advertisement to all nodes of the vNIC's link; there is none on a network without
+/// IPv6.
 pub fn router_advertisement(
     table: &NetworkTable,
     vnic: &Vnic,
@@ -63,6 +69,8 @@ fn advertise(
     let on_link = on_link.map(|prefix| (prefix, ndp::PrefixUse::OnLink));
     let autonomous = vnic.slaac.map(|prefix| (prefix, ndp::PrefixUse::Autonomous));
     let prefixes: ArrayVec<_, 2> = on_link.into_iter().chain(autonomous).collect();
+    // The longest is 616: two prefixes, 16 servers, which is what control admits, and a domain of
+    // 255 octets.
     let mut body = [0; 1024];
     let mut options = Writer::new(&mut body);
     ndp::RouterAdvertisement {
@@ -100,11 +108,12 @@ pub(super) fn respond(
     }
 }
 
-/// The message, if it could only come from the link itself, in one piece (RFC 6980): hop limit 255, code 0, a right
-/// checksum.
+/// The message, if it could only come from the link itself, in one piece (RFC 6980): hop limit 255,
+/// code 0, a right checksum.
 fn message<'a>(question: &Question<'a>, packet: &Ipv6) -> Result<&'a [u8], DropReason> {
     let message = question.frame.get(ethernet::HEADER_LEN + packet.header_len..).unwrap_or(&[]);
     let message = bounded(message)?;
+    // No router lets 255 through undiminished, so it was sent on this link (RFC 4861 §3.1).
     if packet.part != Part::Whole || packet.hop_limit != 255 || message.get(1) != Some(&0) {
         return Err(DropReason::MalformedMessage);
     }
@@ -114,7 +123,8 @@ fn message<'a>(question: &Question<'a>, packet: &Ipv6) -> Result<&'a [u8], DropR
     Ok(message)
 }
 
-/// Whether a message tells its sender's MAC; one without a source address must not (RFC 4861 §6.1.1, §7.1.1).
+/// Whether a message tells its sender's MAC; one without a source address must not (RFC 4861
+/// §6.1.1, §7.1.1).
 fn check_options(packet: &Ipv6, options: &[u8]) -> Result<(), DropReason> {
     if ndp::tells_source(options)? && packet.source.is_unspecified() {
         return Err(DropReason::MalformedMessage);
@@ -153,8 +163,11 @@ fn neighbour_solicitation(
     if !is_ours(question.vnic, question.table, target) {
         return Err(DropReason::Absorbed);
     }
-    // Those the gateway stands for are no routers, and another answer than a proxy's is better (RFC 4861 §7.2.4).
+    // Those the gateway stands for are no routers, and another answer than a proxy's is better (RFC
+    // 4861 §7.2.4).
     let own = if target == GATEWAY_IPV6 { ndp::ROUTER | ndp::OVERRIDE } else { 0 };
+    // Who probes has no address yet: all nodes are told, and it does not count as solicited (RFC
+    // 4861 §7.2.4).
     let (to, mac, flags) = if is_probe {
         (ALL_NODES, MacAddr::ipv6_multicast(ALL_NODES), own)
     } else {

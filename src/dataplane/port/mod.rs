@@ -1,19 +1,20 @@
 //! Where frames enter and leave the switch.
 //!
 //! # The life of a port
-//! A port is built by whoever owns its connection, complete and running, and given to one reactor (*attach*). From
-//! then on that reactor's thread alone calls it:
+//! A port is built by whoever owns its connection, complete and running, and given to one reactor
+//! (*attach*). From then on that reactor's thread alone calls it:
 //!
 //! ```text
 //! attach → disarm ⇄ arm → poll, complete … deliver … → publish → notify → … → stop → dropped (detach acknowledged)
 //! ```
-//! - `poll` fills a burst with frames and leaves them with the sender; `complete` says which of them are delivered,
-//!   answered or dropped, and returns those to the sender that have none before them that is not. The rest is polled
-//!   again, the burst saying which are dealt with already.
+//! - `poll` fills a burst with frames and leaves them with the sender. `complete` says which of
+//!   them are dealt with: delivered, answered or dropped. The oldest go back to the sender, up to
+//!   the first that is not dealt with. The rest is polled again, and the burst says which of those
+//!   are done.
 //! - `deliver` puts frames where the receiver will find them; nothing is visible before `publish`.
 //! - `notify` comes after a full memory fence that follows all `publish` calls of a loop.
-//! - An idle queue is armed: its wake-up descriptor becomes readable when there is work. `arm` says whether work came
-//!   in the meantime.
+//! - An idle queue is armed: its wake-up descriptor becomes readable when there is work. `arm`
+//!   reports whether work came in the meantime.
 //! - A port that fails is not called again, but for `stop`.
 //!
 //! To change anything about a port, detach it and attach another.
@@ -49,8 +50,9 @@ pub enum PortFailure {
     HeldUp(Duration),
 }
 
-/// How long what is done for one port at a time may take. All else is bounded in octets and pieces, far below this; what
-/// takes longer is memory that its VMM makes slow.
+/// How long a reactor may be busy with one port at a time. All work is bounded in octets and
+/// pieces, far below this: what takes longer is memory that the VMM makes slow.
+// Short enough that the other ports hardly notice one.
 pub const MAX_VISIT: Duration = Duration::from_millis(10);
 
 /// That a reactor was held up by memory.
@@ -58,7 +60,8 @@ pub const MAX_VISIT: Duration = Duration::from_millis(10);
 pub struct HeldUp {
     /// For how long.
     pub took: Duration,
-    /// It slept. Otherwise it has touched many pages that nobody had, which takes long where they are large.
+    /// It slept. Otherwise it has touched many pages that nobody had, which takes long where they
+    /// are large.
     pub slept: bool,
 }
 
@@ -68,21 +71,25 @@ pub trait Port: Send {
     fn queues(&self) -> usize;
     /// Whether `queue` may be polled at all.
     fn runs(&self, queue: usize) -> bool;
-    /// The descriptor that becomes readable when an armed `queue` has work; none where there are no wake-ups, in
-    /// which case the queue is polled at intervals.
+    /// The descriptor that becomes readable when an armed `queue` has work; none where there are no
+    /// wake-ups, in which case the queue is polled at intervals.
     fn doorbell(&self, queue: usize) -> Option<BorrowedFd<'_>>;
     /// Appends frames that wait in `queue` to an empty burst.
     fn poll(&mut self, queue: usize, burst: &mut Burst) -> Result<(), PortFailure>;
-    /// Says which frames of the last poll of `queue` are dealt with: a bit each, the oldest lowest.
+    /// Takes which frames of the last poll of `queue` are dealt with: a bit each, the oldest
+    /// lowest.
+    // A mask, for a frame that waits for its receiver does not hold up those behind it.
     fn complete(&mut self, queue: usize, done: u64);
-    /// Asks for a wake-up when work comes to `queue`; says whether there is work already.
+    /// Asks for a wake-up when work comes to `queue`. Returns whether there is work already.
     fn arm(&mut self, queue: usize) -> Result<bool, PortFailure>;
     /// Wants no wake-ups for `queue` any more.
     fn disarm(&mut self, queue: usize);
-    /// Whether the guest has a buffer for a frame from `queue` of its sender: frames of one flow keep to one queue.
+    /// Whether the guest has a buffer for a frame from `queue` of its sender: frames of one flow
+    /// keep to one queue.
+    // Asked while the oldest frame of a sender waits: cheaper than to poll and decide again.
     fn has_room(&mut self, queue: usize) -> bool;
-    /// Puts frames from `queue` of their sender into the guest, in order. An error says how many it took, and why not
-    /// the next.
+    /// Puts frames from `queue` of their sender into the guest, in order. An error has the number
+    /// of frames that were taken, and why the next was not.
     fn deliver(
         &mut self,
         frames: &[Outgoing<'_>],
@@ -94,7 +101,9 @@ pub trait Port: Send {
     }
     /// Makes everything visible that was completed and delivered.
     fn publish(&mut self);
-    /// Wakes the guest where it asked to be woken. Tells, too, what failed while frames were put into it.
+    /// Wakes the guest where it asked to be woken. Also reports what failed while frames were
+    /// delivered.
+    // It reports failures since a guest that is silent may not be polled again for long.
     fn notify(&mut self) -> Result<(), PortFailure>;
     /// Ends the port: after this, no memory of the guest is touched.
     fn stop(&mut self);

@@ -1,5 +1,6 @@
-//! What a vNIC may still carry, ask and be told. It is the vNIC's, not its port's: a VMM that connects again, or disturbs
-//! its rings, which guests can bring about at will, neither refills nor empties it.
+//! What a vNIC may still carry, ask and be told. It is the vNIC's, not its port's: a VMM that
+//! connects again, or disturbs its rings, which guests can bring about at will, neither refills nor
+//! empties it.
 
 use crate::{
     dataplane::{
@@ -15,15 +16,20 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
-/// Answers the gateway gives a guest in a second, and how many at once.
+/// Answers of the gateway to a guest in a second, and how many at once.
+// To answer costs the reactor more than to carry. Errors are to be limited anyway (RFC 1812
+// §4.3.2.8, RFC 4443 §2.4(f)).
 const REPLIES_PER_SECOND: f64 = 1000.0;
 /// How often it is noted that a guest was told the same kind of thing.
+// Each note is a message to Control, and to those who watch the vNIC.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
-/// How long after one router advertisement another may follow unasked (RFC 4861 §6.2.4, MIN_DELAY_BETWEEN_RAS).
+/// How long after one router advertisement another may follow unasked (RFC 4861 §6.2.4,
+/// MIN_DELAY_BETWEEN_RAS).
 const ADVERTISEMENT_INTERVAL: Duration = Duration::from_secs(3);
 
-/// How often a vNIC's ports may hold up a reactor before they fail, and how long a time is held against it. Once may be the
-/// machine's doing: a page that had to be read back from a disk.
+/// How often a vNIC's ports may hold up a reactor before they fail, and how long a time is held
+/// against it. Once may be the machine's doing: a page that had to be read back from a disk.
+// Attempts that are a minute apart cost the others next to nothing.
 const STRIKES: u8 = 2;
 const FORGIVEN: Duration = Duration::from_secs(60);
 
@@ -44,7 +50,7 @@ pub struct Allowance {
     struck: Option<Instant>,
 }
 
-/// An [`Allowance`] as one process of the daemon gives it to the next: what is left at that moment.
+/// An [`Allowance`] as one process of the daemon hands it to the next: what is left at that moment.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct SavedAllowance {
     from_guest: Option<SavedLimiter>,
@@ -67,11 +73,12 @@ impl Default for Allowance {
 }
 
 impl Allowance {
-    /// Keeps to the limits of `vnic` from now on; where one is as it was, so is what is left of it.
-    /// What its guest is told next is noted at once: the vNIC may have other addresses, or another
-    /// guest.
+    /// Keeps to the limits of `vnic` from now on. A limit that is as it was keeps what is left of
+    /// it. What the guest is told next is noted at once: the vNIC may have other addresses, or
+    /// another guest.
     pub fn keep_to(&mut self, vnic: &Vnic) {
         let keep = |limiter: &mut Option<Limiter>, limit: Limit| {
+            // Tables are published at every change in a network: that must refill nobody's bucket.
             if limiter.as_ref().map_or(Limit::default(), |limiter| *limiter.limit()) != limit {
                 *limiter = Limiter::new(limit);
             }
@@ -86,7 +93,8 @@ impl Allowance {
         self.replies.take(now)
     }
 
-    /// Whether it is to be noted that the guest was told something: once a second for each kind of thing.
+    /// Whether it is to be noted that the guest was told something: once a second for each kind of
+    /// thing.
     pub fn may_note(&mut self, told: &Told, now: Instant) -> bool {
         let Some(last) = self.told.get_mut(told.kind()) else { return false };
         let due = last.is_none_or(|last| now.saturating_duration_since(last) >= TELL_INTERVAL);
@@ -108,6 +116,7 @@ impl Allowance {
 
     /// Notes that a port held up its reactor. An error: too often.
     pub fn strike(&mut self, took: Duration, now: Instant) -> Result<(), PortFailure> {
+        // From the last strike, not the first: a minute without any is asked for.
         let last = self.struck.replace(now);
         if last.is_none_or(|last| now.saturating_duration_since(last) > FORGIVEN) {
             self.strikes = 0;
@@ -119,6 +128,8 @@ impl Allowance {
     /// What is left, for another process.
     pub fn save(&self) -> SavedAllowance {
         SavedAllowance {
+            // Strikes are not saved: the new process maps the memory anew, and meets what is slow
+            // in it.
             from_guest: self.from_guest.as_ref().map(Limiter::save),
             to_guest: self.to_guest.as_ref().map(Limiter::save),
             replies: Some(self.replies.tokens()),
@@ -132,6 +143,7 @@ impl Allowance {
             to_guest: saved.to_guest.as_ref().and_then(Limiter::restore),
             ..Self::default()
         };
+        // Absent from a daemon that did not save it: then the bucket is full.
         if let Some(left) = saved.replies {
             allowance.replies.keep(left);
         }

@@ -9,6 +9,7 @@ use super::atomic::{AtomicUsize, Ordering};
 
 /// On a cache line of its own, and the next one, which is fetched with it.
 #[derive(Debug)]
+// Both ends write all the time: on one line they would take it from each other at each record.
 #[repr(align(128))]
 struct Position(AtomicUsize);
 
@@ -25,23 +26,27 @@ impl Positions {
         Self { head: Position(AtomicUsize::new(0)), tail: Position(AtomicUsize::new(0)) }
     }
 
-    /// The producer's: what is not between head and tail is its own to write. Gives both.
+    /// The producer's: what is not between head and tail is its own to write. Returns both.
     pub(super) fn free(&self) -> (usize, usize) {
+        // Acquire, of the other's: its reads are over before this side overwrites what they read.
+        // Relaxed, of the own: nobody else writes it.
         (self.head.0.load(Ordering::Acquire), self.tail.0.load(Ordering::Relaxed))
     }
 
-    /// The producer's: gives what it wrote up to `tail` to the consumer.
+    /// The producer's: returns what it wrote up to `tail` to the consumer.
     pub(super) fn publish(&self, tail: usize) {
+        // Behind all octets: who sees this tail sees them.
         self.tail.0.store(tail, Ordering::Release);
     }
 
-    /// The consumer's: what is between head and tail is its own to read. Gives both.
+    /// The consumer's: what is between head and tail is its own to read. Returns both.
     pub(super) fn published(&self) -> (usize, usize) {
         (self.head.0.load(Ordering::Relaxed), self.tail.0.load(Ordering::Acquire))
     }
 
-    /// The consumer's: gives what it read up to `head` back to the producer.
+    /// The consumer's: returns what it read up to `head` back to the producer.
     pub(super) fn release(&self, head: usize) {
+        // Behind all reads: after this the octets may be overwritten.
         self.head.0.store(head, Ordering::Release);
     }
 }

@@ -10,6 +10,7 @@ use vm_memory::{
 };
 
 /// Octets of a huge page.
+// The size of a huge page of x86-64, and of arm64 with pages of 4 KiB: one entry of the TLB.
 pub(super) const LEN: usize = 2 << 20;
 
 /// Whether channels between reactors are backed by huge pages.
@@ -37,6 +38,7 @@ impl HugePage {
         }
         match Self::map(libc::MAP_HUGETLB | libc::MAP_POPULATE) {
             Err(error) if policy == Hugepages::Auto => {
+                // Links are made one by one, and lack of pages is the same news each time.
                 static WARNED: AtomicBool = AtomicBool::new(false);
                 if !WARNED.swap(true, Ordering::Relaxed) {
                     tracing::warn!(%error, "no huge page for channels between reactors: using ordinary memory \
@@ -50,6 +52,8 @@ impl HugePage {
 
     fn map(flags: libc::c_int) -> io::Result<Self> {
         let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // Private: threads of one process share it all the same, and a hand-over passes no frames
+        // on.
         let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let region =
             MmapRegionBuilder::new(LEN).with_mmap_prot(prot).with_mmap_flags(flags).build();

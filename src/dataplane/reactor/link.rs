@@ -1,12 +1,11 @@
-//! Channels between reactors: for each ordered pair one ring of variable-length records in one huge page, with one
-//! producer and one consumer, made when first used.
+//! Channels between reactors: for each ordered pair one ring of variable-length records in one huge
+//! page, with one producer and one consumer, made when first used.
 //!
 //! ```text
 //! head ──▶ [len│port│…│frame…][len│port│…│frame…] ◀── tail      positions run freely; a record never wraps
 //! ```
-//! The producer writes records behind `tail` and publishes it; the consumer reads up to `tail` and publishes `head`
-//! (`cursors.rs`).
-//! A sleeping consumer is woken by its `Waker` (`sleep.rs`).
+//! The producer writes records behind `tail` and publishes it; the consumer reads up to `tail` and
+//! publishes `head` (`cursors.rs`). A sleeping consumer is woken by its `Waker` (`sleep.rs`).
 #![expect(
     unsafe_code,
     reason = "a single-producer single-consumer ring hands memory from one thread to another"
@@ -35,6 +34,7 @@ use std::{
 };
 
 /// Records start at multiples of this.
+// A cache line: while the consumer reads a record the producer writes the next, on other lines.
 const ALIGN: usize = 64;
 
 /// What stands before the octets of a frame.
@@ -48,11 +48,12 @@ struct Record {
     offload: Offload,
 }
 
+// No length of a frame: those are far below.
 const SKIP: u32 = u32::MAX;
 const FRAME_AT: usize = size_of::<Record>().next_multiple_of(ALIGN);
 
-/// What a port has in a link: octets that may still be there. Others are to find room beside a port whose frames are not
-/// taken fast enough.
+/// How many octets of a port may still be in a link. It leaves room for others beside a port whose
+/// frames are not taken fast enough.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Share {
     /// All that is counted in `before` is in front of this.
@@ -62,11 +63,15 @@ pub struct Share {
 }
 
 impl Share {
-    /// Octets that the port may append: what is free of half the link, which anyone may fill, or what is left of an eighth.
+    /// Octets that the port may append. Half of the link is free to all, and beyond that each port
+    /// has an eighth: the larger rest counts.
     fn room(&mut self, head: usize, tail: usize) -> usize {
+        // All that was in the link at the mark has been read: what is left of the port came since.
+        // It is an upper bound that needs neither a list of records nor a word from the consumer.
         if head >= self.mark {
             *self = Self { mark: tail, before: self.since, since: 0 };
         }
+        // An eighth holds several of the longest frames, so a port is slowed down, not shut out.
         let common = (LEN / 2).saturating_sub(tail - head);
         common.max((LEN / 8).saturating_sub(self.before + self.since))
     }
@@ -90,13 +95,14 @@ impl Link {
         Ok(Self { page, positions: Positions::new() })
     }
 
-    /// Appends frames from a port, as many as there is room for and its `share` allows; gives how many. Called by one
-    /// thread.
+    /// Appends frames from a port, as many as there is room for and its `share` allows; returns how
+    /// many. Called by one thread.
     pub fn push(&self, way: (PortId, usize), frames: &[Outgoing<'_>], share: &mut Share) -> usize {
         let (head, start) = self.positions.free();
         let end = start + share.room(head, start);
         let mut tail = start;
         let pushed = frames.iter().map_while(|frame| {
+            // A frame beyond the share is written, and not published: the next one overwrites it.
             tail = self.append(head, tail, way, frame).filter(|tail| *tail <= end)?;
             Some(())
         });
@@ -106,7 +112,8 @@ impl Link {
         pushed
     }
 
-    /// Writes a frame between `tail` and `head`, invisible yet; gives the new tail, unless there is no room.
+    /// Writes a frame between `tail` and `head`, invisible yet; returns the new tail, unless there
+    /// is no room.
     fn append(
         &self,
         head: usize,
@@ -115,6 +122,7 @@ impl Link {
         frame: &Outgoing<'_>,
     ) -> Option<usize> {
         let needed = (FRAME_AT + frame.len).next_multiple_of(ALIGN);
+        // A frame in one piece is one slice for its reader: that is worth the rest of the page.
         let to_end = LEN - tail % LEN;
         let skipped = if to_end < needed { to_end } else { 0 };
         if tail - head + skipped + needed > LEN {
@@ -127,36 +135,45 @@ impl Link {
         let record =
             Record { len: frame.len as u32, port, queue: queue as u32, offload: frame.offload };
         self.write(tail, record);
-        // SAFETY: the octets lie in the free part of the page, which is the producer's until `tail` is published.
+        // SAFETY: the octets lie in the free part of the page, which is the producer's until `tail`
+        // is published.
         let octets = unsafe { std::slice::from_raw_parts_mut(self.at(tail + FRAME_AT), frame.len) };
+        // The head is private and may have been rewritten; the tail is read from the guest's
+        // memory.
         let (front, rest) = octets.split_at_mut(frame.head.len());
         front.copy_from_slice(frame.head);
         Span::gather(frame.tail, rest);
         Some(tail + needed)
     }
 
-    /// Gives the oldest frames, as far as they go to one port and came from one queue, to `take`; gives how many. Called
-    /// by one thread.
+    /// Hands the oldest run of frames with the same port and queue to `take`. Returns their number.
+    /// Called by one thread.
     pub fn pop(&self, take: impl FnOnce(PortId, usize, &[Outgoing<'_>])) -> usize {
         let (mut head, tail) = self.positions.published();
         let mut frames = ArrayVec::<Outgoing<'_>, BURST>::new();
         let mut way = None;
         while head != tail && !frames.is_full() {
             let record = self.read(head);
+            // Never the last one: it is published together with the record that did not fit before
+            // it.
             if record.len == SKIP {
                 head += LEN - head % LEN;
                 continue;
             }
+            // A run goes to one ring: the receiver is looked up once for all of it.
             if *way.get_or_insert((record.port, record.queue)) != (record.port, record.queue) {
                 break;
             }
             let len = record.len as usize;
-            // SAFETY: a published record is the consumer's until `head` is published, and lies in the page.
+            // SAFETY: a published record is the consumer's until `head` is published, and lies in
+            // the page.
             let octets = unsafe { std::slice::from_raw_parts(self.at(head + FRAME_AT), len) };
             frames.push(Outgoing::private(octets, record.offload));
             head += (FRAME_AT + len).next_multiple_of(ALIGN);
         }
         if let Some((port, queue)) = way {
+            // Before the release: the frames are the page's own octets. If this panics they are
+            // taken again, for a port that has failed by then, and are dropped.
             take(port, queue as usize, &frames);
             self.positions.release(head);
         }
@@ -173,7 +190,8 @@ impl Link {
     }
 
     fn write(&self, position: usize, record: Record) {
-        // SAFETY: positions are aligned to 64 and a record fits before the page ends; the place is the producer's.
+        // SAFETY: positions are aligned to 64 and a record fits before the page ends; the place is
+        // the producer's.
         unsafe { self.at(position).cast::<Record>().write(record) };
     }
 
@@ -194,6 +212,7 @@ pub(super) struct Waker {
 impl Waker {
     /// A waker for a reactor that is awake.
     pub(super) fn new() -> io::Result<Self> {
+        // It need not be read: a poll of io_uring wakes at each write, whatever the count is.
         let doorbell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { sleep: Sleep::new(), doorbell })
     }
@@ -228,6 +247,7 @@ pub(super) struct Matrix {
 impl Matrix {
     /// Links between the reactors of `wakers`.
     pub(super) fn new(wakers: Vec<Arc<Waker>>, hugepages: Hugepages) -> Self {
+        // Empty cells: each link is 2 MiB, and most pairs of reactors never need theirs.
         let links = (0..wakers.len() * wakers.len()).map(|_| OnceLock::new()).collect();
         Self { links, wakers, hugepages }
     }
@@ -253,13 +273,14 @@ impl Links {
         Self { here, matrix, sent: Vec::with_capacity(16), shares, log }
     }
 
-    /// Gives `limit` frames of each link and a burst more to `take`, if there are so many.
+    /// Hands frames of each link to `take` until `limit` is reached: a burst beyond it at most.
     pub(super) fn receive(
         &mut self,
         limit: usize,
         mut take: impl FnMut(PortId, usize, &[Outgoing<'_>]),
     ) {
         for link in self.incoming() {
+            // A limit for each link: one that is always full does not keep the others waiting.
             let mut taken = 0;
             while taken < limit {
                 match link.pop(&mut take) {
@@ -279,6 +300,7 @@ impl Links {
     pub(super) fn flush(&mut self) {
         for reactor in self.sent.drain(..) {
             let waker = &self.matrix.wakers[reactor];
+            // Once a turn, not once a frame: to wake a reactor takes a system call.
             if waker.sleep.must_ring() {
                 waker.ring();
             }
@@ -316,15 +338,19 @@ impl Links {
         let link = match cell.get() {
             Some(link) => link,
             None => match Link::new(self.matrix.hugepages) {
+                // No race: this reactor is the only producer of its row.
                 Ok(link) => cell.get_or_init(|| link),
                 Err(error) => {
                     if let Some(Said { unsaid }) = self.log.line(Instant::now()) {
                         tracing::error!(%error, from = self.here, to, unsaid, "no memory for a channel between reactors");
                     }
+                    // As if it were full: the frames are dropped by that name, and the next ones
+                    // try again.
                     return 0;
                 }
             },
         };
+        // There are 64 reactors at most: a list is searched faster than a set.
         if !self.sent.contains(&to) {
             self.sent.push(to);
         }

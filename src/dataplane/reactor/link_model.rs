@@ -1,5 +1,5 @@
-//! Every interleaving of a link's producer and consumer, on a page of two places: neither touches what is the other's, and
-//! everything arrives once, in order.
+//! Every interleaving of a link's producer and consumer, on a page of two places: neither touches
+//! what is the other's, and everything arrives once, in order.
 
 use loom::sync::atomic;
 use loom::{cell::UnsafeCell, model, sync::Arc, thread::spawn};
@@ -10,6 +10,8 @@ mod cursors;
 
 use cursors::Positions;
 
+// As few as show it: with two places and three sends, a place is used twice and the page can be
+// full. loom tries all interleavings, whose number grows exponentially.
 const PLACES: usize = 2;
 const SENT: usize = 3;
 
@@ -27,6 +29,7 @@ fn send_and_receive(early: usize) {
         spawn(move || {
             for number in 1..=SENT {
                 let (head, tail) = page.positions.free();
+                // No second try: a loop that waits for the other thread has no end in loom.
                 if tail - head == PLACES {
                     return number - 1;
                 }

@@ -1,4 +1,5 @@
-//! The life of a burst: polled from a port, decided frame by frame, delivered next hop by next hop, completed.
+//! The life of a burst: polled from a port, decided frame by frame, delivered next hop by next hop,
+//! completed.
 //!
 //! ```text
 //! ingress port → plain → route ──────────────────────→ egress → port of this reactor │ link to another
@@ -32,6 +33,7 @@ use crate::{
 use arrayvec::ArrayVec;
 use std::{net::Ipv4Addr, time::Instant};
 
+// One word: a set of frames is tested, counted and gone through in single instructions.
 const _: () = assert!(BURST == u64::BITS as usize, "sets of frames are masks of 64 bits");
 
 /// What a reactor needs to carry frames, made once.
@@ -40,7 +42,8 @@ pub struct Pipeline {
     burst: Burst,
     /// Where each frame of the burst is addressed to, if it is plain.
     destinations: [Option<Ipv4Addr>; BURST],
-    /// Where each frame of the burst goes on to, if anywhere; else its verdict says what becomes of it.
+    /// Where each frame of the burst goes on to, if anywhere; else its verdict says what becomes of
+    /// it.
     next_hops: [NextHopId; BURST],
     verdicts: [Verdict; BURST],
     withheld: Withheld,
@@ -61,6 +64,7 @@ impl Default for Pipeline {
             verdicts: [Verdict::Gateway; BURST],
             withheld: Withheld::default(),
             whole: vec![0; MAX_FRAME_LEN].into(),
+            // Fragments are what is longest: all of one frame are made before the first is sent.
             answer: vec![0; fragment::BUFFER_LEN].into(),
             carried: 0,
         }
@@ -94,7 +98,7 @@ enum Refused {
 }
 
 impl Pipeline {
-    /// Takes one burst from a queue through the switch. Gives how many frames were waiting.
+    /// Takes one burst from a queue through the switch. Returns how many frames were waiting.
     pub fn run<L: Links>(
         &mut self,
         ports: &mut Ports,
@@ -106,8 +110,10 @@ impl Pipeline {
         let Some(slot) = ports.sound_mut(ingress) else { return Ok(0) };
         if let Some(held) = slot.held
             && now.duration_since(held.since) < HOLD
+            // A cheap look instead of a poll, which would read and decide the same frames again.
             && ports.sound_mut(held.receiver).is_some_and(|slot| !slot.port.has_room(queue))
         {
+            // Not 0: the frame waits still, so its queue is neither armed nor asleep.
             return Ok(1);
         }
         let Some(slot) = ports.sound_mut(ingress) else { return Ok(0) };
@@ -122,6 +128,8 @@ impl Pipeline {
         self.decide(slot);
         if let Some(limiter) = &mut slot.allowance.from_guest {
             limiter.refill(now);
+            // A copy is charged: a frame that is held is polled and limited again, and must be paid
+            // for once, when it is dealt with (`complete`).
             self.limit(*limiter);
         }
         let mut passage = Passage { ports, links, ingress, now };
@@ -136,8 +144,11 @@ impl Pipeline {
     }
 
     /// Decides about every frame of the burst. Those to be forwarded are made what they leave as.
+    // Apart: its loops have more registers alone than within `run` (8 instructions a frame).
+    #[inline(never)]
     fn decide(&mut self, slot: &Slot) {
         let Some((table, vnic)) = slot.vnic() else {
+            // Attached before its network was published: there is nowhere to go yet.
             self.next_hops = [NextHopId::NONE; BURST];
             self.verdicts = [Verdict::Drop(DropReason::NoRoute); BURST];
             return;
@@ -151,6 +162,8 @@ impl Pipeline {
         }
         for (destination, way) in destinations.iter().zip(&mut self.next_hops) {
             let found = destination.and_then(|destination| table.fib.lookup_ipv4(destination));
+            // A frame without a route is not dropped here: the general path finds out why, and may
+            // tell.
             *way = found.unwrap_or(NextHopId::NONE);
         }
         // Apart, so that what nearly all frames are is all that this loop has in it.
@@ -176,6 +189,7 @@ impl Pipeline {
                 self.next_hops[at] = next_hop;
             }
             Err(other) => {
+                // Headers beyond the copied head are rare, and cost a copy of the whole frame.
                 let is_deep = routed::is_deep(frame, other);
                 (self.next_hops[at], self.verdicts[at]) = (NextHopId::NONE, other);
                 if is_deep {
@@ -214,12 +228,15 @@ impl Pipeline {
 
     /// The frames of the burst that are not dealt with.
     fn waiting(&self) -> u64 {
+        // There is at least one frame (`run`), so this never shifts by all 64 bits.
         u64::MAX >> (BURST - self.burst.len()) & !self.burst.done
     }
 
-    /// Carries out the decisions, those towards one next hop together, and counts. Gives the frames that are dealt
-    /// with; the others wait for their receiver.
+    /// Carries out the decisions, those towards one next hop together, and counts. Returns the
+    /// frames that are dealt with; the others wait for their receiver.
     fn deliver<L: Links>(&mut self, passage: &mut Passage<'_, L>) -> u64 {
+        // By next hop, in the order of each group's oldest frame: frames of one flow stay in order,
+        // and a receiver is looked up, and its ring read, once for all of them.
         let mut left = self.waiting();
         let mut dealt = 0;
         while left != 0 {
@@ -243,6 +260,7 @@ impl Pipeline {
 
     /// The frames to be forwarded to `next_hop`.
     fn towards(&self, next_hop: NextHopId) -> u64 {
+        // Each step shifts the set up. The frame taken last ends as bit 0, so they go in reverse.
         let ways = self.next_hops[..self.burst.len()].iter().rev();
         ways.fold(0, |set, way| set << 1 | u64::from(*way == next_hop))
     }
@@ -256,6 +274,8 @@ impl Pipeline {
         match self.verdicts[at] {
             Verdict::Gateway => {
                 let answered = self.answer(at, passage);
+                // RFC 1122 §4.1.3.1: a port nobody listens on is told of. The asker need not wait
+                // for a timeout.
                 if answered == Err(DropReason::NotServed) {
                     self.reject(at, Rejection::NotServed, passage);
                 }
@@ -285,9 +305,12 @@ impl Pipeline {
         let next_hop = *table.fib.next_hop(next_hop);
         let whole = self.burst.linearise(at, &mut self.whole);
         passage.blame(passage.ingress);
+        // Before the cut: all fragments have one header, whose hop limit is taken down once.
         rewrite::rewrite(whole, &next_hop);
         let offload = self.burst.frame(at).offload;
         let Some(fragments) = fragment::cut(whole, offload, next_hop.mtu, &mut self.answer) else {
+            // More pieces than one frame may become: told as if DF were set (decision 0006).
+            // `reject` copies the frame anew, so that its sender is shown what it sent.
             self.reject(at, Rejection::TooBig(next_hop.mtu), passage);
             return Err(DropReason::ExceedsMtu);
         };
@@ -301,7 +324,7 @@ impl Pipeline {
         sent
     }
 
-    /// Sends the frames of `group` on to their next hop. Gives those that are dealt with.
+    /// Sends the frames of `group` on to their next hop. Returns those that are dealt with.
     fn forward<L: Links>(
         &mut self,
         group: u64,
@@ -311,6 +334,8 @@ impl Pipeline {
         let vnic = passage.ports.get_mut(passage.ingress).and_then(|slot| slot.vnic());
         let Some(next_hop) = vnic.map(|(table, _)| *table.fib.next_hop(next_hop)) else { return 0 };
         let next_hop = &next_hop;
+        // Straight copies read the sender's memory and write the receiver's at once: who of both
+        // made the reactor wait could not be told.
         if passage.links.watches() {
             return self.forward_watched(group, next_hop, passage);
         }
@@ -324,7 +349,10 @@ impl Pipeline {
             };
             sent += taken;
             let (reason, until) = match passage.refused(next_hop, why, group) {
+                // The first `sent` of the group have gone, or were dropped one by one. The others
+                // wait.
                 Refused::Hold => return bits(group).take(sent).fold(0, |set, at| set | 1 << at),
+                // Only the frame that was refused: the next one may fit.
                 Refused::Drop(reason) => (reason, sent + 1),
                 Refused::DropRest(reason) => (reason, frames.len()),
             };
@@ -334,7 +362,8 @@ impl Pipeline {
         group
     }
 
-    /// As [`Pipeline::forward`], frame by frame and by way of private memory: who makes the reactor wait is found.
+    /// As [`Pipeline::forward`], frame by frame and by way of private memory: who makes the reactor
+    /// wait is found.
     #[cold]
     fn forward_watched<L: Links>(
         &mut self,
@@ -368,8 +397,10 @@ impl Pipeline {
         at: usize,
         passage: &mut Passage<'_, L>,
     ) -> Result<(), DropReason> {
+        // Copied before it is looked at: the guest may write to its memory meanwhile.
         let whole = self.burst.linearise(at, &mut self.whole);
         let offload = self.burst.frame(at).offload;
+        // Again, on the whole: what the first look saw was the head alone.
         let headers = classify(whole, whole.len(), offload)?;
         let slot = passage.ports.sound_mut(passage.ingress).ok_or(DropReason::NoGuest)?;
         if !slot.allowance.may_reply(passage.now) {
@@ -400,6 +431,8 @@ impl Pipeline {
     fn reject<L: Links>(&mut self, at: usize, rejection: Rejection, passage: &mut Passage<'_, L>) {
         let whole = self.burst.linearise(at, &mut self.whole);
         let Some(slot) = passage.ports.sound_mut(passage.ingress) else { return };
+        // An error quotes the beginning of its packet (RFC 792): how it is to be cut does not
+        // matter.
         let Ok(headers) = classify(whole, whole.len(), Offload::None) else { return };
         if !slot.allowance.may_reply(passage.now) {
             return;
@@ -420,17 +453,20 @@ impl Pipeline {
     /// Counts what was dealt with and returns it to its sender.
     fn complete(&mut self, ports: &mut Ports, ingress: PortId, dealt: u64) {
         self.carried += u64::from(dealt.count_ones());
+        // Not `sound_mut`: what a port has sent is counted, though it failed meanwhile.
         let Some(slot) = ports.get_mut(ingress) else { return };
         slot.counters.ingress_frames.add(dealt.count_ones().into());
         let octets = bits(dealt).map(|at| self.burst.frame(at).len as u64).sum();
         slot.counters.ingress_octets.add(octets);
         if let Some(limiter) = &mut slot.allowance.from_guest {
+            // A frame beyond the limit takes no tokens: a flood would else never see its limit end.
             for at in bits(dealt).filter(|at| !self.is_limited(*at)) {
                 let frame = self.burst.frame(at);
                 limiter.charge(frame.len, frame.offload);
             }
         }
         let done = self.burst.done | dealt;
+        // Bit 0 is the oldest frame, the one whose wait is timed: it has gone.
         if done & 1 != 0 {
             slot.held = None;
         }
@@ -457,6 +493,7 @@ impl Pipeline {
         self.carried += frames.len() as u64;
         ports.in_hand = Some(port);
         let Some(slot) = ports.sound_mut(port) else { return };
+        // Nothing is held here: the frames are copies in a link, which others are waiting to fill.
         while !frames.is_empty() {
             let Err((taken, why)) = slot.put(frames, queue, now) else { break };
             frames = &frames[taken..];
@@ -475,7 +512,7 @@ impl Pipeline {
         ports.touch(port);
     }
 
-    /// Advertises the router to a guest unasked. Gives when to do so again, if ever.
+    /// Advertises the router to a guest unasked. Returns when to do so again, if ever.
     pub fn advertise(
         &mut self,
         ports: &mut Ports,
@@ -491,6 +528,8 @@ impl Pipeline {
             && gateway::router_advertisement(table, vnic, &mut writer).is_ok()
         {
             let advertisement = Outgoing::private(writer.since(0), Offload::None);
+            // The first queue pair is always in use, others only once the driver asks
+            // (VIRTIO_NET_F_MQ).
             heard = slot.put(&[advertisement], 0, now);
         }
         if let Err((_, Undelivered::Failed(failure))) = heard {
@@ -511,13 +550,15 @@ impl Pipeline {
 fn bits(mut set: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let at = set.trailing_zeros();
+        // Clears the lowest bit that is set; wraps where none is, which ends the iteration.
         set &= set.wrapping_sub(1);
         (at < u64::BITS).then_some(at as usize)
     })
 }
 
 impl<L: Links> Passage<'_, L> {
-    /// Holds it against a port of this reactor if what was done for it since it was begun to be timed took too long.
+    /// Holds it against a port of this reactor if too much time has passed since timing began:
+    /// something was done for the port meanwhile.
     fn blame(&mut self, port: PortId) {
         let held_up = self.links.held_up();
         self.ports.blame(port, held_up, self.now);
@@ -549,8 +590,8 @@ impl<L: Links> Passage<'_, L> {
         sent
     }
 
-    /// Sends what one frame became, which the caller counts as one. What is not taken at once is dropped: there is nothing
-    /// left of it to wait with its sender.
+    /// Sends the fragments of one frame, which the caller counts as one. What is not taken at once
+    /// is dropped: nothing of a fragment is left with the sender, so it cannot wait there.
     fn send_as_one(
         &mut self,
         next_hop: &NextHop,
@@ -582,7 +623,9 @@ impl<L: Links> Passage<'_, L> {
             self.ports.in_hand = Some(next_hop.port);
             let slot = self.ports.sound_mut(next_hop.port).ok_or((0, None))?;
             let sent = slot.put(frames, queue, self.now).map_err(|(taken, why)| (taken, Some(why)));
+            // A panic in between is the receiver's; from here on it is the sender's again.
             self.ports.in_hand = Some(self.ingress);
+            // Whatever came of it: some of the frames may have been placed.
             self.ports.touch(next_hop.port);
             sent
         } else {
@@ -594,7 +637,8 @@ impl<L: Links> Passage<'_, L> {
         }
     }
 
-    /// What is to be done about a frame of `group` that its next hop refused; `None`: nobody is there.
+    /// What is to be done about a frame of `group` that its next hop refused; `None`: nobody is
+    /// there.
     fn refused(&mut self, next_hop: &NextHop, why: Option<Undelivered>, group: u64) -> Refused {
         match why {
             None => Refused::DropRest(DropReason::NoGuest),
@@ -608,19 +652,26 @@ impl<L: Links> Passage<'_, L> {
         }
     }
 
-    /// Holds frames for a receiver without buffers, but not the oldest of their sender for longer than [`HOLD`].
+    /// Holds frames for a receiver without buffers, but not the oldest of their sender for longer
+    /// than [`HOLD`].
     fn hold(&mut self, next_hop: &NextHop, group: u64) -> Refused {
+        // The state of another reactor's port is not seen from here, only that the link takes no
+        // more.
         let elsewhere = next_hop.reactor != self.links.here();
         let reason = if elsewhere { DropReason::LinkFull } else { DropReason::RxRingFull };
         let receiver = self.ports.get_mut(next_hop.port).filter(|_| !elsewhere);
+        // It had its time and took nothing since: not every sender waits for it in turn.
         if receiver.is_some_and(|receiver| receiver.stalled) {
             return Refused::DropRest(reason);
         }
         let Some(sender) = self.ports.get_mut(self.ingress) else { return Refused::Hold };
+        // Bit 0 is the sender's oldest frame: only it starts the clock. A later one becomes the
+        // oldest once those before it have gone.
         if group & 1 == 0 {
             return Refused::Hold;
         }
         let fresh = Held { since: self.now, receiver: next_hop.port };
+        // Kept across polls: a frame that is refused again goes on waiting from its first time.
         if self.now.duration_since(sender.held.get_or_insert(fresh).since) < HOLD {
             return Refused::Hold;
         }

@@ -14,7 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a frame waits for a receiver without buffers before it is dropped and the receiver marked stalled.
+/// How long a frame waits for a receiver without buffers before it is dropped and the receiver
+/// marked stalled.
+// A frame that waits keeps its buffers, and those behind it, from its sender: one receiver that
+// stands still must hold up nobody for longer (R40 in docs/reliability.md).
 pub const HOLD: Duration = Duration::from_micros(100);
 
 /// A port as it is given to a reactor.
@@ -31,7 +34,8 @@ pub struct Attachment {
     pub allowance: Allowance,
     /// Called once, if the port fails.
     pub on_failure: Box<dyn FnOnce(PortFailure) + Send>,
-    /// Called when the gateway has told the guest something, at most once a second for each kind of it.
+    /// Called when the gateway has told the guest something, at most once a second for each kind of
+    /// it.
     pub on_told: Box<dyn FnMut(Told) + Send>,
 }
 
@@ -107,6 +111,7 @@ impl Slot {
         let mut frames = all;
         if let Some(limiter) = &mut self.allowance.to_guest {
             limiter.refill(now);
+            // Cut before the port sees them, since what it takes cannot be taken back.
             frames = &all[..limiter.admitted(all.iter().map(|frame| (frame.len, frame.offload)))];
         }
         let delivered = self.port.deliver(frames, queue);
@@ -115,11 +120,13 @@ impl Slot {
             frames[..taken].iter().for_each(|frame| limiter.charge(frame.len, frame.offload));
         }
         if taken > 0 {
+            // Not by time: a guest that is back shows it by taking a frame.
             self.stalled = false;
             self.counters.egress_frames.add(taken as u64);
             self.counters.egress_octets.add(frames[..taken].iter().map(|f| f.len as u64).sum());
         }
         match delivered {
+            // The limit is the reason only where the port took all that it was given.
             Ok(()) if frames.len() < all.len() => Err((frames.len(), Undelivered::Limited)),
             delivered => delivered,
         }
@@ -128,6 +135,8 @@ impl Slot {
     /// Notes that it held up the reactor, if it did. An error: too often.
     pub fn strike(&mut self, held_up: Option<HeldUp>, now: Instant) -> Result<(), PortFailure> {
         match held_up {
+            // No sleep means pages that were touched first. Small ones are no offence: every guest
+            // that boots has those.
             Some(HeldUp { took, slept }) if slept || self.port.has_large_pages() => {
                 self.allowance.strike(took, now)
             }
@@ -142,6 +151,7 @@ impl Slot {
     }
 
     fn learn(&mut self, table: &Arc<NetworkTable>) {
+        // By slot, then by identity: a slot is used again, and a table may be older than its port.
         let found = table.vnics.binary_search_by_key(&self.id.slot, |vnic| vnic.port.slot);
         let found = found.ok().filter(|at| table.vnics[*at].port == self.id);
         self.table = found.map(|at| (Arc::clone(table), at));
@@ -173,6 +183,7 @@ impl Ports {
     /// Takes a port over, whose queues are polled for `busy_poll` after a frame.
     pub fn attach(&mut self, attachment: Attachment, busy_poll: Duration) {
         let at = attachment.id.slot as usize;
+        // Slots are numbered across all reactors: most entries of a reactor's own list are empty.
         if self.slots.len() <= at {
             self.slots.resize_with(at + 1, || None);
         }
@@ -199,10 +210,11 @@ impl Ports {
         self.touch(attachment.id);
     }
 
-    /// Gives a port back, stopped.
+    /// Returns a port, stopped.
     pub fn detach(&mut self, id: PortId) -> Option<Slot> {
         self.get_mut(id)?;
         let mut slot = self.slots.get_mut(id.slot as usize)?.take()?;
+        // The slot may be another port's before the turn ends.
         self.touched.retain(|at| *at != id.slot);
         slot.port.stop();
         Some(slot)
@@ -213,6 +225,7 @@ impl Ports {
         for slot in self.slots.iter_mut().flatten().filter(|slot| slot.network == table.key) {
             slot.learn(table);
         }
+        // A network without vNICs has no ports, and may be gone for good.
         if table.vnics.is_empty() {
             self.tables.remove(&table.key);
         } else {
@@ -261,8 +274,9 @@ impl Ports {
         }
     }
 
-    /// Publishes what was touched; then, after one full fence, wakes those guests that want it. `timed` is called around
-    /// what is done for each port, and says for how long that held up the reactor.
+    /// Publishes what was touched; then, after one full fence, wakes those guests that want it.
+    /// `timed` is called around what is done for each port, and says for how long that held up the
+    /// reactor.
     pub fn publish_touched(&mut self, now: Instant, timed: &mut impl FnMut() -> Option<HeldUp>) {
         // Taken off when all is done, since a panic of one port leaves the others to be published.
         for touched in 0..self.touched.len() {
@@ -272,6 +286,9 @@ impl Ports {
                 Ok(())
             });
         }
+        // Used indices are stored above, what guests want is read below. Without a fence a CPU, x86
+        // too, may let the load pass the store, and a guest that asks just now would never be
+        // woken. One fence serves all ports, and all links (`Links::flush`).
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         while let Some(at) = self.touched.last().copied() {
             if let Some(slot) = &mut self.slots[at as usize] {

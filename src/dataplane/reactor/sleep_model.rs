@@ -1,4 +1,5 @@
-//! Every interleaving of those who bring work and a reactor that goes to sleep, as far as the memory model allows any.
+//! Every interleaving of those who bring work and a reactor that goes to sleep, as far as the
+//! memory model allows any.
 
 use loom::sync::atomic;
 use loom::{
@@ -27,6 +28,7 @@ fn a_reactor_never_sleeps_on_a_command() {
         let callers = [1, 2].map(|number| {
             let (sleep, command) = (Arc::clone(&sleep), Arc::clone(&command));
             spawn(move || {
+                // Relaxed: only the call may make it visible.
                 command.fetch_add(number, Relaxed);
                 sleep.call()
             })
@@ -57,8 +59,8 @@ fn a_reactor_never_sleeps_on_a_frame_in_a_link() {
     });
 }
 
-/// A driver that sends, and a ring that is armed as `SplitRing::arm` does it (virtio 1.2 §2.7.13.4.1 and §2.7.7.1).
-/// Gives whether the device went to sleep, and whether it was kicked.
+/// A driver that sends, and a ring that is armed as `SplitRing::arm` does it (virtio 1.2
+/// §2.7.13.4.1 and §2.7.7.1). Returns whether the device went to sleep, and whether it was kicked.
 fn send_and_arm(fenced: bool) -> (bool, bool) {
     let (available, event) = (Arc::new(AtomicU16::new(0)), Arc::new(AtomicU16::new(u16::MAX)));
     let (driver_index, driver_event) = (Arc::clone(&available), Arc::clone(&event));
@@ -67,6 +69,7 @@ fn send_and_arm(fenced: bool) -> (bool, bool) {
         fence(SeqCst);
         driver_event.load(Relaxed) == 0
     });
+    // A driver kicks for the entry that the event index names, here the first.
     event.store(0, Relaxed);
     if fenced {
         fence(SeqCst);

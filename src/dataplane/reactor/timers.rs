@@ -9,6 +9,8 @@ use std::{
 /// What is due when.
 #[derive(Debug)]
 pub(super) struct Timers<T> {
+    // A set, not a heap: a deadline must be taken out when its port leaves. VMMs attach ports at
+    // will, and what stayed until it is due would add up.
     due: BTreeSet<(Instant, T)>,
     of: HashMap<T, Instant>,
 }

@@ -1,7 +1,7 @@
 //! Sleeping until a descriptor is readable, by io_uring multishot polls.
 //!
-//! Takes descriptors with tokens and gives the tokens of those that became readable. A poll stands until cancelled;
-//! nothing is ever read, an eventfd's every write wakes again.
+//! Takes descriptors with tokens and returns the tokens of those that became readable. A poll
+//! stands until cancelled; nothing is ever read, an eventfd's every write wakes again.
 #![expect(
     unsafe_code,
     reason = "io_uring submissions name descriptors by number: the caller's must be open"
@@ -16,9 +16,12 @@ use std::{
 
 /// The token of completions nobody waits for.
 const IGNORED: u64 = u64::MAX;
+// Entries are submitted one at a time. What counts is the completion queue, which has twice as many
+// (io_uring_setup(2)): so many queues may ring between two turns before a poll is ended.
 const ENTRIES: u32 = 256;
 /// IORING_ENTER_GETEVENTS.
 const GET_EVENTS: u32 = 1;
+// To poll such a descriptor again would complete at once, for ever.
 const FAILED: u32 = (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) as u32;
 
 /// One io_uring, used by the thread that made it.
@@ -36,9 +39,12 @@ pub(super) struct Wake {
 }
 
 impl Uring {
-    /// Sets up a ring for this thread, which can do nothing but poll, ever: seccomp does not see what a ring does. Kernels
-    /// before 6.1 get one without deferred task work.
+    /// Sets up a ring for this thread, which can do nothing but poll, ever: seccomp does not see
+    /// what a ring does. Kernels before 6.1 get one without deferred task work.
     pub(super) fn new() -> io::Result<Self> {
+        // Deferred task work (Linux 6.1): a wake-up does not interrupt a reactor that polls. The
+        // flag in shared memory says when there is some, so that a busy turn needs no system call
+        // to find out.
         let best = IoUring::builder()
             .setup_r_disabled()
             .setup_single_issuer()
@@ -46,6 +52,8 @@ impl Uring {
             .setup_taskrun_flag()
             .setup_submit_all()
             .build(ENTRIES);
+        // Disabled at first: restrictions can be set before a ring is enabled, and never after
+        // (io_uring_register(2)).
         let ring = best.or_else(|_| IoUring::builder().setup_r_disabled().build(ENTRIES))?;
         let allowed = [opcode::PollAdd::CODE, opcode::PollRemove::CODE];
         ring.submitter().register_restrictions(&mut allowed.map(Restriction::sqe_op))?;
@@ -53,10 +61,11 @@ impl Uring {
         Ok(Self { ring })
     }
 
-    /// Polls `fd` for readability until cancelled. The kernel holds the file itself from the next submission on, which
-    /// happens before this returns.
+    /// Polls `fd` for readability until cancelled. The kernel holds the file itself from the next
+    /// submission on, which happens before this returns.
     pub(super) fn watch(&mut self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
         let poll = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), libc::POLLIN as u32);
+        // Multishot: one submission for the life of a port, not one for each wake-up.
         self.submit(&poll.multi(true).build().user_data(token))
     }
 
@@ -66,17 +75,18 @@ impl Uring {
     }
 
     fn submit(&mut self, entry: &squeue::Entry) -> io::Result<()> {
-        // SAFETY: the entry refers to no memory, and to a descriptor that is open while it is submitted, below.
+        // SAFETY: the entry refers to no memory, and to a descriptor that is open while it is
+        // submitted, below.
         let pushed = unsafe { self.ring.submission().push(entry) };
         pushed.map_err(|_| io::Error::other("the submission queue is full"))?;
         self.ring.submit().map(|_| ())
     }
 
-    /// Whether [`Uring::wakes`] would give something; cheap enough for every turn of a busy loop.
+    /// Whether [`Uring::wakes`] would return something: cheap enough for every turn of a busy loop.
     pub(super) fn has_wakes(&mut self) -> bool {
         if self.ring.submission().taskrun() {
-            // SAFETY: submits nothing and waits for nothing: deferred work becomes completions. An error shows again
-            // when sleeping.
+            // SAFETY: submits nothing and waits for nothing: deferred work becomes completions. An
+            // error shows again when sleeping.
             unsafe { self.ring.submitter().enter::<libc::sigset_t>(0, 0, GET_EVENTS, None) }.ok();
         }
         !self.ring.completion().is_empty()
@@ -94,6 +104,7 @@ impl Uring {
         match result {
             Ok(_) => Ok(()),
             Err(error)
+                // Time is up, a signal came, or the completion queue is full: in each case go on.
                 if matches!(
                     error.raw_os_error(),
                     Some(libc::ETIME | libc::EINTR | libc::EBUSY)
@@ -110,9 +121,11 @@ impl Uring {
         wakes.clear();
         for entry in self.ring.completion() {
             let (token, result) = (entry.user_data(), entry.result());
+            // An error is that of a cancelled poll: whose port was detached, it wants no wake-up.
             if token == IGNORED || result < 0 {
                 continue;
             }
+            // IORING_CQE_F_MORE is missing from the last completion of a multishot poll.
             let ended = !cqueue::more(entry.flags()) && result as u32 & FAILED == 0;
             wakes.push(Wake { token, ended });
         }

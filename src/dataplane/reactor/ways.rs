@@ -1,4 +1,5 @@
-//! What the packet path needs of the reactor that runs it, beside ports: ways to other reactors, and a stop-watch.
+//! What the packet path needs of the reactor that runs it, beside ports: ways to other reactors,
+//! and a stop-watch.
 
 use crate::dataplane::{forward::tables::PortId, frame::Outgoing, port::HeldUp};
 
@@ -6,8 +7,8 @@ use crate::dataplane::{forward::tables::PortId, frame::Outgoing, port::HeldUp};
 pub trait Links {
     /// Which reactor this is.
     fn here(&self) -> u16;
-    /// Copies frames from `queue` of the port `from` into the link to a reactor, for a port of it, in order; gives how
-    /// many, fewer if it is full or that port has its share in it.
+    /// Copies frames from `queue` of the port `from` into the link to a reactor, for one of its
+    /// ports, in order. Returns how many: fewer where the link is full, or `from` has its share.
     fn send(
         &mut self,
         from: PortId,
@@ -15,13 +16,15 @@ pub trait Links {
         queue: usize,
         frames: &[Outgoing<'_>],
     ) -> usize;
+    // These three have defaults for callers without a reactor: there, nothing is timed.
     /// Whether what is done for each port is to be timed.
     fn watches(&self) -> bool {
         false
     }
     /// Begins to time something, if ports are to be timed.
     fn start(&mut self) {}
-    /// For how long the reactor was held up since then, if for too long and ports are to be timed.
+    /// Returns for how long the reactor was held up since `start`, if that was too long and ports
+    /// are to be timed.
     fn held_up(&mut self) -> Option<HeldUp> {
         None
     }

@@ -1,4 +1,5 @@
-//! What a correct driver may do with its rings, though few do: chains as long as the ring, queues without buffers.
+//! What a correct driver may do with its rings, though few do: chains as long as the ring, queues
+//! without buffers.
 
 use super::{
     rig::{BUFFERS, INDIRECT_DESC, Rig, Shape},

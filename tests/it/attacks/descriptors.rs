@@ -1,4 +1,5 @@
-//! Descriptors that a VMM sends: looking at them, ringing or closing them must make nobody wait but its own vNIC.
+//! Descriptors that a VMM sends: looking at them, ringing or closing them must make nobody wait but
+//! its own vNIC.
 
 use super::{
     rig::{Rig, Voice, words},
@@ -65,7 +66,8 @@ fn victims(stage: &mut Stage) -> Vec<Nic> {
     ROLES.iter().map(|role| stage.evil(&format!("evil-{role:?}").to_lowercase())).collect()
 }
 
-/// Sends a descriptor in each role, beside innocents; the daemon is ended, then does it again, and the daemon is killed.
+/// Sends a descriptor in each role, beside innocents; the daemon is ended, then does it again, and
+/// the daemon is killed.
 fn in_each_role(stage: &mut Stage, mut send: impl FnMut(&Voice, Role) -> io::Result<()> + Send) {
     let victims = victims(stage);
     let greeted = || {

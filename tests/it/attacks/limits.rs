@@ -1,4 +1,5 @@
-//! What limits a vNIC is the vNIC's: it outlives whatever its VMM or guest does to rings, connections and processes (R65).
+//! What limits a vNIC is the vNIC's: it outlives whatever its VMM or guest does to rings,
+//! connections and processes (R65).
 
 use super::rig::{BUFFERS, Rig, Shape, words};
 use crate::{
@@ -67,7 +68,8 @@ impl Flood {
         rig
     }
 
-    /// Sends frames as fast as it goes, while `disturb` does what it can; how many a second arrive, without a burst.
+    /// Sends frames as fast as it goes, while `disturb` does what it can; how many a second arrive,
+    /// without a burst.
     fn run(&mut self, case: &Case, disturb: Disturbance) -> f64 {
         let frame = self.datagram(case.ttl);
         let (began, mut given) = (Instant::now(), 0);

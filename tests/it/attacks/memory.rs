@@ -17,8 +17,8 @@ use std::{
 };
 
 const GIB: u64 = 1 << 30;
-/// What a hole of a GiB may cost all others, once (docs/reliability.md): the kernel lets whoever touches the file wait until it
-/// is punched.
+/// What a hole of a GiB may cost all others, once (docs/reliability.md): the kernel lets whoever
+/// touches the file wait until it is punched.
 const HOLE: Duration = Duration::from_millis(300);
 /// How long a client may wait when a VM's memory is freed.
 const FREED: Duration = Duration::from_millis(100);
@@ -161,7 +161,8 @@ fn many_regions_leave_some_to_others() {
     seen.assert_harmless();
 }
 
-/// The longest that a client waits in the half second after a VM with `len` octets of memory was killed.
+/// The longest that a client waits in the half second after a VM with `len` octets of memory was
+/// killed.
 fn longest_answer_after_a_kill(stage: &mut Stage, len: u64) -> Duration {
     let nic = stage.daemon.get_nic("evil");
     let mut voice = None;

@@ -1,4 +1,5 @@
-//! Two reactors: what one pair of guests sends over the link between them takes no room from the others.
+//! Two reactors: what one pair of guests sends over the link between them takes no room from the
+//! others.
 
 use super::{
     rig::{BUFFERS, Rig, Shape},

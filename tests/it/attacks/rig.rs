@@ -1,4 +1,5 @@
-//! A VMM without manners: its messages are written by hand, its memory table, rings and chains are whatever an attack needs.
+//! A VMM without manners: its messages are written by hand, its memory table, rings and chains are
+//! whatever an attack needs.
 
 use crate::{
     frames::Echo,
@@ -95,7 +96,8 @@ impl Voice {
         Ok(())
     }
 
-    /// Says something with a descriptor of which the daemon has the last copy when it knows what it is for.
+    /// Says something with a descriptor of which the daemon has the last copy when it knows what it
+    /// is for.
     pub(super) fn leave(&self, ask: Ask, payload: &[u8], fd: OwnedFd) -> io::Result<()> {
         let head = [ask as u32, 1, payload.len() as u32];
         let head: Vec<u8> = head.iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -282,7 +284,8 @@ impl Rig {
         self.write_u16(ring as u64 * RING + AVAILABLE + 4 + 2 * entry, head);
     }
 
-    /// Offers the chain of a ring so often that `depth` wait, and kicks. Says how many more that were.
+    /// Offers the chain of a ring so often that `depth` wait, and kicks. Says how many more that
+    /// were.
     pub(super) fn keep(&mut self, ring: usize, depth: u16) -> u16 {
         let more = depth.saturating_sub(self.waiting(ring));
         self.post(ring, more);

@@ -185,7 +185,8 @@ impl Stage {
         self.daemon.nic_with("evil", name, change)
     }
 
-    /// Plays an attack for a while, `act` by `act`; then ends the daemon in the middle of it, and starts another one.
+    /// Plays an attack for a while, `act` by `act`; then ends the daemon in the middle of it, and
+    /// starts another one.
     pub(super) fn play(&mut self, act: impl FnMut() + Send) -> Seen {
         self.play_and(act, |_| {})
     }
@@ -367,7 +368,8 @@ impl Quiet {
     }
 }
 
-/// How long the reactors of a daemon have waited for a CPU (`schedstat`: nanoseconds run, and waited).
+/// How long the reactors of a daemon have waited for a CPU (`schedstat`: nanoseconds run, and
+/// waited).
 struct Waits(Vec<PathBuf>);
 
 impl Waits {

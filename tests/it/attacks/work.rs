@@ -1,4 +1,5 @@
-//! Frames and chains that are much work: what one guest asks for is bounded by what a visit to its port may take.
+//! Frames and chains that are much work: what one guest asks for is bounded by what a visit to its
+//! port may take.
 
 use super::{
     rig::{BUFFERS, INDIRECT_DESC, Rig, Shape},

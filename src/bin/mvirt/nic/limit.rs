@@ -49,13 +49,14 @@ impl Limit {
             if !clear && rates.is_empty() {
                 return Ok(None);
             }
+            // The server replaces a direction as a whole: a rate that is not named is sent along.
             let limit = rate::limit(now.filter(|_| !clear), rates);
             limit.map(Some).map_err(|why| Failure::Usage(format!("{flag}: {why}")))
         };
         let (from, to) = (now.limit_from_guest, now.limit_to_guest);
         let from = new("--from-guest", from, self.clear_from_guest, &self.from_guest)?;
         let to = new("--to-guest", to, self.clear_to_guest, &self.to_guest)?;
-        // Of two rates of a direction one may stay, so that nobody may have changed it meanwhile.
+        // One of two rates of a direction may have been kept: nobody may have changed it meanwhile.
         let (id, etag) = (now.id, now.etag);
         let mut request = SetNicLimitsRequest { id, etag, ..Default::default() };
         let mut mask = Mask::default();

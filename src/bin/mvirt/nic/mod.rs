@@ -140,9 +140,11 @@ async fn delete(
     out: &Output,
 ) -> Result<(), Failure> {
     let id = nic.clone();
+    // Decided by the server: here the state could change after it was read.
     let unless_active = !force;
     let request = DeleteNicRequest { id, unless_active, validate_only, ..Default::default() };
     let response = client.delete_nic(request).await.map_err(|status| match status.code() {
+        // The server names a field, which here is a flag turned round.
         tonic::Code::FailedPrecondition if unless_active => Failure::Stopped(format!(
             "vNIC {nic} is active: a VM uses it\n  Stop the VM, or cut it off with --force."
         )),
@@ -164,6 +166,7 @@ async fn vmm_args(
     if out.is_document() {
         return out.end(&args);
     }
+    // For `$(…)`; XML is for an editor.
     let line = if vmm.is_pasted_into_a_shell() { args::shell_line(&args) } else { args.join("\n") };
     output::print(&format!("{line}\n"))
 }
@@ -171,6 +174,7 @@ async fn vmm_args(
 async fn list(client: &mut Client, network: String, out: &Output) -> Result<(), Failure> {
     let nics = all(client, &network).await?;
     let response = ListNicsResponse { nics, ..Default::default() };
+    // The first five fit a terminal of 80 columns; `-o wide` has the rest.
     const HEADER: &[&str] =
         &["NAME", "NETWORK", "STATE", "IPV4", "IPV6", "MAC", "MTU", "QUEUES", "SOCKET", "LABELS"];
     let mut table = Table::new(HEADER, 5);
@@ -195,6 +199,7 @@ async fn list(client: &mut Client, network: String, out: &Output) -> Result<(), 
 /// All vNICs, or those of a network, which come in pages.
 pub(crate) async fn all(client: &mut Client, network: &str) -> Result<Vec<Nic>, Failure> {
     let network_id = network.to_owned();
+    // Pages, as a list of all at once may be refused; 1000 is the most a page has.
     let mut request = ListNicsRequest { network_id, page_size: 1000, ..Default::default() };
     let mut nics = Vec::new();
     loop {
@@ -207,12 +212,13 @@ pub(crate) async fn all(client: &mut Client, network: &str) -> Result<Vec<Nic>, 
     }
 }
 
-/// A vNIC that no VMM uses: who left it just now is waited for.
+/// Returns a vNIC that no VMM uses. Waits up to a second for a VMM that has just left.
 ///
 /// # Errors
 ///
 /// One that stays in use, with `remedy`.
 pub(crate) async fn unused(client: &mut Client, key: String, remedy: &str) -> Result<Nic, Failure> {
+    // Whoever has ended a VMM knows of it a moment before the daemon does.
     let patient = Instant::now() + Duration::from_secs(1);
     loop {
         let nic = get(client, key.clone()).await?;
@@ -231,6 +237,7 @@ pub(crate) fn in_use(nic: &Nic, remedy: &str) -> Failure {
 }
 
 pub(crate) async fn get(client: &mut Client, key: String) -> Result<Nic, Failure> {
+    // The server looks for either, whichever of both it is called.
     let request = GetNicRequest { identifier: Some(Identifier::Name(key)) };
     Ok(client.get_nic(request).await?.into_inner())
 }

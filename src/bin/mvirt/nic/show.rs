@@ -33,6 +33,7 @@ pub(super) fn nic(nic: &Nic, out: &Output) -> Result<(), Failure> {
         ("routes", routes.join(" ").into()),
         ("addressing", addressing.into()),
         ("mtu", nic.mtu.into()),
+        // With the bursts that the server has chosen, which nobody asked for.
         ("from guest", rate::shown(nic.limit_from_guest_in_force).into()),
         ("to guest", rate::shown(nic.limit_to_guest_in_force).into()),
         ("queues", nic.queue_pairs.into()),

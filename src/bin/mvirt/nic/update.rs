@@ -81,6 +81,7 @@ impl Update {
         mask.set("ipv4_address", &mut request.ipv4_address, self.ipv4);
         mask.set("ipv6_address", &mut request.ipv6_address, self.ipv6);
         if self.clear_routes || !self.route.is_empty() {
+            // Both families, as --route names all prefixes that there are to be.
             let (ipv4, ipv6) = by_family(self.route);
             mask.set("routed_ipv4_prefixes", &mut request.routed_ipv4_prefixes, Some(ipv4));
             mask.set("routed_ipv6_prefixes", &mut request.routed_ipv6_prefixes, Some(ipv6));

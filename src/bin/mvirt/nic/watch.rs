@@ -10,6 +10,7 @@ use std::{
 };
 
 /// Between two looks at what no event tells of.
+// Leases make no events. Ten small requests a second are no load, and nobody feels the delay.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// How long it is waited, where nobody says.
@@ -50,6 +51,7 @@ impl Wait {
         let at_most = self.at_most.or(timeout).unwrap_or(AT_MOST);
         let deadline = Instant::now() + at_most;
         loop {
+            // Before the deadline is looked at: what is so already needs no time.
             let nic = get(client, self.nic.clone()).await?;
             if self.what.is_so(&nic) {
                 return Ok(nic);
@@ -114,6 +116,7 @@ fn print(
         let name = names.remove(&event.nic_id).unwrap_or_else(|| event.nic_id.clone());
         return out.line(&line([&time, &name, "deleted", "-", "-"]));
     };
+    // A later event says only that its id is gone.
     names.insert(nic.id.clone(), nic.name.clone());
     let or_none =
         |address: &'_ String| if address.is_empty() { "-".into() } else { address.clone() };
@@ -123,5 +126,6 @@ fn print(
 
 fn line(cells: [&str; 5]) -> [(&str, usize); 5] {
     let [time, name, state, ipv4, ipv6] = cells;
+    // A time; names as most are; `created` and `deleted`; the longest IPv4 address.
     [(time, 8), (name, 15), (state, 7), (ipv4, 15), (ipv6, 0)]
 }

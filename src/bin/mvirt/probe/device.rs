@@ -1,7 +1,8 @@
-//! A virtio-net device as its guest drives it: memory of its own, two split rings (virtio 1.2 §2.7), and the `vhost`
-//! crate's frontend to connect them to a vNIC.
+//! A virtio-net device as its guest drives it: memory of its own, two split rings (virtio 1.2
+//! §2.7), and the `vhost` crate's frontend to connect them to a vNIC.
 //!
-//! It negotiates no offload and no merged buffers: a frame is a buffer, whole and with its checksums.
+//! It negotiates no offload and no merged buffers: a frame is a buffer, whole and with its
+//! checksums.
 
 use crate::Failure;
 use mvirt_net::proto::Nic;
@@ -32,15 +33,20 @@ use vm_memory::{
 };
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+// VHOST_USER_F_PROTOCOL_FEATURES: of the protocol, not of the device.
 const PROTOCOL_FEATURES: u64 = 1 << 30;
+// VIRTIO_F_VERSION_1 (virtio 1.2 §6): without it the header is two octets shorter (§5.1.6.1).
 const VERSION_1: u64 = 1 << 32;
 /// Descriptors of a ring, and buffers.
+// It divides 2^16, so indices that wrap still name the right entry (virtio 1.2 §2.7).
 const RING: u16 = 256;
 /// Octets of the virtio-net header (virtio 1.2 §5.1.6).
 const HEADER: usize = mvirt_net::wire::vnet::HEADER_LEN;
 const ETHERNET: usize = mvirt_net::wire::ethernet::HEADER_LEN;
 
+// VIRTQ_DESC_F_WRITE (virtio 1.2 §2.7.5): the device writes to it.
 const WRITABLE: u16 = 2;
+// VIRTQ_USED_F_NO_NOTIFY (virtio 1.2 §2.7.8): no kick is wanted.
 const NO_NOTIFY: u16 = 1;
 
 /// Where the parts of a ring are in the guest's memory.
@@ -52,9 +58,13 @@ struct Ring {
 
 impl Ring {
     const DESCRIPTORS: u64 = 0;
+    // Behind the descriptors, of 16 octets each.
     const AVAILABLE: u64 = 16 * RING as u64;
+    // Flags, index, entries of 2 octets and an event are 518 octets; used rings are aligned to 4
+    // (virtio 1.2 §2.7).
     const USED: u64 = Self::AVAILABLE + 1024;
     /// Octets of it all.
+    // Whole pages: all of it takes 7174 octets.
     const LEN: u64 = 0x3000;
 
     fn descriptor(self, slot: u16) -> u64 {
@@ -62,6 +72,7 @@ impl Ring {
     }
 
     fn available(self, posted: u16) -> u64 {
+        // Behind flags and index, of 2 octets each.
         self.base + Self::AVAILABLE + 4 + 2 * u64::from(posted % RING)
     }
 
@@ -101,8 +112,10 @@ impl Device {
             let hint = "probes run on the daemon's host, as a user who may open the socket";
             failed(nic, format!("cannot connect to {}: {error}\n  {hint}.", nic.socket_path))
         })?;
+        // A multiple of a cache line: no two buffers share one.
         let buffer = (HEADER + ETHERNET + nic.mtu as usize).next_multiple_of(64) as u64;
         let size = 2 * Ring::LEN + 2 * u64::from(RING) * buffer;
+        // mvirt-net maps memory of memfd, tmpfs or hugetlbfs only.
         let file = memfd_create("mvirt-probe", MemfdFlags::CLOEXEC).map_err(|e| failed(nic, e))?;
         let file = File::from(file);
         file.set_len(size).map_err(|e| failed(nic, e))?;
@@ -124,6 +137,7 @@ impl Device {
         let buffers = 2 * Ring::LEN;
         let mut device = Self {
             memory,
+            // One pair of queues.
             frontend: Frontend::from_stream(stream, 2),
             connection: connection.map_err(|e| failed(nic, e))?,
             name: nic.name.clone(),
@@ -150,9 +164,11 @@ impl Device {
 
     fn negotiate(&mut self, size: u64) -> Result<(), vhost::Error> {
         self.frontend.set_owner()?;
+        // The frontend remembers what is offered, and refuses to negotiate before it has asked.
         self.frontend.get_features()?;
         self.frontend.get_protocol_features()?;
         self.frontend.set_protocol_features(VhostUserProtocolFeatures::REPLY_ACK)?;
+        // With REPLY_ACK a refusal comes at the message that it is about.
         self.frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         self.frontend.set_features(VERSION_1 | PROTOCOL_FEATURES)?;
         self.frontend.set_mem_table(&[VhostUserMemoryRegionInfo {
@@ -178,12 +194,14 @@ impl Device {
             self.frontend.set_vring_call(index, self.call.get_ref())?;
             self.frontend.set_vring_kick(index, &self.kick)?;
         }
+        // With protocol features, rings begin disabled (vhost-user, "Ring states").
         self.frontend.set_vring_enable(0, true)?;
         self.frontend.set_vring_enable(1, true)
     }
 
     fn load(&self, address: u64) -> u16 {
-        // The address is in the memory, by construction.
+        // Acquire: entries and octets are read after the index that counts them. The address is in
+        // the memory by construction.
         self.memory.load(GuestAddress(address), Ordering::Acquire).unwrap_or(0)
     }
 
@@ -201,10 +219,13 @@ impl Device {
         self.memory.write_slice(&octets, GuestAddress(ring.descriptor(slot)))?;
         self.memory.store(slot, GuestAddress(ring.available(posted)), Ordering::Relaxed)?;
         let index = GuestAddress(ring.base + Ring::AVAILABLE + 2);
+        // Release: descriptor and entry are visible before the index that counts them (virtio 1.2
+        // §2.7.13).
         self.memory.store(posted.wrapping_add(1), index, Ordering::Release)
     }
 
-    /// Posts a receive buffer; there are as many as the ring holds, so entry and buffer have one number.
+    /// Posts a receive buffer; there are as many as the ring holds, so entry and buffer have one
+    /// number.
     fn post(&self, entry: u16) -> Result<(), GuestMemoryError> {
         self.offer(self.rx, (entry, entry % RING), (self.buffer as usize, WRITABLE))
     }
@@ -226,6 +247,7 @@ impl Device {
         }
         let slot = self.sent % RING;
         let buffer = GuestAddress(self.tx.buffers + u64::from(slot) * self.buffer);
+        // A header of zeros: no offload (virtio 1.2 §5.1.6.2).
         let octets = [&[0; HEADER][..], frame].concat();
         let offered = self
             .memory
@@ -251,17 +273,20 @@ impl Device {
         }
         let entry = GuestAddress(self.rx.used(self.received));
         let [head, len]: [u32; 2] = self.memory.read_obj(entry).ok()?;
+        // In the ring, whatever the other side says.
         let slot = u64::from(head) % u64::from(RING);
         let mut octets = vec![0; (len as usize).min(self.buffer as usize)];
         let buffer = GuestAddress(self.rx.buffers + slot * self.buffer);
         self.memory.read_slice(&mut octets, buffer).ok()?;
+        // The daemon uses buffers in order (decision 0001): what is free now is the slot just read.
         self.post(self.received.wrapping_add(RING)).ok()?;
         self.received = self.received.wrapping_add(1);
+        // Nothing was negotiated that the header could tell.
         octets.drain(..HEADER.min(octets.len()));
         Some(octets)
     }
 
-    /// Sleeps until the device says that there is something new or is gone, at most for `patience`.
+    /// Sleeps until the device signals something new, or is gone, at most for `patience`.
     pub(crate) async fn wait(&self, patience: Duration) {
         tokio::select! {
             rung = timeout(patience, self.call.readable()) => {

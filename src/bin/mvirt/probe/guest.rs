@@ -1,5 +1,5 @@
-//! A guest without an operating system: finds its gateway as a guest does (ARP, NDP), asks for an echo with a limit of
-//! hops, and hears what comes of it.
+//! A guest without an operating system: finds its gateway as a guest does (ARP, NDP), asks for an
+//! echo with a limit of hops, and hears what comes of it.
 
 use super::device::Device;
 use crate::Failure;
@@ -16,13 +16,15 @@ use std::{
 };
 use zerocopy::{FromBytes as _, IntoBytes as _, big_endian::U16};
 
+// Receivers drop NDP with any other, which has passed a router (RFC 4861 §7.1).
 const NDP_HOPS: u8 = 255;
 /// What nobody answered.
 pub(super) const NONE: &str = "none";
-/// What a router answers that took the last hop.
+/// What the router reports at which the last hop was used up.
 pub(super) const HOP_LIMIT: &str = "hop limit exceeded";
 /// Between tries of a question.
 const RETRY: Duration = Duration::from_millis(500);
+// A frame may be lost, as on any wire.
 const TRIES: u32 = 4;
 
 /// What an echo request came to.
@@ -80,6 +82,7 @@ impl Guest {
     pub(crate) fn link_local(&self) -> Ipv6Addr {
         let [a, b, c, d, e, f] = self.mac.0;
         let word = |high, low| u16::from_be_bytes([high, low]);
+        // The bit for universal addresses is turned round.
         Ipv6Addr::new(0xfe80, 0, 0, 0, word(a ^ 2, b), word(c, 0xff), word(0xfe, d), word(e, f))
     }
 
@@ -89,6 +92,7 @@ impl Guest {
         (to, ether_type): (MacAddr, u16),
         write: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>,
     ) -> Vec<u8> {
+        // The longest packet of IPv4; what does not fit is found by the writer.
         let mut buffer = vec![0; usize::from(u16::MAX) + ethernet::HEADER_LEN];
         let mut writer = Writer::new(&mut buffer);
         let header = ethernet::Header {
@@ -150,8 +154,10 @@ impl Guest {
             let frame = self.frame(to, |writer| writer.push(&question));
             self.ask(&frame, neighbour_ipv4).await
         } else {
+            // The gateway's solicited-node address: the last 24 bits are its own (RFC 4291 §2.7.1).
             let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 1);
             let from = self.link_local();
+            // Option 1, one unit of 8 octets: the source link-layer address (RFC 4861 §4.6.1).
             let body = [&GATEWAY_IPV6.octets()[..], &[1, 1], &self.mac.0].concat();
             let to = (MacAddr::ipv6_multicast(group), ethernet::IPV6);
             let words = (icmpv6::NEIGHBOUR_SOLICITATION, 0, 0);
@@ -159,6 +165,7 @@ impl Guest {
                 .frame(to, |writer| icmpv6::write(writer, (from, group, NDP_HOPS), words, &body));
             self.ask(&frame, neighbour_ipv6).await
         };
+        // Kept: each question would begin with another one.
         self.gateways[usize::from(ipv4)] = found;
         self.device.check()?;
         let (family, address) = if ipv4 {
@@ -177,6 +184,7 @@ impl Guest {
             |family| Failure::Probe(format!("{}: the vNIC has no {family} address", echo.to));
         let gateway = self.gateway(echo.to.is_ipv4()).await?;
         let data: Vec<u8> = (0..echo.size).map(|n| n as u8).collect();
+        // Identifier and sequence number as in the header: answers are compared in one step.
         let rest = u32::from(self.identifier) << 16 | u32::from(echo.sequence);
         let frame = match echo.to {
             IpAddr::V4(to) => {
@@ -185,10 +193,12 @@ impl Guest {
                 let mut frame = self.frame((gateway, ethernet::IPV4), |writer| {
                     icmpv4::write(writer, from, to, words, &data)
                 });
+                // The writer has a TTL of its own.
                 limit_hops(&mut frame, echo.hops);
                 frame
             }
             IpAddr::V6(to) => {
+                // A source of the same scope (RFC 6724 §5, rule 2).
                 let global =
                     if to.is_unicast_link_local() { Some(self.link_local()) } else { self.ipv6 };
                 let from = global.ok_or_else(|| lacks("IPv6"))?;
@@ -210,6 +220,7 @@ impl Guest {
         }
         let heard = self.hear(asked + patience, |frame| outcome(frame, rest)).await;
         let ms = asked.elapsed().as_secs_f64() * 1000.0;
+        // Only then: an answer counts though the daemon has ended since.
         if heard.is_none() {
             self.device.check()?;
         }
@@ -225,6 +236,7 @@ fn limit_hops(frame: &mut [u8], hops: u8) {
     let packet = frame.get_mut(ethernet::HEADER_LEN..).unwrap_or(&mut []);
     if let Ok((header, _)) = ipv4::Header::mut_from_prefix(packet) {
         header.ttl = hops;
+        // It is part of what it sums up (RFC 791 §3.1).
         header.checksum = U16::ZERO;
         header.checksum = U16::new(checksum::checksum(header.as_bytes()));
     }
@@ -253,6 +265,7 @@ pub(super) fn icmp(frame: &[u8]) -> Option<(IpAddr, &[u8])> {
         ethernet::IPV4 => {
             let header = ipv4::Header::parse(packet, packet.len())?;
             let message = packet.get(header.header_len()..header.total_len())?;
+            // The sum over a message with its checksum is zero where it is right (RFC 1071).
             let sound = header.protocol == protocol::ICMP && checksum::checksum(message) == 0;
             sound.then(|| (header.source().into(), message))
         }
@@ -268,7 +281,8 @@ pub(super) fn icmp(frame: &[u8]) -> Option<(IpAddr, &[u8])> {
     }
 }
 
-/// What a frame says of the echo request whose identifier and sequence number are `rest`: who, and what.
+/// What a frame says of the echo request whose identifier and sequence number are `rest`: who, and
+/// what.
 fn outcome(frame: &[u8], rest: u32) -> Option<(IpAddr, &'static str)> {
     let (from, message) = icmp(frame)?;
     let rest = rest.to_be_bytes();
@@ -283,6 +297,7 @@ fn outcome(frame: &[u8], rest: u32) -> Option<(IpAddr, &'static str)> {
     if quoted.get(header_len + 4..header_len + 8) != Some(&rest) {
         return None;
     }
+    // Codes of RFC 792 and RFC 1812 §5.2.7.1, and of RFC 4443 §3.
     let what = match (from.is_ipv4(), kind, code) {
         (true, icmpv4::TIME_EXCEEDED, _) | (false, icmpv6::TIME_EXCEEDED, _) => HOP_LIMIT,
         (true, icmpv4::UNREACHABLE, 0) | (false, icmpv6::UNREACHABLE, 0) => "no route",

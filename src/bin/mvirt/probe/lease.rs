@@ -1,5 +1,5 @@
-//! What the network tells a guest that comes up: DHCPv4 (RFC 2131), DHCPv6 (RFC 8415) and the router's advertisement
-//! (RFC 4861), each asked for as a client does.
+//! What the network tells a guest that comes up: DHCPv4 (RFC 2131), DHCPv6 (RFC 8415) and the
+//! router's advertisement (RFC 4861), each asked for as a client does.
 
 use super::guest::{Guest, icmp};
 use dhcproto::{Decodable, Encodable as _, v4, v6};
@@ -14,10 +14,14 @@ use mvirt_net::{
 };
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+// RFC 4291 §2.7.1.
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
+// RFC 8415 §7.1.
 const ALL_DHCP_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+// Always the same: who has the vNIC is its only client.
 const TRANSACTION: u32 = 0x6d76_6972;
-/// What clients ask for: mask, router, DNS, hostname, domain, MTU, NTP, search list, classless routes.
+/// What clients ask for: mask, router, DNS, hostname, domain, MTU, NTP, search list, classless
+/// routes.
 const ASKED: [u8; 9] = [1, 3, 6, 12, 15, 26, 42, 119, 121];
 
 /// What a guest is told.
@@ -77,6 +81,7 @@ pub(crate) async fn lease(guest: &mut Guest) -> Told {
 async fn lease_ipv4(guest: &mut Guest) -> Option<Lease> {
     let offer = exchange_ipv4(guest, v4::MessageType::Discover, None).await?;
     let ack = exchange_ipv4(guest, v4::MessageType::Request, Some(&offer)).await?;
+    // The other answer is DHCPNAK.
     let acknowledged = ack.opts().msg_type() == Some(v4::MessageType::Ack);
     acknowledged.then(|| told_ipv4(&ack))
 }
@@ -93,6 +98,7 @@ async fn exchange_ipv4(
     options.insert(v4::DhcpOption::ClassIdentifier(b"mvirt-probe".to_vec()));
     let asked = ASKED.map(v4::OptionCode::from).to_vec();
     options.insert(v4::DhcpOption::ParameterRequestList(asked));
+    // A request says whose offer it takes, and which address (RFC 2131 §4.3.2).
     if let Some(offer) = offer {
         options.insert(v4::DhcpOption::RequestedIpAddress(offer.yiaddr()));
         if let Some(server) = offer.opts().get(v4::OptionCode::ServerIdentifier) {
@@ -100,6 +106,7 @@ async fn exchange_ipv4(
         }
     }
     let payload = message.to_vec().ok()?;
+    // Without an address yet (RFC 2131 §4.1).
     let from = (Ipv4Addr::UNSPECIFIED, udp::DHCPV4_CLIENT);
     let to = (Ipv4Addr::BROADCAST, udp::DHCPV4_SERVER);
     let frame = guest.frame((MacAddr::BROADCAST, ethernet::IPV4), |writer| {
@@ -132,6 +139,7 @@ fn dhcp_message<T: Decodable>(frame: &[u8], port: u16) -> Option<T> {
 }
 
 fn told_ipv4(ack: &v4::Message) -> Lease {
+    // A host alone, where no mask comes.
     let mut mask = Ipv4Addr::BROADCAST;
     let mut lease = Lease::default();
     for (_, option) in ack.opts().iter() {
@@ -158,11 +166,15 @@ fn told_ipv4(ack: &v4::Message) -> Lease {
 }
 
 async fn lease_ipv6(guest: &mut Guest) -> Option<Lease> {
+    // Transactions have 24 bits here (RFC 8415 §8).
     let [_, a, b, c] = TRANSACTION.to_be_bytes();
     let mut solicit = v6::Message::new_with_id(v6::MessageType::Solicit, [a, b, c]);
     let options = solicit.opts_mut();
+    // DUID-LL, of Ethernet (RFC 8415 §11.4).
     options.insert(v6::DhcpOption::ClientId([&[0, 3, 0, 1][..], &guest.mac.0].concat()));
+    // Two messages instead of four (RFC 8415 §5.1).
     options.insert(v6::DhcpOption::RapidCommit);
+    // Times of zero: as the server likes (RFC 8415 §21.4).
     let (id, t1, t2) = (1, 0, 0);
     let opts = v6::DhcpOptions::new();
     options.insert(v6::DhcpOption::IANA(v6::IANA { id, t1, t2, opts: opts.clone() }));
@@ -186,6 +198,7 @@ fn told_ipv6(reply: &v6::Message) -> Lease {
         match option {
             v6::DhcpOption::IANA(ia) => {
                 if let Some(v6::DhcpOption::IAAddr(told)) = ia.opts.get(v6::OptionCode::IAAddr) {
+                    // DHCPv6 has no mask (RFC 5942 §4).
                     lease.address = format!("{}/128", told.addr);
                     lease.lease_seconds = told.valid_life;
                 }
@@ -223,6 +236,7 @@ fn ntp(option: &v6::NtpSuboption) -> Option<String> {
 }
 
 async fn solicit_router(guest: &mut Guest) -> Option<Router> {
+    // Hop limit 255, as for all NDP (RFC 4861 §6.1.1).
     let from = (guest.link_local(), ALL_ROUTERS, 255);
     let body = [&[1, 1][..], &guest.mac.0].concat();
     let words = (icmpv6::ROUTER_SOLICITATION, 0, 0);
@@ -239,6 +253,7 @@ fn advertisement(frame: &[u8]) -> Option<Router> {
     let mut router = Router {
         address: from.to_string(),
         lifetime_seconds: u16::from_be_bytes(message.get(6..8)?.try_into().ok()?),
+        // The M bit; options begin after 16 octets (RFC 4861 §4.2).
         managed: message.get(5)? & 0x80 != 0,
         ..Router::default()
     };
@@ -246,6 +261,7 @@ fn advertisement(frame: &[u8]) -> Option<Router> {
     let options = Options::new(Layout::Neighbour, message.get(16..)?, &budget);
     for Item { code, value, .. } in options.flatten() {
         match u8::try_from(code).ok()? {
+            // Offsets are those of the RFC less two: type and length are not part of a value.
             ndp::MTU => router.mtu = value.get(2..6).and_then(word),
             ndp::PREFIX_INFORMATION => router.prefixes.extend(prefix(value)),
             ndp::RDNSS => {
@@ -271,6 +287,7 @@ fn prefix(value: &[u8]) -> Option<String> {
     let (len, flags) = (*value.first()?, *value.get(1)?);
     let octets: [u8; 16] = value.get(14..30)?.try_into().ok()?;
     let net = Ipv6Net::new(octets.into(), len).ok()?;
+    // The L and A bits (RFC 4861 §4.6.2).
     let uses = [(0x80, " on-link"), (0x40, " autonomous")];
     let uses = uses.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, name)| *name);
     Some(format!("{net}{}", uses.collect::<String>()))

@@ -116,6 +116,7 @@ async fn throughput(
     (to, duration): (String, Duration),
     out: &Output,
 ) -> Result<(), Failure> {
+    // It would wait for itself, which holds the vNIC.
     if to == own.name || to == own.id {
         return Err(Failure::Usage(format!("{to} is the sender: name another vNIC to send to")));
     }
@@ -152,12 +153,13 @@ async fn show_lease(mut guest: Guest, out: &Output) -> Result<(), Failure> {
     }
     let rows: Vec<_> =
         rows.iter().map(|(name, value)| (name.as_str(), Cell::from(value.as_str()))).collect();
+    // Before anything is printed: where the daemon is gone, no lease is missing.
     guest.device.check()?;
     out.object(&told, &guest.device.name, &rows)?;
     missing(&guest, &told)
 }
 
-/// What a vNIC of its families should have been told, and was not.
+/// Fails where a vNIC was not told what one with its addresses should be.
 fn missing(guest: &Guest, told: &Told) -> Result<(), Failure> {
     let address = |lease: &Option<Lease>| lease.as_ref().is_none_or(|l| l.address.is_empty());
     let missing = [

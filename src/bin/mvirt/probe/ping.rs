@@ -1,4 +1,5 @@
-//! Echo requests, one after the other, each answer printed as it comes; Ctrl-C ends them with what there is.
+//! Echo requests, one after the other, each answer printed as it comes; Ctrl-C ends them with what
+//! there is.
 
 use super::guest::{Answer, Echo, Guest, HOP_LIMIT, NONE};
 use crate::{
@@ -40,7 +41,7 @@ pub(super) struct Ping {
 
 type Interrupt<'a> = Pin<&'a mut dyn Future<Output = std::io::Result<()>>>;
 
-/// Asks one after the other, and tells why nobody answers where that is known.
+/// Asks for echoes one after the other. Says why nobody answers, where that is known.
 struct Asking<'a> {
     guest: Guest,
     network: String,
@@ -56,6 +57,7 @@ impl Asking<'_> {
             _ = self.interrupt.as_mut() => return Ok(None),
         };
         let mut answer = answered?;
+        // Asked of the daemon only then: most answers need no reason.
         if answer.what == NONE
             && let Some(nic) = owner(self.client, &self.network, echo.to).await?
             && nic.state() != NicState::Active
@@ -83,6 +85,7 @@ async fn owner(
     let length = |nic: &Nic| {
         let own = [&nic.ipv4_address, &nic.ipv6_address];
         if own.iter().any(|own| own.parse() == Ok(address)) {
+            // Longer than any prefix: an address of its own wins.
             return Some(u8::MAX);
         }
         let routed = nic.routed_ipv4_prefixes.iter().chain(&nic.routed_ipv6_prefixes);
@@ -121,11 +124,14 @@ pub(super) async fn ping(
     let mut answers = Vec::new();
     out.header(&[("FROM", wide.0), ("ANSWER", wide.1), ("TIME", 0)])?;
     for sequence in 0..ping.count {
+        // From one request to the next, however long the answer takes.
         let next = Instant::now() + ping.interval;
+        // The usual hop limit of hosts.
         let echo = Echo { to: address, hops: 64, size: ping.size, sequence };
         let Some(answer) = asking.ask(echo, ping.wait).await? else { break };
         out.line(&[(from(&answer), wide.0), (&answer.what, wide.1), (&ms(&answer), 0)])?;
         answers.push(answer);
+        // Nothing is waited for after the last.
         if sequence + 1 < ping.count && !asking.until(next).await {
             break;
         }
@@ -154,7 +160,8 @@ fn summary(answers: &[Answer], address: IpAddr, out: &Output) -> Result<(), Fail
     Ok(())
 }
 
-/// `mvirt probe NIC traceroute`: ends with the first that is answered by other than a router for its limit of hops.
+/// `mvirt probe NIC traceroute`: ends with the first that is answered by other than a router for
+/// its limit of hops.
 pub(super) async fn traceroute(
     guest: Guest,
     (client, network): (&mut Client, String),
@@ -172,6 +179,7 @@ pub(super) async fn traceroute(
         let (hop, time) = (hops.to_string(), ms(&answer));
         let cells = [(&*hop, 3), (from(&answer), wide.0), (&answer.what, wide.1), (&time, 0)];
         out.line(&cells)?;
+        // A silent hop is passed by: the next one may answer.
         let arrived = !matches!(&*answer.what, HOP_LIMIT | NONE);
         answers.push(answer);
         if arrived {

@@ -1,6 +1,8 @@
-//! One TCP connection between two probes, each with smoltcp as its IP stack: how much the switch carries of it.
+//! One TCP connection between two probes, each with smoltcp as its IP stack: how much the switch
+//! carries of it.
 //!
-//! Both stacks run in this thread, so the figure says what two small guests on one CPU get, not what the switch can do.
+//! Both stacks run in this thread, so the figure says what two small guests on one CPU get, not
+//! what the switch can do.
 
 use super::guest::Guest;
 use crate::Failure;
@@ -19,8 +21,9 @@ use std::{
 };
 use zerocopy::{IntoBytes as _, big_endian::U16};
 
+// iperf3's, which those who look at traces know.
 const PORT: u16 = 5201;
-/// Packets on the way at most: fewer than a ring holds, as smoltcp recovers slowly from losing one.
+/// Packets on the way at most. Fewer than a ring holds: smoltcp recovers slowly from a loss.
 const WINDOW: usize = 128;
 /// How long a connection may take to come about.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -124,8 +127,10 @@ impl Host {
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = u64::from(std::process::id());
         let mut interface = Interface::new(config, &mut link, Clock::ZERO);
+        // No neighbours on the link: everything goes to the gateway.
         let own = IpCidr::new(address.into(), if ipv4 { 32 } else { 128 });
         interface.update_ip_addrs(|addresses| addresses.extend([own]));
+        // The buffer bounds the window, and so the packets on the way.
         let buffer = || SocketBuffer::new(vec![0; WINDOW * mtu as usize]);
         let mut sockets = SocketSet::new(Vec::new());
         let socket = sockets.add(Socket::new(buffer(), buffer()));
@@ -144,7 +149,8 @@ impl Host {
     }
 }
 
-/// Sends from one to the other for `duration`, or until Ctrl-C; `each_second` hears of the octets so far.
+/// Sends from one to the other for `duration`, or until Ctrl-C; `each_second` hears of the octets
+/// so far.
 pub(crate) async fn throughput(
     (sender, sender_mtu): (Guest, u32),
     (receiver, receiver_mtu): (Guest, u32),
@@ -152,6 +158,7 @@ pub(crate) async fn throughput(
     mut each_second: impl FnMut(&Carried),
 ) -> Result<Carried, Failure> {
     let ipv4 = sender.ipv4.is_some() && receiver.ipv4.is_some();
+    // smoltcp does not discover the MTU of a path.
     let mtu = sender_mtu.min(receiver_mtu);
     let mut sender = Host::new(sender, mtu, ipv4).await?;
     let mut receiver = Host::new(receiver, mtu, ipv4).await?;
@@ -162,9 +169,11 @@ pub(crate) async fn throughput(
     let mut carried = Carried { from, to, octets: 0, seconds: 0.0, gbit_per_second: 0.0 };
     let mut told = Duration::ZERO;
     while started.elapsed() < duration {
+        // Always full: what is measured is never the lack of something to send.
         while sender.socket().send_slice(&payload).is_ok_and(|sent| sent > 0) {}
         sender.turn()?;
         receiver.turn()?;
+        // Counted where they arrive: what is lost on the way was not carried.
         while let Ok(received @ 1..) = receiver.socket().recv(|data| (data.len(), data.len())) {
             carried.octets += received as u64;
         }
@@ -176,6 +185,7 @@ pub(crate) async fn throughput(
         tokio::select! {
             biased;
             _ = &mut interrupt => break,
+            // Back to the runtime, which shares this thread and would never see a signal.
             () = tokio::task::yield_now() => {}
         }
     }
@@ -192,6 +202,7 @@ fn connect(sender: &mut Host, receiver: &mut Host) -> Result<(), Failure> {
     let failed = |what: &str| Failure::Probe(what.into());
     receiver.socket().listen(PORT).map_err(|e| failed(&e.to_string()))?;
     let (to, from) = (IpAddress::from(receiver.address), IpAddress::from(sender.address));
+    // Not by `socket()`, which would borrow the interface as well.
     let socket = sender.sockets.get_mut::<Socket<'_>>(sender.socket);
     socket
         .connect(sender.interface.context(), (to, PORT), (from, 49_152))

@@ -36,6 +36,7 @@ impl Machine {
             (&nic.socket_path, &nic.mac_address, nic.queue_pairs, &self.memory);
         match vmm {
             Vmm::CloudHypervisor => {
+                // shared=on: mvirt-net maps the memory. num_queues counts both directions.
                 let mtu = option(nic, ",mtu=");
                 strings(&[
                     "--memory",
@@ -48,6 +49,7 @@ impl Machine {
                 ])
             }
             Vmm::Qemu => self.qemu_args(nic),
+            // Its memory is shared in any case. 1 is the ID of a network device (virtio 1.2 §5).
             Vmm::Uml => strings(&[&format!("virtio_uml.device={socket}:1")]),
             Vmm::Dpdk => strings(&[
                 "--vdev",
@@ -70,6 +72,7 @@ impl Machine {
         };
         let (queues, multi) =
             if pairs > 1 { (format!(",queues={pairs}"), ",mq=on") } else { (String::new(), "") };
+        // A version that is not known is taken for a recent one.
         let version = self.vmm_version.or_else(Version::of_qemu);
         let reconnect = if version.is_none_or(|version| version >= Version::RECONNECT_MS) {
             "reconnect-ms=1000"
@@ -104,8 +107,8 @@ fn option(nic: &Nic, flag: &str) -> String {
     if nic.mtu == USUAL_MTU { String::new() } else { format!("{flag}{}", nic.mtu) }
 }
 
-/// The elements `memoryBacking` of a domain and `interface` of its devices. Of what is in them, nothing is the user's
-/// choice but the folder of sockets.
+/// The elements `memoryBacking` of a domain and `interface` of its devices. Of what is in them,
+/// nothing is the user's choice but the folder of sockets.
 fn libvirt(nic: &Nic) -> Vec<String> {
     let quoted =
         |text: &str| text.replace('&', "&amp;").replace('\'', "&apos;").replace('<', "&lt;");
@@ -126,6 +129,7 @@ fn libvirt(nic: &Nic) -> Vec<String> {
     interface.push("</interface>".into());
     let memory = [
         "<memoryBacking>",
+        // memfd and shared, as mvirt-net has to map it.
         "  <source type='memfd'/>",
         "  <access mode='shared'/>",
         "</memoryBacking>",
@@ -133,7 +137,8 @@ fn libvirt(nic: &Nic) -> Vec<String> {
     vec![memory.join("\n"), interface.join("\n")]
 }
 
-/// The arguments as a shell takes them. Those of VMMs need no quotes, so that `$(…)` takes them, too.
+/// The arguments as a shell takes them. Those of VMMs need no quotes, so that `$(…)` takes them,
+/// too.
 pub(crate) fn shell_line(args: &[String]) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=,./:@%+".contains(c);
     let quoted = args.iter().map(|arg| match &**arg {
@@ -145,6 +150,7 @@ pub(crate) fn shell_line(args: &[String]) -> String {
 }
 
 fn memory(text: &str) -> Result<String, String> {
+    // The units that all VMMs understand.
     let number = text.strip_suffix(['M', 'G']).unwrap_or("");
     match number.parse::<u32>() {
         Ok(1..) => Ok(text.into()),

@@ -87,6 +87,7 @@ pub(crate) async fn run(command: Command, client: &mut Client) -> Result<(), Fai
         }
     }
     output::say(&line);
+    // In its place: the terminal, signals and exit code are the VMM's. It returns only by failing.
     let source = command.exec();
     Err(Failure::Vmm { program, source, remedy: vmm.others() })
 }
@@ -107,19 +108,22 @@ fn knock(nic: &Nic) -> Result<(), Failure> {
         ))
     })?;
     match Frontend::from_stream(socket, 1).get_features() {
+        // Late is not refused: the timeout of the socket is a retry to the frontend.
         Ok(_) | Err(VhostUserProtocol(SocketRetry(_))) => Ok(()),
         Err(_) => Err(nic::in_use(nic, INSTEAD)),
     }
 }
 
-/// What lets User-mode Linux run on CPUs whose state is larger than it knows (guests/uml-xstate.c), where it was built
-/// or installed beside this program. It does nothing on other CPUs.
+/// What lets User-mode Linux run on CPUs whose state is larger than it knows (guests/uml-xstate.c),
+/// where it was built or installed beside this program. It does nothing on other CPUs.
 fn uml_preload() -> Option<PathBuf> {
+    // The user has chosen already.
     if env::var_os("LD_PRELOAD").is_some_and(|preload| !preload.is_empty()) {
         return None;
     }
     let program = env::current_exe().ok()?;
     let prefix = program.parent().and_then(Path::parent)?;
+    // As `make` builds it, and as it is installed.
     let places = ["guests/uml-xstate.so", "lib/mvirt/uml-xstate.so"];
     places.iter().map(|place| prefix.join(place)).find(|path| path.exists())
 }
@@ -143,6 +147,7 @@ impl Start {
                     && self.arguments.is_empty()
                     && !self.names_root()
             }
+            // It is a program by itself.
             Vmm::Dpdk => false,
         };
         if lacks_boot {
@@ -183,11 +188,13 @@ impl Start {
     }
 
     fn command(&self, vmm: Vmm, nic: &Nic) -> (String, Vec<String>) {
+        // A queue pair serves one CPU.
         let cpus = self.cpus.unwrap_or(nic.queue_pairs.max(1));
         let mut args = match vmm {
             Vmm::Uml => self.uml(),
             Vmm::Qemu => self.qemu(cpus),
             Vmm::CloudHypervisor => self.cloud_hypervisor(cpus),
+            // A prefix for its files, so that several run on one host.
             Vmm::Dpdk | Vmm::Libvirt => strings(&["--no-pci", "--file-prefix", &self.name]),
         };
         args.extend(self.machine.network_args(vmm, nic));
@@ -213,6 +220,7 @@ impl Start {
         let mut args = strings(&[
             &format!("mem={}", self.machine.memory),
             &format!("umid={}", self.name),
+            // One console, on this terminal: others would open windows.
             "con=null",
             "con0=fd:0,fd:1",
         ]);
@@ -223,10 +231,12 @@ impl Start {
 
     fn qemu(&self, cpus: u32) -> Vec<String> {
         let cpus = cpus.to_string();
+        // `max` is what the accelerator can do; `host` needs KVM.
         let mut args = strings(&["-name", &self.name, "-cpu", "max", "-smp", &cpus]);
         args.extend(strings(&["-nographic", "-no-reboot"]));
         args.extend(self.file("-kernel", self.kernel.as_ref()));
         args.extend(self.file("-initrd", self.initramfs.as_ref()));
+        // QEMU refuses -append without -kernel.
         if self.kernel.is_some() {
             let cmdline = format!("console=ttyS0 {}", self.cmdline);
             args.extend(strings(&["-append", cmdline.trim_end()]));

@@ -27,11 +27,13 @@ pub(crate) enum Accel {
 }
 
 impl Vmm {
+    // Without libvirt, which `vm start` does not run.
     const ALL: [Self; 4] = [Self::CloudHypervisor, Self::Qemu, Self::Uml, Self::Dpdk];
 
     /// The one to use where none is named: what is installed of those that run any guest.
     pub(super) fn installed() -> Self {
         let wanted = [Self::CloudHypervisor, Self::Qemu];
+        // Where none is, the message about the missing program says what to install.
         wanted.into_iter().find(|vmm| vmm.is_installed()).unwrap_or(Self::CloudHypervisor)
     }
 
@@ -94,6 +96,7 @@ impl std::str::FromStr for Version {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut numbers = text.split('.').map(|number| number.parse::<u32>().ok());
         let major = numbers.next().flatten().ok_or("expected a version, like 9.2")?;
+        // A second number that is missing or odd counts as zero.
         Ok(Self(major, numbers.next().flatten().unwrap_or(0)))
     }
 }
@@ -104,7 +107,8 @@ impl Accel {
         match self {
             Self::Kvm => false,
             Self::Tcg => true,
-            // That the device opens says little: in a container or a nested machine what follows may be refused.
+            // That the device opens says little: in a container or a nested machine what follows
+            // may be refused.
             Self::Auto => {
                 let vm = Kvm::new().and_then(|kvm| kvm.create_vm());
                 vm.and_then(|vm| vm.create_vcpu(0)).is_err()

@@ -5,8 +5,9 @@
 //!                       │                                        tx: chains → frames
 //!                       └─ memory: mmap, checks, copies          rx: frames → chains
 //! ```
-//! The session runs with the connection and owns what it was told; the port is built from it, complete, whenever
-//! something changed while it was detached, and goes on where the last port stopped.
+//! The session runs with the connection and owns what it was told; the port is built from it,
+//! complete, whenever something changed while it was detached, and goes on where the last port
+//! stopped.
 
 pub mod memory;
 pub mod queue;
@@ -47,6 +48,7 @@ impl Default for Position {
 }
 
 impl Position {
+    // No index of a ring: these have 16 bits.
     const UNKNOWN: u32 = u32::MAX;
 
     /// The index of the next available entry, if a port has left one.
@@ -139,6 +141,7 @@ impl Unfinished {
 impl Plan {
     /// Whether frames can go both ways: the vNIC is active.
     pub fn is_complete(&self) -> bool {
+        // The first pair alone: guests with fewer CPUs, and firmware, leave the others unused.
         matches!(self.pairs.first(), Some((Some(rx), Some(tx))) if rx.enabled && tx.enabled)
     }
 }
@@ -158,17 +161,20 @@ pub struct VhostUserPort {
     pairs: Vec<Pair>,
     /// The pairs whose receive queue is enabled.
     receiving: Vec<usize>,
-    /// Nobody was called yet: whatever the last device said of interrupts is unknown, so all guests are called once.
+    /// Nobody was called yet: whatever the last device said of interrupts is unknown, so all guests
+    /// are called once.
     fresh: bool,
 }
 
 impl VhostUserPort {
-    /// Checks every ring of the plan against memory and starts at the right place. A guest that migrates needs a `log`.
+    /// Checks every ring of the plan against memory and starts at the right place. A guest that
+    /// migrates needs a `log`.
     pub fn new(
         memory: Arc<GuestMemory>,
         log: Option<Arc<DirtyLog>>,
         plan: Plan,
     ) -> Result<Self, PortFailure> {
+        // A VMM that gives a migration up clears LOG_ALL, and leaves the log's place set.
         let log = log.filter(|_| plan.logs);
         if plan.logs && log.is_none() {
             return Err(PortFailure::Broken(
@@ -180,6 +186,8 @@ impl VhostUserPort {
         };
         let mut pairs = Vec::with_capacity(plan.pairs.len());
         for (rx, tx) in plan.pairs {
+            // A disabled ring is processed "without causing any side effects" (vhost-user: "Ring
+            // states"): nothing is received, and what is sent is taken and dropped.
             let rx = match rx.filter(|rx| rx.enabled) {
                 Some(rx) => {
                     let ring = ring("receive", &rx)?;
@@ -206,6 +214,8 @@ impl VhostUserPort {
     /// Kicks of receive queues are never wanted.
     fn start(&mut self) {
         for (queue, _) in self.pairs.iter_mut().filter_map(|pair| pair.rx.as_mut()) {
+            // Buffers are looked for when a frame comes. A kick for each would wake the reactor for
+            // nothing.
             queue.ring.disarm();
         }
         self.mark_used();
@@ -213,6 +223,8 @@ impl VhostUserPort {
 
     /// Marks the used rings, where the guest migrates.
     fn mark_used(&self) {
+        // The whole ring, not its entries: that is a page or a few, and a mark too many costs its
+        // VMM no more than the page once again.
         let Some(log) = &self.log else { return };
         for pair in &self.pairs {
             let rings = [
@@ -229,13 +241,15 @@ impl VhostUserPort {
         self.pairs.get_mut(queue)?.tx.as_mut()
     }
 
-    /// Where frames go that come from `queue` of their sender, and the memory that is in: the queue of that number, or
-    /// the next in which the guest receives (virtio 1.2 §5.1.6.5.5).
+    /// Where frames go that come from `queue` of their sender, and the memory that is in: the queue
+    /// of that number, or the next in which the guest receives (virtio 1.2 §5.1.6.5.5).
     fn rx(&mut self, queue: usize) -> Option<(&mut RxQueue, &GuestMemory)> {
         let Self { pairs, receiving, .. } = self;
+        // At least 1: a port may receive nowhere, and nothing is divided by 0.
         let first = queue % receiving.len().max(1);
         let mut all = receiving[first..].iter().chain(&receiving[..first]);
         let mut is_used = |at: &&usize| pairs[**at].rx.as_mut().is_some_and(|(rx, _)| rx.is_used());
+        // Where none is used yet, the sender's own: its guest may post buffers any moment.
         let at = all.find(&mut is_used).or(receiving.get(first))?;
         pairs[*at].rx.as_mut().map(|(rx, _)| (rx, &*self.memory))
     }
@@ -263,6 +277,7 @@ impl Port for VhostUserPort {
     }
 
     fn poll(&mut self, queue: usize, burst: &mut Burst) -> Result<(), PortFailure> {
+        // Before the ring is read: the zeros in place of memory that was taken away read as a ring.
         self.check()?;
         let Self { memory, pairs, .. } = self;
         let Some(Pair { tx: Some((tx, _)), .. }) = pairs.get_mut(queue) else { return Ok(()) };
@@ -301,6 +316,7 @@ impl Port for VhostUserPort {
         frames: &[Outgoing<'_>],
         queue: usize,
     ) -> Result<(), (usize, Undelivered)> {
+        // Nearly always absent; a clone, since the queue borrows the port.
         let log = self.log.clone();
         let (rx, memory) = self.rx(queue).ok_or((0, Undelivered::Full))?;
         let delivered = rx.deliver(memory, frames);
@@ -323,6 +339,7 @@ impl Port for VhostUserPort {
                 queue.ring.publish();
             }
         }
+        // After the stores: a VMM takes a mark away before it copies the page.
         self.mark_used();
     }
 
@@ -333,16 +350,19 @@ impl Port for VhostUserPort {
             let tx = tx.as_mut().map(|(queue, plan)| (&mut queue.ring, &plan.call));
             for (ring, call) in [rx, tx].into_iter().flatten() {
                 if let Some(call) = call
+                    // Asked first, also when fresh: it notes up to where the guest was called.
                     && (ring.wants_signal() || fresh)
                 {
                     call.ring();
                 }
             }
         }
+        // At the end: an idle guest may not be polled for long, and frames met its memory just now.
         self.check()
     }
 
     fn stop(&mut self) {
+        // First: who goes on with the rings is told a position that the used index agrees with.
         self.publish();
         for Pair { rx, tx } in self.pairs.drain(..) {
             if let Some((queue, plan)) = rx {

@@ -1,8 +1,9 @@
 //! A guest's memory: mappings of the descriptors its VMM sent, checked translation, and copies.
 //!
-//! Takes regions as vhost-user describes them and refuses what could hurt: files that shrink, block or overlap.
-//! Gives [`Span`]s, whose only operation is a copy; nothing ever makes a reference or slice of guest memory. A copy
-//! that meets memory which the VMM took away ends in zeros (`fault.rs`).
+//! Takes regions as vhost-user describes them and refuses what could hurt: files that shrink, block
+//! or overlap. Returns [`Span`]s, whose only operation is a copy; nothing ever makes a reference or
+//! slice of guest memory. A copy that meets memory which the VMM took away ends in zeros
+//! (`fault.rs`).
 #![expect(
     unsafe_code,
     reason = "spans do not know how long their memory is mapped: who asks for one has to"
@@ -23,7 +24,8 @@ use serde::{Deserialize, Serialize};
 use std::{os::fd::OwnedFd, sync::Arc};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Octets of the smallest region: one page, so that a buffer cannot be spread over more regions than it has pages.
+/// Octets of the smallest region: one page, so that a buffer cannot be spread over more regions
+/// than it has pages.
 const MIN_REGION: u64 = 4096;
 
 /// A memory region without its descriptor.
@@ -87,6 +89,7 @@ impl Mapped {
     /// Whether a range of the guest's addresses has some in common with this region.
     fn overlaps(&self, guest_address: u64, len: u64) -> bool {
         guest_address < self.guest_address + self.len
+            // Saturating: what a VMM asks to remove was not checked for its end.
             && self.guest_address < guest_address.saturating_add(len)
     }
 
@@ -104,8 +107,8 @@ impl Mapped {
     }
 }
 
-/// The memory a VMM has shared. Shared by the session and the port it builds; unmapped with the last of them, and the
-/// session gives up its own only when the reactor has given back the port.
+/// The memory a VMM has shared. The session and the port it builds both hold it, and it is unmapped
+/// with the last of them. The session lets go only when the reactor has given back the port.
 #[derive(Debug, Clone, Default)]
 pub struct GuestMemory {
     regions: Vec<Mapped>,
@@ -117,9 +120,11 @@ impl GuestMemory {
         requests.into_iter().try_fold(Self::default(), |memory, request| memory.and(request, limit))
     }
 
-    /// This memory and one region more, `limit` octets altogether at most. One that is there already, of the same file,
-    /// is not mapped again: QEMU before 8.0 adds each region once for every queue pair.
+    /// This memory and one region more, `limit` octets altogether at most. One that is there
+    /// already, of the same file, is not mapped again: QEMU before 8.0 adds each region once for
+    /// every queue pair.
     pub fn with(self, request: RegionRequest, limit: u64) -> Result<Self, MemoryError> {
+        // Before the limits: what is there already takes no more of them.
         if self.regions.iter().any(|region| region.is(&request)) {
             return Ok(self);
         }
@@ -135,6 +140,7 @@ impl GuestMemory {
         if self.regions.len() >= MAX_REGIONS {
             return Err(MemoryError::TooMany);
         }
+        // Sums of a VMM's numbers: no later comparison is right where one of them has wrapped.
         let ends = [request.guest_address, request.user_address, request.offset]
             .map(|start| start.checked_add(request.len));
         let [Some(_), Some(_), Some(file_end)] = ends else {
@@ -155,12 +161,14 @@ impl GuestMemory {
         if mapped.octets.saturating_add(file_end) > limit {
             return Err(MemoryError::TooMuch { limit });
         }
+        // Last of the checks, since it takes something that others could have.
         let room = Room::take(mapped, file_end).ok_or(MemoryError::NoRoom)?;
         let mapping = request.fd.try_map(|fd| Mapping::new(fd, file_end, room))?;
         self.regions.push(Mapped {
             guest_address: request.guest_address,
             len: request.len,
             user_address: request.user_address,
+            // It cannot overflow: the mapping goes from the file's beginning to the region's end.
             host_address: mapping.address() + request.offset as usize,
             mapping: Arc::new(mapping),
         });
@@ -172,13 +180,15 @@ impl GuestMemory {
         self.regions.iter().any(|region| region.mapping.page() > 4096)
     }
 
-    /// This memory without one region. Where nothing of it is mapped it is gone already: QEMU before 8.0 removes each
-    /// region once for every queue pair.
+    /// This memory without one region. Where nothing of it is mapped it is gone already: QEMU
+    /// before 8.0 removes each region once for every queue pair.
     pub fn without(mut self, guest_address: u64, len: u64) -> Result<Self, MemoryError> {
         let found =
             self.regions.iter().position(|r| (r.guest_address, r.len) == (guest_address, len));
         match found {
             Some(at) => drop(self.regions.remove(at)),
+            // A part of a region cannot be unmapped, and to say that it was would be a promise not
+            // kept.
             None if self.regions.iter().any(|r| r.overlaps(guest_address, len)) => {
                 return Err(MemoryError::Unknown { guest_address, len });
             }
@@ -214,8 +224,8 @@ impl GuestMemory {
     /// The span of `len` octets at the guest's `address`, which must lie in one region.
     ///
     /// # Safety
-    /// The memory is mapped, by this or by a clone of it, for as long as a span that is returned, or one made of it, is
-    /// used.
+    /// The memory is mapped, by this or by a clone of it, for as long as a span that is returned,
+    /// or one made of it, is used.
     #[inline]
     pub unsafe fn translate_whole(&self, address: u64, len: u32) -> Option<Span> {
         // SAFETY: the caller's promise.
@@ -227,17 +237,19 @@ impl GuestMemory {
         &self,
         address: usize,
     ) -> Option<u64> {
+        // One comparison for both ends: below the region the difference wraps to a huge one.
         let within = |r: &&Mapped| (address.wrapping_sub(r.host_address) as u64) < r.len;
         let region = self.regions.iter().find(within)?;
         Some(region.guest_address + (address - region.host_address) as u64)
     }
 
-    /// Appends the spans of `len` octets at `address` to `spans`: one, or more where regions touch. `None`, and
-    /// nothing appended that may be used, unless all of it is mapped; an empty range must be mapped too.
+    /// Appends the spans of `len` octets at `address` to `spans`: one, or more where regions touch.
+    /// Returns `None` unless all of it is mapped: then what was appended must not be used. The
+    /// address of an empty range must be mapped, too.
     ///
     /// # Safety
-    /// The memory is mapped, by this or by a clone of it, for as long as a span that is returned, or one made of it, is
-    /// used.
+    /// The memory is mapped, by this or by a clone of it, for as long as a span that is returned,
+    /// or one made of it, is used.
     #[inline]
     pub unsafe fn translate(
         &self,
@@ -250,9 +262,11 @@ impl GuestMemory {
             let region =
                 self.regions.iter().find(|r| address.wrapping_sub(r.guest_address) < r.len)?;
             let offset = address - region.guest_address;
+            // Regions may touch. A guest knows nothing of them, and its buffers cross over.
             let here = left.min(region.len - offset);
             if here > 0 {
-                // SAFETY: inside the region, which is mapped at `host_address`; for how long is the caller's promise.
+                // SAFETY: inside the region, which is mapped at `host_address`; for how long is the
+                // caller's promise.
                 spans
                     .push(unsafe { Span::new(region.host_address + offset as usize, here as u32) });
             }
@@ -267,8 +281,8 @@ impl GuestMemory {
     /// The span of `len` octets at the VMM's own `address`, which must lie in one region.
     ///
     /// # Safety
-    /// The memory is mapped, by this or by a clone of it, for as long as a span that is returned, or one made of it, is
-    /// used.
+    /// The memory is mapped, by this or by a clone of it, for as long as a span that is returned,
+    /// or one made of it, is used.
     pub unsafe fn translate_user(&self, address: u64, len: u32) -> Option<Span> {
         // SAFETY: the caller's promise.
         unsafe { self.within(address, len, |region| region.user_address) }
@@ -286,7 +300,8 @@ impl GuestMemory {
         let region = self.regions.iter().find(|r| address.wrapping_sub(start(r)) < r.len)?;
         let offset = address - start(region);
         let fits = u64::from(len) <= region.len - offset;
-        // SAFETY: inside the region, which is mapped at `host_address`; for how long is the caller's promise.
+        // SAFETY: inside the region, which is mapped at `host_address`; for how long is the
+        // caller's promise.
         fits.then(|| unsafe { Span::new(region.host_address + offset as usize, len) })
     }
 }

@@ -1,14 +1,17 @@
 //! Address space and mappings: what all VMMs together may have of them, and what each may count on.
 //!
-//! A process has 128 TiB of address space, and about 65,000 mappings (vm.max_map_count), and a sparse file of a terabyte costs
-//! its VMM nothing. So each VMM has a share that nobody can take from it, small enough for 16,384 of them, and what it maps
-//! beyond that comes out of a pool that may be empty.
+//! A process has 128 TiB of address space, and about 65,000 mappings (vm.max_map_count), and a
+//! sparse file of a terabyte costs its VMM nothing. So each VMM has a share that nobody can take
+//! from it, small enough for 16,384 of them, and what it maps beyond that comes out of a pool that
+//! may be empty.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Octets and mappings that every VMM may have.
+// 16,384 shares are 64 TiB and 32,768 mappings: half of what there is.
 const SHARE: Amount = Amount { octets: 4 << 30, mappings: 2 };
 /// What there is beyond shares.
+// With all shares 112 of 128 TiB, and 49,152 of 65,530 mappings. The rest is the daemon's own.
 const POOL: Amount = Amount { octets: 48 << 40, mappings: 1 << 14 };
 
 static POOL_OCTETS: AtomicU64 = AtomicU64::new(POOL.octets);
@@ -43,6 +46,7 @@ impl Room {
     ) -> Option<Self> {
         let all = Amount { octets: mapped.octets + octets, mappings: mapped.mappings + 1 };
         let (before, after) = (mapped.beyond_share(), all.beyond_share());
+        // Filled in step by step: if mappings cannot be had, dropping it returns the octets.
         let mut room = Self(Amount::default());
         let wanted = after.octets - before.octets;
         take_from(&POOL_OCTETS, wanted).then(|| room.0.octets = wanted)?;
@@ -54,12 +58,14 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
+        // Relaxed, as all of these: they are counts, and guard no other memory.
         POOL_OCTETS.fetch_add(self.0.octets, Ordering::Relaxed);
         POOL_MAPPINGS.fetch_add(self.0.mappings, Ordering::Relaxed);
     }
 }
 
 fn take_from(pool: &AtomicU64, amount: u64) -> bool {
+    // All or nothing: a pool never falls below zero, however many ask at once.
     let left = |there: u64| there.checked_sub(amount);
     pool.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok()
 }

@@ -1,9 +1,9 @@
-//! Adding to an eventfd by the kernel's own hand: an AIO request that asks for a notification (io_submit(2),
-//! `IOCB_FLAG_RESFD`).
+//! Adding to an eventfd by the kernel's own hand: an AIO request that asks for a notification
+//! (io_submit(2), `IOCB_FLAG_RESFD`).
 //!
-//! A write(2) waits where the eventfd is full and blocking, and both are up to who shares it. A notification never
-//! waits: the kernel adds what fits. The request itself reads nothing of an empty file of ours, and is done when
-//! io_submit returns.
+//! A write(2) waits where the eventfd is full and blocking, and both are up to who shares it. A
+//! notification never waits: the kernel adds what fits. The request itself reads nothing of an
+//! empty file of ours, and is done when io_submit returns.
 #![expect(unsafe_code, reason = "the AIO system calls have no safe wrapper")]
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -12,7 +12,10 @@ use std::{
     os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
-/// Completions that the kernel has room for. They say nothing, and are taken away when half of it is used.
+/// Completions that the kernel has room for. They say nothing. They are taken away when half of the
+/// room is used.
+// It counts against fs.aio-max-nr, by default 65,536 for the whole machine. So many let 128 signals
+// share one call of io_getevents.
 const ROOM: usize = 256;
 /// linux/aio_abi.h, which libc does not define.
 const IOCB_CMD_PREAD: u16 = 0;
@@ -32,7 +35,8 @@ pub(in crate::dataplane::port::vhost_user) struct Notifier {
 type Completion = [u64; 4];
 
 impl Notifier {
-    /// Sets up a context. Fails where the kernel lacks AIO, a filter forbids it, or fs.aio-max-nr is used up.
+    /// Sets up a context. Fails where the kernel lacks AIO, a filter forbids it, or fs.aio-max-nr
+    /// is used up.
     pub(in crate::dataplane::port::vhost_user) fn new() -> io::Result<Self> {
         let empty = memfd_create("empty", MemfdFlags::CLOEXEC)?;
         let mut context: libc::c_ulong = 0;
@@ -49,17 +53,21 @@ impl Notifier {
         &mut self,
         eventfd: BorrowedFd<'_>,
     ) -> io::Result<()> {
+        // Long before the ring is full: then io_submit would refuse (EAGAIN).
         if self.completed >= ROOM / 2 {
             self.take_completions();
         }
-        // SAFETY: all zeros is a valid iocb, which asks for nothing; the fields that matter are set below.
+        // SAFETY: all zeros is a valid iocb, which asks for nothing; the fields that matter are set
+        // below.
         let mut request: libc::iocb = unsafe { std::mem::zeroed() };
+        // A read of no octets of an empty file in memory: the least that completes at once.
         request.aio_lio_opcode = IOCB_CMD_PREAD;
         request.aio_fildes = self.empty.as_raw_fd() as u32;
         request.aio_flags = IOCB_FLAG_RESFD;
         request.aio_resfd = eventfd.as_raw_fd() as u32;
         let mut requests = [&raw mut request];
-        // SAFETY: one request, which the kernel copies before it returns; it reads no octets, so it touches no memory.
+        // SAFETY: one request, which the kernel copies before it returns; it reads no octets, so it
+        // touches no memory.
         let submitted =
             unsafe { libc::syscall(libc::SYS_io_submit, self.context, 1, requests.as_mut_ptr()) };
         if submitted != 1 {
@@ -71,8 +79,10 @@ impl Notifier {
 
     fn take_completions(&mut self) {
         let mut completions: [Completion; ROOM] = [[0; 4]; ROOM];
+        // None are asked for at least, so it does not wait, though it has no time-out.
         let (none, forever) = (0, std::ptr::null_mut::<libc::timespec>());
-        // SAFETY: at least none and at most ROOM completions are written to a local with room for so many.
+        // SAFETY: at least none and at most ROOM completions are written to a local with room for
+        // so many.
         unsafe {
             libc::syscall(
                 libc::SYS_io_getevents,
@@ -83,6 +93,7 @@ impl Notifier {
                 forever,
             )
         };
+        // Whatever it returned: there were at most ROOM, all of them complete.
         self.completed = 0;
     }
 }

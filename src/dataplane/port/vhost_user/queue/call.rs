@@ -1,10 +1,11 @@
-//! Waking a guest by the call descriptor that its VMM gave: never waits, whatever the VMM does with it.
+//! Waking a guest by the call descriptor that its VMM gave: never waits, whatever the VMM does with
+//! it.
 //!
-//! An eventfd is notified by the kernel (`aio.rs`); a UNIX socket (User-mode Linux) gets a message if it has room.
-//! One that has no room was signalled and not yet heard, which is as good.
+//! An eventfd is notified by the kernel (`aio.rs`); a UNIX socket (User-mode Linux) gets a message
+//! if it has room. One that has no room was signalled and not yet heard, which is as good.
 
-//! A signal walks all that wait for the descriptor, and its owner may have millions wait: one that took long is made by
-//! its vNIC's own thread for a while.
+//! A signal walks all that wait for the descriptor, and its owner may have millions wait: one that
+//! took long is made by its vNIC's own thread for a while.
 
 use super::aio::Notifier;
 use crate::dataplane::{
@@ -24,9 +25,11 @@ use std::{
 };
 
 /// How long signals are made by another thread after one took long.
+// Then one is made here again: those that waited for the descriptor may be gone.
 const APART: Duration = Duration::from_secs(60);
 
 thread_local! {
+    // One a thread: no two wait for each other in the kernel, and no lock is needed.
     static NOTIFIER: RefCell<Option<Notifier>> = const { RefCell::new(None) };
     static TIMED: Cell<bool> = const { Cell::new(false) };
 }
@@ -57,13 +60,14 @@ struct Call {
     is_socket: bool,
     /// Until when signals are made apart, in milliseconds of [`clock`]. 0: they are not.
     apart_until: AtomicU64,
-    /// One is to be made apart.
+    /// The vNIC's own thread is to make one, and has not begun.
     pending: AtomicBool,
 }
 
 /// Milliseconds since it was first asked for.
 fn clock() -> u64 {
     static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    // A number, since an `Instant` fits no atomic.
     BEGAN.elapsed().as_millis() as u64
 }
 
@@ -85,11 +89,14 @@ impl Doorbell {
         self.0.is_socket
     }
 
-    /// Rings. A descriptor that is broken is its owner's loss.
+    /// Signals it. Where the descriptor is broken, that is its owner's loss.
     pub fn ring(&self) {
+        // Relaxed: it guards nothing, and an old value costs one slow signal. The clock is not read
+        // while it is 0.
         if self.0.apart_until.load(Ordering::Relaxed) != 0 && self.is_apart() {
             return self.ring_apart();
         }
+        // The clock is read twice only where something is known to be slow.
         if !TIMED.get() {
             return self.0.signal();
         }
@@ -110,7 +117,7 @@ impl Doorbell {
         apart
     }
 
-    /// Has it rung by its vNIC's own thread: once, for all that comes until then.
+    /// Has the vNIC's own thread signal it, once for all calls until that happens.
     #[cold]
     fn ring_apart(&self) {
         if self.0.pending.swap(true, Ordering::SeqCst) {
@@ -128,12 +135,15 @@ impl Doorbell {
 impl Call {
     fn signal(&self) {
         if self.is_socket {
+            // As many octets as an eventfd has: User-mode Linux reads its call descriptor by eight.
             let one = 1_u64.to_ne_bytes();
+            // DONTWAIT, not O_NONBLOCK: that flag is shared with the VMM, which may clear it.
             send(&*self.fd, &one, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).ok();
             return;
         }
         NOTIFIER.with_borrow_mut(|notifier| {
-            // Reactors are prepared; another thread signals errors, which VMMs can do without, and what is made apart.
+            // Reactors are prepared; another thread signals errors, which VMMs can do without, and
+            // what is made apart.
             if notifier.is_none() {
                 *notifier = Notifier::new().ok();
             }

@@ -1,8 +1,9 @@
 //! The device side of a split virtqueue (virtio 1.2 §2.7), processed strictly in order.
 //!
-//! Takes the addresses of a ring inside checked guest memory and gives its chains as checked spans. Everything the
-//! driver wrote is read once into private memory and checked there: indices, chain lengths, directions, ranges. A ring
-//! that breaks a rule is an error, never a shorter packet.
+//! Takes the addresses of a ring inside checked guest memory and returns its chains as checked
+//! spans. Everything the driver wrote is read once into private memory and checked there: indices,
+//! chain lengths, directions, ranges. A ring that breaks a rule is an error, never a shorter
+//! packet.
 #![expect(
     unsafe_code,
     reason = "ring indices and descriptors are shared with the guest: volatile and atomic access"
@@ -21,15 +22,18 @@ use std::sync::{
     atomic::{AtomicU16, Ordering},
 };
 
-/// Descriptors of the longest chain that is taken. A driver may make chains as long as its ring (virtio 1.2
-/// §2.7.5.3.1); beyond this, which is what vhost-net takes (UIO_MAXIOV), a chain is too much work for one frame.
+/// Descriptors of the longest chain that is taken. A driver may make chains as long as its ring
+/// (virtio 1.2 §2.7.5.3.1); beyond this, which is what vhost-net takes (UIO_MAXIOV), a chain is too
+/// much work for one frame.
 pub const MAX_CHAIN: usize = 1024;
 /// Entries the largest ring may have (virtio 1.2 §2.7).
 pub const MAX_SIZE: u32 = 32768;
 
+// Flags of a descriptor (virtio 1.2 §2.7.5).
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
+// The same number in two rings: the driver's flags (§2.7.6), the device's (§2.7.8).
 const NO_INTERRUPT: u16 = 1;
 const NO_NOTIFY: u16 = 1;
 
@@ -142,7 +146,8 @@ pub struct RingConfig {
 pub enum Start {
     /// Where a port left it a moment ago.
     Exactly(u16),
-    /// Where the VMM says; the used index in memory corrects it, because all was completed in order.
+    /// Where the VMM says; the used index in memory corrects it, because all was completed in
+    /// order.
     Told(u16),
 }
 
@@ -165,7 +170,8 @@ impl Descriptor {
     }
 }
 
-/// A running ring. Its pointers are valid as long as the memory it was made from; its owner keeps both together.
+/// A running ring. Its pointers are valid as long as the memory it was made from; its owner keeps
+/// both together.
 #[derive(Debug)]
 pub struct SplitRing {
     /// Where the three are: mapped for as long as the ring.
@@ -192,9 +198,12 @@ impl SplitRing {
     /// Checks the whole ring against memory and finds where to start.
     pub fn new(memory: &Arc<GuestMemory>, config: &RingConfig) -> Result<Self, RingError> {
         let size = config.size;
+        // First of all: the sizes below are products of it, and slots are masked with it.
         if !size.is_power_of_two() || !(2..=MAX_SIZE).contains(&size) {
             return Err(RingError::Size(size));
         }
+        // Sizes and alignments are those of virtio 1.2 §2.7. The 6 octets are flags, index and
+        // event, whether or not the event is negotiated.
         let area = |name, address: u64, len: u32, align: u64| {
             let aligned = address.is_multiple_of(align);
             // SAFETY: the ring keeps the memory for as long as it uses the address.
@@ -224,13 +233,16 @@ impl SplitRing {
         Ok(ring)
     }
 
-    /// A told position may be stale (what a daemon that was killed had completed) or, from some VMMs, skip what is
-    /// outstanding. Everything is completed in order, so the used index is the truth wherever it is possible.
+    /// Finds where to start. A told position may be stale, if the last daemon was killed. Some VMMs
+    /// tell one that skips what is outstanding. Everything is completed in order, so the used index
+    /// is the truth wherever it is possible.
     fn starting_position(&self, start: Start) -> Result<u16, RingError> {
         let used = self.index(self.used + 2).load(Ordering::Acquire);
         let available = self.index(self.available + 2).load(Ordering::Acquire);
+        // Indices run freely modulo 2^16: only their distance means anything.
         let possible = |position: u16| available.wrapping_sub(position) <= self.size;
         let told = match start {
+            // Not compared here: an index that cannot follow it is found by the first look.
             Start::Exactly(position) => return Ok(position),
             Start::Told(position) => position,
         };
@@ -259,18 +271,20 @@ impl SplitRing {
     }
 
     fn index(&self, address: usize) -> &AtomicU16 {
-        // SAFETY: `address` is 2-aligned and inside a ring area that `new` checked; the memory outlives the ring, and
-        // both sides access the index atomically.
+        // SAFETY: `address` is 2-aligned and inside a ring area that `new` checked; the memory
+        // outlives the ring, and both sides access the index atomically.
         unsafe { AtomicU16::from_ptr(address as *mut u16) }
     }
 
     fn slot(&self, position: u16) -> usize {
+        // The size is a power of two: no division on the packet path.
         usize::from(position & (self.size - 1))
     }
 
     /// How many chains wait; reads the driver's index only when those seen before are used up.
     pub fn waiting(&mut self) -> Result<u16, RingError> {
         let seen = self.available_seen.wrapping_sub(self.next_available);
+        // Each look takes the line of the index away from the CPU of a guest that writes there.
         if seen > 0 {
             return Ok(seen);
         }
@@ -279,6 +293,8 @@ impl SplitRing {
 
     /// As [`SplitRing::waiting`], reading the driver's index.
     fn look(&mut self) -> Result<u16, RingError> {
+        // Acquire: heads and descriptors that are read after this are those that the index stands
+        // for (the driver's barrier: virtio 1.2 §2.7.13).
         let available = self.index(self.available + 2).load(Ordering::Acquire);
         let waiting = available.wrapping_sub(self.next_available);
         if waiting > self.size {
@@ -289,8 +305,9 @@ impl SplitRing {
         Ok(waiting)
     }
 
-    /// Takes the heads of chains that wait, from number `skip` of them on, into `heads`; gives how many. Each is read
-    /// once, and what they lead to is fetched ahead. They wait until [`SplitRing::advance`].
+    /// Takes the heads of chains that wait, from number `skip` of them on, into `heads`; returns
+    /// how many. Each is read once, and what they lead to is fetched ahead. They wait until
+    /// [`SplitRing::advance`].
     #[inline]
     pub fn heads(&mut self, skip: usize, heads: &mut [u16]) -> Result<usize, RingError> {
         let seen = usize::from(self.available_seen.wrapping_sub(self.next_available));
@@ -298,7 +315,9 @@ impl SplitRing {
         let count = waiting.saturating_sub(skip).min(heads.len());
         for (at, head) in heads[..count].iter_mut().enumerate() {
             let slot = self.slot(self.next_available.wrapping_add((skip + at) as u16));
+            // Relaxed: the look at the index has ordered it.
             *head = self.index(self.available + 4 + 2 * slot).load(Ordering::Relaxed);
+            // The head is not checked yet: the mask keeps the prefetch inside the table.
             prefetch(self.descriptors + 16 * self.slot(*head));
         }
         Ok(count)
@@ -306,14 +325,15 @@ impl SplitRing {
 
     /// Fetches ahead, for writing, the next `entries` of the used ring.
     pub fn prefetch_used(&self, entries: usize) {
+        // Eight entries of 8 octets are a cache line.
         for at in (0..entries).step_by(8) {
             let slot = self.slot(self.next_used.wrapping_add(at as u16));
             prefetch_write(self.used + 4 + 8 * slot);
         }
     }
 
-    /// The chain at `head`, as far as the first `enough` octets of it go. Its buffers, if they are not one piece, are
-    /// appended to `spans`.
+    /// The chain at `head`, as far as the first `enough` octets of it go. Its buffers, if they are
+    /// not one piece, are appended to `spans`.
     #[inline(always)]
     pub fn chain(
         &self,
@@ -326,11 +346,13 @@ impl SplitRing {
             return Err(RingError::Index(head));
         }
         let at = (self.descriptors + 16 * usize::from(head)) as *const [u64; 2];
-        // SAFETY: inside the table that `new` checked, and aligned as that is; what the guest writes meanwhile can only
-        // change the value read, which is checked afterwards.
+        // SAFETY: inside the table that `new` checked, and aligned as that is; what the guest
+        // writes meanwhile can only change the value read, which is checked afterwards.
         let first = Descriptor::parse(unsafe { at.read_volatile() });
+        // Nearly every buffer is one descriptor in one region: it needs no place among the spans.
         if first.flags & (NEXT | INDIRECT) == 0
-            // SAFETY: spans go into bursts, which the reactor that owns the port has dealt with before it gives it back.
+            // SAFETY: spans go into bursts, which the reactor that owns the port has dealt with
+            // before it gives it back.
             && let Some(span) = unsafe { memory.translate_whole(first.address, first.len) }
         {
             direction.check(&first)?;
@@ -339,8 +361,8 @@ impl SplitRing {
         self.walk(first, memory, (direction, enough), spans)
     }
 
-    /// As [`SplitRing::chain`], of a chain that begins with `first`. What is appended to `spans` of a chain that is too
-    /// long is the caller's to take away.
+    /// As [`SplitRing::chain`], of a chain that begins with `first`. Where the chain is too long,
+    /// the caller takes away what was appended to `spans`.
     #[cold]
     fn walk(
         &self,
@@ -349,12 +371,16 @@ impl SplitRing {
         (direction, enough): (Direction, usize),
         spans: &mut Vec<Span>,
     ) -> Result<Chain, RingError> {
+        // Steps are counted, so a loop needs no list of the descriptors that were seen.
         let limit = usize::from(self.size).min(MAX_CHAIN);
         let (mut table, mut table_len, mut nested) = (self.descriptors, self.size, false);
         let (mut descriptor, mut octets) = (first, 0);
         let first_span = spans.len();
-        // One step more than descriptors with buffers: the one that leads to an indirect table has none.
+        // One step more than descriptors with buffers: the one that leads to an indirect table has
+        // none.
         for step in 1..=limit + 1 {
+            // The direction is of no matter here: a device ignores WRITE of the descriptor that
+            // leads to an indirect table (virtio 1.2 §2.7.5.3.2).
             let next = if descriptor.flags & INDIRECT != 0 {
                 table_len = self.check_indirect(&descriptor, nested)?;
                 // SAFETY: used in this call, whose memory is borrowed.
@@ -370,6 +396,8 @@ impl SplitRing {
                 let mapped = unsafe { memory.translate(address, len, spans) };
                 mapped.ok_or(RingError::Buffer { address, len })?;
                 octets += descriptor.len as usize;
+                // What a frame does not need is not walked: a guest must not make few octets much
+                // work.
                 if descriptor.flags & NEXT == 0 || octets >= enough {
                     return Ok(Chain::Pieces { octets, work: step + spans.len() - first_span });
                 }
@@ -381,6 +409,8 @@ impl SplitRing {
     }
 
     fn check_indirect(&self, descriptor: &Descriptor, nested: bool) -> Result<u16, RingError> {
+        // What a driver must keep to (virtio 1.2 §2.7.5.3.1): no table inside a table, nothing
+        // after a table, no more entries than the ring has.
         let entries = descriptor.len / 16;
         let allowed = self.indirect
             && !nested
@@ -396,8 +426,8 @@ impl SplitRing {
             return Err(RingError::Index(index));
         }
         let at = (table + 16 * usize::from(index)) as *const [u64; 2];
-        // SAFETY: `index` is inside a table that was translated as a whole; what the guest writes meanwhile can only
-        // change the value read, which is checked afterwards.
+        // SAFETY: `index` is inside a table that was translated as a whole; what the guest writes
+        // meanwhile can only change the value read, which is checked afterwards.
         Ok(Descriptor::parse(unsafe { read_unaligned_volatile(at) }))
     }
 
@@ -419,31 +449,38 @@ impl SplitRing {
 
     /// Shows the driver all used entries.
     pub fn publish(&mut self) {
+        // An index that has not changed is not stored: that would take its line from the guest.
         if self.published != self.next_used {
+            // Release: octets and entries are there before the index. After kill -9 a successor
+            // relies on that, too (docs/decisions/0001).
             self.index(self.used + 2).store(self.next_used, Ordering::Release);
             self.published = self.next_used;
         }
     }
 
-    /// Whether the driver wants to be interrupted for what was published since the last call (virtio 1.2 §2.7.7). The
-    /// caller has issued a full fence after [`SplitRing::publish`].
+    /// Whether the driver wants to be interrupted for what was published since the last call
+    /// (virtio 1.2 §2.7.7). The caller has issued a full fence after [`SplitRing::publish`].
     pub fn wants_signal(&mut self) -> bool {
         let old = self.signalled.replace(self.published);
         if old == Some(self.published) {
             return false;
         }
+        // The loads are relaxed: the caller's fence stands between publishing and looking.
         if !self.event_idx {
             return self.index(self.available).load(Ordering::Relaxed) & NO_INTERRUPT == 0;
         }
         let event =
             self.index(self.available + 4 + 2 * usize::from(self.size)).load(Ordering::Relaxed);
         old.is_none_or(|old| {
+            // Whether the event is among the entries old..published, modulo 2^16
+            // (`vring_need_event` of Linux).
             self.published.wrapping_sub(event).wrapping_sub(1) < self.published.wrapping_sub(old)
         })
     }
 
-    /// Asks for a kick when a chain comes; says whether one is there already (virtio 1.2 §2.7.10). The fence between
-    /// asking and looking pairs with the driver's between adding and deciding to kick.
+    /// Asks for a kick when a chain comes. Returns whether one is there already (virtio 1.2
+    /// §2.7.10). The fence between asking and looking pairs with the driver's between adding and
+    /// deciding to kick.
     pub fn arm(&mut self) -> Result<bool, RingError> {
         if self.event_idx {
             let event = self.used + 4 + 8 * usize::from(self.size);
@@ -451,6 +488,7 @@ impl SplitRing {
         } else {
             self.index(self.used).store(0, Ordering::Relaxed);
         }
+        // A full fence: nothing less keeps a load behind an earlier store to another place.
         std::sync::atomic::fence(Ordering::SeqCst);
         Ok(self.look()? > 0)
     }
@@ -478,5 +516,6 @@ unsafe fn read_unaligned_volatile(at: *const [u64; 2]) -> [u64; 2] {
         *octet = unsafe { at.cast::<u8>().add(offset).read_volatile() };
     }
     let (low, high) = octets.split_at(8);
+    // Reversed: of little-endian octets the last is the highest.
     [low, high].map(|half| half.iter().rev().fold(0, |word, octet| word << 8 | u64::from(*octet)))
 }

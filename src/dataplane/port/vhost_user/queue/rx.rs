@@ -1,8 +1,8 @@
 //! The guest's receive queue: frames go into its chains. Egress, seen from the switch.
 //!
-//! A delivery goes over its frames twice: first chains are found for all of them and fetched ahead, then octets are
-//! copied. What the sender left to be done and this guest does not take is done on the way: checksums are finished, frames
-//! cut into segments.
+//! A delivery goes over its frames twice: first chains are found for all of them and fetched ahead,
+//! then octets are copied. What the sender left to be done and this guest does not take is done on
+//! the way: checksums are finished, frames cut into segments.
 
 use super::ring::{Chain, Direction, RingError, SplitRing};
 use crate::{
@@ -29,14 +29,16 @@ use std::ops::Range;
 use zerocopy::IntoBytes as _;
 
 /// Chains a frame may be merged from: 64 KiB in buffers of 1 KiB.
+// One more than 64: the Ethernet and virtio headers come on top of a packet of 64 KiB.
 const MAX_CHAINS: usize = 65;
 /// Frames between fetching a place ahead and writing there.
 const AHEAD: usize = 8;
 /// Octets that are summed and copied at a time.
+// Holds a frame of MTU 1500 at once, and fits the stack and the first-level cache.
 const CHUNK: usize = 2048;
-/// Segments, and descriptors and spans of chains in pieces, that a queue is given in one turn of its reactor: as many as
-/// a ring of the largest size that VMMs use (1024) can need, each in two pieces. What guests make of their rings and
-/// frames must not hold up others.
+/// Segments, and descriptors and spans of chains in pieces, that a queue is given in one turn of
+/// its reactor: as many as a ring of the largest size that VMMs use (1024) can need, each in two
+/// pieces. What guests make of their rings and frames must not hold up others.
 const WORK: usize = 2048;
 
 /// One receive queue.
@@ -101,8 +103,8 @@ impl RxQueue {
         }
     }
 
-    /// Whether the guest receives here: VMMs enable queues that guests with fewer CPUs, or firmware, leave without
-    /// buffers for ever.
+    /// Whether the guest receives here: VMMs enable queues that guests with fewer CPUs, or
+    /// firmware, leave without buffers for ever.
     pub(in crate::dataplane::port::vhost_user) fn is_used(&mut self) -> bool {
         self.used = self.used || self.ring.position() != 0 || self.ring.waiting() != Ok(0);
         self.used
@@ -114,8 +116,8 @@ impl RxQueue {
         self.work = 0;
     }
 
-    /// Spends some of this turn's work. A frame for which not even a whole turn is enough fits no buffers of this
-    /// guest; another waits for the next turn.
+    /// Spends some of this turn's work. A frame that needs more than a whole turn fits no buffers
+    /// of this guest. Any other waits for the next turn.
     fn spend(&mut self, work: usize, before: usize) -> Result<(), Undelivered> {
         self.work += work;
         match (self.work <= WORK, before) {
@@ -125,8 +127,8 @@ impl RxQueue {
         }
     }
 
-    /// Writes frames into as many chains as each takes, in order, each whole or not at all. Gives how many it wrote,
-    /// and why it wrote no more.
+    /// Writes frames into as many chains as each takes, in order, each whole or not at all. Returns
+    /// how many it wrote, and why it wrote no more.
     pub(in crate::dataplane::port::vhost_user) fn deliver(
         &mut self,
         memory: &GuestMemory,
@@ -143,19 +145,22 @@ impl RxQueue {
         for frame in frames {
             match self.place(memory, frame, chain, frames.len()) {
                 Ok(chains) => (chain, taken) = (chain + chains, taken + 1),
+                // In order: what is behind a frame that is not taken is not taken either.
                 Err(why) => {
                     placed = Err(why);
                     break;
                 }
             }
         }
+        // The loop fetches what is AHEAD of it, which leaves out the first ones.
         (0..AHEAD).for_each(|at| self.prefetch(at));
         let mut at = 0;
         for frame in &frames[..taken] {
             self.prefetch(at + AHEAD);
             at += self.write(frame, at);
         }
-        // Apart from the octets: the guest may be fetching the same lines, and takes each away but once.
+        // Apart from the octets: the guest may be fetching the same lines, and takes each away but
+        // once.
         for at in 0..self.places.len() {
             self.push_used(at);
         }
@@ -184,7 +189,8 @@ impl RxQueue {
         }
     }
 
-    /// Finds chains for a frame, one of `burst`, from number `chain` of those that wait on. Gives how many.
+    /// Finds chains for a frame, from waiting chain number `chain` on. It is one of `burst` frames,
+    /// for which heads are read together. Returns the number of chains.
     #[inline]
     fn place(
         &mut self,
@@ -223,17 +229,21 @@ impl RxQueue {
         cut: &Cut<'_>,
         chain: usize,
     ) -> Result<usize, Undelivered> {
+        // A segment takes a chain at least: no waiting brings more than the ring has.
         if cut.count() > self.ring.size() {
             return Err(Undelivered::TooLarge);
         }
         let first = self.places.len();
         let before = self.work;
+        // Charged before the chains are looked for: each segment has headers made and summed.
         self.spend(cut.count(), before)?;
         let mut taken = 0;
         for at in 0..cut.count() {
             match self.place_octets(memory, cut.len(at), (chain + taken, before), cut.count()) {
                 Ok(chains) => taken += chains,
                 Err(why) => {
+                    // `lens` and `spans` keep what was noted: only places lead there, and the next
+                    // delivery clears both.
                     self.places.truncate(first);
                     return Err(why);
                 }
@@ -242,8 +252,8 @@ impl RxQueue {
         Ok(taken)
     }
 
-    /// Finds chains for a frame of `octets`, from number `chain` of those that wait on; `before` is the work of this
-    /// turn when the frame's began. Gives how many.
+    /// Finds chains for a frame of `octets`, from waiting chain number `chain` on. `before` is the
+    /// work of this turn before the frame. Returns the number of chains.
     #[inline(always)]
     fn place_octets(
         &mut self,
@@ -280,6 +290,7 @@ impl RxQueue {
         let mut room = self.note(first, before)?;
         while room < octets {
             let taken = self.lens.len() - first_len;
+            // Without merged buffers a frame has one chain (virtio 1.2 §5.1.6.3).
             if !self.mergeable || taken == MAX_CHAINS {
                 return Err(Undelivered::TooLarge);
             }
@@ -294,7 +305,7 @@ impl RxQueue {
         Ok(taken)
     }
 
-    /// Notes a chain of a place that has several. Gives its octets.
+    /// Notes a chain of a place that has several. Returns its octets.
     fn note(&mut self, chain: Chain, before: usize) -> Result<usize, Undelivered> {
         let (len, work) = match chain {
             Chain::Whole(span) => {
@@ -309,7 +320,7 @@ impl RxQueue {
         Ok(len)
     }
 
-    /// The head of chain number `at` of those that wait; reads `batch` of them where it is not known yet.
+    /// Returns the head of waiting chain number `at`. Reads `batch` more where it is not known yet.
     #[inline]
     fn head(&mut self, at: usize, batch: usize) -> Result<u16, Undelivered> {
         match self.heads.get(at) {
@@ -320,6 +331,7 @@ impl RxQueue {
 
     #[cold]
     fn more_heads(&mut self, at: usize, batch: usize) -> Result<u16, Undelivered> {
+        // Many at once, so that the descriptors they lead to are fetched together.
         self.heads.resize(at + batch, 0);
         let read = self.ring.heads(at, &mut self.heads[at..])?;
         self.heads.truncate(at + read);
@@ -334,7 +346,8 @@ impl RxQueue {
         }
     }
 
-    /// Writes a frame into the place with number `at`, or its segments into those from there on; gives how many.
+    /// Writes a frame into the place with number `at`, or its segments into those from there on;
+    /// returns how many.
     #[inline(always)]
     fn write(&self, frame: &Outgoing<'_>, at: usize) -> usize {
         if let (Offload::None, [tail], Room::Whole(span)) =
@@ -342,6 +355,7 @@ impl RxQueue {
             && let Some(span) = span.write(&vnet::Header::PLAIN)
         {
             let rest = span.skip(span.copy_from_slice(frame.head));
+            // The tail may be longer than the frame: padding was left out.
             rest.copy_from_span(tail.first(frame.len - frame.head.len()));
             return 1;
         }
@@ -375,7 +389,8 @@ impl RxQueue {
     fn write_segments(&self, frame: &Outgoing<'_>, cut: &Cut<'_>, at: usize) -> usize {
         let Offload::Segmentation { start, offset, .. } = frame.offload else { return 0 };
         let private = &frame.head[cut.headers_len()..];
-        // Where the next segment's octets begin in the tail, which is gone through once: it may be in many pieces.
+        // Where the next segment's octets begin in the tail, which is gone through once: it may be
+        // in many pieces.
         let (mut tail, mut skip) = (frame.tail, 0);
         for number in 0..cut.count() {
             let segment = cut.segment(number);
@@ -384,6 +399,7 @@ impl RxQueue {
             let tail_len = end - from - in_private.len();
             let private = &private[in_private];
             let octets = Octets { headers: &segment.headers, private, tail, skip, tail_len };
+            // A segment is a whole frame but for its checksum, which a guest may take open.
             self.scatter(at + number, Offload::Checksum { start, offset }, 0, octets);
             skip += tail_len;
             while let [first, rest @ ..] = tail
@@ -413,7 +429,8 @@ impl RxQueue {
         }
     }
 
-    /// Writes octets into the place with number `at`, finished as far as the guest does not do that itself.
+    /// Writes a frame into place number `at`. Completes the offloads that the guest did not
+    /// negotiate.
     fn scatter(&self, at: usize, offload: Offload, headers_len: u16, octets: Octets<'_>) {
         let (spans, buffers) = match &self.places[at].room {
             Room::Whole(span) => (std::slice::from_ref(span), 1),
@@ -421,6 +438,7 @@ impl RxQueue {
         };
         let mut out = Scatter::new(spans);
         match offload {
+            // A frame to be segmented comes here only where the guest takes open checksums, too.
             Offload::Checksum { start, offset } if !self.takes.checksum => {
                 let header = vnet::Header::to_guest(Offload::None, 0, buffers);
                 let header = &header.as_bytes()[..self.header_len];
@@ -470,8 +488,8 @@ impl From<RingError> for Undelivered {
     }
 }
 
-/// Writes a frame whose checksum, from octet `start` on and at `offset` from there, is to be finished. What is summed
-/// is what is written: guest memory is read once.
+/// Writes a frame whose checksum, from octet `start` on and at `offset` from there, is to be
+/// finished. What is summed is what is written: guest memory is read once.
 fn write_summed(
     mut out: Scatter<'_>,
     header: &[u8],
@@ -488,6 +506,8 @@ fn write_summed(
     let mut sum = checksum::Checksum::new();
     sum.add(head.get(start..).unwrap_or(&[]));
     sum.add(rest);
+    // The front is written last, when the sum is known. The guest sees neither before the used
+    // index moves.
     let mut front = out;
     out.skip(header.len() + head.len());
     out.put(rest);
@@ -528,6 +548,7 @@ impl<'a> Scatter<'a> {
 
     fn skip(&mut self, octets: usize) {
         self.skipped += octets;
+        // Also past empty spans: the next octet always has room where this ends.
         while let Some(span) = self.spans.get(self.at)
             && self.skipped >= span.len()
         {

@@ -1,7 +1,7 @@
 //! The guest's transmit queue: chains become frames. Ingress, seen from the switch.
 //!
-//! A poll goes over its chains three times, so that what one step fetches ahead is there for the next: heads, then
-//! descriptors, then the octets themselves.
+//! A poll goes over its chains three times, so that what one step fetches ahead is there for the
+//! next: heads, then descriptors, then the octets themselves.
 
 use super::ring::{Chain, Direction, MAX_CHAIN, RingError, SplitRing};
 use crate::{
@@ -17,10 +17,11 @@ use crate::{
     },
 };
 
-/// What a descriptor of a chain, or a span, costs of a burst's octets ([`BURST_OCTETS`]): a burst of frames in many
-/// pieces ends with about 1024 of them.
+/// What a descriptor of a chain, or a span, costs of a burst's octets ([`BURST_OCTETS`]): a burst
+/// of frames in many pieces ends with about 1024 of them.
 const PIECE_COST: usize = 512;
 /// Octets at which a chain need not be followed any further: its frame is too long.
+// One octet more than fits, so that too long differs from just long enough.
 const ENOUGH: usize = vnet::HEADER_LEN + MAX_FRAME_LEN + 1;
 
 /// One transmit queue.
@@ -35,7 +36,8 @@ pub(in crate::dataplane::port::vhost_user) struct TxQueue {
     header_len: usize,
     /// The chains of the last poll.
     heads: [u16; BURST],
-    /// Which of the chains that wait are dealt with already: those behind one that is not.
+    /// Waiting chains that are dealt with, a bit each from the oldest: they are behind one that is
+    /// not.
     done: u64,
 }
 
@@ -55,6 +57,8 @@ impl TxQueue {
         memory: &GuestMemory,
         burst: &mut Burst,
     ) -> Result<(), RingError> {
+        // Frames stay in the ring until they are dealt with: one whose receiver has no buffers is
+        // polled again, and costs no memory of ours.
         let waiting = usize::from(self.ring.waiting()?).min(BURST);
         let count = self.ring.heads(0, &mut self.heads[..waiting])?;
         self.ring.prefetch_used(count);
@@ -69,7 +73,8 @@ impl TxQueue {
                     frame.tail = span;
                     span.len()
                 }
-                // A short header is taken out of a chain like one in pieces: so legacy drivers send theirs anyway.
+                // A short header is taken out of a chain like one in pieces: so legacy drivers send
+                // theirs anyway.
                 Chain::Whole(span) => {
                     spans.push(span);
                     frame.tail = Span::default();
@@ -77,6 +82,7 @@ impl TxQueue {
                 }
                 Chain::Pieces { octets: len, work } => {
                     frame.tail = Span::default();
+                    // Work without octets: some thousand pieces end a burst as 512 KiB do.
                     octets += work * PIECE_COST;
                     len
                 }
@@ -84,6 +90,7 @@ impl TxQueue {
                     spans.truncate(first);
                     frame.tail = Span::default();
                     frame.unfit = Some(DropReason::ChainTooLong);
+                    // What it took to find out.
                     octets += MAX_CHAIN * PIECE_COST;
                     0
                 }
@@ -91,10 +98,12 @@ impl TxQueue {
             frame.pieces = first..spans.len();
             frame.len = len.saturating_sub(self.header_len);
             octets += len;
+            // After the frame, not before: the first of a burst is taken whatever it costs.
             if octets >= BURST_OCTETS {
                 break;
             }
         }
+        // Octets last: by now those of the first frames have been fetched.
         let (frames, spans) = burst.frames_mut();
         for frame in frames {
             self.fill(frame, spans);
@@ -106,9 +115,11 @@ impl TxQueue {
     /// Copies the frame's head out of its tail.
     #[inline]
     fn fill(&self, frame: &mut Frame, spans: &mut [Span]) {
+        // First: of a disabled ring nothing is of interest (vhost-user: "Ring states").
         if !self.enabled {
             frame.unfit = Some(DropReason::QueueDisabled);
         } else if frame.len < ethernet::HEADER_LEN {
+            // A chain that was too long has no octets either, and keeps its own reason.
             frame.unfit.get_or_insert(DropReason::FrameTooShort);
         } else if frame.len > MAX_FRAME_LEN {
             frame.unfit = Some(DropReason::FrameTooLong);
@@ -119,6 +130,7 @@ impl TxQueue {
         }
         frame.head_len = frame.len.min(HEAD_LEN);
         let head = &mut frame.head[..frame.head_len];
+        // A tail in one piece holds the whole header: a shorter one was too short above.
         let header = match frame.tail.read() {
             Some(header) => {
                 let rest = frame.tail.skip(vnet::HEADER_LEN);
@@ -135,6 +147,7 @@ impl TxQueue {
         };
         match vnet::Header::from(header).offload() {
             Ok(Offload::None) => {}
+            // A driver must not ask for what it did not negotiate (virtio 1.2 §5.1.6.2.1).
             Ok(Offload::Segmentation { segments, .. }) if !self.segmentation.covers(segments) => {
                 frame.unfit = Some(DropReason::UnexpectedSegmentation);
             }
@@ -143,19 +156,23 @@ impl TxQueue {
         }
     }
 
-    /// Returns frames of the last poll to the guest, in order: those of `done`, a bit each from the lowest, up to the
-    /// first that is not.
+    /// Returns the oldest frames of the last poll to the guest, in order: up to the first that is
+    /// not in `done`, which has a bit for each, the oldest lowest.
     pub(in crate::dataplane::port::vhost_user) fn complete(&mut self, done: u64) {
+        // Used entries are in the order of available ones, always: that lets a restart go on by the
+        // used index alone (docs/decisions/0001).
         let count = done.trailing_ones();
         for head in &self.heads[..count as usize] {
+            // 0: nothing was written to a chain that the device reads.
             self.ring.push_used(*head, 0);
         }
         self.ring.advance(count as u16);
+        // Checked: all 64 may be done, and a shift by the whole width overflows.
         self.done = done.checked_shr(count).unwrap_or(0);
     }
 }
 
-/// Moves octets from the start of `spans` into `to`; gives how many spans that used up.
+/// Moves octets from the start of `spans` into `to`; returns how many spans that used up.
 fn take(spans: &mut [Span], mut to: &mut [u8]) -> usize {
     let mut used_up = 0;
     for span in spans {

@@ -1,7 +1,8 @@
-//! The octets of vhost-user messages (QEMU docs/interop/vhost-user.rst) ⇄ typed requests and replies.
+//! The octets of vhost-user messages (QEMU docs/interop/vhost-user.rst) ⇄ typed requests and
+//! replies.
 //!
-//! Every request has a least size and may be longer: some VMMs send fixed-size payloads. Integers are of the host's
-//! order.
+//! Every request has a least size and may be longer: some VMMs send fixed-size payloads. Integers
+//! are of the host's order.
 
 use crate::dataplane::port::vhost_user::{
     memory::{MAX_REGIONS, Region, dirty_log::LogArea},
@@ -13,10 +14,13 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Octets of a message's header.
 pub const HEADER_LEN: usize = 12;
 /// Octets of the longest payload taken.
+// As of the vhost crate. What is needed is less: a table of 64 regions has 2056 octets.
 pub const MAX_PAYLOAD: usize = 4096;
 /// Descriptors of one message that are taken; more are a violation.
+// A memory table has the most. The vhost crate (Cloud Hypervisor) sends up to 32, QEMU 8.
 pub const MAX_FDS: usize = 32;
 
+// Bits of the flags: two of the version, then one for a reply and one that asks for it.
 const VERSION: u32 = 1;
 const VERSION_MASK: u32 = 3;
 const REPLY: u32 = 4;
@@ -137,9 +141,10 @@ pub enum Request {
         /// No descriptor: the guest polls.
         polled: bool,
     },
-    /// Where written pages of guest memory are marked while the guest migrates; the descriptor follows.
+    /// Where written pages of guest memory are marked while the guest migrates; the descriptor
+    /// follows.
     SetLogBase(LogArea),
-    /// Who would like to hear of marks: a descriptor.
+    /// Where each mark is to be signalled: an eventfd follows. It is ignored.
     SetLogFd,
     /// Where errors of a ring are told; the descriptor follows unless `polled`.
     SetVringErr {
@@ -189,6 +194,7 @@ pub enum Request {
 }
 
 fn read<T: FromBytes>(payload: &[u8]) -> Result<T, Malformed> {
+    // A prefix: User-mode Linux sends its memory table with two places, whatever is in them.
     T::read_from_prefix(payload)
         .map(|(value, _)| value)
         .map_err(|_| Malformed::TooShort(payload.len()))
@@ -199,7 +205,9 @@ impl Request {
     pub fn parse(code: u32, payload: &[u8]) -> Result<Self, Malformed> {
         let number = || read::<u64>(payload);
         let state = || read::<[u32; 2]>(payload);
+        // The index has 8 bits, and the flag is the ninth. The rest means nothing yet.
         let descriptor = || number().map(|word| ((word & 0xff) as u32, word & NO_FD != 0));
+        // No error: a VMM may know more than we do, and goes on when it is told so.
         let Ok(code) = FrontendReq::try_from(code) else { return Ok(Self::Unknown(code)) };
         Ok(match code {
             FrontendReq::GET_FEATURES => Self::GetFeatures,
@@ -251,6 +259,7 @@ impl Request {
             FrontendReq::SET_CONFIG => Self::SetConfig,
             FrontendReq::RESET_DEVICE => Self::ResetDevice,
             FrontendReq::GET_MAX_MEM_SLOTS => Self::GetMaxMemSlots,
+            // Eight octets of padding precede the region.
             FrontendReq::ADD_MEM_REG => Self::AddMemReg(read(payload.get(8..).unwrap_or(&[]))?),
             FrontendReq::REM_MEM_REG => Self::RemMemReg(read(payload.get(8..).unwrap_or(&[]))?),
             other => Self::Unknown(other as u32),
@@ -260,6 +269,7 @@ impl Request {
 
 fn regions(payload: &[u8]) -> Result<Vec<Region>, Malformed> {
     let [count, _padding] = read::<[u32; 2]>(payload)?;
+    // Before room is made for them: the count is only the VMM's word.
     if count as usize > MAX_REGIONS {
         return Err(Malformed::Regions(count));
     }
@@ -273,7 +283,10 @@ fn regions(payload: &[u8]) -> Result<Vec<Region>, Malformed> {
 }
 
 fn vring_addr(payload: &[u8]) -> Result<Request, Malformed> {
+    // The flag and address of a log for the used ring are of no use: that ring is in guest memory,
+    // and what is written to it is marked as all else is.
     let [ring, _flags] = read::<[u32; 2]>(payload)?;
+    // In this order on the wire: used before available.
     let [descriptors, used, available, _log] = read::<[u64; 4]>(payload.get(8..).unwrap_or(&[]))?;
     Ok(Request::SetVringAddr { ring, addresses: RingAddresses { descriptors, available, used } })
 }

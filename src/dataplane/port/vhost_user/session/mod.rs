@@ -1,8 +1,10 @@
-//! The conversation with a VMM, as a state machine: `(state, request, descriptors) → (state, reply, memory change)`.
+//! The conversation with a VMM, as a state machine:
+//! `(state, request, descriptors) → (state, reply, memory change)`.
 //!
-//! Takes requests in any order that real VMMs use (QEMU enables rings before it sets features, UML sets doorbells
-//! first) and refuses what no VMM may ask. Does no I/O: whoever drives it maps memory, stops the port before a request
-//! that [`Session::disturbs`] it, and builds the next port from [`Session::plan`].
+//! Takes requests in any order that real VMMs use (QEMU enables rings before it sets features, UML
+//! sets doorbells first) and refuses what no VMM may ask. Does no I/O: whoever drives it maps
+//! memory, stops the port before a request that [`Session::disturbs`] it, and builds the next port
+//! from [`Session::plan`].
 
 pub mod message;
 mod saved;
@@ -23,6 +25,7 @@ use std::{os::fd::OwnedFd, sync::Arc};
 use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;
 use virtio_bindings::{virtio_config, virtio_net, virtio_ring};
 
+// Bits 30 and 26 are vhost-user's own: no guest ever sees them.
 const PROTOCOL_FEATURES: u64 = 1 << 30;
 /// Nothing of the guest: the VMM sets it while the guest migrates.
 const LOG_ALL: u64 = 1 << 26;
@@ -43,12 +46,15 @@ const SEGMENTATION: u64 = 1 << virtio_net::VIRTIO_NET_F_HOST_TSO4
     | 1 << virtio_net::VIRTIO_NET_F_GUEST_ECN
     | 1 << virtio_net::VIRTIO_NET_F_GUEST_USO4
     | 1 << virtio_net::VIRTIO_NET_F_GUEST_USO6;
+// MQ requires CTRL_VQ, by which a guest says how many pairs it uses (virtio 1.2 §5.1.3.1).
 const MULTI_QUEUE: u64 = 1 << virtio_net::VIRTIO_NET_F_MQ | 1 << virtio_net::VIRTIO_NET_F_CTRL_VQ;
 
 /// Octets of the configuration space that can be read (virtio 1.2 §5.1.4; the rest is zero).
+// As much as QEMU may ask for (its VHOST_USER_MAX_CONFIG_SIZE).
 const CONFIG_LEN: usize = 256;
 
-/// What a new vNIC offers. It is recorded with the vNIC and never shrinks: VMMs refuse to reconnect otherwise.
+/// What a new vNIC offers. It is recorded with the vNIC and never shrinks: VMMs refuse to reconnect
+/// otherwise.
 pub fn features(queue_pairs: u16) -> u64 {
     let single = PROTOCOL_FEATURES
         | VERSION_1
@@ -62,10 +68,14 @@ pub fn features(queue_pairs: u16) -> u64 {
         | 1 << virtio_net::VIRTIO_NET_F_MAC
         | 1 << virtio_net::VIRTIO_NET_F_MTU
         | 1 << virtio_net::VIRTIO_NET_F_STATUS;
-    // The control queue ends in the VMM; VMMs that pass it to the backend (UML) take vNICs of one pair.
+    // The control queue ends in the VMM; VMMs that pass it to the backend (UML) take vNICs of one
+    // pair.
     if queue_pairs > 1 { single | MULTI_QUEUE } else { single }
 }
 
+// Each is there for a VMM. QEMU takes one pair without MQ, and does not migrate without LOG_SHMFD.
+// Cloud Hypervisor and UML read the MAC by CONFIG. Linux 6.1 as UML finds no device without
+// BACKEND_REQ. INFLIGHT_SHMFD is left out, since rings are in order (docs/decisions/0001).
 fn protocol_features() -> Protocol {
     Protocol::MQ
         | Protocol::REPLY_ACK
@@ -175,8 +185,9 @@ struct Ring {
     call: Option<Doorbell>,
     /// Rung when the vNIC fails.
     error: Option<Doorbell>,
-    /// `None`: not said; then the ring is enabled where protocol features were not negotiated, and waits where they were:
-    /// what a guest sent before its VMM came back is not to be discarded while that takes up its rings one by one.
+    /// `None`: the VMM has not said. Without protocol features the ring is then enabled. With them
+    /// it waits: a VMM that comes back takes up its rings one by one, and what the guest sent
+    /// before is not to be discarded meanwhile.
     enabled: Option<bool>,
 }
 
@@ -209,20 +220,24 @@ impl Session {
         self.protocol.contains(Protocol::REPLY_ACK)
     }
 
-    /// Whether it holds descriptors that keep a connection of its VMM open after that has ended.
+    /// Returns whether it holds sockets: these may keep the connection open after the VMM has
+    /// ended.
     pub fn holds_sockets(&self) -> bool {
         let bells = self.rings.iter().flat_map(|ring| [&ring.call, &ring.error]).flatten();
         let mut sockets = bells.filter(|bell| bell.is_socket());
         self.backend_channel.is_some() || sockets.next().is_some()
     }
 
-    /// Tells a VMM that wants to know that rings stand still because the guest or it broke the protocol.
+    /// Signals the error descriptors of all rings: they stand still, since the guest or the VMM
+    /// broke the protocol.
     pub fn tell_error(&self) {
         self.rings.iter().filter_map(|ring| ring.error.as_ref()).for_each(Doorbell::ring);
     }
 
     /// Whether the port must be stopped before `request` is handled.
     pub fn disturbs(request: &Request) -> bool {
+        // Harmless requests are listed, not the others: one that is forgotten costs a pause, and
+        // not a port whose rings or memory change under it.
         !matches!(
             request,
             Request::GetFeatures
@@ -241,8 +256,8 @@ impl Session {
         )
     }
 
-    /// Handles one request. The port, if there was one, has stopped if the request disturbs it; kick descriptors are
-    /// eventfds, and those to be rung eventfds or UNIX sockets.
+    /// Handles one request. The port, if there was one, has stopped if the request disturbs it;
+    /// kick descriptors are eventfds, and those to be rung eventfds or UNIX sockets.
     pub fn handle(
         &mut self,
         request: Request,
@@ -251,8 +266,12 @@ impl Session {
         let number =
             |value: u64| Effect { reply: Some(value.to_ne_bytes().into()), ..Effect::default() };
         match request {
+            // LOG_ALL is not recorded with a vNIC: it belongs to the VMM's connection.
             Request::GetFeatures => return Ok(number(self.device.features | LOG_ALL)),
             Request::GetProtocolFeatures => return Ok(number(protocol_features().bits())),
+            // Cloud Hypervisor compares this with its rings, QEMU with its pairs. Told of pairs,
+            // Cloud Hypervisor refuses to start. Told of rings, QEMU may ask for some that do not
+            // exist: `Refusal::Ring` then says what to do.
             Request::GetQueueNum => return Ok(number(self.rings.len() as u64)),
             Request::GetMaxMemSlots => return Ok(number(MAX_REGIONS as u64)),
             Request::GetConfig { offset, size } => return Ok(self.config(offset, size)),
@@ -261,7 +280,8 @@ impl Session {
                 return memory_change(request, fds);
             }
             Request::SetLogBase(area) => {
-                // Answered always: QEMU waits for any reply, the vhost crate (Cloud Hypervisor) for the same words.
+                // Answered always: QEMU waits for any reply, the vhost crate (Cloud Hypervisor) for
+                // the same words.
                 let reply = [area.len, area.offset].map(u64::to_ne_bytes);
                 return Ok(Effect {
                     reply: Some(reply.concat()),
@@ -275,6 +295,8 @@ impl Session {
                 self.protocol = Protocol::from_bits_truncate(features) & protocol_features();
             }
             Request::ResetOwner | Request::ResetDevice => {
+                // Rings alone: of RESET_OWNER the specification says that to discard more leads to
+                // bugs.
                 self.rings.iter_mut().for_each(|ring| *ring = Ring::default());
             }
             Request::SetBackendReqFd => self.backend_channel = Some(one(fds)?),
@@ -293,9 +315,12 @@ impl Session {
             Request::SetVringBase { ring, base } => {
                 let base = u16::try_from(base).map_err(|_| Refusal::Base(base))?;
                 let ring = self.ring(ring)?;
+                // What the VMM says now outranks where an earlier port stopped.
                 (ring.base, ring.position) = (base, Position::default());
             }
             Request::SetVringKick { ring, polled } => {
+                // It is an eventfd, which closes without waiting for anybody: it needs no thread
+                // apart.
                 self.ring(ring)?.kick =
                     Some(if polled { None } else { Some(Arc::new(one(fds)?.into_inner())) });
             }
@@ -318,12 +343,14 @@ impl Session {
     }
 
     fn set_features(&mut self, features: u64) -> Result<(), Refusal> {
+        // Bits 26 and 30 come back from VMMs as they were offered, whatever the vNIC has.
         let foreign = features & !(self.device.features | PROTOCOL_FEATURES | LOG_ALL);
         if foreign != 0 {
             return Err(Refusal::Features(foreign));
         }
-        // Legacy rings and headers are of the guest's byte order (virtio 1.2 §2.7.3), taken here for little-endian: that
-        // of every guest of a little-endian host, unless a CPU of another kind is emulated.
+        // Legacy rings and headers are of the guest's byte order (virtio 1.2 §2.7.3), taken here
+        // for little-endian: that of every guest of a little-endian host, unless a CPU of another
+        // kind is emulated.
         if features & VERSION_1 == 0 && cfg!(target_endian = "big") {
             return Err(Refusal::Legacy(features));
         }
@@ -340,6 +367,7 @@ impl Session {
     fn stop_ring(&mut self, number: u32) -> Result<Effect, Refusal> {
         let ring = self.ring(number)?;
         ring.base = ring.position.get().unwrap_or(ring.base);
+        // Both descriptors go: VMMs send them again when they start the ring.
         (ring.position, ring.kick, ring.call) = (Position::default(), None, None);
         let state = [number, u32::from(ring.base)];
         let reply = state.iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -349,11 +377,13 @@ impl Session {
     /// A part of the configuration space; an empty one where it is out of range.
     fn config(&self, offset: u32, size: u32) -> Effect {
         let mut space = [0; CONFIG_LEN];
+        // `struct virtio_net_config` (virtio 1.2 §5.1.4), little-endian whatever the host.
         space[..6].copy_from_slice(&self.device.mac.0);
         space[6..8].copy_from_slice(&(virtio_net::VIRTIO_NET_S_LINK_UP as u16).to_le_bytes());
         space[8..10].copy_from_slice(&self.device.queue_pairs.to_le_bytes());
         space[10..12].copy_from_slice(&self.device.mtu.to_le_bytes());
         let end = offset.saturating_add(size) as usize;
+        // Nothing is how vhost-user tells of an error here.
         let part = space.get(offset as usize..end).unwrap_or(&[]);
         let head = [offset, part.len() as u32, 0];
         let mut reply: Vec<u8> = head.iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -361,14 +391,18 @@ impl Session {
         Effect { reply: Some(reply), ..Effect::default() }
     }
 
-    /// What runs now: the rings that are addressed and started, and enabled or disabled. `None` where there is nothing to run.
+    /// Returns what runs now: the rings that have addresses, are started, and are enabled or
+    /// disabled. `None`: nothing runs.
     pub fn plan(&self) -> Option<Plan> {
         let features = self.features?;
+        // Without protocol features a ring begins enabled (vhost-user: "Ring states").
         let by_default = features & PROTOCOL_FEATURES == 0;
         let ring = |ring: &Ring| {
             let enabled = ring.enabled.or(by_default.then_some(true))?;
             let kick = ring.kick.clone()?;
             Some(RingPlan {
+                // Each `?`: not told yet. VMMs differ in what they tell first, and a ring waits for
+                // the last.
                 config: RingConfig {
                     size: (ring.size > 0).then_some(ring.size)?,
                     addresses: ring.addresses?,
@@ -382,6 +416,7 @@ impl Session {
                 position: ring.position.clone(),
             })
         };
+        // Even rings receive, odd ones transmit (virtio 1.2 §5.1.2).
         let pairs = self.rings.chunks(2).map(|pair| (ring(&pair[0]), ring(&pair[1])));
         let pairs: Vec<_> = pairs.collect();
         let runs = pairs.iter().any(|(rx, tx)| rx.is_some() || tx.is_some());
@@ -389,6 +424,7 @@ impl Session {
             pairs,
             logs: features & LOG_ALL != 0,
             mergeable: features & MRG_RXBUF != 0,
+            // Only legacy drivers without merged buffers have the short one (virtio 1.2 §5.1.6.1).
             header_len: if features & (VERSION_1 | MRG_RXBUF) == 0 {
                 vnet::SHORT_HEADER_LEN
             } else {
@@ -411,8 +447,9 @@ impl Session {
     }
 }
 
-/// The segmentation that `features` has: the bits of TCP over IPv4, over IPv6 and of ECN follow each other from `tcp4`
-/// on; datagrams need all bits of `udp`, since a frame of them does not tell its family.
+/// The segmentation that `features` has: the bits of TCP over IPv4, over IPv6 and of ECN follow
+/// each other from `tcp4` on; datagrams need all bits of `udp`, since a frame of them does not tell
+/// its family.
 fn segmentation(features: u64, tcp4: u32, udp: &[u32]) -> Segmentation {
     let has = |bit: u32| features >> bit & 1 != 0;
     Segmentation {
@@ -423,7 +460,7 @@ fn segmentation(features: u64, tcp4: u32, udp: &[u32]) -> Segmentation {
     }
 }
 
-/// What a message gives to be rung; none where the VMM polls.
+/// The call descriptor of a message; none where the VMM polls.
 fn bell(polled: bool, fds: Vec<Foreign<OwnedFd>>) -> Result<Option<Doorbell>, Refusal> {
     if polled { Ok(None) } else { one(fds).map(|fd| Some(Doorbell::new(fd))) }
 }
@@ -436,6 +473,7 @@ fn one(fds: Vec<Foreign<OwnedFd>>) -> Result<Foreign<OwnedFd>, Refusal> {
 fn memory_change(request: Request, fds: Vec<Foreign<OwnedFd>>) -> Result<Effect, Refusal> {
     let got = fds.len();
     let change = match request {
+        // More descriptors are no error: those that are left over are just closed.
         Request::SetMemTable(regions) if regions.len() > got => {
             return Err(Refusal::Descriptors { got, needed: regions.len() });
         }

@@ -1,8 +1,8 @@
-//! A session as one process of the daemon gives it to the next: data, and beside it the descriptors in a fixed order
-//! (each ring's kick and call, the channel to the VMM, each ring's error).
+//! A session as one process of the daemon hands it to the next: data, and beside it the descriptors
+//! in a fixed order (each ring's kick and call, the channel to the VMM, each ring's error).
 //!
-//! Another version of the daemon may read what this one wrote: fields may be added with a default, and descriptors at the
-//! end; neither may change.
+//! Another version of the daemon may read what this one wrote: fields may be added with a default,
+//! and descriptors at the end; neither may change.
 
 use super::{Device, Doorbell, Position, Protocol, Ring, RingAddresses, Session};
 use crate::dataplane::foreign::Foreign;
@@ -52,8 +52,10 @@ pub enum NotRestored {
 }
 
 impl Session {
-    /// What another process needs to go on, once the port has stopped. Appends copies of its descriptors to `fds`.
+    /// What another process needs to go on, once the port has stopped. Appends copies of its
+    /// descriptors to `fds`.
     pub fn save(&self, fds: &mut Vec<OwnedFd>) -> io::Result<SavedSession> {
+        // Copies: this process goes on with its own if nobody takes over.
         let mut keep = |fd: &OwnedFd| fd.as_fd().try_clone_to_owned().map(|copy| fds.push(copy));
         let mut rings = Vec::with_capacity(self.rings.len());
         for ring in &self.rings {
@@ -62,6 +64,8 @@ impl Session {
             rings.push(SavedRing {
                 size: ring.size,
                 addresses: ring.addresses,
+                // One number for both: to another process it is a told position, which memory may
+                // correct.
                 base: ring.position.get().unwrap_or(ring.base),
                 kick: ring.kick.as_ref().map(Option::is_some),
                 has_call: ring.call.is_some(),
@@ -70,6 +74,7 @@ impl Session {
             });
         }
         self.backend_channel.iter().try_for_each(|fd| keep(fd))?;
+        // Last, where a version that does not know of them leaves them unread.
         self.rings.iter().filter_map(|ring| ring.error.as_ref()).try_for_each(|e| keep(e.fd()))?;
         Ok(SavedSession {
             features: self.features,
@@ -87,6 +92,7 @@ impl Session {
     ) -> Result<Self, NotRestored> {
         let mut session = Self::new(device);
         let (saved_rings, rings) = (saved.rings.len(), session.rings.len());
+        // Where descriptors belong follows from the rings: with other rings none would be right.
         if saved_rings != rings {
             return Err(NotRestored::Rings { saved: saved_rings, rings });
         }
@@ -113,12 +119,13 @@ impl Session {
             ring.error = Some(Doorbell::new(next()?));
         }
         session.features = saved.features;
+        // Truncated: a newer version may have negotiated what this one does not know.
         session.protocol = Protocol::from_bits_truncate(saved.protocol);
         Ok(session)
     }
 
-    /// Forgets where ports left the rings: another process may have gone on from there. What memory says is the truth
-    /// then, as it is for a VMM that comes back.
+    /// Forgets where ports left the rings: another process may have gone on from there. The used
+    /// index in memory decides then, as when a VMM comes back.
     pub fn doubt_positions(&mut self) {
         for ring in &mut self.rings {
             ring.base = ring.position.get().unwrap_or(ring.base);

@@ -1,0 +1,162 @@
+//! Control's thread: requests run one after the other, those that wait at the same time are settled
+//! together, and each is answered when what it has changed is in force.
+
+use super::{Control, Thaw, balance, health::Degraded};
+use crate::dataplane::{Closing, Reports};
+use std::time::Instant;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::MissedTickBehavior,
+};
+
+/// Requests that may wait for their turn.
+// Further callers wait in tasks of their own, whose number `api/` limits.
+const REQUEST_BACKLOG: usize = 1024;
+/// Requests that are settled together at most.
+// A network that all of them change is compiled once. Without an end, the first answer would wait
+// for those that keep coming.
+const SETTLED_TOGETHER: usize = 256;
+
+type Request = Box<dyn FnOnce(&mut Control) -> Answer + Send>;
+/// Sends an answer to who waits for it.
+type Answer = Box<dyn FnOnce() + Send>;
+
+/// Sends an answer, when the VMMs of the vNICs that were deleted for it are gone.
+fn give((answer, closing): (Answer, Vec<Closing>)) {
+    if closing.is_empty() {
+        return answer();
+    }
+    // In a task: a VMM that takes its time to go holds up no other answer.
+    tokio::spawn(async move {
+        for closing in closing {
+            closing.over().await;
+        }
+        answer();
+    });
+}
+
+/// Completes at a time, or never.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The way to Control, for any task.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+    degraded: Degraded,
+}
+
+/// Control's thread.
+#[derive(Debug)]
+pub struct ControlThread {
+    ended: oneshot::Receiver<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl ControlThread {
+    /// Completes when the thread ends.
+    pub async fn ended(&mut self) {
+        // The sender is only ever dropped.
+        (&mut self.ended).await.ok();
+    }
+
+    /// Waits for the thread; false if it ended by a panic.
+    pub async fn join(self) -> bool {
+        let joined = tokio::task::spawn_blocking(|| self.thread.join()).await;
+        matches!(joined, Ok(Ok(())))
+    }
+}
+
+/// Control has ended: the daemon is going down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the daemon is shutting down")]
+pub struct Gone;
+
+impl Handle {
+    /// Starts a thread for `control`, which takes requests, and events of ports from `reports`. The
+    /// thread ends, and with it the data plane, after [`Control::shut_down`], or by a panic.
+    pub fn spawn(
+        mut control: Control,
+        mut reports: Reports,
+    ) -> std::io::Result<(Self, ControlThread)> {
+        let (requests, mut receiver) = mpsc::channel::<Request>(REQUEST_BACKLOG);
+        let runtime = tokio::runtime::Handle::current();
+        let (running, ended) = oneshot::channel();
+        let degraded = control.health.degraded();
+        // A thread and no task: the store waits in fsync(2), which would take a worker from others.
+        let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
+            // Dropped by a panic as well, which must end the daemon.
+            let _running: oneshot::Sender<()> = running;
+            runtime.block_on(async {
+                let mut looks = tokio::time::interval(balance::INTERVAL);
+                // Looks never follow at once after a slow disk: each is about the time in between.
+                looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                let several = control.dataplane.reactors().count() > 1;
+                while !control.is_ending {
+                    tokio::select! {
+                        Some(request) = receiver.recv() => {
+                            // Events of ports first: a client that has its lease already must not
+                            // read a state without it. Not all, as ports may report without end.
+                            let happened = std::iter::from_fn(|| reports.try_recv());
+                            happened.take(SETTLED_TOGETHER).for_each(|e| control.port_changed(e));
+                            let waiting = std::iter::from_fn(|| receiver.try_recv().ok());
+                            let requests = [request].into_iter().chain(waiting);
+                            let mut answers = Vec::new();
+                            for request in requests.take(SETTLED_TOGETHER) {
+                                answers.push((request(&mut control), control.take_closing()));
+                                // What another process takes over is to stay as it was told.
+                                if control.frozen.is_some() {
+                                    break;
+                                }
+                            }
+                            let turn = control.settle();
+                            // Here, not where the answer is waited for: whoever waits may give up.
+                            tokio::spawn(async move {
+                                turn.over().await;
+                                answers.into_iter().for_each(give);
+                            });
+                            // After the answers are on their way: that of `freeze` is one of them.
+                            // No request runs meanwhile: the other process would miss its change.
+                            if let Some(thawed) = control.frozen.take() {
+                                control.is_ending = thawed.await == Ok(Thaw::End);
+                            }
+                        }
+                        Some(event) = reports.recv() => control.port_changed(event),
+                        () = until(control.health.retry()) => control.probe(),
+                        () = until(control.untold.next()) => {
+                            control.tell_states(Instant::now());
+                        }
+                        _ = looks.tick(), if several => control.rebalance(),
+                        else => return,
+                    }
+                }
+            });
+        })?;
+        Ok((Self { requests, degraded }, ControlThread { ended, thread }))
+    }
+
+    /// What ails the daemon, also while Control waits for a disk.
+    pub fn degraded(&self) -> Degraded {
+        self.degraded.clone()
+    }
+
+    /// Runs `request` on Control's thread when its turn comes. Returns its result when what it has
+    /// changed is in force.
+    pub async fn call<T: Send + 'static>(
+        &self,
+        request: impl FnOnce(&mut Control) -> T + Send + 'static,
+    ) -> Result<T, Gone> {
+        let (answer, answered) = oneshot::channel();
+        let request: Request = Box::new(move |control| {
+            let result = request(control);
+            // A caller that has gone away does not want the answer.
+            Box::new(move || drop(answer.send(result)))
+        });
+        self.requests.send(request).await.map_err(|_| Gone)?;
+        answered.await.map_err(|_| Gone)
+    }
+}
