@@ -10,7 +10,10 @@ use crate::{
     },
     descriptors,
 };
-use rustix::net::ReturnFlags;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::ReturnFlags,
+};
 use std::{io, mem::MaybeUninit, os::fd::OwnedFd, time::Duration};
 use tokio::{
     io::{AsyncWriteExt as _, Interest},
@@ -51,6 +54,14 @@ pub(in crate::dataplane) struct Begun {
 }
 
 impl Channel {
+    /// Whether the VMM has hung up, though what it said before may still wait to be read.
+    pub(in crate::dataplane) fn is_hung_up(&self) -> bool {
+        let mut polled = [PollFd::new(&*self.stream, PollFlags::empty())];
+        // POLLHUP is told unasked.
+        poll(&mut polled, Some(&Timespec::default())).is_ok()
+            && polled[0].revents().contains(PollFlags::HUP)
+    }
+
     /// Begins with the next message; `None`: the VMM has left. Dropping this loses nothing: it
     /// either takes octets and ends, or has taken none.
     pub(in crate::dataplane) async fn begin(&self) -> Result<Option<Begun>, Unreadable> {

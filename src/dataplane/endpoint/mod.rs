@@ -3,4 +3,5 @@
 
 mod channel;
 pub mod listener;
+mod lockout;
 pub mod vhost_user;

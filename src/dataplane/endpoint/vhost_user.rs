@@ -12,6 +12,7 @@
 use super::{
     channel::{Begun, Channel, Unreadable},
     listener,
+    lockout::Lockout,
 };
 use crate::{
     dataplane::{
@@ -63,12 +64,6 @@ const APART_DEADLINE: Duration = Duration::from_secs(3);
 /// How long the end of a vNIC waits until what its VMM gave is given back.
 // The daemon's own end takes two seconds at most, with all of its vNICs.
 const END_DEADLINE: Duration = Duration::from_secs(1);
-/// How long a vNIC that has held up a reactor is not served: the first time and at most; and how
-/// long it must behave until a time is the first again.
-// Twice as long each time, so that a VMM that does this on purpose costs the others little.
-const FIRST_LOCKOUT: Duration = Duration::from_secs(1);
-const LONGEST_LOCKOUT: Duration = Duration::from_secs(60);
-const FORGIVEN: Duration = Duration::from_secs(600);
 /// How long until the next try where no connection can be accepted.
 const ACCEPT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -235,6 +230,8 @@ struct Kept {
     allowance: Allowance,
     lockout: Lockout,
     log: LogLimit,
+    /// A VMM that dialled while the one before was ending.
+    next: Option<Foreign<UnixStream>>,
 }
 
 impl Kept {
@@ -256,31 +253,6 @@ impl Kept {
         let allowance = self.allowance.save();
         let kept = SavedKept { allowance, locked_out_ms: left.as_millis() as u64 };
         Given { counters: served.counters.totals(), kept, connection, fds }
-    }
-}
-
-/// How long a vNIC is not served whose VMM or guest has held up a reactor: longer each time.
-#[derive(Debug)]
-struct Lockout {
-    until: Instant,
-    next: Duration,
-}
-
-impl Default for Lockout {
-    fn default() -> Self {
-        Self { until: Instant::now(), next: FIRST_LOCKOUT }
-    }
-}
-
-impl Lockout {
-    /// Begins one. Returns how long it lasts.
-    fn begin(&mut self, now: Instant) -> Duration {
-        if now.saturating_duration_since(self.until) > FORGIVEN {
-            self.next = FIRST_LOCKOUT;
-        }
-        let lasts = self.next;
-        (self.until, self.next) = (now + lasts, (2 * lasts).min(LONGEST_LOCKOUT));
-        lasts
     }
 }
 
@@ -345,6 +317,13 @@ async fn accept(
         apart.idle().await?;
         next_after(not_before, listener).await
     };
+    let waiting = kept.next.take().filter(|_| Instant::now() >= kept.lockout.until);
+    if let Some(stream) = waiting
+        && apart.idle().await.is_ok()
+    {
+        served.reporter.connected();
+        return stream;
+    }
     let mut not_before = kept.lockout.until;
     loop {
         tokio::select! {
@@ -466,10 +445,7 @@ impl<'a> Connection<'a> {
                     Some(begun) => self.exchange(begun).await?,
                     None => return Ok(()),
                 },
-                failure = self.failures.1.recv() => {
-                    let unknown = || PortFailure::Broken("unknown".into());
-                    return Err(failure.unwrap_or_else(unknown).into());
-                }
+                Some(failure) = self.failures.1.recv() => return Err(failure.into()),
                 second = next_after(not_before, listener) => {
                     let Ok(second) = second else {
                         // Out of descriptors: it is there at once, again and again.
@@ -477,7 +453,13 @@ impl<'a> Connection<'a> {
                         continue;
                     };
                     // Apart: descriptors whose close waits may be in it already.
-                    drop(self.kept.apart.own(second));
+                    let second = self.kept.apart.own(second);
+                    // It is the same VMM, perhaps: its end and its next dial come in any order.
+                    if self.channel.is_hung_up() {
+                        self.kept.next = Some(second);
+                        continue;
+                    }
+                    drop(second);
                     if self.has_died() {
                         return Ok(());
                     }
