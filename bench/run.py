@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,6 +233,7 @@ class Generator:
         eal = ["--no-pci", "--in-memory", "--single-file-segments", "--no-telemetry", "-m", "64"]
         to = [GATEWAY if switch.routes else GUESTS[1 - at][0] for at in range(2)]
         guests = [word for at in range(2) for word in (*GUESTS[at], to[at])]
+        self.patience = 60 + switch.options.seconds
         self.log = open(switch.directory / "generator.log", "ab")
         command = [program, *eal, "--lcores", f"0@{cpu}", *vdevs, "--", *guests]
         self.process = subprocess.Popen(
@@ -240,9 +242,15 @@ class Generator:
         self.answer()
 
     def answer(self):
-        for line in self.process.stdout:
-            if line.startswith("{"):
-                return json.loads(line)
+        # A switch that does not take its guests would keep the generator, and with it all, waiting for ever.
+        timer = threading.Timer(self.patience, self.process.kill)
+        timer.start()
+        try:
+            for line in self.process.stdout:
+                if line.startswith("{"):
+                    return json.loads(line)
+        finally:
+            timer.cancel()
         fail(f"the generator ended; see {self.log.name}:\n{Path(self.log.name).read_text()[-2000:]}")
 
     def ask(self, *command):

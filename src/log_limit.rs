@@ -39,8 +39,7 @@ impl LogLimit {
     /// Asks for a line about a failure. Returns nothing where the one told before it is the same,
     /// for a minute.
     pub fn failure(&mut self, reason: &str, now: Instant) -> Option<Said> {
-        if self.failure.as_ref().is_some_and(|(told, until)| told == reason && now < *until) {
-            self.unsaid += 1;
+        if self.is_hushed(now, |told| told == reason) {
             return None;
         }
         // First the line: a failure that could not be told is told when it comes again.
@@ -52,11 +51,14 @@ impl LogLimit {
     /// Asks for a line about a new attempt. Returns nothing for a minute after a failure: the
     /// attempt is likely to fail alike.
     pub fn beginning(&mut self, now: Instant) -> Option<Said> {
-        if self.failure.as_ref().is_some_and(|(_, until)| now < *until) {
-            self.unsaid += 1;
-            return None;
-        }
-        self.line(now)
+        if self.is_hushed(now, |_| true) { None } else { self.line(now) }
+    }
+
+    /// Whether the failure that was told last keeps a line from being said, which is counted.
+    fn is_hushed(&mut self, now: Instant, by: impl FnOnce(&str) -> bool) -> bool {
+        let hushed = self.failure.as_ref().is_some_and(|(told, until)| now < *until && by(told));
+        self.unsaid += u64::from(hushed);
+        hushed
     }
 
     /// The attempt succeeded: the next failure is told, whatever it is.

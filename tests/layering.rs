@@ -140,6 +140,13 @@ fn code(path: &Path) -> String {
     code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
+/// The module of a file, from the crate's root.
+fn module_of(file: &Path) -> Vec<String> {
+    let place = file.strip_prefix("src").unwrap().with_extension("");
+    let parts = place.components().map(|part| part.as_os_str().to_str().unwrap().to_owned());
+    parts.filter(|part| part != "mod" && part != "lib").collect()
+}
+
 /// Every path that code names, without that of its tests: imports one by one, and paths from the
 /// crate's root where they are of the crate.
 #[derive(Default)]
@@ -157,9 +164,8 @@ impl Names {
     }
 
     fn of_file(file: &Path) -> Vec<String> {
-        let place = file.strip_prefix("src").unwrap().with_extension("");
-        let parts = place.components().map(|part| part.as_os_str().to_str().unwrap());
-        let module = parts.filter(|part| !["mod", "lib"].contains(part)).collect::<Vec<_>>();
+        let module = module_of(file);
+        let module = module.iter().map(String::as_str).collect::<Vec<_>>();
         Self::of(&module, &fs::read_to_string(file).unwrap())
     }
 
@@ -286,13 +292,8 @@ fn a_forbidden_name_is_found_wherever_it_stands() {
 #[test]
 fn no_two_files_use_each_other() {
     let all = files(Path::new("src"));
-    let module = |file: &Path| {
-        let place = file.strip_prefix("src").unwrap().with_extension("");
-        let parts = place.components().map(|part| part.as_os_str().to_str().unwrap().to_owned());
-        let parts = parts.filter(|part| part != "mod" && part != "lib").collect::<Vec<_>>();
-        format!("crate::{}", parts.join("::"))
-    };
-    let modules = all.iter().map(|file| module(file)).collect::<Vec<_>>();
+    let name = |file: &PathBuf| format!("crate::{}", module_of(file).join("::"));
+    let modules = all.iter().map(name).collect::<Vec<_>>();
     let target = |path: &str| {
         let fits = (0..modules.len())
             .filter(|at| path == modules[*at] || path.starts_with(&format!("{}::", modules[*at])));

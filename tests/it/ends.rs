@@ -7,6 +7,7 @@ use std::{
     fs,
     io::Read as _,
     os::unix::net::{UnixDatagram, UnixStream},
+    panic,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -79,8 +80,10 @@ fn a_daemon_whose_threads_hang_is_not_said_to_move_and_ends_when_told_to() {
 #[test]
 fn a_slow_disk_is_no_reason_to_start_again() {
     let (mut daemon, heard) = hangable();
-    fs::write(daemon.path("hang.disk"), b"").unwrap();
+    // Its own start waits for the disk, too.
+    wait_until("the watchdog is fed", || next(&heard).contains("WATCHDOG=1"));
     let disk = daemon.path("hang.disk");
+    fs::write(&disk, b"").unwrap();
     let created = daemon.block_on(async |client| {
         let request = CreateNetworkRequest {
             name: "prod".into(),
@@ -91,13 +94,17 @@ fn a_slow_disk_is_no_reason_to_start_again() {
         let creating = other.create_network(request);
         let feeding = tokio::task::spawn_blocking(move || {
             // As often as systemd's patience has quarters.
-            for _ in 0..4 {
-                while !next(&heard).contains("WATCHDOG=1") {}
-            }
+            let fed = panic::catch_unwind(|| {
+                for _ in 0..4 {
+                    while !next(&heard).contains("WATCHDOG=1") {}
+                }
+            });
+            // Also where that failed: the request is waiting.
             fs::remove_file(disk).unwrap();
+            fed
         });
         let (created, fed) = tokio::join!(creating, feeding);
-        fed.unwrap();
+        fed.unwrap().unwrap();
         created
     });
     created.expect("it is stored in the end");

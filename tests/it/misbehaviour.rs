@@ -6,7 +6,7 @@ use super::{
     daemon::{Daemon, wait_until},
     frames::{Udp4, is_udp4},
     guest::{Driver, Guest, PLAIN, QUEUE, RX, TX, pair},
-    soak::{Shared, innocents},
+    soak::{EndAtDrop, Shared, innocents},
 };
 use mvirt_net::proto::{Nic, NicState};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -302,6 +302,7 @@ fn a_thousand_hostile_rings_hurt_nobody_else() {
     let before = daemon.descriptors();
     let shared = Shared::default();
     let (heard, silence) = std::thread::scope(|scope| {
+        let end = EndAtDrop(&shared);
         // Innocent guests talk as fast as they can all the while.
         let talking = scope.spawn(|| innocents(&shared, &innocent, 1));
         (0..50 * rounds()).for_each(|_| attack(&nic, &mut random));
@@ -309,7 +310,7 @@ fn a_thousand_hostile_rings_hurt_nobody_else() {
             attack(&nic, &mut random);
             shared.arrived.load(SeqCst) > 1000
         });
-        shared.end.store(true, SeqCst);
+        drop(end);
         talking.join().unwrap()
     });
     eprintln!("{} frames of the innocent, longest silence {silence:?}", heard.sent);

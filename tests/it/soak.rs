@@ -27,10 +27,19 @@ pub(crate) struct Shared {
     /// Hostile ones are to pause; how many do.
     hold: AtomicBool,
     held: AtomicU64,
-    pub(crate) end: AtomicBool,
+    end: AtomicBool,
     hostile_acts: AtomicU64,
     /// Frames that have arrived.
     pub(crate) arrived: AtomicU64,
+}
+
+/// Ends what goes on when it is dropped: a scope waits for its threads where its test has failed, too.
+pub(crate) struct EndAtDrop<'a>(pub(crate) &'a Shared);
+
+impl Drop for EndAtDrop<'_> {
+    fn drop(&mut self) {
+        self.0.end.store(true, SeqCst);
+    }
 }
 
 /// Exchanges frames until the end, across all that happens to the daemon. Gives what was heard and
@@ -202,6 +211,7 @@ fn everything_at_once_for_a_while() {
     std::thread::scope(|scope| {
         let (shared, seed) = (&shared, random.below(u64::MAX));
         let innocent = &innocent;
+        let end = EndAtDrop(shared);
         let talking = scope.spawn(move || innocents(shared, innocent, seed | 1));
         for (number, nic) in evil.iter().enumerate() {
             scope.spawn(move || hostile(shared, nic, seed ^ (number as u64 + 1) << 8 | 1));
@@ -249,7 +259,7 @@ fn everything_at_once_for_a_while() {
             std::thread::park_timeout(Duration::from_millis(20));
         }
         let after = Usage::of(&mut daemon, shared, count);
-        shared.end.store(true, SeqCst);
+        drop(end);
         let (heard, silence) = talking.join().unwrap();
         eprintln!(
             "soak of {seconds} s: {} frames between innocent guests, {} lost, {} twice, longest silence {silence:?}\n\

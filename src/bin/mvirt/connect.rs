@@ -290,10 +290,9 @@ impl Connection {
             "Nobody known here vouches for its certificate: give who does with --tls-ca."
         } else if has(&["notvalidforname", "not valid for name"]) {
             "Its certificate is for another name: use that name in the address."
-        } else if has(&["invalidcontenttype", "corrupt message"]) {
-            "No TLS is spoken there: use http:// instead of https://."
-        } else if has(&["connection reset", "unexpectedeof", "unexpected eof", "handshake eof"])
-            && self.is_secure()
+        } else if has(&["invalidcontenttype", "corrupt message"])
+            || self.is_secure()
+                && has(&["connection reset", "unexpectedeof", "unexpected eof", "handshake eof"])
         {
             // A daemon that sees the first octet of TLS where it serves none hangs up.
             "No TLS is spoken there: use http:// instead of https://."

@@ -130,15 +130,18 @@ pub(crate) async fn run(
     client: &mut Client,
     out: &Output,
 ) -> Result<(), Failure> {
-    match command {
+    let (network, is_dry) = match command {
         Command::Create(create) => {
-            let request = request(*create)?;
-            let is_dry = request.validate_only;
-            show(&client.create_network(request).await?.into_inner(), is_dry, out)
+            let is_dry = create.dry_run;
+            let made = client.create_network(request(*create)?).await?.into_inner();
+            (made, is_dry)
         }
-        Command::List => list(client, out).await,
-        Command::Get { network } => show(&get(client, network).await?, false, out),
-        Command::Update(update) => change(*update, client, out).await,
+        Command::List => return list(client, out).await,
+        Command::Get { network } => (get(client, network).await?, false),
+        Command::Update(update) => {
+            let is_dry = update.dry_run;
+            (change(*update, client).await?, is_dry)
+        }
         Command::Delete { network, force, dry_run: validate_only } => {
             let request = DeleteNetworkRequest {
                 id: network.clone(),
@@ -152,9 +155,14 @@ pub(crate) async fn run(
                 nics => format!(" and {}", units::counted(nics.into(), "vNIC")),
             };
             let done = if validate_only { "Would delete" } else { "Deleted" };
-            out.done(&response, &network, &format!("{done} network {network}{nics}."))
+            return out.done(&response, &network, &format!("{done} network {network}{nics}."));
         }
+    };
+    show(&network, out)?;
+    if is_dry {
+        out.dry_run();
     }
+    Ok(())
 }
 
 fn request(create: Create) -> Result<CreateNetworkRequest, Failure> {
@@ -218,7 +226,7 @@ async fn all(client: &mut Client) -> Result<Vec<Network>, Failure> {
     }
 }
 
-async fn change(update: Update, client: &mut Client, out: &Output) -> Result<(), Failure> {
+async fn change(update: Update, client: &mut Client) -> Result<Network, Failure> {
     let now = get(client, update.network).await?;
     let mut request =
         UpdateNetworkRequest { id: now.id, validate_only: update.dry_run, ..Default::default() };
@@ -238,8 +246,7 @@ async fn change(update: Update, client: &mut Client, out: &Output) -> Result<(),
     let now = Now { labels: now.labels, boot: now.boot, etag: now.etag };
     update.notes.put(now, &mut mask, places)?;
     request.update_mask = mask.into_paths("--dns, --clear-dns, --mtu, --domain")?;
-    let is_dry = request.validate_only;
-    show(&client.update_network(request).await?.into_inner(), is_dry, out)
+    Ok(client.update_network(request).await?.into_inner())
 }
 
 async fn get(client: &mut Client, key: String) -> Result<Network, Failure> {
@@ -248,7 +255,7 @@ async fn get(client: &mut Client, key: String) -> Result<Network, Failure> {
     Ok(client.get_network(request).await?.into_inner())
 }
 
-fn show(network: &Network, is_dry: bool, out: &Output) -> Result<(), Failure> {
+fn show(network: &Network, out: &Output) -> Result<(), Failure> {
     let rows = [
         ("name", network.name.as_str().into()),
         ("id", network.id.as_str().into()),
@@ -265,9 +272,5 @@ fn show(network: &Network, is_dry: bool, out: &Output) -> Result<(), Failure> {
         ("created", units::local(&network.created_at).into()),
         ("updated", units::local(&network.updated_at).into()),
     ];
-    out.object(network, &network.name, &rows)?;
-    if is_dry {
-        out.dry_run();
-    }
-    Ok(())
+    out.object(network, &network.name, &rows)
 }

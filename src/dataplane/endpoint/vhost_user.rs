@@ -298,10 +298,19 @@ pub(in crate::dataplane) async fn serve(
     }
 }
 
-/// The next connection, looked for from a moment on.
-async fn next_after(not_before: Instant, listener: &UnixListener) -> io::Result<UnixStream> {
+/// The next connection, from a moment on: the one that waits, or who dials.
+async fn next_after(
+    not_before: Instant,
+    waiting: &mut Option<Foreign<UnixStream>>,
+    listener: &UnixListener,
+    apart: &Apart,
+) -> io::Result<Foreign<UnixStream>> {
     tokio::time::sleep_until(not_before.into()).await;
-    Ok(listener.accept().await?.0)
+    // Nothing is awaited once it is taken: it would be lost where this is dropped.
+    match waiting.take() {
+        Some(stream) => Ok(stream),
+        None => Ok(apart.own(listener.accept().await?.0)),
+    }
 }
 
 /// The next VMM.
@@ -311,19 +320,12 @@ async fn accept(
     kept: &mut Kept,
     orders: &mut mpsc::UnboundedReceiver<Order>,
 ) -> Foreign<UnixStream> {
-    let apart = kept.apart.clone();
-    let next = async |not_before| {
+    let (apart, mut waiting) = (kept.apart.clone(), kept.next.take());
+    let mut next = async |not_before| {
         // Not before what the last one gave is given back.
         apart.idle().await?;
-        next_after(not_before, listener).await
+        next_after(not_before, &mut waiting, listener, &apart).await
     };
-    let waiting = kept.next.take().filter(|_| Instant::now() >= kept.lockout.until);
-    if let Some(stream) = waiting
-        && apart.idle().await.is_ok()
-    {
-        served.reporter.connected();
-        return stream;
-    }
     let mut not_before = kept.lockout.until;
     loop {
         tokio::select! {
@@ -333,7 +335,7 @@ async fn accept(
                         tracing::info!(nic = served.name, unsaid, "VMM connected");
                     }
                     served.reporter.connected();
-                    return kept.apart.own(stream);
+                    return stream;
                 }
                 Err(error) => {
                     // Out of descriptors, most likely: others may return some.
@@ -425,7 +427,8 @@ impl<'a> Connection<'a> {
     ) -> Result<(), Broken> {
         // There is something to attach where another process began.
         self.attach()?;
-        let mut not_before = Instant::now();
+        // Who is kept waits until this one is over.
+        let (mut not_before, mut nobody) = (Instant::now(), None);
         loop {
             tokio::select! {
                 biased;
@@ -446,14 +449,12 @@ impl<'a> Connection<'a> {
                     None => return Ok(()),
                 },
                 Some(failure) = self.failures.1.recv() => return Err(failure.into()),
-                second = next_after(not_before, listener) => {
+                second = next_after(not_before, &mut nobody, listener, &self.kept.apart) => {
                     let Ok(second) = second else {
                         // Out of descriptors: it is there at once, again and again.
                         not_before = Instant::now() + ACCEPT_INTERVAL;
                         continue;
                     };
-                    // Apart: descriptors whose close waits may be in it already.
-                    let second = self.kept.apart.own(second);
                     // It is the same VMM, perhaps: its end and its next dial come in any order.
                     if self.channel.is_hung_up() {
                         self.kept.next = Some(second);

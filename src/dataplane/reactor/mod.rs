@@ -425,22 +425,17 @@ impl Reactor {
     }
 
     fn detach(&mut self, id: PortId) -> Option<Allowance> {
-        // First: which doorbells are watched is asked of the port.
-        self.forget(id);
-        self.ports.detach(id).map(|slot| slot.allowance)
-    }
-
-    /// Neither polls nor watches a port's queues any more.
-    fn forget(&mut self, id: PortId) {
         self.active.retain(|active| active.port != id);
         self.deaf.retain(|(port, _)| *port != id);
-        let Some(slot) = self.ports.get_mut(id) else { return };
+        // Before the port is stopped: which doorbells are watched is asked of it.
+        let slot = self.ports.get_mut(id)?;
         self.advertisements.clear(id.slot);
         for queue in (0..slot.port.queues()).filter(|queue| slot.port.doorbell(*queue).is_some()) {
             if let Err(error) = self.uring.unwatch(token(id, queue)) {
                 tracing::warn!(%error, port = id.slot, "cannot end the watch of a doorbell");
             }
         }
+        self.ports.detach(id).map(|slot| slot.allowance)
     }
 
     /// Makes queues active whose doorbell rang.

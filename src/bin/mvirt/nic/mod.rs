@@ -18,7 +18,10 @@ use mvirt_net::proto::{
     DeleteNicRequest, GetNicRequest, GetNicStatsRequest, ListNicsRequest, ListNicsResponse, Nic,
     NicState, get_nic_request::Identifier,
 };
-use std::time::{Duration, Instant};
+use std::{
+    os::unix::net::UnixStream,
+    time::{Duration, Instant},
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -240,4 +243,15 @@ pub(crate) async fn get(client: &mut Client, key: String) -> Result<Nic, Failure
     // The server looks for either, whichever of both it is called.
     let request = GetNicRequest { identifier: Some(Identifier::Name(key)) };
     Ok(client.get_nic(request).await?.into_inner())
+}
+
+/// Connects to a vNIC's socket, as a guest of `whose` kind will.
+pub(crate) fn dial(nic: &Nic, whose: &str) -> Result<UnixStream, Failure> {
+    UnixStream::connect(&nic.socket_path).map_err(|error| {
+        Failure::Stopped(format!(
+            "vNIC {}: cannot connect to {}: {error}\n  {whose} run on the daemon's host, as a user \
+             who may open the socket.",
+            nic.name, nic.socket_path
+        ))
+    })
 }

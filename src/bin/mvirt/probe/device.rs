@@ -4,7 +4,7 @@
 //! It negotiates no offload and no merged buffers: a frame is a buffer, whole and with its
 //! checksums.
 
-use crate::Failure;
+use crate::{Failure, nic as vnic};
 use mvirt_net::proto::Nic;
 use rustix::{
     fs::{MemfdFlags, memfd_create},
@@ -108,10 +108,7 @@ fn failed(nic: &Nic, reason: impl std::fmt::Display) -> Failure {
 impl Device {
     /// Connects to a vNIC that no VMM holds, on the host of its socket.
     pub(crate) fn connect(nic: &Nic) -> Result<Self, Failure> {
-        let stream = UnixStream::connect(&nic.socket_path).map_err(|error| {
-            let hint = "probes run on the daemon's host, as a user who may open the socket";
-            failed(nic, format!("cannot connect to {}: {error}\n  {hint}.", nic.socket_path))
-        })?;
+        let stream = vnic::dial(nic, "probes")?;
         // A multiple of a cache line: no two buffers share one.
         let buffer = (HEADER + ETHERNET + nic.mtu as usize).next_multiple_of(64) as u64;
         let size = 2 * Ring::LEN + 2 * u64::from(RING) * buffer;

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand, ValueHint};
 use mvirt_net::proto::Nic;
 use std::{
     env,
-    os::unix::{net::UnixStream, process::CommandExt as _},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process,
     time::Duration,
@@ -95,18 +95,10 @@ pub(crate) async fn run(command: Command, client: &mut Client) -> Result<(), Fai
 /// Asks at a vNIC's socket, as its VMM will. One that another VMM holds without using it yet hangs
 /// up; no state shows that, and QEMU would come back to it without end.
 fn knock(nic: &Nic) -> Result<(), Failure> {
-    let connected = UnixStream::connect(&nic.socket_path).and_then(|socket| {
-        // A longer silence is the daemon's, which the VMM will wait for.
-        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
-        Ok(socket)
-    });
-    let socket = connected.map_err(|error| {
-        Failure::Stopped(format!(
-            "vNIC {}: cannot connect to {}: {error}\n  VMs run on the daemon's host, as a user who \
-             may open the socket.",
-            nic.name, nic.socket_path
-        ))
-    })?;
+    let socket = nic::dial(nic, "VMs")?;
+    // A longer silence is the daemon's, which the VMM will wait for.
+    let timeout = socket.set_read_timeout(Some(Duration::from_secs(1)));
+    timeout.map_err(|error| Failure::Stopped(format!("{}: {error}", nic.socket_path)))?;
     match Frontend::from_stream(socket, 1).get_features() {
         // Late is not refused: the timeout of the socket is a retry to the frontend.
         Ok(_) | Err(VhostUserProtocol(SocketRetry(_))) => Ok(()),

@@ -51,8 +51,6 @@ pub(in crate::dataplane::port::vhost_user) fn check_file(
 /// One mmap, from the file's beginning, and its place in the guard table.
 #[derive(Debug)]
 pub(in crate::dataplane::port::vhost_user) struct Mapping {
-    address: usize,
-    len: usize,
     /// Dropped before the region is unmapped.
     // Else the address could be another mapping's already, while this entry still claims it.
     guard: fault::Claim,
@@ -91,17 +89,17 @@ impl Mapping {
         let guard = fault::claim(address, len, page.max(4096) as usize).ok_or_else(|| {
             system("map", std::io::Error::other("too many mappings in the daemon"))
         })?;
-        Ok(Self { address, len, guard, region, _room: room })
+        Ok(Self { guard, region, _room: room })
     }
 
     /// Where it is.
     pub(in crate::dataplane::port::vhost_user) fn address(&self) -> usize {
-        self.address
+        self.region.as_ptr() as usize
     }
 
     /// Octets.
     pub(in crate::dataplane::port::vhost_user) fn len(&self) -> usize {
-        self.len
+        self.region.size()
     }
 
     /// Octets of a page of its file.
@@ -118,7 +116,7 @@ impl Mapping {
     pub(in crate::dataplane::port::vhost_user) fn octet(&self, at: usize) -> Option<&AtomicU8> {
         // SAFETY: `at` is inside the mapping, which lives as long as the reference and is only
         // accessed atomically there.
-        (at < self.len).then(|| unsafe { AtomicU8::from_ptr((self.address + at) as *mut u8) })
+        (at < self.len()).then(|| unsafe { AtomicU8::from_ptr((self.address() + at) as *mut u8) })
     }
 
     /// Whether it is of that file, by whatever descriptor.
