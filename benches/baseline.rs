@@ -20,6 +20,7 @@ use virtio_queue::QueueT as _;
 use vm_memory::{GuestAddressSpace as _, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::{
     epoll::EventSet,
+    event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier},
     eventfd::{EFD_NONBLOCK, EventFd},
 };
 
@@ -112,6 +113,11 @@ impl VhostUserBackend for Guest {
     }
 
     fn set_event_idx(&self, _enabled: bool) {}
+
+    /// Without it, the thread of the rings would outlive its guest, and be waited for.
+    fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
+        new_event_consumer_and_notifier(EventFlag::NONBLOCK).ok()
+    }
 
     fn update_memory(&self, _memory: Memory) -> io::Result<()> {
         Ok(())
