@@ -56,7 +56,7 @@ fn main() {
             addresses: ADDRESSES,
             event_idx: false,
             indirect: true,
-            start: Start::Told(0),
+            start: Start::FromVmm(0),
         };
         let mut ring = SplitRing::new(&memory, &config).unwrap();
         let (mut available, mut heads, mut spans) = (0, [0; BURST], Vec::new());

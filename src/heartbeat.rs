@@ -110,7 +110,7 @@ async fn feed(parts: Parts, interval: Duration, echo: StdStream) {
 /// What stands still.
 async fn look(parts: &Parts, limit: Duration, echo: &mut Echo) -> Option<Still> {
     // One that has ended does not move either.
-    if timeout(limit, parts.pulse.turn().over()).await != Ok(true) {
+    if timeout(limit, parts.pulse.barrier().passed()).await != Ok(true) {
         return Some(Still::Reactors);
     }
     if !matches!(timeout(limit, echo.turn()).await, Ok(Ok(()))) {

@@ -21,7 +21,7 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A port without a doorbell, which is looked at every millisecond. Calls these.
+/// A port without a wakeup, which is looked at every millisecond. Calls these.
 struct Strange {
     polled: Box<dyn FnMut() + Send>,
     published: Box<dyn FnMut() + Send>,
@@ -34,7 +34,7 @@ impl Port for Strange {
     fn runs(&self, _queue: usize) -> bool {
         true
     }
-    fn doorbell(&self, _queue: usize) -> Option<BorrowedFd<'_>> {
+    fn wakeup(&self, _queue: usize) -> Option<BorrowedFd<'_>> {
         None
     }
     fn poll(&mut self, _queue: usize, _burst: &mut Burst) -> Result<(), PortFailure> {
@@ -73,7 +73,7 @@ fn attachment(
         counters: Arc::new(PortCounters::default()),
         allowance: Allowance::default(),
         on_failure: Box::new(on_failure),
-        on_told: Box::new(drop),
+        on_gateway_event: Box::new(drop),
     }
 }
 

@@ -63,7 +63,7 @@ fn ours(file: &File) -> (Arc<GuestMemory>, SplitRing) {
         addresses: RingAddresses { descriptors: DESCRIPTORS, available: AVAILABLE, used: USED },
         event_idx: false,
         indirect: true,
-        start: Start::Told(0),
+        start: Start::FromVmm(0),
     };
     let ring = SplitRing::new(&memory, &config).unwrap();
     (memory, ring)

@@ -15,7 +15,7 @@ use mvirt_net::{
         },
         frame::{BURST, Outgoing},
         port::vhost_user::{
-            Plan, RingPlan, Unfinished, VhostUserPort,
+            Offloads, Plan, RingPlan, VhostUserPort,
             memory::{GuestMemory, RegionRequest},
             queue::ring::{RingAddresses, RingConfig, Start},
         },
@@ -98,7 +98,7 @@ impl Guest {
                 addresses: addresses(ring),
                 event_idx: false,
                 indirect: true,
-                start: Start::Told(0),
+                start: Start::FromVmm(0),
             },
             kick: None,
             call: None,
@@ -111,7 +111,7 @@ impl Guest {
             header_len: 12,
             logs: false,
             sends: Default::default(),
-            takes: Unfinished { checksum: true, ..Default::default() },
+            accepts: Offloads { checksum: true, ..Default::default() },
         };
         (
             Self { memory, available: [0; 2] },
@@ -221,7 +221,7 @@ impl Relay {
                 allowance: mvirt_net::dataplane::reactor::allowance::Allowance::default(),
                 counters: Arc::new(PortCounters::default()),
                 on_failure: Box::new(|failure| panic!("{failure}")),
-                on_told: Box::new(drop),
+                on_gateway_event: Box::new(drop),
             };
             ports.attach(attachment, Duration::ZERO);
             if slot == 1 {

@@ -113,10 +113,10 @@ impl Handle {
                                     break;
                                 }
                             }
-                            let turn = control.settle();
+                            let barrier = control.settle();
                             // Here, not where the answer is waited for: whoever waits may give up.
                             tokio::spawn(async move {
-                                turn.over().await;
+                                barrier.passed().await;
                                 answers.into_iter().for_each(give);
                             });
                             // After the answers are on their way: that of `freeze` is one of them.

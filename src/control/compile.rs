@@ -2,7 +2,7 @@
 
 use crate::{
     dataplane::{
-        Place,
+        Placement,
         forward::{
             FibBuilder,
             limit::Limit,
@@ -67,7 +67,7 @@ pub fn compile<'a>(
 }
 
 /// A vNIC of `network` at its place.
-pub fn member(network: &Network, nic: &Nic, place: Place) -> Member {
+pub fn member(network: &Network, nic: &Nic, place: Placement) -> Member {
     let name = nic.name.to_string();
     let vnic = Vnic {
         port: place.port,

@@ -2,7 +2,7 @@
 //! guest was told says nothing of it. Nor does a lease of an address that the vNIC no longer has.
 
 use crate::{
-    dataplane::{Client, Told},
+    dataplane::{Client, GatewayEvent},
     model::Nic,
     proto,
 };
@@ -49,23 +49,23 @@ impl Guest {
     }
 
     /// Notes what the guest of a connection was told just now.
-    pub(super) fn note(&mut self, connection: u64, told: Told) {
+    pub(super) fn note(&mut self, connection: u64, told: GatewayEvent) {
         // It may have been under way while another VMM came.
         if connection != self.connection {
             return;
         }
         let guest = &mut self.seen;
         let client = match &told {
-            Told::Lease4(client) | Told::Lease6(client) => client.clone(),
+            GatewayEvent::Lease4(client) | GatewayEvent::Lease6(client) => client.clone(),
             _ => Client::default(),
         };
         let at = match told {
-            Told::Neighbour4 => &mut guest.ipv4_neighbour_at,
-            Told::Neighbour6 => &mut guest.ipv6_neighbour_at,
-            Told::Router => &mut guest.router_at,
-            Told::Lease4(_) => &mut guest.ipv4_lease_at,
-            Told::Lease6(_) => &mut guest.ipv6_lease_at,
-            Told::Other => return,
+            GatewayEvent::Neighbour4 => &mut guest.ipv4_neighbour_at,
+            GatewayEvent::Neighbour6 => &mut guest.ipv6_neighbour_at,
+            GatewayEvent::Router => &mut guest.router_at,
+            GatewayEvent::Lease4(_) => &mut guest.ipv4_lease_at,
+            GatewayEvent::Lease6(_) => &mut guest.ipv6_lease_at,
+            GatewayEvent::Other => return,
         };
         *at = jiff::Timestamp::now().to_string();
         // What one family's client does not say, the other's may have said.

@@ -36,7 +36,8 @@ pub use long_lists::{LongList, LongLists};
 use crate::{
     addr::MacAddr,
     dataplane::{
-        Change, Closing, Dataplane, Event, Given, Giver, Listening, Place, PortState, Turn,
+        Barrier, Closing, Dataplane, Given, Giver, Listening, Placement, PortChange, PortEvent,
+        PortState,
         counters::ReactorCounters,
         forward::tables::{NetworkKey, PortId},
     },
@@ -100,7 +101,7 @@ struct NetworkState {
 #[derive(Debug)]
 struct NicState {
     model: Nic,
-    place: Place,
+    place: Placement,
     state: proto::NicState,
     /// The state that watchers know.
     told: proto::NicState,
@@ -344,7 +345,7 @@ impl Control {
     }
 
     /// Publishes to the data plane the whole truth of each network that has changed.
-    fn settle(&mut self) -> Turn {
+    fn settle(&mut self) -> Barrier {
         let changed = self.unpublished.drain().filter_map(|id| self.networks.get(&id));
         // An empty table tells reactors that a network is gone.
         let all = self.deleted.iter().chain(changed);
@@ -384,7 +385,7 @@ impl Control {
     }
 
     /// Takes over what a VMM and its guest do.
-    pub fn port_changed(&mut self, event: Event) {
+    pub fn port_changed(&mut self, event: PortEvent) {
         // Late news of a deleted vNIC finds nobody: the slot's next owner has another generation.
         let Some(id) = self.by_port.get(&event.port).copied() else { return };
         let Some(nic) = self.nics.get_mut(&id) else { return };
@@ -393,10 +394,10 @@ impl Control {
         nic.guest.of(event.connection);
         nic.state = match event.change {
             // Watchers are not woken: a guest can be told things as often as it asks.
-            Change::Told(told) => return nic.guest.note(event.connection, told),
-            Change::State(PortState::Idle) => proto::NicState::Created,
-            Change::State(PortState::Active) => proto::NicState::Active,
-            Change::State(PortState::Failed) => proto::NicState::Error,
+            PortChange::Gateway(told) => return nic.guest.note(event.connection, told),
+            PortChange::State(PortState::Idle) => proto::NicState::Created,
+            PortChange::State(PortState::Active) => proto::NicState::Active,
+            PortChange::State(PortState::Failed) => proto::NicState::Error,
         };
         // In the queue once, however often its VMM comes and goes.
         if nic.state != nic.told && !std::mem::replace(&mut nic.is_untold, true) {

@@ -234,9 +234,9 @@ mod tests {
     };
     use std::{sync::mpsc, thread};
 
-    struct Told(mpsc::Sender<thread::ThreadId>);
+    struct GatewayEvent(mpsc::Sender<thread::ThreadId>);
 
-    impl Drop for Told {
+    impl Drop for GatewayEvent {
         fn drop(&mut self) {
             self.0.send(thread::current().id()).unwrap();
         }
@@ -248,8 +248,8 @@ mod tests {
         let (sender, receiver) = mpsc::channel();
         let (hold, held) = mpsc::channel::<()>();
         apart.push(Box::new(move || assert!(held.recv().is_err()))).unwrap();
-        drop(apart.own(Told(sender.clone())));
-        drop(apart.own(Told(sender)).try_map(|told| Ok::<_, ()>([told])));
+        drop(apart.own(GatewayEvent(sender.clone())));
+        drop(apart.own(GatewayEvent(sender)).try_map(|told| Ok::<_, ()>([told])));
         assert!(receiver.try_recv().is_err(), "it waits behind what waits");
         drop(hold);
         let threads: Vec<_> = receiver.iter().collect();

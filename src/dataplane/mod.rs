@@ -25,7 +25,7 @@ pub use endpoint::{
     listener::{Access, longest_socket_path, room_for_listeners},
     vhost_user::{Given, SavedConnection, SavedKept},
 };
-pub use gateway::{Client, Told};
+pub use gateway::{Client, GatewayEvent};
 pub use port::vhost_user::session::{Device, features};
 pub use reactor::{Hugepages, StartError};
 pub use reports::Reports;
@@ -83,27 +83,27 @@ pub enum PortState {
 
 /// Something that happened at a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub struct PortEvent {
     /// Which.
     pub port: PortId,
     /// How many VMMs have connected to it so far.
     pub connection: u64,
     /// What.
-    pub change: Change,
+    pub change: PortChange,
 }
 
 /// What happened at a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum PortChange {
     /// It has a new state.
     State(PortState),
     /// The gateway has told its guest something.
-    Told(Told),
+    Gateway(GatewayEvent),
 }
 
 /// Where a vNIC is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct Placement {
     /// Its port, for as long as it exists.
     pub port: PortId,
     /// The reactor that owns the port.
@@ -114,7 +114,7 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Socket {
     /// Where the vNIC is.
-    pub place: Place,
+    pub place: Placement,
     /// The network it is in.
     pub network: NetworkKey,
     /// Its name, for the log.
@@ -229,17 +229,17 @@ impl Closing {
     }
 }
 
-/// A turn of several reactors, that may not be over yet.
+/// Passed when each of several reactors has come to the end of a turn of its loop.
 #[derive(Debug)]
-pub struct Turn {
+pub struct Barrier {
     answers: mpsc::UnboundedReceiver<()>,
     asked: usize,
 }
 
-impl Turn {
+impl Barrier {
     fn of(reactors: impl IntoIterator<Item = impl AsRef<reactor::Handle>>) -> Self {
         // Each reactor has a sender, and this one is dropped on return: a reactor that has ended
-        // takes its own with it, and `over` sees that no answer comes.
+        // takes its own with it, and `passed` sees that no answer comes.
         let (answer, answers) = mpsc::unbounded_channel();
         let ask = |reactor: &reactor::Handle| {
             let answer = answer.clone();
@@ -252,9 +252,9 @@ impl Turn {
         Self { answers, asked }
     }
 
-    /// Completes when it is over: what the reactors were told before is in force. False: one of
-    /// them has ended.
-    pub async fn over(mut self) -> bool {
+    /// Completes when what the reactors were told before is in force. Returns false if one of them
+    /// has ended.
+    pub async fn passed(mut self) -> bool {
         for _ in 0..self.asked {
             if self.answers.recv().await.is_none() {
                 return false;
@@ -270,9 +270,9 @@ impl Turn {
 pub struct Pulse(Vec<Weak<reactor::Handle>>);
 
 impl Pulse {
-    /// A turn of all that have not ended.
-    pub fn turn(&self) -> Turn {
-        Turn::of(self.0.iter().filter_map(Weak::upgrade))
+    /// Returns a barrier of all that have not ended.
+    pub fn barrier(&self) -> Barrier {
+        Barrier::of(self.0.iter().filter_map(Weak::upgrade))
     }
 }
 
@@ -320,7 +320,7 @@ impl Dataplane {
 
     /// A port for a new vNIC: beside others of its network while those are few, else where there is
     /// least.
-    pub fn place(&mut self, network: NetworkKey) -> Place {
+    pub fn place(&mut self, network: NetworkKey) -> Placement {
         let together = |at: &u16| {
             self.homes
                 .get(&(network, *at))
@@ -341,7 +341,7 @@ impl Dataplane {
         });
         let generation = &mut self.generations[slot as usize];
         *generation += 1;
-        Place { port: PortId { slot, generation: *generation }, reactor }
+        Placement { port: PortId { slot, generation: *generation }, reactor }
     }
 
     /// Moves a vNIC of `network` to another reactor. What is sent to it is lost until its port is
@@ -349,7 +349,7 @@ impl Dataplane {
     pub fn relocate(
         &mut self,
         network: NetworkKey,
-        place: &mut Place,
+        place: &mut Placement,
         listening: &Listening,
         reactor: u16,
     ) {
@@ -361,7 +361,7 @@ impl Dataplane {
     }
 
     /// Releases the port of a vNIC that is no more: its socket is closed and no table names it.
-    pub fn release(&mut self, network: NetworkKey, place: Place) {
+    pub fn release(&mut self, network: NetworkKey, place: Placement) {
         self.leave(network, place.reactor);
         self.free.push(place.port.slot);
     }
@@ -423,10 +423,10 @@ impl Dataplane {
     }
 
     /// Publishes new tables of networks to all reactors; an empty one says that the network is
-    /// gone. They are in force when the turn is over.
-    pub fn publish(&mut self, tables: impl IntoIterator<Item = NetworkTable>) -> Turn {
+    /// gone. They are in force when the barrier is passed.
+    pub fn publish(&mut self, tables: impl IntoIterator<Item = NetworkTable>) -> Barrier {
         let tables: Vec<_> = tables.into_iter().map(Arc::new).collect();
-        // With nothing to publish there is no turn to wait for.
+        // With nothing to publish there is nothing to wait for.
         let told = if tables.is_empty() { &[][..] } else { &self.reactors };
         for reactor in told {
             tables.iter().for_each(|table| reactor.publish(Arc::clone(table)));
@@ -434,6 +434,6 @@ impl Dataplane {
         // To free a table takes as long as it is large: the last reference is always dropped here.
         self.published.retain(|table| Arc::strong_count(table) > 1);
         self.published.extend(tables);
-        Turn::of(told)
+        Barrier::of(told)
     }
 }

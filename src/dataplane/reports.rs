@@ -2,16 +2,16 @@
 //! most its latest state and one message of each kind are under way, however often its VMM and
 //! guest change their minds.
 
-use super::{Change, Event, PortState, Told, forward::tables::PortId};
+use super::{GatewayEvent, PortChange, PortEvent, PortState, forward::tables::PortId};
 use std::sync::{
     Arc,
     atomic::{AtomicU8, AtomicU64, Ordering},
 };
 use tokio::sync::mpsc;
 
-/// A state is under way; below it, a bit for each kind of [`Told`].
+/// A state is under way; below it, a bit for each kind of [`GatewayEvent`].
 const STATE: u8 = 1 << 7;
-const _: () = assert!(Told::KINDS <= 7, "each has a bit of its own");
+const _: () = assert!(GatewayEvent::KINDS <= 7, "each has a bit of its own");
 
 /// One port's way to control.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ struct Port {
 pub(super) struct Report {
     port: Arc<Port>,
     /// Absent: it has another state, or VMM.
-    told: Option<(u64, Told)>,
+    told: Option<(u64, GatewayEvent)>,
 }
 
 /// What control hears of all ports.
@@ -48,9 +48,9 @@ pub(super) fn channel() -> (mpsc::UnboundedSender<Report>, Reports) {
     (sender, Reports(receiver))
 }
 
-/// Returns the bit for a kind of [`Told`]; none for the kind that says nothing.
-fn mark(told: &Told) -> Option<u8> {
-    (told.kind() < Told::KINDS).then(|| 1 << told.kind())
+/// Returns the bit for a kind of [`GatewayEvent`]; none for the kind that says nothing.
+fn mark(told: &GatewayEvent) -> Option<u8> {
+    (told.kind() < GatewayEvent::KINDS).then(|| 1 << told.kind())
 }
 
 impl Reporter {
@@ -76,7 +76,7 @@ impl Reporter {
 
     /// The gateway has told the guest something. While a message of this kind is under way, others
     /// of it are left out.
-    pub(super) fn told(&self, told: Told) {
+    pub(super) fn told(&self, told: GatewayEvent) {
         if let Some(mark) = mark(&told) {
             // Taken now: when control reads this, another VMM may be connected, with another guest.
             let connection = self.0.connections.load(Ordering::Acquire);
@@ -84,7 +84,7 @@ impl Reporter {
         }
     }
 
-    fn report(&self, mark: u8, told: Option<(u64, Told)>) {
+    fn report(&self, mark: u8, told: Option<(u64, GatewayEvent)>) {
         // Who finds the mark set may leave: the state it stored is read after that mark is taken.
         if self.0.under_way.fetch_or(mark, Ordering::AcqRel) & mark == 0 {
             // Nobody listens once the daemon is going down.
@@ -99,30 +99,30 @@ fn state(number: u8) -> PortState {
 }
 
 impl Report {
-    fn open(self) -> Event {
+    fn open(self) -> PortEvent {
         let Self { port, told } = self;
         let mark = told.as_ref().and_then(|(_, told)| mark(told)).unwrap_or(STATE);
         // Before the state is read: a change from here on sends a report of its own.
         port.under_way.fetch_and(!mark, Ordering::AcqRel);
         let (connection, change) = match told {
-            Some((connection, told)) => (connection, Change::Told(told)),
+            Some((connection, told)) => (connection, PortChange::Gateway(told)),
             None => {
                 let connection = port.connections.load(Ordering::Acquire);
-                (connection, Change::State(state(port.state.load(Ordering::Acquire))))
+                (connection, PortChange::State(state(port.state.load(Ordering::Acquire))))
             }
         };
-        Event { port: port.id, connection, change }
+        PortEvent { port: port.id, connection, change }
     }
 }
 
 impl Reports {
     /// The next; none once there are no ports and will be none.
-    pub async fn recv(&mut self) -> Option<Event> {
+    pub async fn recv(&mut self) -> Option<PortEvent> {
         self.0.recv().await.map(Report::open)
     }
 
     /// The next, if there is one now.
-    pub fn try_recv(&mut self) -> Option<Event> {
+    pub fn try_recv(&mut self) -> Option<PortEvent> {
         self.0.try_recv().ok().map(Report::open)
     }
 }
@@ -142,16 +142,19 @@ mod tests {
         for _ in 0..10_000 {
             for (_, port) in &ports {
                 port.state(PortState::Failed);
-                port.told(Told::Neighbour4);
-                port.told(Told::Lease4(Client::default()));
+                port.told(GatewayEvent::Neighbour4);
+                port.told(GatewayEvent::Lease4(Client::default()));
                 port.state(PortState::Active);
             }
         }
         let heard: Vec<_> = std::iter::from_fn(|| reports.try_recv()).collect();
         assert_eq!(heard.len(), 6);
         for (id, port) in ports {
-            let of =
-                |connection, state| Event { port: id, connection, change: Change::State(state) };
+            let of = |connection, state| PortEvent {
+                port: id,
+                connection,
+                change: PortChange::State(state),
+            };
             let latest = of(0, PortState::Active);
             assert!(heard.contains(&latest));
             port.state(PortState::Idle);

@@ -13,7 +13,7 @@ pub const CHECKSUM_OFFSET: u16 = 16;
 pub const FIN: u8 = 0x01;
 /// Data is to be handed on at once.
 pub const PSH: u8 = 0x08;
-/// The congestion window was reduced (RFC 3168 §6.1).
+/// The ecn window was reduced (RFC 3168 §6.1).
 pub const CWR: u8 = 0x80;
 
 /// Octets of the header that `segment` starts with, options included; `None` where it is cut or

@@ -17,7 +17,7 @@ const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
-/// With TCP: the congestion window was reduced, which only the first segment tells.
+/// With TCP: the ecn window was reduced, which only the first segment tells.
 const GSO_ECN: u8 = 0x80;
 
 /// The octets as they stand in memory.
@@ -74,7 +74,7 @@ pub struct Segments {
     /// Octets of payload in each but the last.
     pub size: u16,
     /// TCP's CWR flag is set: it is for the first segment alone.
-    pub congestion: bool,
+    pub ecn: bool,
 }
 
 /// What a frame is cut into.
@@ -121,7 +121,7 @@ impl Header {
                 SegmentKind::Tcp6 => GSO_TCPV6,
                 SegmentKind::Udp => GSO_UDP_L4,
             };
-            header.gso_type = if segments.congestion { kind | GSO_ECN } else { kind };
+            header.gso_type = if segments.ecn { kind | GSO_ECN } else { kind };
             header.gso_size = U16::new(segments.size);
             header.hdr_len = U16::new(headers_len);
         }
@@ -147,15 +147,15 @@ impl Header {
     }
 
     fn segments(&self) -> Option<Segments> {
-        let congestion = self.gso_type & GSO_ECN != 0;
+        let ecn = self.gso_type & GSO_ECN != 0;
         let kind = match self.gso_type & !GSO_ECN {
             GSO_TCPV4 => SegmentKind::Tcp4,
             GSO_TCPV6 => SegmentKind::Tcp6,
             // UDP has no such flag.
-            GSO_UDP_L4 if !congestion => SegmentKind::Udp,
+            GSO_UDP_L4 if !ecn => SegmentKind::Udp,
             _ => return None,
         };
-        Some(Segments { kind, size: self.gso_size.get(), congestion })
+        Some(Segments { kind, size: self.gso_size.get(), ecn })
     }
 }
 
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(Header::to_guest(Offload::None, 0, 1).as_bytes(), Header::PLAIN);
         assert_eq!(Header::from(Header::PLAIN).offload(), Ok(Offload::None));
         let tso = [1, 0x81, 54, 0, 0xb4, 5, 34, 0, 16, 0, 1, 0];
-        let segments = Segments { kind: SegmentKind::Tcp4, size: 1460, congestion: true };
+        let segments = Segments { kind: SegmentKind::Tcp4, size: 1460, ecn: true };
         let segmented = Offload::Segmentation { start: 34, offset: 16, segments };
         assert_eq!(Header::from(tso).offload(), Ok(segmented));
         assert_eq!(Header::to_guest(segmented, 54, 1).as_bytes(), tso);

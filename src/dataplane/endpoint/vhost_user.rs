@@ -645,7 +645,7 @@ impl<'a> Connection<'a> {
             allowance: self.kept.allowance.clone(),
             // The connection may be over.
             on_failure: Box::new(move |failure| drop(failures.send(failure))),
-            on_told: Box::new(move |told| reporter.told(told)),
+            on_gateway_event: Box::new(move |told| reporter.told(told)),
         });
         self.attached = Some(reactor);
         self.tell(if complete { PortState::Active } else { PortState::Idle });

@@ -57,7 +57,7 @@ impl<'a> Plain<'a> {
         let (front, _) = Front::ref_from_prefix(&frame.head).ok()?;
         let (packet, len) = (&front.ipv4, front.ipv4.total_len());
         let destination = packet.destination();
-        let is_plain = frame.unfit.is_none()
+        let is_plain = frame.invalid.is_none()
             && frame.head_len >= TRANSPORT_AT + udp::HEADER_LEN
             && front.ethernet == self.ethernet
             && packet.has_no_options()

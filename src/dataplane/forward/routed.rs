@@ -36,7 +36,7 @@ pub(in crate::dataplane) fn by_head(
     frame: &mut Frame,
     withheld: &mut Withheld,
 ) -> Result<NextHopId, Verdict> {
-    if let Some(reason) = frame.unfit {
+    if let Some(reason) = frame.invalid {
         return Err(reason.into());
     }
     let headers = classify(frame.head(), frame.len, frame.offload)?;

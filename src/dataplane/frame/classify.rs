@@ -396,7 +396,7 @@ mod tests {
         let segmented = |kind, size, payload| {
             let protocol = if kind == SegmentKind::Udp { protocol::UDP } else { protocol::TCP };
             let whole = Transport { tcp: SegmentKind::Tcp4, protocol, at: 20, is_whole: true };
-            whole.may_be_cut(Segments { kind, size, congestion: false }, payload)
+            whole.may_be_cut(Segments { kind, size, ecn: false }, payload)
         };
         assert!(segmented(SegmentKind::Tcp4, 1, 2048) && !segmented(SegmentKind::Tcp4, 1, 2049));
         assert!(segmented(SegmentKind::Tcp4, 36, 65_495) && !segmented(SegmentKind::Tcp4, 0, 9));

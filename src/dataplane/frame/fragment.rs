@@ -309,7 +309,7 @@ mod tests {
             let len = 20 + payload.len() as u32;
             let open = Checksum::pseudo_ipv4(from, to, protocol::TCP, len).folded().to_be_bytes();
             let header = [0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 9, 0x50, 0x10, 1, 0, open[0], open[1], 0, 0];
-            let segments = Segments { kind: SegmentKind::Tcp4, size: 1900, congestion: false };
+            let segments = Segments { kind: SegmentKind::Tcp4, size: 1900, ecn: false };
             let offload = Offload::Segmentation { start: 34, offset: 16, segments };
             let body = [&header[..], &payload].concat();
             let found = fragments(frame(protocol::TCP, 0, &[], &body), offload, mtu);

@@ -43,8 +43,8 @@ pub struct Frame {
     pub len: usize,
     /// What its sender left to be done.
     pub offload: Offload,
-    /// Set where the port found the frame unfit before it could be classified.
-    pub unfit: Option<DropReason>,
+    /// Set where the port found the frame invalid before it could be classified.
+    pub invalid: Option<DropReason>,
     // Apart from `pieces`: nearly all frames are in one piece, and need no list.
     /// What follows the head, where that is in one piece.
     pub tail: Span,
@@ -59,7 +59,7 @@ impl Default for Frame {
             head_len: 0,
             len: 0,
             offload: Offload::None,
-            unfit: None,
+            invalid: None,
             tail: Span::default(),
             pieces: 0..0,
         }
@@ -134,7 +134,7 @@ impl Burst {
         // beyond `head_len` decide nothing. To clear them would cost 192 octets a frame.
         frame.head_len = 0;
         frame.offload = Offload::None;
-        frame.unfit = None;
+        frame.invalid = None;
         (frame, &mut self.spans)
     }
 

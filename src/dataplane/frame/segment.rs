@@ -195,7 +195,7 @@ mod tests {
         kind: SegmentKind,
         size: u16,
     ) -> Vec<Vec<u8>> {
-        let segments = Segments { kind, size, congestion: false };
+        let segments = Segments { kind, size, ecn: false };
         let cut = Cut::new(frame, frame.len(), transport, segments).unwrap();
         let payload = &frame[cut.headers_len()..];
         let whole = |at| {

@@ -7,7 +7,8 @@
 //! RFC 2132 §9.10): what matters least is left out.
 
 use super::{
-    Client, DropReason, Question, Room, Told, bounded, encoded_len, printable, write_ethernet,
+    Client, DropReason, GatewayEvent, Question, Room, bounded, encoded_len, printable,
+    write_ethernet,
 };
 use crate::{
     addr::MacAddr,
@@ -64,7 +65,7 @@ pub(super) fn respond(
     question: &Question<'_>,
     packet: &Ipv4,
     writer: &mut Writer<'_>,
-) -> Result<Told, DropReason> {
+) -> Result<GatewayEvent, DropReason> {
     let address = question.vnic.ipv4.ok_or(DropReason::NotServed)?;
     let (request, hostname) = parse(question, packet)?;
     let kind = answer_kind(&request, address).ok_or(DropReason::Absorbed)?;
@@ -77,9 +78,9 @@ pub(super) fn respond(
     udp::write_ipv4(writer, from, to, &payload)?;
     let inform = request.opts().msg_type() == Some(MessageType::Inform);
     Ok(if kind == MessageType::Ack && !inform {
-        Told::Lease4(Client { hostname, vendor_class: printable(class(&request)) })
+        GatewayEvent::Lease4(Client { hostname, vendor_class: printable(class(&request)) })
     } else {
-        Told::Other
+        GatewayEvent::Other
     })
 }
 

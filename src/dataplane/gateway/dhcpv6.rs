@@ -5,7 +5,8 @@
 //! the link's packets: no more prefixes are delegated than fit, and what matters least is left out.
 
 use super::{
-    Client, DropReason, Question, Room, Told, bounded, encoded_len, printable, write_ethernet,
+    Client, DropReason, GatewayEvent, Question, Room, bounded, encoded_len, printable,
+    write_ethernet,
 };
 use crate::{
     dataplane::{
@@ -68,7 +69,7 @@ pub(super) fn respond(
     question: &Question<'_>,
     packet: &Ipv6,
     writer: &mut Writer<'_>,
-) -> Result<Told, DropReason> {
+) -> Result<GatewayEvent, DropReason> {
     let address = question.vnic.ipv6.ok_or(DropReason::NotServed)?;
     if packet.destination.is_multicast() && packet.destination != SERVERS {
         return Err(DropReason::Multicast);
@@ -86,7 +87,7 @@ pub(super) fn respond(
     udp::write_ipv6(writer, from, (packet.source, udp::DHCPV6_CLIENT), &payload)?;
     let leases =
         reply.msg_type() == MessageType::Reply && reply.opts().get(OptionCode::IANA).is_some();
-    Ok(if leases { Told::Lease6(client(&request)) } else { Told::Other })
+    Ok(if leases { GatewayEvent::Lease6(client(&request)) } else { GatewayEvent::Other })
 }
 
 fn client(request: &Message) -> Client {

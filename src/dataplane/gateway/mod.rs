@@ -63,7 +63,7 @@ impl From<Full> for DropReason {
 
 /// What a guest was told. A person asks for it when "the VM has no network".
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum GatewayEvent {
     /// Where its gateway is, by ARP.
     Neighbour4,
     /// Where its gateway is, by NDP.
@@ -78,11 +78,11 @@ pub enum Told {
     Other,
 }
 
-impl Told {
+impl GatewayEvent {
     /// How many kinds say something.
     pub const KINDS: usize = 5;
 
-    /// Returns which of the kinds this is, or [`Told::KINDS`] where it says nothing.
+    /// Returns which of the kinds this is, or [`GatewayEvent::KINDS`] where it says nothing.
     pub const fn kind(&self) -> usize {
         match self {
             Self::Neighbour4 => 0,
@@ -153,11 +153,13 @@ impl From<Unreadable> for DropReason {
 }
 
 /// Writes the answer to a frame for the gateway.
-pub fn respond(question: &Question<'_>, writer: &mut Writer<'_>) -> Result<Told, DropReason> {
+pub fn respond(
+    question: &Question<'_>,
+    writer: &mut Writer<'_>,
+) -> Result<GatewayEvent, DropReason> {
     match &question.headers.packet {
-        Packet::Arp(packet) => {
-            arp::respond(question.vnic, question.table, packet, writer).map(|()| Told::Neighbour4)
-        }
+        Packet::Arp(packet) => arp::respond(question.vnic, question.table, packet, writer)
+            .map(|()| GatewayEvent::Neighbour4),
         Packet::Ipv4(packet) => respond_ipv4(question, packet, writer),
         Packet::Ipv6(packet) => respond_ipv6(question, packet, writer),
     }
@@ -167,7 +169,7 @@ fn respond_ipv4(
     question: &Question<'_>,
     packet: &Ipv4,
     writer: &mut Writer<'_>,
-) -> Result<Told, DropReason> {
+) -> Result<GatewayEvent, DropReason> {
     match packet.upper {
         // First: a broadcast draws neither an error nor an echo (RFC 1122 §3.2.2, §3.2.2.6).
         _ if packet.destination.is_broadcast() && !asks_dhcpv4(packet) => {
@@ -176,7 +178,7 @@ fn respond_ipv4(
         // Nobody here puts packets together (RFC 1122 §3.3.2 lets a host say so by silence).
         _ if packet.part != Part::Whole => Err(DropReason::Absorbed),
         Upper::Icmp(icmpv4::ECHO_REQUEST) => {
-            icmp::echo_ipv4(question, packet, writer).map(|()| Told::Other)
+            icmp::echo_ipv4(question, packet, writer).map(|()| GatewayEvent::Other)
         }
         // What was not asked for, or is not known (RFC 1122 §3.2.2).
         Upper::Icmp(_) => Err(DropReason::Absorbed),
@@ -195,7 +197,7 @@ fn respond_ipv6(
     question: &Question<'_>,
     packet: &Ipv6,
     writer: &mut Writer<'_>,
-) -> Result<Told, DropReason> {
+) -> Result<GatewayEvent, DropReason> {
     match packet.upper {
         // An atomic fragment is a whole packet (RFC 6946 §4).
         _ if !matches!(packet.part, Part::Whole | Part::Atomic) => {
@@ -203,7 +205,7 @@ fn respond_ipv6(
         }
         Upper::Icmp(kind) if icmpv6::is_discovery(kind) => ndp::respond(question, packet, writer),
         Upper::Icmp(icmpv6::ECHO_REQUEST) => {
-            icmp::echo_ipv6(question, packet, writer).map(|()| Told::Other)
+            icmp::echo_ipv6(question, packet, writer).map(|()| GatewayEvent::Other)
         }
         Upper::Udp { destination: udp::DHCPV6_SERVER, .. } => {
             dhcpv6::respond(question, packet, writer)

@@ -4,7 +4,7 @@
 //! The gateway stands for every other address of the prefix (RFC 4861 §7.2.8), whatever the
 //! addressing and whomever a solicitation is sent to.
 
-use super::{DropReason, Question, Told, bounded, write_ethernet};
+use super::{DropReason, GatewayEvent, Question, bounded, write_ethernet};
 use crate::{
     addr::MacAddr,
     dataplane::{
@@ -92,14 +92,15 @@ pub(super) fn respond(
     question: &Question<'_>,
     packet: &Ipv6,
     writer: &mut Writer<'_>,
-) -> Result<Told, DropReason> {
+) -> Result<GatewayEvent, DropReason> {
     let message = message(question, packet)?;
     match packet.upper {
         Upper::Icmp(icmpv6::ROUTER_SOLICITATION) => {
-            router_solicitation(question, packet, message, writer).map(|()| Told::Router)
+            router_solicitation(question, packet, message, writer).map(|()| GatewayEvent::Router)
         }
         Upper::Icmp(icmpv6::NEIGHBOUR_SOLICITATION) => {
-            neighbour_solicitation(question, packet, message, writer).map(|()| Told::Neighbour6)
+            neighbour_solicitation(question, packet, message, writer)
+                .map(|()| GatewayEvent::Neighbour6)
         }
         Upper::Icmp(icmpv6::NEIGHBOUR_ADVERTISEMENT) => {
             Err(neighbour_advertisement(question.vnic, message))

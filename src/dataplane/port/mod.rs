@@ -73,7 +73,7 @@ pub trait Port: Send {
     fn runs(&self, queue: usize) -> bool;
     /// The descriptor that becomes readable when an armed `queue` has work; none where there are no
     /// wake-ups, in which case the queue is polled at intervals.
-    fn doorbell(&self, queue: usize) -> Option<BorrowedFd<'_>>;
+    fn wakeup(&self, queue: usize) -> Option<BorrowedFd<'_>>;
     /// Appends frames that wait in `queue` to an empty burst.
     fn poll(&mut self, queue: usize, burst: &mut Burst) -> Result<(), PortFailure>;
     /// Takes which frames of the last poll of `queue` are dealt with: a bit each, the oldest

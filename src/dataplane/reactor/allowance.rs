@@ -8,7 +8,7 @@ use crate::{
             limit::{Limit, Limiter, SavedLimiter},
             tables::Vnic,
         },
-        gateway::Told,
+        gateway::GatewayEvent,
         port::PortFailure,
     },
     token_bucket::TokenBucket,
@@ -42,7 +42,7 @@ pub struct Allowance {
     pub to_guest: Option<Limiter>,
     replies: TokenBucket,
     /// When each kind of thing was last noted.
-    told: [Option<Instant>; Told::KINDS],
+    told: [Option<Instant>; GatewayEvent::KINDS],
     /// When it last got a router advertisement that it had not asked for.
     advertised: Option<Instant>,
     /// How often its ports have held up a reactor, and when one last did.
@@ -64,7 +64,7 @@ impl Default for Allowance {
             from_guest: None,
             to_guest: None,
             replies: TokenBucket::new(REPLIES_PER_SECOND, REPLIES_PER_SECOND),
-            told: [None; Told::KINDS],
+            told: [None; GatewayEvent::KINDS],
             advertised: None,
             strikes: 0,
             struck: None,
@@ -85,7 +85,7 @@ impl Allowance {
         };
         keep(&mut self.from_guest, vnic.from_guest);
         keep(&mut self.to_guest, vnic.to_guest);
-        self.told = [None; Told::KINDS];
+        self.told = [None; GatewayEvent::KINDS];
     }
 
     /// Takes one of the answers the gateway may give this second.
@@ -95,7 +95,7 @@ impl Allowance {
 
     /// Whether it is to be noted that the guest was told something: once a second for each kind of
     /// thing.
-    pub fn may_note(&mut self, told: &Told, now: Instant) -> bool {
+    pub fn may_note(&mut self, told: &GatewayEvent, now: Instant) -> bool {
         let Some(last) = self.told.get_mut(told.kind()) else { return false };
         let due = last.is_none_or(|last| now.saturating_duration_since(last) >= TELL_INTERVAL);
         if due {

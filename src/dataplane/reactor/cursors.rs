@@ -11,19 +11,19 @@ use super::atomic::{AtomicUsize, Ordering};
 #[derive(Debug)]
 // Both ends write all the time: on one line they would take it from each other at each record.
 #[repr(align(128))]
-struct Position(AtomicUsize);
+struct Cursor(AtomicUsize);
 
 /// How far one producer and one consumer have come, in octets that count on for ever.
 #[derive(Debug)]
-pub(super) struct Positions {
-    head: Position,
-    tail: Position,
+pub(super) struct Cursors {
+    head: Cursor,
+    tail: Cursor,
 }
 
-impl Positions {
+impl Cursors {
     /// Of an empty link.
     pub(super) fn new() -> Self {
-        Self { head: Position(AtomicUsize::new(0)), tail: Position(AtomicUsize::new(0)) }
+        Self { head: Cursor(AtomicUsize::new(0)), tail: Cursor(AtomicUsize::new(0)) }
     }
 
     /// The producer's: what is not between head and tail is its own to write. Returns both.

@@ -2,7 +2,7 @@
 //! page, with one producer and one consumer, made when first used.
 //!
 //! ```text
-//! head ──▶ [len│port│…│frame…][len│port│…│frame…] ◀── tail      positions run freely; a record never wraps
+//! head ──▶ [len│port│…│frame…][len│port│…│frame…] ◀── tail      cursors run freely; a record never wraps
 //! ```
 //! The producer writes records behind `tail` and publishes it; the consumer reads up to `tail` and
 //! publishes `head` (`cursors.rs`). A sleeping consumer is woken by its `Waker` (`sleep.rs`).
@@ -12,7 +12,7 @@
 )]
 
 use super::{
-    cursors::Positions,
+    cursors::Cursors,
     hugepage::{HugePage, Hugepages, LEN},
     sleep::Sleep,
 };
@@ -85,30 +85,30 @@ impl Share {
 #[derive(Debug)]
 pub struct Link {
     page: HugePage,
-    positions: Positions,
+    cursors: Cursors,
 }
 
 impl Link {
     /// An empty one.
     pub fn new(hugepages: Hugepages) -> io::Result<Self> {
         let page = HugePage::new(hugepages)?;
-        Ok(Self { page, positions: Positions::new() })
+        Ok(Self { page, cursors: Cursors::new() })
     }
 
     /// Appends frames from a port, as many as there is room for and its `share` allows; returns how
     /// many. Called by one thread.
-    pub fn push(&self, way: (PortId, usize), frames: &[Outgoing<'_>], share: &mut Share) -> usize {
-        let (head, start) = self.positions.free();
+    pub fn push(&self, to: (PortId, usize), frames: &[Outgoing<'_>], share: &mut Share) -> usize {
+        let (head, start) = self.cursors.free();
         let end = start + share.room(head, start);
         let mut tail = start;
         let pushed = frames.iter().map_while(|frame| {
             // A frame beyond the share is written, and not published: the next one overwrites it.
-            tail = self.append(head, tail, way, frame).filter(|tail| *tail <= end)?;
+            tail = self.append(head, tail, to, frame).filter(|tail| *tail <= end)?;
             Some(())
         });
         let pushed = pushed.count();
         share.take(tail - start);
-        self.positions.publish(tail);
+        self.cursors.publish(tail);
         pushed
     }
 
@@ -149,9 +149,9 @@ impl Link {
     /// Hands the oldest run of frames with the same port and queue to `take`. Returns their number.
     /// Called by one thread.
     pub fn pop(&self, take: impl FnOnce(PortId, usize, &[Outgoing<'_>])) -> usize {
-        let (mut head, tail) = self.positions.published();
+        let (mut head, tail) = self.cursors.published();
         let mut frames = ArrayVec::<Outgoing<'_>, BURST>::new();
-        let mut way = None;
+        let mut to = None;
         while head != tail && !frames.is_full() {
             let record = self.read(head);
             // Never the last one: it is published together with the record that did not fit before
@@ -161,7 +161,7 @@ impl Link {
                 continue;
             }
             // A run goes to one ring: the receiver is looked up once for all of it.
-            if *way.get_or_insert((record.port, record.queue)) != (record.port, record.queue) {
+            if *to.get_or_insert((record.port, record.queue)) != (record.port, record.queue) {
                 break;
             }
             let len = record.len as usize;
@@ -171,17 +171,17 @@ impl Link {
             frames.push(Outgoing::private(octets, record.offload));
             head += (FRAME_AT + len).next_multiple_of(ALIGN);
         }
-        if let Some((port, queue)) = way {
+        if let Some((port, queue)) = to {
             // Before the release: the frames are the page's own octets. If this panics they are
             // taken again, for a port that has failed by then, and are dropped.
             take(port, queue as usize, &frames);
-            self.positions.release(head);
+            self.cursors.release(head);
         }
         frames.len()
     }
 
     fn is_empty(&self) -> bool {
-        let (head, tail) = self.positions.published();
+        let (head, tail) = self.cursors.published();
         head == tail
     }
 
@@ -190,7 +190,7 @@ impl Link {
     }
 
     fn write(&self, position: usize, record: Record) {
-        // SAFETY: positions are aligned to 64 and a record fits before the page ends; the place is
+        // SAFETY: cursors are aligned to 64 and a record fits before the page ends; the place is
         // the producer's.
         unsafe { self.at(position).cast::<Record>().write(record) };
     }
@@ -206,21 +206,21 @@ impl Link {
 pub(super) struct Waker {
     sleep: Sleep,
     /// Readable when woken. Written at most once a sleep, so it never fills.
-    pub(super) doorbell: OwnedFd,
+    pub(super) eventfd: OwnedFd,
 }
 
 impl Waker {
     /// A waker for a reactor that is awake.
     pub(super) fn new() -> io::Result<Self> {
         // It need not be read: a poll of io_uring wakes at each write, whatever the count is.
-        let doorbell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { sleep: Sleep::new(), doorbell })
+        let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { sleep: Sleep::new(), eventfd })
     }
 
     /// Tells the reactor that commands wait.
     pub(super) fn call(&self) {
         if self.sleep.call() {
-            self.ring();
+            self.wake();
         }
     }
 
@@ -229,9 +229,9 @@ impl Waker {
         self.sleep.was_called()
     }
 
-    fn ring(&self) {
-        let rung = rustix::io::write(&self.doorbell, &1_u64.to_ne_bytes());
-        debug_assert!(rung.is_ok(), "the doorbell is ours and never full");
+    fn wake(&self) {
+        let written = rustix::io::write(&self.eventfd, &1_u64.to_ne_bytes());
+        debug_assert!(written.is_ok(), "it is ours and never full");
     }
 }
 
@@ -301,8 +301,8 @@ impl Links {
         for reactor in self.sent.drain(..) {
             let waker = &self.matrix.wakers[reactor];
             // Once a turn, not once a frame: to wake a reactor takes a system call.
-            if waker.sleep.must_ring() {
-                waker.ring();
+            if waker.sleep.must_wake() {
+                waker.wake();
             }
         }
     }
@@ -438,7 +438,7 @@ mod tests {
             let mut share = Share::default();
             for (len, pops) in steps {
                 link.push((port(1), 3), &[frame(&octets[..len])], &mut share);
-                let (head, tail) = link.positions.free();
+                let (head, tail) = link.cursors.free();
                 proptest::prop_assert!(share.before + share.since >= tail - head);
                 for _ in 0..pops {
                     link.pop(|_, _, _| ());

@@ -8,7 +8,7 @@ use loom::{cell::UnsafeCell, model, sync::Arc, thread::spawn};
 #[expect(clippy::duplicate_mod, reason = "the same code, on atomics that try every interleaving")]
 mod cursors;
 
-use cursors::Positions;
+use cursors::Cursors;
 
 // As few as show it: with two places and three sends, a place is used twice and the page can be
 // full. loom tries all interleavings, whose number grows exponentially.
@@ -16,41 +16,41 @@ const PLACES: usize = 2;
 const SENT: usize = 3;
 
 struct Page {
-    positions: Positions,
+    cursors: Cursors,
     places: [UnsafeCell<usize>; PLACES],
 }
 
 /// Sends and receives; a consumer that asks for `early` of them takes what is not published yet.
 fn send_and_receive(early: usize) {
     let places = [0, 0].map(UnsafeCell::new);
-    let page = Arc::new(Page { positions: Positions::new(), places });
+    let page = Arc::new(Page { cursors: Cursors::new(), places });
     let producer = {
         let page = Arc::clone(&page);
         spawn(move || {
             for number in 1..=SENT {
-                let (head, tail) = page.positions.free();
+                let (head, tail) = page.cursors.free();
                 // No second try: a loop that waits for the other thread has no end in loom.
                 if tail - head == PLACES {
                     return number - 1;
                 }
                 // loom fails if the consumer touches this place at the same time.
                 page.places[tail % PLACES].with_mut(|_| ());
-                page.positions.publish(tail + 1);
+                page.cursors.publish(tail + 1);
             }
             SENT
         })
     };
     let mut received = 0;
     for _ in 0..2 {
-        let (mut head, tail) = page.positions.published();
+        let (mut head, tail) = page.cursors.published();
         while head < tail + early {
             page.places[head % PLACES].with(|_| ());
             (head, received) = (head + 1, received + 1);
         }
-        page.positions.release(head);
+        page.cursors.release(head);
     }
     let sent = producer.join().unwrap();
-    let (head, tail) = page.positions.published();
+    let (head, tail) = page.cursors.published();
     assert_eq!((head, tail), (received, sent));
 }
 

@@ -3,10 +3,10 @@
 //! ```text
 //! commands → wake-ups → bursts of active queues → links → timers → publish, fence, notify → sleep if all is armed
 //! ```
-//! A queue is ACTIVE (polled, the guest's kicks suppressed) or ARMED (not polled, its doorbell
-//! watched). It becomes armed when it was empty for as long as polling pays (`poll_window.rs`), and
-//! active by its doorbell. A reactor whose queues are all armed sleeps. Nothing changes a reactor
-//! but attach, detach and publish.
+//! A queue is ACTIVE (polled, the guest's kicks suppressed) or ARMED (not polled, its wake-up
+//! descriptor watched). It becomes armed when it was empty for as long as polling pays
+//! (`poll_window.rs`), and active by a wake-up. A reactor whose queues are all armed sleeps. Nothing
+//! changes a reactor but attach, detach and publish.
 
 pub mod allowance;
 mod cursors;
@@ -51,7 +51,7 @@ use stopwatch::Stopwatch;
 use timers::Timers;
 use uring::{Uring, Wake};
 
-/// How long a reactor sleeps at most while a queue has no doorbell.
+/// How long a reactor sleeps at most while a queue has no wake-up descriptor.
 // A VMM may give no kick descriptor (bit 8 of SET_VRING_KICK): "polling should be used instead". A
 // look a millisecond costs an idle CPU little, and delays a frame by no more than that.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
@@ -188,12 +188,12 @@ pub fn start(count: usize, cpus: &[usize], settings: Settings) -> Result<Vec<Han
         let (commands, receiver) = mpsc::channel();
         let (ready, started) = mpsc::channel();
         let cpu = (!cpus.is_empty()).then(|| cpus[at % cpus.len()]);
-        let (links, doorbell) = (Links::new(at, Arc::clone(&matrix)), Arc::clone(&waker));
+        let (links, own) = (Links::new(at, Arc::clone(&matrix)), Arc::clone(&waker));
         let counters = Arc::new(ReactorCounters::default());
         let counted = Arc::clone(&counters);
         let thread =
             std::thread::Builder::new().name(format!("reactor-{at}")).spawn(move || {
-                match Reactor::new(receiver, doorbell, links, counted, settings, cpu) {
+                match Reactor::new(receiver, own, links, counted, settings, cpu) {
                     Ok(mut reactor) => {
                         drop(ready.send(Ok(())));
                         reactor.run();
@@ -268,8 +268,8 @@ struct Reactor {
     ports: Ports,
     pipeline: Pipeline,
     active: Vec<Active>,
-    /// Queues without a doorbell, which are polled at intervals.
-    deaf: Vec<(PortId, usize)>,
+    /// Queues without a wake-up descriptor, which are polled at intervals.
+    without_wakeup: Vec<(PortId, usize)>,
     /// When the guests of which slots are due to be told of their router.
     advertisements: Timers<u32>,
     random: u64,
@@ -295,7 +295,7 @@ fn token(port: PortId, queue: usize) -> u64 {
 }
 
 fn unwatched(error: &io::Error) -> PortFailure {
-    PortFailure::Broken(format!("cannot watch its doorbell: {error}"))
+    PortFailure::Broken(format!("cannot watch its wake-up descriptor: {error}"))
 }
 
 impl Reactor {
@@ -315,7 +315,7 @@ impl Reactor {
         // Before the first guest needs it: a kernel that refuses is a reason not to start.
         call::prepare().map_err(StartError::Aio)?;
         let mut uring = Uring::new().map_err(StartError::Uring)?;
-        uring.watch(waker.doorbell.as_fd(), WAKER_TOKEN)?;
+        uring.watch(waker.eventfd.as_fd(), WAKER_TOKEN)?;
         // Only spreads advertisements out in time: nothing secret depends on it.
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
         Ok(Self {
@@ -333,7 +333,7 @@ impl Reactor {
             ports: Ports::default(),
             pipeline: Pipeline::default(),
             active: Vec::with_capacity(64),
-            deaf: Vec::new(),
+            without_wakeup: Vec::new(),
             advertisements: Timers::default(),
             // Xorshift never leaves zero.
             random: seed | 1,
@@ -343,7 +343,7 @@ impl Reactor {
     fn run(&mut self) {
         let mut now = Instant::now();
         loop {
-            if self.waker.was_called() && !self.obey(now) {
+            if self.waker.was_called() && !self.run_commands(now) {
                 return;
             }
             self.take_wakes(now);
@@ -387,7 +387,7 @@ impl Reactor {
     }
 
     /// Carries out commands; false if there will be none.
-    fn obey(&mut self, now: Instant) -> bool {
+    fn run_commands(&mut self, now: Instant) -> bool {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Attach(attachment) => self.attach(*attachment, now),
@@ -409,14 +409,14 @@ impl Reactor {
         self.ports.attach(attachment, self.busy_poll);
         let Some(slot) = self.ports.get_mut(id) else { return };
         for queue in (0..slot.port.queues()).filter(|queue| slot.port.runs(*queue)) {
-            match slot.port.doorbell(queue) {
-                Some(doorbell) => {
-                    if let Err(error) = self.uring.watch(doorbell, token(id, queue)) {
+            match slot.port.wakeup(queue) {
+                Some(wakeup) => {
+                    if let Err(error) = self.uring.watch(wakeup, token(id, queue)) {
                         self.ports.fail(id, unwatched(&error));
                         return;
                     }
                 }
-                None => self.deaf.push((id, queue)),
+                None => self.without_wakeup.push((id, queue)),
             }
             let window = self.busy_poll;
             // Polled at first: what came before the watch began may have been announced already.
@@ -426,19 +426,19 @@ impl Reactor {
 
     fn detach(&mut self, id: PortId) -> Option<Allowance> {
         self.active.retain(|active| active.port != id);
-        self.deaf.retain(|(port, _)| *port != id);
-        // Before the port is stopped: which doorbells are watched is asked of it.
+        self.without_wakeup.retain(|(port, _)| *port != id);
+        // Before the port is stopped: which descriptors are watched is asked of it.
         let slot = self.ports.get_mut(id)?;
         self.advertisements.clear(id.slot);
-        for queue in (0..slot.port.queues()).filter(|queue| slot.port.doorbell(*queue).is_some()) {
+        for queue in (0..slot.port.queues()).filter(|queue| slot.port.wakeup(*queue).is_some()) {
             if let Err(error) = self.uring.unwatch(token(id, queue)) {
-                tracing::warn!(%error, port = id.slot, "cannot end the watch of a doorbell");
+                tracing::warn!(%error, port = id.slot, "cannot end the watch of a wake-up descriptor");
             }
         }
         self.ports.detach(id).map(|slot| slot.allowance)
     }
 
-    /// Makes queues active whose doorbell rang.
+    /// Makes queues active that were woken.
     fn take_wakes(&mut self, now: Instant) {
         if !self.uring.has_wakes() {
             return;
@@ -459,8 +459,8 @@ impl Reactor {
             // full.
             if wake.ended {
                 self.uring
-                    .watch(self.waker.doorbell.as_fd(), WAKER_TOKEN)
-                    .expect("the doorbell could be watched before");
+                    .watch(self.waker.eventfd.as_fd(), WAKER_TOKEN)
+                    .expect("the eventfd could be watched before");
             }
             return;
         }
@@ -470,8 +470,8 @@ impl Reactor {
         let Some(found) = found else { return };
         let id = found.id;
         if wake.ended
-            && let Some(doorbell) = found.port.doorbell(queue)
-            && let Err(error) = self.uring.watch(doorbell, wake.token)
+            && let Some(wakeup) = found.port.wakeup(queue)
+            && let Err(error) = self.uring.watch(wakeup, wake.token)
         {
             self.ports.fail(id, unwatched(&error));
             return;
@@ -480,7 +480,7 @@ impl Reactor {
     }
 
     fn activate(&mut self, port: PortId, queue: usize, now: Instant) {
-        let Some(slot) = self.ports.sound_mut(port) else { return };
+        let Some(slot) = self.ports.healthy_mut(port) else { return };
         if let Some(patience) = slot.patience.get_mut(queue)
             && patience.wake(now)
         {
@@ -520,7 +520,7 @@ impl Reactor {
             Err(_) => {
                 self.ports.fail_in_hand();
                 // Where the receiver was in hand, the sender goes on.
-                return self.ports.sound_mut(active.port).is_some();
+                return self.ports.healthy_mut(active.port).is_some();
             }
         };
         self.ports.fail(active.port, failure);
@@ -530,7 +530,7 @@ impl Reactor {
     /// Asks the guest to ring; says whether the queue is to stay active, because frames came
     /// meanwhile.
     fn arm(&mut self, port: PortId, queue: usize, now: Instant) -> Result<bool, PortFailure> {
-        let Some(slot) = self.ports.sound_mut(port) else { return Ok(false) };
+        let Some(slot) = self.ports.healthy_mut(port) else { return Ok(false) };
         // To arm a queue touches its guest's memory, which its VMM may have made slow.
         self.stopwatch.start();
         let more = slot.port.arm(queue)?;
@@ -580,7 +580,7 @@ impl Reactor {
             return since;
         }
         let due = self.advertisements.next().map(|when| when.saturating_duration_since(since));
-        let interval = (!self.deaf.is_empty()).then_some(POLL_INTERVAL);
+        let interval = (!self.without_wakeup.is_empty()).then_some(POLL_INTERVAL);
         let timeout = [due, interval].into_iter().flatten().min();
         // This sleep is nobody's fault. Completions that are there already end it at once.
         self.stopwatch.let_sleep();
@@ -588,8 +588,8 @@ impl Reactor {
         self.links.awake();
         let now = Instant::now();
         self.counters.sleeps.add(1);
-        for at in 0..self.deaf.len() {
-            let (port, queue) = self.deaf[at];
+        for at in 0..self.without_wakeup.len() {
+            let (port, queue) = self.without_wakeup[at];
             self.activate(port, queue, now);
         }
         now

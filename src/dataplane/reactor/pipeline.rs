@@ -72,7 +72,7 @@ impl Default for Pipeline {
 }
 
 /// Everything around one burst.
-struct Passage<'a, L> {
+struct Context<'a, L> {
     ports: &'a mut Ports,
     links: &'a mut L,
     ingress: PortId,
@@ -88,7 +88,7 @@ enum Done {
 }
 
 /// What is to be done about a frame that its next hop did not take.
-enum Refused {
+enum Backpressure {
     /// It stays with its sender for now, and those behind it that go the same way.
     Hold,
     /// It is dropped.
@@ -107,16 +107,16 @@ impl Pipeline {
         now: Instant,
     ) -> Result<usize, PortFailure> {
         ports.in_hand = Some(ingress);
-        let Some(slot) = ports.sound_mut(ingress) else { return Ok(0) };
+        let Some(slot) = ports.healthy_mut(ingress) else { return Ok(0) };
         if let Some(held) = slot.held
             && now.duration_since(held.since) < HOLD
             // A cheap look instead of a poll, which would read and decide the same frames again.
-            && ports.sound_mut(held.receiver).is_some_and(|slot| !slot.port.has_room(queue))
+            && ports.healthy_mut(held.receiver).is_some_and(|slot| !slot.port.has_room(queue))
         {
             // Not 0: the frame waits still, so its queue is neither armed nor asleep.
             return Ok(1);
         }
-        let Some(slot) = ports.sound_mut(ingress) else { return Ok(0) };
+        let Some(slot) = ports.healthy_mut(ingress) else { return Ok(0) };
         self.burst.clear(queue);
         links.start();
         slot.port.poll(queue, &mut self.burst)?;
@@ -132,9 +132,9 @@ impl Pipeline {
             // for once, when it is dealt with (`complete`).
             self.limit(*limiter);
         }
-        let mut passage = Passage { ports, links, ingress, now };
-        let dealt = self.deliver(&mut passage);
-        self.complete(passage.ports, ingress, dealt);
+        let mut context = Context { ports, links, ingress, now };
+        let dealt = self.deliver(&mut context);
+        self.complete(context.ports, ingress, dealt);
         Ok(polled)
     }
 
@@ -160,17 +160,17 @@ impl Pipeline {
         for (frame, destination) in frames.iter_mut().zip(&mut *destinations) {
             *destination = plain.check(frame);
         }
-        for (destination, way) in destinations.iter().zip(&mut self.next_hops) {
+        for (destination, hop) in destinations.iter().zip(&mut self.next_hops) {
             let found = destination.and_then(|destination| table.fib.lookup_ipv4(destination));
             // A frame without a route is not dropped here: the general path finds out why, and may
             // tell.
-            *way = found.unwrap_or(NextHopId::NONE);
+            *hop = found.unwrap_or(NextHopId::NONE);
         }
         // Apart, so that what nearly all frames are is all that this loop has in it.
         let mut others = 0;
-        for (at, (frame, way)) in frames.iter_mut().zip(&self.next_hops).enumerate() {
-            if *way != NextHopId::NONE && fast::fits(frame, table.fib.next_hop(*way)) {
-                rewrite::rewrite_ipv4(frame.head_mut(), table.fib.next_hop(*way));
+        for (at, (frame, hop)) in frames.iter_mut().zip(&self.next_hops).enumerate() {
+            if *hop != NextHopId::NONE && fast::fits(frame, table.fib.next_hop(*hop)) {
+                rewrite::rewrite_ipv4(frame.head_mut(), table.fib.next_hop(*hop));
             } else {
                 others |= 1 << at;
             }
@@ -234,7 +234,7 @@ impl Pipeline {
 
     /// Carries out the decisions, those towards one next hop together, and counts. Returns the
     /// frames that are dealt with; the others wait for their receiver.
-    fn deliver<L: Links>(&mut self, passage: &mut Passage<'_, L>) -> u64 {
+    fn deliver<L: Links>(&mut self, context: &mut Context<'_, L>) -> u64 {
         // By next hop, in the order of each group's oldest frame: frames of one flow stay in order,
         // and a receiver is looked up, and its ring read, once for all of them.
         let mut left = self.waiting();
@@ -243,15 +243,15 @@ impl Pipeline {
             let at = left.trailing_zeros() as usize;
             let next_hop = self.next_hops[at];
             if next_hop == NextHopId::NONE {
-                passage.links.start();
-                let outcome = self.end(at, passage);
-                passage.blame(passage.ingress);
-                passage.count(outcome);
+                context.links.start();
+                let outcome = self.end(at, context);
+                context.blame(context.ingress);
+                context.count(outcome);
                 dealt |= 1 << at;
                 left &= !(1 << at);
             } else {
-                let group = left & self.towards(next_hop);
-                dealt |= self.forward(group, next_hop, passage);
+                let group = left & self.grouped_by(next_hop);
+                dealt |= self.forward(group, next_hop, context);
                 left &= !group;
             }
         }
@@ -259,34 +259,34 @@ impl Pipeline {
     }
 
     /// The frames to be forwarded to `next_hop`.
-    fn towards(&self, next_hop: NextHopId) -> u64 {
+    fn grouped_by(&self, next_hop: NextHopId) -> u64 {
         // Each step shifts the set up. The frame taken last ends as bit 0, so they go in reverse.
-        let ways = self.next_hops[..self.burst.len()].iter().rev();
-        ways.fold(0, |set, way| set << 1 | u64::from(*way == next_hop))
+        let hops = self.next_hops[..self.burst.len()].iter().rev();
+        hops.fold(0, |set, hop| set << 1 | u64::from(*hop == next_hop))
     }
 
     /// Carries out the verdict about a frame that does not go on as it is.
     fn end<L: Links>(
         &mut self,
         at: usize,
-        passage: &mut Passage<'_, L>,
+        context: &mut Context<'_, L>,
     ) -> Result<Done, DropReason> {
         match self.verdicts[at] {
             Verdict::Gateway => {
-                let answered = self.answer(at, passage);
+                let answered = self.answer(at, context);
                 // RFC 1122 §4.1.3.1: a port nobody listens on is told of. The asker need not wait
                 // for a timeout.
                 if answered == Err(DropReason::NotServed) {
-                    self.reject(at, Rejection::NotServed, passage);
+                    self.reject(at, Rejection::NotServed, context);
                 }
                 answered.map(|()| Done::Answered)
             }
             Verdict::Reject(reason, rejection) => {
-                self.reject(at, rejection, passage);
+                self.reject(at, rejection, context);
                 Err(reason)
             }
             Verdict::Fragment(next_hop) => {
-                self.fragment(at, next_hop, passage).map(|()| Done::Forwarded)
+                self.fragment(at, next_hop, context).map(|()| Done::Forwarded)
             }
             Verdict::Drop(reason) => Err(reason),
         }
@@ -298,29 +298,29 @@ impl Pipeline {
         &mut self,
         at: usize,
         next_hop: NextHopId,
-        passage: &mut Passage<'_, L>,
+        context: &mut Context<'_, L>,
     ) -> Result<(), DropReason> {
-        let vnic = passage.ports.get_mut(passage.ingress).and_then(|slot| slot.vnic());
+        let vnic = context.ports.get_mut(context.ingress).and_then(|slot| slot.vnic());
         let (table, _) = vnic.ok_or(DropReason::NoRoute)?;
         let next_hop = *table.fib.next_hop(next_hop);
         let whole = self.burst.linearise(at, &mut self.whole);
-        passage.blame(passage.ingress);
+        context.blame(context.ingress);
         // Before the cut: all fragments have one header, whose hop limit is taken down once.
         rewrite::rewrite(whole, &next_hop);
         let offload = self.burst.frame(at).offload;
         let Some(fragments) = fragment::cut(whole, offload, next_hop.mtu, &mut self.answer) else {
             // More pieces than one frame may become: told as if DF were set (decision 0006).
             // `reject` copies the frame anew, so that its sender is shown what it sent.
-            self.reject(at, Rejection::TooBig(next_hop.mtu), passage);
+            self.reject(at, Rejection::TooBig(next_hop.mtu), context);
             return Err(DropReason::ExceedsMtu);
         };
         let frames: ArrayVec<_, { fragment::MAX_FRAGMENTS }> =
             fragments.iter().map(|frame| Outgoing::private(frame, Offload::None)).collect();
         // From here on it is the receiver that may make the reactor wait.
-        passage.links.start();
-        let sent = passage.send_as_one(&next_hop, self.burst.queue, &frames);
-        passage.blame(next_hop.port);
-        passage.links.start();
+        context.links.start();
+        let sent = context.send_as_one(&next_hop, self.burst.queue, &frames);
+        context.blame(next_hop.port);
+        context.links.start();
         sent
     }
 
@@ -329,34 +329,36 @@ impl Pipeline {
         &mut self,
         group: u64,
         next_hop: NextHopId,
-        passage: &mut Passage<'_, L>,
+        context: &mut Context<'_, L>,
     ) -> u64 {
-        let vnic = passage.ports.get_mut(passage.ingress).and_then(|slot| slot.vnic());
+        let vnic = context.ports.get_mut(context.ingress).and_then(|slot| slot.vnic());
         let Some(next_hop) = vnic.map(|(table, _)| *table.fib.next_hop(next_hop)) else { return 0 };
         let next_hop = &next_hop;
         // Straight copies read the sender's memory and write the receiver's at once: who of both
         // made the reactor wait could not be told.
-        if passage.links.watches() {
-            return self.forward_watched(group, next_hop, passage);
+        if context.links.watches() {
+            return self.forward_watched(group, next_hop, context);
         }
         let mut frames = ArrayVec::<Outgoing<'_>, BURST>::new();
         bits(group).for_each(|at| frames.push(self.burst.outgoing(at)));
         let mut sent = 0;
         while sent < frames.len() {
-            let (taken, why) = match passage.send(next_hop, self.burst.queue, &frames[sent..]) {
+            let (taken, why) = match context.send(next_hop, self.burst.queue, &frames[sent..]) {
                 Ok(()) => break,
                 Err(stopped) => stopped,
             };
             sent += taken;
-            let (reason, until) = match passage.refused(next_hop, why, group) {
+            let (reason, until) = match context.backpressure(next_hop, why, group) {
                 // The first `sent` of the group have gone, or were dropped one by one. The others
                 // wait.
-                Refused::Hold => return bits(group).take(sent).fold(0, |set, at| set | 1 << at),
+                Backpressure::Hold => {
+                    return bits(group).take(sent).fold(0, |set, at| set | 1 << at);
+                }
                 // Only the frame that was refused: the next one may fit.
-                Refused::Drop(reason) => (reason, sent + 1),
-                Refused::DropRest(reason) => (reason, frames.len()),
+                Backpressure::Drop(reason) => (reason, sent + 1),
+                Backpressure::DropRest(reason) => (reason, frames.len()),
             };
-            (sent..until).for_each(|_| passage.count(Err(reason)));
+            (sent..until).for_each(|_| context.count(Err(reason)));
             sent = until;
         }
         group
@@ -369,21 +371,23 @@ impl Pipeline {
         &mut self,
         group: u64,
         next_hop: &NextHop,
-        passage: &mut Passage<'_, L>,
+        context: &mut Context<'_, L>,
     ) -> u64 {
         let mut dealt = 0;
         for at in bits(group) {
-            passage.links.start();
+            context.links.start();
             let whole = self.burst.linearise(at, &mut self.whole);
-            passage.blame(passage.ingress);
+            context.blame(context.ingress);
             let frame = Outgoing::private(whole, self.burst.frame(at).offload);
-            passage.links.start();
-            let sent = passage.send(next_hop, self.burst.queue, &[frame]);
-            passage.blame(next_hop.port);
+            context.links.start();
+            let sent = context.send(next_hop, self.burst.queue, &[frame]);
+            context.blame(next_hop.port);
             if let Err((_, why)) = sent {
-                match passage.refused(next_hop, why, group) {
-                    Refused::Hold => return dealt,
-                    Refused::Drop(reason) | Refused::DropRest(reason) => passage.count(Err(reason)),
+                match context.backpressure(next_hop, why, group) {
+                    Backpressure::Hold => return dealt,
+                    Backpressure::Drop(reason) | Backpressure::DropRest(reason) => {
+                        context.count(Err(reason))
+                    }
                 }
             }
             dealt |= 1 << at;
@@ -395,15 +399,15 @@ impl Pipeline {
     fn answer<L: Links>(
         &mut self,
         at: usize,
-        passage: &mut Passage<'_, L>,
+        context: &mut Context<'_, L>,
     ) -> Result<(), DropReason> {
         // Copied before it is looked at: the guest may write to its memory meanwhile.
         let whole = self.burst.linearise(at, &mut self.whole);
         let offload = self.burst.frame(at).offload;
         // Again, on the whole: what the first look saw was the head alone.
         let headers = classify(whole, whole.len(), offload)?;
-        let slot = passage.ports.sound_mut(passage.ingress).ok_or(DropReason::NoGuest)?;
-        if !slot.allowance.may_reply(passage.now) {
+        let slot = context.ports.healthy_mut(context.ingress).ok_or(DropReason::NoGuest)?;
+        if !slot.allowance.may_reply(context.now) {
             return Err(DropReason::ReplyLimit);
         }
         let mut writer = Writer::new(&mut self.answer);
@@ -411,9 +415,9 @@ impl Pipeline {
         let question = Question { table, vnic, headers: &headers, frame: whole, offload };
         let told = gateway::respond(&question, &mut writer)?;
         let answer = Outgoing::private(writer.since(0), Offload::None);
-        match slot.put(&[answer], self.burst.queue, passage.now) {
+        match slot.put(&[answer], self.burst.queue, context.now) {
             Ok(()) => {
-                slot.tell(told, passage.now);
+                slot.tell(told, context.now);
                 Ok(())
             }
             // It is the asker's own ring: no need to wait for it.
@@ -421,20 +425,20 @@ impl Pipeline {
             Err((_, Undelivered::Limited)) => Err(DropReason::RateLimited),
             Err((_, Undelivered::TooLarge)) => Err(DropReason::RxBufferTooSmall),
             Err((_, Undelivered::Failed(failure))) => {
-                passage.ports.fail(passage.ingress, failure);
+                context.ports.fail(context.ingress, failure);
                 Err(DropReason::NoGuest)
             }
         }
     }
 
     /// Tells the sender of a packet why it goes nowhere, if that may be told.
-    fn reject<L: Links>(&mut self, at: usize, rejection: Rejection, passage: &mut Passage<'_, L>) {
+    fn reject<L: Links>(&mut self, at: usize, rejection: Rejection, context: &mut Context<'_, L>) {
         let whole = self.burst.linearise(at, &mut self.whole);
-        let Some(slot) = passage.ports.sound_mut(passage.ingress) else { return };
+        let Some(slot) = context.ports.healthy_mut(context.ingress) else { return };
         // An error quotes the beginning of its packet (RFC 792): how it is to be cut does not
         // matter.
         let Ok(headers) = classify(whole, whole.len(), Offload::None) else { return };
-        if !slot.allowance.may_reply(passage.now) {
+        if !slot.allowance.may_reply(context.now) {
             return;
         }
         let Some(who) = slot.vnic() else { return };
@@ -444,16 +448,16 @@ impl Pipeline {
         }
         // The packet's own drop is counted; an error that finds no buffer is not another one.
         let error = Outgoing::private(writer.since(0), Offload::None);
-        let told = slot.put(&[error], self.burst.queue, passage.now);
+        let told = slot.put(&[error], self.burst.queue, context.now);
         if let Err((_, Undelivered::Failed(failure))) = told {
-            passage.ports.fail(passage.ingress, failure);
+            context.ports.fail(context.ingress, failure);
         }
     }
 
     /// Counts what was dealt with and returns it to its sender.
     fn complete(&mut self, ports: &mut Ports, ingress: PortId, dealt: u64) {
         self.carried += u64::from(dealt.count_ones());
-        // Not `sound_mut`: what a port has sent is counted, though it failed meanwhile.
+        // Not `healthy_mut`: what a port has sent is counted, though it failed meanwhile.
         let Some(slot) = ports.get_mut(ingress) else { return };
         slot.counters.ingress_frames.add(dealt.count_ones().into());
         let octets = bits(dealt).map(|at| self.burst.frame(at).len as u64).sum();
@@ -470,7 +474,7 @@ impl Pipeline {
         if done & 1 != 0 {
             slot.held = None;
         }
-        if slot.is_sound() {
+        if slot.is_healthy() {
             slot.port.complete(self.burst.queue, done);
         }
         ports.touch(ingress);
@@ -492,7 +496,7 @@ impl Pipeline {
     ) {
         self.carried += frames.len() as u64;
         ports.in_hand = Some(port);
-        let Some(slot) = ports.sound_mut(port) else { return };
+        let Some(slot) = ports.healthy_mut(port) else { return };
         // Nothing is held here: the frames are copies in a link, which others are waiting to fill.
         while !frames.is_empty() {
             let Err((taken, why)) = slot.put(frames, queue, now) else { break };
@@ -521,7 +525,7 @@ impl Pipeline {
         random: u64,
     ) -> Option<Instant> {
         ports.in_hand = Some(port);
-        let slot = ports.sound_mut(port)?;
+        let slot = ports.healthy_mut(port)?;
         let mut writer = Writer::new(&mut self.answer);
         let mut heard = Ok(());
         if let Some((table, vnic)) = slot.vnic()
@@ -556,7 +560,7 @@ fn bits(mut set: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-impl<L: Links> Passage<'_, L> {
+impl<L: Links> Context<'_, L> {
     /// Holds it against a port of this reactor if too much time has passed since timing began:
     /// something was done for the port meanwhile.
     fn blame(&mut self, port: PortId) {
@@ -621,7 +625,7 @@ impl<L: Links> Passage<'_, L> {
     ) -> Result<(), (usize, Option<Undelivered>)> {
         if next_hop.reactor == self.links.here() {
             self.ports.in_hand = Some(next_hop.port);
-            let slot = self.ports.sound_mut(next_hop.port).ok_or((0, None))?;
+            let slot = self.ports.healthy_mut(next_hop.port).ok_or((0, None))?;
             let sent = slot.put(frames, queue, self.now).map_err(|(taken, why)| (taken, Some(why)));
             // A panic in between is the receiver's; from here on it is the sender's again.
             self.ports.in_hand = Some(self.ingress);
@@ -639,14 +643,19 @@ impl<L: Links> Passage<'_, L> {
 
     /// What is to be done about a frame of `group` that its next hop refused; `None`: nobody is
     /// there.
-    fn refused(&mut self, next_hop: &NextHop, why: Option<Undelivered>, group: u64) -> Refused {
+    fn backpressure(
+        &mut self,
+        next_hop: &NextHop,
+        why: Option<Undelivered>,
+        group: u64,
+    ) -> Backpressure {
         match why {
-            None => Refused::DropRest(DropReason::NoGuest),
-            Some(Undelivered::Limited) => Refused::DropRest(DropReason::RateLimited),
-            Some(Undelivered::TooLarge) => Refused::Drop(DropReason::RxBufferTooSmall),
+            None => Backpressure::DropRest(DropReason::NoGuest),
+            Some(Undelivered::Limited) => Backpressure::DropRest(DropReason::RateLimited),
+            Some(Undelivered::TooLarge) => Backpressure::Drop(DropReason::RxBufferTooSmall),
             Some(Undelivered::Failed(failure)) => {
                 self.ports.fail(next_hop.port, failure);
-                Refused::DropRest(DropReason::NoGuest)
+                Backpressure::DropRest(DropReason::NoGuest)
             }
             Some(Undelivered::Full) => self.hold(next_hop, group),
         }
@@ -654,7 +663,7 @@ impl<L: Links> Passage<'_, L> {
 
     /// Holds frames for a receiver without buffers, but not the oldest of their sender for longer
     /// than [`HOLD`].
-    fn hold(&mut self, next_hop: &NextHop, group: u64) -> Refused {
+    fn hold(&mut self, next_hop: &NextHop, group: u64) -> Backpressure {
         // The state of another reactor's port is not seen from here, only that the link takes no
         // more.
         let elsewhere = next_hop.reactor != self.links.here();
@@ -662,22 +671,22 @@ impl<L: Links> Passage<'_, L> {
         let receiver = self.ports.get_mut(next_hop.port).filter(|_| !elsewhere);
         // It had its time and took nothing since: not every sender waits for it in turn.
         if receiver.is_some_and(|receiver| receiver.stalled) {
-            return Refused::DropRest(reason);
+            return Backpressure::DropRest(reason);
         }
-        let Some(sender) = self.ports.get_mut(self.ingress) else { return Refused::Hold };
+        let Some(sender) = self.ports.get_mut(self.ingress) else { return Backpressure::Hold };
         // Bit 0 is the sender's oldest frame: only it starts the clock. A later one becomes the
         // oldest once those before it have gone.
         if group & 1 == 0 {
-            return Refused::Hold;
+            return Backpressure::Hold;
         }
         let fresh = Held { since: self.now, receiver: next_hop.port };
         // Kept across polls: a frame that is refused again goes on waiting from its first time.
         if self.now.duration_since(sender.held.get_or_insert(fresh).since) < HOLD {
-            return Refused::Hold;
+            return Backpressure::Hold;
         }
         if let Some(receiver) = self.ports.get_mut(next_hop.port).filter(|_| !elsewhere) {
             receiver.stalled = true;
         }
-        Refused::DropRest(reason)
+        Backpressure::DropRest(reason)
     }
 }

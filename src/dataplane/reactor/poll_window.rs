@@ -2,7 +2,7 @@
 //! shown to pay.
 //!
 //! To be woken costs a guest a kick, and tens of microseconds where the reactor slept, more where
-//! an idle CPU is itself virtual. So when a queue's doorbell rings soon after it was armed, the
+//! an idle CPU is itself virtual. So when a queue's wake-up comes soon after it was armed, the
 //! queue is polled twice as long the next time, up to `LONGEST` times what was asked for; when it
 //! was silent for longer, polling ends as asked again.
 

@@ -5,7 +5,7 @@ use crate::dataplane::{
     counters::PortCounters,
     forward::tables::{NetworkKey, NetworkTable, PortId, Vnic},
     frame::Outgoing,
-    gateway::Told,
+    gateway::GatewayEvent,
     port::{HeldUp, Port, PortFailure, Undelivered},
 };
 use std::{
@@ -36,7 +36,7 @@ pub struct Attachment {
     pub on_failure: Box<dyn FnOnce(PortFailure) + Send>,
     /// Called when the gateway has told the guest something, at most once a second for each kind of
     /// it.
-    pub on_told: Box<dyn FnMut(Told) + Send>,
+    pub on_gateway_event: Box<dyn FnMut(GatewayEvent) + Send>,
 }
 
 impl fmt::Debug for Attachment {
@@ -76,7 +76,7 @@ pub struct Slot {
     pub advertisements: u8,
     /// What its vNIC may.
     pub allowance: Allowance,
-    on_told: Box<dyn FnMut(Told) + Send>,
+    on_gateway_event: Box<dyn FnMut(GatewayEvent) + Send>,
     /// Absent once it was called: the port has failed.
     on_failure: Option<Box<dyn FnOnce(PortFailure) + Send>>,
     touched: bool,
@@ -90,14 +90,14 @@ impl Slot {
     }
 
     /// Whether it may be called.
-    pub fn is_sound(&self) -> bool {
+    pub fn is_healthy(&self) -> bool {
         self.on_failure.is_some()
     }
 
     /// Notes what the guest was told, if that says something of its network.
-    pub fn tell(&mut self, told: Told, now: Instant) {
+    pub fn tell(&mut self, told: GatewayEvent, now: Instant) {
         if self.allowance.may_note(&told, now) {
-            (self.on_told)(told);
+            (self.on_gateway_event)(told);
         }
     }
 
@@ -150,7 +150,7 @@ impl Slot {
         }
     }
 
-    fn learn(&mut self, table: &Arc<NetworkTable>) {
+    fn adopt(&mut self, table: &Arc<NetworkTable>) {
         // By slot, then by identity: a slot is used again, and a table may be older than its port.
         let found = table.vnics.binary_search_by_key(&self.id.slot, |vnic| vnic.port.slot);
         let found = found.ok().filter(|at| table.vnics[*at].port == self.id);
@@ -198,12 +198,12 @@ impl Ports {
             held: None,
             advertisements: 0,
             allowance: attachment.allowance,
-            on_told: attachment.on_told,
+            on_gateway_event: attachment.on_gateway_event,
             on_failure: Some(attachment.on_failure),
             touched: false,
         };
         if let Some(table) = self.tables.get(&slot.network) {
-            slot.learn(table);
+            slot.adopt(table);
         }
         self.slots[at] = Some(slot);
         // Its guest is called, whatever was published before.
@@ -223,7 +223,7 @@ impl Ports {
     /// Takes a network's new table over.
     pub fn publish(&mut self, table: &Arc<NetworkTable>) {
         for slot in self.slots.iter_mut().flatten().filter(|slot| slot.network == table.key) {
-            slot.learn(table);
+            slot.adopt(table);
         }
         // A network without vNICs has no ports, and may be gone for good.
         if table.vnics.is_empty() {
@@ -244,8 +244,8 @@ impl Ports {
     }
 
     /// A port that has not failed.
-    pub fn sound_mut(&mut self, id: PortId) -> Option<&mut Slot> {
-        self.get_mut(id).filter(|slot| slot.is_sound())
+    pub fn healthy_mut(&mut self, id: PortId) -> Option<&mut Slot> {
+        self.get_mut(id).filter(|slot| slot.is_healthy())
     }
 
     /// Notes that a port has something to publish.
@@ -260,7 +260,7 @@ impl Ports {
     /// Holds it against a port that it held up the reactor, if it did.
     pub fn blame(&mut self, id: PortId, held_up: Option<HeldUp>, now: Instant) {
         if held_up.is_some()
-            && let Some(slot) = self.sound_mut(id)
+            && let Some(slot) = self.healthy_mut(id)
             && let Err(failure) = slot.strike(held_up, now)
         {
             slot.fail(failure);
@@ -306,7 +306,7 @@ impl Ports {
         timed: &mut impl FnMut() -> Option<HeldUp>,
         call: impl FnOnce(&mut Slot) -> Result<(), PortFailure>,
     ) {
-        let Some(slot) = self.slots[at as usize].as_mut().filter(|slot| slot.is_sound()) else {
+        let Some(slot) = self.slots[at as usize].as_mut().filter(|slot| slot.is_healthy()) else {
             return;
         };
         self.in_hand = Some(slot.id);

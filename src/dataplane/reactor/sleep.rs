@@ -22,13 +22,13 @@ impl Sleep {
         Self { sleeping: AtomicBool::new(false), called: AtomicBool::new(false) }
     }
 
-    /// Says that commands wait, which were made visible before; true if the doorbell must be rung.
+    /// Says that commands wait, which were made visible before; true if the reactor must be woken.
     pub(super) fn call(&self) -> bool {
         // A swap, not a store: who sees the last caller's sees what the others made visible too
         // (release sequence).
         self.called.swap(true, Ordering::Release);
         fence(Ordering::SeqCst);
-        self.must_ring()
+        self.must_wake()
     }
 
     /// Whether commands wait; says so once.
@@ -38,11 +38,11 @@ impl Sleep {
         self.called.load(Ordering::Relaxed) && self.called.swap(false, Ordering::Acquire)
     }
 
-    /// Returns true to the first caller while the reactor sleeps: that one must ring the doorbell.
+    /// Returns true to the first caller while the reactor sleeps: that one must wake it.
     /// To be called after work was made visible, and a full fence.
-    pub(super) fn must_ring(&self) -> bool {
+    pub(super) fn must_wake(&self) -> bool {
         // Relaxed: the caller's fence orders this load behind its work. Of several who see the
-        // reactor asleep, the swap lets one ring; the eventfd need not count.
+        // reactor asleep, the swap lets one wake it; the eventfd need not count.
         self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed)
     }
 

@@ -52,7 +52,7 @@ fn a_reactor_never_sleeps_on_a_frame_in_a_link() {
         let producer = spawn(move || {
             link.store(1, Release);
             fence(SeqCst);
-            waker.must_ring()
+            waker.must_wake()
         });
         let sleeps = sleep.prepare(|| tail.load(Acquire) != 0);
         assert!(!sleeps || producer.join().unwrap());

@@ -13,7 +13,7 @@ use mvirt_net::dataplane::{
     forward::tables::{NetworkTable, PortId},
     frame::Outgoing,
     port::vhost_user::{
-        Plan, RingPlan, Segmentation, Unfinished, VhostUserPort,
+        Plan, RingPlan, Segmentation, Offloads, VhostUserPort,
         memory::{GuestMemory, RegionRequest},
         queue::ring::{RingAddresses, RingConfig, Start},
     },
@@ -77,21 +77,21 @@ fn port(file: &File, choices: u8) -> Option<VhostUserPort> {
             addresses,
             event_idx: bit(0),
             indirect: bit(1),
-            start: Start::Told(0),
+            start: Start::FromVmm(0),
         },
         kick: None,
         call: None,
         enabled: true,
         position: Default::default(),
     };
-    let all = |on| Segmentation { tcp4: on, tcp6: on, congestion: on, udp: on };
+    let all = |on| Segmentation { tcp4: on, tcp6: on, ecn: on, udp: on };
     let plan = Plan {
         pairs: vec![(Some(ring(RX)), Some(ring(TX)))],
         mergeable: bit(2),
         header_len: if bit(6) && !bit(2) { 10 } else { 12 },
         logs: false,
         sends: all(bit(3)),
-        takes: Unfinished { checksum: bit(4), segmentation: all(bit(5)) },
+        accepts: Offloads { checksum: bit(4), segmentation: all(bit(5)) },
     };
     VhostUserPort::new(memory, None, plan).ok()
 }

@@ -20,7 +20,7 @@ use crate::{
 };
 use memory::{GuestMemory, dirty_log::DirtyLog};
 use queue::{
-    call::Doorbell,
+    call::CallFd,
     ring::{RingConfig, RingError, SplitRing},
     rx::RxQueue,
     tx::TxQueue,
@@ -39,15 +39,15 @@ fn failure(queue: &str, error: RingError) -> PortFailure {
 
 /// Where processing of a ring has come to: written by the port when it stops, read by the session.
 #[derive(Debug, Clone)]
-pub struct Position(Arc<AtomicU32>);
+pub struct LastAvail(Arc<AtomicU32>);
 
-impl Default for Position {
+impl Default for LastAvail {
     fn default() -> Self {
         Self(Arc::new(AtomicU32::new(Self::UNKNOWN)))
     }
 }
 
-impl Position {
+impl LastAvail {
     // No index of a ring: these have 16 bits.
     const UNKNOWN: u32 = u32::MAX;
 
@@ -69,11 +69,11 @@ pub struct RingPlan {
     /// Readable when the guest kicks.
     pub kick: Option<Arc<OwnedFd>>,
     /// Rung when the guest is to look at its used ring.
-    pub call: Option<Doorbell>,
+    pub call: Option<CallFd>,
     /// Whether the VMM has enabled it.
     pub enabled: bool,
     /// Where the ring's position is left when the port stops.
-    pub position: Position,
+    pub position: LastAvail,
 }
 
 /// What a port is to be built from: what the session knows that runs.
@@ -88,7 +88,7 @@ pub struct Plan {
     /// What the guest may leave to be cut.
     pub sends: Segmentation,
     /// What the guest takes unfinished.
-    pub takes: Unfinished,
+    pub accepts: Offloads,
     /// Whether the guest migrates: what is written to its memory is to be marked (VHOST_F_LOG_ALL).
     pub logs: bool,
 }
@@ -100,8 +100,8 @@ pub struct Segmentation {
     pub tcp4: bool,
     /// TCP over IPv6.
     pub tcp6: bool,
-    /// Those of a reduced congestion window.
-    pub congestion: bool,
+    /// Those of a reduced ecn window.
+    pub ecn: bool,
     /// UDP datagrams.
     pub udp: bool,
 }
@@ -113,20 +113,20 @@ impl Segmentation {
             SegmentKind::Tcp6 => self.tcp6,
             SegmentKind::Udp => self.udp,
         };
-        kind && (self.congestion || !segments.congestion)
+        kind && (self.ecn || !segments.ecn)
     }
 }
 
 /// What a guest takes unfinished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Unfinished {
+pub struct Offloads {
     /// Frames whose checksum is open (VIRTIO_NET_F_GUEST_CSUM).
     pub checksum: bool,
     /// Frames to be cut (VIRTIO_NET_F_GUEST_TSO4 and its like).
     pub segmentation: Segmentation,
 }
 
-impl Unfinished {
+impl Offloads {
     fn covers(self, offload: Offload) -> bool {
         match offload {
             Offload::None => true,
@@ -191,7 +191,7 @@ impl VhostUserPort {
             let rx = match rx.filter(|rx| rx.enabled) {
                 Some(rx) => {
                     let ring = ring("receive", &rx)?;
-                    let queue = RxQueue::new(ring, plan.mergeable, plan.takes, plan.header_len);
+                    let queue = RxQueue::new(ring, plan.mergeable, plan.accepts, plan.header_len);
                     Some((queue, rx))
                 }
                 None => None,
@@ -271,7 +271,7 @@ impl Port for VhostUserPort {
         self.pairs.get(queue).is_some_and(|pair| pair.tx.is_some())
     }
 
-    fn doorbell(&self, queue: usize) -> Option<BorrowedFd<'_>> {
+    fn wakeup(&self, queue: usize) -> Option<BorrowedFd<'_>> {
         let (_, plan) = self.pairs.get(queue)?.tx.as_ref()?;
         plan.kick.as_ref().map(|fd| fd.as_fd())
     }
@@ -353,7 +353,7 @@ impl Port for VhostUserPort {
                     // Asked first, also when fresh: it notes up to where the guest was called.
                     && (ring.wants_signal() || fresh)
                 {
-                    call.ring();
+                    call.signal();
                 }
             }
         }

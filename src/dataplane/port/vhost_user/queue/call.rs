@@ -51,7 +51,7 @@ pub fn time(timed: bool) {
 
 /// A descriptor to wake a guest with.
 #[derive(Debug, Clone)]
-pub struct Doorbell(Arc<Call>);
+pub struct CallFd(Arc<Call>);
 
 #[derive(Debug)]
 struct Call {
@@ -71,7 +71,7 @@ fn clock() -> u64 {
     BEGAN.elapsed().as_millis() as u64
 }
 
-impl Doorbell {
+impl CallFd {
     /// Wraps a call or error descriptor: an eventfd, or a UNIX socket.
     pub fn new(fd: Foreign<OwnedFd>) -> Self {
         let is_socket = Kind::of(&*fd) != Kind::Eventfd;
@@ -90,11 +90,11 @@ impl Doorbell {
     }
 
     /// Signals it. Where the descriptor is broken, that is its owner's loss.
-    pub fn ring(&self) {
+    pub fn signal(&self) {
         // Relaxed: it guards nothing, and an old value costs one slow signal. The clock is not read
         // while it is 0.
         if self.0.apart_until.load(Ordering::Relaxed) != 0 && self.is_apart() {
-            return self.ring_apart();
+            return self.signal_apart();
         }
         // The clock is read twice only where something is known to be slow.
         if !TIMED.get() {
@@ -119,7 +119,7 @@ impl Doorbell {
 
     /// Has the vNIC's own thread signal it, once for all calls until that happens.
     #[cold]
-    fn ring_apart(&self) {
+    fn signal_apart(&self) {
         if self.0.pending.swap(true, Ordering::SeqCst) {
             return;
         }
@@ -166,35 +166,35 @@ mod tests {
     #[test]
     fn a_full_eventfd_or_socket_holds_nobody_up() {
         let theirs = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
-        let bell = Doorbell::new(theirs.try_clone().unwrap().into());
-        bell.ring();
+        let call = CallFd::new(theirs.try_clone().unwrap().into());
+        call.signal();
         rustix::io::write(&theirs, &(u64::MAX - 2).to_ne_bytes()).unwrap();
         fcntl_setfl(&theirs, OFlags::empty()).unwrap();
-        (0..3).for_each(|_| bell.ring());
+        (0..3).for_each(|_| call.signal());
 
         let flags = SocketFlags::CLOEXEC;
         let (ours, _theirs) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
-        let bell = Doorbell::new(ours.into());
-        (0..10_000).for_each(|_| bell.ring());
+        let call = CallFd::new(ours.into());
+        (0..10_000).for_each(|_| call.signal());
     }
 
     #[test]
     fn what_is_made_apart_arrives() {
         let theirs = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-        let bell = Doorbell::new(theirs.try_clone().unwrap().into());
-        bell.0.apart_until.store(clock() + 3_600_000, Ordering::Relaxed);
+        let call = CallFd::new(theirs.try_clone().unwrap().into());
+        call.0.apart_until.store(clock() + 3_600_000, Ordering::Relaxed);
         for _ in 0..3 {
-            bell.ring();
+            call.signal();
             // Waits until it is there.
             assert_eq!(rustix::io::read(&theirs, &mut [0; 8]), Ok(8));
         }
-        bell.0.apart_until.store(1, Ordering::Relaxed);
+        call.0.apart_until.store(1, Ordering::Relaxed);
         while clock() < 1 {
             std::thread::yield_now();
         }
-        bell.ring();
+        call.signal();
         assert_eq!(rustix::io::read(&theirs, &mut [0; 8]), Ok(8));
-        assert_eq!(bell.0.apart_until.load(Ordering::Relaxed), 0, "it is over");
+        assert_eq!(call.0.apart_until.load(Ordering::Relaxed), 0, "it is over");
     }
 }

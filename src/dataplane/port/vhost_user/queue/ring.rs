@@ -148,7 +148,7 @@ pub enum Start {
     Exactly(u16),
     /// Where the VMM says; the used index in memory corrects it, because all was completed in
     /// order.
-    Told(u16),
+    FromVmm(u16),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -244,7 +244,7 @@ impl SplitRing {
         let told = match start {
             // Not compared here: an index that cannot follow it is found by the first look.
             Start::Exactly(position) => return Ok(position),
-            Start::Told(position) => position,
+            Start::FromVmm(position) => position,
         };
         if possible(used) {
             Ok(used)

@@ -14,7 +14,7 @@ use crate::{
         port::{
             Undelivered,
             vhost_user::{
-                Unfinished,
+                Offloads,
                 memory::{GuestMemory, dirty_log::DirtyLog},
             },
         },
@@ -48,13 +48,13 @@ pub(in crate::dataplane::port::vhost_user) struct RxQueue {
     /// VIRTIO_NET_F_MRG_RXBUF is negotiated.
     mergeable: bool,
     /// What the guest takes unfinished.
-    takes: Unfinished,
+    accepts: Offloads,
     /// Octets of the header in front of each frame.
     header_len: usize,
     /// Heads of the chains that wait, read as they are needed.
     heads: Vec<u16>,
     /// One for each frame, or segment of a frame that is cut.
-    places: Vec<Place>,
+    destinations: Vec<Destination>,
     /// Octets of each chain of those places that have several, and their spans.
     lens: Vec<usize>,
     spans: Vec<Span>,
@@ -66,16 +66,16 @@ pub(in crate::dataplane::port::vhost_user) struct RxQueue {
 
 /// Where a frame goes.
 #[derive(Debug)]
-struct Place {
+struct Destination {
     /// The first of its chains.
     chain: usize,
     /// Octets, with the header.
     octets: usize,
-    room: Room,
+    buffers: Buffers,
 }
 
 #[derive(Debug)]
-enum Room {
+enum Buffers {
     /// In the one chain, in one piece.
     Whole(Span),
     /// In several chains or pieces.
@@ -86,16 +86,16 @@ impl RxQueue {
     pub(in crate::dataplane::port::vhost_user) fn new(
         ring: SplitRing,
         mergeable: bool,
-        takes: Unfinished,
+        accepts: Offloads,
         header_len: usize,
     ) -> Self {
         Self {
             ring,
             mergeable,
-            takes,
+            accepts,
             header_len,
             heads: Vec::with_capacity(BURST + MAX_CHAINS),
-            places: Vec::with_capacity(BURST),
+            destinations: Vec::with_capacity(BURST),
             lens: Vec::with_capacity(MAX_CHAINS),
             spans: Vec::with_capacity(MAX_CHAINS * 2),
             work: 0,
@@ -135,7 +135,7 @@ impl RxQueue {
         frames: &[Outgoing<'_>],
     ) -> Result<(), (usize, Undelivered)> {
         self.heads.clear();
-        self.places.clear();
+        self.destinations.clear();
         self.lens.clear();
         self.spans.clear();
         self.ring.prefetch_used(frames.len());
@@ -161,7 +161,7 @@ impl RxQueue {
         }
         // Apart from the octets: the guest may be fetching the same lines, and takes each away but
         // once.
-        for at in 0..self.places.len() {
+        for at in 0..self.destinations.len() {
             self.push_used(at);
         }
         self.ring.advance(chain as u16);
@@ -175,12 +175,12 @@ impl RxQueue {
         memory: &GuestMemory,
         log: &DirtyLog,
     ) {
-        for place in &self.places {
-            let spans = match &place.room {
-                Room::Whole(span) => std::slice::from_ref(span),
-                Room::Pieces { spans, .. } => &self.spans[spans.clone()],
+        for destination in &self.destinations {
+            let spans = match &destination.buffers {
+                Buffers::Whole(span) => std::slice::from_ref(span),
+                Buffers::Pieces { spans, .. } => &self.spans[spans.clone()],
             };
-            let mut left = place.octets;
+            let mut left = destination.octets;
             for span in spans {
                 let written = span.first(left);
                 log.mark(memory, written.address(), written.len() as u64);
@@ -213,7 +213,7 @@ impl RxQueue {
         match frame.offload {
             // Without merged buffers none need be large enough for it.
             Offload::Segmentation { start, segments, .. }
-                if !(self.mergeable && self.takes.covers(frame.offload)) =>
+                if !(self.mergeable && self.accepts.covers(frame.offload)) =>
             {
                 Cut::new(frame.head, frame.len, start, segments)
             }
@@ -233,7 +233,7 @@ impl RxQueue {
         if cut.count() > self.ring.size() {
             return Err(Undelivered::TooLarge);
         }
-        let first = self.places.len();
+        let first = self.destinations.len();
         let before = self.work;
         // Charged before the chains are looked for: each segment has headers made and summed.
         self.spend(cut.count(), before)?;
@@ -244,7 +244,7 @@ impl RxQueue {
                 Err(why) => {
                     // `lens` and `spans` keep what was noted: only places lead there, and the next
                     // delivery clears both.
-                    self.places.truncate(first);
+                    self.destinations.truncate(first);
                     return Err(why);
                 }
             }
@@ -272,7 +272,7 @@ impl RxQueue {
             && span.len() >= octets
             && self.header_len == vnet::HEADER_LEN
         {
-            self.places.push(Place { chain, octets, room: Room::Whole(span) });
+            self.destinations.push(Destination { chain, octets, buffers: Buffers::Whole(span) });
             return Ok(1);
         }
         self.place_pieces(memory, octets, (chain, first, first_span, before), burst)
@@ -301,7 +301,11 @@ impl RxQueue {
         }
         let (lens, spans) = (first_len..self.lens.len(), first_span..self.spans.len());
         let taken = lens.len();
-        self.places.push(Place { chain, octets, room: Room::Pieces { lens, spans } });
+        self.destinations.push(Destination {
+            chain,
+            octets,
+            buffers: Buffers::Pieces { lens, spans },
+        });
         Ok(taken)
     }
 
@@ -341,7 +345,7 @@ impl RxQueue {
     /// Fetches ahead where frame number `at` goes.
     #[inline]
     fn prefetch(&self, at: usize) {
-        if let Some(Place { room: Room::Whole(span), .. }) = self.places.get(at) {
+        if let Some(Destination { buffers: Buffers::Whole(span), .. }) = self.destinations.get(at) {
             span.prefetch_write();
         }
     }
@@ -350,8 +354,8 @@ impl RxQueue {
     /// returns how many.
     #[inline(always)]
     fn write(&self, frame: &Outgoing<'_>, at: usize) -> usize {
-        if let (Offload::None, [tail], Room::Whole(span)) =
-            (frame.offload, frame.tail, &self.places[at].room)
+        if let (Offload::None, [tail], Buffers::Whole(span)) =
+            (frame.offload, frame.tail, &self.destinations[at].buffers)
             && let Some(span) = span.write(&vnet::Header::PLAIN)
         {
             let rest = span.skip(span.copy_from_slice(frame.head));
@@ -415,12 +419,14 @@ impl RxQueue {
     /// Writes the used entries of the place with number `at`.
     #[inline]
     fn push_used(&mut self, at: usize) {
-        let place = &self.places[at];
-        let mut left = place.octets;
-        match &place.room {
-            Room::Whole(_) => self.ring.push_used(self.heads[place.chain], left as u32),
-            Room::Pieces { lens, .. } => {
-                for (head, len) in self.heads[place.chain..].iter().zip(&self.lens[lens.clone()]) {
+        let destination = &self.destinations[at];
+        let mut left = destination.octets;
+        match &destination.buffers {
+            Buffers::Whole(_) => self.ring.push_used(self.heads[destination.chain], left as u32),
+            Buffers::Pieces { lens, .. } => {
+                for (head, len) in
+                    self.heads[destination.chain..].iter().zip(&self.lens[lens.clone()])
+                {
                     let written = left.min(*len);
                     self.ring.push_used(*head, written as u32);
                     left -= written;
@@ -432,14 +438,14 @@ impl RxQueue {
     /// Writes a frame into place number `at`. Completes the offloads that the guest did not
     /// negotiate.
     fn scatter(&self, at: usize, offload: Offload, headers_len: u16, octets: Octets<'_>) {
-        let (spans, buffers) = match &self.places[at].room {
-            Room::Whole(span) => (std::slice::from_ref(span), 1),
-            Room::Pieces { lens, spans } => (&self.spans[spans.clone()], lens.len() as u16),
+        let (spans, buffers) = match &self.destinations[at].buffers {
+            Buffers::Whole(span) => (std::slice::from_ref(span), 1),
+            Buffers::Pieces { lens, spans } => (&self.spans[spans.clone()], lens.len() as u16),
         };
         let mut out = Scatter::new(spans);
         match offload {
             // A frame to be segmented comes here only where the guest takes open checksums, too.
-            Offload::Checksum { start, offset } if !self.takes.checksum => {
+            Offload::Checksum { start, offset } if !self.accepts.checksum => {
                 let header = vnet::Header::to_guest(Offload::None, 0, buffers);
                 let header = &header.as_bytes()[..self.header_len];
                 write_summed(out, header, &octets, start.into(), offset.into());

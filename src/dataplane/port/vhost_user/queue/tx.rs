@@ -89,7 +89,7 @@ impl TxQueue {
                 Chain::TooLong => {
                     spans.truncate(first);
                     frame.tail = Span::default();
-                    frame.unfit = Some(DropReason::ChainTooLong);
+                    frame.invalid = Some(DropReason::ChainTooLong);
                     // What it took to find out.
                     octets += MAX_CHAIN * PIECE_COST;
                     0
@@ -117,14 +117,14 @@ impl TxQueue {
     fn fill(&self, frame: &mut Frame, spans: &mut [Span]) {
         // First: of a disabled ring nothing is of interest (vhost-user: "Ring states").
         if !self.enabled {
-            frame.unfit = Some(DropReason::QueueDisabled);
+            frame.invalid = Some(DropReason::QueueDisabled);
         } else if frame.len < ethernet::HEADER_LEN {
             // A chain that was too long has no octets either, and keeps its own reason.
-            frame.unfit.get_or_insert(DropReason::FrameTooShort);
+            frame.invalid.get_or_insert(DropReason::FrameTooShort);
         } else if frame.len > MAX_FRAME_LEN {
-            frame.unfit = Some(DropReason::FrameTooLong);
+            frame.invalid = Some(DropReason::FrameTooLong);
         }
-        if frame.unfit.is_some() {
+        if frame.invalid.is_some() {
             frame.len = frame.len.min(MAX_FRAME_LEN);
             return;
         }
@@ -149,10 +149,10 @@ impl TxQueue {
             Ok(Offload::None) => {}
             // A driver must not ask for what it did not negotiate (virtio 1.2 §5.1.6.2.1).
             Ok(Offload::Segmentation { segments, .. }) if !self.segmentation.covers(segments) => {
-                frame.unfit = Some(DropReason::UnexpectedSegmentation);
+                frame.invalid = Some(DropReason::UnexpectedSegmentation);
             }
             Ok(offload) => frame.offload = offload,
-            Err(vnet::UnknownOffload) => frame.unfit = Some(DropReason::UnexpectedSegmentation),
+            Err(vnet::UnknownOffload) => frame.invalid = Some(DropReason::UnexpectedSegmentation),
         }
     }
 

@@ -127,14 +127,14 @@ pub enum Request {
         /// Which.
         ring: u32,
     },
-    /// The guest's doorbell; the descriptor follows unless `polled`.
+    /// The guest's wakeup; the descriptor follows unless `polled`.
     SetVringKick {
         /// Which.
         ring: u32,
         /// No descriptor: poll.
         polled: bool,
     },
-    /// Our doorbell; the descriptor follows unless `polled`.
+    /// Our wakeup; the descriptor follows unless `polled`.
     SetVringCall {
         /// Which.
         ring: u32,

@@ -2,7 +2,7 @@
 //! `(state, request, descriptors) → (state, reply, memory change)`.
 //!
 //! Takes requests in any order that real VMMs use (QEMU enables rings before it sets features, UML
-//! sets doorbells first) and refuses what no VMM may ask. Does no I/O: whoever drives it maps
+//! sets call descriptors first) and refuses what no VMM may ask. Does no I/O: whoever drives it maps
 //! memory, stops the port before a request that [`Session::disturbs`] it, and builds the next port
 //! from [`Session::plan`].
 
@@ -12,10 +12,10 @@ mod saved;
 pub use saved::{NotRestored, SavedSession};
 
 use super::{
-    Plan, Position, RingPlan, Segmentation, Unfinished,
+    LastAvail, Offloads, Plan, RingPlan, Segmentation,
     memory::{MAX_REGIONS, Region, RegionRequest, dirty_log::LogArea},
     queue::{
-        call::Doorbell,
+        call::CallFd,
         ring::{MAX_SIZE, RingAddresses, RingConfig, Start},
     },
 };
@@ -179,12 +179,12 @@ struct Ring {
     addresses: Option<RingAddresses>,
     base: u16,
     /// Where a port left it since `base` was set.
-    position: Position,
+    position: LastAvail,
     /// Set when the VMM has started the ring; the descriptor is absent where it wants us to poll.
     kick: Option<Option<Arc<OwnedFd>>>,
-    call: Option<Doorbell>,
+    call: Option<CallFd>,
     /// Rung when the vNIC fails.
-    error: Option<Doorbell>,
+    error: Option<CallFd>,
     /// `None`: the VMM has not said. Without protocol features the ring is then enabled. With them
     /// it waits: a VMM that comes back takes up its rings one by one, and what the guest sent
     /// before is not to be discarded meanwhile.
@@ -223,15 +223,15 @@ impl Session {
     /// Returns whether it holds sockets: these may keep the connection open after the VMM has
     /// ended.
     pub fn holds_sockets(&self) -> bool {
-        let bells = self.rings.iter().flat_map(|ring| [&ring.call, &ring.error]).flatten();
-        let mut sockets = bells.filter(|bell| bell.is_socket());
+        let calls = self.rings.iter().flat_map(|ring| [&ring.call, &ring.error]).flatten();
+        let mut sockets = calls.filter(|call| call.is_socket());
         self.backend_channel.is_some() || sockets.next().is_some()
     }
 
     /// Signals the error descriptors of all rings: they stand still, since the guest or the VMM
     /// broke the protocol.
     pub fn tell_error(&self) {
-        self.rings.iter().filter_map(|ring| ring.error.as_ref()).for_each(Doorbell::ring);
+        self.rings.iter().filter_map(|ring| ring.error.as_ref()).for_each(CallFd::signal);
     }
 
     /// Whether the port must be stopped before `request` is handled.
@@ -257,7 +257,7 @@ impl Session {
     }
 
     /// Handles one request. The port, if there was one, has stopped if the request disturbs it;
-    /// kick descriptors are eventfds, and those to be rung eventfds or UNIX sockets.
+    /// kick descriptors are eventfds, and those to be signalled eventfds or UNIX sockets.
     pub fn handle(
         &mut self,
         request: Request,
@@ -316,7 +316,7 @@ impl Session {
                 let base = u16::try_from(base).map_err(|_| Refusal::Base(base))?;
                 let ring = self.ring(ring)?;
                 // What the VMM says now outranks where an earlier port stopped.
-                (ring.base, ring.position) = (base, Position::default());
+                (ring.base, ring.position) = (base, LastAvail::default());
             }
             Request::SetVringKick { ring, polled } => {
                 // It is an eventfd, which closes without waiting for anybody: it needs no thread
@@ -325,10 +325,10 @@ impl Session {
                     Some(if polled { None } else { Some(Arc::new(one(fds)?.into_inner())) });
             }
             Request::SetVringCall { ring, polled } => {
-                self.ring(ring)?.call = bell(polled, fds)?;
+                self.ring(ring)?.call = call_fd(polled, fds)?;
             }
             Request::SetVringErr { ring, polled } => {
-                self.ring(ring)?.error = bell(polled, fds)?;
+                self.ring(ring)?.error = call_fd(polled, fds)?;
             }
             // Marks are looked for; nobody is told of each.
             Request::SetLogFd => {}
@@ -368,7 +368,7 @@ impl Session {
         let ring = self.ring(number)?;
         ring.base = ring.position.get().unwrap_or(ring.base);
         // Both descriptors go: VMMs send them again when they start the ring.
-        (ring.position, ring.kick, ring.call) = (Position::default(), None, None);
+        (ring.position, ring.kick, ring.call) = (LastAvail::default(), None, None);
         let state = [number, u32::from(ring.base)];
         let reply = state.iter().flat_map(|word| word.to_ne_bytes()).collect();
         Ok(Effect { reply: Some(reply), ..Effect::default() })
@@ -408,7 +408,7 @@ impl Session {
                     addresses: ring.addresses?,
                     event_idx: features & EVENT_IDX != 0,
                     indirect: features & INDIRECT != 0,
-                    start: ring.position.get().map_or(Start::Told(ring.base), Start::Exactly),
+                    start: ring.position.get().map_or(Start::FromVmm(ring.base), Start::Exactly),
                 },
                 kick,
                 call: ring.call.clone(),
@@ -435,7 +435,7 @@ impl Session {
                 virtio_net::VIRTIO_NET_F_HOST_TSO4,
                 &[virtio_net::VIRTIO_NET_F_HOST_USO],
             ),
-            takes: Unfinished {
+            accepts: Offloads {
                 checksum: features & GUEST_CSUM != 0,
                 segmentation: segmentation(
                     features,
@@ -455,14 +455,14 @@ fn segmentation(features: u64, tcp4: u32, udp: &[u32]) -> Segmentation {
     Segmentation {
         tcp4: has(tcp4),
         tcp6: has(tcp4 + 1),
-        congestion: has(tcp4 + 2),
+        ecn: has(tcp4 + 2),
         udp: udp.iter().all(|bit| has(*bit)),
     }
 }
 
 /// The call descriptor of a message; none where the VMM polls.
-fn bell(polled: bool, fds: Vec<Foreign<OwnedFd>>) -> Result<Option<Doorbell>, Refusal> {
-    if polled { Ok(None) } else { one(fds).map(|fd| Some(Doorbell::new(fd))) }
+fn call_fd(polled: bool, fds: Vec<Foreign<OwnedFd>>) -> Result<Option<CallFd>, Refusal> {
+    if polled { Ok(None) } else { one(fds).map(|fd| Some(CallFd::new(fd))) }
 }
 
 fn one(fds: Vec<Foreign<OwnedFd>>) -> Result<Foreign<OwnedFd>, Refusal> {

@@ -4,7 +4,7 @@
 //! Another version of the daemon may read what this one wrote: fields may be added with a default,
 //! and descriptors at the end; neither may change.
 
-use super::{Device, Doorbell, Position, Protocol, Ring, RingAddresses, Session};
+use super::{CallFd, Device, LastAvail, Protocol, Ring, RingAddresses, Session};
 use crate::dataplane::foreign::Foreign;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -107,16 +107,16 @@ impl Session {
                 size: saved.size,
                 addresses: saved.addresses,
                 base: saved.base,
-                position: Position::default(),
+                position: LastAvail::default(),
                 kick,
-                call: if saved.has_call { Some(Doorbell::new(next()?)) } else { None },
+                call: if saved.has_call { Some(CallFd::new(next()?)) } else { None },
                 error: None,
                 enabled: saved.enabled,
             };
         }
         session.backend_channel = if saved.has_backend_channel { Some(next()?) } else { None };
         for (ring, _) in session.rings.iter_mut().zip(&saved.rings).filter(|(_, s)| s.has_error) {
-            ring.error = Some(Doorbell::new(next()?));
+            ring.error = Some(CallFd::new(next()?));
         }
         session.features = saved.features;
         // Truncated: a newer version may have negotiated what this one does not know.
@@ -129,7 +129,7 @@ impl Session {
     pub fn doubt_positions(&mut self) {
         for ring in &mut self.rings {
             ring.base = ring.position.get().unwrap_or(ring.base);
-            ring.position = Position::default();
+            ring.position = LastAvail::default();
         }
     }
 }
