@@ -5,8 +5,8 @@
 use mvirt_net::dataplane::{
     counters::PortCounters,
     forward::tables::{NetworkKey, PortId},
-    frame::{Burst, Outgoing},
-    port::{Port, PortFailure, Undelivered},
+    frame::{Burst, FrameSet, Outgoing},
+    port::{Delivered, Port, PortFailure, Undelivered},
     reactor::{self, Hugepages, allowance::Allowance, ports::Attachment},
 };
 use std::{
@@ -41,7 +41,7 @@ impl Port for Strange {
         (self.polled)();
         Ok(())
     }
-    fn complete(&mut self, _queue: usize, _done: u64) {}
+    fn complete(&mut self, _queue: usize, _done: FrameSet) {}
     fn arm(&mut self, _queue: usize) -> Result<bool, PortFailure> {
         Ok(false)
     }
@@ -49,8 +49,8 @@ impl Port for Strange {
     fn has_room(&mut self, _queue: usize) -> bool {
         false
     }
-    fn deliver(&mut self, _: &[Outgoing<'_>], _: usize) -> Result<(), (usize, Undelivered)> {
-        Err((0, Undelivered::Full))
+    fn deliver(&mut self, _: &[Outgoing<'_>], _: usize) -> Delivered {
+        Delivered::none(Undelivered::Full)
     }
     fn publish(&mut self) {
         (self.published)();

@@ -8,9 +8,11 @@ pub mod classify;
 pub mod copy;
 pub mod fragment;
 pub mod segment;
+mod set;
 mod span;
 pub mod verdict;
 
+pub use set::FrameSet;
 pub use span::Span;
 
 use crate::wire::vnet::Offload;
@@ -22,7 +24,7 @@ use verdict::DropReason;
 // options of IP and TCP; those of IPv6 leave room for some 80 octets of extension headers.
 pub const HEAD_LEN: usize = 192;
 /// Frames in a burst.
-// As many as a `u64` has bits: sets of frames are masks.
+// As many as a `u64` has bits: see `FrameSet`.
 pub const BURST: usize = 64;
 /// A burst ends with the frame that brings it to so many octets.
 // Eight frames of 64 KiB instead of 64, which are 4 MiB: others wait no longer than that for a
@@ -99,8 +101,8 @@ pub struct Burst {
     pub spans: Vec<Span>,
     /// The queue of the port that the burst came from.
     pub queue: usize,
-    /// Frames that an earlier poll returned already and that are dealt with. Bit 0 is the first.
-    pub done: u64,
+    /// Frames that an earlier poll returned already and that are dealt with.
+    pub done: FrameSet,
 }
 
 impl Default for Burst {
@@ -110,7 +112,7 @@ impl Default for Burst {
             len: 0,
             spans: Vec::with_capacity(BURST * 64),
             queue: 0,
-            done: 0,
+            done: FrameSet::EMPTY,
         }
     }
 }
@@ -121,7 +123,7 @@ impl Burst {
         self.len = 0;
         self.spans.clear();
         self.queue = queue;
-        self.done = 0;
+        self.done = FrameSet::EMPTY;
     }
 
     /// Appends a frame to be filled in, and returns the spans of all frames, too. The caller adds

@@ -21,20 +21,59 @@
 
 pub mod vhost_user;
 
-use super::frame::{Burst, Outgoing};
+use super::frame::{Burst, FrameSet, Outgoing, verdict::DropReason};
 use std::{os::fd::BorrowedFd, time::Duration};
+
+/// What became of frames that were to be delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct Delivered {
+    /// How many were taken, from the first on.
+    pub taken: usize,
+    /// Why the next one was not. None: all were.
+    pub refused: Option<Undelivered>,
+}
+
+impl Delivered {
+    /// `taken` frames were taken, and those were all.
+    pub fn all(taken: usize) -> Self {
+        Self { taken, refused: None }
+    }
+
+    /// No frame was taken.
+    pub fn none(why: Undelivered) -> Self {
+        Self { taken: 0, refused: Some(why) }
+    }
+}
 
 /// Why a frame was not taken. It is the caller's to hold or to drop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Undelivered {
     /// No receive buffer is free now.
     Full,
+    /// The channel to the port's reactor is full.
+    LinkFull,
+    /// There is no port.
+    NoGuest,
     /// The guest may not get as much.
     Limited,
     /// The frame fits no receive buffers of this guest.
     TooLarge,
     /// The port is broken.
     Failed(PortFailure),
+}
+
+impl Undelivered {
+    /// Returns what a frame is counted as that is dropped for it.
+    pub fn reason(&self) -> DropReason {
+        match self {
+            Self::Full => DropReason::RxRingFull,
+            Self::LinkFull => DropReason::LinkFull,
+            Self::Limited => DropReason::RateLimited,
+            Self::TooLarge => DropReason::RxBufferTooSmall,
+            Self::NoGuest | Self::Failed(_) => DropReason::NoGuest,
+        }
+    }
 }
 
 /// The guest or its VMM broke the contract; the port is of no more use.
@@ -76,10 +115,9 @@ pub trait Port: Send {
     fn wakeup(&self, queue: usize) -> Option<BorrowedFd<'_>>;
     /// Appends frames that wait in `queue` to an empty burst.
     fn poll(&mut self, queue: usize, burst: &mut Burst) -> Result<(), PortFailure>;
-    /// Takes which frames of the last poll of `queue` are dealt with: a bit each, the oldest
-    /// lowest.
-    // A mask, for a frame that waits for its receiver does not hold up those behind it.
-    fn complete(&mut self, queue: usize, done: u64);
+    /// Takes which frames of the last poll of `queue` are dealt with.
+    // A set and no number, for a frame that waits for its receiver does not hold up those behind it.
+    fn complete(&mut self, queue: usize, done: FrameSet);
     /// Asks for a wake-up when work comes to `queue`. Returns whether there is work already.
     fn arm(&mut self, queue: usize) -> Result<bool, PortFailure>;
     /// Wants no wake-ups for `queue` any more.
@@ -88,13 +126,8 @@ pub trait Port: Send {
     /// keep to one queue.
     // Asked while the oldest frame of a sender waits: cheaper than to poll and decide again.
     fn has_room(&mut self, queue: usize) -> bool;
-    /// Puts frames from `queue` of their sender into the guest, in order. An error has the number
-    /// of frames that were taken, and why the next was not.
-    fn deliver(
-        &mut self,
-        frames: &[Outgoing<'_>],
-        queue: usize,
-    ) -> Result<(), (usize, Undelivered)>;
+    /// Puts frames from `queue` of their sender into the guest, in order.
+    fn deliver(&mut self, frames: &[Outgoing<'_>], queue: usize) -> Delivered;
     /// Whether its guest has memory of large pages, which take long to be cleared.
     fn has_large_pages(&self) -> bool {
         false

@@ -20,21 +20,18 @@ use crate::{
             withheld::Withheld,
         },
         frame::{
-            BURST, Burst, MAX_FRAME_LEN, Outgoing,
+            BURST, Burst, FrameSet, MAX_FRAME_LEN, Outgoing,
             classify::classify,
             fragment,
             verdict::{DropReason, NextHopId, Rejection, Verdict},
         },
         gateway::{self, Question},
-        port::{PortFailure, Undelivered},
+        port::{Delivered, PortFailure, Undelivered},
     },
     wire::{Writer, vnet::Offload},
 };
 use arrayvec::ArrayVec;
 use std::{net::Ipv4Addr, time::Instant};
-
-// One word: a set of frames is tested, counted and gone through in single instructions.
-const _: () = assert!(BURST == u64::BITS as usize, "sets of frames are masks of 64 bits");
 
 /// What a reactor needs to carry frames, made once.
 #[derive(Debug)]
@@ -167,15 +164,15 @@ impl Pipeline {
             *hop = found.unwrap_or(NextHopId::NONE);
         }
         // Apart, so that what nearly all frames are is all that this loop has in it.
-        let mut others = 0;
+        let mut others = FrameSet::EMPTY;
         for (at, (frame, hop)) in frames.iter_mut().zip(&self.next_hops).enumerate() {
             if *hop != NextHopId::NONE && fast::fits(frame, table.fib.next_hop(*hop)) {
                 rewrite::rewrite_ipv4(frame.head_mut(), table.fib.next_hop(*hop));
             } else {
-                others |= 1 << at;
+                others.insert(at);
             }
         }
-        for at in bits(others) {
+        for at in others.iter() {
             self.decide_other(table, vnic, at);
         }
     }
@@ -215,7 +212,7 @@ impl Pipeline {
 
     /// Drops what is beyond the sender's limit.
     fn limit(&mut self, mut left: Limiter) {
-        for at in bits(self.waiting()) {
+        for at in self.waiting().iter() {
             let frame = self.burst.frame(at);
             if left.admits() {
                 left.charge(frame.len, frame.offload);
@@ -227,42 +224,38 @@ impl Pipeline {
     }
 
     /// The frames of the burst that are not dealt with.
-    fn waiting(&self) -> u64 {
-        // There is at least one frame (`run`), so this never shifts by all 64 bits.
-        u64::MAX >> (BURST - self.burst.len()) & !self.burst.done
+    fn waiting(&self) -> FrameSet {
+        FrameSet::oldest(self.burst.len()) - self.burst.done
     }
 
     /// Carries out the decisions, those towards one next hop together, and counts. Returns the
     /// frames that are dealt with; the others wait for their receiver.
-    fn deliver<L: Links>(&mut self, context: &mut Context<'_, L>) -> u64 {
+    fn deliver<L: Links>(&mut self, context: &mut Context<'_, L>) -> FrameSet {
         // By next hop, in the order of each group's oldest frame: frames of one flow stay in order,
         // and a receiver is looked up, and its ring read, once for all of them.
         let mut left = self.waiting();
-        let mut dealt = 0;
-        while left != 0 {
-            let at = left.trailing_zeros() as usize;
+        let mut dealt = FrameSet::EMPTY;
+        while let Some(at) = left.first() {
             let next_hop = self.next_hops[at];
             if next_hop == NextHopId::NONE {
                 context.links.start();
                 let outcome = self.end(at, context);
                 context.blame(context.ingress);
                 context.count(outcome);
-                dealt |= 1 << at;
-                left &= !(1 << at);
+                dealt.insert(at);
+                left.remove(at);
             } else {
                 let group = left & self.grouped_by(next_hop);
                 dealt |= self.forward(group, next_hop, context);
-                left &= !group;
+                left -= group;
             }
         }
         dealt
     }
 
     /// The frames to be forwarded to `next_hop`.
-    fn grouped_by(&self, next_hop: NextHopId) -> u64 {
-        // Each step shifts the set up. The frame taken last ends as bit 0, so they go in reverse.
-        let hops = self.next_hops[..self.burst.len()].iter().rev();
-        hops.fold(0, |set, hop| set << 1 | u64::from(*hop == next_hop))
+    fn grouped_by(&self, next_hop: NextHopId) -> FrameSet {
+        FrameSet::of(self.next_hops[..self.burst.len()].iter().map(|hop| *hop == next_hop))
     }
 
     /// Carries out the verdict about a frame that does not go on as it is.
@@ -327,12 +320,14 @@ impl Pipeline {
     /// Sends the frames of `group` on to their next hop. Returns those that are dealt with.
     fn forward<L: Links>(
         &mut self,
-        group: u64,
+        group: FrameSet,
         next_hop: NextHopId,
         context: &mut Context<'_, L>,
-    ) -> u64 {
+    ) -> FrameSet {
         let vnic = context.ports.get_mut(context.ingress).and_then(|slot| slot.vnic());
-        let Some(next_hop) = vnic.map(|(table, _)| *table.fib.next_hop(next_hop)) else { return 0 };
+        let Some(next_hop) = vnic.map(|(table, _)| *table.fib.next_hop(next_hop)) else {
+            return FrameSet::EMPTY;
+        };
         let next_hop = &next_hop;
         // Straight copies read the sender's memory and write the receiver's at once: who of both
         // made the reactor wait could not be told.
@@ -340,20 +335,16 @@ impl Pipeline {
             return self.forward_watched(group, next_hop, context);
         }
         let mut frames = ArrayVec::<Outgoing<'_>, BURST>::new();
-        bits(group).for_each(|at| frames.push(self.burst.outgoing(at)));
+        group.iter().for_each(|at| frames.push(self.burst.outgoing(at)));
         let mut sent = 0;
         while sent < frames.len() {
-            let (taken, why) = match context.send(next_hop, self.burst.queue, &frames[sent..]) {
-                Ok(()) => break,
-                Err(stopped) => stopped,
-            };
-            sent += taken;
+            let rest = context.send(next_hop, self.burst.queue, &frames[sent..]);
+            sent += rest.taken;
+            let Some(why) = rest.refused else { break };
             let (reason, until) = match context.backpressure(next_hop, why, group) {
                 // The first `sent` of the group have gone, or were dropped one by one. The others
                 // wait.
-                Backpressure::Hold => {
-                    return bits(group).take(sent).fold(0, |set, at| set | 1 << at);
-                }
+                Backpressure::Hold => return group.iter().take(sent).collect(),
                 // Only the frame that was refused: the next one may fit.
                 Backpressure::Drop(reason) => (reason, sent + 1),
                 Backpressure::DropRest(reason) => (reason, frames.len()),
@@ -369,12 +360,12 @@ impl Pipeline {
     #[cold]
     fn forward_watched<L: Links>(
         &mut self,
-        group: u64,
+        group: FrameSet,
         next_hop: &NextHop,
         context: &mut Context<'_, L>,
-    ) -> u64 {
-        let mut dealt = 0;
-        for at in bits(group) {
+    ) -> FrameSet {
+        let mut dealt = FrameSet::EMPTY;
+        for at in group.iter() {
             context.links.start();
             let whole = self.burst.linearise(at, &mut self.whole);
             context.blame(context.ingress);
@@ -382,7 +373,7 @@ impl Pipeline {
             context.links.start();
             let sent = context.send(next_hop, self.burst.queue, &[frame]);
             context.blame(next_hop.port);
-            if let Err((_, why)) = sent {
+            if let Some(why) = sent.refused {
                 match context.backpressure(next_hop, why, group) {
                     Backpressure::Hold => return dealt,
                     Backpressure::Drop(reason) | Backpressure::DropRest(reason) => {
@@ -390,7 +381,7 @@ impl Pipeline {
                     }
                 }
             }
-            dealt |= 1 << at;
+            dealt.insert(at);
         }
         dealt
     }
@@ -415,19 +406,13 @@ impl Pipeline {
         let question = Question { table, vnic, headers: &headers, frame: whole, offload };
         let told = gateway::respond(&question, &mut writer)?;
         let answer = Outgoing::private(writer.since(0), Offload::None);
-        match slot.put(&[answer], self.burst.queue, context.now) {
-            Ok(()) => {
+        match slot.put(&[answer], self.burst.queue, context.now).refused {
+            None => {
                 slot.tell(told, context.now);
                 Ok(())
             }
-            // It is the asker's own ring: no need to wait for it.
-            Err((_, Undelivered::Full)) => Err(DropReason::RxRingFull),
-            Err((_, Undelivered::Limited)) => Err(DropReason::RateLimited),
-            Err((_, Undelivered::TooLarge)) => Err(DropReason::RxBufferTooSmall),
-            Err((_, Undelivered::Failed(failure))) => {
-                context.ports.fail(context.ingress, failure);
-                Err(DropReason::NoGuest)
-            }
+            // Not held, where the ring is full: it is the asker's own.
+            Some(why) => Err(context.ports.drop_for(context.ingress, why)),
         }
     }
 
@@ -449,29 +434,29 @@ impl Pipeline {
         // The packet's own drop is counted; an error that finds no buffer is not another one.
         let error = Outgoing::private(writer.since(0), Offload::None);
         let told = slot.put(&[error], self.burst.queue, context.now);
-        if let Err((_, Undelivered::Failed(failure))) = told {
-            context.ports.fail(context.ingress, failure);
+        if let Some(why) = told.refused {
+            context.ports.drop_for(context.ingress, why);
         }
     }
 
     /// Counts what was dealt with and returns it to its sender.
-    fn complete(&mut self, ports: &mut Ports, ingress: PortId, dealt: u64) {
-        self.carried += u64::from(dealt.count_ones());
+    fn complete(&mut self, ports: &mut Ports, ingress: PortId, dealt: FrameSet) {
+        self.carried += dealt.len() as u64;
         // Not `healthy_mut`: what a port has sent is counted, though it failed meanwhile.
         let Some(slot) = ports.get_mut(ingress) else { return };
-        slot.counters.ingress_frames.add(dealt.count_ones().into());
-        let octets = bits(dealt).map(|at| self.burst.frame(at).len as u64).sum();
+        slot.counters.ingress_frames.add(dealt.len() as u64);
+        let octets = dealt.iter().map(|at| self.burst.frame(at).len as u64).sum();
         slot.counters.ingress_octets.add(octets);
         if let Some(limiter) = &mut slot.allowance.from_guest {
             // A frame beyond the limit takes no tokens: a flood would else never see its limit end.
-            for at in bits(dealt).filter(|at| !self.is_limited(*at)) {
+            for at in dealt.iter().filter(|at| !self.is_limited(*at)) {
                 let frame = self.burst.frame(at);
                 limiter.charge(frame.len, frame.offload);
             }
         }
         let done = self.burst.done | dealt;
-        // Bit 0 is the oldest frame, the one whose wait is timed: it has gone.
-        if done & 1 != 0 {
+        // The oldest frame is the one whose wait is timed: it has gone.
+        if done.contains(0) {
             slot.held = None;
         }
         if slot.is_healthy() {
@@ -499,18 +484,16 @@ impl Pipeline {
         let Some(slot) = ports.healthy_mut(port) else { return };
         // Nothing is held here: the frames are copies in a link, which others are waiting to fill.
         while !frames.is_empty() {
-            let Err((taken, why)) = slot.put(frames, queue, now) else { break };
+            let Delivered { taken, refused } = slot.put(frames, queue, now);
             frames = &frames[taken..];
-            let (reason, dropped) = match why {
-                Undelivered::Full => (DropReason::RxRingFull, frames.len()),
-                Undelivered::Limited => (DropReason::RateLimited, frames.len()),
-                Undelivered::TooLarge => (DropReason::RxBufferTooSmall, 1),
-                Undelivered::Failed(failure) => {
-                    ports.fail(port, failure);
-                    return;
-                }
-            };
-            (0..dropped).for_each(|_| slot.counters.drop_frame(reason));
+            let Some(why) = refused else { break };
+            if let Undelivered::Failed(failure) = why {
+                ports.fail(port, failure);
+                return;
+            }
+            // The next one may fit.
+            let dropped = if why == Undelivered::TooLarge { 1 } else { frames.len() };
+            (0..dropped).for_each(|_| slot.counters.drop_frame(why.reason()));
             frames = &frames[dropped..];
         }
         ports.touch(port);
@@ -527,7 +510,7 @@ impl Pipeline {
         ports.in_hand = Some(port);
         let slot = ports.healthy_mut(port)?;
         let mut writer = Writer::new(&mut self.answer);
-        let mut heard = Ok(());
+        let mut heard = Delivered::all(0);
         if let Some((table, vnic)) = slot.vnic()
             && gateway::router_advertisement(table, vnic, &mut writer).is_ok()
         {
@@ -536,28 +519,19 @@ impl Pipeline {
             // (VIRTIO_NET_F_MQ).
             heard = slot.put(&[advertisement], 0, now);
         }
-        if let Err((_, Undelivered::Failed(failure))) = heard {
+        if let Some(Undelivered::Failed(failure)) = heard.refused {
             ports.fail(port, failure);
             return None;
         }
-        if heard.is_ok() {
+        let heard = heard.refused.is_none();
+        if heard {
             slot.allowance.note_advertisement(now);
         }
         slot.advertisements = slot.advertisements.saturating_add(1);
         let tried = slot.advertisements;
         ports.touch(port);
-        Some(gateway::next_advertisement(now, tried, heard.is_ok(), random))
+        Some(gateway::next_advertisement(now, tried, heard, random))
     }
-}
-
-/// The positions of the bits that are set, from the lowest.
-fn bits(mut set: u64) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        let at = set.trailing_zeros();
-        // Clears the lowest bit that is set; wraps where none is, which ends the iteration.
-        set &= set.wrapping_sub(1);
-        (at < u64::BITS).then_some(at as usize)
-    })
 }
 
 impl<L: Links> Context<'_, L> {
@@ -580,16 +554,10 @@ impl<L: Links> Context<'_, L> {
     }
 
     /// Sends frames to their next hop, and counts those that it took.
-    fn send(
-        &mut self,
-        next_hop: &NextHop,
-        queue: usize,
-        frames: &[Outgoing<'_>],
-    ) -> Result<(), (usize, Option<Undelivered>)> {
+    fn send(&mut self, next_hop: &NextHop, queue: usize, frames: &[Outgoing<'_>]) -> Delivered {
         let sent = self.hand_over(next_hop, queue, frames);
-        let taken = sent.as_ref().map_or_else(|(taken, _)| *taken, |()| frames.len());
         if let Some(slot) = self.ports.get_mut(self.ingress) {
-            slot.counters.ingress_forwarded.add(taken as u64);
+            slot.counters.ingress_forwarded.add(sent.taken as u64);
         }
         sent
     }
@@ -602,19 +570,10 @@ impl<L: Links> Context<'_, L> {
         queue: usize,
         frames: &[Outgoing<'_>],
     ) -> Result<(), DropReason> {
-        let Err((_, why)) = self.hand_over(next_hop, queue, frames) else { return Ok(()) };
-        let elsewhere = next_hop.reactor != self.links.here();
-        Err(match why {
-            None => DropReason::NoGuest,
-            Some(Undelivered::Limited) => DropReason::RateLimited,
-            Some(Undelivered::TooLarge) => DropReason::RxBufferTooSmall,
-            Some(Undelivered::Full) if elsewhere => DropReason::LinkFull,
-            Some(Undelivered::Full) => DropReason::RxRingFull,
-            Some(Undelivered::Failed(failure)) => {
-                self.ports.fail(next_hop.port, failure);
-                DropReason::NoGuest
-            }
-        })
+        match self.hand_over(next_hop, queue, frames).refused {
+            None => Ok(()),
+            Some(why) => Err(self.ports.drop_for(next_hop.port, why)),
+        }
     }
 
     fn hand_over(
@@ -622,11 +581,13 @@ impl<L: Links> Context<'_, L> {
         next_hop: &NextHop,
         queue: usize,
         frames: &[Outgoing<'_>],
-    ) -> Result<(), (usize, Option<Undelivered>)> {
+    ) -> Delivered {
         if next_hop.reactor == self.links.here() {
             self.ports.in_hand = Some(next_hop.port);
-            let slot = self.ports.healthy_mut(next_hop.port).ok_or((0, None))?;
-            let sent = slot.put(frames, queue, self.now).map_err(|(taken, why)| (taken, Some(why)));
+            let Some(slot) = self.ports.healthy_mut(next_hop.port) else {
+                return Delivered::none(Undelivered::NoGuest);
+            };
+            let sent = slot.put(frames, queue, self.now);
             // A panic in between is the receiver's; from here on it is the sender's again.
             self.ports.in_hand = Some(self.ingress);
             // Whatever came of it: some of the frames may have been placed.
@@ -634,49 +595,41 @@ impl<L: Links> Context<'_, L> {
             sent
         } else {
             let to = (next_hop.reactor, next_hop.port);
-            match self.links.send(self.ingress, to, queue, frames) {
-                taken if taken < frames.len() => Err((taken, Some(Undelivered::Full))),
-                _ => Ok(()),
-            }
+            let taken = self.links.send(self.ingress, to, queue, frames);
+            Delivered { taken, refused: (taken < frames.len()).then_some(Undelivered::LinkFull) }
         }
     }
 
-    /// What is to be done about a frame of `group` that its next hop refused; `None`: nobody is
-    /// there.
+    /// Returns what is to be done about a frame of `group` that its next hop refused.
     fn backpressure(
         &mut self,
         next_hop: &NextHop,
-        why: Option<Undelivered>,
-        group: u64,
+        why: Undelivered,
+        group: FrameSet,
     ) -> Backpressure {
         match why {
-            None => Backpressure::DropRest(DropReason::NoGuest),
-            Some(Undelivered::Limited) => Backpressure::DropRest(DropReason::RateLimited),
-            Some(Undelivered::TooLarge) => Backpressure::Drop(DropReason::RxBufferTooSmall),
-            Some(Undelivered::Failed(failure)) => {
-                self.ports.fail(next_hop.port, failure);
-                Backpressure::DropRest(DropReason::NoGuest)
-            }
-            Some(Undelivered::Full) => self.hold(next_hop, group),
+            Undelivered::Full | Undelivered::LinkFull => self.hold(next_hop, &why, group),
+            // The next one may fit.
+            Undelivered::TooLarge => Backpressure::Drop(why.reason()),
+            _ => Backpressure::DropRest(self.ports.drop_for(next_hop.port, why)),
         }
     }
 
     /// Holds frames for a receiver without buffers, but not the oldest of their sender for longer
     /// than [`HOLD`].
-    fn hold(&mut self, next_hop: &NextHop, group: u64) -> Backpressure {
+    fn hold(&mut self, next_hop: &NextHop, why: &Undelivered, group: FrameSet) -> Backpressure {
         // The state of another reactor's port is not seen from here, only that the link takes no
         // more.
-        let elsewhere = next_hop.reactor != self.links.here();
-        let reason = if elsewhere { DropReason::LinkFull } else { DropReason::RxRingFull };
-        let receiver = self.ports.get_mut(next_hop.port).filter(|_| !elsewhere);
+        let is_here = *why == Undelivered::Full;
+        let receiver = self.ports.get_mut(next_hop.port).filter(|_| is_here);
         // It had its time and took nothing since: not every sender waits for it in turn.
         if receiver.is_some_and(|receiver| receiver.stalled) {
-            return Backpressure::DropRest(reason);
+            return Backpressure::DropRest(why.reason());
         }
         let Some(sender) = self.ports.get_mut(self.ingress) else { return Backpressure::Hold };
-        // Bit 0 is the sender's oldest frame: only it starts the clock. A later one becomes the
-        // oldest once those before it have gone.
-        if group & 1 == 0 {
+        // Only the sender's oldest frame starts the clock. A later one becomes the oldest once
+        // those before it have gone.
+        if !group.contains(0) {
             return Backpressure::Hold;
         }
         let fresh = Held { since: self.now, receiver: next_hop.port };
@@ -684,9 +637,9 @@ impl<L: Links> Context<'_, L> {
         if self.now.duration_since(sender.held.get_or_insert(fresh).since) < HOLD {
             return Backpressure::Hold;
         }
-        if let Some(receiver) = self.ports.get_mut(next_hop.port).filter(|_| !elsewhere) {
+        if let Some(receiver) = self.ports.get_mut(next_hop.port).filter(|_| is_here) {
             receiver.stalled = true;
         }
-        Backpressure::DropRest(reason)
+        Backpressure::DropRest(why.reason())
     }
 }

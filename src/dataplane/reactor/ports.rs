@@ -4,9 +4,9 @@ use super::{allowance::Allowance, poll_window::Patience};
 use crate::dataplane::{
     counters::PortCounters,
     forward::tables::{NetworkKey, NetworkTable, PortId, Vnic},
-    frame::Outgoing,
+    frame::{Outgoing, verdict::DropReason},
     gateway::GatewayEvent,
-    port::{HeldUp, Port, PortFailure, Undelivered},
+    port::{Delivered, HeldUp, Port, PortFailure, Undelivered},
 };
 use std::{
     fmt,
@@ -102,20 +102,14 @@ impl Slot {
     }
 
     /// Puts frames into the port, and counts them there.
-    pub fn put(
-        &mut self,
-        all: &[Outgoing<'_>],
-        queue: usize,
-        now: Instant,
-    ) -> Result<(), (usize, Undelivered)> {
+    pub fn put(&mut self, all: &[Outgoing<'_>], queue: usize, now: Instant) -> Delivered {
         let mut frames = all;
         if let Some(limiter) = &mut self.allowance.to_guest {
             limiter.refill(now);
             // Cut before the port sees them, since what it takes cannot be taken back.
             frames = &all[..limiter.admitted(all.iter().map(|frame| (frame.len, frame.offload)))];
         }
-        let delivered = self.port.deliver(frames, queue);
-        let taken = delivered.as_ref().map_or_else(|(taken, _)| *taken, |()| frames.len());
+        let Delivered { taken, mut refused } = self.port.deliver(frames, queue);
         if let Some(limiter) = &mut self.allowance.to_guest {
             frames[..taken].iter().for_each(|frame| limiter.charge(frame.len, frame.offload));
         }
@@ -125,11 +119,11 @@ impl Slot {
             self.counters.egress_frames.add(taken as u64);
             self.counters.egress_octets.add(frames[..taken].iter().map(|f| f.len as u64).sum());
         }
-        match delivered {
-            // The limit is the reason only where the port took all that it was given.
-            Ok(()) if frames.len() < all.len() => Err((frames.len(), Undelivered::Limited)),
-            delivered => delivered,
+        // The limit is the reason only where the port took all that it was given.
+        if refused.is_none() && frames.len() < all.len() {
+            refused = Some(Undelivered::Limited);
         }
+        Delivered { taken, refused }
     }
 
     /// Notes that it held up the reactor, if it did. An error: too often.
@@ -272,6 +266,15 @@ impl Ports {
         if let Some(slot) = self.get_mut(id) {
             slot.fail(failure);
         }
+    }
+
+    /// Returns what a frame is counted as that port `id` did not take. It fails if that is why.
+    pub fn drop_for(&mut self, id: PortId, why: Undelivered) -> DropReason {
+        let reason = why.reason();
+        if let Undelivered::Failed(failure) = why {
+            self.fail(id, failure);
+        }
+        reason
     }
 
     /// Publishes what was touched; then, after one full fence, wakes those guests that want it.

@@ -13,9 +13,9 @@ pub mod memory;
 pub mod queue;
 pub mod session;
 
-use super::{Port, PortFailure, Undelivered};
+use super::{Delivered, Port, PortFailure, Undelivered};
 use crate::{
-    dataplane::frame::{Burst, Outgoing},
+    dataplane::frame::{Burst, FrameSet, Outgoing},
     wire::vnet::{Offload, SegmentKind, Segments},
 };
 use memory::{GuestMemory, dirty_log::DirtyLog};
@@ -284,7 +284,7 @@ impl Port for VhostUserPort {
         tx.poll(memory, burst).map_err(|error| failure("transmit", error))
     }
 
-    fn complete(&mut self, queue: usize, done: u64) {
+    fn complete(&mut self, queue: usize, done: FrameSet) {
         if let Some((tx, _)) = self.tx(queue) {
             tx.complete(done);
         }
@@ -311,14 +311,10 @@ impl Port for VhostUserPort {
         self.rx(queue).is_some_and(|(rx, _)| rx.ring.waiting() != Ok(0))
     }
 
-    fn deliver(
-        &mut self,
-        frames: &[Outgoing<'_>],
-        queue: usize,
-    ) -> Result<(), (usize, Undelivered)> {
+    fn deliver(&mut self, frames: &[Outgoing<'_>], queue: usize) -> Delivered {
         // Nearly always absent; a clone, since the queue borrows the port.
         let log = self.log.clone();
-        let (rx, memory) = self.rx(queue).ok_or((0, Undelivered::Full))?;
+        let Some((rx, memory)) = self.rx(queue) else { return Delivered::none(Undelivered::Full) };
         let delivered = rx.deliver(memory, frames);
         if let Some(log) = log {
             rx.mark(memory, &log);

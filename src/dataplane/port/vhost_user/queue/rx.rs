@@ -12,7 +12,7 @@ use crate::{
             segment::{self, Cut},
         },
         port::{
-            Undelivered,
+            Delivered, Undelivered,
             vhost_user::{
                 Offloads,
                 memory::{GuestMemory, dirty_log::DirtyLog},
@@ -127,13 +127,12 @@ impl RxQueue {
         }
     }
 
-    /// Writes frames into as many chains as each takes, in order, each whole or not at all. Returns
-    /// how many it wrote, and why it wrote no more.
+    /// Writes frames into as many chains as each takes, in order, each whole or not at all.
     pub(in crate::dataplane::port::vhost_user) fn deliver(
         &mut self,
         memory: &GuestMemory,
         frames: &[Outgoing<'_>],
-    ) -> Result<(), (usize, Undelivered)> {
+    ) -> Delivered {
         self.heads.clear();
         self.destinations.clear();
         self.lens.clear();
@@ -141,13 +140,13 @@ impl RxQueue {
         self.ring.prefetch_used(frames.len());
         let mut chain = 0;
         let mut taken = 0;
-        let mut placed = Ok(());
+        let mut refused = None;
         for frame in frames {
             match self.place(memory, frame, chain, frames.len()) {
                 Ok(chains) => (chain, taken) = (chain + chains, taken + 1),
                 // In order: what is behind a frame that is not taken is not taken either.
                 Err(why) => {
-                    placed = Err(why);
+                    refused = Some(why);
                     break;
                 }
             }
@@ -165,7 +164,7 @@ impl RxQueue {
             self.push_used(at);
         }
         self.ring.advance(chain as u16);
-        placed.map_err(|why| (taken, why))
+        Delivered { taken, refused }
     }
 
     /// Marks in `log` what the last delivery wrote to `memory`.

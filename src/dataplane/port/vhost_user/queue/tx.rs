@@ -7,7 +7,8 @@ use super::ring::{Chain, Direction, MAX_CHAIN, RingError, SplitRing};
 use crate::{
     dataplane::{
         frame::{
-            BURST, BURST_OCTETS, Burst, Frame, HEAD_LEN, MAX_FRAME_LEN, Span, verdict::DropReason,
+            BURST, BURST_OCTETS, Burst, Frame, FrameSet, HEAD_LEN, MAX_FRAME_LEN, Span,
+            verdict::DropReason,
         },
         port::vhost_user::{Segmentation, memory::GuestMemory},
     },
@@ -36,9 +37,8 @@ pub(in crate::dataplane::port::vhost_user) struct TxQueue {
     header_len: usize,
     /// The chains of the last poll.
     heads: [u16; BURST],
-    /// Waiting chains that are dealt with, a bit each from the oldest: they are behind one that is
-    /// not.
-    done: u64,
+    /// Waiting chains that are dealt with: they are behind one that is not.
+    done: FrameSet,
 }
 
 impl TxQueue {
@@ -48,7 +48,7 @@ impl TxQueue {
         segmentation: Segmentation,
         header_len: usize,
     ) -> Self {
-        Self { ring, enabled, segmentation, header_len, heads: [0; BURST], done: 0 }
+        Self { ring, enabled, segmentation, header_len, heads: [0; BURST], done: FrameSet::EMPTY }
     }
 
     /// Appends waiting frames to the burst and leaves them in the ring.
@@ -157,18 +157,17 @@ impl TxQueue {
     }
 
     /// Returns the oldest frames of the last poll to the guest, in order: up to the first that is
-    /// not in `done`, which has a bit for each, the oldest lowest.
-    pub(in crate::dataplane::port::vhost_user) fn complete(&mut self, done: u64) {
+    /// not in `done`.
+    pub(in crate::dataplane::port::vhost_user) fn complete(&mut self, done: FrameSet) {
         // Used entries are in the order of available ones, always: that lets a restart go on by the
         // used index alone (docs/decisions/0001).
-        let count = done.trailing_ones();
-        for head in &self.heads[..count as usize] {
+        let count = done.leading();
+        for head in &self.heads[..count] {
             // 0: nothing was written to a chain that the device reads.
             self.ring.push_used(*head, 0);
         }
         self.ring.advance(count as u16);
-        // Checked: all 64 may be done, and a shift by the whole width overflows.
-        self.done = done.checked_shr(count).unwrap_or(0);
+        self.done = done.without_leading(count);
     }
 }
 
