@@ -9,7 +9,7 @@ use mvirt_net::{
         frame::{BURST, Outgoing},
         reactor::{
             Hugepages,
-            link::{Link, Share},
+            link::{Share, link},
         },
     },
     wire::vnet::Offload,
@@ -31,11 +31,12 @@ fn main() {
     group.throughput(Throughput::Elements(BURST as u64));
     for len in [64, 1500] {
         let octets = vec![7; len];
-        let (link, stop) = (Link::new(Hugepages::Off).unwrap(), AtomicBool::new(false));
+        let (mut producer, mut consumer) = link(Hugepages::Off).unwrap();
+        let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    let taken = link.pop(|_, _, frames| {
+                    let taken = consumer.pop(|_, _, frames| {
                         black_box(frames);
                     });
                     if taken == 0 {
@@ -48,7 +49,7 @@ fn main() {
                 bencher.iter(|| {
                     let mut sent = 0;
                     while sent < BURST {
-                        sent += link.push((PORT, 0), &burst[sent..], &mut Share::default());
+                        sent += producer.push((PORT, 0), &burst[sent..], &mut Share::default());
                     }
                 });
             });

@@ -22,7 +22,7 @@ use mvirt_net::{
         reactor::{
             pipeline::Pipeline,
             ports::{Attachment, Ports},
-            ways::Links,
+            ways::Ways,
         },
     },
     wire::checksum::checksum,
@@ -130,7 +130,7 @@ impl Guest {
 
 struct NoLinks;
 
-impl Links for NoLinks {
+impl Ways for NoLinks {
     fn here(&self) -> u16 {
         0
     }

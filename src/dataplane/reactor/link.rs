@@ -5,14 +5,15 @@
 //! head ──▶ [len│port│…│frame…][len│port│…│frame…] ◀── tail      cursors run freely; a record never wraps
 //! ```
 //! The producer writes records behind `tail` and publishes it; the consumer reads up to `tail` and
-//! publishes `head` (`cursors.rs`). A sleeping consumer is woken by its `Waker` (`sleep.rs`).
+//! publishes `head` (`cursors.rs`). Who makes a link keeps the producer, sends the consumer to the
+//! other reactor and calls it. A sleeping consumer is woken by its `Waker` (`sleep.rs`).
 #![expect(
     unsafe_code,
     reason = "a single-producer single-consumer ring hands memory from one thread to another"
 )]
 
 use super::{
-    cursors::Cursors,
+    cursors,
     hugepage::{HugePage, Hugepages, LEN},
     sleep::Sleep,
 };
@@ -29,7 +30,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use std::{
     io,
     os::fd::OwnedFd,
-    sync::{Arc, OnceLock},
+    sync::{Arc, mpsc},
     time::Instant,
 };
 
@@ -81,24 +82,30 @@ impl Share {
     }
 }
 
-/// One direction between two reactors.
+/// The end of a link that one reactor fills.
 #[derive(Debug)]
-pub struct Link {
-    page: HugePage,
-    cursors: Cursors,
+pub struct Producer(cursors::Producer<HugePage>);
+
+/// The end that another one empties.
+#[derive(Debug)]
+pub struct Consumer(cursors::Consumer<HugePage>);
+
+/// Returns both ends of an empty link.
+pub fn link(hugepages: Hugepages) -> io::Result<(Producer, Consumer)> {
+    let (producer, consumer) = cursors::split(HugePage::new(hugepages)?);
+    Ok((Producer(producer), Consumer(consumer)))
 }
 
-impl Link {
-    /// An empty one.
-    pub fn new(hugepages: Hugepages) -> io::Result<Self> {
-        let page = HugePage::new(hugepages)?;
-        Ok(Self { page, cursors: Cursors::new() })
-    }
-
+impl Producer {
     /// Appends frames from a port, as many as there is room for and its `share` allows; returns how
-    /// many. Called by one thread.
-    pub fn push(&self, to: (PortId, usize), frames: &[Outgoing<'_>], share: &mut Share) -> usize {
-        let (head, start) = self.cursors.free();
+    /// many.
+    pub fn push(
+        &mut self,
+        to: (PortId, usize),
+        frames: &[Outgoing<'_>],
+        share: &mut Share,
+    ) -> usize {
+        let (head, start) = self.0.free();
         let end = start + share.room(head, start);
         let mut tail = start;
         let pushed = frames.iter().map_while(|frame| {
@@ -108,14 +115,14 @@ impl Link {
         });
         let pushed = pushed.count();
         share.take(tail - start);
-        self.cursors.publish(tail);
+        self.0.publish(tail);
         pushed
     }
 
     /// Writes a frame between `tail` and `head`, invisible yet; returns the new tail, unless there
     /// is no room.
     fn append(
-        &self,
+        &mut self,
         head: usize,
         mut tail: usize,
         (port, queue): (PortId, usize),
@@ -135,9 +142,10 @@ impl Link {
         let record =
             Record { len: frame.len as u32, port, queue: queue as u32, offload: frame.offload };
         self.write(tail, record);
+        let at = place(self.0.page(), tail + FRAME_AT);
         // SAFETY: the octets lie in the free part of the page, which is the producer's until `tail`
-        // is published.
-        let octets = unsafe { std::slice::from_raw_parts_mut(self.at(tail + FRAME_AT), frame.len) };
+        // is published. There is one producer, and `&mut self` has it.
+        let octets = unsafe { std::slice::from_raw_parts_mut(at, frame.len) };
         // The head is private and may have been rewritten; the tail is read from the guest's
         // memory.
         let (front, rest) = octets.split_at_mut(frame.head.len());
@@ -146,10 +154,17 @@ impl Link {
         Some(tail + needed)
     }
 
+    fn write(&mut self, cursor: usize, record: Record) {
+        // SAFETY: cursors are aligned to 64 and a record fits before the page ends; the place is
+        // the producer's.
+        unsafe { place(self.0.page(), cursor).cast::<Record>().write(record) };
+    }
+}
+
+impl Consumer {
     /// Hands the oldest run of frames with the same port and queue to `take`. Returns their number.
-    /// Called by one thread.
-    pub fn pop(&self, take: impl FnOnce(PortId, usize, &[Outgoing<'_>])) -> usize {
-        let (mut head, tail) = self.cursors.published();
+    pub fn pop(&mut self, take: impl FnOnce(PortId, usize, &[Outgoing<'_>])) -> usize {
+        let (mut head, tail) = self.0.published();
         let mut frames = ArrayVec::<Outgoing<'_>, BURST>::new();
         let mut to = None;
         while head != tail && !frames.is_full() {
@@ -164,41 +179,39 @@ impl Link {
             if *to.get_or_insert((record.port, record.queue)) != (record.port, record.queue) {
                 break;
             }
-            let len = record.len as usize;
+            let (at, len) = (place(self.0.page(), head + FRAME_AT), record.len as usize);
             // SAFETY: a published record is the consumer's until `head` is published, and lies in
-            // the page.
-            let octets = unsafe { std::slice::from_raw_parts(self.at(head + FRAME_AT), len) };
+            // the page. There is one consumer, and `&mut self` has it until `frames` is dropped.
+            let octets = unsafe { std::slice::from_raw_parts(at, len) };
             frames.push(Outgoing::private(octets, record.offload));
             head += (FRAME_AT + len).next_multiple_of(ALIGN);
         }
+        let popped = frames.len();
         if let Some((port, queue)) = to {
             // Before the release: the frames are the page's own octets. If this panics they are
             // taken again, for a port that has failed by then, and are dropped.
             take(port, queue as usize, &frames);
-            self.cursors.release(head);
+            drop(frames);
+            self.0.release(head);
         }
-        frames.len()
+        popped
     }
 
     fn is_empty(&self) -> bool {
-        let (head, tail) = self.cursors.published();
+        let (head, tail) = self.0.published();
         head == tail
     }
 
-    fn at(&self, position: usize) -> *mut u8 {
-        self.page.pointer().wrapping_add(position % LEN)
+    fn read(&self, cursor: usize) -> Record {
+        // SAFETY: as `Producer::write`; the place is the consumer's, and the producer wrote a record
+        // there.
+        unsafe { place(self.0.page(), cursor).cast::<Record>().read() }
     }
+}
 
-    fn write(&self, position: usize, record: Record) {
-        // SAFETY: cursors are aligned to 64 and a record fits before the page ends; the place is
-        // the producer's.
-        unsafe { self.at(position).cast::<Record>().write(record) };
-    }
-
-    fn read(&self, position: usize) -> Record {
-        // SAFETY: as `write`; the place is the consumer's, and the producer wrote a record there.
-        unsafe { self.at(position).cast::<Record>().read() }
-    }
+/// Returns where in the page a cursor is.
+fn place(page: &HugePage, cursor: usize) -> *mut u8 {
+    page.pointer().wrapping_add(cursor % LEN)
 }
 
 /// Wakes a reactor that sleeps.
@@ -235,29 +248,25 @@ impl Waker {
     }
 }
 
-/// All links, shared by all reactors.
+/// What all reactors know of each other.
 #[derive(Debug)]
-pub(super) struct Matrix {
-    /// By producer, then by consumer.
-    links: Vec<OnceLock<Link>>,
+pub(super) struct Peers {
     wakers: Vec<Arc<Waker>>,
+    /// Where each reactor finds its ends of new links.
+    arrivals: Vec<mpsc::Sender<Consumer>>,
     hugepages: Hugepages,
 }
 
-impl Matrix {
-    /// Links between the reactors of `wakers`.
-    pub(super) fn new(wakers: Vec<Arc<Waker>>, hugepages: Hugepages) -> Self {
-        // Empty cells: each link is 2 MiB, and most pairs of reactors never need theirs.
-        let links = (0..wakers.len() * wakers.len()).map(|_| OnceLock::new()).collect();
-        Self { links, wakers, hugepages }
-    }
-}
-
-/// One reactor's ends of the links: the only producer of its row, the only consumer of its column.
+/// One reactor's ends of the links: it is the producer of those to the others, and the consumer of
+/// those from them.
 #[derive(Debug)]
 pub(super) struct Links {
     here: usize,
-    matrix: Arc<Matrix>,
+    peers: Arc<Peers>,
+    arrivals: mpsc::Receiver<Consumer>,
+    incoming: Vec<Consumer>,
+    /// By reactor. None to most: each link is 2 MiB, and most pairs of reactors never need theirs.
+    outgoing: Vec<Option<Producer>>,
     /// Reactors that were sent something since the last flush.
     sent: Vec<usize>,
     /// What each port, by its slot, has in the link to each reactor.
@@ -266,11 +275,27 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// The ends of reactor `here`. There is one of these a reactor.
-    pub(super) fn new(here: usize, matrix: Arc<Matrix>) -> Self {
-        let shares = vec![Vec::new(); matrix.wakers.len()];
-        let log = LogLimit::default();
-        Self { here, matrix, sent: Vec::with_capacity(16), shares, log }
+    /// Returns the ends of each of the reactors that `wakers` wake.
+    pub(super) fn all(wakers: &[Arc<Waker>], hugepages: Hugepages) -> Vec<Self> {
+        let (arrivals, receivers): (Vec<_>, Vec<_>) =
+            wakers.iter().map(|_| mpsc::channel()).unzip();
+        let peers = Arc::new(Peers { wakers: wakers.to_vec(), arrivals, hugepages });
+        let ends = |(here, arrivals)| Self {
+            here,
+            peers: Arc::clone(&peers),
+            arrivals,
+            incoming: Vec::new(),
+            outgoing: wakers.iter().map(|_| None).collect(),
+            sent: Vec::with_capacity(16),
+            shares: vec![Vec::new(); wakers.len()],
+            log: LogLimit::default(),
+        };
+        receivers.into_iter().enumerate().map(ends).collect()
+    }
+
+    /// Takes over the ends of new links. To be done whenever the waker was called.
+    pub(super) fn take_arrivals(&mut self) {
+        self.incoming.extend(self.arrivals.try_iter());
     }
 
     /// Hands frames of each link to `take` until `limit` is reached: a burst beyond it at most.
@@ -279,7 +304,7 @@ impl Links {
         limit: usize,
         mut take: impl FnMut(PortId, usize, &[Outgoing<'_>]),
     ) {
-        for link in self.incoming() {
+        for link in &mut self.incoming {
             // A limit for each link: one that is always full does not keep the others waiting.
             let mut taken = 0;
             while taken < limit {
@@ -291,15 +316,10 @@ impl Links {
         }
     }
 
-    fn incoming(&self) -> impl Iterator<Item = &Link> {
-        let reactors = self.matrix.wakers.len();
-        (0..reactors).filter_map(move |from| self.matrix.links[from * reactors + self.here].get())
-    }
-
     /// Wakes those reactors that were sent something. The caller has fenced since.
     pub(super) fn flush(&mut self) {
         for reactor in self.sent.drain(..) {
-            let waker = &self.matrix.wakers[reactor];
+            let waker = &self.peers.wakers[reactor];
             // Once a turn, not once a frame: to wake a reactor takes a system call.
             if waker.sleep.must_wake() {
                 waker.wake();
@@ -309,23 +329,21 @@ impl Links {
 
     /// Says that this reactor is about to sleep; false if it must not, because there is work.
     pub(super) fn prepare_to_sleep(&self) -> bool {
-        let is_filled = |link: &Link| !link.is_empty();
-        self.matrix.wakers[self.here].sleep.prepare(|| self.incoming().any(is_filled))
+        let is_filled = |link: &Consumer| !link.is_empty();
+        self.peers.wakers[self.here].sleep.prepare(|| self.incoming.iter().any(is_filled))
     }
 
     /// Says that this reactor is awake.
     pub(super) fn awake(&self) {
-        self.matrix.wakers[self.here].sleep.awake();
+        self.peers.wakers[self.here].sleep.awake();
     }
-}
 
-impl Links {
     /// Which reactor this is.
     pub(super) fn here(&self) -> u16 {
         self.here as u16
     }
 
-    /// Copies frames of `from` into the link to a reactor: see [`super::ways::Links::send`].
+    /// Copies frames of `from` into the link to a reactor: see [`super::ways::Ways::send`].
     pub(super) fn send(
         &mut self,
         from: PortId,
@@ -334,22 +352,11 @@ impl Links {
         frames: &[Outgoing<'_>],
     ) -> usize {
         let to = usize::from(reactor);
-        let cell = &self.matrix.links[self.here * self.matrix.wakers.len() + to];
-        let link = match cell.get() {
-            Some(link) => link,
-            None => match Link::new(self.matrix.hugepages) {
-                // No race: this reactor is the only producer of its row.
-                Ok(link) => cell.get_or_init(|| link),
-                Err(error) => {
-                    if let Some(Said { unsaid }) = self.log.line(Instant::now()) {
-                        tracing::error!(%error, from = self.here, to, unsaid, "no memory for a channel between reactors");
-                    }
-                    // As if it were full: the frames are dropped by that name, and the next ones
-                    // try again.
-                    return 0;
-                }
-            },
-        };
+        if self.outgoing[to].is_none() {
+            self.outgoing[to] = self.connect(to);
+        }
+        // As if it were full: the frames are dropped by that name, and the next ones try again.
+        let Some(link) = &mut self.outgoing[to] else { return 0 };
         // There are 64 reactors at most: a list is searched faster than a set.
         if !self.sent.contains(&to) {
             self.sent.push(to);
@@ -360,6 +367,26 @@ impl Links {
             shares.resize(slot + 1, Share::default());
         }
         link.push((port, queue), frames, &mut shares[slot])
+    }
+
+    /// Makes the link to a reactor, and gives that one its end.
+    #[cold]
+    fn connect(&mut self, to: usize) -> Option<Producer> {
+        let (producer, consumer) = match link(self.peers.hugepages) {
+            Ok(ends) => ends,
+            Err(error) => {
+                if let Some(Said { unsaid }) = self.log.line(Instant::now()) {
+                    let from = self.here;
+                    tracing::error!(%error, from, to, unsaid, "no memory for a channel between reactors");
+                }
+                return None;
+            }
+        };
+        // It has none only if it has ended: then nobody takes what is sent to it.
+        self.peers.arrivals[to].send(consumer).ok()?;
+        // After the end is there: who sees the call finds it.
+        self.peers.wakers[to].call();
+        Some(producer)
     }
 }
 
@@ -372,7 +399,7 @@ mod tests {
     }
 
     /// From a port that has nothing in the link.
-    fn push(link: &Link, port: PortId, frames: &[Outgoing<'_>]) -> usize {
+    fn push(link: &mut Producer, port: PortId, frames: &[Outgoing<'_>]) -> usize {
         link.push((port, 3), frames, &mut Share::default())
     }
 
@@ -382,12 +409,12 @@ mod tests {
 
     #[test]
     fn frames_of_all_sizes_come_out_as_they_went_in() {
-        let link = Link::new(Hugepages::Off).unwrap();
+        let (mut producer, mut consumer) = link(Hugepages::Off).unwrap();
         let octets: Vec<u8> = (0..65549_u32).map(|n| n as u8).collect();
         for round in 0..400 {
             let len = 14 + (round * 7919) % 65000;
-            assert_eq!(push(&link, port(round as u32), &[frame(&octets[..len])]), 1);
-            let popped = link.pop(|to, queue, got| {
+            assert_eq!(push(&mut producer, port(round as u32), &[frame(&octets[..len])]), 1);
+            let popped = consumer.pop(|to, queue, got| {
                 assert_eq!(
                     (to, queue, got[0].offload),
                     (port(round as u32), 3, frame(&[]).offload)
@@ -395,53 +422,54 @@ mod tests {
                 assert_eq!(got[0].head, &octets[..len]);
             });
             assert_eq!(popped, 1);
-            assert!(link.is_empty());
+            assert!(consumer.is_empty());
         }
     }
 
     #[test]
     fn a_full_link_refuses_and_recovers() {
-        let link = Link::new(Hugepages::Off).unwrap();
+        let (mut producer, mut consumer) = link(Hugepages::Off).unwrap();
         let octets = [7; 1500];
-        let fits = (0..).take_while(|n| push(&link, port(*n), &[frame(&octets)]) == 1).count();
+        let fits =
+            (0..).take_while(|n| push(&mut producer, port(*n), &[frame(&octets)]) == 1).count();
         assert_eq!(fits, LEN / (FRAME_AT + 1500_usize).next_multiple_of(ALIGN));
-        assert_eq!(link.pop(|to, _, got| assert_eq!((to, got.len()), (port(0), 1))), 1);
-        assert_eq!(link.pop(|to, _, _| assert_eq!(to, port(1))), 1);
+        assert_eq!(consumer.pop(|to, _, got| assert_eq!((to, got.len()), (port(0), 1))), 1);
+        assert_eq!(consumer.pop(|to, _, _| assert_eq!(to, port(1))), 1);
         let again = [frame(&octets), frame(&octets), frame(&octets)];
-        assert_eq!(push(&link, port(9), &again), 2);
+        assert_eq!(push(&mut producer, port(9), &again), 2);
     }
 
     #[test]
     fn a_port_that_fills_half_a_link_leaves_the_rest_to_others() {
-        let link = Link::new(Hugepages::Off).unwrap();
+        let (mut producer, mut consumer) = link(Hugepages::Off).unwrap();
         let (large, small) = ([7; 60_000], [7; 64]);
         let mut greedy = Share::default();
         let mut sent = 0;
-        while link.push((port(1), 3), &[frame(&large)], &mut greedy) == 1 {
+        while producer.push((port(1), 3), &[frame(&large)], &mut greedy) == 1 {
             sent += 1;
         }
         assert!((16..=18).contains(&sent), "half of 2 MiB: {sent}");
         let mut modest = Share::default();
         for _ in 0..100 {
-            assert_eq!(link.push((port(2), 3), &[frame(&small)], &mut modest), 1);
+            assert_eq!(producer.push((port(2), 3), &[frame(&small)], &mut modest), 1);
         }
-        assert_eq!(link.push((port(1), 3), &[frame(&large)], &mut greedy), 0);
-        while link.pop(|_, _, _| ()) > 0 {}
-        assert_eq!(link.push((port(1), 3), &[frame(&large)], &mut greedy), 1, "all was taken");
+        assert_eq!(producer.push((port(1), 3), &[frame(&large)], &mut greedy), 0);
+        while consumer.pop(|_, _, _| ()) > 0 {}
+        assert_eq!(producer.push((port(1), 3), &[frame(&large)], &mut greedy), 1, "all was taken");
     }
 
     proptest::proptest! {
         #[test]
         fn what_is_in_a_link_is_counted(steps in proptest::collection::vec((1_usize..3000, 0_usize..4), 1..200)) {
-            let link = Link::new(Hugepages::Off).unwrap();
+            let (mut producer, mut consumer) = link(Hugepages::Off).unwrap();
             let octets = [7; 3000];
             let mut share = Share::default();
             for (len, pops) in steps {
-                link.push((port(1), 3), &[frame(&octets[..len])], &mut share);
-                let (head, tail) = link.cursors.free();
+                producer.push((port(1), 3), &[frame(&octets[..len])], &mut share);
+                let (head, tail) = producer.0.free();
                 proptest::prop_assert!(share.before + share.since >= tail - head);
                 for _ in 0..pops {
-                    link.pop(|_, _, _| ());
+                    consumer.pop(|_, _, _| ());
                 }
             }
         }
@@ -449,24 +477,42 @@ mod tests {
 
     #[test]
     fn frames_of_one_way_come_out_together() {
-        let link = Link::new(Hugepages::Off).unwrap();
+        let (mut producer, mut consumer) = link(Hugepages::Off).unwrap();
         let octets = [7; 64];
-        assert_eq!(push(&link, port(1), &[frame(&octets); BURST]), BURST);
-        assert_eq!(push(&link, port(1), &[frame(&octets); 3]), 3);
-        assert_eq!(push(&link, port(2), &[frame(&octets); 2]), 2);
+        assert_eq!(push(&mut producer, port(1), &[frame(&octets); BURST]), BURST);
+        assert_eq!(push(&mut producer, port(1), &[frame(&octets); 3]), 3);
+        assert_eq!(push(&mut producer, port(2), &[frame(&octets); 2]), 2);
         let mut runs = Vec::new();
-        while link.pop(|to, _, got| runs.push((to, got.len()))) > 0 {}
+        while consumer.pop(|to, _, got| runs.push((to, got.len()))) > 0 {}
         assert_eq!(runs, [(port(1), BURST), (port(1), 3), (port(2), 2)]);
     }
 
     #[test]
+    fn a_reactor_gets_its_end_of_a_new_link_when_it_is_called() {
+        let wakers = [(); 2].map(|()| Arc::new(Waker::new().unwrap()));
+        let [mut near, mut far] = Links::all(&wakers, Hugepages::Off).try_into().unwrap();
+        assert!(far.prepare_to_sleep(), "there is nothing yet");
+        let octets = [7; 64];
+        for calls in [true, false] {
+            assert_eq!(near.send(port(0), (1, port(1)), 3, &[frame(&octets)]), 1);
+            assert_eq!(wakers[1].was_called(), calls, "once a link");
+            far.take_arrivals();
+            assert!(!far.prepare_to_sleep(), "a frame waits");
+            let mut got = Vec::new();
+            far.receive(1, |to, queue, frames| got.push((to, queue, frames[0].head.to_vec())));
+            assert_eq!(got, [(port(1), 3, octets.to_vec())]);
+        }
+        assert_eq!((far.incoming.len(), near.incoming.len()), (1, 0));
+    }
+
+    #[test]
     fn one_thread_hears_the_other_in_order() {
-        let link = Link::new(Hugepages::Off).unwrap();
+        let (mut producer, mut consumer) = link(Hugepages::Off).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for n in 0..100_000_u32 {
                     let octets = n.to_be_bytes().repeat(1 + n as usize % 100);
-                    while push(&link, port(n), &[frame(&octets)]) == 0 {
+                    while push(&mut producer, port(n), &[frame(&octets)]) == 0 {
                         std::thread::yield_now();
                     }
                 }
@@ -476,7 +522,7 @@ mod tests {
                     assert_eq!(to, port(n));
                     assert_eq!(got[0].head, n.to_be_bytes().repeat(1 + n as usize % 100));
                 };
-                while link.pop(take) == 0 {
+                while consumer.pop(take) == 0 {
                     std::thread::yield_now();
                 }
             }

@@ -2,55 +2,45 @@
 //! what is the other's, and everything arrives once, in order.
 
 use loom::sync::atomic;
-use loom::{cell::UnsafeCell, model, sync::Arc, thread::spawn};
+use loom::{cell::UnsafeCell, model, thread::spawn};
 
 #[path = "cursors.rs"]
 #[expect(clippy::duplicate_mod, reason = "the same code, on atomics that try every interleaving")]
 mod cursors;
-
-use cursors::Cursors;
 
 // As few as show it: with two places and three sends, a place is used twice and the page can be
 // full. loom tries all interleavings, whose number grows exponentially.
 const PLACES: usize = 2;
 const SENT: usize = 3;
 
-struct Page {
-    cursors: Cursors,
-    places: [UnsafeCell<usize>; PLACES],
-}
-
 /// Sends and receives; a consumer that asks for `early` of them takes what is not published yet.
 fn send_and_receive(early: usize) {
-    let places = [0, 0].map(UnsafeCell::new);
-    let page = Arc::new(Page { cursors: Cursors::new(), places });
-    let producer = {
-        let page = Arc::clone(&page);
-        spawn(move || {
-            for number in 1..=SENT {
-                let (head, tail) = page.cursors.free();
-                // No second try: a loop that waits for the other thread has no end in loom.
-                if tail - head == PLACES {
-                    return number - 1;
-                }
-                // loom fails if the consumer touches this place at the same time.
-                page.places[tail % PLACES].with_mut(|_| ());
-                page.cursors.publish(tail + 1);
+    let places: [UnsafeCell<usize>; PLACES] = [0, 0].map(UnsafeCell::new);
+    let (mut producer, mut consumer) = cursors::split(places);
+    let producer = spawn(move || {
+        for number in 1..=SENT {
+            let (head, tail) = producer.free();
+            // No second try: a loop that waits for the other thread has no end in loom.
+            if tail - head == PLACES {
+                return number - 1;
             }
-            SENT
-        })
-    };
+            // loom fails if the consumer touches this place at the same time.
+            producer.page()[tail % PLACES].with_mut(|_| ());
+            producer.publish(tail + 1);
+        }
+        SENT
+    });
     let mut received = 0;
     for _ in 0..2 {
-        let (mut head, tail) = page.cursors.published();
+        let (mut head, tail) = consumer.published();
         while head < tail + early {
-            page.places[head % PLACES].with(|_| ());
+            consumer.page()[head % PLACES].with(|_| ());
             (head, received) = (head + 1, received + 1);
         }
-        page.cursors.release(head);
+        consumer.release(head);
     }
     let sent = producer.join().unwrap();
-    let (head, tail) = page.cursors.published();
+    let (head, tail) = consumer.published();
     assert_eq!((head, tail), (received, sent));
 }
 

@@ -35,7 +35,7 @@ use super::{
     port::{HeldUp, PortFailure, vhost_user::queue::call},
 };
 use allowance::Allowance;
-use link::{Links, Matrix, Waker};
+use link::{Links, Waker};
 use pipeline::Pipeline;
 use ports::{Attachment, Ports};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -50,6 +50,7 @@ use std::{
 use stopwatch::Stopwatch;
 use timers::Timers;
 use uring::{Uring, Wake};
+use ways::Ways;
 
 /// How long a reactor sleeps at most while a queue has no wake-up descriptor.
 // A VMM may give no kick descriptor (bit 8 of SET_VRING_KICK): "polling should be used instead". A
@@ -183,12 +184,12 @@ pub fn start(count: usize, cpus: &[usize], settings: Settings) -> Result<Vec<Han
         drop(HugePage::new(Hugepages::On).map_err(StartError::Hugepages)?);
     }
     let wakers = (0..count).map(|_| Waker::new().map(Arc::new)).collect::<io::Result<Vec<_>>>()?;
-    let matrix = Arc::new(Matrix::new(wakers.clone(), settings.hugepages));
-    let spawn = |(at, waker): (usize, Arc<Waker>)| {
+    let links = Links::all(&wakers, settings.hugepages);
+    let spawn = |(at, (waker, links)): (usize, (Arc<Waker>, Links))| {
         let (commands, receiver) = mpsc::channel();
         let (ready, started) = mpsc::channel();
         let cpu = (!cpus.is_empty()).then(|| cpus[at % cpus.len()]);
-        let (links, own) = (Links::new(at, Arc::clone(&matrix)), Arc::clone(&waker));
+        let own = Arc::clone(&waker);
         let counters = Arc::new(ReactorCounters::default());
         let counted = Arc::clone(&counters);
         let thread =
@@ -207,7 +208,7 @@ pub fn start(count: usize, cpus: &[usize], settings: Settings) -> Result<Vec<Han
         let outcome = started.recv().unwrap_or_else(ended);
         outcome.map(|()| handle)
     };
-    wakers.into_iter().enumerate().map(spawn).collect()
+    wakers.into_iter().zip(links).enumerate().map(spawn).collect()
 }
 
 /// A queue that is polled.
@@ -221,12 +222,12 @@ struct Active {
 }
 
 /// What a burst needs of its reactor.
-struct Ways<'a> {
+struct TimedLinks<'a> {
     links: &'a mut Links,
     stopwatch: &'a mut Stopwatch,
 }
 
-impl ways::Links for Ways<'_> {
+impl Ways for TimedLinks<'_> {
     fn here(&self) -> u16 {
         self.links.here()
     }
@@ -386,8 +387,9 @@ impl Reactor {
         ports.publish_touched(now, &mut || stopwatch.lap());
     }
 
-    /// Carries out commands; false if there will be none.
+    /// Takes over new links and carries out commands; false if there will be none.
     fn run_commands(&mut self, now: Instant) -> bool {
+        self.links.take_arrivals();
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Attach(attachment) => self.attach(*attachment, now),
@@ -504,7 +506,7 @@ impl Reactor {
     fn poll(&mut self, active: &mut Active, now: Instant) -> bool {
         let from = (active.port, active.queue);
         let ports = &mut self.ports;
-        let mut links = Ways { links: &mut self.links, stopwatch: &mut self.stopwatch };
+        let mut links = TimedLinks { links: &mut self.links, stopwatch: &mut self.stopwatch };
         let burst = AssertUnwindSafe(|| self.pipeline.run(ports, &mut links, from, now));
         let failure = match catch_unwind(burst) {
             Ok(Ok(0)) if now.duration_since(active.busy) < active.window => return true,

@@ -8,7 +8,7 @@
 
 use super::{
     ports::{HOLD, Held, Ports, Slot},
-    ways::Links,
+    ways::Ways,
 };
 use crate::{
     dataplane::{
@@ -96,7 +96,7 @@ enum Backpressure {
 
 impl Pipeline {
     /// Takes one burst from a queue through the switch. Returns how many frames were waiting.
-    pub fn run<L: Links>(
+    pub fn run<L: Ways>(
         &mut self,
         ports: &mut Ports,
         links: &mut L,
@@ -230,7 +230,7 @@ impl Pipeline {
 
     /// Carries out the decisions, those towards one next hop together, and counts. Returns the
     /// frames that are dealt with; the others wait for their receiver.
-    fn deliver<L: Links>(&mut self, context: &mut Context<'_, L>) -> FrameSet {
+    fn deliver<L: Ways>(&mut self, context: &mut Context<'_, L>) -> FrameSet {
         // By next hop, in the order of each group's oldest frame: frames of one flow stay in order,
         // and a receiver is looked up, and its ring read, once for all of them.
         let mut left = self.waiting();
@@ -259,7 +259,7 @@ impl Pipeline {
     }
 
     /// Carries out the verdict about a frame that does not go on as it is.
-    fn end<L: Links>(
+    fn end<L: Ways>(
         &mut self,
         at: usize,
         context: &mut Context<'_, L>,
@@ -287,7 +287,7 @@ impl Pipeline {
 
     /// Sends a frame on in fragments: all of them, or it counts as dropped.
     #[cold]
-    fn fragment<L: Links>(
+    fn fragment<L: Ways>(
         &mut self,
         at: usize,
         next_hop: NextHopId,
@@ -318,7 +318,7 @@ impl Pipeline {
     }
 
     /// Sends the frames of `group` on to their next hop. Returns those that are dealt with.
-    fn forward<L: Links>(
+    fn forward<L: Ways>(
         &mut self,
         group: FrameSet,
         next_hop: NextHopId,
@@ -358,7 +358,7 @@ impl Pipeline {
     /// As [`Pipeline::forward`], frame by frame and by way of private memory: who makes the reactor
     /// wait is found.
     #[cold]
-    fn forward_watched<L: Links>(
+    fn forward_watched<L: Ways>(
         &mut self,
         group: FrameSet,
         next_hop: &NextHop,
@@ -387,7 +387,7 @@ impl Pipeline {
     }
 
     /// Lets the gateway answer a frame, to where it came from.
-    fn answer<L: Links>(
+    fn answer<L: Ways>(
         &mut self,
         at: usize,
         context: &mut Context<'_, L>,
@@ -417,7 +417,7 @@ impl Pipeline {
     }
 
     /// Tells the sender of a packet why it goes nowhere, if that may be told.
-    fn reject<L: Links>(&mut self, at: usize, rejection: Rejection, context: &mut Context<'_, L>) {
+    fn reject<L: Ways>(&mut self, at: usize, rejection: Rejection, context: &mut Context<'_, L>) {
         let whole = self.burst.linearise(at, &mut self.whole);
         let Some(slot) = context.ports.healthy_mut(context.ingress) else { return };
         // An error quotes the beginning of its packet (RFC 792): how it is to be cut does not
@@ -534,7 +534,7 @@ impl Pipeline {
     }
 }
 
-impl<L: Links> Context<'_, L> {
+impl<L: Ways> Context<'_, L> {
     /// Holds it against a port of this reactor if too much time has passed since timing began:
     /// something was done for the port meanwhile.
     fn blame(&mut self, port: PortId) {

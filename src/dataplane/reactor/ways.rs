@@ -4,7 +4,7 @@
 use crate::dataplane::{forward::tables::PortId, frame::Outgoing, port::HeldUp};
 
 /// The way to ports of other reactors.
-pub trait Links {
+pub trait Ways {
     /// Which reactor this is.
     fn here(&self) -> u16;
     /// Copies frames from `queue` of the port `from` into the link to a reactor, for one of its

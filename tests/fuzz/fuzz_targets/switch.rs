@@ -20,7 +20,7 @@ use mvirt_net::dataplane::{
     reactor::{
         pipeline::Pipeline,
         ports::{Attachment, Ports},
-        ways::Links,
+        ways::Ways,
     },
 };
 use std::{
@@ -43,7 +43,7 @@ const CANARY: u8 = 0xa5;
 
 struct NoLinks;
 
-impl Links for NoLinks {
+impl Ways for NoLinks {
     fn here(&self) -> u16 {
         0
     }
