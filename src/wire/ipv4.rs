@@ -12,8 +12,10 @@ const _: () = assert!(size_of::<Header>() == HEADER_LEN);
 pub const MAX_HEADER_LEN: usize = 60;
 
 const DONT_FRAGMENT: u16 = 0x4000;
-const MORE_FRAGMENTS: u16 = 0x2000;
-const OFFSET: u16 = 0x1fff;
+/// The flag of a packet's fragments but the last.
+pub const MORE_FRAGMENTS: u16 = 0x2000;
+/// The bits that say where in its packet a fragment begins, in units of eight octets.
+pub const OFFSET: u16 = 0x1fff;
 
 /// The fixed part of an IPv4 header.
 #[derive(

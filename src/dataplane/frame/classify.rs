@@ -58,6 +58,8 @@ pub struct Ipv4 {
     pub header_len: usize,
     /// Whether routers may cut it into fragments.
     pub may_be_cut: bool,
+    /// The IANA number of what it carries.
+    pub protocol: u8,
     /// Which part of a packet it is.
     pub part: Part,
     /// What it carries.
@@ -158,6 +160,7 @@ pub fn ipv4(octets: &[u8], len: usize, offload: Offload) -> Result<Ipv4, DropRea
         largest,
         header_len,
         may_be_cut: header.may_be_cut(),
+        protocol: header.protocol,
         part,
         upper,
     })

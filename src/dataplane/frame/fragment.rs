@@ -11,7 +11,8 @@ use super::{
 };
 use crate::wire::{
     checksum::{self, Checksum},
-    ethernet, ipv4,
+    ethernet,
+    ipv4::{self, MORE_FRAGMENTS, OFFSET},
     options::{Budget, Layout, Options},
     vnet::Offload,
 };
@@ -30,8 +31,6 @@ pub const BUFFER_LEN: usize = MAX_FRAME_LEN + MAX_FRAGMENTS * (MAX_HEADERS + 60)
 
 /// An option that stands in every fragment, not in the first alone (RFC 791 §3.1).
 const COPIED: u16 = 0x80;
-const MORE_FRAGMENTS: u16 = 0x2000;
-const OFFSET: u16 = 0x1fff;
 /// Fragments begin at multiples of so many octets: the offset field counts these (RFC 791 §3.1).
 const UNIT: usize = 8;
 
