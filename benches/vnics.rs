@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 #![expect(clippy::print_stdout, reason = "it is what a benchmark is for")]
 
-#[path = "../tests/it/daemon.rs"]
+#[path = "../tests/support/daemon.rs"]
 #[expect(dead_code, reason = "the tests use all of it")]
 mod daemon;
 

@@ -5,10 +5,10 @@ use super::{
     stage::{DAEMON, Stage},
 };
 use crate::{
-    access::{authority, certify},
-    crashes::Random,
+    certificates::{authority, certify},
     daemon::{Daemon, wait_until},
     guest::PLAIN,
+    random::Random,
     rude::{AT_ONCE, Rude, list, masked},
 };
 use mvirt_net::proto::{

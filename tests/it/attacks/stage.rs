@@ -1,9 +1,9 @@
 //! The stage on which attacks are played: a daemon, those whom it must not hurt, and what they saw.
 
 use crate::{
-    crashes::{Heard, numbered},
     daemon::{Client, Daemon, wait_until},
     guest::Guest,
+    numbered::{Heard, numbered},
 };
 use mvirt_net::{
     dataplane::VNICS_TOGETHER,

@@ -1,0 +1,7 @@
+//! Stories of the API: who may use it, what it keeps, changes and tells.
+
+mod access;
+mod changes;
+mod objects;
+mod strangers;
+mod watches;

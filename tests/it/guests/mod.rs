@@ -1,0 +1,10 @@
+//! Stories of real guests: Linux kernels, DHCP clients, firmware, DPDK, systemd and libvirt.
+
+mod clients;
+mod firmware;
+mod golden;
+mod libvirt;
+mod machines;
+mod paths;
+mod service;
+mod testpmd;

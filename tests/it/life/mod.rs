@@ -1,0 +1,10 @@
+//! Stories of the daemon's life: it is killed, replaced, ended, and its disk fails.
+
+mod crashes;
+mod disk;
+mod ends;
+mod handover;
+mod locks;
+mod restart;
+mod soak;
+mod storage;

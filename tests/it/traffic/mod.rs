@@ -1,0 +1,8 @@
+//! Stories of frames: forwarded, answered, refused, finished, limited.
+
+mod forwarding;
+mod guard;
+mod lease;
+mod limits;
+mod offload;
+mod reported;

@@ -1,0 +1,127 @@
+//! Drivers older than virtio 1.0 (OVMF's, old firmware, virtio-mmio of old defaults): their header
+//! is two octets shorter where they merge no buffers, and has its own descriptor; all else is as
+//! for others.
+
+use crate::{
+    daemon::{Daemon, wait_until},
+    frames::{Udp4, is_udp4},
+    guest::{
+        BUFFER, CSUM, Driver, GUEST_CSUM, Guest, MRG_RXBUF, PLAIN, PROTOCOL_FEATURES, QUEUE, RX, TX,
+    },
+};
+use std::path::Path;
+use vm_memory::{Bytes as _, GuestAddress};
+
+const LEGACY: u64 = PROTOCOL_FEATURES;
+const HOST_TSO4: u64 = 1 << 11;
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+
+#[test]
+fn legacy_guests_find_their_network_and_reach_others() {
+    for features in [LEGACY, LEGACY | CSUM | GUEST_CSUM, LEGACY | MRG_RXBUF] {
+        let mut daemon = Daemon::start();
+        daemon.network("prod");
+        let nics = [daemon.nic("prod", "old"), daemon.nic("prod", "new")];
+        let mut old = Guest::connect_with(&nics[0], features, BUFFER);
+        let mut new = Guest::connect(&nics[1]);
+        assert_eq!(old.lease(), ("10.0.0.1/32".into(), "169.254.0.1".into()), "{features:#x}");
+        assert!(old.ping("169.254.0.1") && old.ping("fe80::1"), "{features:#x}");
+        for hand_over in [true, false] {
+            for len in [0, 1, 4, 18, 100, 600, 1472] {
+                let payload: Vec<u8> = (0..len).map(|at| at as u8 ^ 0x5a).collect();
+                old.send(&Udp4::new(old.mac, "10.0.0.1", "10.0.0.2", &payload).frame());
+                new.expect("a frame of the old driver", |frame| is_udp4(frame, &payload));
+                new.send(&Udp4::new(new.mac, "10.0.0.2", "10.0.0.1", &payload).frame());
+                old.expect("a frame to the old driver", |frame| is_udp4(frame, &payload));
+            }
+            assert!(!hand_over || daemon.hand_over(), "{}", daemon.log());
+        }
+        assert!(!daemon.log().contains("broke the protocol"), "{}", daemon.log());
+    }
+}
+
+/// Octets of the guest's memory.
+fn read(driver: &Driver, address: u64, len: usize) -> Vec<u8> {
+    let mut octets = vec![0; len];
+    driver.memory.read_slice(&mut octets, GuestAddress(address)).unwrap();
+    octets
+}
+
+#[test]
+fn a_legacy_header_is_ten_octets_in_a_descriptor_of_its_own() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nics = [daemon.nic("prod", "old"), daemon.nic("prod", "new")];
+    let mut old = Driver::memory_only(Path::new(&nics[0].socket_path), LEGACY | CSUM, BUFFER);
+    old.negotiate();
+    for chain in 0..QUEUE / 2 {
+        let at = RX.buffers + u64::from(chain) * u64::from(BUFFER);
+        old.describe(RX, 2 * chain, at, 10, NEXT | WRITE, 2 * chain + 1);
+        old.describe(RX, 2 * chain + 1, at + 0x100, 1514, WRITE, 0);
+        old.offer(RX, chain, 2 * chain);
+    }
+    old.start_rings(0);
+    let mut new = Guest::connect_with(&nics[1], PLAIN | CSUM | HOST_TSO4, BUFFER);
+
+    let mac = crate::guest::parse_mac(&nics[0].mac_address);
+    let sent = Udp4::new(mac, "10.0.0.1", "10.0.0.2", b"from the past").frame();
+    old.memory.write_slice(&[0; 10], GuestAddress(TX.buffers)).unwrap();
+    old.memory.write_slice(&sent, GuestAddress(TX.buffers + 0x100)).unwrap();
+    old.describe(TX, 0, TX.buffers, 10, NEXT, 1);
+    old.describe(TX, 1, TX.buffers + 0x100, sent.len() as u32, 0, 0);
+    old.offer(TX, 0, 0);
+    old.kick(1);
+    new.expect("the frame arrives", |frame| is_udp4(frame, b"from the past"));
+
+    // Whole; with its checksum open, which this guest has not said it takes; and to be cut into
+    // three.
+    let mut told = Udp4::new(new.mac, "10.0.0.2", "10.0.0.1", b"to the past").frame();
+    new.send(&told);
+    let right = told[40..42].to_vec();
+    let open = crate::frames::open_checksum4(&told, 17, 8 + 11);
+    told[40..42].copy_from_slice(&open);
+    new.driver.send_with([1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 0, 0], &told);
+    told[40..42].copy_from_slice(&right);
+    new.driver.send_with(crate::segments::TSO, &crate::segments::stream(&new, (2, 1), &[7; 1400]));
+    let lens = [told.len(), told.len(), 54 + 500, 54 + 500, 54 + 400];
+    // What the gateway says by itself comes between them: frames to this guest's link.
+    let mut seen = 0;
+    let mut frames = Vec::new();
+    wait_until("all frames arrive", || {
+        while seen < old.read_u16(RX.used + 2) {
+            let entry = read(&old, RX.used + 4 + 8 * u64::from(seen), 8);
+            assert_eq!(entry[..4], u32::from(2 * seen).to_le_bytes());
+            let len = u32::from_le_bytes(entry[4..].try_into().unwrap()) as usize - 10;
+            let at = RX.buffers + u64::from(seen) * u64::from(BUFFER);
+            assert_eq!(read(&old, at, 10), [0; 10], "nothing is left to be done");
+            let frame = read(&old, at + 0x100, len);
+            if frame[12..14] == [8, 0] {
+                frames.push(frame);
+            }
+            seen += 1;
+        }
+        frames.len() == lens.len()
+    });
+    assert_eq!(frames.iter().map(Vec::len).collect::<Vec<_>>(), lens);
+    assert!(is_udp4(&frames[0], b"to the past") && is_udp4(&frames[1], b"to the past"));
+    for frame in &frames[2..] {
+        let (payload, is_right) = crate::segments::parse(frame);
+        assert!(is_right && payload.iter().all(|octet| *octet == 7));
+    }
+}
+
+#[test]
+fn a_chain_shorter_than_a_legacy_header_is_a_frame_too_short() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let nic = daemon.nic("prod", "old");
+    let mut old = Guest::connect_with(&nic, LEGACY, BUFFER);
+    let driver = &mut old.driver;
+    for (slot, len) in [(0, 1), (1, 9), (2, 10), (3, 23)] {
+        driver.describe(TX, slot, TX.buffers, len, 0, 0);
+        driver.offer(TX, slot, slot);
+    }
+    driver.kick(1);
+    wait_until("all are dropped", || daemon.drops("old", "frame_too_short") == 4);
+}
