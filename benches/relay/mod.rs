@@ -13,9 +13,9 @@ use mvirt_net::{
                 Addressing, Boot, GATEWAY_MAC, NetworkKey, NetworkTable, NextHop, PortId, Vnic,
             },
         },
-        frame::{BURST, Outgoing},
+        frame::{BURST, Outgoing, offload::Offloads},
         port::vhost_user::{
-            Offloads, Plan, RingPlan, VhostUserPort,
+            Plan, RingPlan, VhostUserPort,
             memory::{GuestMemory, RegionRequest},
             queue::ring::{RingAddresses, RingConfig, Start},
         },

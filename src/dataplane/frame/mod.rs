@@ -7,6 +7,8 @@
 pub mod classify;
 pub mod copy;
 pub mod fragment;
+pub mod offload;
+pub mod scatter;
 pub mod segment;
 mod set;
 mod span;

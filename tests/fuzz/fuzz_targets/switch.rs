@@ -11,9 +11,12 @@ use libfuzzer_sys::fuzz_target;
 use mvirt_net::dataplane::{
     counters::PortCounters,
     forward::tables::{NetworkTable, PortId},
-    frame::Outgoing,
+    frame::{
+        Outgoing,
+        offload::{Offloads, Segmentation},
+    },
     port::vhost_user::{
-        Plan, RingPlan, Segmentation, Offloads, VhostUserPort,
+        Plan, RingPlan, VhostUserPort,
         memory::{GuestMemory, RegionRequest},
         queue::ring::{RingAddresses, RingConfig, Start},
     },

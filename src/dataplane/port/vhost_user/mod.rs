@@ -14,9 +14,9 @@ pub mod queue;
 pub mod session;
 
 use super::{Delivered, Port, PortFailure, Undelivered};
-use crate::{
-    dataplane::frame::{Burst, FrameSet, Outgoing},
-    wire::vnet::{Offload, SegmentKind, Segments},
+use crate::dataplane::frame::{
+    Burst, FrameSet, Outgoing,
+    offload::{Offloads, Segmentation},
 };
 use memory::{GuestMemory, dirty_log::DirtyLog};
 use queue::{
@@ -91,51 +91,6 @@ pub struct Plan {
     pub accepts: Offloads,
     /// Whether the guest migrates: what is written to its memory is to be marked (VHOST_F_LOG_ALL).
     pub logs: bool,
-}
-
-/// Frames to be cut, as negotiated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Segmentation {
-    /// TCP over IPv4.
-    pub tcp4: bool,
-    /// TCP over IPv6.
-    pub tcp6: bool,
-    /// Those of a reduced ecn window.
-    pub ecn: bool,
-    /// UDP datagrams.
-    pub udp: bool,
-}
-
-impl Segmentation {
-    fn covers(self, segments: Segments) -> bool {
-        let kind = match segments.kind {
-            SegmentKind::Tcp4 => self.tcp4,
-            SegmentKind::Tcp6 => self.tcp6,
-            SegmentKind::Udp => self.udp,
-        };
-        kind && (self.ecn || !segments.ecn)
-    }
-}
-
-/// What a guest takes unfinished.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Offloads {
-    /// Frames whose checksum is open (VIRTIO_NET_F_GUEST_CSUM).
-    pub checksum: bool,
-    /// Frames to be cut (VIRTIO_NET_F_GUEST_TSO4 and its like).
-    pub segmentation: Segmentation,
-}
-
-impl Offloads {
-    fn covers(self, offload: Offload) -> bool {
-        match offload {
-            Offload::None => true,
-            Offload::Checksum { .. } => self.checksum,
-            Offload::Segmentation { segments, .. } => {
-                self.checksum && self.segmentation.covers(segments)
-            }
-        }
-    }
 }
 
 impl Plan {

@@ -2,29 +2,24 @@
 //!
 //! A delivery goes over its frames twice: first chains are found for all of them and fetched ahead,
 //! then octets are copied. What the sender left to be done and this guest does not take is done on
-//! the way: checksums are finished, frames cut into segments.
+//! the way (`frame/offload.rs`).
 
 use super::ring::{Chain, Direction, RingError, SplitRing};
 use crate::{
     dataplane::{
         frame::{
-            BURST, HEAD_LEN, Outgoing, Span,
-            segment::{self, Cut},
+            BURST, Outgoing, Span,
+            offload::{self, Octets, Offloads},
+            scatter::Scatter,
+            segment::Cut,
         },
         port::{
             Delivered, Undelivered,
-            vhost_user::{
-                Offloads,
-                memory::{GuestMemory, dirty_log::DirtyLog},
-            },
+            vhost_user::memory::{GuestMemory, dirty_log::DirtyLog},
         },
     },
-    wire::{
-        checksum,
-        vnet::{self, Offload},
-    },
+    wire::vnet::{self, Offload},
 };
-use arrayvec::ArrayVec;
 use std::ops::Range;
 use zerocopy::IntoBytes as _;
 
@@ -33,9 +28,6 @@ use zerocopy::IntoBytes as _;
 const MAX_CHAINS: usize = 65;
 /// Frames between fetching a place ahead and writing there.
 const AHEAD: usize = 8;
-/// Octets that are summed and copied at a time.
-// Holds a frame of MTU 1500 at once, and fits the stack and the first-level cache.
-const CHUNK: usize = 2048;
 /// Segments, and descriptors and spans of chains in pieces, that a queue is given in one turn of
 /// its reactor: as many as a ring of the largest size that VMMs use (1024) can need, each in two
 /// pieces. What guests make of their rings and frames must not hold up others.
@@ -370,48 +362,16 @@ impl RxQueue {
         if let Some(cut) = self.cut(frame) {
             return self.write_segments(frame, &cut, at);
         }
-        let octets = Octets {
-            headers: &[],
-            private: frame.head,
-            tail: frame.tail,
-            skip: 0,
-            tail_len: frame.len - frame.head.len(),
-        };
-        let headers_len = match frame.offload {
-            Offload::Segmentation { start, segments, .. } => {
-                segment::headers_len(frame.head, start.into(), segments.kind).unwrap_or(0)
-            }
-            _ => 0,
-        };
-        self.scatter(at, frame.offload, headers_len as u16, octets);
+        self.scatter(at, frame.offload, offload::headers_len(frame), Octets::of(frame));
         1
     }
 
     /// As [`RxQueue::write`], of a frame that is cut.
     #[cold]
     fn write_segments(&self, frame: &Outgoing<'_>, cut: &Cut<'_>, at: usize) -> usize {
-        let Offload::Segmentation { start, offset, .. } = frame.offload else { return 0 };
-        let private = &frame.head[cut.headers_len()..];
-        // Where the next segment's octets begin in the tail, which is gone through once: it may be
-        // in many pieces.
-        let (mut tail, mut skip) = (frame.tail, 0);
-        for number in 0..cut.count() {
-            let segment = cut.segment(number);
-            let Range { start: from, end } = segment.payload;
-            let in_private = from.min(private.len())..end.min(private.len());
-            let tail_len = end - from - in_private.len();
-            let private = &private[in_private];
-            let octets = Octets { headers: &segment.headers, private, tail, skip, tail_len };
-            // A segment is a whole frame but for its checksum, which a guest may take open.
-            self.scatter(at + number, Offload::Checksum { start, offset }, 0, octets);
-            skip += tail_len;
-            while let [first, rest @ ..] = tail
-                && skip >= first.len()
-            {
-                skip -= first.len();
-                tail = rest;
-            }
-        }
+        offload::segments(frame, cut, |number, octets, offload| {
+            self.scatter(at + number, offload, 0, octets);
+        });
         cut.count()
     }
 
@@ -447,138 +407,19 @@ impl RxQueue {
             Offload::Checksum { start, offset } if !self.accepts.checksum => {
                 let header = vnet::Header::to_guest(Offload::None, 0, buffers);
                 let header = &header.as_bytes()[..self.header_len];
-                write_summed(out, header, &octets, start.into(), offset.into());
+                octets.write_summed(out, header, (start.into(), offset.into()));
             }
             _ => {
                 let header = vnet::Header::to_guest(offload, headers_len, buffers);
                 out.put(&header.as_bytes()[..self.header_len]);
-                out.put(octets.headers);
-                out.put(octets.private);
-                octets.tail().for_each(|span| out.put_span(span));
+                octets.write(out);
             }
         }
-    }
-}
-
-/// What a frame or segment is put together from.
-#[derive(Clone, Copy)]
-struct Octets<'a> {
-    /// Octets made here.
-    headers: &'a [u8],
-    /// Octets of the frame in private memory.
-    private: &'a [u8],
-    /// `tail_len` octets of these, after the first `skip`.
-    tail: &'a [Span],
-    skip: usize,
-    tail_len: usize,
-}
-
-impl Octets<'_> {
-    /// The part of the tail that is meant.
-    fn tail(&self) -> impl Iterator<Item = Span> {
-        let (mut skip, mut left) = (self.skip, self.tail_len);
-        self.tail.iter().filter_map(move |span| {
-            let skipped = skip.min(span.len());
-            let part = span.skip(skipped).first(left);
-            skip -= skipped;
-            left -= part.len();
-            (!part.is_empty()).then_some(part)
-        })
     }
 }
 
 impl From<RingError> for Undelivered {
     fn from(error: RingError) -> Self {
         Self::Failed(crate::dataplane::port::vhost_user::failure("receive", error))
-    }
-}
-
-/// Writes a frame whose checksum, from octet `start` on and at `offset` from there, is to be
-/// finished. What is summed is what is written: guest memory is read once.
-fn write_summed(
-    mut out: Scatter<'_>,
-    header: &[u8],
-    octets: &Octets<'_>,
-    start: usize,
-    offset: usize,
-) {
-    // The field is among the headers, which are at the front of what is private.
-    let (headers, rest) = match octets.headers {
-        [] => octets.private.split_at(octets.private.len().min(HEAD_LEN)),
-        headers => (headers, octets.private),
-    };
-    let mut head: ArrayVec<u8, HEAD_LEN> = headers.iter().copied().collect();
-    let mut sum = checksum::Checksum::new();
-    sum.add(head.get(start..).unwrap_or(&[]));
-    sum.add(rest);
-    // The front is written last, when the sum is known. The guest sees neither before the used
-    // index moves.
-    let mut front = out;
-    out.skip(header.len() + head.len());
-    out.put(rest);
-    let mut chunk = [0; CHUNK];
-    for mut span in octets.tail() {
-        while !span.is_empty() {
-            let copied = span.copy_to_slice(&mut chunk);
-            span = span.skip(copied);
-            sum.add(&chunk[..copied]);
-            out.put(&chunk[..copied]);
-        }
-    }
-    // A sum of 0 is sent as 0xffff: the same to TCP, and to UDP not "none" (RFC 768).
-    if let Some(field) = head.get_mut(start + offset..start + offset + 2) {
-        field.copy_from_slice(&sum.finish_udp().to_be_bytes());
-    }
-    front.put(header);
-    front.put(&head);
-}
-
-/// Writes one thing after the other into spans, which have room for all of it.
-#[derive(Clone, Copy)]
-struct Scatter<'a> {
-    spans: &'a [Span],
-    at: usize,
-    /// Octets of `spans[at]` already written.
-    skipped: usize,
-}
-
-impl<'a> Scatter<'a> {
-    fn new(spans: &'a [Span]) -> Self {
-        Self { spans, at: 0, skipped: 0 }
-    }
-
-    fn room(&self) -> Option<Span> {
-        self.spans.get(self.at).map(|span| span.skip(self.skipped))
-    }
-
-    fn skip(&mut self, octets: usize) {
-        self.skipped += octets;
-        // Also past empty spans: the next octet always has room where this ends.
-        while let Some(span) = self.spans.get(self.at)
-            && self.skipped >= span.len()
-        {
-            self.skipped -= span.len();
-            self.at += 1;
-        }
-    }
-
-    fn put(&mut self, mut octets: &[u8]) {
-        while !octets.is_empty()
-            && let Some(room) = self.room()
-        {
-            let copied = room.copy_from_slice(octets);
-            octets = &octets[copied..];
-            self.skip(copied);
-        }
-    }
-
-    fn put_span(&mut self, mut from: Span) {
-        while !from.is_empty()
-            && let Some(room) = self.room()
-        {
-            let copied = room.copy_from_span(from);
-            from = from.skip(copied);
-            self.skip(copied);
-        }
     }
 }

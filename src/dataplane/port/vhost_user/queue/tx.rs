@@ -8,9 +8,9 @@ use crate::{
     dataplane::{
         frame::{
             BURST, BURST_OCTETS, Burst, Frame, FrameSet, HEAD_LEN, MAX_FRAME_LEN, Span,
-            verdict::DropReason,
+            offload::Segmentation, verdict::DropReason,
         },
-        port::vhost_user::{Segmentation, memory::GuestMemory},
+        port::vhost_user::memory::GuestMemory,
     },
     wire::{
         ethernet,

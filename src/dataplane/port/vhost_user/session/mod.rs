@@ -12,14 +12,21 @@ mod saved;
 pub use saved::{NotRestored, SavedSession};
 
 use super::{
-    LastAvail, Offloads, Plan, RingPlan, Segmentation,
+    LastAvail, Plan, RingPlan,
     memory::{MAX_REGIONS, Region, RegionRequest, dirty_log::LogArea},
     queue::{
         call::CallFd,
         ring::{MAX_SIZE, RingAddresses, RingConfig, Start},
     },
 };
-use crate::{addr::MacAddr, dataplane::foreign::Foreign, wire::vnet};
+use crate::{
+    addr::MacAddr,
+    dataplane::{
+        foreign::Foreign,
+        frame::offload::{Offloads, Segmentation},
+    },
+    wire::vnet,
+};
 use message::Request;
 use std::{os::fd::OwnedFd, sync::Arc};
 use vhost::vhost_user::message::VhostUserProtocolFeatures as Protocol;

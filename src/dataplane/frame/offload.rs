@@ -1,0 +1,235 @@
+//! What senders leave to be done and receivers do not take: checksums are finished, frames cut into
+//! segments.
+//!
+//! A receiver whose buffers are spans has each frame written there at once ([`Octets`]). One that
+//! takes a frame in private memory has it [`finish`]ed there.
+
+use super::{
+    HEAD_LEN, Outgoing, Span,
+    scatter::Scatter,
+    segment::{self, Cut},
+};
+use crate::wire::{
+    checksum::Checksum,
+    vnet::{Offload, SegmentKind, Segments},
+};
+use arrayvec::ArrayVec;
+use std::ops::Range;
+
+/// Octets that are summed and copied at a time.
+// Holds a frame of MTU 1500 at once, and fits the stack and the first-level cache.
+const CHUNK: usize = 2048;
+
+/// Frames that may be left to be cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Segmentation {
+    /// TCP over IPv4.
+    pub tcp4: bool,
+    /// TCP over IPv6.
+    pub tcp6: bool,
+    /// Those that carry TCP's CWR flag.
+    pub ecn: bool,
+    /// UDP datagrams.
+    pub udp: bool,
+}
+
+impl Segmentation {
+    /// Whether `segments` are among them.
+    pub fn covers(self, segments: Segments) -> bool {
+        let kind = match segments.kind {
+            SegmentKind::Tcp4 => self.tcp4,
+            SegmentKind::Tcp6 => self.tcp6,
+            SegmentKind::Udp => self.udp,
+        };
+        kind && (self.ecn || !segments.ecn)
+    }
+}
+
+/// What a receiver takes unfinished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offloads {
+    /// Frames whose checksum is open (VIRTIO_NET_F_GUEST_CSUM).
+    pub checksum: bool,
+    /// Frames to be cut (VIRTIO_NET_F_GUEST_TSO4 and its like).
+    pub segmentation: Segmentation,
+}
+
+impl Offloads {
+    /// Whether a frame can be taken as it is of which `offload` is left to be done.
+    pub fn covers(self, offload: Offload) -> bool {
+        match offload {
+            Offload::None => true,
+            Offload::Checksum { .. } => self.checksum,
+            Offload::Segmentation { segments, .. } => {
+                self.checksum && self.segmentation.covers(segments)
+            }
+        }
+    }
+}
+
+/// What a frame or segment is put together from.
+#[derive(Debug, Clone, Copy)]
+pub struct Octets<'a> {
+    /// Octets made here.
+    headers: &'a [u8],
+    /// Octets of the frame in private memory.
+    private: &'a [u8],
+    /// `tail_len` octets of these, after the first `skip`.
+    tail: &'a [Span],
+    skip: usize,
+    tail_len: usize,
+}
+
+impl<'a> Octets<'a> {
+    /// Returns those of `frame`.
+    pub fn of(frame: &Outgoing<'a>) -> Self {
+        let tail_len = frame.len - frame.head.len();
+        Self { headers: &[], private: frame.head, tail: frame.tail, skip: 0, tail_len }
+    }
+
+    /// Writes them.
+    pub fn write(&self, mut out: Scatter<'_>) {
+        out.put(self.headers);
+        out.put(self.private);
+        self.tail().for_each(|span| out.put_span(span));
+    }
+
+    /// Writes them after `header`, with the checksum finished that begins with octet `start` and has
+    /// its field `offset` octets from there. What is summed is what is written: guest memory is read
+    /// once.
+    pub fn write_summed(&self, out: Scatter<'_>, header: &[u8], (start, offset): (usize, usize)) {
+        // The field is among the headers, which are at the front of what is private.
+        let (headers, rest) = match self.headers {
+            [] => self.private.split_at(self.private.len().min(HEAD_LEN)),
+            headers => (headers, self.private),
+        };
+        let mut head: ArrayVec<u8, HEAD_LEN> = headers.iter().copied().collect();
+        let mut sum = Checksum::new();
+        sum.add(head.get(start..).unwrap_or(&[]));
+        sum.add(rest);
+        // The front is written last, when the sum is known. The guest sees neither before the used
+        // index moves.
+        let (mut front, mut out) = (out, out);
+        out.skip(header.len() + head.len());
+        out.put(rest);
+        let mut chunk = [0; CHUNK];
+        for mut span in self.tail() {
+            while !span.is_empty() {
+                let copied = span.copy_to_slice(&mut chunk);
+                span = span.skip(copied);
+                sum.add(&chunk[..copied]);
+                out.put(&chunk[..copied]);
+            }
+        }
+        // A sum of 0 is sent as 0xffff: the same to TCP, and to UDP not "none" (RFC 768).
+        if let Some(field) = head.get_mut(start + offset..start + offset + 2) {
+            field.copy_from_slice(&sum.finish_udp().to_be_bytes());
+        }
+        front.put(header);
+        front.put(&head);
+    }
+
+    /// Copies them into `buffer`, which has room for them. Returns the copy.
+    fn gather<'b>(&self, buffer: &'b mut [u8]) -> &'b mut [u8] {
+        let mut len = 0;
+        for part in [self.headers, self.private] {
+            buffer[len..len + part.len()].copy_from_slice(part);
+            len += part.len();
+        }
+        for span in self.tail() {
+            len += span.copy_to_slice(&mut buffer[len..]);
+        }
+        &mut buffer[..len]
+    }
+
+    /// Returns the part of the tail that is meant.
+    fn tail(&self) -> impl Iterator<Item = Span> {
+        let (mut skip, mut left) = (self.skip, self.tail_len);
+        self.tail.iter().filter_map(move |span| {
+            let skipped = skip.min(span.len());
+            let part = span.skip(skipped).first(left);
+            skip -= skipped;
+            left -= part.len();
+            (!part.is_empty()).then_some(part)
+        })
+    }
+}
+
+/// Returns the octets of all headers of a frame to be segmented, and 0 for any other.
+pub fn headers_len(frame: &Outgoing<'_>) -> u16 {
+    match frame.offload {
+        Offload::Segmentation { start, segments, .. } => {
+            segment::headers_len(frame.head, start.into(), segments.kind).unwrap_or(0) as u16
+        }
+        _ => 0,
+    }
+}
+
+/// Gives `each` the segments of `frame`, which is to be cut as `cut` says: the number of each, its
+/// octets, and its checksum, which is left to be finished.
+pub fn segments(
+    frame: &Outgoing<'_>,
+    cut: &Cut<'_>,
+    mut each: impl FnMut(usize, Octets<'_>, Offload),
+) {
+    let Offload::Segmentation { start, offset, .. } = frame.offload else { return };
+    let private = &frame.head[cut.headers_len()..];
+    // Where the next segment's octets begin in the tail, which is gone through once: it may be in
+    // many pieces.
+    let (mut tail, mut skip) = (frame.tail, 0);
+    for number in 0..cut.count() {
+        let segment = cut.segment(number);
+        let Range { start: from, end } = segment.payload;
+        let in_private = from.min(private.len())..end.min(private.len());
+        let tail_len = end - from - in_private.len();
+        let private = &private[in_private];
+        let octets = Octets { headers: &segment.headers, private, tail, skip, tail_len };
+        // A segment is a whole frame but for its checksum, which a receiver may take open.
+        each(number, octets, Offload::Checksum { start, offset });
+        skip += tail_len;
+        while let [first, rest @ ..] = tail
+            && skip >= first.len()
+        {
+            skip -= first.len();
+            tail = rest;
+        }
+    }
+}
+
+/// Gives `each` what becomes of `frame` for a receiver that `accepts` so much: one frame or several
+/// in `buffer`, which has room for the whole frame, with what is left to be done about it.
+pub fn finish(
+    frame: &Outgoing<'_>,
+    accepts: Offloads,
+    buffer: &mut [u8],
+    mut each: impl FnMut(&[u8], Offload),
+) {
+    let mut finish = |octets: Octets<'_>, offload| {
+        let whole = octets.gather(buffer);
+        match offload {
+            Offload::Checksum { start, offset } if !accepts.checksum => {
+                complete(whole, start.into(), offset.into());
+                each(whole, Offload::None);
+            }
+            _ => each(whole, offload),
+        }
+    };
+    match frame.offload {
+        Offload::Segmentation { start, segments: into, .. } if !accepts.covers(frame.offload) => {
+            if let Some(cut) = Cut::new(frame.head, frame.len, start, into) {
+                segments(frame, &cut, |_, octets, offload| finish(octets, offload));
+            }
+        }
+        offload => finish(Octets::of(frame), offload),
+    }
+}
+
+/// Completes a checksum in place, whose field holds the sum of the pseudo-header.
+fn complete(frame: &mut [u8], start: usize, offset: usize) {
+    let mut sum = Checksum::new();
+    sum.add(frame.get(start..).unwrap_or(&[]));
+    // A sum of 0 is sent as 0xffff: the same to TCP, and to UDP not "none" (RFC 768).
+    if let Some(field) = frame.get_mut(start + offset..start + offset + 2) {
+        field.copy_from_slice(&sum.finish_udp().to_be_bytes());
+    }
+}
