@@ -69,7 +69,7 @@ const RULES: &[Rule] = &[
     Rule { place: "src/dataplane/frame", never: &["dataplane::forward", "dataplane::gateway"] },
     Rule { place: "src/dataplane/forward", never: &["dataplane::gateway"] },
     Rule {
-        place: "src/dataplane/reactor/pipeline.rs",
+        place: "src/dataplane/reactor/pipeline",
         never: &["Instant::now", "Mutex", "RwLock", "tracing", "tokio", "async"],
     },
     Rule {

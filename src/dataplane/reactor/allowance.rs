@@ -2,6 +2,7 @@
 //! connects again, or disturbs its rings, which guests can bring about at will, neither refills nor
 //! empties it.
 
+use super::timers::TOGETHER;
 use crate::{
     dataplane::{
         forward::{
@@ -23,7 +24,7 @@ const REPLIES_PER_SECOND: f64 = 1000.0;
 /// How often it is noted that a guest was told the same kind of thing.
 // Each note is a message to Control, and to those who watch the vNIC.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
-/// How long after one router advertisement another may follow unasked (RFC 4861 §6.2.4,
+/// How long after one router advertisement another may follow unasked (RFC 4861 §6.2.6,
 /// MIN_DELAY_BETWEEN_RAS).
 const ADVERTISEMENT_INTERVAL: Duration = Duration::from_secs(3);
 
@@ -111,7 +112,8 @@ impl Allowance {
 
     /// When a port that begins may advertise.
     pub fn next_advertisement(&self, now: Instant) -> Instant {
-        self.advertised.map_or(now, |last| now.max(last + ADVERTISEMENT_INTERVAL))
+        // What is due may be done a little early, and this must not.
+        self.advertised.map_or(now, |last| now.max(last + ADVERTISEMENT_INTERVAL + TOGETHER))
     }
 
     /// Notes that a port held up its reactor. An error: too often.
@@ -154,6 +156,7 @@ impl Allowance {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataplane::reactor::timers::Timers;
 
     #[test]
     fn a_thousand_replies_a_second_and_no_more() {
@@ -163,6 +166,17 @@ mod tests {
         assert_eq!(replies(start), 1000);
         assert_eq!(replies(start + Duration::from_millis(10)), 10);
         assert_eq!(replies(start + Duration::from_secs(3600)), 1000);
+    }
+
+    #[test]
+    fn no_advertisement_follows_another_within_three_seconds() {
+        let (start, mut allowance) = (Instant::now(), Allowance::default());
+        let mut timers = Timers::default();
+        assert_eq!(allowance.next_advertisement(start), start);
+        allowance.note_advertisement(start);
+        timers.set('a', allowance.next_advertisement(start));
+        assert_eq!(timers.pop(start + Duration::from_millis(2999)), None);
+        assert_eq!(timers.pop(start + Duration::from_secs(3)), Some('a'));
     }
 
     #[test]

@@ -48,7 +48,6 @@ use std::{
     time::{Duration, Instant},
 };
 use stopwatch::Stopwatch;
-use timers::Timers;
 use uring::{Uring, Wake};
 use ways::Ways;
 
@@ -67,10 +66,6 @@ const LINK_BURST: usize = 256;
 // latency is the same, since turns with few frames are followed by no pause.
 const LOADED: u64 = 16;
 const PAUSE: Duration = Duration::from_micros(3);
-/// How much too early a router may be advertised.
-// One wake-up serves many guests: 1,000 silent ones cost less than a tenth of a percent of a CPU.
-// An interval may be shorter: most are drawn at random anyhow (RFC 4861 §6.2.4).
-const ADVERTISED_TOGETHER: Duration = Duration::from_millis(200);
 // Never a port's: that one's slot would be `u32::MAX - 1`, and slots are counted from 0.
 const WAKER_TOKEN: u64 = u64::MAX - 1;
 
@@ -271,9 +266,6 @@ struct Reactor {
     active: Vec<Active>,
     /// Queues without a wake-up descriptor, which are polled at intervals.
     without_wakeup: Vec<(PortId, usize)>,
-    /// When the guests of which slots are due to be told of their router.
-    advertisements: Timers<u32>,
-    random: u64,
 }
 
 /// Spins for [`PAUSE`]. Returns the time then.
@@ -317,8 +309,6 @@ impl Reactor {
         call::prepare().map_err(StartError::Aio)?;
         let mut uring = Uring::new().map_err(StartError::Uring)?;
         uring.watch(waker.eventfd.as_fd(), WAKER_TOKEN)?;
-        // Only spreads advertisements out in time: nothing secret depends on it.
-        let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
         Ok(Self {
             commands,
             waker,
@@ -335,9 +325,6 @@ impl Reactor {
             pipeline: Pipeline::default(),
             active: Vec::with_capacity(64),
             without_wakeup: Vec::new(),
-            advertisements: Timers::default(),
-            // Xorshift never leaves zero.
-            random: seed | 1,
         })
     }
 
@@ -350,7 +337,7 @@ impl Reactor {
             self.take_wakes(now);
             self.poll_active(now);
             self.guarded(|reactor| reactor.take_links(now));
-            self.guarded(|reactor| reactor.advertise(now));
+            self.guarded(|reactor| reactor.handle_timeouts(now));
             self.guarded(|reactor| reactor.publish(now));
             // After `publish`: its fence stands between what links were given and the look for
             // sleepers.
@@ -406,7 +393,7 @@ impl Reactor {
 
     fn attach(&mut self, attachment: Attachment, now: Instant) {
         let id = attachment.id;
-        self.advertisements.set(id.slot, attachment.allowance.next_advertisement(now));
+        self.pipeline.attached(&attachment, now);
         // First of all: what was begun for it ends with it, if it fails here.
         self.ports.attach(attachment, self.busy_poll);
         let Some(slot) = self.ports.get_mut(id) else { return };
@@ -431,7 +418,7 @@ impl Reactor {
         self.without_wakeup.retain(|(port, _)| *port != id);
         // Before the port is stopped: which descriptors are watched is asked of it.
         let slot = self.ports.get_mut(id)?;
-        self.advertisements.clear(id.slot);
+        self.pipeline.detached(id);
         for queue in (0..slot.port.queues()).filter(|queue| slot.port.wakeup(*queue).is_some()) {
             if let Err(error) = self.uring.unwatch(token(id, queue)) {
                 tracing::warn!(%error, port = id.slot, "cannot end the watch of a wake-up descriptor");
@@ -556,23 +543,11 @@ impl Reactor {
         });
     }
 
-    /// Tells guests of their router when that is due, and on that occasion those for which it soon
-    /// is: many quiet guests wake the reactor a few times a second.
-    fn advertise(&mut self, now: Instant) {
-        if self.advertisements.next().is_none_or(|due| due > now) {
-            return;
-        }
-        // Only one that is due wakes the reactor: those that soon would are served with it.
-        while let Some(slot) = self.advertisements.pop(now + ADVERTISED_TOGETHER) {
-            let Some(id) = self.ports.at(slot).map(|port| port.id) else { continue };
-            // Xorshift, with one of Marsaglia's triples for 64 bits.
-            self.random ^= self.random << 13;
-            self.random ^= self.random >> 7;
-            self.random ^= self.random << 17;
-            let next = self.pipeline.advertise(&mut self.ports, id, now, self.random);
-            if let Some(next) = next {
-                self.advertisements.set(slot, next);
-            }
+    /// Does what is due.
+    fn handle_timeouts(&mut self, now: Instant) {
+        // Only what is due wakes the reactor: what soon is, is done with it.
+        if self.pipeline.next_timeout().is_some_and(|due| due <= now) {
+            self.pipeline.handle_timeouts(&mut self.ports, now);
         }
     }
 
@@ -581,7 +556,7 @@ impl Reactor {
         if !self.links.prepare_to_sleep() {
             return since;
         }
-        let due = self.advertisements.next().map(|when| when.saturating_duration_since(since));
+        let due = self.pipeline.next_timeout().map(|when| when.saturating_duration_since(since));
         let interval = (!self.without_wakeup.is_empty()).then_some(POLL_INTERVAL);
         let timeout = [due, interval].into_iter().flatten().min();
         // This sleep is nobody's fault. Completions that are there already end it at once.

@@ -3,8 +3,12 @@
 use std::{
     collections::{BTreeSet, HashMap},
     hash::Hash,
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+/// How much too early what is due may be done.
+// One wake-up serves many: 1,000 silent guests cost less than a tenth of a percent of a CPU.
+pub(super) const TOGETHER: Duration = Duration::from_millis(200);
 
 /// What is due when.
 #[derive(Debug)]
@@ -41,9 +45,9 @@ impl<T: Ord + Hash + Copy> Timers<T> {
         self.due.first().map(|(when, _)| *when)
     }
 
-    /// The next that is due by `now`.
+    /// The next that is due by `now`, or soon after.
     pub(super) fn pop(&mut self, now: Instant) -> Option<T> {
-        let (_, what) = self.due.first().copied().filter(|(when, _)| *when <= now)?;
+        let (_, what) = self.due.first().copied().filter(|(when, _)| *when <= now + TOGETHER)?;
         self.clear(what);
         Some(what)
     }
@@ -52,7 +56,6 @@ impl<T: Ord + Hash + Copy> Timers<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn the_earliest_comes_first_and_not_too_early() {
@@ -61,7 +64,8 @@ mod tests {
         timers.set('b', now + Duration::from_secs(2));
         timers.set('a', now + Duration::from_secs(1));
         assert_eq!(timers.pop(now), None);
-        assert_eq!(timers.pop(now + Duration::from_secs(3)), Some('a'));
+        assert_eq!(timers.pop(now + Duration::from_millis(799)), None);
+        assert_eq!(timers.pop(now + Duration::from_millis(800)), Some('a'));
         assert_eq!(timers.pop(now + Duration::from_secs(3)), Some('b'));
         assert_eq!(timers.next(), None);
     }

@@ -1,0 +1,146 @@
+//! What guests are told by the gateway: answers to their frames, why a frame of theirs goes nowhere,
+//! and, when that is due, that it is there.
+
+use super::{Context, Due, Pipeline};
+use crate::{
+    dataplane::{
+        forward::tables::PortId,
+        frame::{
+            Outgoing,
+            classify::classify,
+            verdict::{DropReason, Rejection},
+        },
+        gateway::{self, Question},
+        port::{Delivered, Undelivered},
+        reactor::{
+            ports::{Attachment, Ports},
+            ways::Ways,
+        },
+    },
+    wire::{Writer, vnet::Offload},
+};
+use std::time::Instant;
+
+impl Pipeline {
+    /// Lets the gateway answer a frame, to where it came from.
+    pub(super) fn answer<L: Ways>(
+        &mut self,
+        at: usize,
+        context: &mut Context<'_, L>,
+    ) -> Result<(), DropReason> {
+        // Copied before it is looked at: the guest may write to its memory meanwhile.
+        let whole = self.burst.linearise(at, &mut self.whole);
+        let offload = self.burst.frame(at).offload;
+        // Again, on the whole: what the first look saw was the head alone.
+        let headers = classify(whole, whole.len(), offload)?;
+        let slot = context.ports.healthy_mut(context.ingress).ok_or(DropReason::NoGuest)?;
+        if !slot.allowance.may_reply(context.now) {
+            return Err(DropReason::ReplyLimit);
+        }
+        let mut writer = Writer::new(&mut self.answer);
+        let (table, vnic) = slot.vnic().ok_or(DropReason::NoRoute)?;
+        let question = Question { table, vnic, headers: &headers, frame: whole, offload };
+        let told = gateway::respond(&question, &mut writer)?;
+        let answer = Outgoing::private(writer.since(0), Offload::None);
+        match slot.put(&[answer], self.burst.queue, context.now).refused {
+            None => {
+                slot.tell(told, context.now);
+                Ok(())
+            }
+            // Not held, where the ring is full: it is the asker's own.
+            Some(why) => Err(context.ports.drop_for(context.ingress, why)),
+        }
+    }
+
+    /// Tells the sender of a packet why it goes nowhere, if that may be told.
+    pub(super) fn reject<L: Ways>(
+        &mut self,
+        at: usize,
+        rejection: Rejection,
+        context: &mut Context<'_, L>,
+    ) {
+        let whole = self.burst.linearise(at, &mut self.whole);
+        let Some(slot) = context.ports.healthy_mut(context.ingress) else { return };
+        // An error quotes the beginning of its packet (RFC 792): how it is to be cut does not
+        // matter.
+        let Ok(headers) = classify(whole, whole.len(), Offload::None) else { return };
+        if !slot.allowance.may_reply(context.now) {
+            return;
+        }
+        let Some(who) = slot.vnic() else { return };
+        let mut writer = Writer::new(&mut self.answer);
+        if gateway::reject(who, &headers, whole, rejection, &mut writer).is_err() {
+            return;
+        }
+        // The packet's own drop is counted; an error that finds no buffer is not another one.
+        let error = Outgoing::private(writer.since(0), Offload::None);
+        let told = slot.put(&[error], self.burst.queue, context.now);
+        if let Some(why) = told.refused {
+            context.ports.drop_for(context.ingress, why);
+        }
+    }
+
+    /// A port is about to be attached.
+    pub fn attached(&mut self, attachment: &Attachment, now: Instant) {
+        let when = attachment.allowance.next_advertisement(now);
+        self.timers.set(Due::Advertise(attachment.id), when);
+    }
+
+    /// A port was detached.
+    pub fn detached(&mut self, port: PortId) {
+        self.timers.clear(Due::Advertise(port));
+    }
+
+    /// When something is due that no frame brings about.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Does what is due by now.
+    pub fn handle_timeouts(&mut self, ports: &mut Ports, now: Instant) {
+        while let Some(due) = self.timers.pop(now) {
+            let again = match due {
+                Due::Advertise(port) => self.advertise(ports, port, now),
+            };
+            if let Some(when) = again {
+                self.timers.set(due, when);
+            }
+        }
+    }
+
+    /// Advertises the router to a guest unasked. Returns when to do so again, if ever.
+    fn advertise(&mut self, ports: &mut Ports, port: PortId, now: Instant) -> Option<Instant> {
+        ports.in_hand = Some(port);
+        let slot = ports.healthy_mut(port)?;
+        let mut writer = Writer::new(&mut self.answer);
+        let mut heard = Delivered::all(0);
+        if let Some((table, vnic)) = slot.vnic()
+            && gateway::router_advertisement(table, vnic, &mut writer).is_ok()
+        {
+            let advertisement = Outgoing::private(writer.since(0), Offload::None);
+            // The first queue pair is always in use, others only once the driver asks
+            // (VIRTIO_NET_F_MQ).
+            heard = slot.put(&[advertisement], 0, now);
+        }
+        if let Some(Undelivered::Failed(failure)) = heard.refused {
+            ports.fail(port, failure);
+            return None;
+        }
+        let heard = heard.refused.is_none();
+        if heard {
+            slot.allowance.note_advertisement(now);
+        }
+        slot.advertisements = slot.advertisements.saturating_add(1);
+        let tried = slot.advertisements;
+        ports.touch(port);
+        Some(gateway::next_advertisement(now, tried, heard, self.random()))
+    }
+
+    fn random(&mut self) -> u64 {
+        // Xorshift, with one of Marsaglia's triples for 64 bits.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+}

@@ -1,0 +1,343 @@
+//! Carrying out what was decided about a burst: frames to their next hops, those towards one of them
+//! together.
+//!
+//! A frame that its receiver does not take waits with its sender, for as long as [`HOLD`] at most;
+//! one that came over a link waits for nobody.
+
+use super::{Context, Pipeline};
+use crate::{
+    dataplane::{
+        forward::{
+            rewrite,
+            tables::{NextHop, PortId},
+        },
+        frame::{
+            BURST, FrameSet, Outgoing, fragment,
+            verdict::{DropReason, NextHopId, Rejection, Verdict},
+        },
+        port::{Delivered, Undelivered},
+        reactor::{
+            ports::{HOLD, Held, Ports},
+            ways::Ways,
+        },
+    },
+    wire::vnet::Offload,
+};
+use arrayvec::ArrayVec;
+use std::time::Instant;
+
+/// What became of a frame that was not dropped.
+enum Done {
+    /// The gateway has answered it.
+    Answered,
+    /// It went on, in fragments.
+    Forwarded,
+}
+
+/// What is to be done about a frame that its next hop did not take.
+enum Backpressure {
+    /// It stays with its sender for now, and those behind it that go the same way.
+    Hold,
+    /// It is dropped.
+    Drop(DropReason),
+    /// It is dropped, and those behind it that go the same way.
+    DropRest(DropReason),
+}
+
+impl Pipeline {
+    /// Carries out the decisions, those towards one next hop together, and counts. Returns the
+    /// frames that are dealt with; the others wait for their receiver.
+    pub(super) fn deliver<L: Ways>(&mut self, context: &mut Context<'_, L>) -> FrameSet {
+        // By next hop, in the order of each group's oldest frame: frames of one flow stay in order,
+        // and a receiver is looked up, and its ring read, once for all of them.
+        let mut left = self.waiting();
+        let mut dealt = FrameSet::EMPTY;
+        while let Some(at) = left.first() {
+            let next_hop = self.next_hops[at];
+            if next_hop == NextHopId::NONE {
+                context.links.start();
+                let outcome = self.end(at, context);
+                context.blame(context.ingress);
+                context.count(outcome);
+                dealt.insert(at);
+                left.remove(at);
+            } else {
+                let group = left & self.grouped_by(next_hop);
+                dealt |= self.forward(group, next_hop, context);
+                left -= group;
+            }
+        }
+        dealt
+    }
+
+    /// The frames to be forwarded to `next_hop`.
+    fn grouped_by(&self, next_hop: NextHopId) -> FrameSet {
+        FrameSet::of(self.next_hops[..self.burst.len()].iter().map(|hop| *hop == next_hop))
+    }
+
+    /// Carries out the verdict about a frame that does not go on as it is.
+    fn end<L: Ways>(
+        &mut self,
+        at: usize,
+        context: &mut Context<'_, L>,
+    ) -> Result<Done, DropReason> {
+        match self.verdicts[at] {
+            Verdict::Gateway => {
+                let answered = self.answer(at, context);
+                // RFC 1122 §4.1.3.1: a port nobody listens on is told of. The asker need not wait
+                // for a timeout.
+                if answered == Err(DropReason::NotServed) {
+                    self.reject(at, Rejection::NotServed, context);
+                }
+                answered.map(|()| Done::Answered)
+            }
+            Verdict::Reject(reason, rejection) => {
+                self.reject(at, rejection, context);
+                Err(reason)
+            }
+            Verdict::Fragment(next_hop) => {
+                self.fragment(at, next_hop, context).map(|()| Done::Forwarded)
+            }
+            Verdict::Drop(reason) => Err(reason),
+        }
+    }
+
+    /// Sends a frame on in fragments: all of them, or it counts as dropped.
+    #[cold]
+    fn fragment<L: Ways>(
+        &mut self,
+        at: usize,
+        next_hop: NextHopId,
+        context: &mut Context<'_, L>,
+    ) -> Result<(), DropReason> {
+        let vnic = context.ports.get_mut(context.ingress).and_then(|slot| slot.vnic());
+        let (table, _) = vnic.ok_or(DropReason::NoRoute)?;
+        let next_hop = *table.fib.next_hop(next_hop);
+        let whole = self.burst.linearise(at, &mut self.whole);
+        context.blame(context.ingress);
+        // Before the cut: all fragments have one header, whose hop limit is taken down once.
+        rewrite::rewrite(whole, &next_hop);
+        let offload = self.burst.frame(at).offload;
+        let Some(fragments) = fragment::cut(whole, offload, next_hop.mtu, &mut self.answer) else {
+            // More pieces than one frame may become: told as if DF were set (decision 0006).
+            // `reject` copies the frame anew, so that its sender is shown what it sent.
+            self.reject(at, Rejection::TooBig(next_hop.mtu), context);
+            return Err(DropReason::ExceedsMtu);
+        };
+        let frames: ArrayVec<_, { fragment::MAX_FRAGMENTS }> =
+            fragments.iter().map(|frame| Outgoing::private(frame, Offload::None)).collect();
+        // From here on it is the receiver that may make the reactor wait.
+        context.links.start();
+        let sent = context.send_as_one(&next_hop, self.burst.queue, &frames);
+        context.blame(next_hop.port);
+        context.links.start();
+        sent
+    }
+
+    /// Sends the frames of `group` on to their next hop. Returns those that are dealt with.
+    fn forward<L: Ways>(
+        &mut self,
+        group: FrameSet,
+        next_hop: NextHopId,
+        context: &mut Context<'_, L>,
+    ) -> FrameSet {
+        let vnic = context.ports.get_mut(context.ingress).and_then(|slot| slot.vnic());
+        let Some(next_hop) = vnic.map(|(table, _)| *table.fib.next_hop(next_hop)) else {
+            return FrameSet::EMPTY;
+        };
+        let next_hop = &next_hop;
+        // Straight copies read the sender's memory and write the receiver's at once: who of both
+        // made the reactor wait could not be told.
+        if context.links.watches() {
+            return self.forward_watched(group, next_hop, context);
+        }
+        let mut frames = ArrayVec::<Outgoing<'_>, BURST>::new();
+        group.iter().for_each(|at| frames.push(self.burst.outgoing(at)));
+        let mut sent = 0;
+        while sent < frames.len() {
+            let rest = context.send(next_hop, self.burst.queue, &frames[sent..]);
+            sent += rest.taken;
+            let Some(why) = rest.refused else { break };
+            let (reason, until) = match context.backpressure(next_hop, why, group) {
+                // The first `sent` of the group have gone, or were dropped one by one. The others
+                // wait.
+                Backpressure::Hold => return group.iter().take(sent).collect(),
+                // Only the frame that was refused: the next one may fit.
+                Backpressure::Drop(reason) => (reason, sent + 1),
+                Backpressure::DropRest(reason) => (reason, frames.len()),
+            };
+            (sent..until).for_each(|_| context.count(Err(reason)));
+            sent = until;
+        }
+        group
+    }
+
+    /// As [`Pipeline::forward`], frame by frame and by way of private memory: who makes the reactor
+    /// wait is found.
+    #[cold]
+    fn forward_watched<L: Ways>(
+        &mut self,
+        group: FrameSet,
+        next_hop: &NextHop,
+        context: &mut Context<'_, L>,
+    ) -> FrameSet {
+        let mut dealt = FrameSet::EMPTY;
+        for at in group.iter() {
+            context.links.start();
+            let whole = self.burst.linearise(at, &mut self.whole);
+            context.blame(context.ingress);
+            let frame = Outgoing::private(whole, self.burst.frame(at).offload);
+            context.links.start();
+            let sent = context.send(next_hop, self.burst.queue, &[frame]);
+            context.blame(next_hop.port);
+            if let Some(why) = sent.refused {
+                match context.backpressure(next_hop, why, group) {
+                    Backpressure::Hold => return dealt,
+                    Backpressure::Drop(reason) | Backpressure::DropRest(reason) => {
+                        context.count(Err(reason))
+                    }
+                }
+            }
+            dealt.insert(at);
+        }
+        dealt
+    }
+
+    /// Delivers frames of one port and queue that came over a link.
+    pub fn deliver_from_link(
+        &mut self,
+        ports: &mut Ports,
+        (port, queue): (PortId, usize),
+        mut frames: &[Outgoing<'_>],
+        now: Instant,
+    ) {
+        self.carried += frames.len() as u64;
+        ports.in_hand = Some(port);
+        let Some(slot) = ports.healthy_mut(port) else { return };
+        // Nothing is held here: the frames are copies in a link, which others are waiting to fill.
+        while !frames.is_empty() {
+            let Delivered { taken, refused } = slot.put(frames, queue, now);
+            frames = &frames[taken..];
+            let Some(why) = refused else { break };
+            if let Undelivered::Failed(failure) = why {
+                ports.fail(port, failure);
+                return;
+            }
+            // The next one may fit.
+            let dropped = if why == Undelivered::TooLarge { 1 } else { frames.len() };
+            (0..dropped).for_each(|_| slot.counters.drop_frame(why.reason()));
+            frames = &frames[dropped..];
+        }
+        ports.touch(port);
+    }
+}
+
+impl<L: Ways> Context<'_, L> {
+    /// Holds it against a port of this reactor if too much time has passed since timing began:
+    /// something was done for the port meanwhile.
+    fn blame(&mut self, port: PortId) {
+        let held_up = self.links.held_up();
+        self.ports.blame(port, held_up, self.now);
+    }
+
+    /// Counts a frame by what became of it.
+    fn count(&mut self, outcome: Result<Done, DropReason>) {
+        if let Some(slot) = self.ports.get_mut(self.ingress) {
+            match outcome {
+                Ok(Done::Answered) => slot.counters.ingress_answered.add(1),
+                Ok(Done::Forwarded) => slot.counters.ingress_forwarded.add(1),
+                Err(reason) => slot.counters.drop_frame(reason),
+            }
+        }
+    }
+
+    /// Sends frames to their next hop, and counts those that it took.
+    fn send(&mut self, next_hop: &NextHop, queue: usize, frames: &[Outgoing<'_>]) -> Delivered {
+        let sent = self.hand_over(next_hop, queue, frames);
+        if let Some(slot) = self.ports.get_mut(self.ingress) {
+            slot.counters.ingress_forwarded.add(sent.taken as u64);
+        }
+        sent
+    }
+
+    /// Sends the fragments of one frame, which the caller counts as one. What is not taken at once
+    /// is dropped: nothing of a fragment is left with the sender, so it cannot wait there.
+    fn send_as_one(
+        &mut self,
+        next_hop: &NextHop,
+        queue: usize,
+        frames: &[Outgoing<'_>],
+    ) -> Result<(), DropReason> {
+        match self.hand_over(next_hop, queue, frames).refused {
+            None => Ok(()),
+            Some(why) => Err(self.ports.drop_for(next_hop.port, why)),
+        }
+    }
+
+    fn hand_over(
+        &mut self,
+        next_hop: &NextHop,
+        queue: usize,
+        frames: &[Outgoing<'_>],
+    ) -> Delivered {
+        if next_hop.reactor == self.links.here() {
+            self.ports.in_hand = Some(next_hop.port);
+            let Some(slot) = self.ports.healthy_mut(next_hop.port) else {
+                return Delivered::none(Undelivered::NoGuest);
+            };
+            let sent = slot.put(frames, queue, self.now);
+            // A panic in between is the receiver's; from here on it is the sender's again.
+            self.ports.in_hand = Some(self.ingress);
+            // Whatever came of it: some of the frames may have been placed.
+            self.ports.touch(next_hop.port);
+            sent
+        } else {
+            let to = (next_hop.reactor, next_hop.port);
+            let taken = self.links.send(self.ingress, to, queue, frames);
+            Delivered { taken, refused: (taken < frames.len()).then_some(Undelivered::LinkFull) }
+        }
+    }
+
+    /// Returns what is to be done about a frame of `group` that its next hop refused.
+    fn backpressure(
+        &mut self,
+        next_hop: &NextHop,
+        why: Undelivered,
+        group: FrameSet,
+    ) -> Backpressure {
+        match why {
+            Undelivered::Full | Undelivered::LinkFull => self.hold(next_hop, &why, group),
+            // The next one may fit.
+            Undelivered::TooLarge => Backpressure::Drop(why.reason()),
+            _ => Backpressure::DropRest(self.ports.drop_for(next_hop.port, why)),
+        }
+    }
+
+    /// Holds frames for a receiver without buffers, but not the oldest of their sender for longer
+    /// than [`HOLD`].
+    fn hold(&mut self, next_hop: &NextHop, why: &Undelivered, group: FrameSet) -> Backpressure {
+        // The state of another reactor's port is not seen from here, only that the link takes no
+        // more.
+        let is_here = *why == Undelivered::Full;
+        let receiver = self.ports.get_mut(next_hop.port).filter(|_| is_here);
+        // It had its time and took nothing since: not every sender waits for it in turn.
+        if receiver.is_some_and(|receiver| receiver.stalled) {
+            return Backpressure::DropRest(why.reason());
+        }
+        let Some(sender) = self.ports.get_mut(self.ingress) else { return Backpressure::Hold };
+        // Only the sender's oldest frame starts the clock. A later one becomes the oldest once
+        // those before it have gone.
+        if !group.contains(0) {
+            return Backpressure::Hold;
+        }
+        let fresh = Held { since: self.now, receiver: next_hop.port };
+        // Kept across polls: a frame that is refused again goes on waiting from its first time.
+        if self.now.duration_since(sender.held.get_or_insert(fresh).since) < HOLD {
+            return Backpressure::Hold;
+        }
+        if let Some(receiver) = self.ports.get_mut(next_hop.port).filter(|_| is_here) {
+            receiver.stalled = true;
+        }
+        Backpressure::DropRest(why.reason())
+    }
+}
