@@ -5,7 +5,7 @@ use crate::{
     api::{self, Api, ListenError, Listener},
     config::Config,
     control::{Control, Handle, Limits, RestoreError},
-    dataplane::{self, Dataplane, Listening, Settings},
+    dataplane::{self, Attached, Dataplane, Settings},
     handover::{self, HandOverError, Service, Shared, Taker},
     heartbeat::{self, Parts, tell_service_manager},
     lock::{DirLock, LockError},
@@ -235,7 +235,7 @@ pub async fn run(
     if !is_taken_over {
         let sockets = control.call(Control::shut_down).await.unwrap_or_default();
         // All at once: each may wait a while for what its VMM gave.
-        let closing: JoinSet<()> = sockets.into_iter().map(Listening::close).collect();
+        let closing: JoinSet<()> = sockets.into_iter().map(Attached::close).collect();
         closing.join_all().await;
     }
     let drained = async { while servers.join_next().await.is_some() {} };

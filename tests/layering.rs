@@ -113,7 +113,9 @@ const RULES: &[Rule] = &[
 /// The only files with unsafe code.
 const UNSAFE: &[&str] = &[
     "src/dataplane/frame/copy.rs",
+    "src/dataplane/frame/slab.rs",
     "src/dataplane/frame/span.rs",
+    "src/dataplane/port/descriptor.rs",
     "src/dataplane/port/vhost_user/memory/fault.rs",
     "src/dataplane/port/vhost_user/memory/mapping.rs",
     "src/dataplane/port/vhost_user/memory/mod.rs",

@@ -6,11 +6,10 @@ use mvirt_net::dataplane::{
     counters::PortCounters,
     forward::tables::{NetworkKey, PortId},
     frame::{Burst, FrameSet, Outgoing},
-    port::{Delivered, Port, PortFailure, Undelivered},
+    port::{Delivered, Port, PortFailure, Undelivered, Wakeup},
     reactor::{self, Hugepages, allowance::Allowance, ports::Attachment},
 };
 use std::{
-    os::fd::BorrowedFd,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -34,7 +33,7 @@ impl Port for Strange {
     fn runs(&self, _queue: usize) -> bool {
         true
     }
-    fn wakeup(&self, _queue: usize) -> Option<BorrowedFd<'_>> {
+    fn wakeup(&self, _queue: usize) -> Option<Wakeup<'_>> {
         None
     }
     fn poll(&mut self, _queue: usize, _burst: &mut Burst) -> Result<(), PortFailure> {

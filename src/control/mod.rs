@@ -36,7 +36,7 @@ pub use long_lists::{LongList, LongLists};
 use crate::{
     addr::MacAddr,
     dataplane::{
-        Barrier, Closing, Dataplane, Given, Giver, Listening, Placement, PortChange, PortEvent,
+        Attached, Barrier, Closing, Dataplane, Given, Giver, Placement, PortChange, PortEvent,
         PortState,
         counters::ReactorCounters,
         forward::tables::{NetworkKey, PortId},
@@ -112,7 +112,7 @@ struct NicState {
     guest: Guest,
     log: LogLimit,
     /// Absent while it is being made, and where it cannot be.
-    listening: Option<Listening>,
+    attached: Option<Attached>,
     /// Why it cannot be served; empty where it is.
     error: String,
 }
@@ -266,7 +266,7 @@ impl Control {
     /// Opens the sockets of all vNICs that have none yet.
     pub fn open_sockets(&mut self) {
         // Those that another process of the daemon gave have theirs.
-        let closed = self.nics.iter().filter(|(_, nic)| nic.listening.is_none());
+        let closed = self.nics.iter().filter(|(_, nic)| nic.attached.is_none());
         let closed: Vec<Uuid> = closed.map(|(id, _)| *id).collect();
         for id in closed {
             self.open_socket_or_say(id);
@@ -303,7 +303,7 @@ impl Control {
         let (thaw, thawed) = oneshot::channel();
         self.frozen = Some(thawed);
         let nics = self.nics.iter().filter_map(|(id, nic)| {
-            let giver = nic.listening.as_ref()?.giver();
+            let giver = nic.attached.as_ref()?.giver();
             Some(FrozenNic { id: *id, guest: nic.guest.seen().clone(), giver })
         });
         Frozen { nics: nics.collect(), thaw }
@@ -362,14 +362,14 @@ impl Control {
         let Some(uneven) = self.balance.look(Instant::now(), busy) else { return };
         let there = self.nics.iter().filter(|(_, nic)| nic.place.reactor == uneven.from);
         let carried = there.filter_map(|(id, nic)| {
-            let counters = nic.listening.as_ref()?.counters();
+            let counters = nic.attached.as_ref()?.counters();
             Some((*id, counters.ingress_frames.get() + counters.egress_frames.get()))
         });
         let Some(id) = self.balance.choose(uneven, carried.collect()) else { return };
         let Some(nic) = self.nics.get_mut(&id) else { return };
         let Some(network) = self.networks.get_mut(&nic.model.network_id) else { return };
-        let Some(listening) = &nic.listening else { return };
-        self.dataplane.relocate(network.key, &mut nic.place, listening, uneven.to);
+        let Some(attached) = &nic.attached else { return };
+        self.dataplane.relocate(network.key, &mut nic.place, attached, uneven.to);
         network
             .members
             .insert(nic.place.port.slot, compile::member(&network.model, &nic.model, nic.place));
@@ -537,9 +537,9 @@ impl Control {
     }
 
     /// Closes all sockets and takes no more requests, for the end of the daemon.
-    pub fn shut_down(&mut self) -> Vec<Listening> {
+    pub fn shut_down(&mut self) -> Vec<Attached> {
         self.is_ending = true;
-        self.nics.values_mut().filter_map(|nic| nic.listening.take()).collect()
+        self.nics.values_mut().filter_map(|nic| nic.attached.take()).collect()
     }
 }
 

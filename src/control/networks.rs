@@ -180,8 +180,8 @@ impl Control {
             let Some(nic) = self.nics.get_mut(&member.id) else { continue };
             nic.view = None;
             *member = compile::member(&network.model, &nic.model, nic.place);
-            if let Some(listening) = &nic.listening {
-                listening.set_device(super::nics::device(&network.model, &nic.model));
+            if let Some(attached) = &nic.attached {
+                attached.set_device(super::nics::device(&network.model, &nic.model));
             }
         }
     }

@@ -12,7 +12,7 @@ use super::{
     view,
 };
 use crate::{
-    dataplane::{self, Access, Closing, Device, Given, Listening, Socket},
+    dataplane::{self, Access, Attached, Closing, Device, Given, NewPort, PortSpec, vhost_user},
     log_limit::LogLimit,
     model::{Name, Network, Nic, SocketAccess},
     proto,
@@ -178,7 +178,7 @@ impl Control {
             view: None,
             guest: Guest::default(),
             log: LogLimit::default(),
-            listening: None,
+            attached: None,
             error: String::new(),
         };
         self.nics.insert(state.model.id, state);
@@ -189,16 +189,17 @@ impl Control {
         let path = self.socket_path(id);
         let nic = self.nics.get_mut(&id).expect("only vNICs of the state listen");
         let network = &self.networks[&nic.model.network_id];
-        let socket = Socket {
+        let port = NewPort {
             place: nic.place,
             network: network.key,
             name: nic.model.name.to_string(),
-            path,
-            access: access(&nic.model.socket),
-            device: device(&network.model, &nic.model),
+            spec: PortSpec::VhostUser(vhost_user::Spec {
+                path,
+                access: access(&nic.model.socket),
+                device: device(&network.model, &nic.model),
+            }),
         };
-        let listening = self.dataplane.attach(socket, gave)?;
-        nic.listening = Some(listening);
+        nic.attached = Some(self.dataplane.attach(port, gave)?);
         if !nic.error.is_empty() {
             super::orphans::set_error(nic, String::new());
         }
@@ -217,7 +218,7 @@ impl Control {
             // Its slot may be given out at once: generations tell the old port from the new one.
             self.dataplane.release(network.key, nic.place);
         }
-        self.closing.extend(nic.listening.map(Listening::stop));
+        self.closing.extend(nic.attached.map(Attached::stop));
     }
 
     /// What is still to be waited for before a request is answered that has deleted vNICs.
@@ -352,9 +353,9 @@ impl Control {
 
     /// Lets others open the socket of a vNIC, if that changes.
     fn give_socket(&self, old: &Nic, new: &Nic) -> Result<(), Refusal> {
-        match &self.nics[&old.id].listening {
-            Some(listening) if old.socket != new.socket => {
-                let given = listening.set_access(access(&new.socket));
+        match &self.nics[&old.id].attached {
+            Some(attached) if old.socket != new.socket => {
+                let given = attached.set_access(access(&new.socket));
                 given.map_err(|error| socket_refused(&new.socket, error))
             }
             _ => Ok(()),
@@ -373,15 +374,15 @@ impl Control {
             network.put(&new);
             let member = compile::member(&network.model, &new, nic.place);
             network.members.insert(nic.place.port.slot, member);
-            if let Some(listening) = &nic.listening {
-                listening.set_device(device(&network.model, &new));
+            if let Some(attached) = &nic.attached {
+                attached.set_device(device(&network.model, &new));
             }
             nic.guest.outlives(&old, &new);
             nic.model = new;
         }
         self.unpublished.insert(network_id);
         // What kept its socket from being made may be what has changed.
-        if self.nics[&id].listening.is_none() {
+        if self.nics[&id].attached.is_none() {
             self.open_socket_or_say(id);
         }
     }
@@ -427,7 +428,7 @@ impl Control {
     pub fn nic_stats(&self, key: &str) -> Result<proto::NicStats, Refusal> {
         let id = self.find_nic(key)?;
         let mut stats = proto::NicStats { nic_id: id.to_string(), ..Default::default() };
-        if let Some(counters) = self.nics[&id].listening.as_ref().map(Listening::counters) {
+        if let Some(counters) = self.nics[&id].attached.as_ref().map(Attached::counters) {
             stats.ingress_frames = counters.ingress_frames.get();
             stats.ingress_octets = counters.ingress_octets.get();
             stats.ingress_forwarded = counters.ingress_forwarded.get();

@@ -22,8 +22,10 @@ pub mod reactor;
 mod reports;
 
 pub use endpoint::{
+    PortSpec,
+    export::{Given, SavedConnection, SavedKept},
     listener::{Access, longest_socket_path, room_for_listeners},
-    vhost_user::{Given, SavedConnection, SavedKept},
+    vhost_user,
 };
 pub use gateway::{Client, GatewayEvent};
 pub use port::vhost_user::session::{Device, features};
@@ -31,15 +33,11 @@ pub use reactor::{Hugepages, StartError};
 pub use reports::Reports;
 
 use counters::{PortCounters, ReactorCounters};
-use endpoint::{
-    listener,
-    vhost_user::{self, Order, Start},
-};
+use endpoint::{Socket, export::Order, port_handle::PortHandle};
 use forward::tables::{NetworkKey, NetworkTable, PortId};
 use std::{
     collections::HashMap,
     io,
-    path::PathBuf,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -110,40 +108,34 @@ pub struct Placement {
     pub reactor: u16,
 }
 
-/// A vNIC's socket to be made.
+/// A port to be made.
 #[derive(Debug)]
-pub struct Socket {
+pub struct NewPort {
     /// Where the vNIC is.
     pub place: Placement,
     /// The network it is in.
     pub network: NetworkKey,
     /// Its name, for the log.
     pub name: String,
-    /// Where the socket is to be.
-    pub path: PathBuf,
-    /// Who may open it.
-    pub access: Access,
-    /// What the guest's device is.
-    pub device: Device,
+    /// What it is to be reached by.
+    pub spec: PortSpec,
 }
 
-/// A socket that listens, until closed.
+/// A port, until closed.
 #[derive(Debug)]
-pub struct Listening {
-    path: PathBuf,
-    /// What a vNIC does not say.
-    access: Access,
+pub struct Attached {
+    name: String,
+    /// Where a VMM dials it, if one does.
+    socket: Option<Socket>,
     counters: Arc<PortCounters>,
     /// The reactor that is to own the port.
     home: watch::Sender<Arc<reactor::Handle>>,
     orders: mpsc::UnboundedSender<Order>,
-    /// What a VMM that connects finds.
-    device: watch::Sender<Device>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
-/// The way to what a socket serves, for giving it to another process of the daemon.
+/// The way to a port, for giving it to another process of the daemon.
 #[derive(Debug)]
 pub struct Giver {
     orders: mpsc::UnboundedSender<Order>,
@@ -175,10 +167,10 @@ impl Stopped {
     }
 }
 
-impl Listening {
+impl Attached {
     /// Lets others open the socket, from now on.
     pub fn set_access(&self, access: Access) -> io::Result<()> {
-        access.or(self.access).apply(&self.path)
+        self.socket.as_ref().map_or(Ok(()), |socket| socket.set_access(access))
     }
 
     /// What the port has carried.
@@ -193,30 +185,32 @@ impl Listening {
 
     /// Tells VMMs of another device, each at its next connection.
     pub fn set_device(&self, device: Device) {
-        self.device.send_replace(device);
+        if let Some(socket) = &self.socket {
+            socket.set_device(device);
+        }
     }
 
-    /// Removes the socket and disconnects its VMM, whose memory is unmapped when this returns.
+    /// Removes the port and disconnects its guest, whose memory is unmapped when this returns.
     pub async fn close(self) {
         self.stop().over().await;
     }
 
-    /// Removes the socket, and has its VMM disconnected.
+    /// Removes the port, and has its guest disconnected.
     pub fn stop(self) -> Closing {
         // First, so that no VMM connects to a socket that is about to go.
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove a socket");
+        if let Some(socket) = &self.socket {
+            socket.remove();
         }
         // The task has ended only if it panicked, which `over` tells.
         self.stop.send(()).ok();
-        Closing { path: self.path, task: self.task }
+        Closing { name: self.name, task: self.task }
     }
 }
 
-/// A socket that is gone, and whose VMM soon is. It goes on without being waited for.
+/// A port that is gone, and whose guest soon is. It goes on without being waited for.
 #[derive(Debug)]
 pub struct Closing {
-    path: PathBuf,
+    name: String,
     task: JoinHandle<()>,
 }
 
@@ -224,7 +218,7 @@ impl Closing {
     /// Completes when the VMM's memory is unmapped.
     pub async fn over(self) {
         if let Err(error) = self.task.await {
-            tracing::error!(path = %self.path.display(), %error, "a session ended by a panic");
+            tracing::error!(nic = self.name, %error, "what served a vNIC ended by a panic");
         }
     }
 }
@@ -350,14 +344,14 @@ impl Dataplane {
         &mut self,
         network: NetworkKey,
         place: &mut Placement,
-        listening: &Listening,
+        attached: &Attached,
         reactor: u16,
     ) {
         self.leave(network, place.reactor);
         place.reactor = reactor;
         self.load[usize::from(reactor)] += 1;
         *self.homes.entry((network, reactor)).or_default() += 1;
-        listening.home.send_replace(Arc::clone(&self.reactors[usize::from(reactor)]));
+        attached.home.send_replace(Arc::clone(&self.reactors[usize::from(reactor)]));
     }
 
     /// Releases the port of a vNIC that is no more: its socket is closed and no table names it.
@@ -377,39 +371,27 @@ impl Dataplane {
         }
     }
 
-    /// Makes a vNIC's socket, which listens when this returns, and replaces what is at its path; or
-    /// goes on with the one that another process of the daemon `gave`.
-    pub fn attach(&self, socket: Socket, gave: Option<Given>) -> io::Result<Listening> {
-        let (counters, start) = match gave {
-            Some(given) => (
-                PortCounters::beginning_at(&given.counters),
-                Start::take(given, socket.device, &socket.name)?,
-            ),
-            None => (
-                PortCounters::default(),
-                Start::new(listener::listen(&socket.path, socket.access.or(self.access))?),
-            ),
-        };
-        let counters = Arc::new(counters);
+    /// Makes a vNIC's port, whose socket listens when this returns, and replaces what is at its path;
+    /// or goes on with what another process of the daemon `gave`.
+    pub fn attach(&self, new: NewPort, gave: Option<Given>) -> io::Result<Attached> {
+        let NewPort { place, network, name, spec } = new;
+        let counters = gave.as_ref().map(|gave| PortCounters::beginning_at(&gave.counters));
+        let counters = Arc::new(counters.unwrap_or_default());
         let (stop, stopped) = oneshot::channel();
         let (orders, ordered) = mpsc::unbounded_channel();
-        let reactor = Arc::clone(&self.reactors[usize::from(socket.place.reactor)]);
+        let reactor = Arc::clone(&self.reactors[usize::from(place.reactor)]);
         let home = watch::Sender::new(reactor);
-        let device = watch::Sender::new(socket.device);
-        let served = vhost_user::Served {
-            id: socket.place.port,
-            network: socket.network,
-            name: socket.name,
-            device: device.subscribe(),
-            guest_memory: self.guest_memory,
-            home: home.subscribe(),
-            counters: Arc::clone(&counters),
-            reporter: reports::Reporter::new(socket.place.port, self.reports.clone()),
-        };
-        // After all that can fail: a task without a `Listening` could not be ended.
-        let task = tokio::spawn(vhost_user::serve(served, start, ordered, stopped));
-        let access = self.access;
-        Ok(Listening { path: socket.path, access, counters, home, orders, device, stop, task })
+        let port = PortHandle::new(
+            (place.port, network, name.clone()),
+            Arc::clone(&counters),
+            reports::Reporter::new(place.port, self.reports.clone()),
+            home.subscribe(),
+            ordered,
+            gave.as_ref().map(|gave| &gave.kept),
+        );
+        let common = endpoint::Common { guest_memory: self.guest_memory, access: self.access };
+        let (socket, task) = endpoint::serve(spec, port, common, gave, stopped)?;
+        Ok(Attached { name, socket, counters, home, orders, stop, task })
     }
 
     /// The reactors: how many vNICs are placed on each, and what it has done.

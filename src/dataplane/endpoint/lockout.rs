@@ -24,6 +24,11 @@ impl Default for Lockout {
 }
 
 impl Lockout {
+    /// Returns how long it still lasts.
+    pub(super) fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+
     /// Begins one. Returns how long it lasts.
     pub(super) fn begin(&mut self, now: Instant) -> Duration {
         if now.saturating_duration_since(self.until) > FORGIVEN {

@@ -6,55 +6,44 @@
 //! ```
 //! The reply to a request that stops a ring or frees memory waits until the port is given back.
 //!
-//! What a task serves can be given to another process of the daemon ([`Given`]), between two
+//! What a task serves can be given to another process of the daemon (`Given`), between two
 //! messages: it stops its port and waits; the other goes on with the same socket, memory and rings.
 
 use super::{
     channel::{Begun, Channel, Unreadable},
-    listener,
+    export::{Given, SavedConnection},
+    listener::{self, Access},
     lockout::Lockout,
+    port_handle::{PortHandle, Signal},
 };
 use crate::{
     dataplane::{
         PortState,
-        counters::PortCounters,
         foreign::{Apart, Foreign, Kind, peer_directory},
-        forward::tables::{NetworkKey, PortId},
         port::{
             PortFailure,
             vhost_user::{
                 VhostUserPort,
-                memory::{
-                    GuestMemory, MemoryError, Region, RegionRequest,
-                    dirty_log::{DirtyLog, LogArea},
-                },
+                memory::{GuestMemory, MemoryError, RegionRequest, dirty_log::DirtyLog},
                 session::{
-                    Device, MemoryChange, NotRestored, Refusal, SavedSession, Session,
+                    Device, MemoryChange, NotRestored, Refusal, Session,
                     message::{self, Malformed, Request},
                 },
             },
         },
-        reactor::{
-            self,
-            allowance::{Allowance, SavedAllowance},
-            ports::Attachment,
-        },
-        reports::Reporter,
     },
     log_limit::{LogLimit, Said},
 };
-use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
     io,
     os::fd::{AsFd as _, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{mpsc, oneshot, watch},
+    sync::{oneshot, watch},
     time::timeout,
 };
 
@@ -67,75 +56,24 @@ const END_DEADLINE: Duration = Duration::from_secs(1);
 /// How long until the next try where no connection can be accepted.
 const ACCEPT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A vNIC whose VMM dials a socket.
+#[derive(Debug)]
+pub struct Spec {
+    /// Where the socket is to be.
+    pub path: PathBuf,
+    /// Who may open it.
+    pub access: Access,
+    /// What the guest's device is.
+    pub device: Device,
+}
+
 /// What a task needs to serve one vNIC.
 #[derive(Debug)]
 pub(in crate::dataplane) struct Served {
-    pub(in crate::dataplane) id: PortId,
-    pub(in crate::dataplane) network: NetworkKey,
-    /// For the log.
-    pub(in crate::dataplane) name: String,
     /// What a VMM that connects finds.
     pub(in crate::dataplane) device: watch::Receiver<Device>,
     /// Octets of memory that may be mapped.
     pub(in crate::dataplane) guest_memory: u64,
-    /// The reactor that is to own the port.
-    pub(in crate::dataplane) home: watch::Receiver<Arc<reactor::Handle>>,
-    pub(in crate::dataplane) counters: Arc<PortCounters>,
-    pub(in crate::dataplane) reporter: Reporter,
-}
-
-/// What a task serves, for another process of the daemon.
-#[derive(Debug)]
-pub struct Given {
-    /// What it has carried.
-    pub counters: BTreeMap<String, u64>,
-    /// What it may.
-    pub kept: SavedKept,
-    /// The connection, if there is one.
-    pub connection: Option<SavedConnection>,
-    /// The listener; of a connection then its socket, a file for each region of memory and for
-    /// marks of written pages, and what its session holds.
-    pub fds: Vec<OwnedFd>,
-}
-
-/// A connection without its descriptors.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct SavedConnection {
-    session: SavedSession,
-    regions: Vec<Region>,
-    /// Where written pages are marked, if the VMM has said so.
-    #[serde(default)]
-    marks: Option<LogArea>,
-}
-
-/// What limits a vNIC, whichever VMM is connected to it.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct SavedKept {
-    allowance: SavedAllowance,
-    /// How long it is not served yet.
-    locked_out_ms: u64,
-}
-
-/// Asks a task to stop and to give what it serves.
-#[derive(Debug)]
-pub(in crate::dataplane) struct Order {
-    /// Comes with the answer.
-    pub(in crate::dataplane) number: usize,
-    pub(in crate::dataplane) answers: mpsc::UnboundedSender<(usize, io::Result<Given>)>,
-    /// A message: nobody took over, the task goes on. Dropped: the process is ending.
-    pub(in crate::dataplane) resume: oneshot::Receiver<()>,
-}
-
-impl Order {
-    /// Exports, and returns when nobody took over.
-    async fn carry_out(self, given: io::Result<Given>) {
-        // Who asked may have given up, and then says so, too.
-        self.answers.send((self.number, given)).ok();
-        drop(self.answers);
-        if self.resume.await.is_err() {
-            std::future::pending().await
-        }
-    }
 }
 
 /// What a task begins with.
@@ -164,7 +102,7 @@ impl Start {
 
     /// What another process gave. A connection that cannot go on is ended, and told to the log.
     pub(in crate::dataplane) fn take(given: Given, device: Device, nic: &str) -> io::Result<Self> {
-        let kept = Kept::restore(&given.kept);
+        let kept = Kept::restore(given.kept.locked_out());
         let mut fds = given.fds.into_iter();
         let listener = fds.next().ok_or(io::ErrorKind::UnexpectedEof)?;
         let listener = UnixListener::from_std(listener::raise(listener).into())?;
@@ -227,7 +165,6 @@ enum Broken {
 #[derive(Debug, Default)]
 struct Kept {
     apart: Apart,
-    allowance: Allowance,
     lockout: Lockout,
     log: LogLimit,
     /// A VMM that dialled while the one before was ending.
@@ -235,24 +172,10 @@ struct Kept {
 }
 
 impl Kept {
-    fn restore(saved: &SavedKept) -> Self {
-        let lockout = Duration::from_millis(saved.locked_out_ms);
-        let mut kept = Self { allowance: Allowance::restore(&saved.allowance), ..Self::default() };
-        kept.lockout.until += lockout;
+    fn restore(locked_out: Duration) -> Self {
+        let mut kept = Self::default();
+        kept.lockout.until += locked_out;
         kept
-    }
-
-    /// What a task exports.
-    fn given(
-        &self,
-        served: &Served,
-        connection: Option<SavedConnection>,
-        fds: Vec<OwnedFd>,
-    ) -> Given {
-        let left = self.lockout.until.saturating_duration_since(Instant::now());
-        let allowance = self.allowance.save();
-        let kept = SavedKept { allowance, locked_out_ms: left.as_millis() as u64 };
-        Given { counters: served.counters.totals(), kept, connection, fds }
     }
 }
 
@@ -260,7 +183,7 @@ impl Kept {
 pub(in crate::dataplane) async fn serve(
     served: Served,
     start: Start,
-    mut orders: mpsc::UnboundedReceiver<Order>,
+    mut port: PortHandle,
     mut stop: oneshot::Receiver<()>,
 ) {
     let Start { listener, connection: mut begun, mut kept } = start;
@@ -269,7 +192,7 @@ pub(in crate::dataplane) async fn serve(
             Some(begun) => begun,
             None => {
                 let stream = tokio::select! {
-                    stream = accept(&served, &listener, &mut kept, &mut orders) => stream,
+                    stream = accept(&listener, &mut kept, &mut port) => stream,
                     _ = &mut stop => break,
                 };
                 let channel = Channel { stream };
@@ -278,23 +201,23 @@ pub(in crate::dataplane) async fn serve(
                 Peer { channel, session, memory, marks: None }
             }
         };
-        let mut connection = Connection::new(&served, peer, &mut kept);
+        let mut connection = Connection::new(&served, peer, &mut kept, &mut port);
         let ended = tokio::select! {
             // Apart, for vNICs that nobody is connected to are many.
-            ended = Box::pin(connection.run(&listener, &mut orders)) => ended,
+            ended = Box::pin(connection.run(&listener)) => ended,
             _ = &mut stop => {
-                connection.detach().await;
+                connection.port.detach().await;
                 break;
             }
         };
-        connection.detach().await;
+        connection.port.detach().await;
         connection.end(&ended);
     }
     let apart = kept.apart;
     drop(listener);
     // The end is to find everything unmapped, but waits for no VMM that does not let go.
     if timeout(END_DEADLINE, apart.idle()).await.is_err() {
-        tracing::warn!(nic = served.name, "what its VMM gave takes long to be given back");
+        tracing::warn!(nic = port.name(), "what its VMM gave takes long to be given back");
     }
 }
 
@@ -315,10 +238,9 @@ async fn next_after(
 
 /// The next VMM.
 async fn accept(
-    served: &Served,
     listener: &UnixListener,
     kept: &mut Kept,
-    orders: &mut mpsc::UnboundedReceiver<Order>,
+    port: &mut PortHandle,
 ) -> Foreign<UnixStream> {
     let (apart, mut waiting) = (kept.apart.clone(), kept.next.take());
     let mut next = async |not_before| {
@@ -332,23 +254,26 @@ async fn accept(
             accepted = next(not_before) => match accepted {
                 Ok(stream) => {
                     if let Some(Said { unsaid }) = kept.log.beginning(Instant::now()) {
-                        tracing::info!(nic = served.name, unsaid, "VMM connected");
+                        tracing::info!(nic = port.name(), unsaid, "VMM connected");
                     }
-                    served.reporter.connected();
+                    port.connected();
                     return stream;
                 }
                 Err(error) => {
                     // Out of descriptors, most likely: others may return some.
                     if let Some(Said { unsaid }) = kept.log.line(Instant::now()) {
-                        tracing::warn!(nic = served.name, %error, unsaid, "cannot accept a VMM");
+                        tracing::warn!(nic = port.name(), %error, unsaid, "cannot accept a VMM");
                     }
                     not_before = Instant::now() + ACCEPT_INTERVAL;
                 }
             },
-            Some(order) = orders.recv() => {
-                let listener = listener.as_fd().try_clone_to_owned();
-                let given = listener.map(|fd| kept.given(served, None, vec![fd]));
-                order.carry_out(given).await;
+            signal = port.next() => {
+                // Where it is to live is looked at when it is attached, and nothing runs that fails.
+                if let Signal::Export(order) = signal {
+                    let listener = listener.as_fd().try_clone_to_owned();
+                    let left = kept.lockout.left();
+                    order.carry_out(listener.map(|fd| port.given(left, None, vec![fd]))).await;
+                }
             }
         }
     }
@@ -362,10 +287,7 @@ struct Connection<'a> {
     memory: Arc<GuestMemory>,
     /// Where written pages are marked while the guest migrates.
     marks: Option<Arc<DirtyLog>>,
-    home: watch::Receiver<Arc<reactor::Handle>>,
-    /// The reactor that has the port.
-    attached: Option<Arc<reactor::Handle>>,
-    failures: (mpsc::UnboundedSender<PortFailure>, mpsc::UnboundedReceiver<PortFailure>),
+    port: &'a mut PortHandle,
 }
 
 impl<'a> Connection<'a> {
@@ -373,7 +295,10 @@ impl<'a> Connection<'a> {
         served: &'a Served,
         Peer { channel, session, memory, marks }: Peer,
         kept: &'a mut Kept,
+        port: &'a mut PortHandle,
     ) -> Self {
+        // What failed before was another VMM's.
+        port.begin();
         Self {
             served,
             kept,
@@ -381,9 +306,7 @@ impl<'a> Connection<'a> {
             session,
             memory: Arc::new(memory),
             marks: marks.map(Arc::new),
-            home: served.home.clone(),
-            attached: None,
-            failures: mpsc::unbounded_channel(),
+            port,
         }
     }
 
@@ -394,11 +317,11 @@ impl<'a> Connection<'a> {
             self.session.tell_error();
             if let PortFailure::HeldUp(_) = failure {
                 let lasts = self.kept.lockout.begin(now);
-                tracing::error!(nic = self.served.name, %failure, "not served for {lasts:?}");
+                tracing::error!(nic = self.port.name(), %failure, "not served for {lasts:?}");
             }
         }
         // Who sees the state finds the reason in the log.
-        let (nic, log) = (&self.served.name, &mut self.kept.log);
+        let (nic, log) = (self.port.name(), &mut self.kept.log);
         match ended {
             Ok(()) => {
                 log.succeeded();
@@ -412,19 +335,11 @@ impl<'a> Connection<'a> {
                 }
             }
         }
-        self.tell(if ended.is_ok() { PortState::Idle } else { PortState::Failed });
-    }
-
-    fn tell(&self, state: PortState) {
-        self.served.reporter.state(state);
+        self.port.tell(if ended.is_ok() { PortState::Idle } else { PortState::Failed });
     }
 
     /// Talks to the VMM until it leaves. Another one that connects meanwhile is turned away.
-    async fn run(
-        &mut self,
-        listener: &UnixListener,
-        orders: &mut mpsc::UnboundedReceiver<Order>,
-    ) -> Result<(), Broken> {
+    async fn run(&mut self, listener: &UnixListener) -> Result<(), Broken> {
         // There is something to attach where another process began.
         self.attach()?;
         // Who is kept waits until this one is over.
@@ -433,22 +348,23 @@ impl<'a> Connection<'a> {
             tokio::select! {
                 biased;
                 // First what the daemon wants: a VMM that never stops asking must not hold that up.
-                Some(order) = orders.recv() => {
-                    self.detach().await;
-                    order.carry_out(self.save(listener)).await;
-                    self.session.doubt_positions();
-                    self.attach()?;
-                }
-                // An error says that the vNIC is going: then `serve` ends this.
-                Ok(()) = self.home.changed() => {
-                    self.detach().await;
-                    self.attach()?;
-                }
+                signal = self.port.next() => match signal {
+                    Signal::Export(order) => {
+                        self.port.detach().await;
+                        order.carry_out(self.save(listener)).await;
+                        self.session.doubt_positions();
+                        self.attach()?;
+                    }
+                    Signal::Moved => {
+                        self.port.detach().await;
+                        self.attach()?;
+                    }
+                    Signal::Failed(failure) => return Err(failure.into()),
+                },
                 begun = self.channel.begin() => match begun? {
                     Some(begun) => self.exchange(begun).await?,
                     None => return Ok(()),
                 },
-                Some(failure) = self.failures.1.recv() => return Err(failure.into()),
                 second = next_after(not_before, &mut nobody, listener, &self.kept.apart) => {
                     let Ok(second) = second else {
                         // Out of descriptors: it is there at once, again and again.
@@ -465,7 +381,7 @@ impl<'a> Connection<'a> {
                         return Ok(());
                     }
                     if let Some(Said { unsaid }) = self.kept.log.line(Instant::now()) {
-                        tracing::warn!(nic = self.served.name, unsaid, "turned away a second VMM: the vNIC is in use");
+                        tracing::warn!(nic = self.port.name(), unsaid, "turned away a second VMM: the vNIC is in use");
                     }
                 }
             }
@@ -499,7 +415,7 @@ impl<'a> Connection<'a> {
         };
         let session = self.session.save(&mut fds)?;
         let connection = SavedConnection { session, regions, marks };
-        Ok(self.kept.given(self.served, Some(connection), fds))
+        Ok(self.port.given(self.kept.lockout.left(), Some(connection), fds))
     }
 
     /// The rest of one request, and its reply.
@@ -508,7 +424,7 @@ impl<'a> Connection<'a> {
         let code = header.request;
         let request = Request::parse(code, &payload)
             .map_err(|source| Broken::Malformed { request: code, source })?;
-        tracing::trace!(nic = self.served.name, ?request, fds = fds.len(), "request");
+        tracing::trace!(nic = self.port.name(), ?request, fds = fds.len(), "request");
         let wants_ack = header.needs_reply();
         let handled = self.handle(request, fds).await;
         let acknowledge = wants_ack && self.session.acknowledges();
@@ -534,7 +450,7 @@ impl<'a> Connection<'a> {
     ) -> Result<Handled, Broken> {
         let disturbs = Session::disturbs(&request);
         if disturbs {
-            self.detach().await;
+            self.port.detach().await;
         }
         match request {
             // An eventfd is polled and no more. What is in a pipe or socket would have to be read.
@@ -611,20 +527,6 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// Takes the port back, if there is one: afterwards nothing touches the guest's memory.
-    async fn detach(&mut self) {
-        let Some(reactor) = self.attached.take() else { return };
-        let (done, detached) = oneshot::channel();
-        reactor.detach(self.served.id, move |allowance| {
-            // Nobody waits once the daemon is going down.
-            done.send(allowance).ok();
-        });
-        // An error says that the reactor has ended, and its ports with it.
-        if let Ok(Some(allowance)) = detached.await {
-            self.kept.allowance = allowance;
-        }
-    }
-
     /// Attaches a port of what runs now.
     fn attach(&mut self) -> Result<(), Broken> {
         let Some(plan) = self.session.plan() else { return Ok(()) };
@@ -634,21 +536,8 @@ impl<'a> Connection<'a> {
         }
         let complete = plan.is_complete();
         let port = VhostUserPort::new(Arc::clone(&self.memory), self.marks.clone(), plan)?;
-        let failures = self.failures.0.clone();
-        let reporter = self.served.reporter.clone();
-        let reactor = Arc::clone(&self.home.borrow_and_update());
-        reactor.attach(Attachment {
-            id: self.served.id,
-            network: self.served.network,
-            port: Box::new(port),
-            counters: Arc::clone(&self.served.counters),
-            allowance: self.kept.allowance.clone(),
-            // The connection may be over.
-            on_failure: Box::new(move |failure| drop(failures.send(failure))),
-            on_gateway_event: Box::new(move |told| reporter.told(told)),
-        });
-        self.attached = Some(reactor);
-        self.tell(if complete { PortState::Active } else { PortState::Idle });
+        let state = if complete { PortState::Active } else { PortState::Idle };
+        self.port.attach(Box::new(port), state);
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ pub mod offload;
 pub mod scatter;
 pub mod segment;
 mod set;
+pub mod slab;
 mod span;
 pub mod verdict;
 

@@ -233,3 +233,83 @@ fn complete(frame: &mut [u8], start: usize, offset: usize) {
         field.copy_from_slice(&sum.finish_udp().to_be_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smoltcp::wire::{IpAddress, Ipv4Packet, TcpPacket};
+
+    const START: u16 = 34;
+    const OFFSET: u16 = 16;
+
+    /// A TCP segment from 10.0.0.1 to 10.0.0.2, whose checksum field holds the pseudo-header's sum.
+    fn segment(payload: &[u8]) -> Vec<u8> {
+        let len = 20 + payload.len() as u16;
+        let mut frame = vec![0x52, 0x54, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0];
+        frame.extend((20 + len).to_be_bytes());
+        frame.extend([0x12, 0x34, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        Ipv4Packet::new_unchecked(&mut frame[14..]).fill_checksum();
+        frame.extend([0, 1, 0, 2, 0, 0, 1, 0, 0, 0, 0, 9, 0x50, 0x18, 1, 0]);
+        let mut sum = Checksum::new();
+        sum.add(&[10, 0, 0, 1, 10, 0, 0, 2, 0, 6]);
+        sum.add(&len.to_be_bytes());
+        // The sum, not its complement, which a finished checksum is.
+        frame.extend((!sum.finish_udp()).to_be_bytes());
+        frame.extend([0, 0]);
+        frame.extend(payload);
+        frame
+    }
+
+    fn finished(frame: &[u8], offload: Offload, accepts: Offloads) -> Vec<(Vec<u8>, Offload)> {
+        let mut all = Vec::new();
+        let (head, tail) = frame.split_at(60);
+        let mut memory = super::super::slab::Slab::new(1, 4096).unwrap();
+        memory.buffer(0)[..tail.len()].copy_from_slice(tail);
+        // SAFETY: the slab is dropped at the end of this function.
+        #[expect(unsafe_code, reason = "a span of memory that outlives it")]
+        let tail = [unsafe { memory.span(0, 0..tail.len()) }];
+        let outgoing = Outgoing { offload, head, tail: &tail, len: frame.len() };
+        finish(&outgoing, accepts, &mut [0; 4096], |octets, left| {
+            all.push((octets.to_vec(), left))
+        });
+        all
+    }
+
+    /// The payload of a frame, whose checksums are right.
+    fn payload(frame: &[u8]) -> Vec<u8> {
+        let packet = Ipv4Packet::new_checked(&frame[14..]).unwrap();
+        assert!(packet.verify_checksum());
+        let (from, to) = (packet.src_addr(), packet.dst_addr());
+        let segment = TcpPacket::new_checked(packet.payload()).unwrap();
+        assert!(segment.verify_checksum(&IpAddress::Ipv4(from), &IpAddress::Ipv4(to)));
+        segment.payload().to_vec()
+    }
+
+    #[test]
+    fn a_receiver_that_takes_nothing_gets_finished_segments() {
+        let octets: Vec<u8> = (0..1201_u32).map(|n| (n * 7) as u8).collect();
+        let segments = Segments { kind: SegmentKind::Tcp4, size: 500, ecn: false };
+        let offload = Offload::Segmentation { start: START, offset: OFFSET, segments };
+        let cut = finished(&segment(&octets), offload, Offloads::default());
+        let payloads: Vec<_> = cut.iter().map(|(frame, _)| payload(frame)).collect();
+        assert_eq!(payloads.iter().map(Vec::len).collect::<Vec<_>>(), [500, 500, 201]);
+        assert_eq!(payloads.concat(), octets);
+        assert!(cut.iter().all(|(_, left)| *left == Offload::None));
+    }
+
+    #[test]
+    fn a_receiver_gets_what_it_takes_as_it_is() {
+        let frame = segment(&[7; 300]);
+        let open = Offload::Checksum { start: START, offset: OFFSET };
+        let takes = Offloads { checksum: true, ..Default::default() };
+        assert_eq!(finished(&frame, open, takes), [(frame.clone(), open)]);
+        let whole = finished(&frame, open, Offloads::default());
+        assert_eq!((payload(&whole[0].0), whole[0].1), (vec![7; 300], Offload::None));
+        assert_eq!(whole.len(), 1);
+        // Segments of a receiver that finishes checksums itself are left open.
+        let segments = Segments { kind: SegmentKind::Tcp4, size: 100, ecn: false };
+        let offload = Offload::Segmentation { start: START, offset: OFFSET, segments };
+        let cut = finished(&frame, offload, takes);
+        assert_eq!(cut.iter().map(|(_, left)| *left).collect::<Vec<_>>(), [open; 3]);
+    }
+}

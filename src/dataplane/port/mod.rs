@@ -13,12 +13,15 @@
 //!   are done.
 //! - `deliver` puts frames where the receiver will find them; nothing is visible before `publish`.
 //! - `notify` comes after a full memory fence that follows all `publish` calls of a loop.
-//! - An idle queue is armed: its wake-up descriptor becomes readable when there is work. `arm`
+//! - An idle queue is armed: it is woken when there is work. `arm`
 //!   reports whether work came in the meantime.
 //! - A port that fails is not called again, but for `stop`.
 //!
 //! To change anything about a port, detach it and attach another.
 
+pub mod descriptor;
+pub mod null;
+pub mod pair;
 pub mod vhost_user;
 
 use super::frame::{Burst, FrameSet, Outgoing, verdict::DropReason};
@@ -104,15 +107,24 @@ pub struct HeldUp {
     pub slept: bool,
 }
 
+/// A descriptor that says when a queue has work.
+#[derive(Debug, Clone, Copy)]
+pub enum Wakeup<'a> {
+    /// When it becomes readable.
+    Read(BorrowedFd<'a>),
+    /// Also when it can be written to again: what was refused for want of room may be tried.
+    ReadOrWrite(BorrowedFd<'a>),
+}
+
 /// One way in and out of the switch. See the module for the order of calls.
 pub trait Port: Send {
     /// How many queues it sends on.
     fn queues(&self) -> usize;
     /// Whether `queue` may be polled at all.
     fn runs(&self, queue: usize) -> bool;
-    /// The descriptor that becomes readable when an armed `queue` has work; none where there are no
-    /// wake-ups, in which case the queue is polled at intervals.
-    fn wakeup(&self, queue: usize) -> Option<BorrowedFd<'_>>;
+    /// Returns what wakes an armed `queue` when it has work; none where there are no wake-ups, in
+    /// which case the queue is polled at intervals.
+    fn wakeup(&self, queue: usize) -> Option<Wakeup<'_>>;
     /// Appends frames that wait in `queue` to an empty burst.
     fn poll(&mut self, queue: usize, burst: &mut Burst) -> Result<(), PortFailure>;
     /// Takes which frames of the last poll of `queue` are dealt with.

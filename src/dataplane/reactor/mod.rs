@@ -32,7 +32,7 @@ use super::{
     counters::ReactorCounters,
     forward::tables::{NetworkTable, PortId},
     frame::Outgoing,
-    port::{HeldUp, PortFailure, vhost_user::queue::call},
+    port::{HeldUp, PortFailure, Wakeup, vhost_user::queue::call},
 };
 use allowance::Allowance;
 use link::{Links, Waker};
@@ -308,7 +308,7 @@ impl Reactor {
         // Before the first guest needs it: a kernel that refuses is a reason not to start.
         call::prepare().map_err(StartError::Aio)?;
         let mut uring = Uring::new().map_err(StartError::Uring)?;
-        uring.watch(waker.eventfd.as_fd(), WAKER_TOKEN)?;
+        uring.watch(Wakeup::Read(waker.eventfd.as_fd()), WAKER_TOKEN)?;
         Ok(Self {
             commands,
             waker,
@@ -448,7 +448,7 @@ impl Reactor {
             // full.
             if wake.ended {
                 self.uring
-                    .watch(self.waker.eventfd.as_fd(), WAKER_TOKEN)
+                    .watch(Wakeup::Read(self.waker.eventfd.as_fd()), WAKER_TOKEN)
                     .expect("the eventfd could be watched before");
             }
             return;

@@ -1,18 +1,15 @@
-//! Sleeping until a descriptor is readable, by io_uring multishot polls.
+//! Sleeping until a descriptor is ready, by io_uring multishot polls.
 //!
-//! Takes descriptors with tokens and returns the tokens of those that became readable. A poll
+//! Takes descriptors with tokens and returns the tokens of those that became ready. A poll
 //! stands until cancelled; nothing is ever read, an eventfd's every write wakes again.
 #![expect(
     unsafe_code,
     reason = "io_uring submissions name descriptors by number: the caller's must be open"
 )]
 
+use crate::dataplane::port::Wakeup;
 use io_uring::{IoUring, cqueue, opcode, register::Restriction, squeue, types};
-use std::{
-    io,
-    os::fd::{AsRawFd as _, BorrowedFd},
-    time::Duration,
-};
+use std::{io, os::fd::AsRawFd as _, time::Duration};
 
 /// The token of completions nobody waits for.
 const IGNORED: u64 = u64::MAX;
@@ -61,10 +58,15 @@ impl Uring {
         Ok(Self { ring })
     }
 
-    /// Polls `fd` for readability until cancelled. The kernel holds the file itself from the next
-    /// submission on, which happens before this returns.
-    pub(super) fn watch(&mut self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
-        let poll = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), libc::POLLIN as u32);
+    /// Polls a descriptor until cancelled. The kernel holds the file itself from the next submission
+    /// on, which happens before this returns.
+    pub(super) fn watch(&mut self, wakeup: Wakeup<'_>, token: u64) -> io::Result<()> {
+        let (fd, events) = match wakeup {
+            Wakeup::Read(fd) => (fd, libc::POLLIN),
+            // Edges, not levels: one that can be written to wakes only when it could not be before.
+            Wakeup::ReadOrWrite(fd) => (fd, libc::POLLIN | libc::POLLOUT),
+        };
+        let poll = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), events as u32);
         // Multishot: one submission for the life of a port, not one for each wake-up.
         self.submit(&poll.multi(true).build().user_data(token))
     }
@@ -162,7 +164,7 @@ mod tests {
     fn a_ring_polls_and_does_nothing_else() {
         let mut uring = Uring::new().unwrap();
         let event = eventfd(1, EventfdFlags::CLOEXEC).unwrap();
-        uring.watch(event.as_fd(), 7).unwrap();
+        uring.watch(Wakeup::Read(event.as_fd()), 7).unwrap();
         let mut wakes = Vec::new();
         uring.sleep(None).unwrap();
         uring.wakes(&mut wakes);

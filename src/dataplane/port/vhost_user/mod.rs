@@ -13,7 +13,7 @@ pub mod memory;
 pub mod queue;
 pub mod session;
 
-use super::{Delivered, Port, PortFailure, Undelivered};
+use super::{Delivered, Port, PortFailure, Undelivered, Wakeup};
 use crate::dataplane::frame::{
     Burst, FrameSet, Outgoing,
     offload::{Offloads, Segmentation},
@@ -26,7 +26,7 @@ use queue::{
     tx::TxQueue,
 };
 use std::{
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -226,9 +226,9 @@ impl Port for VhostUserPort {
         self.pairs.get(queue).is_some_and(|pair| pair.tx.is_some())
     }
 
-    fn wakeup(&self, queue: usize) -> Option<BorrowedFd<'_>> {
+    fn wakeup(&self, queue: usize) -> Option<Wakeup<'_>> {
         let (_, plan) = self.pairs.get(queue)?.tx.as_ref()?;
-        plan.kick.as_ref().map(|fd| fd.as_fd())
+        plan.kick.as_ref().map(|fd| Wakeup::Read(fd.as_fd()))
     }
 
     fn poll(&mut self, queue: usize, burst: &mut Burst) -> Result<(), PortFailure> {

@@ -11,7 +11,7 @@ use mvirt_net::{
 };
 use std::sync::Arc;
 
-pub fn port(slot: u32) -> PortId {
+pub(crate) fn port(slot: u32) -> PortId {
     PortId { slot, generation: 1 }
 }
 
@@ -38,7 +38,7 @@ fn vnic(slot: u32) -> Vnic {
     }
 }
 
-pub fn table() -> NetworkTable {
+pub(crate) fn table() -> NetworkTable {
     let mut fib = FibBuilder::default();
     let vnics = [vnic(0), vnic(1)].map(|vnic| {
         let next_hop =

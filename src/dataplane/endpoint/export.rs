@@ -1,0 +1,74 @@
+//! What an endpoint gives to another process of the daemon, which goes on with the same sockets,
+//! memory and rings.
+
+use crate::dataplane::{
+    port::vhost_user::{
+        memory::{Region, dirty_log::LogArea},
+        session::SavedSession,
+    },
+    reactor::allowance::SavedAllowance,
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, io, os::fd::OwnedFd, time::Duration};
+use tokio::sync::{mpsc, oneshot};
+
+/// What a task serves, for another process of the daemon.
+#[derive(Debug)]
+pub struct Given {
+    /// What it has carried.
+    pub counters: BTreeMap<String, u64>,
+    /// What it may.
+    pub kept: SavedKept,
+    /// The VMM's connection, if there is one.
+    pub connection: Option<SavedConnection>,
+    /// The listener, or the TAP device; of a connection then its socket, a file for each region of
+    /// memory and for marks of written pages, and what its session holds.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// A connection without its descriptors.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedConnection {
+    pub(super) session: SavedSession,
+    pub(super) regions: Vec<Region>,
+    /// Where written pages are marked, if the VMM has said so.
+    #[serde(default)]
+    pub(super) marks: Option<LogArea>,
+}
+
+/// What limits a vNIC, whichever VMM is connected to it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct SavedKept {
+    pub(super) allowance: SavedAllowance,
+    /// How long it is not served yet.
+    pub(super) locked_out_ms: u64,
+}
+
+impl SavedKept {
+    /// Returns for how long it is still not to be served.
+    pub(super) fn locked_out(&self) -> Duration {
+        Duration::from_millis(self.locked_out_ms)
+    }
+}
+
+/// Asks a task to stop and to give what it serves.
+#[derive(Debug)]
+pub(in crate::dataplane) struct Order {
+    /// Comes with the answer.
+    pub(in crate::dataplane) number: usize,
+    pub(in crate::dataplane) answers: mpsc::UnboundedSender<(usize, io::Result<Given>)>,
+    /// A message: nobody took over, the task goes on. Dropped: the process is ending.
+    pub(in crate::dataplane) resume: oneshot::Receiver<()>,
+}
+
+impl Order {
+    /// Exports, and returns when nobody took over.
+    pub(super) async fn carry_out(self, given: io::Result<Given>) {
+        // Who asked may have given up, and then says so, too.
+        self.answers.send((self.number, given)).ok();
+        drop(self.answers);
+        if self.resume.await.is_err() {
+            std::future::pending().await
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! A port's place in the data plane, as its endpoint sees it: where it is to live, what it has
+//! carried and may, and what becomes of it.
+
+use super::export::{Given, Order, SavedConnection, SavedKept};
+use crate::dataplane::{
+    PortState,
+    counters::PortCounters,
+    forward::tables::{NetworkKey, PortId},
+    port::{Port, PortFailure},
+    reactor::{self, allowance::Allowance, ports::Attachment},
+    reports::Reporter,
+};
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// What an endpoint is told of its port.
+#[derive(Debug)]
+pub(super) enum Signal {
+    /// It is to be given to another process of the daemon.
+    Export(Order),
+    /// It is to live at another reactor: to be detached, and attached again.
+    Moved,
+    /// It failed.
+    Failed(PortFailure),
+}
+
+/// The way to attach a port, and to take it back.
+#[derive(Debug)]
+pub(in crate::dataplane) struct PortHandle {
+    id: PortId,
+    network: NetworkKey,
+    /// For the log.
+    name: String,
+    counters: Arc<PortCounters>,
+    reporter: Reporter,
+    /// The reactor that is to own the port.
+    home: watch::Receiver<Arc<reactor::Handle>>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    allowance: Allowance,
+    failures: (mpsc::UnboundedSender<PortFailure>, mpsc::UnboundedReceiver<PortFailure>),
+    /// The reactor that has the port.
+    attached: Option<Arc<reactor::Handle>>,
+}
+
+impl PortHandle {
+    /// Returns the handle of a port that is not attached yet, and `may` what another process let it.
+    pub(in crate::dataplane) fn new(
+        (id, network, name): (PortId, NetworkKey, String),
+        counters: Arc<PortCounters>,
+        reporter: Reporter,
+        home: watch::Receiver<Arc<reactor::Handle>>,
+        orders: mpsc::UnboundedReceiver<Order>,
+        may: Option<&SavedKept>,
+    ) -> Self {
+        let allowance = may.map(|may| Allowance::restore(&may.allowance)).unwrap_or_default();
+        let failures = mpsc::unbounded_channel();
+        let attached = None;
+        Self { id, network, name, counters, reporter, home, orders, allowance, failures, attached }
+    }
+
+    /// Returns its name, for the log.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns what it is told next. Never, once the port is to be no more.
+    pub(super) async fn next(&mut self) -> Signal {
+        tokio::select! {
+            biased;
+            Some(order) = self.orders.recv() => Signal::Export(order),
+            Ok(()) = self.home.changed() => Signal::Moved,
+            Some(failure) = self.failures.1.recv() => Signal::Failed(failure),
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Begins anew: what failed before is of no interest.
+    pub(super) fn begin(&mut self) {
+        self.failures = mpsc::unbounded_channel();
+    }
+
+    /// Says that another guest is connected.
+    pub(super) fn connected(&self) {
+        self.reporter.connected();
+    }
+
+    /// Says in which state the port is.
+    pub(super) fn tell(&self, state: PortState) {
+        self.reporter.state(state);
+    }
+
+    /// Gives `port` to its reactor. It is in `state` then.
+    pub(super) fn attach(&mut self, port: Box<dyn Port>, state: PortState) {
+        let failures = self.failures.0.clone();
+        let reporter = self.reporter.clone();
+        let reactor = Arc::clone(&self.home.borrow_and_update());
+        reactor.attach(Attachment {
+            id: self.id,
+            network: self.network,
+            port,
+            counters: Arc::clone(&self.counters),
+            allowance: self.allowance.clone(),
+            // Who serves it may have begun anew.
+            on_failure: Box::new(move |failure| drop(failures.send(failure))),
+            on_gateway_event: Box::new(move |told| reporter.told(told)),
+        });
+        self.attached = Some(reactor);
+        self.tell(state);
+    }
+
+    /// Takes the port back, if there is one: afterwards nothing touches its guest's memory.
+    pub(super) async fn detach(&mut self) {
+        let Some(reactor) = self.attached.take() else { return };
+        let (done, detached) = oneshot::channel();
+        reactor.detach(self.id, move |allowance| {
+            // Nobody waits once the daemon is going down.
+            done.send(allowance).ok();
+        });
+        // An error says that the reactor has ended, and its ports with it.
+        if let Ok(Some(allowance)) = detached.await {
+            self.allowance = allowance;
+        }
+    }
+
+    /// Returns what is given to another process: a port that is not to be served for as long as
+    /// `locked_out`, its connection and its descriptors.
+    pub(super) fn given(
+        &self,
+        locked_out: Duration,
+        connection: Option<SavedConnection>,
+        fds: Vec<OwnedFd>,
+    ) -> Given {
+        let kept = SavedKept {
+            allowance: self.allowance.save(),
+            locked_out_ms: locked_out.as_millis() as u64,
+        };
+        Given { counters: self.counters.totals(), kept, connection, fds }
+    }
+}
