@@ -25,7 +25,7 @@ pub use endpoint::{
     PortSpec,
     export::{Given, SavedConnection, SavedKept},
     listener::{Access, longest_socket_path, room_for_listeners},
-    vhost_user,
+    tap, vhost_user,
 };
 pub use gateway::{Client, GatewayEvent};
 pub use port::vhost_user::session::{Device, features};

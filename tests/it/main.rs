@@ -10,6 +10,8 @@ mod attacks;
 mod cli;
 mod guests;
 mod life;
+#[path = "../fuzz/fuzz_targets/network/mod.rs"]
+mod network;
 #[path = "../support/mod.rs"]
 mod support;
 mod traffic;

@@ -6,6 +6,7 @@ pub mod export;
 pub mod listener;
 mod lockout;
 pub mod port_handle;
+pub mod tap;
 pub mod vhost_user;
 
 use crate::dataplane::port::vhost_user::session::Device;
@@ -24,6 +25,8 @@ use vhost_user::{Served, Start};
 pub enum PortSpec {
     /// A socket that a VMM dials.
     VhostUser(vhost_user::Spec),
+    /// A TAP device.
+    Tap(tap::Spec),
 }
 
 /// What is the same for all ports.
@@ -84,6 +87,10 @@ pub(super) fn serve(
             let served = Served { device: device.subscribe(), guest_memory: common.guest_memory };
             let task = tokio::spawn(vhost_user::serve(served, start, port, stop));
             Ok((Some(Socket { path, access: common.access, device }), task))
+        }
+        PortSpec::Tap(spec) => {
+            let tap = tap::open(&spec, gave)?;
+            Ok((None, tokio::spawn(tap::serve(spec, tap, port, stop))))
         }
     }
 }

@@ -22,6 +22,7 @@
 pub mod descriptor;
 pub mod null;
 pub mod pair;
+pub mod tap;
 pub mod vhost_user;
 
 use super::frame::{Burst, FrameSet, Outgoing, verdict::DropReason};

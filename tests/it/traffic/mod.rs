@@ -6,3 +6,4 @@ mod lease;
 mod limits;
 mod offload;
 mod reported;
+mod tap;

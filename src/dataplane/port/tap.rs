@@ -1,0 +1,112 @@
+//! A TAP device: the other end is an interface of the host's, or of a container's or a VM's that
+//! takes nothing else.
+//!
+//! Each read and write carries one frame behind a virtio-net header (tuntap.rst, "IFF_VNET_HDR"), so
+//! that neither side finishes checksums nor cuts frames that the other takes as they are.
+
+#![expect(unsafe_code, reason = "a TAP device is made by ioctl(2)")]
+
+use super::{
+    PortFailure, Undelivered,
+    descriptor::{Received, Transport, read_frame, write_frame},
+};
+use crate::{
+    dataplane::frame::offload::{Offloads, Segmentation},
+    wire::vnet::{self, Offload},
+};
+use rustix::{
+    fs::{Mode, OFlags, open},
+    io::Errno,
+    ioctl::{IntegerSetter, Setter, ioctl},
+};
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+
+/// One queue of a TAP device.
+#[derive(Debug, Clone)]
+pub struct Tap(Arc<OwnedFd>);
+
+/// What TUNSETIFF takes: `struct ifreq`, of which only these are looked at (netdevice(7)).
+#[repr(C)]
+struct InterfaceRequest {
+    name: [u8; libc::IFNAMSIZ],
+    flags: libc::c_short,
+    unused: [u8; 22],
+}
+
+impl Tap {
+    /// Opens the device `name` of the caller's network namespace, and makes it where it is not there:
+    /// that needs CAP_NET_ADMIN, as does one that belongs to another user.
+    pub fn open(name: &str) -> io::Result<Self> {
+        let mut request = InterfaceRequest {
+            name: [0; libc::IFNAMSIZ],
+            flags: (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short,
+            unused: [0; 22],
+        };
+        // The last octet ends the name.
+        let room = request.name[..libc::IFNAMSIZ - 1].get_mut(..name.len());
+        room.ok_or(Errno::NAMETOOLONG)?.copy_from_slice(name.as_bytes());
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd = open("/dev/net/tun", flags, Mode::empty())?;
+        let header_len = vnet::HEADER_LEN as libc::c_int;
+        let accepts = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+        // SAFETY: each reads what its number says it is given (if_tun.h): an ifreq, two integers by
+        // address, and one as it is.
+        unsafe {
+            ioctl(&fd, Setter::<{ libc::TUNSETIFF as _ }, _>::new(request))?;
+            ioctl(&fd, Setter::<{ libc::TUNSETVNETHDRSZ as _ }, _>::new(header_len))?;
+            ioctl(&fd, Setter::<{ libc::TUNSETVNETLE as _ }, _>::new(1 as libc::c_int))?;
+            ioctl(&fd, IntegerSetter::<{ libc::TUNSETOFFLOAD as _ }>::new_usize(accepts as usize))?;
+        }
+        Ok(Self::from(fd))
+    }
+
+    /// Returns the descriptor, to be given to another process.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        self.0.as_fd().try_clone_to_owned()
+    }
+}
+
+impl From<OwnedFd> for Tap {
+    /// Goes on with a device that [`Tap::open`] made ready.
+    fn from(fd: OwnedFd) -> Self {
+        Self(Arc::new(fd))
+    }
+}
+
+fn gone(errno: Errno) -> PortFailure {
+    PortFailure::Broken(format!("the TAP device is gone: {errno}"))
+}
+
+impl Transport for Tap {
+    // Not UDP: Linux takes such frames from a TAP device only since 6.2.
+    const ACCEPTS: Offloads = Offloads {
+        checksum: true,
+        segmentation: Segmentation { tcp4: true, tcp6: true, ecn: true, udp: false },
+    };
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<Received>, PortFailure> {
+        read_frame(&*self.0, buffer).map_err(gone)
+    }
+
+    fn send(&mut self, frame: &[u8], offload: Offload) -> Result<(), Undelivered> {
+        match write_frame(&*self.0, frame, offload) {
+            Ok(()) => Ok(()),
+            Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::NOMEM) => {
+                Err(Undelivered::Full)
+            }
+            // The interface is down.
+            Err(Errno::IO) => Err(Undelivered::NoGuest),
+            Err(errno @ Errno::BADFD) => Err(Undelivered::Failed(gone(errno))),
+            // It takes no such frame.
+            Err(_) => Err(Undelivered::TooLarge),
+        }
+    }
+}

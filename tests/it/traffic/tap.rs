@@ -1,0 +1,132 @@
+//! A vNIC that is a TAP device: what is in its network namespace reaches guests, and they it.
+
+use crate::{daemon::cannot_run, guest::Guest, network};
+use mvirt_net::{
+    addr::MacAddr,
+    dataplane::{
+        self, Access, Dataplane, Device, Hugepages, NewPort, PortSpec, Settings, forward::tables,
+        vhost_user,
+    },
+    proto,
+};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::{
+    fs::File,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+/// A network namespace, until dropped.
+struct Namespace(Child);
+
+impl Namespace {
+    fn new() -> Self {
+        let mut holder = Command::new("unshare");
+        // It ends with its input, and so with this process.
+        let holder = holder.args(["--net", "sh", "-c", "echo; cat"]);
+        let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        Self(holder)
+    }
+
+    /// Moves this thread into it, and what it starts from now on.
+    fn enter(&self) {
+        let file = File::open(format!("/proc/{}/ns/net", self.0.id())).unwrap();
+        let own = std::fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
+        assert_ne!(file.metadata().unwrap().ino(), own);
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
+    }
+}
+
+fn run(command: &str) {
+    let words: Vec<_> = command.split(' ').collect();
+    let ran = Command::new(words[0]).args(&words[1..]).output().unwrap();
+    assert!(ran.status.success(), "{command}: {}", String::from_utf8_lossy(&ran.stderr));
+}
+
+#[test]
+fn a_namespace_behind_a_tap_device_and_a_guest_ping_each_other() {
+    if !rustix::process::geteuid().is_root() {
+        return cannot_run("only root can make a TAP device");
+    }
+    if !Path::new("/dev/net/tun").exists() {
+        return cannot_run("there is no /dev/net/tun");
+    }
+    let namespace = Namespace::new();
+    // A thread of its own: it stays in the namespace.
+    thread::scope(|scope| scope.spawn(|| ping_each_other(&namespace)).join().unwrap());
+}
+
+fn ping_each_other(namespace: &Namespace) {
+    namespace.enter();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _running = runtime.enter();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("vm1");
+    let settings = Settings {
+        reactors: 1,
+        cpus: vec![],
+        busy_poll: Duration::ZERO,
+        hugepages: Hugepages::Off,
+        guest_memory: 1 << 30,
+        socket_access: Access::default(),
+    };
+    let (mut dataplane, _reports) = Dataplane::start(&settings).unwrap();
+    let table = network::table();
+    let macs = [1, 2].map(|number| MacAddr([0x52, 0x54, 0, 0, 0, number]));
+    let device =
+        Device { mac: macs[0], mtu: 1500, queue_pairs: 1, features: dataplane::features(1) };
+    let guest = PortSpec::VhostUser(vhost_user::Spec {
+        path: path.clone(),
+        access: Access::default(),
+        device,
+    });
+    let tap = PortSpec::Tap(dataplane::tap::Spec { interface: "tap0".into() });
+    let key = tables::NetworkKey(1);
+    let attached = [("vm1", guest), ("tap0", tap)].map(|(name, spec)| {
+        let place = dataplane.place(key);
+        let port = NewPort { place, network: key, name: name.into(), spec };
+        dataplane.attach(port, None).unwrap()
+    });
+    runtime.block_on(dataplane.publish([table]).passed());
+    run(&format!("ip link set tap0 address {} mtu 1500 up", macs[1]));
+    run("ip address add 10.0.0.2/32 dev tap0");
+    run("ip route add 169.254.0.1 dev tap0");
+    run("ip route add default via 169.254.0.1");
+    let mut guest = Guest::connect(&proto::Nic {
+        socket_path: path.display().to_string(),
+        mac_address: macs[0].to_string(),
+        ipv4_address: "10.0.0.1".into(),
+        ..Default::default()
+    });
+    assert!(guest.ping("10.0.0.2"), "the namespace answers");
+    let pings = ping_from_here(&mut guest);
+    assert!(pings.contains("3 packets received"), "{pings}");
+    let counters = attached[1].counters().totals();
+    assert!(counters["ingress_forwarded"] >= 4, "{counters:?}");
+    for port in attached {
+        runtime.block_on(port.close());
+    }
+    let mut show = Command::new("ip");
+    let gone = show.args(["link", "show", "tap0"]).stderr(Stdio::null()).status().unwrap();
+    assert!(!gone.success(), "the device ends with its port");
+}
+
+/// Pings the guest, which answers, from the namespace. Returns what ping says.
+fn ping_from_here(guest: &mut Guest) -> String {
+    let mut ping = Command::new("busybox");
+    let ping = ping.args(["ping", "-c", "3", "-W", "5", "10.0.0.1"]);
+    let mut ping = ping.stdout(Stdio::piped()).spawn().unwrap();
+    guest.answer_echoes_while(|| ping.try_wait().unwrap().is_none());
+    String::from_utf8(ping.wait_with_output().unwrap().stdout).unwrap()
+}
