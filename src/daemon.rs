@@ -11,7 +11,7 @@ use crate::{
     lock::{DirLock, LockError},
     remains::Remains,
     signals::Orders,
-    store::{StoreError, Watched, json::JsonStore},
+    store::{StoreError, json::JsonStore},
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
@@ -169,7 +169,6 @@ pub async fn run(
     // After the locks: only who has them may judge what else a corpse still holds.
     let holder_is_dead = locks.sockets.is_taken_from_a_corpse();
     let listeners = api::listen_all(&config, &access, &mut inherited, holder_is_dead).await?;
-    let (store, busy) = Watched::new(store);
     let rebalance_above = f64::from(config.rebalance) / 100.0;
     // Tables are published here, and sockets opened below: the first frame of a guest finds its
     // way.
@@ -207,7 +206,7 @@ pub async fn run(
     heartbeat::start(Parts {
         pulse,
         control: control.clone(),
-        store: busy,
+        store: control.store(),
         is_handing_over: Arc::clone(&is_handing_over),
     })?;
     let is_taken_over = loop {

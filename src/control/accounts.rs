@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// Those that a request names.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Accounts {
     /// A user.
     pub(super) owner: Option<Account>,

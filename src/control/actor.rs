@@ -1,8 +1,16 @@
 //! Control's thread: requests run one after the other, those that wait at the same time are settled
 //! together, and each is answered when what it has changed is in force.
 
-use super::{Control, Thaw, balance, health::Degraded};
-use crate::dataplane::{Closing, Reports};
+use super::{
+    Control, Thaw, balance,
+    change::{self, Answer, Batch, Decided},
+    health::Degraded,
+    refusal::Refusal,
+};
+use crate::{
+    dataplane::{Closing, Reports},
+    store::Busy,
+};
 use std::time::Instant;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -17,9 +25,12 @@ const REQUEST_BACKLOG: usize = 1024;
 // for those that keep coming.
 const SETTLED_TOGETHER: usize = 256;
 
-type Request = Box<dyn FnOnce(&mut Control) -> Answer + Send>;
-/// Sends an answer to who waits for it.
-type Answer = Box<dyn FnOnce() + Send>;
+enum Request {
+    /// What is to be stored, or refused.
+    Change(Box<dyn change::Request>),
+    /// Anything else.
+    Call(Box<dyn FnOnce(&mut Control) -> Answer + Send>),
+}
 
 /// Sends an answer, when the VMMs of the vNICs that were deleted for it are gone.
 fn give((answer, closing): (Answer, Vec<Closing>)) {
@@ -48,6 +59,7 @@ async fn until(time: Option<Instant>) {
 pub struct Handle {
     requests: mpsc::Sender<Request>,
     degraded: Degraded,
+    store: Busy,
 }
 
 /// Control's thread.
@@ -86,7 +98,7 @@ impl Handle {
         let (requests, mut receiver) = mpsc::channel::<Request>(REQUEST_BACKLOG);
         let runtime = tokio::runtime::Handle::current();
         let (running, ended) = oneshot::channel();
-        let degraded = control.health.degraded();
+        let (degraded, store) = (control.health.degraded(), control.busy.clone());
         // A thread and no task: the store waits in fsync(2), which would take a worker from others.
         let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
             // Dropped by a panic as well, which must end the daemon.
@@ -105,19 +117,27 @@ impl Handle {
                             happened.take(SETTLED_TOGETHER).for_each(|e| control.port_changed(e));
                             let waiting = std::iter::from_fn(|| receiver.try_recv().ok());
                             let requests = [request].into_iter().chain(waiting);
-                            let mut answers = Vec::new();
+                            let mut batch = Batch::default();
                             for request in requests.take(SETTLED_TOGETHER) {
-                                answers.push((request(&mut control), control.take_closing()));
+                                match request {
+                                    Request::Change(request) => batch.add(request, &mut control),
+                                    Request::Call(request) => {
+                                        // Nobody sees what is not stored yet.
+                                        batch.commit(&mut control);
+                                        batch.answers.push((request(&mut control), Vec::new()));
+                                    }
+                                }
                                 // What another process takes over is to stay as it was told.
                                 if control.frozen.is_some() {
                                     break;
                                 }
                             }
+                            batch.commit(&mut control);
                             let barrier = control.settle();
                             // Here, not where the answer is waited for: whoever waits may give up.
                             tokio::spawn(async move {
                                 barrier.passed().await;
-                                answers.into_iter().for_each(give);
+                                batch.answers.into_iter().for_each(give);
                             });
                             // After the answers are on their way: that of `freeze` is one of them.
                             // No request runs meanwhile: the other process would miss its change.
@@ -136,7 +156,7 @@ impl Handle {
                 }
             });
         })?;
-        Ok((Self { requests, degraded }, ControlThread { ended, thread }))
+        Ok((Self { requests, degraded, store }, ControlThread { ended, thread }))
     }
 
     /// What ails the daemon, also while Control waits for a disk.
@@ -144,18 +164,35 @@ impl Handle {
         self.degraded.clone()
     }
 
-    /// Runs `request` on Control's thread when its turn comes. Returns its result when what it has
-    /// changed is in force.
+    /// Says whether Control waits for the store.
+    pub fn store(&self) -> Busy {
+        self.store.clone()
+    }
+
+    /// Carries out what `decide` comes to when its turn comes. Returns its answer when the change is
+    /// stored and in force. It may be asked several times.
+    pub async fn change<T: Send + 'static>(
+        &self,
+        decide: impl Fn(&Control) -> Result<Decided<T>, Refusal> + Send + 'static,
+    ) -> Result<Result<T, Refusal>, Gone> {
+        let (answer, answered) = oneshot::channel();
+        let request = Request::Change(Box::new(change::Waiting::new(decide, answer)));
+        self.requests.send(request).await.map_err(|_| Gone)?;
+        answered.await.map_err(|_| Gone)
+    }
+
+    /// Runs `request` on Control's thread when its turn comes. It changes nothing that is stored.
+    /// Returns its result when what was changed before is in force.
     pub async fn call<T: Send + 'static>(
         &self,
         request: impl FnOnce(&mut Control) -> T + Send + 'static,
     ) -> Result<T, Gone> {
         let (answer, answered) = oneshot::channel();
-        let request: Request = Box::new(move |control| {
+        let request = Request::Call(Box::new(move |control| {
             let result = request(control);
             // A caller that has gone away does not want the answer.
             Box::new(move || drop(answer.send(result)))
-        });
+        }));
         self.requests.send(request).await.map_err(|_| Gone)?;
         answered.await.map_err(|_| Gone)
     }

@@ -37,36 +37,44 @@ pub(super) struct Chosen {
     pub(super) slaac: Option<Ipv6Net>,
 }
 
-/// Addresses for a vNIC that has none in `network` yet.
-pub(super) fn choose(network: &NetworkState, wanted: Wanted) -> Result<Chosen, Refusal> {
+/// Addresses for a vNIC. What it has in `network` by now, as `old`, is free for it.
+pub(super) fn choose(
+    network: &NetworkState,
+    wanted: Wanted,
+    old: Option<&Nic>,
+) -> Result<Chosen, Refusal> {
     let ipv4 = wanted.ipv4.map(Into::into);
-    let ipv4 = choose_address(network, "ipv4_address", network.ipv4.as_ref(), ipv4)?;
+    let ipv4 = choose_address(network, "ipv4_address", network.ipv4.as_ref(), ipv4, old)?;
     let (slaac, ipv6) = match wanted.ipv6_mode {
         Ipv6Mode::Slaac => {
-            let (prefix, address) = choose_prefix(network, wanted.ipv6)?;
+            let (prefix, address) = choose_prefix(network, wanted.ipv6, old)?;
             (Some(prefix), Some(number(address.into())))
         }
         Ipv6Mode::Dhcpv6 => {
             let (pool, ipv6) = (network.ipv6.as_ref(), wanted.ipv6.map(Into::into));
-            (None, choose_address(network, "ipv6_address", pool, ipv6)?)
+            (None, choose_address(network, "ipv6_address", pool, ipv6, old)?)
         }
     };
     Ok(Chosen {
-        mac: choose_mac(network, wanted.mac)?,
+        mac: choose_mac(network, wanted.mac, old)?,
         ipv4: ipv4.map(|number| Ipv4Addr::from_bits(number as u32)),
         ipv6: ipv6.map(Ipv6Addr::from_bits),
         slaac,
     })
 }
 
-/// Checks that a changed vNIC may be as `nic` says. It must have been lifted out of `network`. Sets
-/// its prefix, which follows from its address.
-pub(super) fn choose_again(network: &NetworkState, nic: &mut Nic) -> Result<(), Refusal> {
+/// Checks that a vNIC, which is in `network` as `old` if at all, may be as `nic` says. Sets its
+/// prefix, which follows from its address.
+pub(super) fn choose_again(
+    network: &NetworkState,
+    nic: &mut Nic,
+    old: Option<&Nic>,
+) -> Result<(), Refusal> {
     // The mode is not stored: a vNIC with a prefix of its own is one of SLAAC.
     let ipv6_mode = if nic.slaac.is_some() { Ipv6Mode::Slaac } else { Ipv6Mode::Dhcpv6 };
     let wanted = Wanted { mac: Some(nic.mac), ipv4: nic.ipv4, ipv6: nic.ipv6, ipv6_mode };
-    nic.slaac = choose(network, wanted)?.slaac;
-    check_routes(network, nic)
+    nic.slaac = choose(network, wanted, old)?.slaac;
+    check_routes(network, nic, old)
 }
 
 impl NetworkState {
@@ -119,10 +127,14 @@ fn own(nic: &Nic) -> [Option<RangeInclusive<u128>>; 2] {
 
 /// A prefix may be routed to one vNIC only, and hold no address of another: its owner may send from
 /// it.
-pub(super) fn check_routes(network: &NetworkState, nic: &Nic) -> Result<(), Refusal> {
+pub(super) fn check_routes(
+    network: &NetworkState,
+    nic: &Nic,
+    old: Option<&Nic>,
+) -> Result<(), Refusal> {
     let ipv4 = nic.routed_ipv4.iter().map(|prefix| IpNet::from(*prefix));
     let prefixes = ipv4.chain(nic.routed_ipv6.iter().map(|prefix| IpNet::from(*prefix)));
-    let [own_ipv4, own_ipv6] = own(nic);
+    let [own_ipv4, own_ipv6] = old.map(own).unwrap_or_default();
     for prefix in prefixes {
         let (field, pool, own, subnet) = match prefix {
             IpNet::V4(_) => {
@@ -171,6 +183,7 @@ fn lacks_family(
 fn choose_prefix(
     network: &NetworkState,
     wanted: Option<Ipv6Addr>,
+    old: Option<&Nic>,
 ) -> Result<(Ipv6Net, Ipv6Addr), Refusal> {
     let name = &network.model.name;
     let (Some(prefix), Some(pool)) = (network.model.ipv6_prefix, &network.ipv6) else {
@@ -201,14 +214,15 @@ fn choose_prefix(
     };
     let block = Ipv6Net::new_assert(Ipv6Addr::from_bits(first), SLAAC_PREFIX_LEN);
     // The block that begins with the network's own anycast address is nobody's.
-    if !pool.is_usable(first) || pool.is_taken_by_others(range(block.into()), None) {
+    let [_, own] = old.map(own).unwrap_or_default();
+    if !pool.is_usable(first) || pool.is_taken_by_others(range(block.into()), own.as_ref()) {
         return Err(Refusal::taken(
             "ipv6_address",
             address,
             format!("others of network {name}, with addresses in {block}"),
         ));
     }
-    if let Some((_, owner)) = pool.routed_last(&range(block.into())) {
+    if let Some((_, owner)) = pool.routed_last(&range(block.into()), old.map(|old| old.id)) {
         return Err(Refusal::taken(
             "ipv6_address",
             address,
@@ -218,8 +232,13 @@ fn choose_prefix(
     Ok((block, address))
 }
 
-fn choose_mac(network: &NetworkState, wanted: Option<MacAddr>) -> Result<MacAddr, Refusal> {
+fn choose_mac(
+    network: &NetworkState,
+    wanted: Option<MacAddr>,
+    old: Option<&Nic>,
+) -> Result<MacAddr, Refusal> {
     match wanted {
+        Some(mac) if old.is_some_and(|old| old.mac == mac) => Ok(mac),
         Some(mac) if network.macs.contains(&mac) => Err(Refusal::taken(
             "mac_address",
             mac,
@@ -251,6 +270,7 @@ fn choose_address(
     field: &'static str,
     pool: Option<&Pool>,
     wanted: Option<IpAddr>,
+    old: Option<&Nic>,
 ) -> Result<Option<u128>, Refusal> {
     let name = &network.model.name;
     match (pool, wanted) {
@@ -274,14 +294,16 @@ fn choose_address(
                 pool.is_usable(number),
                 subnet.unwrap_or_default(),
             )?;
-            if pool.is_taken(number) {
+            let [own_ipv4, own_ipv6] = old.map(own).unwrap_or_default();
+            let own = if address.is_ipv4() { own_ipv4 } else { own_ipv6 };
+            if pool.is_taken_by_others(number..=number, own.as_ref()) {
                 return Err(Refusal::taken(
                     field,
                     address,
                     format!("another vNIC of network {name}"),
                 ));
             }
-            if let Some((_, owner)) = pool.routed_over(number) {
+            if let Some((_, owner)) = pool.routed_over(number, old.map(|old| old.id)) {
                 return Err(Refusal::taken(
                     field,
                     address,

@@ -63,14 +63,9 @@ impl Pool {
         self.usable.contains(&address)
     }
 
-    /// Whether `address` is taken.
-    pub fn is_taken(&self, address: u128) -> bool {
-        // Ranges are disjoint: only the last one that starts at or before it can hold it.
-        self.taken.range(..=address).next_back().is_some_and(|(_, last)| *last >= address)
-    }
-
     /// The last address of a range of taken ones that overlaps `range`.
     fn taken_within(&self, range: RangeInclusive<u128>) -> Option<u128> {
+        // Ranges are disjoint: if any overlaps, the last one that starts at or before its end does.
         let (_, last) = self.taken.range(..=*range.end()).next_back()?;
         (last >= range.start()).then_some(*last)
     }
@@ -101,8 +96,8 @@ impl Pool {
             let block = first..=first + (size - 1);
             // Goes on behind what is in the way: as many steps as ranges and routes, not as blocks.
             let taken = self.taken_within(block.clone());
-            let Some(last) = taken.or_else(|| self.routed_last(&block).map(|(last, _)| last))
-            else {
+            let routed = || self.routed_last(&block, None).map(|(last, _)| last);
+            let Some(last) = taken.or_else(routed) else {
                 return Some(first);
             };
             first = up(last.checked_add(1)?)?;
@@ -111,12 +106,18 @@ impl Pool {
     }
 
     /// Returns an address of a routed prefix that overlaps the block `range`, and who has that
-    /// prefix. No block of this size that is free begins at or before that address.
-    pub fn routed_last(&self, range: &RangeInclusive<u128>) -> Option<(u128, Uuid)> {
+    /// prefix: another one than `own`. No block of this size that is free begins at or before that
+    /// address.
+    pub fn routed_last(
+        &self,
+        range: &RangeInclusive<u128>,
+        own: Option<Uuid>,
+    ) -> Option<(u128, Uuid)> {
         // Prefixes are aligned: one larger than the block holds its first address, any other begins
         // inside.
-        self.routed_over(*range.start()).or_else(|| {
-            let inside = self.routed.iter().find(|((first, _), _)| range.contains(first));
+        self.routed_over(*range.start(), own).or_else(|| {
+            let mut others = self.routed.iter().filter(|(_, owner)| Some(**owner) != own);
+            let inside = others.find(|((first, _), _)| range.contains(first));
             inside.map(|((first, _), owner)| (*first, *owner))
         })
     }
@@ -128,7 +129,7 @@ impl Pool {
             let range = self.taken.range(..=candidate).next_back();
             if let Some((_, last)) = range.filter(|(_, last)| **last >= candidate) {
                 candidate = last.checked_add(1)?;
-            } else if let Some((last, _)) = self.routed_over(candidate) {
+            } else if let Some((last, _)) = self.routed_over(candidate, None) {
                 candidate = last.checked_add(1)?;
             } else {
                 return Some(candidate);
@@ -177,13 +178,16 @@ impl Pool {
         self.routed.get(&(number(prefix.network()), prefix.prefix_len())).copied()
     }
 
-    /// Who has a prefix that contains `address`, and that prefix's last address.
-    pub fn routed_over(&self, address: u128) -> Option<(u128, Uuid)> {
+    /// Who has a prefix that contains `address`, other than `own`, and that prefix's last address.
+    pub fn routed_over(&self, address: u128, own: Option<Uuid>) -> Option<(u128, Uuid)> {
         // From the shortest on: the largest prefix is stepped over at once.
         (0..=self.bits).find_map(|len| {
             // A whole address has no host bits; a shift by 128 is none.
             let host_bits = u128::MAX.checked_shr(128 - u32::from(self.bits - len)).unwrap_or(0);
             let owner = self.routed.get(&(address & !host_bits, len))?;
+            if Some(*owner) == own {
+                return None;
+            }
             Some((address | host_bits, *owner))
         })
     }
@@ -226,8 +230,15 @@ mod tests {
         pool.route("10.0.0.0/29".parse().unwrap(), owner);
         pool.route("10.0.0.8/31".parse().unwrap(), owner);
         assert_eq!(pool.lowest_free().unwrap() & 0xff, 10);
-        assert_eq!(pool.routed_over(number("10.0.0.9".parse().unwrap())).unwrap().1, owner);
-        assert_eq!(pool.routed_over(number("10.0.0.10".parse().unwrap())), None);
+        assert_eq!(pool.routed_over(number("10.0.0.9".parse().unwrap()), None).unwrap().1, owner);
+        assert_eq!(pool.routed_over(number("10.0.0.10".parse().unwrap()), None), None);
+        let other = Uuid::new_v4();
+        pool.route("10.0.0.8/32".parse().unwrap(), other);
+        let at = number("10.0.0.8".parse().unwrap());
+        assert_eq!(pool.routed_over(at, Some(owner)).unwrap().1, other, "inside the own prefix");
+        assert_eq!(pool.routed_last(&(at..=at), Some(owner)).unwrap().1, other);
+        pool.unroute("10.0.0.8/32".parse().unwrap());
+        assert_eq!(pool.routed_last(&(at..=at + 1), Some(owner)), None);
         pool.unroute("10.0.0.0/29".parse().unwrap());
         assert_eq!(pool.lowest_free().unwrap() & 0xff, 1);
     }
@@ -255,7 +266,7 @@ mod tests {
         pool.take(block(3) + 7..=block(3) + 7);
         assert_eq!(pool.lowest_free_block(64), Some(block(6)));
         for (n, is_routed) in [(1, false), (2, true), (4, true), (5, true), (6, false)] {
-            let found = pool.routed_last(&(block(n)..=block(n + 1) - 1));
+            let found = pool.routed_last(&(block(n)..=block(n + 1) - 1), None);
             assert_eq!(found.is_some(), is_routed, "block {n}");
         }
         pool.take(block(6)..=block(7) - 1);
@@ -288,7 +299,7 @@ mod tests {
                 let others = taken.iter().any(|a| *a != address);
                 prop_assert_eq!(pool.is_taken_by_others(base..=base + 100, Some(&(address..=address))), others);
                 for a in base..base + 40 {
-                    prop_assert_eq!(pool.is_taken(a), taken.contains(&a));
+                    prop_assert_eq!(pool.is_taken_by_others(a..=a, None), taken.contains(&a));
                 }
             }
         }

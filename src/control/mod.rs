@@ -2,16 +2,17 @@
 //! plane, told to watchers, and then answered.
 //!
 //! ```text
-//! gRPC ── service ── call ──▶ Control (its own thread): requests → store → watchers → settle: compile, publish → answer
+//! gRPC ── service ──▶ Control (its own thread): decide → store → apply, watchers → settle: compile, publish → answer
 //! ```
 //! Requests are closures that run one after the other on Control's thread: no locks, no half-made
-//! change. Those that wait at the same time are settled together, so that a network that many of
-//! them change is compiled once.
+//! change. What they change goes one way (`change.rs`). Those that wait at the same time are settled
+//! together, so that a network that many of them change is compiled once, and the disk synced once.
 
 mod accounts;
 mod actor;
 mod addresses;
 pub mod balance;
+mod change;
 pub mod compile;
 mod fields;
 mod guest;
@@ -31,6 +32,7 @@ mod watch;
 
 pub use accounts::Accounts;
 pub use actor::{ControlThread, Gone, Handle};
+pub use change::Decided;
 pub use long_lists::{LongList, LongLists};
 
 use crate::{
@@ -44,7 +46,7 @@ use crate::{
     log_limit::{LogLimit, Said},
     model::{Name, Network, Nic},
     proto,
-    store::{Store, StoreError},
+    store::{Busy, Store, StoreError},
 };
 use balance::Balance;
 use compile::Member;
@@ -137,6 +139,8 @@ pub struct Control {
     socket_dir: PathBuf,
     limits: Limits,
     store: Box<dyn Store>,
+    /// While the store is waited for.
+    busy: Busy,
     dataplane: Dataplane,
     balance: Balance<Uuid>,
     /// vNICs that a request has deleted, and that still let their VMMs go.
@@ -237,6 +241,7 @@ impl Control {
             socket_dir,
             limits,
             store,
+            busy: Busy::default(),
             dataplane,
             balance: Balance::new(rebalance_above),
             closing: Vec::new(),
@@ -324,19 +329,9 @@ impl Control {
         }
     }
 
-    /// Makes a change durable, or says that changes cannot be.
-    fn keep(
-        &mut self,
-        change: impl FnOnce(&mut dyn Store) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let result = change(&mut *self.store);
-        self.health.stored(&result);
-        result
-    }
-
     /// Looks whether a change could be made durable.
     fn probe(&mut self) {
-        let result = self.store.probe();
+        let result = self.busy.during(|| self.store.probe());
         self.health.stored(&result);
     }
 

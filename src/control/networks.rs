@@ -1,7 +1,9 @@
 //! Networks: created, found, changed and deleted.
 
 use super::{
-    Control, Limits, NetworkState, compile,
+    Control, Limits, NetworkState,
+    change::Decided,
+    compile,
     ipam::Pool,
     network_view,
     pages::Page,
@@ -9,7 +11,12 @@ use super::{
     requests::{self, NewNetwork},
     view,
 };
-use crate::{dataplane::forward::tables::NetworkKey, model::Network, proto};
+use crate::{
+    dataplane::forward::tables::NetworkKey,
+    model::Network,
+    proto,
+    store::{Change, Put},
+};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashSet};
 use uuid::Uuid;
@@ -17,15 +24,14 @@ use uuid::Uuid;
 impl Control {
     /// Creates a network, or finds that this very request was carried out before.
     pub fn create_network(
-        &mut self,
-        request: proto::CreateNetworkRequest,
-    ) -> Result<proto::Network, Refusal> {
-        let validate_only = request.validate_only;
-        let new = NewNetwork::try_from(request)?;
+        &self,
+        request: &proto::CreateNetworkRequest,
+    ) -> Result<Decided<proto::Network>, Refusal> {
+        let new = NewNetwork::try_from(request.clone())?;
         // First: a request that is repeated would find its own name taken.
         if let Some(existing) = new.id.and_then(|id| self.networks.get(&id)) {
             return if is_same(&existing.model, &new) {
-                Ok(network_view(existing))
+                Ok(Decided::unchanged(network_view(existing)))
             } else {
                 Err(Refusal::taken(
                     "id",
@@ -53,45 +59,22 @@ impl Control {
             created_at: now,
             updated_at: now,
         };
-        if validate_only {
-            return Ok(view::network(&network, 0));
+        if request.validate_only {
+            return Ok(Decided::unchanged(view::network(&network, 0)));
         }
-        if let Err(error) = self.keep(|store| store.put_network(&network)) {
-            self.undo("network", &error, |store| store.delete_network(network.id, &[]));
-            return Err(error.into());
-        }
-        let id = network.id;
-        tracing::info!(network = network.name.as_str(), %id, "network created");
-        self.adopt_network(network);
-        // Its file may have been damaged: its vNICs still have this id.
-        self.adopt_orphans(id);
-        self.tell_network(id);
-        Ok(network_view(&self.networks[&id]))
+        Ok(Self::put_network(None, network))
+    }
+
+    fn put_network(old: Option<Network>, new: Network) -> Decided<proto::Network> {
+        let id = new.id;
+        let change = Change::PutNetwork(Put { old, new }.into());
+        Decided::new(change, move |control| network_view(&control.networks[&id]))
     }
 
     fn check_network_name(&self, name: &crate::model::Name) -> Result<(), Refusal> {
         match self.network_names.get(name) {
             Some(owner) => Err(Refusal::taken("name", name, format!("network {owner}"))),
             None => Ok(()),
-        }
-    }
-
-    /// Puts the store back to where it was before a change that failed by `error`, if anything of
-    /// it is there. If that fails too, the change is there after a restart, as a whole or not at
-    /// all.
-    pub(super) fn undo(
-        &mut self,
-        what: &'static str,
-        error: &crate::store::StoreError,
-        change: impl FnOnce(&mut dyn crate::store::Store) -> Result<(), crate::store::StoreError>,
-    ) {
-        // All other errors leave nothing in place.
-        if !matches!(error, crate::store::StoreError::Unsynced { .. }) {
-            return;
-        }
-        // Not by `keep`: the first failure has already made known that changes are not stored.
-        if let Err(error) = change(&mut *self.store) {
-            tracing::warn!(%error, "a change of a {what} failed and could not be taken back: it may be in force after a restart");
         }
     }
 
@@ -138,39 +121,49 @@ impl Control {
 
     /// Changes what the request names.
     pub fn update_network(
-        &mut self,
+        &self,
         request: &proto::UpdateNetworkRequest,
-    ) -> Result<proto::Network, Refusal> {
-        let id = self.find_network(&request.id)?;
-        let network = &self.networks[&id];
+    ) -> Result<Decided<proto::Network>, Refusal> {
+        let network = &self.networks[&self.find_network(&request.id)?];
         let old = network.model.clone();
         Refusal::unless_etag("network", &old.name, &request.etag, view::etag(old.updated_at))?;
         let mut new = requests::changed_network(&old, request)?;
         // The etag stays: the preconditions of other clients still hold.
         if new == old {
-            return Ok(network_view(network));
+            return Ok(Decided::unchanged(network_view(network)));
         }
         if new.name != old.name {
             self.check_network_name(&new.name)?;
         }
         new.updated_at = view::later(old.updated_at);
         if request.validate_only {
-            return Ok(view::network(&new, network.members.len()));
+            return Ok(Decided::unchanged(view::network(&new, network.members.len())));
         }
-        if let Err(error) = self.keep(|store| store.put_network(&new)) {
-            self.undo("network", &error, |store| store.put_network(&old));
-            return Err(error.into());
+        Ok(Self::put_network(Some(old), new))
+    }
+
+    /// Puts what is stored in force: a network that is created or changed.
+    pub(super) fn apply_network(&mut self, Put { old, new }: Put<Network>) {
+        let (id, name) = (new.id, new.name.clone());
+        match old {
+            None => {
+                tracing::info!(network = name.as_str(), %id, "network created");
+                self.adopt_network(new);
+                // Its file may have been damaged: its vNICs still have this id.
+                self.adopt_orphans(id);
+            }
+            Some(old) => {
+                self.network_names.remove(&old.name);
+                self.network_names.insert(name.clone(), id);
+                if let Some(network) = self.networks.get_mut(&id) {
+                    network.model = new;
+                }
+                self.follow_network(id);
+                self.unpublished.insert(id);
+                tracing::info!(network = name.as_str(), %id, "network updated");
+            }
         }
-        self.network_names.remove(&old.name);
-        self.network_names.insert(new.name.clone(), id);
-        if let Some(network) = self.networks.get_mut(&id) {
-            network.model = new;
-        }
-        self.follow_network(id);
-        tracing::info!(network = self.networks[&id].model.name.as_str(), %id, "network updated");
-        self.unpublished.insert(id);
         self.tell_network(id);
-        Ok(network_view(&self.networks[&id]))
     }
 
     /// Passes a change of a network on to its vNICs, for what they take from it.
@@ -188,9 +181,9 @@ impl Control {
 
     /// Deletes a network, with its vNICs if `force`.
     pub fn delete_network(
-        &mut self,
+        &self,
         request: &proto::DeleteNetworkRequest,
-    ) -> Result<proto::DeleteNetworkResponse, Refusal> {
+    ) -> Result<Decided<proto::DeleteNetworkResponse>, Refusal> {
         let id = self.find_network(&request.id)?;
         let network = &self.networks[&id];
         let etag = view::etag(network.model.updated_at);
@@ -205,10 +198,13 @@ impl Control {
         let nics_deleted = u32::try_from(nics.len()).unwrap_or(u32::MAX);
         let response = proto::DeleteNetworkResponse { deleted: true, nics_deleted };
         if request.validate_only {
-            return Ok(response);
+            return Ok(Decided::unchanged(response));
         }
-        // Stored before anything else: nothing that follows can fail.
-        self.keep(|store| store.delete_network(id, &nics))?;
+        Ok(Decided::new(Change::DeleteNetwork { id, nics }, move |_| response))
+    }
+
+    /// Puts the deletion of a network and its vNICs in force.
+    pub(super) fn apply_network_deletion(&mut self, id: Uuid, nics: &[Uuid]) {
         nics.iter().for_each(|nic| self.forget_nic(*nic));
         self.unpublished.remove(&id);
         if let Some(network) = self.networks.remove(&id) {
@@ -218,7 +214,6 @@ impl Control {
         }
         nics.iter().for_each(|nic| self.tell_nic_gone(*nic, id));
         self.tell_network(id);
-        Ok(response)
     }
 }
 

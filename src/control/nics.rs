@@ -4,6 +4,7 @@ use super::{
     Control, Limits, NicState,
     accounts::Accounts,
     addresses::{self, Wanted},
+    change::Decided,
     compile,
     guest::Guest,
     pages::Page,
@@ -16,6 +17,7 @@ use crate::{
     log_limit::LogLimit,
     model::{Name, Network, Nic, SocketAccess},
     proto,
+    store::{Change, Put},
 };
 use jiff::Timestamp;
 use std::io;
@@ -24,19 +26,18 @@ use uuid::Uuid;
 impl Control {
     /// Creates a vNIC and its socket, or finds that this very request was carried out before.
     pub fn create_nic(
-        &mut self,
-        request: proto::CreateNicRequest,
-        accounts: Accounts,
-    ) -> Result<proto::Nic, Refusal> {
+        &self,
+        request: &proto::CreateNicRequest,
+        accounts: &Accounts,
+    ) -> Result<Decided<proto::Nic>, Refusal> {
         if request.network_id.is_empty() {
             return Err(Refusal::invalid("network_id", "", "required: a network's id or name"));
         }
         let network_id = self.find_network(&request.network_id)?;
-        let validate_only = request.validate_only;
-        let new = NewNic::new(request, network_id, accounts)?;
+        let new = NewNic::new(request.clone(), network_id, accounts.clone())?;
         if let Some(existing) = new.id.and_then(|id| self.nics.get(&id)) {
             return if is_same(&existing.model, network_id, &new) {
-                Ok(self.nic_view(existing))
+                Ok(Decided::unchanged(self.nic_view(existing)))
             } else {
                 Err(Refusal::taken(
                     "id",
@@ -56,29 +57,35 @@ impl Control {
         self.check_route_count(&nic)?;
         // sun_path is short (unix(7)): found out before anything is stored.
         self.check_socket_path(nic.id)?;
-        if validate_only {
-            return Ok(self.new_view(&nic));
+        if request.validate_only {
+            return Ok(Decided::unchanged(self.new_view(&nic)));
         }
-        let id = nic.id;
-        // Stored before its socket is there: no VMM connects to what a crash would take back.
-        if let Err(error) = self.keep(|store| store.put_nic(&nic)) {
-            self.undo("vNIC", &error, |store| store.delete_nic(id));
-            return Err(error.into());
-        }
-        let access = nic.socket.clone();
-        self.adopt_nic(nic);
-        if let Err(error) = self.listen(id, None) {
-            self.forget_nic(id);
+        Ok(Self::put_nic(None, nic))
+    }
+
+    fn put_nic(old: Option<Nic>, new: Nic) -> Decided<proto::Nic> {
+        let id = new.id;
+        let change = Change::PutNic(Put { old, new }.into());
+        Decided::new(change, move |control| control.nic_view(&control.nics[&id]))
+    }
+
+    /// Makes the socket of a vNIC that is stored. One that cannot have it is refused, and deleted.
+    // Not before it is stored: no VMM connects to what a crash would take back.
+    pub(super) fn begin_nic(&mut self, nic: &Nic) -> Result<(), Refusal> {
+        let (id, network) = (nic.id, nic.network_id);
+        self.unpublished.insert(network);
+        let made = self.listen(id, None);
+        if let Err(error) = made {
             tracing::warn!(%id, %error, "a vNIC's socket cannot be made: refused");
-            self.keep(|store| store.delete_nic(id))?;
-            return Err(socket_refused(&access, error));
+            self.forget_nic(id);
+            self.tell_network(network);
+            self.commit(&[&Change::DeleteNic(id)])?;
+            return Err(socket_refused(&nic.socket, error));
         }
-        self.unpublished.insert(network_id);
-        let nic = &self.nics[&id];
-        tracing::info!(nic = nic.model.name.as_str(), %id, "vNIC created");
+        tracing::info!(nic = nic.name.as_str(), %id, "vNIC created");
         self.tell_nic(id);
-        self.tell_network(network_id);
-        Ok(self.nic_view(&self.nics[&id]))
+        self.tell_network(network);
+        Ok(())
     }
 
     fn check_nic_name(&self, name: &Name) -> Result<(), Refusal> {
@@ -128,7 +135,7 @@ impl Control {
         let id = new.id.unwrap_or_else(Uuid::new_v4);
         let wanted =
             Wanted { mac: new.mac, ipv4: new.ipv4, ipv6: new.ipv6, ipv6_mode: new.ipv6_mode };
-        let chosen = addresses::choose(network, wanted)?;
+        let chosen = addresses::choose(network, wanted, None)?;
         let now = Timestamp::now();
         let nic = Nic {
             id,
@@ -154,7 +161,7 @@ impl Control {
             created_at: now,
             updated_at: now,
         };
-        addresses::check_routes(network, &nic)?;
+        addresses::check_routes(network, &nic, None)?;
         Ok(nic)
     }
 
@@ -222,7 +229,7 @@ impl Control {
     }
 
     /// What is still to be waited for before a request is answered that has deleted vNICs.
-    pub fn take_closing(&mut self) -> Vec<Closing> {
+    pub(super) fn take_closing(&mut self) -> Vec<Closing> {
         std::mem::take(&mut self.closing)
     }
 
@@ -280,14 +287,14 @@ impl Control {
 
     /// Changes what the request names.
     pub fn update_nic(
-        &mut self,
+        &self,
         request: &proto::UpdateNicRequest,
-        accounts: Accounts,
-    ) -> Result<proto::Nic, Refusal> {
+        accounts: &Accounts,
+    ) -> Result<Decided<proto::Nic>, Refusal> {
         let id = self.find_nic(&request.id)?;
         let old = self.nics[&id].model.clone();
         check_etag(&old, &request.etag)?;
-        let new = requests::changed_nic(&old, request, accounts)?;
+        let new = requests::changed_nic(&old, request, accounts.clone())?;
         if new.name != old.name {
             self.check_nic_name(&new.name)?;
         }
@@ -300,9 +307,9 @@ impl Control {
 
     /// Changes how much a vNIC may carry.
     pub fn set_nic_limits(
-        &mut self,
+        &self,
         request: &proto::SetNicLimitsRequest,
-    ) -> Result<proto::Nic, Refusal> {
+    ) -> Result<Decided<proto::Nic>, Refusal> {
         let id = self.find_nic(&request.id)?;
         let old = self.nics[&id].model.clone();
         check_etag(&old, &request.etag)?;
@@ -310,49 +317,32 @@ impl Control {
         self.replace_nic(old, new, request.validate_only)
     }
 
-    /// Stores a changed vNIC and puts it in the place of what it was, if its addresses are free and
-    /// it is not to be checked only.
+    /// Puts a changed vNIC in the place of what it was, if its addresses are free and it is not to
+    /// be checked only.
     fn replace_nic(
-        &mut self,
+        &self,
         old: Nic,
         mut new: Nic,
         validate_only: bool,
-    ) -> Result<proto::Nic, Refusal> {
-        let id = old.id;
+    ) -> Result<Decided<proto::Nic>, Refusal> {
+        let state = &self.nics[&old.id];
         if new == old {
-            return Ok(self.nic_view(&self.nics[&id]));
+            return Ok(Decided::unchanged(self.nic_view(state)));
         }
-        let network = self.networks.get_mut(&old.network_id).expect("a vNIC's network is there");
-        // Only for the check: its own addresses are no conflict. It is put back whatever comes of
-        // that, as nothing is stored yet.
-        network.lift(&old);
-        let chosen = addresses::choose_again(network, &mut new);
-        network.put(&old);
-        chosen?;
+        addresses::choose_again(&self.networks[&old.network_id], &mut new, Some(&old))?;
         // Else they stay as they are: VMMs refuse to come back to a device that offers less.
         if new.queue_pairs != old.queue_pairs {
             new.features = dataplane::features(new.queue_pairs);
         }
         new.updated_at = view::later(old.updated_at);
         if validate_only {
-            return Ok(self.changed_view(&self.nics[&id], &new));
+            return Ok(Decided::unchanged(self.changed_view(state, &new)));
         }
-        // Before it is stored: what the file system refuses must not be in force after a restart.
-        self.give_socket(&old, &new)?;
-        if let Err(error) = self.keep(|store| store.put_nic(&new)) {
-            self.undo("vNIC", &error, |store| store.put_nic(&old));
-            if let Err(error) = self.give_socket(&new, &old) {
-                tracing::warn!(nic = old.name.as_str(), %error, "the socket's owner, group and mode stay changed until the next start");
-            }
-            return Err(error.into());
-        }
-        self.put_nic(old, new);
-        self.tell_nic(id);
-        Ok(self.nic_view(&self.nics[&id]))
+        Ok(Self::put_nic(Some(old), new))
     }
 
     /// Lets others open the socket of a vNIC, if that changes.
-    fn give_socket(&self, old: &Nic, new: &Nic) -> Result<(), Refusal> {
+    pub(super) fn give_socket(&self, old: &Nic, new: &Nic) -> Result<(), Refusal> {
         match &self.nics[&old.id].attached {
             Some(attached) if old.socket != new.socket => {
                 let given = attached.set_access(access(&new.socket));
@@ -363,21 +353,21 @@ impl Control {
     }
 
     /// Puts a changed vNIC in the place of what it was.
-    fn put_nic(&mut self, old: Nic, new: Nic) {
-        let (id, network_id) = (old.id, old.network_id);
+    pub(super) fn change_nic(&mut self, old: &Nic, new: Nic) {
+        let (id, network_id) = (new.id, new.network_id);
         self.nic_names.remove(&old.name);
         self.nic_names.insert(new.name.clone(), id);
         if let (Some(network), Some(nic)) =
             (self.networks.get_mut(&network_id), self.nics.get_mut(&id))
         {
-            network.lift(&old);
+            network.lift(old);
             network.put(&new);
             let member = compile::member(&network.model, &new, nic.place);
             network.members.insert(nic.place.port.slot, member);
             if let Some(attached) = &nic.attached {
                 attached.set_device(device(&network.model, &new));
             }
-            nic.guest.outlives(&old, &new);
+            nic.guest.outlives(old, &new);
             nic.model = new;
         }
         self.unpublished.insert(network_id);
@@ -385,31 +375,36 @@ impl Control {
         if self.nics[&id].attached.is_none() {
             self.open_socket_or_say(id);
         }
+        self.tell_nic(id);
     }
 
     /// Deletes a vNIC, served or not.
     pub fn delete_nic(
-        &mut self,
+        &self,
         request: &proto::DeleteNicRequest,
-    ) -> Result<proto::DeleteNicResponse, Refusal> {
+    ) -> Result<Decided<proto::DeleteNicResponse>, Refusal> {
         let id = self.find_any_nic(&request.id)?;
         let nic = self.stored_nic(id).expect("it was found");
         check_etag(nic, &request.etag)?;
-        let (name, network_id) = (nic.name.clone(), nic.network_id);
         let state = self.nics.get(&id).map(|nic| nic.state);
         if request.unless_active && state == Some(proto::NicState::Active) {
             return Err(Refusal::Connected {
-                name: name.to_string(),
+                name: nic.name.to_string(),
                 what: "its VM would lose its network".into(),
                 remedy: "leave out unless_active",
             });
         }
         let response = proto::DeleteNicResponse { deleted: true };
         if request.validate_only {
-            return Ok(response);
+            return Ok(Decided::unchanged(response));
         }
-        // Stored before anything else: nothing that follows can fail.
-        self.keep(|store| store.delete_nic(id))?;
+        Ok(Decided::new(Change::DeleteNic(id), move |_| response))
+    }
+
+    /// Puts the deletion of a vNIC in force, served or not.
+    pub(super) fn apply_nic_deletion(&mut self, id: Uuid) {
+        let Some(nic) = self.stored_nic(id) else { return };
+        let (name, network_id) = (nic.name.clone(), nic.network_id);
         let was_served = self.forget_orphan(id).is_none();
         if was_served {
             self.forget_nic(id);
@@ -421,7 +416,6 @@ impl Control {
         if was_served {
             self.tell_network(network_id);
         }
-        Ok(response)
     }
 
     /// What a vNIC has carried.

@@ -48,7 +48,8 @@ impl Control {
         for (_, id) in theirs {
             // A copy: one that does not fit stays an orphan as it was.
             let mut nic = self.orphans[&id].clone();
-            if let Err(refusal) = addresses::choose_again(&self.networks[&network], &mut nic) {
+            if let Err(refusal) = addresses::choose_again(&self.networks[&network], &mut nic, None)
+            {
                 tracing::warn!(nic = %nic.name, %id, %refusal, "vNIC not served: it does not fit its network");
                 continue;
             }

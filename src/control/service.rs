@@ -1,7 +1,7 @@
 //! The gRPC face of Control: each method is one call to its thread.
 
 use super::{
-    Accounts, Control, Gone, Handle, LongLists,
+    Accounts, Control, Decided, Gone, Handle, LongLists,
     refusal::Refusal,
     watch::{self, Events, Streams},
 };
@@ -34,6 +34,13 @@ impl Service {
         request: impl FnOnce(&mut Control) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Status> {
         Ok(self.control.call(request).await??)
+    }
+
+    async fn change<T: Send + 'static>(
+        &self,
+        decide: impl Fn(&Control) -> Result<Decided<T>, Refusal> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        Ok(Response::new(self.control.change(decide).await??))
     }
 
     /// Returns a page of a list. Where no pages are wanted, returns all of it, joined from as many
@@ -143,7 +150,7 @@ impl NetService for Service {
         request: Request<proto::CreateNetworkRequest>,
     ) -> Result<Response<proto::Network>, Status> {
         let request = request.into_inner();
-        self.call(|control| control.create_network(request)).await.map(Response::new)
+        self.change(move |control| control.create_network(&request)).await
     }
 
     async fn get_network(
@@ -172,7 +179,7 @@ impl NetService for Service {
     ) -> Result<Response<proto::Network>, Status> {
         let mut request = request.into_inner();
         request.id = told("id", request.id)?;
-        self.call(move |control| control.update_network(&request)).await.map(Response::new)
+        self.change(move |control| control.update_network(&request)).await
     }
 
     async fn delete_network(
@@ -181,7 +188,7 @@ impl NetService for Service {
     ) -> Result<Response<proto::DeleteNetworkResponse>, Status> {
         let mut request = request.into_inner();
         request.id = told("id", request.id)?;
-        self.call(move |control| control.delete_network(&request)).await.map(Response::new)
+        self.change(move |control| control.delete_network(&request)).await
     }
 
     async fn create_nic(
@@ -191,7 +198,7 @@ impl NetService for Service {
         let request = request.into_inner();
         // Before the turn on Control: a name service may take its time.
         let accounts = Accounts::find(&request.socket_owner, &request.socket_group).await?;
-        self.call(|control| control.create_nic(request, accounts)).await.map(Response::new)
+        self.change(move |control| control.create_nic(&request, &accounts)).await
     }
 
     async fn get_nic(
@@ -221,7 +228,7 @@ impl NetService for Service {
         let mut request = request.into_inner();
         request.id = told("id", request.id)?;
         let accounts = Accounts::find(&request.socket_owner, &request.socket_group).await?;
-        self.call(move |control| control.update_nic(&request, accounts)).await.map(Response::new)
+        self.change(move |control| control.update_nic(&request, &accounts)).await
     }
 
     async fn set_nic_limits(
@@ -230,7 +237,7 @@ impl NetService for Service {
     ) -> Result<Response<proto::Nic>, Status> {
         let mut request = request.into_inner();
         request.id = told("id", request.id)?;
-        self.call(move |control| control.set_nic_limits(&request)).await.map(Response::new)
+        self.change(move |control| control.set_nic_limits(&request)).await
     }
 
     async fn delete_nic(
@@ -239,7 +246,7 @@ impl NetService for Service {
     ) -> Result<Response<proto::DeleteNicResponse>, Status> {
         let mut request = request.into_inner();
         request.id = told("id", request.id)?;
-        self.call(move |control| control.delete_nic(&request)).await.map(Response::new)
+        self.change(move |control| control.delete_nic(&request)).await
     }
 
     async fn get_nic_stats(

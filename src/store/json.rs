@@ -8,32 +8,36 @@
 //! DIR/nics/UUID.gone            a vNIC that is being deleted
 //! DIR/quarantine/               files that could not be understood, as they were
 //! ```
-//! A change is written to a temporary file, synced, renamed into place, and the folder synced. A
-//! failed sync is never retried on the same file. A deletion is a rename, which is taken back where
-//! it cannot be synced: that needs neither room nor descriptors. What is left of a deletion is
-//! removed at the next start.
+//! A commit has two steps. First, each new file is written under a temporary name and synced. Then
+//! all files are renamed into place, and each folder is synced once. A deletion is a rename, too:
+//! to take it back needs neither room nor descriptors. Where a step fails, all renames are taken
+//! back. A failed sync is never retried on the same file.
+//!
+//! A daemon that is killed meanwhile leaves some of the renames, and so some of the changes, each
+//! of them whole. What is left of temporary files and deletions is removed at the next start.
 //!
 //! A disk that takes no files keeps nothing from being served: [`JsonStore::open`] and
 //! [`Store::load`] fail only where the directory cannot be read, or is in use.
 
-use super::{Contents, Store, StoreError};
+use super::{
+    Change, Contents, Store, StoreError,
+    file::{Unreadable, encode, failed, read, remove, write_synced},
+};
 use crate::{
     lock::{self, DirLock},
     model::{Network, Nic},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::HashSet,
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
+    fs::{self, File},
+    io,
     os::fd::OwnedFd,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 use uuid::Uuid;
 
-// A change of meaning gets another one. New fields have defaults and do not.
-const VERSION: u32 = 1;
 const NETWORKS: &str = "networks";
 const NICS: &str = "nics";
 const QUARANTINE: &str = "quarantine";
@@ -71,7 +75,7 @@ impl Folder {
             Some(folder) if lock::is_at(folder, &self.path) => folder.sync_all(),
             _ => File::open(&self.path).and_then(|folder| folder.sync_all()),
         };
-        synced.map_err(|source| StoreError::Unsynced { path: self.path.clone(), source })
+        synced.map_err(failed("sync", &self.path))
     }
 
     /// Where an object is kept.
@@ -80,32 +84,56 @@ impl Folder {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct Envelope<T> {
-    version: u32,
-    /// Of the body as compact JSON with sorted keys, in hexadecimal.
-    crc32c: String,
-    body: T,
+/// What a change does to the files: a rename.
+#[derive(Debug)]
+struct Step<'a> {
+    change: &'a Change,
+    folder: &'a Folder,
+    /// The object's.
+    file: PathBuf,
+    /// What takes its place, or what it is called once it is deleted.
+    beside: PathBuf,
 }
 
-/// Why a file is set aside.
-#[derive(Debug, thiserror::Error)]
-enum Unreadable {
-    #[error("cannot be read: {0}")]
-    Io(#[from] io::Error),
-    #[error("is not what was written: {0}")]
-    Json(#[from] serde_json::Error),
-    #[error("has version {0}; this daemon knows {VERSION}")]
-    Version(u32),
-    #[error("has checksum {found}, but its content {computed}: it was damaged or edited by hand")]
-    Checksum { found: String, computed: String },
-    #[error("its name does not tell its id {0}")]
-    Name(Uuid),
-}
+impl Step<'_> {
+    fn is_put(&self) -> bool {
+        matches!(self.change, Change::PutNetwork(_) | Change::PutNic(_))
+    }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-    let path = path.to_owned();
-    move |source| StoreError::Io { action, path, source }
+    fn write<T: Serialize>(&self, body: &T) -> Result<(), StoreError> {
+        let text = encode(body).map_err(|e| failed("encode", &self.file)(e.into()))?;
+        // Synced before it is renamed: else the name may reach the disk before the text does.
+        write_synced(&self.beside, &text)
+    }
+
+    fn rename(&self) -> Result<(), StoreError> {
+        if self.is_put() {
+            return fs::rename(&self.beside, &self.file).map_err(failed("rename to", &self.file));
+        }
+        match fs::rename(&self.file, &self.beside) {
+            // An earlier try that was cut short has renamed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            renamed => renamed.map_err(failed("rename", &self.file)),
+        }
+    }
+
+    /// Puts what was there before the rename in its place again.
+    fn take_back(&self) -> Result<(), StoreError> {
+        match self.change {
+            Change::PutNetwork(network) => self.put_back(network.old.as_ref()),
+            Change::PutNic(nic) => self.put_back(nic.old.as_ref()),
+            Change::DeleteNetwork { .. } | Change::DeleteNic(_) => {
+                fs::rename(&self.beside, &self.file).map_err(failed("rename to", &self.file))
+            }
+        }
+    }
+
+    fn put_back<T: Serialize>(&self, old: Option<&T>) -> Result<(), StoreError> {
+        match old {
+            Some(old) => self.write(old).and_then(|()| self.rename()),
+            None => remove(&self.file),
+        }
+    }
 }
 
 impl JsonStore {
@@ -135,39 +163,57 @@ impl JsonStore {
         }
     }
 
-    fn put<T: Serialize>(&self, folder: &Folder, id: Uuid, body: &T) -> Result<(), StoreError> {
-        let path = folder.file(id);
-        let text = encode(body).map_err(|e| failed("encode", &path)(e.into()))?;
+    /// What a change does to the files.
+    fn step<'a>(&'a self, change: &'a Change) -> Step<'a> {
+        let (folder, id, extension) = match change {
+            Change::PutNetwork(network) => (&self.networks, network.new.id, "tmp"),
+            Change::PutNic(nic) => (&self.nics, nic.new.id, "tmp"),
+            // One rename stands for the network and all its vNICs: they go together or not at all.
+            Change::DeleteNetwork { id, .. } => (&self.networks, *id, "deleting"),
+            Change::DeleteNic(id) => (&self.nics, *id, "gone"),
+        };
+        let file = folder.file(id);
         // In the same folder: rename(2) works within one file system only.
-        let temporary = path.with_extension("tmp");
-        // Synced before it is renamed: else the name may reach the disk before the text does.
-        let written = write_synced(&temporary, &text)
-            .and_then(|()| fs::rename(&temporary, &path).map_err(failed("rename to", &path)));
-        if let Err(error) = written {
-            if let Err(leftover) = fs::remove_file(&temporary) {
-                tracing::debug!(path = %temporary.display(), %leftover, "no temporary file to remove");
-            }
-            return Err(error);
-        }
-        folder.sync()
+        let beside = file.with_extension(extension);
+        Step { change, folder, file, beside }
     }
 
-    /// Renames a file that stands for an object, durably or not at all. One that has this name by
-    /// now is fine.
-    fn mark(&self, folder: &Folder, path: &Path, marked: &Path) -> Result<(), StoreError> {
-        // Not found: an earlier try that was cut short has renamed it.
-        match fs::rename(path, marked) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("rename", path)(error));
+    /// Writes what a change is to put in place.
+    fn write(&self, step: &Step<'_>) -> Result<(), StoreError> {
+        match step.change {
+            Change::PutNetwork(network) => {
+                // What is left of one with this id that was deleted must not come back with it.
+                let marked = step.file.with_extension("deleting");
+                if marked.exists() {
+                    self.finish_deletion(&marked, Some(network.new.id))?;
+                }
+                step.write(&network.new)
             }
-            _ => {}
+            Change::PutNic(nic) => step.write(&nic.new),
+            Change::DeleteNetwork { .. } | Change::DeleteNic(_) => Ok(()),
         }
-        // A refused change must not be in force after a restart.
-        folder.sync().inspect_err(|_| {
-            if let Err(error) = fs::rename(marked, path) {
-                tracing::warn!(path = %path.display(), %error, "a deletion was refused and cannot be taken back: it may be in force after a restart");
+    }
+
+    /// Makes what was renamed durable: each folder is synced once.
+    fn sync(&self, steps: &[Step<'_>]) -> Result<(), StoreError> {
+        let is_in = |folder| steps.iter().any(|step| std::ptr::eq(step.folder, folder));
+        let mut touched = [&self.networks, &self.nics].into_iter().filter(|folder| is_in(*folder));
+        touched.try_for_each(Folder::sync)
+    }
+
+    /// Takes back a commit that failed when `done` of its renames were carried out.
+    fn take_back(&self, steps: &[Step<'_>], done: usize) {
+        let (done, open) = steps.split_at(done);
+        for step in open.iter().filter(|step| step.is_put()) {
+            if let Err(error) = remove(&step.beside) {
+                tracing::debug!(%error, "a temporary file stays until the next start");
             }
-        })
+        }
+        let taken_back = done.iter().rev().map(Step::take_back);
+        // A refused change must not be in force after a restart.
+        for error in taken_back.chain([self.sync(done)]).filter_map(Result::err) {
+            tracing::warn!(%error, "a change was refused and cannot be taken back: it may be in force after a restart");
+        }
     }
 
     /// The files of a folder that end in `extension`; other leftovers of ours are removed,
@@ -309,50 +355,6 @@ fn make_folders(directory: &Path) {
     }
 }
 
-fn remove(path: &Path) -> Result<(), StoreError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
-        _ => Ok(()),
-    }
-}
-
-fn encode<T: Serialize>(body: &T) -> serde_json::Result<Vec<u8>> {
-    // Through a `Value`, whose maps are sorted: the checksum is the same for whoever reads it back.
-    let body = serde_json::to_value(body)?;
-    let crc32c = checksum(&body)?;
-    let mut text = serde_json::to_vec_pretty(&Envelope { version: VERSION, crc32c, body })?;
-    text.push(b'\n');
-    Ok(text)
-}
-
-fn checksum(body: &serde_json::Value) -> serde_json::Result<String> {
-    serde_json::to_vec(body).map(|octets| format!("{:08x}", crc32c::crc32c(&octets)))
-}
-
-fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Unreadable> {
-    let envelope: Envelope<serde_json::Value> = serde_json::from_slice(&fs::read(path)?)?;
-    // Before the checksum, which another version may take of something else.
-    if envelope.version != VERSION {
-        return Err(Unreadable::Version(envelope.version));
-    }
-    let computed = checksum(&envelope.body)?;
-    if computed != envelope.crc32c {
-        return Err(Unreadable::Checksum { found: envelope.crc32c, computed });
-    }
-    // Parsed after the checksum was taken of all of it, fields that are unknown here included.
-    Ok(serde_json::from_value(envelope.body)?)
-}
-
-fn write_synced(path: &Path, octets: &[u8]) -> Result<(), StoreError> {
-    let mut options = OpenOptions::new();
-    // Never a file that is there: once fsync(2) has failed, the kernel may take its pages for
-    // clean, and a second sync would succeed without them.
-    let opened = options.write(true).create_new(true).mode(0o600).open(path);
-    let mut file = opened.map_err(failed("create", path))?;
-    file.write_all(octets).map_err(failed("write", path))?;
-    file.sync_all().map_err(failed("sync", path))
-}
-
 impl Store for JsonStore {
     fn load(&mut self) -> Result<Contents, StoreError> {
         // First: vNICs of a deleted network are no orphans.
@@ -367,37 +369,32 @@ impl Store for JsonStore {
         Ok(Contents { networks, nics, orphans, damaged: damaged_networks + damaged_nics })
     }
 
-    fn put_network(&mut self, network: &Network) -> Result<(), StoreError> {
-        // What is left of one with this id that was deleted must not come back with it.
-        let marked = self.networks.file(network.id).with_extension("deleting");
-        if marked.exists() {
-            self.finish_deletion(&marked, Some(network.id))?;
+    fn commit(&mut self, changes: &[&Change]) -> Result<(), StoreError> {
+        let steps: Vec<_> = changes.iter().map(|change| self.step(change)).collect();
+        let mut done = 0;
+        // All are written before the first is renamed: a disk that is full leaves nothing to take
+        // back.
+        let result = steps.iter().try_for_each(|step| self.write(step)).and_then(|()| {
+            for step in &steps {
+                step.rename()?;
+                done += 1;
+            }
+            self.sync(&steps)
+        });
+        if let Err(error) = result {
+            self.take_back(&steps, done);
+            return Err(error);
         }
-        self.put(&self.networks, network.id, network)
-    }
-
-    fn put_nic(&mut self, nic: &Nic) -> Result<(), StoreError> {
-        self.put(&self.nics, nic.id, nic)
-    }
-
-    fn delete_network(&mut self, id: Uuid, nics: &[Uuid]) -> Result<(), StoreError> {
-        let path = self.networks.file(id);
-        let marked = path.with_extension("deleting");
-        // One rename stands for the network and all its vNICs: they go together or not at all.
-        self.mark(&self.networks, &path, &marked)?;
-        // No refusal: the deletion is in force.
-        if let Err(error) = self.remove_deleted(&marked, nics) {
-            tracing::warn!(%error, "what is left of a deleted network is removed at the next start");
-        }
-        Ok(())
-    }
-
-    fn delete_nic(&mut self, id: Uuid) -> Result<(), StoreError> {
-        let path = self.nics.file(id);
-        let marked = path.with_extension("gone");
-        self.mark(&self.nics, &path, &marked)?;
-        if let Err(error) = remove(&marked) {
-            tracing::warn!(%error, "what is left of a deleted vNIC is removed at the next start");
+        for Step { change, beside, .. } in &steps {
+            let removed = match change {
+                Change::DeleteNetwork { nics, .. } => self.remove_deleted(beside, nics),
+                Change::DeleteNic(_) => remove(beside),
+                Change::PutNetwork(_) | Change::PutNic(_) => Ok(()),
+            };
+            // No refusal: the deletion is in force.
+            if let Err(error) = removed {
+                tracing::warn!(%error, "what is left of a deletion is removed at the next start");
+            }
         }
         Ok(())
     }
@@ -415,7 +412,7 @@ impl Store for JsonStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{lock::LockError, model::Addressing};
+    use crate::{lock::LockError, model::Addressing, store::Put};
     use proptest::prelude::*;
 
     fn network() -> Network {
@@ -434,6 +431,22 @@ mod tests {
             asked: Some(Uuid::new_v4()),
             created_at: jiff::Timestamp::UNIX_EPOCH,
             updated_at: jiff::Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    impl JsonStore {
+        fn put_network(&mut self, network: &Network) {
+            let put = Put { old: None, new: network.clone() };
+            self.commit(&[&Change::PutNetwork(put.into())]).unwrap();
+        }
+
+        fn put_nic(&mut self, nic: &Nic) {
+            let put = Put { old: None, new: nic.clone() };
+            self.commit(&[&Change::PutNic(put.into())]).unwrap();
+        }
+
+        fn delete_network(&mut self, id: Uuid, nics: &[Uuid]) {
+            self.commit(&[&Change::DeleteNetwork { id, nics: nics.into() }]).unwrap();
         }
     }
 
@@ -477,8 +490,8 @@ mod tests {
         let mut store = JsonStore::open(directory.path()).unwrap();
         let network = network();
         let nic = nic(&network);
-        store.put_network(&network).unwrap();
-        store.put_nic(&nic).unwrap();
+        store.put_network(&network);
+        store.put_nic(&nic);
         drop(store);
         let mut store = JsonStore::open(directory.path()).unwrap();
         let contents = store.load().unwrap();
@@ -490,7 +503,7 @@ mod tests {
                 ..Contents::default()
             }
         );
-        store.delete_network(network.id, &[nic.id]).unwrap();
+        store.delete_network(network.id, &[nic.id]);
         assert_eq!(store.load().unwrap(), Contents::default());
     }
 
@@ -510,10 +523,10 @@ mod tests {
         let mut store = JsonStore::open(directory.path()).unwrap();
         let (network, other) = (network(), network());
         let (gone, stays) = (nic(&network), nic(&other));
-        store.put_network(&network).unwrap();
-        store.put_network(&other).unwrap();
-        store.put_nic(&gone).unwrap();
-        store.put_nic(&stays).unwrap();
+        store.put_network(&network);
+        store.put_network(&other);
+        store.put_nic(&gone);
+        store.put_nic(&stays);
         let path = store.networks.file(network.id);
         fs::rename(&path, path.with_extension("deleting")).unwrap();
         let contents = store.load().unwrap();
@@ -529,10 +542,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut store = JsonStore::open(directory.path()).unwrap();
         let network = network();
-        store.put_network(&network).unwrap();
+        store.put_network(&network);
         let path = store.networks.file(network.id);
         fs::rename(&path, path.with_extension("deleting")).unwrap();
-        store.delete_network(network.id, &[]).unwrap();
+        store.delete_network(network.id, &[]);
         assert_eq!(store.load().unwrap(), Contents::default());
     }
 
@@ -542,18 +555,58 @@ mod tests {
         let mut store = JsonStore::open(directory.path()).unwrap();
         let network = network();
         let (left, gone) = (nic(&network), nic(&network));
-        store.put_network(&network).unwrap();
-        store.put_nic(&left).unwrap();
-        store.put_nic(&gone).unwrap();
+        store.put_network(&network);
+        store.put_nic(&left);
+        store.put_nic(&gone);
         // Deletions that were made durable, and cut short then.
         let path = store.nics.file(gone.id);
         fs::rename(&path, path.with_extension("gone")).unwrap();
         let path = store.networks.file(network.id);
         fs::rename(&path, path.with_extension("deleting")).unwrap();
-        store.put_network(&network).unwrap();
+        store.put_network(&network);
         let alone = Contents { networks: vec![network], ..Contents::default() };
         assert_eq!(store.load().unwrap(), alone);
         assert_eq!(fs::read_dir(directory.path().join(NICS)).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_commit_that_fails_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = JsonStore::open(directory.path()).unwrap();
+        let (network, other, new) = (network(), network(), network());
+        let (changed, deleted) = (nic(&network), nic(&network));
+        store.put_network(&network);
+        store.put_network(&other);
+        store.put_nic(&changed);
+        store.put_nic(&deleted);
+        let before = store.load().unwrap();
+        let files = |folder| {
+            let entries = fs::read_dir(directory.path().join(folder)).unwrap();
+            let files = entries.map(|entry| entry.unwrap().path());
+            files.map(|path| (path.clone(), fs::read(path).ok())).collect::<HashSet<_>>()
+        };
+        // What a file cannot be renamed to.
+        let obstacle = nic(&network);
+        fs::create_dir(store.nics.file(obstacle.id)).unwrap();
+        let stored = [NETWORKS, NICS].map(files);
+        let named = |nic: &Nic| Nic { name: "renamed".parse().unwrap(), ..nic.clone() };
+        let put = |old: Option<&Nic>, new| Change::PutNic(Put { old: old.cloned(), new }.into());
+        let changes = [
+            Change::PutNetwork(Put { old: None, new }.into()),
+            put(Some(&changed), named(&changed)),
+            Change::DeleteNic(deleted.id),
+            Change::DeleteNetwork { id: other.id, nics: vec![] },
+            put(None, obstacle.clone()),
+        ];
+        let error = store.commit(&changes.each_ref()).unwrap_err();
+        assert!(error.to_string().starts_with("cannot rename to"), "{error}");
+        assert_eq!([NETWORKS, NICS].map(files), stored, "octet for octet");
+        fs::remove_dir(store.nics.file(obstacle.id)).unwrap();
+        assert_eq!(store.load().unwrap(), before);
+        store.commit(&changes.each_ref()).unwrap();
+        let after = store.load().unwrap();
+        assert_eq!((after.networks.len(), after.nics.len()), (2, 2));
+        assert!(after.nics.contains(&named(&changed)) && after.nics.contains(&obstacle));
     }
 
     #[test]
@@ -561,9 +614,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut store = JsonStore::open(directory.path()).unwrap();
         let network = network();
-        store.put_network(&network).unwrap();
+        store.put_network(&network);
         let orphan = nic(&super::tests::network());
-        store.put_nic(&orphan).unwrap();
+        store.put_nic(&orphan);
         fs::copy(store.networks.file(network.id), store.networks.file(Uuid::nil())).unwrap();
         let contents = store.load().unwrap();
         assert_eq!((contents.networks, contents.nics), (vec![network], vec![]));
@@ -577,8 +630,8 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let mut store = JsonStore::open(directory.path()).unwrap();
             let (damaged, intact) = (network(), network());
-            store.put_network(&damaged).unwrap();
-            store.put_network(&intact).unwrap();
+            store.put_network(&damaged);
+            store.put_network(&intact);
             let path = store.networks.file(damaged.id);
             let mut octets = fs::read(&path).unwrap();
             if truncate {

@@ -1,12 +1,13 @@
 //! The durable form of the desired state.
 //!
-//! A change that a [`Store`] has returned from is on stable storage; one it has refused is not
+//! Changes that a [`Store`] has committed are on stable storage; those it has refused are not
 //! there after a restart.
 
 mod busy;
+mod file;
 pub mod json;
 
-pub use busy::{Busy, Watched};
+pub use busy::Busy;
 
 use crate::{
     lock::LockError,
@@ -28,7 +29,34 @@ pub struct Contents {
     pub damaged: usize,
 }
 
-/// A change could not be made durable, or the store not be used at all.
+/// An object as it is to be, and as it was.
+#[derive(Debug)]
+pub struct Put<T> {
+    /// Absent: it is new.
+    pub old: Option<T>,
+    /// What takes its place. It has the same id.
+    pub new: T,
+}
+
+/// What one request changes: all of it or nothing, also if the daemon dies meanwhile.
+#[derive(Debug)]
+pub enum Change {
+    /// A network is created or changed.
+    PutNetwork(Box<Put<Network>>),
+    /// A vNIC is created or changed.
+    PutNic(Box<Put<Nic>>),
+    /// A network goes, and its vNICs with it.
+    DeleteNetwork {
+        /// The network.
+        id: Uuid,
+        /// All that are in it.
+        nics: Vec<Uuid>,
+    },
+    /// A vNIC goes.
+    DeleteNic(Uuid),
+}
+
+/// Changes could not be made durable, or the store not be used at all.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A system call failed.
@@ -41,15 +69,6 @@ pub enum StoreError {
         /// Why it failed.
         source: io::Error,
     },
-    /// A change is there, but might not be after a power failure: it is to be taken back.
-    #[error("cannot sync {}: {source}", path.display())]
-    // Apart from `Io`: only here is something left in place.
-    Unsynced {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
     /// It cannot be locked: another daemon uses it.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -60,14 +79,10 @@ pub trait Store: Send {
     /// What was stored, at the start. What cannot be understood is set aside with a warning, not an
     /// error.
     fn load(&mut self) -> Result<Contents, StoreError>;
-    /// Stores a network, new or changed.
-    fn put_network(&mut self, network: &Network) -> Result<(), StoreError>;
-    /// Stores a vNIC, new or changed.
-    fn put_nic(&mut self, nic: &Nic) -> Result<(), StoreError>;
-    /// Removes a network and its vNICs: all of them or none, also if the daemon dies meanwhile.
-    fn delete_network(&mut self, id: Uuid, nics: &[Uuid]) -> Result<(), StoreError>;
-    /// Removes a vNIC.
-    fn delete_nic(&mut self, id: Uuid) -> Result<(), StoreError>;
+    /// Makes changes durable, all of them or, with an error, none. If the daemon dies meanwhile,
+    /// each of them is there or not, whatever becomes of the others: so no object may be in two of
+    /// them, and none may take what another one frees.
+    fn commit(&mut self, changes: &[&Change]) -> Result<(), StoreError>;
     /// Whether a change could be made now.
     fn probe(&mut self) -> Result<(), StoreError>;
 }

@@ -4,11 +4,11 @@
 
 use libfuzzer_sys::fuzz_target;
 use mvirt_net::{
-    control::{Accounts, Control, Limits},
+    control::{Accounts, Control, Handle, Limits},
     dataplane::{Access, Dataplane, Hugepages, Settings},
     model::{Network, Nic},
     proto,
-    store::{Contents, Store, StoreError},
+    store::{Change, Contents, Store, StoreError},
 };
 use prost::Message;
 use std::{
@@ -32,22 +32,19 @@ impl Store for Memory {
     fn load(&mut self) -> Result<Contents, StoreError> {
         Ok(Contents::default())
     }
-    fn put_network(&mut self, network: &Network) -> Result<(), StoreError> {
-        self.0.lock().unwrap().networks.insert(network.id, network.clone());
-        Ok(())
-    }
-    fn put_nic(&mut self, nic: &Nic) -> Result<(), StoreError> {
-        self.0.lock().unwrap().nics.insert(nic.id, nic.clone());
-        Ok(())
-    }
-    fn delete_network(&mut self, id: Uuid, nics: &[Uuid]) -> Result<(), StoreError> {
+    fn commit(&mut self, changes: &[&Change]) -> Result<(), StoreError> {
         let mut kept = self.0.lock().unwrap();
-        kept.networks.remove(&id);
-        nics.iter().for_each(|nic| drop(kept.nics.remove(nic)));
-        Ok(())
-    }
-    fn delete_nic(&mut self, id: Uuid) -> Result<(), StoreError> {
-        self.0.lock().unwrap().nics.remove(&id);
+        for change in changes {
+            match change {
+                Change::PutNetwork(network) => drop(kept.networks.insert(network.new.id, network.new.clone())),
+                Change::PutNic(nic) => drop(kept.nics.insert(nic.new.id, nic.new.clone())),
+                Change::DeleteNetwork { id, nics } => {
+                    kept.networks.remove(id);
+                    nics.iter().for_each(|nic| drop(kept.nics.remove(nic)));
+                }
+                Change::DeleteNic(id) => drop(kept.nics.remove(id)),
+            }
+        }
         Ok(())
     }
     fn probe(&mut self) -> Result<(), StoreError> {
@@ -59,19 +56,22 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 });
 
-async fn ask(control: &mut Control, kind: u8, octets: &[u8]) {
-    let nobody = Accounts::default;
-    match kind % 8 {
-        0 => drop(proto::CreateNetworkRequest::decode(octets).map(|r| control.create_network(r))),
-        1 | 2 => drop(proto::CreateNicRequest::decode(octets).map(|r| control.create_nic(r, nobody()))),
-        3 => drop(proto::UpdateNetworkRequest::decode(octets).map(|r| control.update_network(&r))),
-        4 => drop(proto::UpdateNicRequest::decode(octets).map(|r| control.update_nic(&r, nobody()))),
-        5 => drop(proto::SetNicLimitsRequest::decode(octets).map(|r| control.set_nic_limits(&r))),
-        6 => drop(proto::DeleteNetworkRequest::decode(octets).map(|r| control.delete_network(&r))),
-        _ => drop(proto::DeleteNicRequest::decode(octets).map(|r| control.delete_nic(&r))),
+async fn ask(control: &Handle, kind: u8, octets: &[u8]) {
+    macro_rules! change {
+        ($request:ident, $method:ident $(, $accounts:expr)?) => {
+            if let Ok(request) = proto::$request::decode(octets) {
+                drop(control.change(move |control| control.$method(&request $(, $accounts)?)).await.unwrap());
+            }
+        };
     }
-    for closing in control.take_closing() {
-        closing.over().await;
+    match kind % 8 {
+        0 => change!(CreateNetworkRequest, create_network),
+        1 | 2 => change!(CreateNicRequest, create_nic, &Accounts::default()),
+        3 => change!(UpdateNetworkRequest, update_network),
+        4 => change!(UpdateNicRequest, update_nic, &Accounts::default()),
+        5 => change!(SetNicLimitsRequest, set_nic_limits),
+        6 => change!(DeleteNetworkRequest, delete_network),
+        _ => change!(DeleteNicRequest, delete_nic),
     }
 }
 
@@ -109,22 +109,25 @@ fn check(control: &Control, kept: &Kept) {
 fuzz_target!(|octets: &[u8]| {
     RUNTIME.block_on(async {
         let settings = Settings { reactors: 1, cpus: vec![], busy_poll: Duration::ZERO, hugepages: Hugepages::Off, guest_memory: 0, socket_access: Access::default() };
-        let (dataplane, _events) = Dataplane::start(&settings).unwrap();
+        let (dataplane, events) = Dataplane::start(&settings).unwrap();
         let directory = std::env::temp_dir().join(format!("mvirt-net-fuzz-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let memory = Memory::default();
         let limits = Limits { networks: 8, nics: 16, routes: 8 };
-        let mut control = Control::restore(Box::new(memory.clone()), dataplane, directory.clone(), limits, 1.0).unwrap();
+        let control = Control::restore(Box::new(memory.clone()), dataplane, directory.clone(), limits, 1.0).unwrap();
+        let (control, thread) = Handle::spawn(control, events).unwrap();
         let mut rest = octets;
         while let [kind, len, tail @ ..] = rest {
             let (request, tail) = tail.split_at(usize::from(*len).min(tail.len()));
             rest = tail;
-            ask(&mut control, *kind, request).await;
-            check(&control, &memory.0.lock().unwrap());
+            ask(&control, *kind, request).await;
+            let memory = memory.clone();
+            control.call(move |control| check(control, &memory.0.lock().unwrap())).await.unwrap();
         }
-        for socket in control.shut_down() {
+        for socket in control.call(Control::shut_down).await.unwrap() {
             socket.close().await;
         }
+        assert!(thread.join().await);
         std::fs::remove_dir_all(&directory).unwrap();
     });
 });

@@ -1,5 +1,6 @@
 //! Stories of the daemon's life: it is killed, replaced, ended, and its disk fails.
 
+mod batches;
 mod crashes;
 mod disk;
 mod ends;

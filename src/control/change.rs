@@ -1,0 +1,460 @@
+//! The one path of a change: decided, stored, and then in force.
+//!
+//! ```text
+//! decide(&Control) ─▶ prepare ─▶ Store::commit ─▶ apply ─▶ reply
+//!    │ Refusal           │ Refusal     │ StoreError: abandon what was prepared
+//! ```
+//! A request decides and changes nothing. Requests that wait at the same time are committed
+//! together, where their changes do not rest on one another: creations of vNICs, or deletions of
+//! vNICs (docs/decisions/0009).
+
+use super::{Control, refusal::Refusal};
+use crate::{
+    dataplane::Closing,
+    store::{Change, StoreError},
+};
+use tokio::sync::oneshot;
+
+/// Sends an answer to who waits for it.
+pub(super) type Answer = Box<dyn FnOnce() + Send>;
+type Reply<T> = Box<dyn FnOnce(&Control) -> T + Send>;
+
+/// What a request comes to.
+pub struct Decided<T> {
+    /// Absent: everything stays as it is.
+    change: Option<Change>,
+    /// Answers it, once the change is in force.
+    reply: Reply<T>,
+}
+
+impl<T> std::fmt::Debug for Decided<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decided").field("change", &self.change).finish_non_exhaustive()
+    }
+}
+
+impl<T: Send + 'static> Decided<T> {
+    pub(super) fn new(change: Change, reply: impl FnOnce(&Control) -> T + Send + 'static) -> Self {
+        Self { change: Some(change), reply: Box::new(reply) }
+    }
+
+    /// With this answer, and without a change.
+    pub(super) fn unchanged(answer: T) -> Self {
+        Self { change: None, reply: Box::new(|_| answer) }
+    }
+}
+
+impl Control {
+    /// Makes changes durable, or says that changes cannot be.
+    pub(super) fn commit(&mut self, changes: &[&Change]) -> Result<(), StoreError> {
+        let result = self.busy.during(|| self.store.commit(changes));
+        self.health.stored(&result);
+        result
+    }
+
+    /// Does what must precede a commit, and can be undone.
+    fn prepare(&mut self, change: &Change) -> Result<(), Refusal> {
+        match change {
+            Change::PutNic(nic) => match &nic.old {
+                // What is decided next must find its name and addresses taken.
+                None => self.adopt_nic(nic.new.clone()),
+                // What the file system refuses must not be in force after a restart.
+                Some(old) => self.give_socket(old, &nic.new)?,
+            },
+            Change::PutNetwork(_) | Change::DeleteNetwork { .. } | Change::DeleteNic(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Undoes what `prepare` has done for a change that is not stored.
+    fn abandon(&mut self, change: &Change) {
+        let Change::PutNic(nic) = change else { return };
+        match &nic.old {
+            None => self.forget_nic(nic.new.id),
+            Some(old) => {
+                if let Err(error) = self.give_socket(&nic.new, old) {
+                    tracing::warn!(nic = old.name.as_str(), %error, "the socket's owner, group and mode stay changed until the next start");
+                }
+            }
+        }
+    }
+
+    /// Puts a change in force that is stored. Only a new vNIC can be refused now: its socket.
+    fn apply(&mut self, change: Change) -> Result<(), Refusal> {
+        match change {
+            Change::PutNetwork(network) => self.apply_network(*network),
+            Change::PutNic(nic) => match nic.old {
+                None => return self.begin_nic(&nic.new),
+                Some(old) => self.change_nic(&old, nic.new),
+            },
+            Change::DeleteNetwork { id, nics } => self.apply_network_deletion(id, &nics),
+            Change::DeleteNic(id) => self.apply_nic_deletion(id),
+        }
+        Ok(())
+    }
+}
+
+/// A request that may change something.
+pub(super) trait Request: Send {
+    /// Decides, anew each time. Returns what is to be changed.
+    fn decide(&mut self, control: &Control) -> Option<Change>;
+    /// Answers as was decided last, now that the change is in force or was refused.
+    fn answer(self: Box<Self>, control: &Control, outcome: Result<(), Refusal>) -> Answer;
+}
+
+/// One whose answer is waited for.
+pub(super) struct Waiting<D, T> {
+    decide: D,
+    reply: Option<Result<Reply<T>, Refusal>>,
+    answer: oneshot::Sender<Result<T, Refusal>>,
+}
+
+impl<D, T> Waiting<D, T> {
+    pub(super) fn new(decide: D, answer: oneshot::Sender<Result<T, Refusal>>) -> Self {
+        Self { decide, reply: None, answer }
+    }
+}
+
+impl<D, T> Request for Waiting<D, T>
+where
+    D: Fn(&Control) -> Result<Decided<T>, Refusal> + Send,
+    T: Send + 'static,
+{
+    fn decide(&mut self, control: &Control) -> Option<Change> {
+        match (self.decide)(control) {
+            Ok(Decided { change, reply }) => {
+                self.reply = Some(Ok(reply));
+                change
+            }
+            Err(refusal) => {
+                self.reply = Some(Err(refusal));
+                None
+            }
+        }
+    }
+
+    fn answer(self: Box<Self>, control: &Control, outcome: Result<(), Refusal>) -> Answer {
+        let Self { reply, answer, .. } = *self;
+        let reply = outcome.and_then(|()| reply.expect("it is decided before it is answered"));
+        let result = reply.map(|reply| reply(control));
+        // A caller that has gone away does not want the answer.
+        Box::new(move || drop(answer.send(result)))
+    }
+}
+
+/// Requests that are decided and wait to be committed together, and the answers of earlier ones.
+#[derive(Default)]
+pub(super) struct Batch {
+    decided: Vec<(Box<dyn Request>, Option<Change>)>,
+    /// Each waits until the VMMs of the vNICs that were deleted for it are gone.
+    pub(super) answers: Vec<(Answer, Vec<Closing>)>,
+}
+
+impl Batch {
+    /// Decides a request. What does not go together with the requests before waits for these.
+    pub(super) fn add(&mut self, mut request: Box<dyn Request>, control: &mut Control) {
+        let mut change = request.decide(control);
+        if change.as_ref().is_some_and(|change| !self.admits(change)) {
+            self.commit(control);
+            // What it rested on may have been refused.
+            change = request.decide(control);
+        }
+        match change.as_ref().map_or(Ok(()), |change| control.prepare(change)) {
+            // Without a change, too: it may have been decided so because of one that is refused.
+            Ok(()) => self.decided.push((request, change)),
+            Err(refusal) => self.answer(request, control, Err(refusal)),
+        }
+    }
+
+    /// Whether a change can be committed with those that wait: whichever of them are there after a
+    /// crash, they agree.
+    fn admits(&self, change: &Change) -> bool {
+        let creates = |change: &Change| matches!(change, Change::PutNic(nic) if nic.old.is_none());
+        self.decided.iter().filter_map(|(_, decided)| decided.as_ref()).all(|decided| {
+            match (decided, change) {
+                // It was not found, so it is not the same one.
+                _ if creates(decided) => creates(change),
+                (Change::DeleteNic(decided), Change::DeleteNic(id)) => decided != id,
+                _ => false,
+            }
+        })
+    }
+
+    /// Stores all changes together, and answers all requests.
+    pub(super) fn commit(&mut self, control: &mut Control) {
+        let decided = std::mem::take(&mut self.decided);
+        let changes: Vec<_> = decided.iter().filter_map(|(_, change)| change.as_ref()).collect();
+        let stored = if changes.is_empty() { Ok(()) } else { control.commit(&changes) };
+        let Err(error) = stored else {
+            for (request, change) in decided {
+                let outcome = change.map_or(Ok(()), |change| control.apply(change));
+                self.answer(request, control, outcome);
+            }
+            return;
+        };
+        changes.into_iter().rev().for_each(|change| control.abandon(change));
+        match <[_; 1]>::try_from(decided) {
+            Ok([(request, _)]) => self.answer(request, control, Err(error.into())),
+            // One of them may be at fault. Each by itself, decided anew: others may have been
+            // refused for what is now taken back.
+            Err(several) => {
+                for (request, _) in several {
+                    self.add(request, control);
+                    self.commit(control);
+                }
+            }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        request: Box<dyn Request>,
+        control: &mut Control,
+        outcome: Result<(), Refusal>,
+    ) {
+        let answer = request.answer(control, outcome);
+        self.answers.push((answer, control.take_closing()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        control::{Accounts, ControlThread, Handle, Limits},
+        dataplane::{Access, Dataplane, Hugepages, Settings},
+        proto::{CreateNetworkRequest, CreateNicRequest, DeleteNicRequest, ListNicsRequest, Nic},
+        store::{Contents, Store},
+    };
+    use std::{
+        io,
+        sync::{Arc, Mutex, mpsc},
+        time::Duration,
+    };
+    use tokio::{runtime::Runtime, task::JoinHandle};
+
+    /// Whether a store takes changes.
+    type Takes = fn(&[&Change]) -> bool;
+
+    /// A store that stores nothing. It waits for a word before each commit.
+    struct Script {
+        words: mpsc::Receiver<Takes>,
+        /// How many changes each commit had.
+        commits: Arc<Mutex<Vec<usize>>>,
+    }
+
+    impl Store for Script {
+        fn load(&mut self) -> Result<Contents, StoreError> {
+            Ok(Contents::default())
+        }
+
+        fn commit(&mut self, changes: &[&Change]) -> Result<(), StoreError> {
+            let takes = self.words.recv().unwrap();
+            self.commits.lock().unwrap().push(changes.len());
+            if takes(changes) {
+                return Ok(());
+            }
+            let source = io::Error::from(io::ErrorKind::StorageFull);
+            Err(StoreError::Io { action: "write", path: "test".into(), source })
+        }
+
+        fn probe(&mut self) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    struct Rig {
+        runtime: Runtime,
+        handle: Handle,
+        thread: ControlThread,
+        words: mpsc::Sender<Takes>,
+        commits: Arc<Mutex<Vec<usize>>>,
+        _sockets: tempfile::TempDir,
+    }
+
+    type Created = JoinHandle<Result<Nic, Refusal>>;
+
+    impl Rig {
+        /// A Control with the network 10.0.0.0/24, which has just begun to store the vNIC "first",
+        /// so that whatever is asked now waits for its turn.
+        fn new() -> Self {
+            let mut runtime = tokio::runtime::Builder::new_multi_thread();
+            let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
+            let _entered = runtime.enter();
+            let sockets = tempfile::tempdir().unwrap();
+            let settings = Settings {
+                reactors: 1,
+                cpus: vec![],
+                busy_poll: Duration::ZERO,
+                hugepages: Hugepages::Off,
+                guest_memory: 0,
+                socket_access: Access::default(),
+            };
+            let (dataplane, reports) = Dataplane::start(&settings).unwrap();
+            let (words, receiver) = mpsc::channel();
+            let commits = Arc::default();
+            let store = Script { words: receiver, commits: Arc::clone(&commits) };
+            let limits = Limits { networks: 8, nics: 100, routes: 8 };
+            let path = sockets.path().into();
+            let control = Control::restore(Box::new(store), dataplane, path, limits, 1.0).unwrap();
+            let (handle, thread) = Handle::spawn(control, reports).unwrap();
+            let rig = Self { runtime, handle, thread, words, commits, _sockets: sockets };
+            let request = CreateNetworkRequest {
+                name: "prod".into(),
+                ipv4_subnet: "10.0.0.0/24".into(),
+                ..Default::default()
+            };
+            rig.say(|_| true);
+            let created = rig.handle.change(move |control| control.create_network(&request));
+            rig.runtime.block_on(created).unwrap().unwrap();
+            rig.create("first", "");
+            while !rig.handle.store().is_busy() {
+                std::thread::yield_now();
+            }
+            rig.commits.lock().unwrap().clear();
+            rig
+        }
+
+        /// What becomes of the next commit.
+        fn say(&self, takes: Takes) {
+            self.words.send(takes).unwrap();
+        }
+
+        /// Asks for a change. It is among those that wait when this returns.
+        fn ask<T: Send + 'static>(
+            &self,
+            decide: impl Fn(&Control) -> Result<Decided<T>, Refusal> + Send + 'static,
+        ) -> JoinHandle<Result<T, Refusal>> {
+            let handle = self.handle.clone();
+            let (asked, ask) = oneshot::channel();
+            let answer = self.runtime.spawn(async move {
+                let mut change = std::pin::pin!(handle.change(decide));
+                // Its first step sends the request, since there is room for it.
+                let waits = std::future::poll_fn(|context| {
+                    std::task::Poll::Ready(change.as_mut().poll(context).is_pending())
+                });
+                assert!(waits.await);
+                asked.send(()).unwrap();
+                change.await.unwrap()
+            });
+            self.runtime.block_on(ask).unwrap();
+            answer
+        }
+
+        fn create(&self, name: &str, id: &str) -> Created {
+            let request = CreateNicRequest {
+                network_id: "prod".into(),
+                name: name.into(),
+                id: id.into(),
+                ..Default::default()
+            };
+            self.ask(move |control| control.create_nic(&request, &Accounts::default()))
+        }
+
+        fn delete(&self, name: &str) -> JoinHandle<Result<bool, Refusal>> {
+            let request = DeleteNicRequest { id: name.into(), ..Default::default() };
+            self.ask(move |control| {
+                let Decided { change, reply } = control.delete_nic(&request)?;
+                Ok(Decided { change, reply: Box::new(|control| reply(control).deleted) })
+            })
+        }
+
+        fn answer<T>(&self, answer: JoinHandle<T>) -> T {
+            self.runtime.block_on(answer).unwrap()
+        }
+
+        /// The vNICs that are there, each with its address.
+        fn listed(&self) -> Vec<(String, String)> {
+            let list = |control: &mut Control| control.list_nics(&ListNicsRequest::default());
+            let list = self.runtime.block_on(self.handle.call(list)).unwrap().unwrap();
+            list.nics.into_iter().map(|nic| (nic.name, nic.ipv4_address)).collect()
+        }
+
+        fn end(self) -> Vec<usize> {
+            let Self { runtime, handle, thread, commits, .. } = self;
+            for socket in runtime.block_on(handle.call(Control::shut_down)).unwrap() {
+                runtime.block_on(socket.close());
+            }
+            assert!(runtime.block_on(thread.join()));
+            std::mem::take(&mut commits.lock().unwrap())
+        }
+    }
+
+    fn is_named(change: &Change, name: &str) -> bool {
+        matches!(change, Change::PutNic(nic) if nic.new.name.as_str() == name)
+    }
+
+    fn is_not_stored<T>(answer: &Result<T, Refusal>) -> bool {
+        matches!(answer, Err(Refusal::Store(_)))
+    }
+
+    #[test]
+    fn creations_that_wait_are_stored_together() {
+        let rig = Rig::new();
+        let created: Vec<_> = (0..64).map(|n| rig.create(&format!("n{n}"), "")).collect();
+        (0..2).for_each(|_| rig.say(|_| true));
+        let addresses = created.into_iter().map(|nic| rig.answer(nic).unwrap().ipv4_address);
+        let expected: Vec<_> = (2..66).map(|n| format!("10.0.0.{n}")).collect();
+        assert_eq!(addresses.collect::<Vec<_>>(), expected);
+        assert_eq!(rig.end(), [1, 64]);
+    }
+
+    #[test]
+    fn a_store_that_takes_nothing_leaves_nothing_changed() {
+        let rig = Rig::new();
+        rig.say(|_| true);
+        let created: Vec<_> = (0..64).map(|n| rig.create(&format!("n{n}"), "")).collect();
+        // All together, then each by itself.
+        (0..65).for_each(|_| rig.say(|_| false));
+        assert!(created.into_iter().all(|nic| is_not_stored(&rig.answer(nic))));
+        assert_eq!(rig.listed(), [("first".into(), "10.0.0.1".into())]);
+        rig.say(|_| true);
+        let nic = rig.answer(rig.create("n0", "")).unwrap();
+        assert_eq!(nic.ipv4_address, "10.0.0.2", "addresses are free again");
+        rig.end();
+    }
+
+    #[test]
+    fn what_one_change_suffers_costs_no_other() {
+        let rig = Rig::new();
+        let created = ["a", "bad", "c"].map(|name| rig.create(name, ""));
+        for _ in 0..5 {
+            rig.say(|changes| !changes.iter().any(|change| is_named(change, "bad")));
+        }
+        let [a, bad, c] = created.map(|nic| rig.answer(nic));
+        assert!(is_not_stored(&bad));
+        assert_eq!([a, c].map(|nic| nic.unwrap().ipv4_address), ["10.0.0.2", "10.0.0.3"]);
+        assert_eq!(rig.end(), [1, 3, 1, 1, 1]);
+    }
+
+    #[test]
+    fn what_rested_on_a_change_that_failed_is_decided_anew() {
+        const ID: &str = "22222222-2222-4222-8222-222222222222";
+        let rig = Rig::new();
+        let failing = rig.create("bad", ID);
+        // This id is taken by then, and free again when that has failed.
+        let other = rig.create("other", ID);
+        for _ in 0..4 {
+            rig.say(|changes| !changes.iter().any(|change| is_named(change, "bad")));
+        }
+        assert!(is_not_stored(&rig.answer(failing)));
+        assert_eq!(rig.answer(other).unwrap().id, ID);
+        rig.end();
+    }
+
+    #[test]
+    fn changes_that_rest_on_one_another_are_stored_one_after_the_other() {
+        let rig = Rig::new();
+        let a = rig.create("a", "");
+        let gone = rig.delete("first");
+        let again = rig.delete("first");
+        // It may have the address that is free now.
+        let b = rig.create("b", "");
+        (0..4).for_each(|_| rig.say(|_| true));
+        assert_eq!(rig.answer(a).unwrap().ipv4_address, "10.0.0.2");
+        assert!(rig.answer(gone).unwrap());
+        assert!(matches!(rig.answer(again), Err(Refusal::NotFound { .. })));
+        assert_eq!(rig.answer(b).unwrap().ipv4_address, "10.0.0.1");
+        assert_eq!(rig.end(), [1, 1, 1, 1]);
+    }
+}
