@@ -1,6 +1,9 @@
 //! Many vNICs: how fast they are created over gRPC, what one costs in memory while nobody is
 //! connected, and how soon all sockets listen again after the daemon was killed.
 //! `cargo bench --bench control [-- VNICS [NETWORKS]]`
+//!
+//! With another binary of the daemon, the rates of both, which take turns:
+//! `cargo bench --bench control -- --beside OLD`
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 #![expect(clippy::print_stdout, reason = "it is what a benchmark is for")]
 
@@ -20,9 +23,18 @@ use tonic::transport::{Channel, Endpoint};
 /// Requests that wait for their answers at a time, where several do.
 const AT_ONCE: usize = 64;
 
+/// How often each of two binaries has its turn.
+const ROUNDS: usize = 9;
+/// vNICs that are created in a turn, one after another and together.
+const TURN: [(usize, usize); 2] = [(1, 300), (AT_ONCE, 1500)];
+
 type Client = NetServiceClient<Channel>;
 
 fn main() {
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--beside");
+    if let Some(other) = arguments.nth(1) {
+        return beside(Path::new(&other));
+    }
     let numbers: Vec<usize> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
     let (nics, networks) = match numbers[..] {
         [] => (10_000, 1),
@@ -32,7 +44,8 @@ fn main() {
     // On a disk, where $TMPDIR may be memory.
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let mut daemon = start(directory.path());
+    let ours = Path::new(env!("CARGO_BIN_EXE_mvirt-net"));
+    let mut daemon = start(ours, directory.path());
     let sockets = runtime.block_on(async {
         let client = connect(directory.path()).await;
         create_networks(&client, networks).await;
@@ -54,7 +67,7 @@ fn main() {
     daemon.kill().unwrap();
     daemon.wait().unwrap();
     let begun = Instant::now();
-    let mut daemon = start(directory.path());
+    let mut daemon = start(ours, directory.path());
     for socket in &sockets {
         while UnixStream::connect(socket).is_err() {
             assert!(
@@ -74,8 +87,41 @@ fn report(what: &str, value: f64, unit: &str) {
     println!("{what:40} {value:10.2} {unit}");
 }
 
-fn start(directory: &Path) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt-net"));
+/// Rates of this binary and another one, in turns.
+fn beside(other: &Path) {
+    let ours = Path::new(env!("CARGO_BIN_EXE_mvirt-net"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut rates = <[[Vec<f64>; 2]; 2]>::default();
+    for _ in 0..ROUNDS {
+        for (rates, binary) in rates.iter_mut().zip([ours, other]) {
+            let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+            let mut daemon = start(binary, directory.path());
+            runtime.block_on(async {
+                let client = connect(directory.path()).await;
+                create_networks(&client, 1).await;
+                let mut first = 0;
+                for (rates, (at_once, nics)) in rates.iter_mut().zip(TURN) {
+                    let begun = Instant::now();
+                    create(&client, first..first + nics, 1, at_once).await;
+                    rates.push(nics as f64 / begun.elapsed().as_secs_f64());
+                    first += nics;
+                }
+            });
+            daemon.kill().unwrap();
+            daemon.wait().unwrap();
+        }
+    }
+    for (rates, name) in rates.iter_mut().zip(["this one", "the other"]) {
+        for (rates, (at_once, _)) in rates.iter_mut().zip(TURN) {
+            rates.sort_by(f64::total_cmp);
+            let (least, median, most) = (rates[0], rates[ROUNDS / 2], rates[ROUNDS - 1]);
+            println!("{name}, {at_once} at a time: {median:.0} ({least:.0}..{most:.0}) /s");
+        }
+    }
+}
+
+fn start(binary: &Path, directory: &Path) -> Child {
+    let mut command = Command::new(binary);
     command.arg("--listen").arg(format!("unix:{}", directory.join("api").display()));
     command.arg("--socket-dir").arg(directory.join("s"));
     command.arg("--metadata-dir").arg(directory.join("m"));
