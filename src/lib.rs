@@ -16,10 +16,11 @@
 //! ```
 //! In `dataplane/`, a room uses only those below it in this drawing.
 //!
-//! Where to start: a frame enters in `dataplane/port/vhost_user/queue/tx.rs`, is decided in
-//! `dataplane/reactor/pipeline/mod.rs` and leaves in `dataplane/port/vhost_user/queue/rx.rs`. A request
-//! enters in `control/service.rs` and ends in `store/json.rs`. Formats are in `wire/`; nouns in
-//! `model`; defaults in `config`. `tests/layering.rs` says who may use whom.
+//! Where to start: a frame enters in `dataplane/port/vhost_user/queue/tx.rs`, is decided about in
+//! `dataplane/forward/routed.rs` for `dataplane/reactor/pipeline/`, and leaves in
+//! `dataplane/port/vhost_user/queue/rx.rs`. A request enters in `control/service.rs` and ends in
+//! `store/json.rs`. Formats are in `wire/`; nouns in `model`; defaults in `config`.
+//! `tests/layering.rs` says who may use whom.
 
 pub mod access;
 pub mod account;

@@ -7,11 +7,9 @@ use mvirt_net::{
     dataplane::{
         counters::PortCounters,
         forward::{
-            FibBuilder,
+            Domain, FibBuilder, Network,
             limit::Limit,
-            tables::{
-                Addressing, Boot, GATEWAY_MAC, NetworkKey, NetworkTable, NextHop, PortId, Vnic,
-            },
+            tables::{Addressing, Boot, GATEWAY_MAC, NetworkKey, NextHop, PortId, Routed, Vnic},
         },
         frame::{BURST, Outgoing, offload::Offloads},
         port::vhost_user::{
@@ -230,8 +228,7 @@ impl Relay {
             guest
         };
         let guests = (0..guests).map(guest).collect();
-        ports.publish(&Arc::new(NetworkTable {
-            key: KEY,
+        let domain = Domain::Routed(Routed {
             ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
             ipv4_broadcast: Some(Ipv4Addr::new(10, 0, 0, 255)),
             ipv6_prefix: None,
@@ -240,9 +237,9 @@ impl Relay {
             ntp_ipv4: Vec::new(),
             ntp_ipv6: Vec::new(),
             domain: None,
-            vnics,
             fib: fib.build(7),
-        }));
+        });
+        ports.publish(&Arc::new(Network { key: KEY, vnics, domain }));
         Self { guests, ports, pipeline: Pipeline::default(), now, routes, random: 1 }
     }
 

@@ -4,9 +4,9 @@ use crate::{
     dataplane::{
         Placement,
         forward::{
-            FibBuilder,
+            self, Domain, FibBuilder,
             limit::Limit,
-            tables::{self, NetworkKey, NetworkTable, NextHop, Vnic},
+            tables::{self, NetworkKey, NextHop, Routed, Vnic},
         },
     },
     model::{Addressing, Boot, Network, Nic, RateLimit},
@@ -33,7 +33,7 @@ pub fn compile<'a>(
     network: &Network,
     members: impl Iterator<Item = &'a Member>,
     seed: u64,
-) -> NetworkTable {
+) -> forward::Network {
     let mut fib = FibBuilder::default();
     let mut vnics = Vec::new();
     for Member { reactor, vnic, .. } in members {
@@ -51,8 +51,7 @@ pub fn compile<'a>(
     }
     let (dns_ipv4, dns_ipv6) = by_family(&network.dns_servers);
     let (ntp_ipv4, ntp_ipv6) = by_family(&network.ntp_servers);
-    NetworkTable {
-        key,
+    let domain = Domain::Routed(Routed {
         ipv4_subnet: network.ipv4_subnet,
         ipv4_broadcast: network.ipv4_subnet.map(|subnet| subnet.broadcast()),
         ipv6_prefix: network.ipv6_prefix,
@@ -61,9 +60,9 @@ pub fn compile<'a>(
         ntp_ipv4,
         ntp_ipv6,
         domain: network.domain,
-        vnics,
         fib: fib.build(seed),
-    }
+    });
+    forward::Network { key, vnics, domain }
 }
 
 /// A vNIC of `network` at its place.

@@ -34,7 +34,10 @@ pub use reports::Reports;
 
 use counters::{PortCounters, ReactorCounters};
 use endpoint::{Socket, export::Order, port_handle::PortHandle};
-use forward::tables::{NetworkKey, NetworkTable, PortId};
+use forward::{
+    Network,
+    tables::{NetworkKey, PortId},
+};
 use std::{
     collections::HashMap,
     io,
@@ -286,7 +289,7 @@ pub struct Dataplane {
     generations: Vec<u32>,
     free: Vec<u32>,
     /// Published tables that a reactor may still hold: freed here, never on a reactor.
-    published: Vec<Arc<NetworkTable>>,
+    published: Vec<Arc<Network>>,
 }
 
 impl Dataplane {
@@ -406,7 +409,7 @@ impl Dataplane {
 
     /// Publishes new tables of networks to all reactors; an empty one says that the network is
     /// gone. They are in force when the barrier is passed.
-    pub fn publish(&mut self, tables: impl IntoIterator<Item = NetworkTable>) -> Barrier {
+    pub fn publish(&mut self, tables: impl IntoIterator<Item = Network>) -> Barrier {
         let tables: Vec<_> = tables.into_iter().map(Arc::new).collect();
         // With nothing to publish there is nothing to wait for.
         let told = if tables.is_empty() { &[][..] } else { &self.reactors };

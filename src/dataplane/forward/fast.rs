@@ -8,7 +8,7 @@
 //! It decides nothing that the general path would decide otherwise (a property test of
 //! `routed.rs`).
 
-use super::tables::{GATEWAY_IPV4, GATEWAY_MAC, NetworkTable, NextHop, Vnic};
+use super::tables::{GATEWAY_IPV4, GATEWAY_MAC, NextHop, Routed, Vnic};
 use crate::{
     dataplane::frame::Frame,
     wire::{ethernet, ipv4, protocol, tcp, udp, vnet::Offload},
@@ -39,7 +39,7 @@ pub struct Plain<'a> {
 
 impl<'a> Plain<'a> {
     /// The plain frames of `vnic`.
-    pub fn new(table: &NetworkTable, vnic: &'a Vnic) -> Self {
+    pub fn new(table: &Routed, vnic: &'a Vnic) -> Self {
         let header = ethernet::Header {
             destination: GATEWAY_MAC,
             source: vnic.mac,

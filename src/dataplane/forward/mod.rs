@@ -1,9 +1,10 @@
-//! Where a routed packet goes: a function of the network's table and the packet's headers.
+//! Where frames go: functions of a network's tables, of what traffic has taught, and of the frames.
 //!
 //! ```text
-//! headers ── broadcast/multicast? ── FIB: exact address, then longest prefix
-//!         ── hop limit ── MTU ── next hop
+//! a burst of a vNIC ── its network's Domain ── Routed: fast path │ guard, gateway │ route ──▶ Decisions
 //! ```
+//! A network is published whole. A reactor holds an `Arc` of it and swaps that between two bursts;
+//! nothing in it changes with traffic. What does is the reactor's own, in its [`Decider`].
 
 pub mod fast;
 mod fib;
@@ -17,69 +18,104 @@ pub mod withheld;
 pub use fib::{Fib, FibBuilder};
 
 use super::frame::{
-    classify::{Ipv4, Ipv6},
-    verdict::{DropReason, NextHopId, Rejection, Verdict},
+    BURST, Burst,
+    verdict::{DropReason, NextHopId, Verdict},
 };
-use tables::NetworkTable;
+use std::sync::Arc;
+use tables::{NetworkKey, NextHop, Routed, Vnic};
 
-/// Routes a unicast IPv4 packet.
-#[inline(always)]
-pub fn route_ipv4(table: &NetworkTable, packet: &Ipv4) -> Result<NextHopId, Verdict> {
-    let destination = packet.destination;
-    // Before the lookup: a routed prefix may cover groups and the broadcast address.
-    if destination.is_multicast() {
-        return Err(Verdict::Drop(DropReason::Multicast));
-    }
-    if table.ipv4_broadcast == Some(destination) {
-        return Err(Verdict::Drop(DropReason::Broadcast));
-    }
-    let next_hop = table.fib.lookup_ipv4(destination).ok_or_else(|| {
-        unreachable(table.ipv4_subnet.is_some_and(|subnet| subnet.contains(&destination)))
-    })?;
-    // The largest packet that it becomes: a frame to be segmented may well be longer than the MTU.
-    let checked = check(&table.fib, next_hop, packet.largest, packet.ttl);
-    if packet.may_be_cut && matches!(checked, Err(Verdict::Reject(DropReason::ExceedsMtu, _))) {
-        // RFC 1812 §5.2.6.
-        return Err(Verdict::Fragment(next_hop));
-    }
-    checked
+/// The whole truth of one network.
+#[derive(Debug)]
+pub struct Network {
+    /// Which.
+    pub key: NetworkKey,
+    // Sorted, so that a port finds its own by binary search; the generation confirms it.
+    /// Its vNICs, in the order of their ports' slots.
+    pub vnics: Vec<Arc<Vnic>>,
+    /// How frames go from one to another.
+    pub domain: Domain,
 }
 
-/// Routes a unicast IPv6 packet.
-#[inline]
-pub fn route_ipv6(table: &NetworkTable, packet: &Ipv6) -> Result<NextHopId, Verdict> {
-    if packet.destination.is_multicast() {
-        return Err(Verdict::Drop(DropReason::Multicast));
-    }
-    if packet.source.is_unicast_link_local() || packet.destination.is_unicast_link_local() {
-        // Link-local traffic ends at the link, which has the guest and the gateway on it (RFC 4291
-        // §2.5.6).
-        return Err(Verdict::Reject(DropReason::NoRoute, Rejection::BeyondScope));
-    }
-    let next_hop = table.fib.lookup_ipv6(packet.destination).ok_or_else(|| {
-        unreachable(table.ipv6_prefix.is_some_and(|prefix| prefix.contains(&packet.destination)))
-    })?;
-    check(&table.fib, next_hop, packet.largest, packet.hop_limit)
+/// How frames go from one vNIC of a network to another.
+#[derive(Debug)]
+pub enum Domain {
+    /// By their IP address, through a gateway.
+    Routed(Routed),
 }
 
-/// What becomes of a packet to an address that nobody has (RFC 1812 §5.2.7.1, RFC 4443 §3.1).
-#[cold]
-fn unreachable(in_subnet: bool) -> Verdict {
-    let rejection = if in_subnet { Rejection::NoHost } else { Rejection::NoRoute };
-    Verdict::Reject(DropReason::NoRoute, rejection)
+impl Domain {
+    /// Returns the next hop that a decision has named.
+    pub fn next_hop(&self, id: NextHopId) -> &NextHop {
+        match self {
+            Self::Routed(table) => table.fib.next_hop(id),
+        }
+    }
+
+    /// Returns what the gateway speaks of, where there is one.
+    pub fn routed(&self) -> Option<&Routed> {
+        match self {
+            Self::Routed(table) => Some(table),
+        }
+    }
 }
 
-/// Whether a packet may go to its next hop.
-#[inline(always)]
-fn check(fib: &Fib, next_hop: NextHopId, len: usize, hop_limit: u8) -> Result<NextHopId, Verdict> {
-    // Before the MTU, so that a packet which ends here is not cut. At 1 it would leave with 0 (RFC
-    // 1812 §5.3.1, RFC 8200 §3).
-    if hop_limit <= 1 {
-        return Err(Verdict::Reject(DropReason::HopLimit, Rejection::TimeExceeded));
+/// What is to become of the frames of a burst: written by a domain, carried out by the pipeline.
+#[derive(Debug)]
+pub struct Decisions {
+    next_hops: [NextHopId; BURST],
+    // Apart, since nearly no frame has one.
+    verdicts: [Verdict; BURST],
+}
+
+impl Default for Decisions {
+    fn default() -> Self {
+        let nowhere = Verdict::Drop(DropReason::NoRoute);
+        Self { next_hops: [NextHopId::NONE; BURST], verdicts: [nowhere; BURST] }
     }
-    let mtu = fib.next_hop(next_hop).mtu;
-    if len > usize::from(mtu) {
-        return Err(Verdict::Reject(DropReason::ExceedsMtu, Rejection::TooBig(mtu)));
+}
+
+impl Decisions {
+    /// Sends frame number `at` on to a next hop.
+    pub fn forward(&mut self, at: usize, next_hop: NextHopId) {
+        self.next_hops[at] = next_hop;
     }
-    Ok(next_hop)
+
+    /// Ends frame number `at` here.
+    pub fn end(&mut self, at: usize, verdict: Verdict) {
+        self.next_hops[at] = NextHopId::NONE;
+        self.verdicts[at] = verdict;
+    }
+
+    /// Returns where each frame goes on to; [`NextHopId::NONE`] where its verdict says what becomes
+    /// of it.
+    pub fn next_hops(&self) -> &[NextHopId; BURST] {
+        &self.next_hops
+    }
+
+    /// Returns where frame number `at` goes on to, or what else becomes of it.
+    pub fn of(&self, at: usize) -> Result<NextHopId, Verdict> {
+        let next_hop = self.next_hops[at];
+        if next_hop == NextHopId::NONE { Err(self.verdicts[at]) } else { Ok(next_hop) }
+    }
+}
+
+/// What one reactor decides with, beside tables: made once.
+#[derive(Debug, Default)]
+pub struct Decider {
+    routed: routed::Decider,
+}
+
+impl Decider {
+    /// Decides about every frame of a burst of `vnic`. Those to be forwarded are made what they
+    /// leave as.
+    pub fn decide(
+        &mut self,
+        (network, vnic): (&Network, &Vnic),
+        burst: &mut Burst,
+        decisions: &mut Decisions,
+    ) {
+        match &network.domain {
+            Domain::Routed(table) => self.routed.decide((table, vnic), burst, decisions),
+        }
+    }
 }

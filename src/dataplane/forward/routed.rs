@@ -1,37 +1,122 @@
-//! What becomes of a frame of a guest: what it is, whether it may be sent, and where it goes, one
-//! after the other.
+//! What becomes of a frame of a guest in a routed network: what it is, whether it may be sent, and
+//! where it goes, one after the other.
 //!
-//! Takes the network's table, the vNIC and the frame; returns the next hop or another verdict, and
-//! leaves out the frame's padding. What the fast path decides never comes here.
+//! ```text
+//! frame ── plain? ─────────────────── FIB ─ MTU ── rewrite ─── next hop
+//!            └─ no: classify ─ guard ─ gateway │ route ─ rewrite ─┘
+//! route: broadcast/multicast? ── FIB: exact address, then longest prefix ── hop limit ── MTU
+//! ```
+//! Takes the network's table, the vNIC and its frames; decides on a next hop or another verdict for
+//! each, leaves out padding, and rewrites the heads of those that go on.
 
 use super::{
-    NextHopId, guard,
-    tables::{GATEWAY_IPV4, GATEWAY_IPV6, NetworkTable, Vnic},
+    Decisions, Fib,
+    fast::{self, Plain},
+    guard, rewrite,
+    tables::{GATEWAY_IPV4, GATEWAY_IPV6, Routed, Vnic},
     withheld::Withheld,
 };
 use crate::{
     addr::MacAddr,
-    dataplane::{
-        forward,
-        frame::{
-            Frame,
-            classify::{Headers, Packet, Upper, classify},
-            verdict::{DropReason, Verdict},
-        },
+    dataplane::frame::{
+        BURST, Burst, Frame, FrameSet, MAX_FRAME_LEN,
+        classify::{Headers, Ipv4, Ipv6, Packet, Upper, classify},
+        verdict::{DropReason, NextHopId, Rejection, Verdict},
     },
     wire::{icmpv6, vnet::Offload},
 };
+use std::net::Ipv4Addr;
+
+/// What deciding needs beside tables, made once.
+#[derive(Debug)]
+pub(super) struct Decider {
+    /// Where each frame of the burst is addressed to, if it is plain.
+    destinations: [Option<Ipv4Addr>; BURST],
+    withheld: Withheld,
+    /// Holds a whole frame where its head does not show all headers.
+    whole: Box<[u8]>,
+}
+
+impl Default for Decider {
+    fn default() -> Self {
+        let whole = vec![0; MAX_FRAME_LEN].into();
+        Self { destinations: [None; BURST], withheld: Withheld::default(), whole }
+    }
+}
+
+impl Decider {
+    /// Decides about every frame of a burst of `vnic`.
+    // Apart: its loops have more registers alone than within their caller (8 instructions a frame).
+    #[inline(never)]
+    pub(super) fn decide(
+        &mut self,
+        (table, vnic): (&Routed, &Vnic),
+        burst: &mut Burst,
+        decisions: &mut Decisions,
+    ) {
+        let (frames, _) = burst.frames_mut();
+        let plain = Plain::new(table, vnic);
+        // One step after the other, so that many lookups wait for memory at the same time.
+        let destinations = &mut self.destinations[..frames.len()];
+        for (frame, destination) in frames.iter_mut().zip(&mut *destinations) {
+            *destination = plain.check(frame);
+        }
+        for (destination, hop) in destinations.iter().zip(&mut decisions.next_hops) {
+            let found = destination.and_then(|destination| table.fib.lookup_ipv4(destination));
+            // A frame without a route is not dropped here: the general path finds out why, and may
+            // tell.
+            *hop = found.unwrap_or(NextHopId::NONE);
+        }
+        // Apart, so that what nearly all frames are is all that this loop has in it.
+        let mut others = FrameSet::EMPTY;
+        for (at, (frame, hop)) in frames.iter_mut().zip(&decisions.next_hops).enumerate() {
+            if *hop != NextHopId::NONE && fast::fits(frame, table.fib.next_hop(*hop)) {
+                rewrite::rewrite_ipv4(frame.head_mut(), table.fib.next_hop(*hop));
+            } else {
+                others.insert(at);
+            }
+        }
+        for at in others.iter() {
+            match self.decide_other((table, vnic), burst, at) {
+                Ok(next_hop) => {
+                    let head = burst.frames_mut().0[at].head_mut();
+                    rewrite::rewrite(head, table.fib.next_hop(next_hop));
+                    decisions.forward(at, next_hop);
+                }
+                Err(verdict) => decisions.end(at, verdict),
+            }
+        }
+    }
+
+    /// Decides about a frame that is not plain.
+    fn decide_other(
+        &mut self,
+        (table, vnic): (&Routed, &Vnic),
+        burst: &mut Burst,
+        at: usize,
+    ) -> Result<NextHopId, Verdict> {
+        let frame = &mut burst.frames_mut().0[at];
+        let decided = by_head(table, vnic, frame, &mut self.withheld);
+        // Headers beyond the copied head are rare, and cost a copy of the whole frame.
+        if !decided.is_err_and(|verdict| is_deep(frame, verdict)) {
+            return decided;
+        }
+        let whole = burst.linearise(at, &mut self.whole);
+        let frame = &mut burst.frames_mut().0[at];
+        by_whole(table, vnic, (frame, whole), &mut self.withheld)
+    }
+}
 
 /// Whether the headers of a frame with this verdict may go on beyond its head (RFC 8200 §4).
-pub(in crate::dataplane) fn is_deep(frame: &Frame, verdict: Verdict) -> bool {
+fn is_deep(frame: &Frame, verdict: Verdict) -> bool {
     verdict == Verdict::Drop(DropReason::MalformedIpv6) && frame.head_len < frame.len
 }
 
 /// Where a frame of `vnic` goes on to, or what else is to become of it; leaves out its padding.
 // Apart from the loop over plain frames, which it would make longer for all of them.
 #[inline(never)]
-pub(in crate::dataplane) fn by_head(
-    table: &NetworkTable,
+fn by_head(
+    table: &Routed,
     vnic: &Vnic,
     frame: &mut Frame,
     withheld: &mut Withheld,
@@ -44,8 +129,8 @@ pub(in crate::dataplane) fn by_head(
 }
 
 /// As [`by_head`], of a deep frame of which these are all octets.
-pub(in crate::dataplane) fn by_whole(
-    table: &NetworkTable,
+fn by_whole(
+    table: &Routed,
     vnic: &Vnic,
     (frame, whole): (&mut Frame, &[u8]),
     withheld: &mut Withheld,
@@ -60,7 +145,7 @@ pub(in crate::dataplane) fn by_whole(
 
 /// As [`by_head`], of a frame whose headers are known.
 fn finish(
-    table: &NetworkTable,
+    table: &Routed,
     vnic: &Vnic,
     frame: &mut Frame,
     headers: &Headers,
@@ -80,7 +165,7 @@ fn finish(
             if !destination.is_multicast() {
                 refuse_group(headers.destination)?;
             }
-            forward::route_ipv4(table, packet)
+            route_ipv4(table, packet)
         }
         Packet::Ipv6(packet) => {
             let destination = packet.destination;
@@ -91,7 +176,7 @@ fn finish(
                 return Err(for_gateway(vnic, packet.len));
             }
             refuse_group(headers.destination)?;
-            forward::route_ipv6(table, packet)
+            route_ipv6(table, packet)
         }
     }
 }
@@ -114,6 +199,68 @@ fn refuse_group(destination: MacAddr) -> Result<(), DropReason> {
     }
 }
 
+/// Routes a unicast IPv4 packet.
+#[inline(always)]
+pub fn route_ipv4(table: &Routed, packet: &Ipv4) -> Result<NextHopId, Verdict> {
+    let destination = packet.destination;
+    // Before the lookup: a routed prefix may cover groups and the broadcast address.
+    if destination.is_multicast() {
+        return Err(Verdict::Drop(DropReason::Multicast));
+    }
+    if table.ipv4_broadcast == Some(destination) {
+        return Err(Verdict::Drop(DropReason::Broadcast));
+    }
+    let next_hop = table.fib.lookup_ipv4(destination).ok_or_else(|| {
+        unreachable(table.ipv4_subnet.is_some_and(|subnet| subnet.contains(&destination)))
+    })?;
+    // The largest packet that it becomes: a frame to be segmented may well be longer than the MTU.
+    let checked = check(&table.fib, next_hop, packet.largest, packet.ttl);
+    if packet.may_be_cut && matches!(checked, Err(Verdict::Reject(DropReason::ExceedsMtu, _))) {
+        // RFC 1812 §5.2.6.
+        return Err(Verdict::Fragment(next_hop));
+    }
+    checked
+}
+
+/// Routes a unicast IPv6 packet.
+#[inline]
+pub fn route_ipv6(table: &Routed, packet: &Ipv6) -> Result<NextHopId, Verdict> {
+    if packet.destination.is_multicast() {
+        return Err(Verdict::Drop(DropReason::Multicast));
+    }
+    if packet.source.is_unicast_link_local() || packet.destination.is_unicast_link_local() {
+        // Link-local traffic ends at the link, which has the guest and the gateway on it (RFC 4291
+        // §2.5.6).
+        return Err(Verdict::Reject(DropReason::NoRoute, Rejection::BeyondScope));
+    }
+    let next_hop = table.fib.lookup_ipv6(packet.destination).ok_or_else(|| {
+        unreachable(table.ipv6_prefix.is_some_and(|prefix| prefix.contains(&packet.destination)))
+    })?;
+    check(&table.fib, next_hop, packet.largest, packet.hop_limit)
+}
+
+/// What becomes of a packet to an address that nobody has (RFC 1812 §5.2.7.1, RFC 4443 §3.1).
+#[cold]
+fn unreachable(in_subnet: bool) -> Verdict {
+    let rejection = if in_subnet { Rejection::NoHost } else { Rejection::NoRoute };
+    Verdict::Reject(DropReason::NoRoute, rejection)
+}
+
+/// Whether a packet may go to its next hop.
+#[inline(always)]
+fn check(fib: &Fib, next_hop: NextHopId, len: usize, hop_limit: u8) -> Result<NextHopId, Verdict> {
+    // Before the MTU, so that a packet which ends here is not cut. At 1 it would leave with 0 (RFC
+    // 1812 §5.3.1, RFC 8200 §3).
+    if hop_limit <= 1 {
+        return Err(Verdict::Reject(DropReason::HopLimit, Rejection::TimeExceeded));
+    }
+    let mtu = fib.next_hop(next_hop).mtu;
+    if len > usize::from(mtu) {
+        return Err(Verdict::Reject(DropReason::ExceedsMtu, Rejection::TooBig(mtu)));
+    }
+    Ok(next_hop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,21 +268,18 @@ mod tests {
         dataplane::{
             forward::{
                 FibBuilder,
-                fast::{self, Plain},
                 limit::Limit,
-                rewrite,
-                tables::{Addressing, Boot, GATEWAY_MAC, NetworkKey, NextHop, PortId},
+                tables::{Addressing, Boot, GATEWAY_MAC, NextHop, PortId},
             },
             frame::HEAD_LEN,
         },
         wire::checksum,
     };
     use proptest::prelude::*;
-    use std::{net::Ipv4Addr, sync::Arc};
 
     /// A network of 10.0.0.1, behind which 10.1.0.0/16 is, and 10.0.0.2, behind which much is that
     /// is never routed.
-    fn table() -> NetworkTable {
+    fn network() -> (Routed, [Vnic; 2]) {
         let mut fib = FibBuilder::default();
         let vnics = [1_u8, 2].map(|n| {
             let port = PortId { slot: n.into(), generation: 1 };
@@ -146,7 +290,7 @@ mod tests {
             let routed = [["10.1.0.0/16"; 3], ["169.254.0.0/16", "224.0.0.0/3", "10.0.0.128/25"]];
             let routed_ipv4 = routed[usize::from(n - 1)].map(|prefix| prefix.parse().unwrap());
             routed_ipv4.iter().for_each(|prefix| fib.prefix_ipv4(*prefix, next_hop));
-            Arc::new(Vnic {
+            Vnic {
                 port,
                 mac,
                 ipv4: Some(ipv4),
@@ -160,10 +304,9 @@ mod tests {
                 addressing: Addressing::Host,
                 hostname: None,
                 boot: Boot::default(),
-            })
+            }
         });
-        NetworkTable {
-            key: NetworkKey(1),
+        let table = Routed {
             ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
             ipv4_broadcast: Some(Ipv4Addr::new(10, 0, 0, 255)),
             ipv6_prefix: None,
@@ -172,9 +315,9 @@ mod tests {
             ntp_ipv4: Vec::new(),
             ntp_ipv6: Vec::new(),
             domain: None,
-            vnics: vnics.into(),
             fib: fib.build(7),
-        }
+        };
+        (table, vnics)
     }
 
     /// From 10.0.0.1 to 10.0.0.2, `len` octets in all.
@@ -198,26 +341,33 @@ mod tests {
     }
 
     /// What the plain path says of a frame.
-    fn decide_plain(table: &NetworkTable, frame: &mut Frame) -> Option<NextHopId> {
-        let destination = Plain::new(table, &table.vnics[0]).check(frame)?;
+    fn decide_plain(
+        (table, [vnic, _]): &(Routed, [Vnic; 2]),
+        frame: &mut Frame,
+    ) -> Option<NextHopId> {
+        let destination = Plain::new(table, vnic).check(frame)?;
         let next_hop = table.fib.lookup_ipv4(destination)?;
         fast::fits(frame, table.fib.next_hop(next_hop)).then_some(next_hop)
     }
 
     #[test]
     fn ordinary_packets_are_plain() {
-        let table = table();
+        let network = network();
         for (protocol, offset) in [(6, 16), (17, 6)] {
             for offload in [Offload::None, Offload::Checksum { start: 34, offset }] {
                 let mut frame = frame(protocol, 94, offload);
-                assert!(decide_plain(&table, &mut frame).is_some(), "{protocol} {offload:?}");
+                assert!(decide_plain(&network, &mut frame).is_some(), "{protocol} {offload:?}");
             }
         }
-        assert_eq!(decide_plain(&table, &mut frame(1, 94, Offload::None)), None);
-        assert_eq!(decide_plain(&table, &mut frame(6, 95, Offload::None)), None, "beyond the MTU");
+        assert_eq!(decide_plain(&network, &mut frame(1, 94, Offload::None)), None);
+        assert_eq!(
+            decide_plain(&network, &mut frame(6, 95, Offload::None)),
+            None,
+            "beyond the MTU"
+        );
         let mut wrong = frame(6, 94, Offload::None);
         wrong.head[24] ^= 1;
-        assert_eq!(decide_plain(&table, &mut wrong), None, "its checksum is wrong");
+        assert_eq!(decide_plain(&network, &mut wrong), None, "its checksum is wrong");
     }
 
     proptest! {
@@ -238,7 +388,8 @@ mod tests {
                 [10, 0, 0, 2], [10, 0, 0, 1], [10, 1, 2, 3], [10, 0, 0, 200], [10, 0, 0, 255], [169, 254, 0, 1],
                 [169, 254, 0, 2], [224, 0, 0, 1], [255; 4]]),
         ) {
-            let table = table();
+            let network = network();
+            let (table, [vnic, _]) = &network;
             let offload = if checksum { Offload::Checksum { start, offset } } else { Offload::None };
             let mut frame = frame(protocol, len, offload);
             frame.head[30..34].copy_from_slice(&destination);
@@ -248,9 +399,9 @@ mod tests {
                 make_right(&mut frame);
             }
             let mut general = frame.clone();
-            if let Some(next_hop) = decide_plain(&table, &mut frame) {
+            if let Some(next_hop) = decide_plain(&network, &mut frame) {
                 let withheld = &mut Withheld::default();
-                let decided = by_head(&table, &table.vnics[0], &mut general, withheld);
+                let decided = by_head(table, vnic, &mut general, withheld);
                 prop_assert_eq!(decided, Ok(next_hop));
                 rewrite::rewrite_ipv4(frame.head_mut(), table.fib.next_hop(next_hop));
                 rewrite::rewrite(general.head_mut(), table.fib.next_hop(next_hop));

@@ -1,15 +1,11 @@
-//! The compiled, immutable truth of one network, as control publishes it and reactors read it.
+//! What networks are made of, as control compiles it: ports, vNICs, next hops, what is routed.
 //!
-//! A reactor holds an `Arc` of it and swaps that between two bursts. Nothing in it changes with
-//! traffic.
+//! Nothing in it changes with traffic.
 
 use super::{Fib, limit::Limit};
 use crate::{addr::MacAddr, wire::dns};
 use ipnet::{Ipv4Net, Ipv6Net};
-use std::{
-    net::{Ipv4Addr, Ipv6Addr},
-    sync::Arc,
-};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The gateway's MAC on every vNIC.
 // Locally administered (bit 1 of the first octet): no vendor's card has it. The same everywhere, so
@@ -116,11 +112,9 @@ impl Vnic {
     }
 }
 
-/// One network.
+/// What a routed network is made of, beside its vNICs.
 #[derive(Debug)]
-pub struct NetworkTable {
-    /// Which.
-    pub key: NetworkKey,
+pub struct Routed {
     /// Its IPv4 subnet.
     pub ipv4_subnet: Option<Ipv4Net>,
     /// The broadcast address of that.
@@ -137,9 +131,6 @@ pub struct NetworkTable {
     pub ntp_ipv6: Vec<Ipv6Addr>,
     /// Told to guests.
     pub domain: Option<dns::Name>,
-    // Sorted, so that a port finds its own by binary search; the generation confirms it.
-    /// Its vNICs, in the order of their ports' slots.
-    pub vnics: Vec<Arc<Vnic>>,
     /// Where addresses are.
     pub fib: Fib,
 }

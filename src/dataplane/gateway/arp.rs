@@ -5,7 +5,7 @@
 
 use super::{DropReason, write_ethernet};
 use crate::{
-    dataplane::forward::tables::{GATEWAY_IPV4, GATEWAY_MAC, NetworkTable, Vnic},
+    dataplane::forward::tables::{GATEWAY_IPV4, GATEWAY_MAC, Routed, Vnic},
     wire::{Writer, arp, ethernet},
 };
 use std::net::Ipv4Addr;
@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 /// it.
 pub(super) fn respond(
     vnic: &Vnic,
-    table: &NetworkTable,
+    table: &Routed,
     packet: &arp::Packet,
     writer: &mut Writer<'_>,
 ) -> Result<(), DropReason> {
@@ -26,7 +26,7 @@ pub(super) fn respond(
     Ok(())
 }
 
-fn is_ours(vnic: &Vnic, table: &NetworkTable, target: Ipv4Addr) -> bool {
+fn is_ours(vnic: &Vnic, table: &Routed, target: Ipv4Addr) -> bool {
     // Whether anybody has the address is not asked here: a packet to one that nobody has gets "host
     // unreachable", which says more than silence.
     let in_subnet = table.ipv4_subnet.is_some_and(|subnet| subnet.contains(&target));

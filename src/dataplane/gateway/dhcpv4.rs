@@ -13,7 +13,7 @@ use super::{
 use crate::{
     addr::MacAddr,
     dataplane::{
-        forward::tables::{Addressing, Boot, GATEWAY_IPV4, NetworkTable, Vnic},
+        forward::tables::{Addressing, Boot, GATEWAY_IPV4, Routed, Vnic},
         frame::classify::Ipv4,
     },
     wire::{
@@ -291,7 +291,7 @@ impl Fitting {
 }
 
 /// What a guest needs to send anything at all.
-fn routes(table: &NetworkTable, vnic: &Vnic, request: &Message) -> [DhcpOption; 3] {
+fn routes(table: &Routed, vnic: &Vnic, request: &Message) -> [DhcpOption; 3] {
     // iPXE before June 2024 takes all the world for a broadcast where the mask is /32.
     let subnet = vnic.addressing == Addressing::Subnet || class(request).starts_with(PXE_CLIENT);
     let mask = match table.ipv4_subnet {
@@ -310,7 +310,7 @@ fn routes(table: &NetworkTable, vnic: &Vnic, request: &Message) -> [DhcpOption; 
 
 /// Everything else: what the client asks for in its order, then the rest, most important first;
 /// what finds no room is left out.
-fn insert_configuration(table: &NetworkTable, vnic: &Vnic, request: &Message, told: &mut Fitting) {
+fn insert_configuration(table: &Routed, vnic: &Vnic, request: &Message, told: &mut Fitting) {
     let first = |servers: &[Ipv4Addr]| servers.iter().take(FIRST_SERVERS).copied().collect();
     let (dns, ntp) = (&table.dns_ipv4, &table.ntp_ipv4);
     let mut options = boot_options(&vnic.boot, request);

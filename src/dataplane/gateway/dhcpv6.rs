@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     dataplane::{
-        forward::tables::{GATEWAY_IPV6, GATEWAY_MAC, NetworkTable, Vnic},
+        forward::tables::{GATEWAY_IPV6, GATEWAY_MAC, Routed, Vnic},
         frame::classify::Ipv6,
     },
     wire::{
@@ -247,7 +247,7 @@ fn use_multicast(request: &Message) -> Result<Message, DropReason> {
 }
 
 fn reply(
-    table: &NetworkTable,
+    table: &Routed,
     vnic: &Vnic,
     request: &Message,
     address: Ipv6Addr,
@@ -425,7 +425,7 @@ fn status(status: Status) -> DhcpOption {
 /// Returns what comes before delegated prefixes and what comes after them: it matters where an
 /// answer has no room for everything.
 fn configuration(
-    table: &NetworkTable,
+    table: &Routed,
     vnic: &Vnic,
     asked: MessageType,
 ) -> (Vec<DhcpOption>, Vec<DhcpOption>) {

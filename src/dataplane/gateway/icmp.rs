@@ -4,7 +4,7 @@
 use super::{Question, write_ethernet};
 use crate::{
     dataplane::{
-        forward::tables::{GATEWAY_IPV4, GATEWAY_IPV6, NetworkTable, Vnic},
+        forward::tables::{GATEWAY_IPV4, GATEWAY_IPV6, Routed, Vnic},
         frame::{
             classify::{Headers, Ipv4, Ipv6, Packet, Upper},
             verdict::{DropReason, Rejection},
@@ -66,7 +66,7 @@ pub(super) fn echo_ipv6(
 /// Writes the ICMP error for a packet that was rejected, unless it is one that no error may answer
 /// (RFC 1122 §3.2.2, RFC 4443 §2.4 e). `frame` is the frame without padding.
 pub fn reject(
-    (table, vnic): (&NetworkTable, &Vnic),
+    (table, vnic): (&Routed, &Vnic),
     headers: &Headers,
     frame: &[u8],
     rejection: Rejection,
@@ -133,7 +133,7 @@ fn source_ipv4(vnic: &Vnic, to: Ipv4Addr) -> Ipv4Addr {
 /// the link, the subnet-router anycast address of the network (RFC 4291 §2.6.1) for hosts behind a
 /// guest.
 // A guest must not forward a packet from a link-local address (RFC 4291 §2.5.6).
-fn source_ipv6(table: &NetworkTable, vnic: &Vnic, to: Ipv6Addr) -> Ipv6Addr {
+fn source_ipv6(table: &Routed, vnic: &Vnic, to: Ipv6Addr) -> Ipv6Addr {
     let own = vnic.ipv6 == Some(to) || vnic.slaac.is_some_and(|prefix| prefix.contains(&to));
     let on_link = own || to.is_unicast_link_local();
     let prefix = table.ipv6_prefix.filter(|_| !on_link);

@@ -19,7 +19,7 @@ pub use icmp::reject;
 pub use ndp::{FIRST_ADVERTISEMENTS, next_advertisement, router_advertisement};
 
 use super::{
-    forward::tables::{GATEWAY_MAC, NetworkTable, Vnic},
+    forward::tables::{GATEWAY_MAC, Routed, Vnic},
     frame::{
         classify::{Headers, Ipv4, Ipv6, Packet, Upper},
         verdict::DropReason,
@@ -36,7 +36,7 @@ use zerocopy::big_endian::U16;
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
     /// The network of the asking vNIC.
-    pub table: &'a NetworkTable,
+    pub table: &'a Routed,
     /// The asking vNIC.
     pub vnic: &'a Vnic,
     /// What the frame is.
@@ -238,15 +238,15 @@ mod tests {
         forward::{
             FibBuilder,
             limit::Limit,
-            tables::{Addressing, Boot, NetworkKey, PortId},
+            tables::{Addressing, Boot, PortId},
         },
         frame::classify::classify,
     };
     use dhcproto::{Decodable as _, v4, v6};
-    use std::{net::Ipv6Addr, sync::Arc};
+    use std::net::Ipv6Addr;
 
     /// A network of one guest, 10.0.0.2 and fd00::2, that boots from it.
-    fn table(boot: Boot) -> NetworkTable {
+    fn network(boot: Boot) -> (Routed, Vnic) {
         let vnic = Vnic {
             port: PortId { slot: 0, generation: 1 },
             mac: MacAddr([0x52, 0x54, 0, 0, 0, 2]),
@@ -262,8 +262,7 @@ mod tests {
             hostname: None,
             boot,
         };
-        NetworkTable {
-            key: NetworkKey(1),
+        let table = Routed {
             ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
             ipv4_broadcast: None,
             ipv6_prefix: Some("fd00::/64".parse().unwrap()),
@@ -272,9 +271,9 @@ mod tests {
             ntp_ipv4: vec![],
             ntp_ipv6: vec![],
             domain: None,
-            vnics: vec![Arc::new(vnic)],
             fib: FibBuilder::default().build(7),
-        }
+        };
+        (table, vnic)
     }
 
     fn boot() -> Boot {
@@ -287,11 +286,11 @@ mod tests {
 
     /// What a DHCP server answers that is asked by `write`.
     fn ask(
-        table: &NetworkTable,
+        (table, vnic): &(Routed, Vnic),
         ether_type: u16,
         write: impl Fn(&mut Writer<'_>) -> Result<(), Full>,
     ) -> Vec<u8> {
-        let (vnic, mut asked, mut answer) = (&table.vnics[0], [0; 1514], [0; 1514]);
+        let (mut asked, mut answer) = ([0; 1514], [0; 1514]);
         let mut writer = Writer::new(&mut asked);
         let (destination, source) = (MacAddr::BROADCAST, vnic.mac);
         let header = ethernet::Header { destination, source, ether_type: U16::new(ether_type) };
@@ -306,13 +305,13 @@ mod tests {
         writer.since(0).to_vec()
     }
 
-    fn discover(table: &NetworkTable, class: &[u8]) -> v4::Message {
+    fn discover(network: &(Routed, Vnic), class: &[u8]) -> v4::Message {
         let mut request = v4::Message::default();
-        request.set_chaddr(&table.vnics[0].mac.0);
+        request.set_chaddr(&network.1.mac.0);
         request.opts_mut().insert(v4::DhcpOption::MessageType(v4::MessageType::Discover));
         request.opts_mut().insert(v4::DhcpOption::ClassIdentifier(class.to_vec()));
         let payload = request.to_vec().unwrap();
-        let answer = ask(table, ethernet::IPV4, |writer| {
+        let answer = ask(network, ethernet::IPV4, |writer| {
             udp::write_ipv4(writer, ([0; 4].into(), 68), ([255; 4].into(), 67), &payload)
         });
         v4::Message::from_bytes(&answer[42..]).unwrap()
@@ -320,7 +319,7 @@ mod tests {
 
     #[test]
     fn what_a_guest_boots_is_told_in_the_words_it_knows() {
-        let offer = discover(&table(boot()), b"PXEClient:Arch:00007");
+        let offer = discover(&network(boot()), b"PXEClient:Arch:00007");
         let option = |offer: &v4::Message, code: v4::OptionCode| offer.opts().get(code).cloned();
         let file = v4::DhcpOption::BootfileName(b"grub/x.efi".to_vec());
         let server = v4::DhcpOption::TFTPServerName(b"10.0.0.9".to_vec());
@@ -330,12 +329,12 @@ mod tests {
         assert_eq!(option(&offer, v4::OptionCode::BootfileName), Some(file));
         assert_eq!(option(&offer, v4::OptionCode::TFTPServerName), Some(server));
         assert_eq!(option(&offer, v4::OptionCode::ClassIdentifier), None);
-        let offer = discover(&table(boot()), b"HTTPClient:Arch:00016");
+        let offer = discover(&network(boot()), b"HTTPClient:Arch:00016");
         let url = v4::DhcpOption::BootfileName(b"http://10.0.0.9/x.efi".to_vec());
         let class = v4::DhcpOption::ClassIdentifier(b"HTTPClient".to_vec());
         assert_eq!(option(&offer, v4::OptionCode::BootfileName), Some(url));
         assert_eq!(option(&offer, v4::OptionCode::ClassIdentifier), Some(class));
-        let nothing = discover(&table(Boot::default()), b"PXEClient");
+        let nothing = discover(&network(Boot::default()), b"PXEClient");
         assert_eq!((nothing.siaddr().is_unspecified(), nothing.fname()), (true, None));
         assert_eq!(option(&nothing, v4::OptionCode::BootfileName), None);
     }
@@ -348,7 +347,7 @@ mod tests {
         let payload = request.to_vec().unwrap();
         let from: Ipv6Addr = "fe80::2".parse().unwrap();
         let to: Ipv6Addr = "ff02::1:2".parse().unwrap();
-        let answer = ask(&table(boot()), ethernet::IPV6, |writer| {
+        let answer = ask(&network(boot()), ethernet::IPV6, |writer| {
             udp::write_ipv6(writer, (from, 546), (to, 547), &payload)
         });
         let url = [&[0, 59, 0, 21][..], b"http://10.0.0.9/x.efi"].concat();

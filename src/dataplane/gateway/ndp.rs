@@ -10,7 +10,7 @@ use crate::{
     dataplane::{
         forward::{
             guard,
-            tables::{Addressing, GATEWAY_IPV6, GATEWAY_MAC, NetworkTable, Vnic},
+            tables::{Addressing, GATEWAY_IPV6, GATEWAY_MAC, Routed, Vnic},
         },
         frame::classify::{Ipv6, Upper},
     },
@@ -49,7 +49,7 @@ pub fn next_advertisement(now: Instant, tried: u8, heard: bool, random: u64) -> 
 /// Writes an advertisement to all nodes of the vNIC's link; there is none on a network without
 /// IPv6.
 pub fn router_advertisement(
-    table: &NetworkTable,
+    table: &Routed,
     vnic: &Vnic,
     writer: &mut Writer<'_>,
 ) -> Result<(), DropReason> {
@@ -57,7 +57,7 @@ pub fn router_advertisement(
 }
 
 fn advertise(
-    table: &NetworkTable,
+    table: &Routed,
     vnic: &Vnic,
     (to, mac): (Ipv6Addr, MacAddr),
     writer: &mut Writer<'_>,
@@ -183,7 +183,7 @@ fn neighbour_solicitation(
     Ok(())
 }
 
-fn is_ours(vnic: &Vnic, table: &NetworkTable, target: Ipv6Addr) -> bool {
+fn is_ours(vnic: &Vnic, table: &Routed, target: Ipv6Addr) -> bool {
     let in_prefix = table.ipv6_prefix.is_some_and(|prefix| prefix.contains(&target));
     target == GATEWAY_IPV6 || (in_prefix && !vnic.owns_ipv6(target))
 }

@@ -30,7 +30,7 @@ pub use hugepage::Hugepages;
 
 use super::{
     counters::ReactorCounters,
-    forward::tables::{NetworkTable, PortId},
+    forward::{Network, tables::PortId},
     frame::Outgoing,
     port::{HeldUp, PortFailure, Wakeup, vhost_user::queue::call},
 };
@@ -105,7 +105,7 @@ pub enum StartError {
 enum Command {
     Attach(Box<Attachment>),
     Detach(PortId, Box<dyn FnOnce(Option<Allowance>) + Send>),
-    Publish(Arc<NetworkTable>),
+    Publish(Arc<Network>),
     Answer(Box<dyn FnOnce() + Send>),
     Stop,
 }
@@ -137,7 +137,7 @@ impl Handle {
     }
 
     /// Publishes a network's new table to the reactor.
-    pub fn publish(&self, table: Arc<NetworkTable>) {
+    pub fn publish(&self, table: Arc<Network>) {
         self.send(Command::Publish(table));
     }
 

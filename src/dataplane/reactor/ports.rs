@@ -3,7 +3,10 @@
 use super::{allowance::Allowance, poll_window::Patience};
 use crate::dataplane::{
     counters::PortCounters,
-    forward::tables::{NetworkKey, NetworkTable, PortId, Vnic},
+    forward::{
+        Network,
+        tables::{NetworkKey, PortId, Routed, Vnic},
+    },
     frame::{Outgoing, verdict::DropReason},
     gateway::GatewayEvent,
     port::{Delivered, HeldUp, Port, PortFailure, Undelivered},
@@ -62,8 +65,8 @@ pub struct Slot {
     pub port: Box<dyn Port>,
     /// The network it is in.
     pub network: NetworkKey,
-    /// The network's table, and which of its vNICs this is.
-    pub table: Option<(Arc<NetworkTable>, usize)>,
+    /// Its network as it was published, and which of its vNICs this is.
+    pub member: Option<(Arc<Network>, usize)>,
     /// What it has carried.
     pub counters: Arc<PortCounters>,
     /// It had no receive buffers for [`HOLD`]: nobody waits for it until it takes a frame.
@@ -83,10 +86,16 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// The vNIC, once its network's table is known.
-    pub fn vnic(&self) -> Option<(&NetworkTable, &Vnic)> {
-        let (table, at) = self.table.as_ref()?;
-        Some((table, table.vnics.get(*at)?))
+    /// Its network and vNIC, once that was published.
+    pub fn vnic(&self) -> Option<(&Network, &Vnic)> {
+        let (network, at) = self.member.as_ref()?;
+        Some((network, network.vnics.get(*at)?))
+    }
+
+    /// As [`Slot::vnic`], where the network has a gateway.
+    pub fn routed(&self) -> Option<(&Routed, &Vnic)> {
+        let (network, vnic) = self.vnic()?;
+        Some((network.domain.routed()?, vnic))
     }
 
     /// Whether it may be called.
@@ -144,14 +153,14 @@ impl Slot {
         }
     }
 
-    fn adopt(&mut self, table: &Arc<NetworkTable>) {
-        // By slot, then by identity: a slot is used again, and a table may be older than its port.
-        let found = table.vnics.binary_search_by_key(&self.id.slot, |vnic| vnic.port.slot);
-        let found = found.ok().filter(|at| table.vnics[*at].port == self.id);
-        self.table = found.map(|at| (Arc::clone(table), at));
-        let Self { table, allowance, .. } = self;
-        if let Some(vnic) = table.as_ref().and_then(|(table, at)| table.vnics.get(*at)) {
-            allowance.keep_to(vnic);
+    fn adopt(&mut self, network: &Arc<Network>) {
+        // By slot, then by identity: a slot is used again, and a network may have been published
+        // before this port was.
+        let found = network.vnics.binary_search_by_key(&self.id.slot, |vnic| vnic.port.slot);
+        let found = found.ok().filter(|at| network.vnics[*at].port == self.id);
+        self.member = found.map(|at| (Arc::clone(network), at));
+        if let Some(at) = found {
+            self.allowance.keep_to(&network.vnics[at]);
         }
     }
 }
@@ -162,11 +171,11 @@ impl fmt::Debug for Slot {
     }
 }
 
-/// All ports of a reactor, and the tables of their networks.
+/// All ports of a reactor, and their networks.
 #[derive(Debug, Default)]
 pub struct Ports {
     slots: Vec<Option<Slot>>,
-    tables: std::collections::HashMap<NetworkKey, Arc<NetworkTable>>,
+    networks: std::collections::HashMap<NetworkKey, Arc<Network>>,
     /// Slots with something to publish.
     touched: Vec<u32>,
     /// The port that something is being done for: if that panics, it is to blame.
@@ -186,7 +195,7 @@ impl Ports {
             patience: vec![Patience::new(busy_poll); attachment.port.queues()].into(),
             port: attachment.port,
             network: attachment.network,
-            table: None,
+            member: None,
             counters: attachment.counters,
             stalled: false,
             held: None,
@@ -196,8 +205,8 @@ impl Ports {
             on_failure: Some(attachment.on_failure),
             touched: false,
         };
-        if let Some(table) = self.tables.get(&slot.network) {
-            slot.adopt(table);
+        if let Some(network) = self.networks.get(&slot.network) {
+            slot.adopt(network);
         }
         self.slots[at] = Some(slot);
         // Its guest is called, whatever was published before.
@@ -214,16 +223,16 @@ impl Ports {
         Some(slot)
     }
 
-    /// Takes a network's new table over.
-    pub fn publish(&mut self, table: &Arc<NetworkTable>) {
-        for slot in self.slots.iter_mut().flatten().filter(|slot| slot.network == table.key) {
-            slot.adopt(table);
+    /// Takes a network's new truth over.
+    pub fn publish(&mut self, network: &Arc<Network>) {
+        for slot in self.slots.iter_mut().flatten().filter(|slot| slot.network == network.key) {
+            slot.adopt(network);
         }
         // A network without vNICs has no ports, and may be gone for good.
-        if table.vnics.is_empty() {
-            self.tables.remove(&table.key);
+        if network.vnics.is_empty() {
+            self.networks.remove(&network.key);
         } else {
-            self.tables.insert(table.key, Arc::clone(table));
+            self.networks.insert(network.key, Arc::clone(network));
         }
     }
 

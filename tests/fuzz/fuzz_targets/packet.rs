@@ -8,7 +8,7 @@ mod network;
 use libfuzzer_sys::fuzz_target;
 use mvirt_net::{
     dataplane::{
-        forward::{self, guard},
+        forward::{guard, routed},
         frame::{
             classify::{Packet, classify},
             fragment,
@@ -42,8 +42,9 @@ fn try_fragments(frame: &[u8]) {
 }
 
 fuzz_target!(|frame: &[u8]| {
-    let table = network::table();
-    let vnic = &table.vnics[0];
+    let network = network::network();
+    let table = network.domain.routed().expect("it is routed");
+    let vnic = &network.vnics[0];
     let mut frame = frame.to_vec();
     make_right(&mut frame);
     let Ok(headers) = classify(&frame, frame.len(), Offload::None) else { return };
@@ -55,7 +56,7 @@ fuzz_target!(|frame: &[u8]| {
     for checksum in [Offload::None, Offload::Checksum { start: 34, offset: 6 }] {
         let mut writer = Writer::new(&mut answer);
         let question =
-            Question { table: &table, vnic, headers: &headers, frame, offload: checksum };
+            Question { table, vnic, headers: &headers, frame, offload: checksum };
         if gateway::respond(&question, &mut writer).is_ok() {
             let answer = writer.since(0);
             classify(answer, answer.len(), Offload::None).expect("answers are frames");
@@ -66,15 +67,15 @@ fuzz_target!(|frame: &[u8]| {
     if guard::check(vnic, &headers).is_ok() {
         match &headers.packet {
             Packet::Ipv4(packet) => {
-                forward::route_ipv4(&table, packet).ok();
+                routed::route_ipv4(table, packet).ok();
             }
             Packet::Ipv6(packet) => {
-                forward::route_ipv6(&table, packet).ok();
+                routed::route_ipv6(table, packet).ok();
             }
             Packet::Arp(_) => {}
         }
         let mut writer = Writer::new(&mut answer);
-        if gateway::reject((&table, vnic), &headers, frame, Rejection::TooBig(1280), &mut writer)
+        if gateway::reject((table, vnic), &headers, frame, Rejection::TooBig(1280), &mut writer)
             .is_ok()
         {
             let answer = writer.since(0);

@@ -10,7 +10,7 @@ mod network;
 use libfuzzer_sys::fuzz_target;
 use mvirt_net::dataplane::{
     counters::PortCounters,
-    forward::tables::{NetworkTable, PortId},
+    forward::{Network, tables::PortId},
     frame::{
         Outgoing,
         offload::{Offloads, Segmentation},
@@ -117,17 +117,17 @@ fn honest() -> Vec<u8> {
 thread_local! {
     /// As a reactor's: made once.
     static PIPELINE: RefCell<Pipeline> = RefCell::default();
-    static TABLE: Arc<NetworkTable> = Arc::new(network::table());
+    static NETWORK: Arc<Network> = Arc::new(network::network());
     static HONEST: Vec<u8> = honest();
 }
 
 fuzz_target!(|input: &[u8]| {
     PIPELINE.with_borrow_mut(|pipeline| {
-        TABLE.with(|table| HONEST.with(|honest| run(input, pipeline, table, honest)))
+        NETWORK.with(|network| HONEST.with(|honest| run(input, pipeline, network, honest)))
     });
 });
 
-fn run(input: &[u8], pipeline: &mut Pipeline, table: &Arc<NetworkTable>, before: &[u8]) {
+fn run(input: &[u8], pipeline: &mut Pipeline, network: &Arc<Network>, before: &[u8]) {
     let Some((choices, octets)) = input.split_first() else { return };
     let files = [memory(), memory()];
     files[0].write_all_at(&octets[..octets.len().min(MEMORY as usize)], 0).unwrap();
@@ -138,7 +138,7 @@ fn run(input: &[u8], pipeline: &mut Pipeline, table: &Arc<NetworkTable>, before:
         let Some(port) = port(file, choices.rotate_left(slot as u32 * 2)) else { return };
         let attachment = Attachment {
             id: network::port(slot as u32),
-            network: table.key,
+            network: network.key,
             port: Box::new(port),
             allowance: mvirt_net::dataplane::reactor::allowance::Allowance::default(),
             counters: Arc::clone(&counters[slot]),
@@ -147,7 +147,7 @@ fn run(input: &[u8], pipeline: &mut Pipeline, table: &Arc<NetworkTable>, before:
         };
         ports.attach(attachment, Duration::ZERO);
     }
-    ports.publish(table);
+    ports.publish(network);
     for turn in 0..3 {
         let now = now + Duration::from_millis(turn);
         if let Err(failure) = pipeline.run(&mut ports, &mut NoLinks, (network::port(0), 0), now) {

@@ -38,7 +38,7 @@ impl Pipeline {
             return Err(DropReason::ReplyLimit);
         }
         let mut writer = Writer::new(&mut self.answer);
-        let (table, vnic) = slot.vnic().ok_or(DropReason::NoRoute)?;
+        let (table, vnic) = slot.routed().ok_or(DropReason::NoRoute)?;
         let question = Question { table, vnic, headers: &headers, frame: whole, offload };
         let told = gateway::respond(&question, &mut writer)?;
         let answer = Outgoing::private(writer.since(0), Offload::None);
@@ -67,7 +67,7 @@ impl Pipeline {
         if !slot.allowance.may_reply(context.now) {
             return;
         }
-        let Some(who) = slot.vnic() else { return };
+        let Some(who) = slot.routed() else { return };
         let mut writer = Writer::new(&mut self.answer);
         if gateway::reject(who, &headers, whole, rejection, &mut writer).is_err() {
             return;
@@ -114,7 +114,7 @@ impl Pipeline {
         let slot = ports.healthy_mut(port)?;
         let mut writer = Writer::new(&mut self.answer);
         let mut heard = Delivered::all(0);
-        if let Some((table, vnic)) = slot.vnic()
+        if let Some((table, vnic)) = slot.routed()
             && gateway::router_advertisement(table, vnic, &mut writer).is_ok()
         {
             let advertisement = Outgoing::private(writer.since(0), Offload::None);

@@ -53,18 +53,20 @@ impl Pipeline {
         let mut left = self.waiting();
         let mut dealt = FrameSet::EMPTY;
         while let Some(at) = left.first() {
-            let next_hop = self.next_hops[at];
-            if next_hop == NextHopId::NONE {
-                context.links.start();
-                let outcome = self.end(at, context);
-                context.blame(context.ingress);
-                context.count(outcome);
-                dealt.insert(at);
-                left.remove(at);
-            } else {
-                let group = left & self.grouped_by(next_hop);
-                dealt |= self.forward(group, next_hop, context);
-                left -= group;
+            match self.decisions.of(at) {
+                Ok(next_hop) => {
+                    let group = left & self.grouped_by(next_hop);
+                    dealt |= self.forward(group, next_hop, context);
+                    left -= group;
+                }
+                Err(verdict) => {
+                    context.links.start();
+                    let outcome = self.end(at, verdict, context);
+                    context.blame(context.ingress);
+                    context.count(outcome);
+                    dealt.insert(at);
+                    left.remove(at);
+                }
             }
         }
         dealt
@@ -72,16 +74,19 @@ impl Pipeline {
 
     /// The frames to be forwarded to `next_hop`.
     fn grouped_by(&self, next_hop: NextHopId) -> FrameSet {
-        FrameSet::of(self.next_hops[..self.burst.len()].iter().map(|hop| *hop == next_hop))
+        FrameSet::of(
+            self.decisions.next_hops()[..self.burst.len()].iter().map(|hop| *hop == next_hop),
+        )
     }
 
     /// Carries out the verdict about a frame that does not go on as it is.
     fn end<L: Ways>(
         &mut self,
         at: usize,
+        verdict: Verdict,
         context: &mut Context<'_, L>,
     ) -> Result<Done, DropReason> {
-        match self.verdicts[at] {
+        match verdict {
             Verdict::Gateway => {
                 let answered = self.answer(at, context);
                 // RFC 1122 §4.1.3.1: a port nobody listens on is told of. The asker need not wait
@@ -111,8 +116,8 @@ impl Pipeline {
         context: &mut Context<'_, L>,
     ) -> Result<(), DropReason> {
         let vnic = context.ports.get_mut(context.ingress).and_then(|slot| slot.vnic());
-        let (table, _) = vnic.ok_or(DropReason::NoRoute)?;
-        let next_hop = *table.fib.next_hop(next_hop);
+        let (network, _) = vnic.ok_or(DropReason::NoRoute)?;
+        let next_hop = *network.domain.next_hop(next_hop);
         let whole = self.burst.linearise(at, &mut self.whole);
         context.blame(context.ingress);
         // Before the cut: all fragments have one header, whose hop limit is taken down once.
@@ -142,7 +147,7 @@ impl Pipeline {
         context: &mut Context<'_, L>,
     ) -> FrameSet {
         let vnic = context.ports.get_mut(context.ingress).and_then(|slot| slot.vnic());
-        let Some(next_hop) = vnic.map(|(table, _)| *table.fib.next_hop(next_hop)) else {
+        let Some(next_hop) = vnic.map(|(network, _)| *network.domain.next_hop(next_hop)) else {
             return FrameSet::EMPTY;
         };
         let next_hop = &next_hop;

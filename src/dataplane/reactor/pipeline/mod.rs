@@ -1,36 +1,29 @@
-//! The life of a burst: polled from a port, decided frame by frame, delivered next hop by next hop,
-//! completed.
+//! The life of a burst: polled from a port, decided by its network's domain, delivered next hop by
+//! next hop, completed.
 //!
 //! ```text
-//! ingress port → plain → route ──────────────────────→ egress → port of this reactor │ link to another
-//!                  └── no: classify → guard → gateway │ route ──┘
+//! ingress port → decide (forward/) → limit → deliver: egress port of this reactor │ link to another
+//!                                            answer: what the gateway says
 //! ```
 
 mod answer;
 mod deliver;
 
 use super::{
-    ports::{HOLD, Ports, Slot},
+    ports::{HOLD, Ports},
     timers::Timers,
     ways::Ways,
 };
 use crate::dataplane::{
-    forward::{
-        fast::{self, Plain},
-        limit::Limiter,
-        rewrite, routed,
-        tables::{NetworkTable, PortId, Vnic},
-        withheld::Withheld,
-    },
+    forward::{Decider, Decisions, limit::Limiter, tables::PortId},
     frame::{
-        BURST, Burst, FrameSet, MAX_FRAME_LEN, fragment,
-        verdict::{DropReason, NextHopId, Verdict},
+        Burst, FrameSet, MAX_FRAME_LEN, fragment,
+        verdict::{DropReason, Verdict},
     },
     port::PortFailure,
 };
 use std::{
     hash::{BuildHasher as _, RandomState},
-    net::Ipv4Addr,
     time::Instant,
 };
 
@@ -45,13 +38,8 @@ enum Due {
 #[derive(Debug)]
 pub struct Pipeline {
     burst: Burst,
-    /// Where each frame of the burst is addressed to, if it is plain.
-    destinations: [Option<Ipv4Addr>; BURST],
-    /// Where each frame of the burst goes on to, if anywhere; else its verdict says what becomes of
-    /// it.
-    next_hops: [NextHopId; BURST],
-    verdicts: [Verdict; BURST],
-    withheld: Withheld,
+    decider: Decider,
+    decisions: Decisions,
     /// Holds a whole frame where one is needed in one piece.
     whole: Box<[u8]>,
     /// Where answers and fragments are written.
@@ -66,10 +54,8 @@ impl Default for Pipeline {
     fn default() -> Self {
         Self {
             burst: Burst::default(),
-            destinations: [None; BURST],
-            next_hops: [NextHopId::NONE; BURST],
-            verdicts: [Verdict::Gateway; BURST],
-            withheld: Withheld::default(),
+            decider: Decider::default(),
+            decisions: Decisions::default(),
             whole: vec![0; MAX_FRAME_LEN].into(),
             // Fragments are what is longest: all of one frame are made before the first is sent.
             answer: vec![0; fragment::BUFFER_LEN].into(),
@@ -118,7 +104,11 @@ impl Pipeline {
         if polled == 0 {
             return Ok(0);
         }
-        self.decide(slot);
+        match slot.vnic() {
+            Some(found) => self.decider.decide(found, &mut self.burst, &mut self.decisions),
+            // Attached before its network was published: there is nowhere to go yet.
+            None => self.decisions = Decisions::default(),
+        }
         if let Some(limiter) = &mut slot.allowance.from_guest {
             limiter.refill(now);
             // A copy is charged: a frame that is held is polled and limited again, and must be paid
@@ -136,76 +126,6 @@ impl Pipeline {
         std::mem::take(&mut self.carried)
     }
 
-    /// Decides about every frame of the burst. Those to be forwarded are made what they leave as.
-    // Apart: its loops have more registers alone than within `run` (8 instructions a frame).
-    #[inline(never)]
-    fn decide(&mut self, slot: &Slot) {
-        let Some((table, vnic)) = slot.vnic() else {
-            // Attached before its network was published: there is nowhere to go yet.
-            self.next_hops = [NextHopId::NONE; BURST];
-            self.verdicts = [Verdict::Drop(DropReason::NoRoute); BURST];
-            return;
-        };
-        let (frames, _) = self.burst.frames_mut();
-        let plain = Plain::new(table, vnic);
-        // One step after the other, so that many lookups wait for memory at the same time.
-        let destinations = &mut self.destinations[..frames.len()];
-        for (frame, destination) in frames.iter_mut().zip(&mut *destinations) {
-            *destination = plain.check(frame);
-        }
-        for (destination, hop) in destinations.iter().zip(&mut self.next_hops) {
-            let found = destination.and_then(|destination| table.fib.lookup_ipv4(destination));
-            // A frame without a route is not dropped here: the general path finds out why, and may
-            // tell.
-            *hop = found.unwrap_or(NextHopId::NONE);
-        }
-        // Apart, so that what nearly all frames are is all that this loop has in it.
-        let mut others = FrameSet::EMPTY;
-        for (at, (frame, hop)) in frames.iter_mut().zip(&self.next_hops).enumerate() {
-            if *hop != NextHopId::NONE && fast::fits(frame, table.fib.next_hop(*hop)) {
-                rewrite::rewrite_ipv4(frame.head_mut(), table.fib.next_hop(*hop));
-            } else {
-                others.insert(at);
-            }
-        }
-        for at in others.iter() {
-            self.decide_other(table, vnic, at);
-        }
-    }
-
-    /// Decides about a frame that is not plain.
-    fn decide_other(&mut self, table: &NetworkTable, vnic: &Vnic, at: usize) {
-        let frame = &mut self.burst.frames_mut().0[at];
-        match routed::by_head(table, vnic, frame, &mut self.withheld) {
-            Ok(next_hop) => {
-                rewrite::rewrite(frame.head_mut(), table.fib.next_hop(next_hop));
-                self.next_hops[at] = next_hop;
-            }
-            Err(other) => {
-                // Headers beyond the copied head are rare, and cost a copy of the whole frame.
-                let is_deep = routed::is_deep(frame, other);
-                (self.next_hops[at], self.verdicts[at]) = (NextHopId::NONE, other);
-                if is_deep {
-                    self.decide_deep(table, vnic, at);
-                }
-            }
-        }
-    }
-
-    /// Decides about a frame whose headers may go on beyond its head, with all of it at hand.
-    #[cold]
-    fn decide_deep(&mut self, table: &NetworkTable, vnic: &Vnic, at: usize) {
-        let whole = self.burst.linearise(at, &mut self.whole);
-        let frame = &mut self.burst.frames_mut().0[at];
-        match routed::by_whole(table, vnic, (frame, whole), &mut self.withheld) {
-            Ok(next_hop) => {
-                rewrite::rewrite(frame.head_mut(), table.fib.next_hop(next_hop));
-                self.next_hops[at] = next_hop;
-            }
-            Err(verdict) => self.verdicts[at] = verdict,
-        }
-    }
-
     /// Drops what is beyond the sender's limit.
     fn limit(&mut self, mut left: Limiter) {
         for at in self.waiting().iter() {
@@ -213,8 +133,7 @@ impl Pipeline {
             if left.admits() {
                 left.charge(frame.len, frame.offload);
             } else {
-                self.next_hops[at] = NextHopId::NONE;
-                self.verdicts[at] = Verdict::Drop(DropReason::RateLimited);
+                self.decisions.end(at, Verdict::Drop(DropReason::RateLimited));
             }
         }
     }
@@ -252,7 +171,6 @@ impl Pipeline {
 
     /// Whether a frame was beyond its sender's limit.
     fn is_limited(&self, at: usize) -> bool {
-        let limited = Verdict::Drop(DropReason::RateLimited);
-        self.next_hops[at] == NextHopId::NONE && self.verdicts[at] == limited
+        self.decisions.of(at) == Err(Verdict::Drop(DropReason::RateLimited))
     }
 }

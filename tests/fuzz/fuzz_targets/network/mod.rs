@@ -4,9 +4,9 @@
 use mvirt_net::{
     addr::MacAddr,
     dataplane::forward::{
-        FibBuilder,
+        Domain, FibBuilder, Network,
         limit::Limit,
-        tables::{Addressing, Boot, NetworkKey, NetworkTable, NextHop, PortId, Vnic},
+        tables::{Addressing, Boot, NetworkKey, NextHop, PortId, Routed, Vnic},
     },
 };
 use std::sync::Arc;
@@ -38,7 +38,7 @@ fn vnic(slot: u32) -> Vnic {
     }
 }
 
-pub(crate) fn table() -> NetworkTable {
+pub(crate) fn network() -> Network {
     let mut fib = FibBuilder::default();
     let vnics = [vnic(0), vnic(1)].map(|vnic| {
         let next_hop =
@@ -51,8 +51,7 @@ pub(crate) fn table() -> NetworkTable {
             .for_each(|prefix| fib.prefix_ipv6(*prefix, next_hop));
         Arc::new(vnic)
     });
-    NetworkTable {
-        key: NetworkKey(1),
+    let domain = Domain::Routed(Routed {
         ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
         ipv4_broadcast: Some([10, 0, 0, 255].into()),
         ipv6_prefix: Some("fd00::/56".parse().unwrap()),
@@ -61,7 +60,7 @@ pub(crate) fn table() -> NetworkTable {
         ntp_ipv4: vec![[10, 0, 0, 9].into()],
         ntp_ipv6: vec!["fd00::9".parse().unwrap()],
         domain: Some("prod.internal".parse().unwrap()),
-        vnics: vnics.into(),
         fib: fib.build(7),
-    }
+    });
+    Network { key: NetworkKey(1), vnics: vnics.into(), domain }
 }
