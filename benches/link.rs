@@ -10,6 +10,7 @@ use mvirt_net::{
         reactor::{
             Hugepages,
             link::{Share, link},
+            ways::{Envelope, To},
         },
     },
     wire::vnet::Offload,
@@ -24,6 +25,7 @@ use std::{
 };
 
 const PORT: PortId = PortId { slot: 1, generation: 1 };
+const ENVELOPE: Envelope = Envelope { from: PORT, to: To::Port(PORT), queue: 0 };
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
@@ -36,7 +38,7 @@ fn main() {
         thread::scope(|scope| {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    let taken = consumer.pop(|_, _, frames| {
+                    let taken = consumer.pop(|_, frames| {
                         black_box(frames);
                     });
                     if taken == 0 {
@@ -49,7 +51,7 @@ fn main() {
                 bencher.iter(|| {
                     let mut sent = 0;
                     while sent < BURST {
-                        sent += producer.push((PORT, 0), &burst[sent..], &mut Share::default());
+                        sent += producer.push(&ENVELOPE, &burst[sent..], &mut Share::default());
                     }
                 });
             });

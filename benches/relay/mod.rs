@@ -20,7 +20,7 @@ use mvirt_net::{
         reactor::{
             pipeline::Pipeline,
             ports::{Attachment, Ports},
-            ways::Ways,
+            ways::{Envelope, Ways},
         },
     },
     wire::checksum::checksum,
@@ -133,7 +133,7 @@ impl Ways for NoLinks {
         0
     }
 
-    fn send(&mut self, _: PortId, _: (u16, PortId), _: usize, _: &[Outgoing<'_>]) -> usize {
+    fn send(&mut self, _: u16, _: &Envelope, _: &[Outgoing<'_>]) -> usize {
         0
     }
 }

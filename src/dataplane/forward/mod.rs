@@ -51,6 +51,13 @@ impl Domain {
         }
     }
 
+    /// Returns the reactors that own ports which a frame may be flooded to.
+    pub fn reactors(&self) -> &[u16] {
+        match self {
+            Self::Routed(_) => &[],
+        }
+    }
+
     /// Returns what the gateway speaks of, where there is one.
     pub fn routed(&self) -> Option<&Routed> {
         match self {

@@ -18,6 +18,8 @@ pub enum Verdict {
     Gateway,
     /// On to a next hop, in fragments.
     Fragment(NextHopId),
+    /// On to all ports of its network but its own.
+    Flood,
     /// Nowhere, and the sender is told by an ICMP error.
     Reject(DropReason, Rejection),
     /// Nowhere, silently.

@@ -2,7 +2,7 @@
 //! page, with one producer and one consumer, made when first used.
 //!
 //! ```text
-//! head ──▶ [len│port│…│frame…][len│port│…│frame…] ◀── tail      cursors run freely; a record never wraps
+//! head ──▶ [len│from│to│…│frame…][len│from│to│…│frame…] ◀── tail      cursors run freely; a record never wraps
 //! ```
 //! The producer writes records behind `tail` and publishes it; the consumer reads up to `tail` and
 //! publishes `head` (`cursors.rs`). Who makes a link keeps the producer, sends the consumer to the
@@ -16,12 +16,10 @@ use super::{
     cursors,
     hugepage::{HugePage, Hugepages, LEN},
     sleep::Sleep,
+    ways::Envelope,
 };
 use crate::{
-    dataplane::{
-        forward::tables::PortId,
-        frame::{BURST, Outgoing, Span},
-    },
+    dataplane::frame::{BURST, Outgoing, Span},
     log_limit::{LogLimit, Said},
     wire::vnet::Offload,
 };
@@ -44,9 +42,8 @@ const ALIGN: usize = 64;
 struct Record {
     /// Octets of the frame; `u32::MAX`: nothing more before the end of the page.
     len: u32,
-    port: PortId,
-    queue: u32,
     offload: Offload,
+    envelope: Envelope,
 }
 
 // No length of a frame: those are far below.
@@ -101,7 +98,7 @@ impl Producer {
     /// many.
     pub fn push(
         &mut self,
-        to: (PortId, usize),
+        envelope: &Envelope,
         frames: &[Outgoing<'_>],
         share: &mut Share,
     ) -> usize {
@@ -110,7 +107,7 @@ impl Producer {
         let mut tail = start;
         let pushed = frames.iter().map_while(|frame| {
             // A frame beyond the share is written, and not published: the next one overwrites it.
-            tail = self.append(head, tail, to, frame).filter(|tail| *tail <= end)?;
+            tail = self.append(head, tail, envelope, frame).filter(|tail| *tail <= end)?;
             Some(())
         });
         let pushed = pushed.count();
@@ -125,7 +122,7 @@ impl Producer {
         &mut self,
         head: usize,
         mut tail: usize,
-        (port, queue): (PortId, usize),
+        envelope: &Envelope,
         frame: &Outgoing<'_>,
     ) -> Option<usize> {
         let needed = (FRAME_AT + frame.len).next_multiple_of(ALIGN);
@@ -136,12 +133,12 @@ impl Producer {
             return None;
         }
         if skipped > 0 {
-            self.write(tail, Record { len: SKIP, port, queue: 0, offload: Offload::None });
+            let nothing = Record { len: SKIP, offload: Offload::None, envelope: *envelope };
+            self.write(tail, nothing);
             tail += skipped;
         }
-        let record =
-            Record { len: frame.len as u32, port, queue: queue as u32, offload: frame.offload };
-        self.write(tail, record);
+        let (len, offload) = (frame.len as u32, frame.offload);
+        self.write(tail, Record { len, offload, envelope: *envelope });
         let at = place(self.0.page(), tail + FRAME_AT);
         // SAFETY: the octets lie in the free part of the page, which is the producer's until `tail`
         // is published. There is one producer, and `&mut self` has it.
@@ -162,11 +159,11 @@ impl Producer {
 }
 
 impl Consumer {
-    /// Hands the oldest run of frames with the same port and queue to `take`. Returns their number.
-    pub fn pop(&mut self, take: impl FnOnce(PortId, usize, &[Outgoing<'_>])) -> usize {
+    /// Hands the oldest run of frames with the same envelope to `take`. Returns their number.
+    pub fn pop(&mut self, take: impl FnOnce(&Envelope, &[Outgoing<'_>])) -> usize {
         let (mut head, tail) = self.0.published();
         let mut frames = ArrayVec::<Outgoing<'_>, BURST>::new();
-        let mut to = None;
+        let mut envelope = None;
         while head != tail && !frames.is_full() {
             let record = self.read(head);
             // Never the last one: it is published together with the record that did not fit before
@@ -176,7 +173,7 @@ impl Consumer {
                 continue;
             }
             // A run goes to one ring: the receiver is looked up once for all of it.
-            if *to.get_or_insert((record.port, record.queue)) != (record.port, record.queue) {
+            if *envelope.get_or_insert(record.envelope) != record.envelope {
                 break;
             }
             let (at, len) = (place(self.0.page(), head + FRAME_AT), record.len as usize);
@@ -187,10 +184,10 @@ impl Consumer {
             head += (FRAME_AT + len).next_multiple_of(ALIGN);
         }
         let popped = frames.len();
-        if let Some((port, queue)) = to {
+        if let Some(envelope) = envelope {
             // Before the release: the frames are the page's own octets. If this panics they are
             // taken again, for a port that has failed by then, and are dropped.
-            take(port, queue as usize, &frames);
+            take(&envelope, &frames);
             drop(frames);
             self.0.release(head);
         }
@@ -302,7 +299,7 @@ impl Links {
     pub(super) fn receive(
         &mut self,
         limit: usize,
-        mut take: impl FnMut(PortId, usize, &[Outgoing<'_>]),
+        mut take: impl FnMut(&Envelope, &[Outgoing<'_>]),
     ) {
         for link in &mut self.incoming {
             // A limit for each link: one that is always full does not keep the others waiting.
@@ -343,12 +340,11 @@ impl Links {
         self.here as u16
     }
 
-    /// Copies frames of `from` into the link to a reactor: see [`super::ways::Ways::send`].
+    /// Copies frames into the link to a reactor: see [`super::ways::Ways::send`].
     pub(super) fn send(
         &mut self,
-        from: PortId,
-        (reactor, port): (u16, PortId),
-        queue: usize,
+        reactor: u16,
+        envelope: &Envelope,
         frames: &[Outgoing<'_>],
     ) -> usize {
         let to = usize::from(reactor);
@@ -362,11 +358,11 @@ impl Links {
             self.sent.push(to);
         }
         let shares = &mut self.shares[to];
-        let slot = from.slot as usize;
+        let slot = envelope.from.slot as usize;
         if shares.len() <= slot {
             shares.resize(slot + 1, Share::default());
         }
-        link.push((port, queue), frames, &mut shares[slot])
+        link.push(envelope, frames, &mut shares[slot])
     }
 
     /// Makes the link to a reactor, and gives that one its end.
@@ -393,6 +389,7 @@ impl Links {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataplane::{forward::tables::PortId, reactor::ways::To};
 
     fn frame(octets: &[u8]) -> Outgoing<'_> {
         Outgoing::private(octets, Offload::Checksum { start: 34, offset: 16 })
@@ -400,7 +397,13 @@ mod tests {
 
     /// From a port that has nothing in the link.
     fn push(link: &mut Producer, port: PortId, frames: &[Outgoing<'_>]) -> usize {
-        link.push((port, 3), frames, &mut Share::default())
+        link.push(&to(port), frames, &mut Share::default())
+    }
+
+    /// To a port, from queue 3 of another.
+    fn to(port: PortId) -> Envelope {
+        let from = PortId { slot: 0, generation: 1 };
+        Envelope { from, to: To::Port(port), queue: 3 }
     }
 
     fn port(slot: u32) -> PortId {
@@ -414,11 +417,9 @@ mod tests {
         for round in 0..400 {
             let len = 14 + (round * 7919) % 65000;
             assert_eq!(push(&mut producer, port(round as u32), &[frame(&octets[..len])]), 1);
-            let popped = consumer.pop(|to, queue, got| {
-                assert_eq!(
-                    (to, queue, got[0].offload),
-                    (port(round as u32), 3, frame(&[]).offload)
-                );
+            let popped = consumer.pop(|envelope, got| {
+                assert_eq!(*envelope, to(port(round as u32)));
+                assert_eq!(got[0].offload, frame(&[]).offload);
                 assert_eq!(got[0].head, &octets[..len]);
             });
             assert_eq!(popped, 1);
@@ -433,8 +434,11 @@ mod tests {
         let fits =
             (0..).take_while(|n| push(&mut producer, port(*n), &[frame(&octets)]) == 1).count();
         assert_eq!(fits, LEN / (FRAME_AT + 1500_usize).next_multiple_of(ALIGN));
-        assert_eq!(consumer.pop(|to, _, got| assert_eq!((to, got.len()), (port(0), 1))), 1);
-        assert_eq!(consumer.pop(|to, _, _| assert_eq!(to, port(1))), 1);
+        assert_eq!(
+            consumer.pop(|got, frames| assert_eq!((*got, frames.len()), (to(port(0)), 1))),
+            1
+        );
+        assert_eq!(consumer.pop(|got, _| assert_eq!(*got, to(port(1)))), 1);
         let again = [frame(&octets), frame(&octets), frame(&octets)];
         assert_eq!(push(&mut producer, port(9), &again), 2);
     }
@@ -445,17 +449,17 @@ mod tests {
         let (large, small) = ([7; 60_000], [7; 64]);
         let mut greedy = Share::default();
         let mut sent = 0;
-        while producer.push((port(1), 3), &[frame(&large)], &mut greedy) == 1 {
+        while producer.push(&to(port(1)), &[frame(&large)], &mut greedy) == 1 {
             sent += 1;
         }
         assert!((16..=18).contains(&sent), "half of 2 MiB: {sent}");
         let mut modest = Share::default();
         for _ in 0..100 {
-            assert_eq!(producer.push((port(2), 3), &[frame(&small)], &mut modest), 1);
+            assert_eq!(producer.push(&to(port(2)), &[frame(&small)], &mut modest), 1);
         }
-        assert_eq!(producer.push((port(1), 3), &[frame(&large)], &mut greedy), 0);
-        while consumer.pop(|_, _, _| ()) > 0 {}
-        assert_eq!(producer.push((port(1), 3), &[frame(&large)], &mut greedy), 1, "all was taken");
+        assert_eq!(producer.push(&to(port(1)), &[frame(&large)], &mut greedy), 0);
+        while consumer.pop(|_, _| ()) > 0 {}
+        assert_eq!(producer.push(&to(port(1)), &[frame(&large)], &mut greedy), 1, "all was taken");
     }
 
     proptest::proptest! {
@@ -465,11 +469,11 @@ mod tests {
             let octets = [7; 3000];
             let mut share = Share::default();
             for (len, pops) in steps {
-                producer.push((port(1), 3), &[frame(&octets[..len])], &mut share);
+                producer.push(&to(port(1)), &[frame(&octets[..len])], &mut share);
                 let (head, tail) = producer.0.free();
                 proptest::prop_assert!(share.before + share.since >= tail - head);
                 for _ in 0..pops {
-                    consumer.pop(|_, _, _| ());
+                    consumer.pop(|_, _| ());
                 }
             }
         }
@@ -483,8 +487,8 @@ mod tests {
         assert_eq!(push(&mut producer, port(1), &[frame(&octets); 3]), 3);
         assert_eq!(push(&mut producer, port(2), &[frame(&octets); 2]), 2);
         let mut runs = Vec::new();
-        while consumer.pop(|to, _, got| runs.push((to, got.len()))) > 0 {}
-        assert_eq!(runs, [(port(1), BURST), (port(1), 3), (port(2), 2)]);
+        while consumer.pop(|got, frames| runs.push((*got, frames.len()))) > 0 {}
+        assert_eq!(runs, [(to(port(1)), BURST), (to(port(1)), 3), (to(port(2)), 2)]);
     }
 
     #[test]
@@ -494,13 +498,13 @@ mod tests {
         assert!(far.prepare_to_sleep(), "there is nothing yet");
         let octets = [7; 64];
         for calls in [true, false] {
-            assert_eq!(near.send(port(0), (1, port(1)), 3, &[frame(&octets)]), 1);
+            assert_eq!(near.send(1, &to(port(1)), &[frame(&octets)]), 1);
             assert_eq!(wakers[1].was_called(), calls, "once a link");
             far.take_arrivals();
             assert!(!far.prepare_to_sleep(), "a frame waits");
             let mut got = Vec::new();
-            far.receive(1, |to, queue, frames| got.push((to, queue, frames[0].head.to_vec())));
-            assert_eq!(got, [(port(1), 3, octets.to_vec())]);
+            far.receive(1, |envelope, frames| got.push((*envelope, frames[0].head.to_vec())));
+            assert_eq!(got, [(to(port(1)), octets.to_vec())]);
         }
         assert_eq!((far.incoming.len(), near.incoming.len()), (1, 0));
     }
@@ -518,8 +522,8 @@ mod tests {
                 }
             });
             for n in 0..100_000_u32 {
-                let take = |to, _, got: &[Outgoing<'_>]| {
-                    assert_eq!(to, port(n));
+                let take = |envelope: &Envelope, got: &[Outgoing<'_>]| {
+                    assert_eq!(*envelope, to(port(n)));
                     assert_eq!(got[0].head, n.to_be_bytes().repeat(1 + n as usize % 100));
                 };
                 while consumer.pop(take) == 0 {

@@ -49,7 +49,7 @@ use std::{
 };
 use stopwatch::Stopwatch;
 use uring::{Uring, Wake};
-use ways::Ways;
+use ways::{Envelope, Ways};
 
 /// How long a reactor sleeps at most while a queue has no wake-up descriptor.
 // A VMM may give no kick descriptor (bit 8 of SET_VRING_KICK): "polling should be used instead". A
@@ -227,14 +227,8 @@ impl Ways for TimedLinks<'_> {
         self.links.here()
     }
 
-    fn send(
-        &mut self,
-        from: PortId,
-        to: (u16, PortId),
-        queue: usize,
-        frames: &[Outgoing<'_>],
-    ) -> usize {
-        self.links.send(from, to, queue, frames)
+    fn send(&mut self, reactor: u16, envelope: &Envelope, frames: &[Outgoing<'_>]) -> usize {
+        self.links.send(reactor, envelope, frames)
     }
 
     fn watches(&self) -> bool {
@@ -536,10 +530,9 @@ impl Reactor {
 
     fn take_links(&mut self, now: Instant) {
         let Self { ports, pipeline, stopwatch, .. } = self;
-        self.links.receive(LINK_BURST, |port, queue, frames| {
-            stopwatch.start();
-            pipeline.deliver_from_link(ports, (port, queue), frames, now);
-            ports.blame(port, stopwatch.held_up(), now);
+        self.links.receive(LINK_BURST, |envelope, frames| {
+            let timed = &mut || stopwatch.lap();
+            pipeline.deliver_from_link(ports, envelope, frames, now, timed);
         });
     }
 

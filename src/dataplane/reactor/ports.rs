@@ -260,6 +260,57 @@ impl Ports {
         }
     }
 
+    /// A network, as it was published.
+    pub fn network(&self, key: NetworkKey) -> Option<&Arc<Network>> {
+        self.networks.get(&key)
+    }
+
+    /// Delivers frames that nobody waits with: what their port does not take at once is dropped, and
+    /// counted there. `timed` is called around that, as in [`Ports::publish_touched`].
+    pub fn deliver(
+        &mut self,
+        (port, queue): (PortId, usize),
+        mut frames: &[Outgoing<'_>],
+        now: Instant,
+        timed: &mut impl FnMut() -> Option<HeldUp>,
+    ) {
+        self.in_hand = Some(port);
+        let Some(slot) = self.healthy_mut(port) else { return };
+        timed();
+        while !frames.is_empty() {
+            let Delivered { taken, refused } = slot.put(frames, queue, now);
+            frames = &frames[taken..];
+            let Some(why) = refused else { break };
+            if let Undelivered::Failed(failure) = why {
+                slot.fail(failure);
+                return;
+            }
+            // The next one may fit.
+            let dropped = if why == Undelivered::TooLarge { 1 } else { frames.len() };
+            (0..dropped).for_each(|_| slot.counters.drop_frame(why.reason()));
+            frames = &frames[dropped..];
+        }
+        self.touch(port);
+        self.blame(port, timed(), now);
+    }
+
+    /// Delivers frames from a queue of `from` to all other ports of its network that are this
+    /// reactor's, as [`Ports::deliver`].
+    pub fn flood(
+        &mut self,
+        network: &Network,
+        (from, queue): (PortId, usize),
+        frames: &[Outgoing<'_>],
+        now: Instant,
+        timed: &mut impl FnMut() -> Option<HeldUp>,
+    ) {
+        // Those of other reactors are not found here.
+        let ports = network.vnics.iter().map(|vnic| vnic.port);
+        for port in ports.filter(|port| *port != from) {
+            self.deliver((port, queue), frames, now, timed);
+        }
+    }
+
     /// Holds it against a port that it held up the reactor, if it did.
     pub fn blame(&mut self, id: PortId, held_up: Option<HeldUp>, now: Instant) {
         if held_up.is_some()

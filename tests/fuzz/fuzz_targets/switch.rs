@@ -23,7 +23,7 @@ use mvirt_net::dataplane::{
     reactor::{
         pipeline::Pipeline,
         ports::{Attachment, Ports},
-        ways::Ways,
+        ways::{Envelope, Ways},
     },
 };
 use std::{
@@ -51,7 +51,7 @@ impl Ways for NoLinks {
         0
     }
 
-    fn send(&mut self, _: PortId, _: (u16, PortId), _: usize, _: &[Outgoing<'_>]) -> usize {
+    fn send(&mut self, _: u16, _: &Envelope, _: &[Outgoing<'_>]) -> usize {
         0
     }
 }

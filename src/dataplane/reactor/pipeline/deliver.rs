@@ -15,16 +15,16 @@ use crate::{
             BURST, FrameSet, Outgoing, fragment,
             verdict::{DropReason, NextHopId, Rejection, Verdict},
         },
-        port::{Delivered, Undelivered},
+        port::{Delivered, HeldUp, Undelivered},
         reactor::{
             ports::{HOLD, Held, Ports},
-            ways::Ways,
+            ways::{Envelope, To, Ways},
         },
     },
     wire::vnet::Offload,
 };
 use arrayvec::ArrayVec;
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 /// What became of a frame that was not dropped.
 enum Done {
@@ -103,8 +103,25 @@ impl Pipeline {
             Verdict::Fragment(next_hop) => {
                 self.fragment(at, next_hop, context).map(|()| Done::Forwarded)
             }
+            Verdict::Flood => self.flood(at, context).map(|()| Done::Forwarded),
             Verdict::Drop(reason) => Err(reason),
         }
+    }
+
+    /// Sends a frame on to all other ports of its network.
+    #[cold]
+    fn flood<L: Ways>(
+        &mut self,
+        at: usize,
+        context: &mut Context<'_, L>,
+    ) -> Result<(), DropReason> {
+        // Once for all: they get the same octets, whatever their sender writes meanwhile.
+        let whole = self.burst.linearise(at, &mut self.whole);
+        context.blame(context.ingress);
+        let frame = Outgoing::private(whole, self.burst.frame(at).offload);
+        let sent = context.flood(&frame, self.burst.queue);
+        context.links.start();
+        sent
     }
 
     /// Sends a frame on in fragments: all of them, or it counts as dropped.
@@ -208,32 +225,24 @@ impl Pipeline {
         dealt
     }
 
-    /// Delivers frames of one port and queue that came over a link.
+    /// Delivers frames that came over a link. `timed` is as that of [`Ports::deliver`].
     pub fn deliver_from_link(
         &mut self,
         ports: &mut Ports,
-        (port, queue): (PortId, usize),
-        mut frames: &[Outgoing<'_>],
+        envelope: &Envelope,
+        frames: &[Outgoing<'_>],
         now: Instant,
+        timed: &mut impl FnMut() -> Option<HeldUp>,
     ) {
         self.carried += frames.len() as u64;
-        ports.in_hand = Some(port);
-        let Some(slot) = ports.healthy_mut(port) else { return };
         // Nothing is held here: the frames are copies in a link, which others are waiting to fill.
-        while !frames.is_empty() {
-            let Delivered { taken, refused } = slot.put(frames, queue, now);
-            frames = &frames[taken..];
-            let Some(why) = refused else { break };
-            if let Undelivered::Failed(failure) = why {
-                ports.fail(port, failure);
-                return;
+        match envelope.to {
+            To::Port(port) => ports.deliver((port, envelope.queue), frames, now, timed),
+            To::Network(key) => {
+                let Some(network) = ports.network(key).map(Arc::clone) else { return };
+                ports.flood(&network, (envelope.from, envelope.queue), frames, now, timed);
             }
-            // The next one may fit.
-            let dropped = if why == Undelivered::TooLarge { 1 } else { frames.len() };
-            (0..dropped).for_each(|_| slot.counters.drop_frame(why.reason()));
-            frames = &frames[dropped..];
         }
-        ports.touch(port);
     }
 }
 
@@ -279,6 +288,31 @@ impl<L: Ways> Context<'_, L> {
         }
     }
 
+    /// Sends a frame to all other ports of its network, and waits for none: what one does not take
+    /// at once is dropped, and counted there. An error: another reactor's ports get none.
+    fn flood(&mut self, frame: &Outgoing<'_>, queue: usize) -> Result<(), DropReason> {
+        let member = self.ports.get_mut(self.ingress).and_then(|slot| slot.member.as_ref());
+        let network = member.map(|(network, _)| Arc::clone(network)).ok_or(DropReason::NoRoute)?;
+        let envelope = Envelope { from: self.ingress, to: To::Network(network.key), queue };
+        let (here, frames) = (self.links.here(), std::slice::from_ref(frame));
+        let mut sent = Ok(());
+        // One copy for all ports of another reactor, which it makes their copies of.
+        for reactor in network.domain.reactors().iter().filter(|reactor| **reactor != here) {
+            if self.links.send(*reactor, &envelope, frames) == 0 {
+                sent = Err(DropReason::LinkFull);
+            }
+        }
+        let links = &mut *self.links;
+        self.ports.flood(&network, (self.ingress, queue), frames, self.now, &mut || {
+            let held_up = links.held_up();
+            links.start();
+            held_up
+        });
+        // A panic from here on is the sender's again.
+        self.ports.in_hand = Some(self.ingress);
+        sent
+    }
+
     fn hand_over(
         &mut self,
         next_hop: &NextHop,
@@ -297,8 +331,8 @@ impl<L: Ways> Context<'_, L> {
             self.ports.touch(next_hop.port);
             sent
         } else {
-            let to = (next_hop.reactor, next_hop.port);
-            let taken = self.links.send(self.ingress, to, queue, frames);
+            let envelope = Envelope { from: self.ingress, to: To::Port(next_hop.port), queue };
+            let taken = self.links.send(next_hop.reactor, &envelope, frames);
             Delivered { taken, refused: (taken < frames.len()).then_some(Undelivered::LinkFull) }
         }
     }
