@@ -1,4 +1,4 @@
-//! Ethernet II frames (IEEE 802.3 §3.1.1), without VLAN tags.
+//! Ethernet II frames (IEEE 802.3 §3.1.1), and where VLAN tags end (IEEE 802.1Q §9.5).
 
 use crate::addr::MacAddr;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, big_endian::U16};
@@ -13,6 +13,9 @@ pub const IPV6: u16 = 0x86dd;
 pub const VLAN: u16 = 0x8100;
 /// EtherType of a service VLAN tag (IEEE 802.1ad).
 pub const SERVICE_VLAN: u16 = 0x88a8;
+
+/// Octets of a VLAN tag, its EtherType included.
+pub const TAG_LEN: usize = 4;
 
 /// Octets of the header.
 pub const HEADER_LEN: usize = 14;
@@ -32,10 +35,43 @@ pub struct Header {
     pub ether_type: U16,
 }
 
+/// Returns where the packet of a frame begins: behind its header, and the VLAN tags in front of its
+/// EtherType.
+pub fn packet_at(frame: &[u8]) -> usize {
+    let mut at = HEADER_LEN;
+    // Two at most: a service tag and a customer's (IEEE 802.1Q-2018 §6.9).
+    for _ in 0..2 {
+        let ether_type = frame.get(at - 2..at).and_then(|octets| U16::read_from_bytes(octets).ok());
+        match ether_type.map(U16::get) {
+            Some(VLAN | SERVICE_VLAN) => at += TAG_LEN,
+            _ => break,
+        }
+    }
+    at
+}
+
 impl Header {
     /// Splits a frame into its header and the rest.
     #[inline]
     pub fn parse(frame: &[u8]) -> Option<(&Self, &[u8])> {
         Self::ref_from_prefix(frame).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_is_behind_at_most_two_tags() {
+        let begin = |types: &[[u8; 2]]| {
+            let rest = types.iter().flat_map(|ether_type| [ether_type[0], ether_type[1], 0, 7]);
+            packet_at(&[0; 12].into_iter().chain(rest).collect::<Vec<_>>())
+        };
+        assert_eq!(begin(&[[0x08, 0x00]]), 14);
+        assert_eq!(begin(&[[0x81, 0x00], [0x08, 0x00]]), 18);
+        assert_eq!(begin(&[[0x88, 0xa8], [0x81, 0x00], [0x08, 0x00]]), 22);
+        assert_eq!(begin(&[[0x81, 0x00], [0x81, 0x00], [0x81, 0x00]]), 22);
+        assert_eq!(packet_at(&[0; 13]), 14);
     }
 }

@@ -80,7 +80,9 @@ impl<'a> Cut<'a> {
         let mut headers: ArrayVec<u8, HEAD_LEN> = self.headers.iter().copied().collect();
         let transport_len = self.headers.len() - self.transport + payload.len();
         let (network, transport) = headers.split_at_mut(self.transport);
-        let network = &mut network[ethernet::HEADER_LEN..];
+        // Frames of a switched network may have tags.
+        let network_at = ethernet::packet_at(network);
+        let network = &mut network[network_at..];
         let network_len = network.len();
         if network[0] >> 4 == 4 {
             put(network, 2, (network_len + transport_len) as u16);
@@ -208,6 +210,19 @@ mod tests {
             frame
         };
         (0..cut.count()).map(whole).collect()
+    }
+
+    #[test]
+    fn segments_have_the_tags_of_their_frame() {
+        let plain = tcp4(&[7; 100]);
+        let tagged = [&plain[..12], &[0x81, 0x00, 0x00, 0x07], &plain[12..]].concat();
+        let expected = cut(&plain, 34, 16, SegmentKind::Tcp4, 48);
+        let found = cut(&tagged, 38, 16, SegmentKind::Tcp4, 48);
+        assert_eq!(found.len(), 3);
+        for (found, expected) in found.iter().zip(expected) {
+            assert_eq!(found[12..16], [0x81, 0x00, 0x00, 0x07]);
+            assert_eq!([&found[..12], &found[16..]].concat(), expected);
+        }
     }
 
     proptest! {
