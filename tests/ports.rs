@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn network_of(ports: [Box<dyn Port>; 2]) -> reactor::Handle {
     let settings = reactor::Settings { busy_poll: Duration::ZERO, hugepages: Hugepages::Off };
     let reactor = reactor::start(1, &[], settings).unwrap().remove(0);
-    reactor.publish(Arc::new(network::table()));
+    reactor.publish(Arc::new(network::network()));
     for (slot, port) in (0..).zip(ports) {
         reactor.attach(Attachment {
             id: network::port(slot),

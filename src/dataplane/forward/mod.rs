@@ -1,28 +1,32 @@
 //! Where frames go: functions of a network's tables, of what traffic has taught, and of the frames.
 //!
 //! ```text
-//! a burst of a vNIC ── its network's Domain ── Routed: fast path │ guard, gateway │ route ──▶ Decisions
+//! a burst of a vNIC ── its network's Domain ─┬─ Routed: fast path │ guard, gateway │ route ─┬▶ Decisions
+//!                                            └─ Switched: learn, look up, flood ────────────┘
 //! ```
 //! A network is published whole. A reactor holds an `Arc` of it and swaps that between two bursts;
 //! nothing in it changes with traffic. What does is the reactor's own, in its [`Decider`].
 
 pub mod fast;
+mod fdb;
 mod fib;
 pub mod guard;
 pub mod limit;
 pub mod rewrite;
 pub mod routed;
+pub mod switched;
 pub mod tables;
 pub mod withheld;
 
 pub use fib::{Fib, FibBuilder};
 
 use super::frame::{
-    BURST, Burst,
+    BURST, Burst, Outgoing,
     verdict::{DropReason, NextHopId, Verdict},
 };
-use std::sync::Arc;
-use tables::{NetworkKey, NextHop, Routed, Vnic};
+use std::{sync::Arc, time::Instant};
+use switched::{Learned, Switched};
+use tables::{NetworkKey, NextHop, PortId, Routed, Vnic};
 
 /// The whole truth of one network.
 #[derive(Debug)]
@@ -38,9 +42,12 @@ pub struct Network {
 
 /// How frames go from one vNIC of a network to another.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one a network: there is nothing to be saved")]
 pub enum Domain {
     /// By their IP address, through a gateway.
     Routed(Routed),
+    /// By their MAC, as they are.
+    Switched(Switched),
 }
 
 impl Domain {
@@ -48,6 +55,7 @@ impl Domain {
     pub fn next_hop(&self, id: NextHopId) -> &NextHop {
         match self {
             Self::Routed(table) => table.fib.next_hop(id),
+            Self::Switched(table) => table.next_hop(id),
         }
     }
 
@@ -55,6 +63,7 @@ impl Domain {
     pub fn reactors(&self) -> &[u16] {
         match self {
             Self::Routed(_) => &[],
+            Self::Switched(table) => table.reactors(),
         }
     }
 
@@ -62,6 +71,7 @@ impl Domain {
     pub fn routed(&self) -> Option<&Routed> {
         match self {
             Self::Routed(table) => Some(table),
+            Self::Switched(_) => None,
         }
     }
 }
@@ -110,19 +120,48 @@ impl Decisions {
 #[derive(Debug, Default)]
 pub struct Decider {
     routed: routed::Decider,
+    learned: Learned,
 }
 
 impl Decider {
     /// Decides about every frame of a burst of `vnic`. Those to be forwarded are made what they
-    /// leave as.
+    /// leave as. Returns when [`Decider::forget`] is due, if that has changed.
     pub fn decide(
         &mut self,
         (network, vnic): (&Network, &Vnic),
         burst: &mut Burst,
         decisions: &mut Decisions,
-    ) {
+        now: Instant,
+    ) -> Option<Instant> {
         match &network.domain {
-            Domain::Routed(table) => self.routed.decide((table, vnic), burst, decisions),
+            Domain::Routed(table) => {
+                self.routed.decide((table, vnic), burst, decisions);
+                None
+            }
+            Domain::Switched(table) => {
+                self.learned.decide((network.key, table, vnic), burst, decisions, now)
+            }
         }
+    }
+
+    /// Takes notice of frames that a port of another reactor has sent. Returns as
+    /// [`Decider::decide`].
+    pub fn hear(
+        &mut self,
+        network: &Network,
+        from: PortId,
+        frames: &[Outgoing<'_>],
+        now: Instant,
+    ) -> Option<Instant> {
+        match &network.domain {
+            Domain::Routed(_) => None,
+            Domain::Switched(table) => self.learned.hear((network.key, table), from, frames, now),
+        }
+    }
+
+    /// Forgets what a network has heard too long ago. Returns when to do so again, if anything is
+    /// left.
+    pub fn forget(&mut self, network: NetworkKey, now: Instant) -> Option<Instant> {
+        self.learned.age(network, now)
     }
 }

@@ -82,7 +82,7 @@ fn ping_each_other(namespace: &Namespace) {
         socket_access: Access::default(),
     };
     let (mut dataplane, _reports) = Dataplane::start(&settings).unwrap();
-    let table = network::table();
+    let network = network::network();
     let macs = [1, 2].map(|number| MacAddr([0x52, 0x54, 0, 0, 0, number]));
     let device =
         Device { mac: macs[0], mtu: 1500, queue_pairs: 1, features: dataplane::features(1) };
@@ -98,7 +98,7 @@ fn ping_each_other(namespace: &Namespace) {
         let port = NewPort { place, network: key, name: name.into(), spec };
         dataplane.attach(port, None).unwrap()
     });
-    runtime.block_on(dataplane.publish([table]).passed());
+    runtime.block_on(dataplane.publish([network]).passed());
     run(&format!("ip link set tap0 address {} mtu 1500 up", macs[1]));
     run("ip address add 10.0.0.2/32 dev tap0");
     run("ip route add 169.254.0.1 dev tap0");

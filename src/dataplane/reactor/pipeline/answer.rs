@@ -1,7 +1,7 @@
 //! What guests are told by the gateway: answers to their frames, why a frame of theirs goes nowhere,
 //! and, when that is due, that it is there.
 
-use super::{Context, Due, Pipeline};
+use super::{Context, Pipeline};
 use crate::{
     dataplane::{
         forward::tables::PortId,
@@ -12,10 +12,7 @@ use crate::{
         },
         gateway::{self, Question},
         port::{Delivered, Undelivered},
-        reactor::{
-            ports::{Attachment, Ports},
-            ways::Ways,
-        },
+        reactor::{ports::Ports, ways::Ways},
     },
     wire::{Writer, vnet::Offload},
 };
@@ -80,36 +77,13 @@ impl Pipeline {
         }
     }
 
-    /// A port is about to be attached.
-    pub fn attached(&mut self, attachment: &Attachment, now: Instant) {
-        let when = attachment.allowance.next_advertisement(now);
-        self.timers.set(Due::Advertise(attachment.id), when);
-    }
-
-    /// A port was detached.
-    pub fn detached(&mut self, port: PortId) {
-        self.timers.clear(Due::Advertise(port));
-    }
-
-    /// When something is due that no frame brings about.
-    pub fn next_timeout(&self) -> Option<Instant> {
-        self.timers.next()
-    }
-
-    /// Does what is due by now.
-    pub fn handle_timeouts(&mut self, ports: &mut Ports, now: Instant) {
-        while let Some(due) = self.timers.pop(now) {
-            let again = match due {
-                Due::Advertise(port) => self.advertise(ports, port, now),
-            };
-            if let Some(when) = again {
-                self.timers.set(due, when);
-            }
-        }
-    }
-
     /// Advertises the router to a guest unasked. Returns when to do so again, if ever.
-    fn advertise(&mut self, ports: &mut Ports, port: PortId, now: Instant) -> Option<Instant> {
+    pub(super) fn advertise(
+        &mut self,
+        ports: &mut Ports,
+        port: PortId,
+        now: Instant,
+    ) -> Option<Instant> {
         ports.in_hand = Some(port);
         let slot = ports.healthy_mut(port)?;
         let mut writer = Writer::new(&mut self.answer);

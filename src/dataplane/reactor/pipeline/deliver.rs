@@ -8,7 +8,7 @@ use super::{Context, Pipeline};
 use crate::{
     dataplane::{
         forward::{
-            rewrite,
+            Network, rewrite,
             tables::{NextHop, PortId},
         },
         frame::{
@@ -237,12 +237,23 @@ impl Pipeline {
         self.carried += frames.len() as u64;
         // Nothing is held here: the frames are copies in a link, which others are waiting to fill.
         match envelope.to {
-            To::Port(port) => ports.deliver((port, envelope.queue), frames, now, timed),
+            To::Port(port) => {
+                if let Some((network, _)) = ports.get_mut(port).and_then(|slot| slot.vnic()) {
+                    self.hear(network, envelope.from, frames, now);
+                }
+                ports.deliver((port, envelope.queue), frames, now, timed);
+            }
             To::Network(key) => {
                 let Some(network) = ports.network(key).map(Arc::clone) else { return };
+                self.hear(&network, envelope.from, frames, now);
                 ports.flood(&network, (envelope.from, envelope.queue), frames, now, timed);
             }
         }
+    }
+
+    fn hear(&mut self, network: &Network, from: PortId, frames: &[Outgoing<'_>], now: Instant) {
+        let due = self.decider.hear(network, from, frames, now);
+        self.set_timer(network.key, due);
     }
 }
 

@@ -10,12 +10,16 @@ mod answer;
 mod deliver;
 
 use super::{
-    ports::{HOLD, Ports},
+    ports::{Attachment, HOLD, Ports},
     timers::Timers,
     ways::Ways,
 };
 use crate::dataplane::{
-    forward::{Decider, Decisions, limit::Limiter, tables::PortId},
+    forward::{
+        Decider, Decisions,
+        limit::Limiter,
+        tables::{NetworkKey, PortId},
+    },
     frame::{
         Burst, FrameSet, MAX_FRAME_LEN, fragment,
         verdict::{DropReason, Verdict},
@@ -32,6 +36,8 @@ use std::{
 enum Due {
     /// A guest is told of its router.
     Advertise(PortId),
+    /// A network forgets what was heard long ago.
+    Forget(NetworkKey),
 }
 
 /// What a reactor needs to carry frames, made once.
@@ -105,7 +111,11 @@ impl Pipeline {
             return Ok(0);
         }
         match slot.vnic() {
-            Some(found) => self.decider.decide(found, &mut self.burst, &mut self.decisions),
+            Some((network, vnic)) => {
+                let (burst, decisions) = (&mut self.burst, &mut self.decisions);
+                let due = self.decider.decide((network, vnic), burst, decisions, now);
+                self.set_timer(network.key, due);
+            }
             // Attached before its network was published: there is nowhere to go yet.
             None => self.decisions = Decisions::default(),
         }
@@ -124,6 +134,42 @@ impl Pipeline {
     /// How many frames were dealt with since this was last asked.
     pub fn take_carried(&mut self) -> u64 {
         std::mem::take(&mut self.carried)
+    }
+
+    /// A port is about to be attached.
+    pub fn attached(&mut self, attachment: &Attachment, now: Instant) {
+        let when = attachment.allowance.next_advertisement(now);
+        self.timers.set(Due::Advertise(attachment.id), when);
+    }
+
+    /// A port was detached.
+    pub fn detached(&mut self, port: PortId) {
+        self.timers.clear(Due::Advertise(port));
+    }
+
+    /// Has a network forget at `due`, if that is set.
+    fn set_timer(&mut self, network: NetworkKey, due: Option<Instant>) {
+        if let Some(when) = due {
+            self.timers.set(Due::Forget(network), when);
+        }
+    }
+
+    /// When something is due that no frame brings about.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Does what is due by now.
+    pub fn handle_timeouts(&mut self, ports: &mut Ports, now: Instant) {
+        while let Some(due) = self.timers.pop(now) {
+            let again = match due {
+                Due::Advertise(port) => self.advertise(ports, port, now),
+                Due::Forget(network) => self.decider.forget(network, now),
+            };
+            if let Some(when) = again {
+                self.timers.set(due, when);
+            }
+        }
     }
 
     /// Drops what is beyond the sender's limit.

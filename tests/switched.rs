@@ -1,0 +1,262 @@
+//! Frames between three ports of a switched network, on one reactor and on two: everybody hears
+//! what is for everybody once, and nobody what is known to be another's.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use mvirt_net::{
+    addr::MacAddr,
+    dataplane::{
+        counters::PortCounters,
+        forward::{
+            Domain, Network,
+            limit::Limit,
+            switched::Switched,
+            tables::{Addressing, Boot, NetworkKey, NextHop, PortId, Vnic},
+        },
+        frame::{Burst, FrameSet, Outgoing, verdict::DropReason},
+        port::{Delivered, Port, PortFailure, Undelivered, Wakeup},
+        reactor::{self, Hugepages, allowance::Allowance, ports::Attachment},
+    },
+};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, Sender},
+    },
+    time::Duration,
+};
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+const NETWORK: NetworkKey = NetworkKey(1);
+const EVERYBODY: [u8; 6] = [0xff; 6];
+/// A MAC that no vNIC has.
+const STRANGER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x99];
+
+/// A port whose frames come from a channel and go into another. It is looked at every millisecond.
+struct Wire {
+    sent: Receiver<Vec<u8>>,
+    waiting: VecDeque<Vec<u8>>,
+    received: Sender<Vec<u8>>,
+    /// It takes nothing.
+    is_full: bool,
+}
+
+impl Port for Wire {
+    fn queues(&self) -> usize {
+        1
+    }
+    fn runs(&self, _queue: usize) -> bool {
+        true
+    }
+    fn wakeup(&self, _queue: usize) -> Option<Wakeup<'_>> {
+        None
+    }
+    fn poll(&mut self, _queue: usize, burst: &mut Burst) -> Result<(), PortFailure> {
+        self.waiting.extend(self.sent.try_iter());
+        for octets in self.waiting.iter().take(64) {
+            let (frame, _) = burst.push();
+            frame.head[..octets.len()].copy_from_slice(octets);
+            (frame.head_len, frame.len) = (octets.len(), octets.len());
+            (frame.tail, frame.pieces) = Default::default();
+        }
+        Ok(())
+    }
+    fn complete(&mut self, _queue: usize, done: FrameSet) {
+        // None waits for a receiver here: all are dealt with.
+        self.waiting.drain(..done.leading());
+    }
+    fn arm(&mut self, _queue: usize) -> Result<bool, PortFailure> {
+        Ok(false)
+    }
+    fn disarm(&mut self, _queue: usize) {}
+    fn has_room(&mut self, _queue: usize) -> bool {
+        !self.is_full
+    }
+    fn deliver(&mut self, frames: &[Outgoing<'_>], _queue: usize) -> Delivered {
+        if self.is_full {
+            return Delivered::none(Undelivered::Full);
+        }
+        for frame in frames {
+            assert_eq!(frame.head.len(), frame.len, "the frames of this test are short");
+            self.received.send(frame.head.to_vec()).unwrap();
+        }
+        Delivered::all(frames.len())
+    }
+    fn publish(&mut self) {}
+    fn notify(&mut self) -> Result<(), PortFailure> {
+        Ok(())
+    }
+    fn stop(&mut self) {}
+}
+
+struct Guest {
+    mac: [u8; 6],
+    send: Sender<Vec<u8>>,
+    received: Receiver<Vec<u8>>,
+    counters: Arc<PortCounters>,
+}
+
+impl Guest {
+    /// Sends a frame from its own MAC, and returns it.
+    fn sends(&self, to: [u8; 6], text: &str) -> Vec<u8> {
+        self.sends_as(self.mac, to, text)
+    }
+
+    fn sends_as(&self, from: [u8; 6], to: [u8; 6], text: &str) -> Vec<u8> {
+        // An EtherType for experiments (IEEE 802, clause 9.2.3): no packet that a gateway knows.
+        let frame = [&to[..], &from, &[0x88, 0xb5], text.as_bytes()].concat();
+        self.send.send(frame.clone()).unwrap();
+        frame
+    }
+
+    #[track_caller]
+    fn hears(&self, frame: &[u8]) {
+        let heard = self.received.recv_timeout(TIMEOUT).unwrap();
+        assert_eq!(heard, frame, "{} instead", String::from_utf8_lossy(&heard[14..]));
+    }
+}
+
+/// A switched network of three guests, each on the reactor of its number; `full` takes nothing.
+fn network(on: [u16; 3], full: Option<usize>) -> (Vec<reactor::Handle>, [Guest; 3]) {
+    let settings = reactor::Settings { busy_poll: Duration::ZERO, hugepages: Hugepages::Off };
+    let count = usize::from(on.into_iter().max().unwrap()) + 1;
+    let reactors = reactor::start(count, &[], settings).unwrap();
+    let port = |at: usize| PortId { slot: at as u32, generation: 1 };
+    let mac = |at: usize| [0x52, 0x54, 0, 0, 0, at as u8 + 1];
+    let hop =
+        |at: usize| NextHop { port: port(at), reactor: on[at], mtu: 1500, mac: MacAddr(mac(at)) };
+    let vnic = |at: usize| {
+        Arc::new(Vnic {
+            port: port(at),
+            mac: MacAddr(mac(at)),
+            ipv4: None,
+            ipv6: None,
+            routed_ipv4: Vec::new(),
+            routed_ipv6: Vec::new(),
+            slaac: None,
+            mtu: 1500,
+            from_guest: Limit::default(),
+            to_guest: Limit::default(),
+            addressing: Addressing::Host,
+            hostname: None,
+            boot: Boot::default(),
+        })
+    };
+    let domain = Domain::Switched(Switched::new((0..3).map(hop).collect()));
+    let network = Arc::new(Network { key: NETWORK, vnics: (0..3).map(vnic).collect(), domain });
+    let attach = |at: usize| {
+        let (send, sent) = mpsc::channel();
+        let (receives, received) = mpsc::channel();
+        let is_full = full == Some(at);
+        let wire = Wire { sent, waiting: VecDeque::new(), received: receives, is_full };
+        let counters = Arc::new(PortCounters::default());
+        reactors[usize::from(on[at])].attach(Attachment {
+            id: port(at),
+            network: NETWORK,
+            port: Box::new(wire),
+            counters: Arc::clone(&counters),
+            allowance: Allowance::default(),
+            on_failure: Box::new(|failure| panic!("{failure}")),
+            on_gateway_event: Box::new(drop),
+        });
+        Guest { mac: mac(at), send, received, counters }
+    };
+    let guests = [0, 1, 2].map(attach);
+    reactors.iter().for_each(|reactor| reactor.publish(Arc::clone(&network)));
+    // In force everywhere before the first frame.
+    settle(&reactors);
+    (reactors, guests)
+}
+
+/// Returns when each reactor has ended what it was doing.
+fn settle(reactors: &[reactor::Handle]) {
+    for reactor in reactors {
+        let (answer, answered) = mpsc::channel();
+        reactor.ask(move || answer.send(()).unwrap());
+        answered.recv_timeout(TIMEOUT).unwrap();
+    }
+}
+
+/// All on one reactor, and each alone with one of both.
+const PLACES: [[u16; 3]; 3] = [[0, 0, 0], [0, 1, 0], [0, 1, 1]];
+
+#[test]
+fn everybody_hears_a_broadcast_once_and_only_its_guest_what_is_for_a_vnic() {
+    for on in PLACES {
+        let (_reactors, [a, b, c]) = network(on, None);
+        let hello = a.sends(EVERYBODY, "hello");
+        b.hears(&hello);
+        c.hears(&hello);
+        // b has sent nothing yet: where it is, is known all the same.
+        let to_b = a.sends(b.mac, "to b");
+        b.hears(&to_b);
+        let group = b.sends([0x33, 0x33, 0, 0, 0, 1], "to a group");
+        a.hears(&group);
+        // Neither "to b" nor anything twice.
+        c.hears(&group);
+        assert_eq!(a.counters.ingress_forwarded.get(), 2, "{on:?}");
+        for guest in [a, b, c] {
+            assert!(guest.received.try_recv().is_err(), "{on:?}");
+        }
+    }
+}
+
+#[test]
+fn what_was_learned_is_flooded_no_longer() {
+    for on in PLACES {
+        let (_reactors, [a, b, c]) = network(on, None);
+        let unknown = a.sends(STRANGER, "who is it?");
+        b.hears(&unknown);
+        c.hears(&unknown);
+        let here = b.sends_as(STRANGER, a.mac, "it is behind b");
+        a.hears(&here);
+        let known = a.sends(STRANGER, "to it alone");
+        b.hears(&known);
+        // c's own reactor learns with a broadcast, if it did not by then.
+        let all = b.sends_as(STRANGER, EVERYBODY, "hear me");
+        a.hears(&all);
+        c.hears(&all);
+        let known = c.sends(STRANGER, "to it alone, too");
+        b.hears(&known);
+        let moved = c.sends_as(STRANGER, EVERYBODY, "I am behind c now");
+        a.hears(&moved);
+        b.hears(&moved);
+        let known = a.sends(STRANGER, "there you are");
+        c.hears(&known);
+        for guest in [a, b, c] {
+            assert!(guest.received.try_recv().is_err(), "{on:?}");
+        }
+    }
+}
+
+#[test]
+fn nobody_sends_from_the_mac_of_another() {
+    for on in PLACES {
+        let (_reactors, [a, b, c]) = network(on, None);
+        b.sends_as(a.mac, EVERYBODY, "I am a");
+        b.sends_as([0x01, 0, 0x5e, 0, 0, 1], EVERYBODY, "I am many");
+        b.sends(b.mac, "to myself");
+        let honest = b.sends(c.mac, "I am b");
+        c.hears(&honest);
+        assert!(a.received.try_recv().is_err() && b.received.try_recv().is_err());
+        let dropped = [(DropReason::SpoofedMac, 2), (DropReason::NoRoute, 1)];
+        assert_eq!(b.counters.drops().collect::<Vec<_>>(), dropped, "{on:?}");
+    }
+}
+
+#[test]
+fn a_full_receiver_misses_a_flooded_frame_and_holds_up_nobody() {
+    for on in PLACES {
+        let (reactors, [a, b, c]) = network(on, Some(1));
+        for number in 0..200 {
+            let frame = a.sends(EVERYBODY, &number.to_string());
+            c.hears(&frame);
+        }
+        // b's reactor has taken all links before c's last frame came, or does so in one turn more.
+        settle(&reactors);
+        settle(&reactors);
+        assert_eq!(b.counters.drops().collect::<Vec<_>>(), [(DropReason::RxRingFull, 200)]);
+        assert_eq!(a.counters.drops().count(), 0);
+        assert_eq!(a.counters.ingress_forwarded.get(), 200, "{on:?}");
+    }
+}
