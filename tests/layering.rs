@@ -122,6 +122,8 @@ const UNSAFE: &[&str] = &[
     "src/dataplane/port/vhost_user/memory/mod.rs",
     "src/dataplane/port/vhost_user/queue/aio.rs",
     "src/dataplane/port/vhost_user/queue/ring.rs",
+    "src/dataplane/port/vhost_user/queue/rx.rs",
+    "src/dataplane/port/vhost_user/queue/tx.rs",
     "src/dataplane/reactor/link.rs",
     "src/dataplane/reactor/uring.rs",
 ];

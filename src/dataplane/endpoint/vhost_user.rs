@@ -26,8 +26,8 @@ use crate::{
                 VhostUserPort,
                 memory::{GuestMemory, MemoryError, RegionRequest, dirty_log::DirtyLog},
                 session::{
-                    Device, MemoryChange, NotRestored, Refusal, Session,
-                    message::{self, Malformed, Request},
+                    Device, MemoryChange, NotRestored, Refusal, Reply, Session,
+                    message::{self, Request},
                 },
             },
         },
@@ -139,8 +139,6 @@ fn restore(
 enum Broken {
     #[error("{0}")]
     Message(#[from] Unreadable),
-    #[error("malformed message {request}: {source}")]
-    Malformed { request: u32, source: Malformed },
     #[error("refused {request}: {source}")]
     Refused { request: &'static str, source: Refusal },
     #[error("refused memory: {0}")]
@@ -423,16 +421,16 @@ impl<'a> Connection<'a> {
         let (header, payload, fds) = self.channel.receive(begun).await?;
         let code = header.request;
         let request = Request::parse(code, &payload)
-            .map_err(|source| Broken::Malformed { request: code, source })?;
+            .map_err(|source| Unreadable::Malformed { request: code, source })?;
         tracing::trace!(nic = self.port.name(), ?request, fds = fds.len(), "request");
         let wants_ack = header.needs_reply();
         let handled = self.handle(request, fds).await;
         let acknowledge = wants_ack && self.session.acknowledges();
         // A refusal is answered, too: a VMM that waits is told before the connection ends.
         let reply = match &handled {
-            Ok(Handled::Reply(payload)) => Some(message::reply(code, payload)),
-            Ok(Handled::Done) if acknowledge => Some(message::reply(code, &0_u64.to_ne_bytes())),
-            Ok(Handled::Unknown) | Err(_) if acknowledge => {
+            Ok(Reply::Payload(payload)) => Some(message::reply(code, payload)),
+            Ok(Reply::Done) if acknowledge => Some(message::reply(code, &0_u64.to_ne_bytes())),
+            Ok(Reply::Unknown) | Err(_) if acknowledge => {
                 Some(message::reply(code, &1_u64.to_ne_bytes()))
             }
             _ => None,
@@ -447,7 +445,7 @@ impl<'a> Connection<'a> {
         &mut self,
         request: Request,
         fds: Vec<Foreign<OwnedFd>>,
-    ) -> Result<Handled, Broken> {
+    ) -> Result<Reply, Broken> {
         let disturbs = Session::disturbs(&request);
         if disturbs {
             self.port.detach().await;
@@ -478,11 +476,7 @@ impl<'a> Connection<'a> {
         if disturbs {
             self.attach()?;
         }
-        Ok(match (effect.unknown, effect.reply) {
-            (true, _) => Handled::Unknown,
-            (false, Some(reply)) => Handled::Reply(reply),
-            (false, None) => Handled::Done,
-        })
+        Ok(effect.reply)
     }
 
     /// Checks a descriptor to be signalled or held. It must close without waiting for the VMM, and
@@ -540,12 +534,6 @@ impl<'a> Connection<'a> {
         self.port.attach(Box::new(port), state);
         Ok(())
     }
-}
-
-enum Handled {
-    Done,
-    Reply(Vec<u8>),
-    Unknown,
 }
 
 fn name_of(request: &Request) -> &'static str {

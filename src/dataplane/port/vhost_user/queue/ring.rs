@@ -29,6 +29,17 @@ pub const MAX_CHAIN: usize = 1024;
 /// Entries the largest ring may have (virtio 1.2 §2.7).
 pub const MAX_SIZE: u32 = 32768;
 
+// The parts of a ring (virtio 1.2 §2.7.5, §2.7.6, §2.7.8). Both rings begin with flags and an index,
+// 2 octets each; entries follow, and the other side's event index after them.
+const DESCRIPTOR_LEN: usize = 16;
+const INDEX: usize = 2;
+const ENTRIES: usize = 4;
+const AVAILABLE_ENTRY_LEN: usize = 2;
+const USED_ENTRY_LEN: usize = 8;
+const EVENT_LEN: usize = 2;
+/// Octets that a CPU fetches at once.
+const CACHE_LINE: usize = 64;
+
 // Flags of a descriptor (virtio 1.2 §2.7.5).
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -202,20 +213,23 @@ impl SplitRing {
         if !size.is_power_of_two() || !(2..=MAX_SIZE).contains(&size) {
             return Err(RingError::Size(size));
         }
-        // Sizes and alignments are those of virtio 1.2 §2.7. The 6 octets are flags, index and
-        // event, whether or not the event is negotiated.
-        let area = |name, address: u64, len: u32, align: u64| {
+        let area = |name, address: u64, len: usize, align: u64| {
             let aligned = address.is_multiple_of(align);
             // SAFETY: the ring keeps the memory for as long as it uses the address.
-            let span = unsafe { memory.translate_user(address, len) }.filter(|_| aligned);
+            let span = unsafe { memory.translate_user(address, len as u32) }.filter(|_| aligned);
             span.map(Span::address).ok_or(RingError::Address(name))
         };
         let addresses = &config.addresses;
+        let entries = size as usize;
+        let table_len = DESCRIPTOR_LEN * entries;
+        // The event index is a part of the ring whether or not it is negotiated.
+        let available_len = ENTRIES + AVAILABLE_ENTRY_LEN * entries + EVENT_LEN;
+        // Alignments are those of virtio 1.2 §2.7.
         let mut ring = Self {
             _memory: Arc::clone(memory),
-            descriptors: area("descriptor table", addresses.descriptors, 16 * size, 16)?,
-            available: area("available ring", addresses.available, 6 + 2 * size, 2)?,
-            used: area("used ring", addresses.used, 6 + 8 * size, 4)?,
+            descriptors: area("descriptor table", addresses.descriptors, table_len, 16)?,
+            available: area("available ring", addresses.available, available_len, 2)?,
+            used: area("used ring", addresses.used, used_len(entries), 4)?,
             size: size as u16,
             event_idx: config.event_idx,
             indirect: config.indirect,
@@ -237,8 +251,8 @@ impl SplitRing {
     /// tell one that skips what is outstanding. Everything is completed in order, so the used index
     /// is the truth wherever it is possible.
     fn starting_position(&self, start: Start) -> Result<u16, RingError> {
-        let used = self.index(self.used + 2).load(Ordering::Acquire);
-        let available = self.index(self.available + 2).load(Ordering::Acquire);
+        let used = self.used_index().load(Ordering::Acquire);
+        let available = self.available_index().load(Ordering::Acquire);
         // Indices run freely modulo 2^16: only their distance means anything.
         let possible = |position: u16| available.wrapping_sub(position) <= self.size;
         let told = match start {
@@ -262,7 +276,7 @@ impl SplitRing {
 
     /// The address and octets of all that the device writes of the ring.
     pub(in crate::dataplane::port::vhost_user) fn used_area(&self) -> (usize, u32) {
-        (self.used, 6 + 8 * u32::from(self.size))
+        (self.used, used_len(self.size()) as u32)
     }
 
     /// Entries.
@@ -270,10 +284,60 @@ impl SplitRing {
         self.size.into()
     }
 
-    fn index(&self, address: usize) -> &AtomicU16 {
-        // SAFETY: `address` is 2-aligned and inside a ring area that `new` checked; the memory
-        // outlives the ring, and both sides access the index atomically.
+    /// Returns the 2 octets at `address`, which is that of a field of this ring.
+    #[inline]
+    fn field(&self, address: usize) -> &AtomicU16 {
+        // SAFETY: the fields below are all that is asked for: each is 2-aligned and inside an area
+        // that `new` checked; the ring keeps the memory, and both sides access fields atomically.
         unsafe { AtomicU16::from_ptr(address as *mut u16) }
+    }
+
+    /// What the driver says of interrupts.
+    #[inline]
+    fn available_flags(&self) -> &AtomicU16 {
+        self.field(self.available)
+    }
+
+    /// How many chains the driver has made available.
+    #[inline]
+    fn available_index(&self) -> &AtomicU16 {
+        self.field(self.available + INDEX)
+    }
+
+    /// The head of the chain in a slot of the driver's ring.
+    #[inline]
+    fn available_entry(&self, slot: usize) -> &AtomicU16 {
+        self.field(self.available + ENTRIES + AVAILABLE_ENTRY_LEN * slot)
+    }
+
+    /// The used entry at which the driver wants an interrupt.
+    #[inline]
+    fn used_event(&self) -> &AtomicU16 {
+        self.available_entry(self.size())
+    }
+
+    /// What the device says of kicks.
+    #[inline]
+    fn used_flags(&self) -> &AtomicU16 {
+        self.field(self.used)
+    }
+
+    /// How many chains the device has used.
+    #[inline]
+    fn used_index(&self) -> &AtomicU16 {
+        self.field(self.used + INDEX)
+    }
+
+    /// The address of a slot of the device's ring.
+    #[inline]
+    fn used_entry(&self, slot: usize) -> usize {
+        self.used + ENTRIES + USED_ENTRY_LEN * slot
+    }
+
+    /// The available entry at which the device wants a kick.
+    #[inline]
+    fn available_event(&self) -> &AtomicU16 {
+        self.field(self.used_entry(self.size()))
     }
 
     fn slot(&self, position: u16) -> usize {
@@ -295,7 +359,7 @@ impl SplitRing {
     fn look(&mut self) -> Result<u16, RingError> {
         // Acquire: heads and descriptors that are read after this are those that the index stands
         // for (the driver's barrier: virtio 1.2 §2.7.13).
-        let available = self.index(self.available + 2).load(Ordering::Acquire);
+        let available = self.available_index().load(Ordering::Acquire);
         let waiting = available.wrapping_sub(self.next_available);
         if waiting > self.size {
             let (expected, size) = (self.next_available, self.size);
@@ -316,26 +380,28 @@ impl SplitRing {
         for (at, head) in heads[..count].iter_mut().enumerate() {
             let slot = self.slot(self.next_available.wrapping_add((skip + at) as u16));
             // Relaxed: the look at the index has ordered it.
-            *head = self.index(self.available + 4 + 2 * slot).load(Ordering::Relaxed);
+            *head = self.available_entry(slot).load(Ordering::Relaxed);
             // The head is not checked yet: the mask keeps the prefetch inside the table.
-            prefetch(self.descriptors + 16 * self.slot(*head));
+            prefetch(self.descriptors + DESCRIPTOR_LEN * self.slot(*head));
         }
         Ok(count)
     }
 
     /// Fetches ahead, for writing, the next `entries` of the used ring.
     pub fn prefetch_used(&self, entries: usize) {
-        // Eight entries of 8 octets are a cache line.
-        for at in (0..entries).step_by(8) {
+        for at in (0..entries).step_by(CACHE_LINE / USED_ENTRY_LEN) {
             let slot = self.slot(self.next_used.wrapping_add(at as u16));
-            prefetch_write(self.used + 4 + 8 * slot);
+            prefetch_write(self.used_entry(slot));
         }
     }
 
     /// The chain at `head`, as far as the first `enough` octets of it go. Its buffers, if they are
     /// not one piece, are appended to `spans`.
+    ///
+    /// # Safety
+    /// `memory` is not dropped before the last use of a span.
     #[inline(always)]
-    pub fn chain(
+    pub unsafe fn chain(
         &self,
         head: u16,
         memory: &GuestMemory,
@@ -345,26 +411,29 @@ impl SplitRing {
         if head >= self.size {
             return Err(RingError::Index(head));
         }
-        let at = (self.descriptors + 16 * usize::from(head)) as *const [u64; 2];
+        let at = (self.descriptors + DESCRIPTOR_LEN * usize::from(head)) as *const [u64; 2];
         // SAFETY: inside the table that `new` checked, and aligned as that is; what the guest
         // writes meanwhile can only change the value read, which is checked afterwards.
         let first = Descriptor::parse(unsafe { at.read_volatile() });
         // Nearly every buffer is one descriptor in one region: it needs no place among the spans.
         if first.flags & (NEXT | INDIRECT) == 0
-            // SAFETY: spans go into bursts, which the reactor that owns the port has dealt with
-            // before it gives it back.
+            // SAFETY: the caller's promise.
             && let Some(span) = unsafe { memory.translate_whole(first.address, first.len) }
         {
             direction.check(&first)?;
             return Ok(Chain::Whole(span));
         }
-        self.walk(first, memory, (direction, enough), spans)
+        // SAFETY: the caller's promise.
+        unsafe { self.walk(first, memory, (direction, enough), spans) }
     }
 
     /// As [`SplitRing::chain`], of a chain that begins with `first`. Where the chain is too long,
     /// the caller takes away what was appended to `spans`.
+    ///
+    /// # Safety
+    /// As there.
     #[cold]
-    fn walk(
+    unsafe fn walk(
         &self,
         first: Descriptor,
         memory: &GuestMemory,
@@ -392,7 +461,7 @@ impl SplitRing {
             } else {
                 direction.check(&descriptor)?;
                 let (address, len) = (descriptor.address, descriptor.len);
-                // SAFETY: as of the span of a whole chain.
+                // SAFETY: the caller's promise.
                 let mapped = unsafe { memory.translate(address, len, spans) };
                 mapped.ok_or(RingError::Buffer { address, len })?;
                 octets += descriptor.len as usize;
@@ -411,11 +480,11 @@ impl SplitRing {
     fn check_indirect(&self, descriptor: &Descriptor, nested: bool) -> Result<u16, RingError> {
         // What a driver must keep to (virtio 1.2 §2.7.5.3.1): no table inside a table, nothing
         // after a table, no more entries than the ring has.
-        let entries = descriptor.len / 16;
+        let entries = descriptor.len / DESCRIPTOR_LEN as u32;
         let allowed = self.indirect
             && !nested
             && descriptor.flags & NEXT == 0
-            && descriptor.len.is_multiple_of(16)
+            && descriptor.len.is_multiple_of(DESCRIPTOR_LEN as u32)
             && (1..=u32::from(self.size)).contains(&entries);
         if allowed { Ok(entries as u16) } else { Err(RingError::Indirect(descriptor.len)) }
     }
@@ -425,7 +494,7 @@ impl SplitRing {
         if index >= len {
             return Err(RingError::Index(index));
         }
-        let at = (table + 16 * usize::from(index)) as *const [u64; 2];
+        let at = (table + DESCRIPTOR_LEN * usize::from(index)) as *const [u64; 2];
         // SAFETY: `index` is inside a table that was translated as a whole; what the guest writes
         // meanwhile can only change the value read, which is checked afterwards.
         Ok(Descriptor::parse(unsafe { read_unaligned_volatile(at) }))
@@ -439,7 +508,7 @@ impl SplitRing {
     /// Writes a used entry, invisible until [`SplitRing::publish`].
     #[inline]
     pub fn push_used(&mut self, head: u16, len: u32) {
-        let entry = self.used + 4 + 8 * self.slot(self.next_used);
+        let entry = self.used_entry(self.slot(self.next_used));
         // SAFETY: the slot is inside the used ring that `new` checked, and aligned to 4 as that is.
         unsafe { (entry as *mut u32).write_volatile(u32::from(head).to_le()) };
         // SAFETY: as above, four octets on.
@@ -453,7 +522,7 @@ impl SplitRing {
         if self.published != self.next_used {
             // Release: octets and entries are there before the index. After kill -9 a successor
             // relies on that, too (docs/decisions/0001).
-            self.index(self.used + 2).store(self.next_used, Ordering::Release);
+            self.used_index().store(self.next_used, Ordering::Release);
             self.published = self.next_used;
         }
     }
@@ -467,10 +536,9 @@ impl SplitRing {
         }
         // The loads are relaxed: the caller's fence stands between publishing and looking.
         if !self.event_idx {
-            return self.index(self.available).load(Ordering::Relaxed) & NO_INTERRUPT == 0;
+            return self.available_flags().load(Ordering::Relaxed) & NO_INTERRUPT == 0;
         }
-        let event =
-            self.index(self.available + 4 + 2 * usize::from(self.size)).load(Ordering::Relaxed);
+        let event = self.used_event().load(Ordering::Relaxed);
         old.is_none_or(|old| {
             // Whether the event is among the entries old..published, modulo 2^16
             // (`vring_need_event` of Linux).
@@ -483,10 +551,9 @@ impl SplitRing {
     /// deciding to kick.
     pub fn arm(&mut self) -> Result<bool, RingError> {
         if self.event_idx {
-            let event = self.used + 4 + 8 * usize::from(self.size);
-            self.index(event).store(self.next_available, Ordering::Relaxed);
+            self.available_event().store(self.next_available, Ordering::Relaxed);
         } else {
-            self.index(self.used).store(0, Ordering::Relaxed);
+            self.used_flags().store(0, Ordering::Relaxed);
         }
         // A full fence: nothing less keeps a load behind an earlier store to another place.
         std::sync::atomic::fence(Ordering::SeqCst);
@@ -496,9 +563,14 @@ impl SplitRing {
     /// Wants no kicks. With event_idx the old event stays behind, which says the same.
     pub fn disarm(&mut self) {
         if !self.event_idx {
-            self.index(self.used).store(NO_NOTIFY, Ordering::Relaxed);
+            self.used_flags().store(NO_NOTIFY, Ordering::Relaxed);
         }
     }
+}
+
+/// Octets of a used ring with so many entries.
+fn used_len(entries: usize) -> usize {
+    ENTRIES + USED_ENTRY_LEN * entries + EVENT_LEN
 }
 
 /// Reads two words that another process may be writing.

@@ -4,6 +4,8 @@
 //! then octets are copied. What the sender left to be done and this guest does not take is done on
 //! the way (`frame/offload.rs`).
 
+#![expect(unsafe_code, reason = "buffers are spans of guest memory, which the port keeps")]
+
 use super::ring::{Chain, Direction, RingError, SplitRing};
 use crate::{
     dataplane::{
@@ -256,8 +258,10 @@ impl RxQueue {
         let octets = self.header_len + octets;
         let head = self.head(chain, burst)?;
         let first_span = self.spans.len();
-        let first =
-            self.ring.chain(head, memory, (Direction::Writable, octets), &mut self.spans)?;
+        let wanted = (Direction::Writable, octets);
+        // SAFETY: nothing is written to a destination after the delivery it was found for, in which
+        // the memory is borrowed.
+        let first = unsafe { self.ring.chain(head, memory, wanted, &mut self.spans) }?;
         // What is written behind a short header is put together like a frame in pieces.
         if let Chain::Whole(span) = first
             && span.len() >= octets
@@ -287,7 +291,8 @@ impl RxQueue {
             }
             let head = self.head(chain + taken, burst)?;
             let enough = (Direction::Writable, octets - room);
-            let next = self.ring.chain(head, memory, enough, &mut self.spans)?;
+            // SAFETY: as of the first chain.
+            let next = unsafe { self.ring.chain(head, memory, enough, &mut self.spans) }?;
             room += self.note(next, before)?;
         }
         let (lens, spans) = (first_len..self.lens.len(), first_span..self.spans.len());

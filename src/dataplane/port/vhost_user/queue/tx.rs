@@ -3,6 +3,8 @@
 //! A poll goes over its chains three times, so that what one step fetches ahead is there for the
 //! next: heads, then descriptors, then the octets themselves.
 
+#![expect(unsafe_code, reason = "frames are spans of guest memory, which the port keeps")]
+
 use super::ring::{Chain, Direction, MAX_CHAIN, RingError, SplitRing};
 use crate::{
     dataplane::{
@@ -66,7 +68,9 @@ impl TxQueue {
         for head in &self.heads[..count] {
             let (frame, spans) = burst.push();
             let first = spans.len();
-            let chain = self.ring.chain(*head, memory, (Direction::Readable, ENOUGH), spans)?;
+            let wanted = (Direction::Readable, ENOUGH);
+            // SAFETY: the burst is dealt with, or polled anew, before the port gives its memory up.
+            let chain = unsafe { self.ring.chain(*head, memory, wanted, spans) }?;
             let len = match chain {
                 Chain::Whole(span) if self.header_len == vnet::HEADER_LEN => {
                     span.prefetch();

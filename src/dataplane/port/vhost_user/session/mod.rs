@@ -172,12 +172,40 @@ pub enum MemoryChange {
 /// What a request leads to.
 #[derive(Debug, Default)]
 pub struct Effect {
-    /// The payload of the reply; without one, the request is acknowledged if the VMM wants that.
-    pub reply: Option<Vec<u8>>,
+    /// How the request is answered.
+    pub reply: Reply,
     /// To be carried out before the reply.
     pub memory: Option<MemoryChange>,
-    /// The request is not known: acknowledged as failed, and nothing else.
-    pub unknown: bool,
+}
+
+/// How a request is answered.
+#[derive(Debug, Default)]
+pub enum Reply {
+    /// It is acknowledged, if the VMM wants that.
+    #[default]
+    Done,
+    /// With this.
+    Payload(Vec<u8>),
+    /// It is not known: acknowledged as failed, if the VMM wants that.
+    Unknown,
+}
+
+impl From<Reply> for Effect {
+    fn from(reply: Reply) -> Self {
+        Self { reply, memory: None }
+    }
+}
+
+/// Whether a ring is started, and how its driver announces what it adds.
+#[derive(Debug, Clone, Default)]
+enum Kick {
+    /// It stands still.
+    #[default]
+    Stopped,
+    /// It is to be looked at now and then.
+    Polled,
+    /// This becomes readable.
+    Eventfd(Arc<OwnedFd>),
 }
 
 #[derive(Debug, Default)]
@@ -187,8 +215,7 @@ struct Ring {
     base: u16,
     /// Where a port left it since `base` was set.
     position: LastAvail,
-    /// Set when the VMM has started the ring; the descriptor is absent where it wants us to poll.
-    kick: Option<Option<Arc<OwnedFd>>>,
+    kick: Kick,
     call: Option<CallFd>,
     /// Rung when the vNIC fails.
     error: Option<CallFd>,
@@ -270,8 +297,7 @@ impl Session {
         request: Request,
         fds: Vec<Foreign<OwnedFd>>,
     ) -> Result<Effect, Refusal> {
-        let number =
-            |value: u64| Effect { reply: Some(value.to_ne_bytes().into()), ..Effect::default() };
+        let number = |value: u64| Reply::Payload(value.to_ne_bytes().into()).into();
         match request {
             // LOG_ALL is not recorded with a vNIC: it belongs to the VMM's connection.
             Request::GetFeatures => return Ok(number(self.device.features | LOG_ALL)),
@@ -291,12 +317,11 @@ impl Session {
                 // the same words.
                 let reply = [area.len, area.offset].map(u64::to_ne_bytes);
                 return Ok(Effect {
-                    reply: Some(reply.concat()),
+                    reply: Reply::Payload(reply.concat()),
                     memory: Some(MemoryChange::Log(area, one(fds)?)),
-                    unknown: false,
                 });
             }
-            Request::Unknown(_) => return Ok(Effect { unknown: true, ..Effect::default() }),
+            Request::Unknown(_) => return Ok(Reply::Unknown.into()),
             Request::SetFeatures(features) => self.set_features(features)?,
             Request::SetProtocolFeatures(features) => {
                 self.protocol = Protocol::from_bits_truncate(features) & protocol_features();
@@ -328,8 +353,11 @@ impl Session {
             Request::SetVringKick { ring, polled } => {
                 // It is an eventfd, which closes without waiting for anybody: it needs no thread
                 // apart.
-                self.ring(ring)?.kick =
-                    Some(if polled { None } else { Some(Arc::new(one(fds)?.into_inner())) });
+                self.ring(ring)?.kick = if polled {
+                    Kick::Polled
+                } else {
+                    Kick::Eventfd(Arc::new(one(fds)?.into_inner()))
+                };
             }
             Request::SetVringCall { ring, polled } => {
                 self.ring(ring)?.call = call_fd(polled, fds)?;
@@ -375,10 +403,10 @@ impl Session {
         let ring = self.ring(number)?;
         ring.base = ring.position.get().unwrap_or(ring.base);
         // Both descriptors go: VMMs send them again when they start the ring.
-        (ring.position, ring.kick, ring.call) = (LastAvail::default(), None, None);
+        (ring.position, ring.kick, ring.call) = (LastAvail::default(), Kick::Stopped, None);
         let state = [number, u32::from(ring.base)];
         let reply = state.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        Ok(Effect { reply: Some(reply), ..Effect::default() })
+        Ok(Reply::Payload(reply).into())
     }
 
     /// A part of the configuration space; an empty one where it is out of range.
@@ -395,7 +423,7 @@ impl Session {
         let head = [offset, part.len() as u32, 0];
         let mut reply: Vec<u8> = head.iter().flat_map(|word| word.to_ne_bytes()).collect();
         reply.extend_from_slice(part);
-        Effect { reply: Some(reply), ..Effect::default() }
+        Reply::Payload(reply).into()
     }
 
     /// Returns what runs now: the rings that have addresses, are started, and are enabled or
@@ -406,7 +434,11 @@ impl Session {
         let by_default = features & PROTOCOL_FEATURES == 0;
         let ring = |ring: &Ring| {
             let enabled = ring.enabled.or(by_default.then_some(true))?;
-            let kick = ring.kick.clone()?;
+            let kick = match &ring.kick {
+                Kick::Stopped => return None,
+                Kick::Polled => None,
+                Kick::Eventfd(fd) => Some(Arc::clone(fd)),
+            };
             Some(RingPlan {
                 // Each `?`: not told yet. VMMs differ in what they tell first, and a ring waits for
                 // the last.

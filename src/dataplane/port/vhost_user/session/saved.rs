@@ -4,7 +4,7 @@
 //! Another version of the daemon may read what this one wrote: fields may be added with a default,
 //! and descriptors at the end; neither may change.
 
-use super::{CallFd, Device, LastAvail, Protocol, Ring, RingAddresses, Session};
+use super::{CallFd, Device, Kick, LastAvail, Protocol, Ring, RingAddresses, Session};
 use crate::dataplane::foreign::Foreign;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -59,7 +59,9 @@ impl Session {
         let mut keep = |fd: &OwnedFd| fd.as_fd().try_clone_to_owned().map(|copy| fds.push(copy));
         let mut rings = Vec::with_capacity(self.rings.len());
         for ring in &self.rings {
-            ring.kick.iter().flatten().try_for_each(|kick| keep(kick))?;
+            if let Kick::Eventfd(fd) = &ring.kick {
+                keep(fd)?;
+            }
             ring.call.iter().try_for_each(|call| keep(call.fd()))?;
             rings.push(SavedRing {
                 size: ring.size,
@@ -67,7 +69,11 @@ impl Session {
                 // One number for both: to another process it is a told position, which memory may
                 // correct.
                 base: ring.position.get().unwrap_or(ring.base),
-                kick: ring.kick.as_ref().map(Option::is_some),
+                kick: match ring.kick {
+                    Kick::Stopped => None,
+                    Kick::Polled => Some(false),
+                    Kick::Eventfd(_) => Some(true),
+                },
                 has_call: ring.call.is_some(),
                 has_error: ring.error.is_some(),
                 enabled: ring.enabled,
@@ -99,9 +105,9 @@ impl Session {
         let mut next = || fds.next().ok_or(NotRestored::Descriptors);
         for (ring, saved) in session.rings.iter_mut().zip(&saved.rings) {
             let kick = match saved.kick {
-                Some(true) => Some(Some(Arc::new(next()?.into_inner()))),
-                Some(false) => Some(None),
-                None => None,
+                Some(true) => Kick::Eventfd(Arc::new(next()?.into_inner())),
+                Some(false) => Kick::Polled,
+                None => Kick::Stopped,
             };
             *ring = Ring {
                 size: saved.size,
