@@ -7,26 +7,36 @@
 #[path = "../tests/support/daemon.rs"]
 #[expect(dead_code, reason = "the tests use all of it")]
 mod daemon;
+#[path = "../tests/support/driver.rs"]
+mod driver;
+#[path = "../tests/support/frames.rs"]
+#[expect(dead_code, reason = "the tests use all of it")]
+mod frames;
+#[path = "../tests/support/frontend.rs"]
+mod frontend;
 
 use daemon::{Daemon, wait_until};
-use mvirt_net::proto::{Nic, NicState};
+use driver::{BUFFER, HEADER, Memory, QUIET, Ring, WRITE};
+use frames::Udp4;
+use mvirt_net::{
+    addr::MacAddr,
+    proto::{Nic, NicState},
+};
 use rustix::{
     process::{Resource, getrlimit, setrlimit},
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
 };
 use std::{
-    fs::File,
     hint::black_box,
-    net::Ipv4Addr,
-    os::{fd::AsRawFd as _, unix::net::UnixStream},
+    os::unix::net::UnixStream,
     sync::atomic::{Ordering, fence},
     time::{Duration, Instant},
 };
 use vhost::{
-    VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData,
+    VhostBackend as _,
     vhost_user::{Frontend, VhostUserFrontend as _},
 };
-use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap};
+use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 const SENDERS: [usize; 4] = [2, 16, 128, 1000];
@@ -37,22 +47,20 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// Entries of a ring, and frames sent at a time.
 const SIZE: u16 = 256;
 const BURST: u16 = 32;
-/// Where receive and transmit ring are, and their buffers of 2 KiB.
-const RINGS: [u64; 2] = [0, 0x3000];
-const BUFFERS: [u64; 2] = [0x6000, 0x8_6000];
-const BUFFER: u64 = 2048;
+const RX: Ring = Ring::at(0, SIZE, 0x6000);
+const TX: Ring = Ring::at(0x3000, SIZE, 0x8_6000);
 const MEMORY: u64 = 0x11_0000;
 /// VIRTIO_F_VERSION_1, VHOST_USER_F_PROTOCOL_FEATURES.
 const FEATURES: u64 = 1 << 32 | 1 << 30;
 
 /// A driver that sends the same frame again and again, written anew each time.
 struct Guest {
-    memory: GuestMemoryMmap,
+    memory: Memory,
     kick: EventFd,
     /// With its virtio-net header.
     frame: Vec<u8>,
-    /// Chains made available so far, of each ring; receive buffers seen used.
-    available: [u16; 2],
+    /// Chains of the transmit ring shown so far; receive buffers seen used.
+    sent: u16,
     received: u16,
     _frontend: Frontend,
     _call: EventFd,
@@ -61,130 +69,68 @@ struct Guest {
 impl Guest {
     /// Connected to `nic`, sending to `to`.
     fn connect(nic: &Nic, to: &Nic) -> Self {
-        let file =
-            File::from(rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
-        file.set_len(MEMORY).unwrap();
-        let offset = FileOffset::new(file.try_clone().unwrap(), 0);
-        let ranges = [(GuestAddress(0), MEMORY as usize, Some(offset))];
-        let memory = GuestMemoryMmap::from_ranges_with_files(ranges).unwrap();
-        let frame = frame(nic, to);
-        for ring in 0..2 {
-            // No interrupts, please.
-            memory.write_obj(1_u16, GuestAddress(RINGS[ring] + 0x1000)).unwrap();
-            for slot in 0..u64::from(SIZE) {
-                let at = RINGS[ring] + 16 * slot;
-                let (len, flags) = [(2048_u32, 2_u16), (frame.len() as u32, 0)][ring];
-                memory.write_obj(BUFFERS[ring] + slot * BUFFER, GuestAddress(at)).unwrap();
-                memory.write_obj(len, GuestAddress(at + 8)).unwrap();
-                memory.write_obj([flags, 0], GuestAddress(at + 12)).unwrap();
-                let entry = GuestAddress(RINGS[ring] + 0x1000 + 4 + 2 * slot);
-                memory.write_obj(slot as u16, entry).unwrap();
-            }
-        }
+        let memory = Memory::new(MEMORY);
+        let frame = [&[0; HEADER], &frame(nic, to)[..]].concat();
+        memory.fill(RX, BUFFER, WRITE);
+        memory.fill(TX, frame.len() as u32, 0);
+        [RX, TX].iter().for_each(|ring| memory.write_u16(ring.available, QUIET));
+        memory.show(RX, SIZE);
         let eventfd = || EventFd::new(EFD_NONBLOCK).unwrap();
         let (kick, call) = (eventfd(), eventfd());
         let mut frontend = Frontend::from_stream(UnixStream::connect(&nic.socket_path).unwrap(), 2);
-        let user = |at| memory.get_host_address(GuestAddress(at)).unwrap() as u64;
         frontend.set_owner().unwrap();
         frontend.get_features().unwrap();
         frontend.get_protocol_features().unwrap();
         frontend.set_features(FEATURES).unwrap();
-        let region = VhostUserMemoryRegionInfo {
-            guest_phys_addr: 0,
-            memory_size: MEMORY,
-            userspace_addr: user(0),
-            mmap_offset: 0,
-            mmap_handle: file.as_raw_fd(),
-        };
-        frontend.set_mem_table(&[region]).unwrap();
-        for (index, at) in RINGS.into_iter().enumerate() {
-            frontend.set_vring_num(index, SIZE).unwrap();
-            let data = VringConfigData {
-                queue_max_size: SIZE,
-                queue_size: SIZE,
-                flags: 0,
-                desc_table_addr: user(at),
-                used_ring_addr: user(at + 0x2000),
-                avail_ring_addr: user(at + 0x1000),
-                log_addr: None,
-            };
-            frontend.set_vring_addr(index, &data).unwrap();
-            frontend.set_vring_base(index, 0).unwrap();
-            frontend.set_vring_call(index, &call).unwrap();
-            frontend.set_vring_kick(index, &kick).unwrap();
+        frontend.set_mem_table(&[frontend::region(&memory)]).unwrap();
+        for (index, ring) in [RX, TX].into_iter().enumerate() {
+            let descriptors = (&kick, &call);
+            frontend::start_ring(&frontend, (index, ring), 0, &memory, descriptors).unwrap();
             frontend.set_vring_enable(index, true).unwrap();
         }
-        let mut guest = Self {
-            memory,
-            kick,
-            frame,
-            available: [0; 2],
-            received: 0,
-            _frontend: frontend,
-            _call: call,
-        };
-        guest.post(0, SIZE);
-        guest
-    }
-
-    fn used(&self, ring: usize) -> u16 {
-        self.memory.load(GuestAddress(RINGS[ring] + 0x2002), Ordering::Acquire).unwrap()
-    }
-
-    fn post(&mut self, ring: usize, count: u16) {
-        self.available[ring] = self.available[ring].wrapping_add(count);
-        let at = GuestAddress(RINGS[ring] + 0x1002);
-        self.memory.store(self.available[ring], at, Ordering::Release).unwrap();
+        Self { memory, kick, frame, sent: 0, received: 0, _frontend: frontend, _call: call }
     }
 
     /// Takes what was received, and gives the buffers back. Gives how many frames.
     fn receive(&mut self) -> u16 {
-        let used = self.used(0);
+        let used = self.memory.used(RX);
         let count = used.wrapping_sub(self.received);
         for at in 0..count {
-            let slot = u64::from(self.received.wrapping_add(at) % SIZE);
-            let address = GuestAddress(BUFFERS[0] + slot * BUFFER + 12);
+            let slot = self.received.wrapping_add(at) % SIZE;
+            let address = GuestAddress(RX.buffer(slot) + HEADER as u64);
             black_box(self.memory.read_obj::<u64>(address).unwrap());
         }
         self.received = used;
         if count > 0 {
-            self.post(0, count);
+            self.memory.show(RX, used.wrapping_add(SIZE));
         }
         count
     }
 
     /// Sends a burst, or what there is room for.
     fn send(&mut self) {
-        let room = SIZE - self.available[1].wrapping_sub(self.used(1));
+        let room = SIZE - self.sent.wrapping_sub(self.memory.used(TX));
         let count = room.min(BURST);
         for at in 0..count {
-            let slot = u64::from(self.available[1].wrapping_add(at) % SIZE);
-            let address = GuestAddress(BUFFERS[1] + slot * BUFFER);
-            self.memory.write_slice(&self.frame, address).unwrap();
+            let slot = self.sent.wrapping_add(at) % SIZE;
+            self.memory.write(TX.buffer(slot), &self.frame);
         }
         if count == 0 {
             return;
         }
-        self.post(1, count);
+        self.sent = self.sent.wrapping_add(count);
+        self.memory.show(TX, self.sent);
         fence(Ordering::SeqCst);
-        let flags: u16 = self.memory.read_obj(GuestAddress(RINGS[1] + 0x2000)).unwrap();
-        if flags & 1 == 0 {
+        if self.memory.wants_kicks(TX) {
             self.kick.write(1).unwrap();
         }
     }
 }
 
-/// A UDP datagram in a frame of 64 octets, behind a virtio-net header.
+/// A UDP datagram in a frame of 64 octets.
 fn frame(from: &Nic, to: &Nic) -> Vec<u8> {
-    let mac: Vec<u8> =
-        from.mac_address.split(':').map(|octet| u8::from_str_radix(octet, 16).unwrap()).collect();
-    let address = |nic: &Nic| nic.ipv4_address.parse::<Ipv4Addr>().unwrap().octets();
-    let mut frame = [&[0; 12][..], &[2, 0, 0, 0, 0, 1], &mac, &[8, 0]].concat();
-    frame.extend([0x45, 0, 0, 50, 0, 0, 0, 0, 64, 17, 0, 0]);
-    frame.extend([address(from), address(to)].concat());
-    frame.extend([4, 210, 4, 211, 0, 30, 0, 0]);
-    frame.resize(12 + 64, 0);
-    frame
+    let mac = from.mac_address.parse::<MacAddr>().unwrap();
+    Udp4::new(mac.0, &from.ipv4_address, &to.ipv4_address, &[0; 22]).frame()
 }
 
 /// Frames a second that guests receive, of which each sends to the next.

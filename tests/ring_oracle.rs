@@ -3,24 +3,25 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(unsafe_code, reason = "whoever asks for a chain keeps the memory")]
 
-use mvirt_net::dataplane::frame::Span;
-use mvirt_net::dataplane::port::vhost_user::{
-    memory::{GuestMemory, RegionRequest},
-    queue::ring::{Chain, Direction, RingAddresses, RingConfig, SplitRing, Start},
+#[path = "support/backend.rs"]
+mod backend;
+#[path = "support/driver.rs"]
+mod driver;
+
+use backend::{config, map};
+use driver::{INDIRECT, Memory, NEXT, Ring, WRITE};
+use mvirt_net::dataplane::{
+    frame::Span,
+    port::vhost_user::queue::ring::{Chain, Direction, SplitRing},
 };
 use proptest::prelude::*;
-use std::{fs::File, num::Wrapping, sync::Arc};
+use std::num::Wrapping;
 use virtio_queue::{Queue, QueueT as _};
-use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes as _, GuestMemoryMmap};
 
 const SIZE: u16 = 8;
 const MEMORY: u64 = 0x10000;
-const DESCRIPTORS: u64 = 0x1000;
-const AVAILABLE: u64 = 0x2000;
-const USED: u64 = 0x3000;
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-const INDIRECT: u16 = 4;
+const RING: Ring = Ring::at(0x1000, SIZE, 0x4000);
 
 #[derive(Debug, Clone)]
 struct Descriptor {
@@ -32,42 +33,25 @@ struct Descriptor {
 
 fn descriptor() -> impl Strategy<Value = Descriptor> {
     let flags = prop_oneof![6 => Just(0), 6 => Just(NEXT), 1 => Just(WRITE), 1 => Just(INDIRECT)];
-    (0x4000..MEMORY + 0x400, 0_u32..3000, flags, 0..SIZE + 1)
+    (RING.buffers..MEMORY + 0x400, 0_u32..3000, flags, 0..SIZE + 1)
         .prop_map(|(address, len, flags, next)| Descriptor { address, len, flags, next })
 }
 
-fn driver() -> (GuestMemoryMmap, File) {
-    let file =
-        File::from(rustix::fs::memfd_create("ring", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
-    file.set_len(MEMORY).unwrap();
-    let offset = FileOffset::new(file.try_clone().unwrap(), 0);
-    let memory =
-        GuestMemoryMmap::from_ranges_with_files([(GuestAddress(0), MEMORY as usize, Some(offset))])
-            .unwrap();
-    let pattern: Vec<u8> = (0..MEMORY).map(|at| (at ^ (at >> 8)) as u8).collect();
-    memory.write_slice(&pattern, GuestAddress(0)).unwrap();
-    memory.write_slice(&[0; 0x3000], GuestAddress(DESCRIPTORS)).unwrap();
-    (memory, file)
+/// Memory of which every octet tells where it is, but for its ring, which is empty.
+fn memory() -> Memory {
+    let memory = Memory::new(MEMORY);
+    memory.write(0, &(0..MEMORY).map(|at| (at ^ (at >> 8)) as u8).collect::<Vec<_>>());
+    memory.write(RING.descriptors, &[0; (RING.buffers - RING.descriptors) as usize]);
+    memory
 }
 
-fn ours(file: &File) -> (Arc<GuestMemory>, SplitRing) {
-    let region = RegionRequest {
-        guest_address: 0,
-        len: MEMORY,
-        user_address: 0,
-        offset: 0,
-        fd: std::os::fd::OwnedFd::from(file.try_clone().unwrap()).into(),
-    };
-    let memory = Arc::new(GuestMemory::map(vec![region], u64::MAX).unwrap());
-    let config = RingConfig {
-        size: SIZE.into(),
-        addresses: RingAddresses { descriptors: DESCRIPTORS, available: AVAILABLE, used: USED },
-        event_idx: false,
-        indirect: true,
-        start: Start::FromVmm(0),
-    };
-    let ring = SplitRing::new(&memory, &config).unwrap();
-    (memory, ring)
+fn oracle() -> Queue {
+    let mut oracle = Queue::new(SIZE).unwrap();
+    oracle.set_desc_table_address(Some(RING.descriptors as u32), Some(0));
+    oracle.set_avail_ring_address(Some(RING.available as u32), Some(0));
+    oracle.set_used_ring_address(Some(RING.used as u32), Some(0));
+    oracle.set_ready(true);
+    oracle
 }
 
 /// What the oracle sees of one chain: the octets of its buffers, and whether it is well formed.
@@ -102,24 +86,17 @@ proptest! {
         table in proptest::collection::vec(descriptor(), usize::from(SIZE)),
         heads in proptest::collection::vec(0..SIZE + 1, 1..usize::from(SIZE)),
     ) {
-        let (memory, file) = driver();
+        let memory = memory();
         for (slot, d) in table.iter().enumerate() {
-            let at = GuestAddress(DESCRIPTORS + 16 * slot as u64);
-            memory.write_obj(d.address, at).unwrap();
-            memory.write_obj(d.len, GuestAddress(at.0 + 8)).unwrap();
-            memory.write_obj([d.flags, d.next], GuestAddress(at.0 + 12)).unwrap();
+            memory.describe(RING, slot as u16, (d.address, d.len), d.flags, d.next);
         }
-        for (slot, head) in heads.iter().enumerate() {
-            memory.write_obj(*head, GuestAddress(AVAILABLE + 4 + 2 * slot as u64)).unwrap();
+        for (position, head) in heads.iter().enumerate() {
+            memory.offer(RING, position as u16, *head);
         }
-        memory.write_obj(heads.len() as u16, GuestAddress(AVAILABLE + 2)).unwrap();
 
-        let mut oracle = Queue::new(SIZE).unwrap();
-        oracle.set_desc_table_address(Some(DESCRIPTORS as u32), Some(0));
-        oracle.set_avail_ring_address(Some(AVAILABLE as u32), Some(0));
-        oracle.set_used_ring_address(Some(USED as u32), Some(0));
-        oracle.set_ready(true);
-        let (guest, mut ring) = ours(&file);
+        let mut oracle = oracle();
+        let guest = map(&memory);
+        let mut ring = SplitRing::new(&guest, &config(RING)).unwrap();
         prop_assert_eq!(usize::from(ring.waiting().unwrap()), heads.len());
         let mut given = [0; SIZE as usize];
         prop_assert_eq!(ring.heads(0, &mut given), Ok(heads.len()));
@@ -131,7 +108,7 @@ proptest! {
             // SAFETY: the memory is dropped after all spans.
             let taken = unsafe { ring.chain(*head, &guest, wanted, &mut spans) };
             // A head outside the table is the oracle's own error: it gives no chain.
-            let chain = if *head < SIZE { oracle.pop_descriptor_chain(&memory) } else { None };
+            let chain = if *head < SIZE { oracle.pop_descriptor_chain(&*memory) } else { None };
             let Some(chain) = chain else {
                 prop_assert!(taken.is_err());
                 oracle.set_next_avail(ahead as u16 + 1);
@@ -160,34 +137,29 @@ proptest! {
     }
 
     #[test]
-    fn used_entries_are_what_the_oracle_writes(start in any::<u16>(), batches in proptest::collection::vec((1_u16..5, any::<u32>()), 1..20)) {
-        let ((a, file), (b, _)) = (driver(), driver());
+    fn used_entries_are_what_the_oracle_writes(
+        start in any::<u16>(),
+        batches in proptest::collection::vec((1_u16..5, any::<u32>()), 1..20),
+    ) {
+        let (a, b) = (memory(), memory());
         for memory in [&a, &b] {
-            memory.write_obj(start, GuestAddress(AVAILABLE + 2)).unwrap();
-            memory.write_obj(start, GuestAddress(USED + 2)).unwrap();
+            memory.show(RING, start);
+            memory.write_u16(RING.used + 2, start);
         }
-        let (_guest, mut ring) = ours(&file);
-        let mut oracle = Queue::new(SIZE).unwrap();
-        oracle.set_desc_table_address(Some(DESCRIPTORS as u32), Some(0));
-        oracle.set_avail_ring_address(Some(AVAILABLE as u32), Some(0));
-        oracle.set_used_ring_address(Some(USED as u32), Some(0));
-        oracle.set_ready(true);
+        let mut ring = SplitRing::new(&map(&a), &config(RING)).unwrap();
+        let mut oracle = oracle();
         oracle.set_next_used(start);
         let mut next = Wrapping(start);
         for (count, len) in batches {
             for n in 0..count {
                 ring.push_used(n % SIZE, len);
-                oracle.add_used(&b, n % SIZE, len).unwrap();
+                oracle.add_used(&*b, n % SIZE, len).unwrap();
                 next += 1;
             }
             ring.publish();
-            let used = |memory: &GuestMemoryMmap| {
-                let mut octets = [0; 4 + 8 * SIZE as usize];
-                memory.read_slice(&mut octets, GuestAddress(USED)).unwrap();
-                octets
-            };
+            let used = |memory: &Memory| memory.read(RING.used, 4 + 8 * usize::from(SIZE));
             prop_assert_eq!(used(&a), used(&b));
-            prop_assert_eq!(a.read_obj::<u16>(GuestAddress(USED + 2)).unwrap(), next.0);
+            prop_assert_eq!(a.used(RING), next.0);
         }
     }
 }

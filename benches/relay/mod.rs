@@ -2,139 +2,79 @@
 //! thread: frames from one guest's transmit ring to the next one's receive ring, without a reactor
 //! or sockets.
 
+#[path = "../../tests/support/backend.rs"]
+mod backend;
+#[path = "../../tests/support/driver.rs"]
+mod driver;
+#[path = "../../tests/support/frames.rs"]
+#[expect(dead_code, reason = "the tests use all of it")]
+mod frames;
+
+use backend::{NoLinks, attachment, config, map, plan};
+use driver::{HEADER, Memory, Ring, WRITE};
+use frames::Udp4;
 use mvirt_net::{
     addr::MacAddr,
     dataplane::{
-        counters::PortCounters,
         forward::{
             Domain, FibBuilder, Network,
             limit::Limit,
-            tables::{Addressing, Boot, GATEWAY_MAC, NetworkKey, NextHop, PortId, Routed, Vnic},
+            tables::{Addressing, Boot, NetworkKey, NextHop, PortId, Routed, Vnic},
         },
-        frame::{BURST, Outgoing, offload::Offloads},
-        port::vhost_user::{
-            Plan, RingPlan, VhostUserPort,
-            memory::{GuestMemory, RegionRequest},
-            queue::ring::{RingAddresses, RingConfig, Start},
-        },
-        reactor::{
-            pipeline::Pipeline,
-            ports::{Attachment, Ports},
-            ways::{Envelope, Ways},
-        },
+        frame::{BURST, offload::Offloads},
+        port::vhost_user::{Plan, VhostUserPort},
+        reactor::{pipeline::Pipeline, ports::Ports},
     },
-    wire::checksum::checksum,
+    wire::{ethernet, ipv4, udp},
 };
 use std::{
-    fs::File,
     hint::black_box,
     net::Ipv4Addr,
-    sync::{
-        Arc,
-        atomic::{Ordering, fence},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
-use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
 
 const SIZE: u16 = 256;
-/// Where the parts of receive and transmit ring are, and from where on buffers of 2 KiB.
-const RINGS: [u64; 2] = [0, 0x3000];
-const BUFFERS: [u64; 2] = [0x6000, 0x8_6000];
-const BUFFER: u64 = 2048;
+const RX: Ring = Ring::at(0, SIZE, 0x6000);
+const TX: Ring = Ring::at(0x3000, SIZE, 0x8_6000);
 const MEMORY: u64 = 0x11_0000;
 const KEY: NetworkKey = NetworkKey(1);
+/// Where a buffer has the destination of its frame: it is the last field of the IPv4 header.
+const DESTINATION: u64 = (HEADER + ethernet::HEADER_LEN + ipv4::HEADER_LEN - 4) as u64;
 
-/// What a driver's side of a guest is.
 struct Guest {
-    memory: GuestMemoryMmap,
-    available: [u16; 2],
-}
-
-fn addresses(ring: usize) -> RingAddresses {
-    let at = RINGS[ring];
-    RingAddresses { descriptors: at, available: at + 0x1000, used: at + 0x2000 }
+    memory: Memory,
+    /// Chains shown so far.
+    received: u16,
+    sent: u16,
 }
 
 impl Guest {
     /// A guest whose transmit ring has `frame` in every buffer, and the port for it.
     fn new(frame: &[u8]) -> (Self, VhostUserPort) {
-        let file =
-            File::from(rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
-        file.set_len(MEMORY).unwrap();
-        let offset = FileOffset::new(file.try_clone().unwrap(), 0);
-        let region = (GuestAddress(0), MEMORY as usize, Some(offset));
-        let memory = GuestMemoryMmap::from_ranges_with_files([region]).unwrap();
-        let octets = [&[0; 12], frame].concat();
-        for ring in 0..2 {
-            let RingAddresses { descriptors, available, .. } = addresses(ring);
-            for slot in 0..u64::from(SIZE) {
-                let buffer = BUFFERS[ring] + slot * BUFFER;
-                let (len, flags) = [(2048_u32, 2_u16), (octets.len() as u32, 0)][ring];
-                let at = descriptors + 16 * slot;
-                memory.write_obj(buffer, GuestAddress(at)).unwrap();
-                memory.write_obj(len, GuestAddress(at + 8)).unwrap();
-                memory.write_obj([flags, 0], GuestAddress(at + 12)).unwrap();
-                memory.write_obj(slot as u16, GuestAddress(available + 4 + 2 * slot)).unwrap();
-                memory.write_slice(&octets, GuestAddress(BUFFERS[1] + slot * BUFFER)).unwrap();
-            }
-        }
-        let ours = GuestMemory::map(
-            vec![RegionRequest {
-                guest_address: 0,
-                len: MEMORY,
-                user_address: 0,
-                offset: 0,
-                fd: std::os::fd::OwnedFd::from(file).into(),
-            }],
-            u64::MAX,
-        )
-        .unwrap();
-        let plan = |ring| RingPlan {
-            config: RingConfig {
-                size: SIZE.into(),
-                addresses: addresses(ring),
-                event_idx: false,
-                indirect: true,
-                start: Start::FromVmm(0),
-            },
-            kick: None,
-            call: None,
-            enabled: true,
-            position: Default::default(),
-        };
+        let memory = Memory::new(MEMORY);
+        let octets = [&[0; HEADER], frame].concat();
+        memory.fill(RX, driver::BUFFER, WRITE);
+        memory.fill(TX, octets.len() as u32, 0);
+        (0..SIZE).for_each(|slot| memory.write(TX.buffer(slot), &octets));
         let plan = Plan {
-            pairs: vec![(Some(plan(0)), Some(plan(1)))],
-            mergeable: true,
-            header_len: 12,
-            logs: false,
-            sends: Default::default(),
             accepts: Offloads { checksum: true, ..Default::default() },
+            ..plan([config(RX), config(TX)])
         };
-        (
-            Self { memory, available: [0; 2] },
-            VhostUserPort::new(Arc::new(ours), None, plan).unwrap(),
-        )
+        let port = VhostUserPort::new(map(&memory), None, plan).unwrap();
+        (Self { memory, received: 0, sent: 0 }, port)
     }
 
-    /// Makes `count` more chains of a ring available.
-    fn post(&mut self, ring: usize, count: u16) {
-        self.available[ring] = self.available[ring].wrapping_add(count);
-        let at = GuestAddress(addresses(ring).available + 2);
-        fence(Ordering::Release);
-        self.memory.write_obj(self.available[ring], at).unwrap();
-    }
-}
-
-struct NoLinks;
-
-impl Ways for NoLinks {
-    fn here(&self) -> u16 {
-        0
+    /// Sends one burst more.
+    fn send(&mut self) {
+        self.sent = self.sent.wrapping_add(BURST as u16);
+        self.memory.show(TX, self.sent);
     }
 
-    fn send(&mut self, _: u16, _: &Envelope, _: &[Outgoing<'_>]) -> usize {
-        0
+    /// Has room for one burst more.
+    fn receive(&mut self) {
+        self.received = self.received.wrapping_add(BURST as u16);
+        self.memory.show(RX, self.received);
     }
 }
 
@@ -168,20 +108,9 @@ fn route(number: u32) -> Ipv4Addr {
 
 /// A UDP datagram in a frame of `len` octets between two vNICs, by way of the gateway.
 fn frame(from: u32, to: u32, len: usize) -> Vec<u8> {
-    let mut header = [0; 20];
-    header[0] = 0x45;
-    header[2..4].copy_from_slice(&(len as u16 - 14).to_be_bytes());
-    header[8] = 64;
-    header[9] = 17;
-    header[12..16].copy_from_slice(&ipv4(from).octets());
-    header[16..20].copy_from_slice(&ipv4(to).octets());
-    let sum = checksum(&header);
-    header[10..12].copy_from_slice(&sum.to_be_bytes());
-    let mut frame = [&GATEWAY_MAC.0[..], &mac(from).0, &[8, 0], &header].concat();
-    frame.extend([0x04, 0xd2, 0x04, 0xd3]);
-    frame.extend((len as u16 - 34).to_be_bytes());
-    frame.resize(len, 0);
-    frame
+    let addresses = [from, to].map(|slot| ipv4(slot).to_string());
+    let payload = vec![0; len - (ethernet::HEADER_LEN + ipv4::HEADER_LEN + udp::HEADER_LEN)];
+    Udp4::new(mac(from).0, &addresses[0], &addresses[1], &payload).frame()
 }
 
 impl Relay {
@@ -212,16 +141,7 @@ impl Relay {
                 hostname: None,
                 boot: Boot::default(),
             }));
-            let attachment = Attachment {
-                id: port(slot),
-                network: KEY,
-                port: Box::new(vhost_user),
-                allowance: mvirt_net::dataplane::reactor::allowance::Allowance::default(),
-                counters: Arc::new(PortCounters::default()),
-                on_failure: Box::new(|failure| panic!("{failure}")),
-                on_gateway_event: Box::new(drop),
-            };
-            ports.attach(attachment, Duration::ZERO);
+            ports.attach(attachment(port(slot), KEY, vhost_user), Duration::ZERO);
             if slot == 1 {
                 (0..routes).for_each(|number| fib.host_ipv4(route(number), next_hop));
             }
@@ -245,23 +165,22 @@ impl Relay {
 
     /// Carries one full burst, from the first guest to the second.
     pub(crate) fn burst(&mut self) {
-        self.guests[0].post(1, BURST as u16);
-        self.guests[1].post(0, BURST as u16);
+        self.guests[0].send();
+        self.guests[1].receive();
         self.run(0);
         self.ports.publish_touched(self.now, &mut || None);
     }
 
     /// As [`Relay::burst`], with each frame addressed to a random one of the routes.
     pub(crate) fn burst_to_routes(&mut self) {
-        let first = self.guests[0].available[1];
+        let first = self.guests[0].sent;
         for slot in (0..BURST as u16).map(|at| first.wrapping_add(at) % SIZE) {
             // Xorshift (Marsaglia 2003).
             self.random ^= self.random << 13;
             self.random ^= self.random >> 17;
             self.random ^= self.random << 5;
             let to = route(((u64::from(self.random) * u64::from(self.routes)) >> 32) as u32);
-            let at = BUFFERS[1] + u64::from(slot) * BUFFER + 12 + 30;
-            self.guests[0].memory.write_obj(to.octets(), GuestAddress(at)).unwrap();
+            self.guests[0].memory.write(TX.buffer(slot) + DESTINATION, &to.octets());
         }
         self.burst();
     }
@@ -269,8 +188,8 @@ impl Relay {
     /// Carries a full burst from every guest.
     pub(crate) fn turn(&mut self) {
         for guest in &mut self.guests {
-            guest.post(1, BURST as u16);
-            guest.post(0, BURST as u16);
+            guest.send();
+            guest.receive();
         }
         (0..self.guests.len() as u32).for_each(|slot| self.run(slot));
         self.ports.publish_touched(self.now, &mut || None);

@@ -1,9 +1,11 @@
-//! A VM in the test process: the `vhost` crate's frontend, a driver of its own for the rings, and
+//! A VM in the test process: the `vhost` crate's frontend, a driver of our own for the rings, and
 //! smoltcp as its IP stack. None of the switch's code judges the switch.
 
 use super::{
     daemon::{Daemon, PATIENCE, wait_until},
+    driver::{BUFFER, HEADER, Memory, Ring, WRITE},
     frames::{Echo, IcmpError},
+    frontend,
 };
 use mvirt_net::proto::Nic;
 use smoltcp::{
@@ -14,20 +16,19 @@ use smoltcp::{
     wire::{EthernetAddress, HardwareAddress},
 };
 use std::{
-    fs::File,
     net::IpAddr,
-    os::{fd::AsRawFd as _, unix::net::UnixStream},
+    os::unix::net::UnixStream,
     path::Path,
+    sync::atomic::{Ordering, fence},
     time::{Duration, Instant},
 };
 use vhost::{
-    VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData,
+    VhostBackend as _, VhostUserMemoryRegionInfo,
     vhost_user::{
         Frontend, VhostUserFrontend as _,
         message::{VhostUserHeaderFlag, VhostUserProtocolFeatures},
     },
 };
-use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 pub(crate) const PROTOCOL_FEATURES: u64 = 1 << 30;
@@ -40,30 +41,15 @@ pub(crate) const PLAIN: u64 = VERSION_1 | PROTOCOL_FEATURES;
 
 pub(crate) const QUEUE: u16 = 128;
 pub(crate) const MEMORY: u64 = 4 << 20;
-const HEADER: usize = 12;
-
-/// Where the parts of a ring are in the guest's memory.
-#[derive(Clone, Copy)]
-pub(crate) struct Layout {
-    pub(crate) descriptors: u64,
-    pub(crate) available: u64,
-    pub(crate) used: u64,
-    pub(crate) buffers: u64,
-}
-
-pub(crate) const RX: Layout =
-    Layout { descriptors: 0, available: 0x1000, used: 0x2000, buffers: 0x10_0000 };
-pub(crate) const TX: Layout =
-    Layout { descriptors: 0x4000, available: 0x5000, used: 0x6000, buffers: 0x20_0000 };
-pub(crate) const BUFFER: u32 = 2048;
+pub(crate) const RX: Ring = Ring::at(0, QUEUE, 0x10_0000);
+pub(crate) const TX: Ring = Ring::at(0x4000, QUEUE, 0x20_0000);
 
 /// Why a driver could not start: the daemon hung up, or is not there.
 pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 /// The rings and memory of a device: a driver.
 pub(crate) struct Driver {
-    pub(crate) memory: GuestMemoryMmap,
-    pub(crate) file: File,
+    pub(crate) memory: Memory,
     pub(crate) frontend: Frontend,
     pub(crate) kicks: [EventFd; 2],
     pub(crate) calls: [EventFd; 2],
@@ -113,15 +99,9 @@ impl Driver {
     }
 
     fn with_frontend(frontend: Frontend, features: u64, buffer: u32) -> Self {
-        let name = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        let file = File::from(name);
-        file.set_len(MEMORY).unwrap();
-        let offset = FileOffset::new(file.try_clone().unwrap(), 0);
-        let ranges = [(GuestAddress(0), MEMORY as usize, Some(offset))];
         let eventfd = || EventFd::new(EFD_NONBLOCK).unwrap();
         Self {
-            memory: GuestMemoryMmap::from_ranges_with_files(ranges).unwrap(),
-            file,
+            memory: Memory::new(MEMORY),
             frontend,
             kicks: [eventfd(), eventfd()],
             calls: [eventfd(), eventfd()],
@@ -157,17 +137,7 @@ impl Driver {
     }
 
     pub(crate) fn region(&self) -> VhostUserMemoryRegionInfo {
-        VhostUserMemoryRegionInfo {
-            guest_phys_addr: 0,
-            memory_size: MEMORY,
-            userspace_addr: self.user_address(0),
-            mmap_offset: 0,
-            mmap_handle: self.file.as_raw_fd(),
-        }
-    }
-
-    fn user_address(&self, address: u64) -> u64 {
-        self.memory.get_host_address(GuestAddress(address)).unwrap() as u64
+        frontend::region(&self.memory)
     }
 
     pub(crate) fn start_rings(&mut self, base: u16) {
@@ -176,21 +146,10 @@ impl Driver {
 
     /// As [`Self::start_rings`], where the daemon may refuse them and hang up.
     pub(crate) fn try_start_rings(&mut self, base: u16) -> Result<(), vhost::Error> {
-        for (index, layout) in [RX, TX].iter().enumerate() {
-            self.frontend.set_vring_num(index, QUEUE)?;
-            let data = VringConfigData {
-                queue_max_size: QUEUE,
-                queue_size: QUEUE,
-                flags: 0,
-                desc_table_addr: self.user_address(layout.descriptors),
-                used_ring_addr: self.user_address(layout.used),
-                avail_ring_addr: self.user_address(layout.available),
-                log_addr: None,
-            };
-            self.frontend.set_vring_addr(index, &data)?;
-            self.frontend.set_vring_base(index, base)?;
-            self.frontend.set_vring_call(index, &self.calls[index])?;
-            self.frontend.set_vring_kick(index, &self.kicks[index])?;
+        for (index, ring) in [RX, TX].into_iter().enumerate() {
+            let descriptors = (&self.kicks[index], &self.calls[index]);
+            let place = (index, ring);
+            frontend::start_ring(&self.frontend, place, base, &self.memory, descriptors)?;
         }
         for index in 0..2 {
             self.frontend.set_vring_enable(index, true)?;
@@ -205,57 +164,16 @@ impl Driver {
         self.start_rings(base);
     }
 
-    pub(crate) fn read_u16(&self, address: u64) -> u16 {
-        self.memory.load(GuestAddress(address), std::sync::atomic::Ordering::Acquire).unwrap()
-    }
-
-    pub(crate) fn write_u16(&self, address: u64, value: u16) {
-        self.memory
-            .store(value, GuestAddress(address), std::sync::atomic::Ordering::Release)
-            .unwrap();
-    }
-
-    pub(crate) fn describe(
-        &self,
-        layout: Layout,
-        slot: u16,
-        address: u64,
-        len: u32,
-        flags: u16,
-        next: u16,
-    ) {
-        let at = layout.descriptors + 16 * u64::from(slot);
-        let mut octets = [0; 16];
-        octets[..8].copy_from_slice(&address.to_le_bytes());
-        octets[8..12].copy_from_slice(&len.to_le_bytes());
-        octets[12..14].copy_from_slice(&flags.to_le_bytes());
-        octets[14..].copy_from_slice(&next.to_le_bytes());
-        self.memory.write_slice(&octets, GuestAddress(at)).unwrap();
-    }
-
-    /// Puts `head` on an available ring, as entry number `posted`.
-    pub(crate) fn offer(&self, layout: Layout, posted: u16, head: u16) {
-        self.write_u16(layout.available + 4 + 2 * u64::from(posted % QUEUE), head);
-        self.write_u16(layout.available + 2, posted.wrapping_add(1));
-    }
-
     /// Posts one receive buffer.
     fn post(&mut self) {
         let slot = self.rx_posted % QUEUE;
-        self.describe(
-            RX,
-            slot,
-            RX.buffers + u64::from(slot) * u64::from(BUFFER),
-            self.buffer,
-            2,
-            0,
-        );
-        self.offer(RX, self.rx_posted, slot);
+        self.memory.describe(RX, slot, (RX.buffer(slot), self.buffer), WRITE, 0);
+        self.memory.offer(RX, self.rx_posted, slot);
         self.rx_posted = self.rx_posted.wrapping_add(1);
     }
 
     pub(crate) fn tx_used(&self) -> u16 {
-        self.read_u16(TX.used + 2)
+        self.memory.used(TX)
     }
 
     /// Sends a frame with its virtio-net header.
@@ -269,10 +187,10 @@ impl Driver {
         let old = self.tx_posted;
         self.put([0; HEADER], frame);
         let wanted = if self.features & EVENT_IDX != 0 {
-            let event = self.read_u16(TX.used + 4 + 8 * u64::from(QUEUE));
+            let event = self.memory.avail_event(TX);
             self.tx_posted.wrapping_sub(event).wrapping_sub(1) < self.tx_posted.wrapping_sub(old)
         } else {
-            self.read_u16(TX.used) & 1 == 0
+            self.memory.wants_kicks(TX)
         };
         if wanted {
             self.kick(1);
@@ -299,13 +217,12 @@ impl Driver {
     fn put(&mut self, header: [u8; HEADER], frame: &[u8]) {
         wait_until("the transmit ring has room", || self.has_room());
         let slot = self.tx_posted % QUEUE;
-        let address = TX.buffers + u64::from(slot) * u64::from(BUFFER);
         let octets = [&header[..self.header_len()], frame].concat();
-        self.memory.write_slice(&octets, GuestAddress(address)).unwrap();
-        self.describe(TX, slot, address, octets.len() as u32, 0, 0);
-        self.offer(TX, self.tx_posted, slot);
+        self.memory.write(TX.buffer(slot), &octets);
+        self.memory.describe(TX, slot, (TX.buffer(slot), octets.len() as u32), 0, 0);
+        self.memory.offer(TX, self.tx_posted, slot);
         self.tx_posted = self.tx_posted.wrapping_add(1);
-        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        fence(Ordering::SeqCst);
     }
 
     pub(crate) fn kick(&self, ring: usize) {
@@ -314,7 +231,7 @@ impl Driver {
 
     /// The next frame received, with its header, if one is there. Its buffers are posted again.
     pub(crate) fn receive_with_header(&mut self) -> Option<Vec<u8>> {
-        if self.read_u16(RX.used + 2) == self.rx_seen {
+        if self.memory.used(RX) == self.rx_seen {
             return None;
         }
         let mut octets = self.take_buffer();
@@ -329,13 +246,9 @@ impl Driver {
     }
 
     fn take_buffer(&mut self) -> Vec<u8> {
-        let entry = RX.used + 4 + 8 * u64::from(self.rx_seen % QUEUE);
-        let head: u32 = self.memory.read_obj(GuestAddress(entry)).unwrap();
-        let len: u32 = self.memory.read_obj(GuestAddress(entry + 4)).unwrap();
-        assert_eq!(head, u32::from(self.rx_seen % QUEUE), "buffers are used in order");
-        let mut octets = vec![0; len as usize];
-        let address = RX.buffers + u64::from(head) * u64::from(BUFFER);
-        self.memory.read_slice(&mut octets, GuestAddress(address)).unwrap();
+        let (head, len) = self.memory.used_entry(RX, self.rx_seen);
+        assert_eq!(head, self.rx_seen % QUEUE, "buffers are used in order");
+        let octets = self.memory.read(RX.buffer(head), len as usize);
         self.rx_seen = self.rx_seen.wrapping_add(1);
         self.post();
         octets

@@ -1,7 +1,8 @@
 //! What nobody sane would write into a ring.
 
 use super::{
-    guest::{Driver, QUEUE, RX, TX},
+    driver::Memory,
+    guest::{QUEUE, RX, TX},
     random::Random,
 };
 
@@ -31,28 +32,28 @@ pub(crate) fn edge(random: &mut Random) -> u64 {
     }
 }
 
-/// Fills the rings of a driver with what nobody sane would.
-pub(crate) fn scribble(driver: &Driver, random: &mut Random) {
-    for layout in [RX, TX] {
+/// Fills the rings of a guest with what nobody sane would.
+pub(crate) fn scribble(memory: &Memory, random: &mut Random) {
+    for ring in [RX, TX] {
         for slot in 0..QUEUE {
             let address = if random.below(2) == 0 {
-                layout.buffers + random.below(1 << 16)
+                ring.buffers + random.below(1 << 16)
             } else {
                 edge(random)
             };
             let len = if random.below(2) == 0 { random.below(2048) } else { edge(random) };
             let flags = [0, 1, 2, 3, 4, 5, 6, 7, 0xffff][random.below(9) as usize];
             let next = if random.below(2) == 0 { random.below(128) } else { edge(random) };
-            driver.describe(layout, slot, address, len as u32, flags, next as u16);
+            memory.describe(ring, slot, (address, len as u32), flags, next as u16);
             let head = if random.below(4) == 0 { edge(random) } else { random.below(128) };
-            driver.write_u16(layout.available + 4 + 2 * u64::from(slot), head as u16);
+            memory.list(ring, slot, head as u16);
         }
         // Indirect tables and frames are found there.
         for at in 0..64 {
-            driver.write_u16(layout.buffers + 2 * at, edge(random) as u16);
+            memory.write_u16(ring.buffers + 2 * at, edge(random) as u16);
         }
         let index = if random.below(8) == 0 { edge(random) } else { random.below(129) };
-        driver.write_u16(layout.available + 2, index as u16);
-        driver.write_u16(layout.used + 2, 0);
+        memory.show(ring, index as u16);
+        memory.write_u16(ring.used + 2, 0);
     }
 }

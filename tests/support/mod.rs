@@ -4,7 +4,9 @@
 pub(crate) mod certificates;
 pub(crate) mod command;
 pub(crate) mod daemon;
+pub(crate) mod driver;
 pub(crate) mod frames;
+pub(crate) mod frontend;
 pub(crate) mod guest;
 pub(crate) mod hostile;
 pub(crate) mod innocents;

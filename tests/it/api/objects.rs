@@ -335,7 +335,7 @@ fn there_is_no_more_than_the_flags_allow() {
     daemon.nic("two", "d");
     // Memory: as much as is allowed, and a page more.
     let guest = Guest::connect(&c);
-    let file = &guest.driver.file;
+    let file = &guest.driver.memory.file;
     let mut region = guest.driver.region();
     for (len, fits) in [(1_u64 << 30, true), ((1 << 30) + 4096, false)] {
         file.set_len(len).unwrap();

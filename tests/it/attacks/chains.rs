@@ -7,14 +7,15 @@ use super::{
 };
 use crate::{
     daemon::wait_until,
+    driver::{DESCRIPTOR, INDIRECT, NEXT, descriptor},
     frames::{Udp4, is_udp4},
     guest::{Guest, PLAIN, parse_mac},
 };
 use mvirt_net::proto::NicState;
-use vm_memory::{Bytes as _, GuestAddress};
 
 const RING: u16 = 256;
-const INDIRECT: u16 = 4;
+/// Where indirect tables are.
+const TABLE: u64 = BUFFERS + (2 << 20);
 
 /// A datagram of 1,200 octets from a to b.
 fn datagram(mac: [u8; 6], payload: &[u8]) -> Vec<u8> {
@@ -48,19 +49,18 @@ fn a_chain_may_be_as_long_as_the_ring_and_a_longer_one_costs_its_frame_only() {
         rig.post(1, 1);
         b.expect(&format!("a frame in {count} pieces"), |frame| is_udp4(frame, &payload));
         // The same in an indirect table.
-        for (at, (address, len)) in chain.iter().enumerate() {
-            let next = if at + 1 < chain.len() { 1 | (at as u64 + 1) << 16 } else { 0 };
-            let words = [*address, u64::from(*len) | next << 32].map(u64::to_le_bytes).concat();
-            let at = GuestAddress(BUFFERS + (2 << 20) + 16 * at as u64);
-            rig.memory.write_slice(&words, at).unwrap();
+        for (at, buffer) in chain.iter().enumerate() {
+            let flags = if at + 1 < chain.len() { NEXT } else { 0 };
+            let octets = descriptor(*buffer, flags, at as u16 + 1);
+            rig.memory.write(TABLE + DESCRIPTOR * at as u64, &octets);
         }
-        rig.describe(1, 0, (BUFFERS + (2 << 20), 16 * count), INDIRECT, 0);
+        rig.describe(1, 0, (TABLE, DESCRIPTOR as u32 * count), INDIRECT, 0);
         rig.post(1, 1);
         b.expect(&format!("a table of {count} pieces"), |frame| is_udp4(frame, &payload));
     }
     // In a circle: longer than any ring.
     rig.chain(1, &pieces(&rig, &frame, 100));
-    rig.describe(1, 99, (BUFFERS, 4), 1, 0);
+    rig.describe(1, 99, (BUFFERS, 4), NEXT, 0);
     rig.post(1, 3);
     wait_until("they are taken", || rig.waiting(1) == 0);
     rig.chain(1, &pieces(&rig, &frame, 1));

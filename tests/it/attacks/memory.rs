@@ -44,11 +44,11 @@ fn holes_in_memory_cost_their_vnic() {
     let seen = stage.play(|| {
         // Behind the rings, which are to stay.
         let range = (BUFFERS, GIB - BUFFERS);
-        fallocate(&holey.file, FallocateFlags::empty(), range.0, range.1).unwrap();
+        fallocate(&holey.memory.file, FallocateFlags::empty(), range.0, range.1).unwrap();
         holey.keep(0, 256);
         sender.keep(1, 256);
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        fallocate(&holey.file, punch, range.0, range.1).unwrap();
+        fallocate(&holey.memory.file, punch, range.0, range.1).unwrap();
     });
     seen.assert_silence_below(HOLE);
     seen.assert_served();
@@ -96,7 +96,7 @@ fn large_pages_that_nobody_has_touched_cost_their_vnic() {
     rig.chain(1, &pieces);
     wait_until("it is locked out", || {
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        fallocate(&rig.file, punch, 2 * PAGE, PIECES * PAGE).unwrap();
+        fallocate(&rig.memory.file, punch, 2 * PAGE, PIECES * PAGE).unwrap();
         rig.keep(1, 1);
         stage.daemon.get_nic("evil").state() == NicState::Error
     });

@@ -2,6 +2,7 @@
 //! whatever an attack needs.
 
 use crate::{
+    driver::{Memory, NEXT, Ring, WRITE},
     frames::Echo,
     guest::{PLAIN, parse_mac},
 };
@@ -23,15 +24,10 @@ use std::{
     time::Duration,
 };
 use vhost::vhost_user::message::{FrontendReq as Ask, VhostUserProtocolFeatures as Protocol};
-use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
 
 pub(super) const INDIRECT_DESC: u64 = 1 << 28;
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-/// Ring number `n` is at `n * RING`, its parts at these places there: room for 2,048 entries.
+/// Ring number `n` is at `n * RING`: room for 2,048 entries.
 const RING: u64 = 0x2_0000;
-const AVAILABLE: u64 = 0x1_0000;
-const USED: u64 = 0x1_4000;
 /// Where buffers may be: behind the rings of eight pairs.
 pub(super) const BUFFERS: u64 = 16 * RING;
 /// Regions of one message: as many as descriptors are taken with it.
@@ -170,8 +166,7 @@ pub(super) fn words<const N: usize>(words: [u32; N]) -> Vec<u8> {
 /// A guest with any number of rings, each of which has one chain that is offered again and again.
 pub(super) struct Rig {
     pub(super) voice: Voice,
-    pub(super) memory: GuestMemoryMmap,
-    pub(super) file: File,
+    pub(super) memory: Memory,
     shape: Shape,
     /// By ring: receive, transmit, receive, …
     pub(super) kicks: Vec<OwnedFd>,
@@ -204,16 +199,11 @@ impl Rig {
         let large = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
         let pages = if shape.large_pages { large } else { MemfdFlags::empty() };
         let file = memfd_create("evil", MemfdFlags::CLOEXEC | pages)?;
-        let file = File::from(file);
-        file.set_len(shape.memory)?;
-        let offset = FileOffset::new(file.try_clone()?, 0);
-        let ranges = [(GuestAddress(0), shape.memory as usize, Some(offset))];
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let bells = || (0..2 * shape.pairs).map(|_| Ok(eventfd(0, flags)?));
         let rig = Self {
             voice: Voice::dial(nic)?,
-            memory: GuestMemoryMmap::from_ranges_with_files(ranges).unwrap(),
-            file,
+            memory: Memory::of(file.into(), shape.memory),
             shape: shape.clone(),
             kicks: bells().collect::<io::Result<_>>()?,
             calls: bells().collect::<io::Result<_>>()?,
@@ -225,7 +215,7 @@ impl Rig {
 
     pub(super) fn share(&self) -> io::Result<()> {
         let regions = [&[(0, self.shape.memory)][..], &self.shape.regions].concat();
-        self.voice.share(&self.file, &regions)
+        self.voice.share(&self.memory.file, &regions)
     }
 
     pub(super) fn start(&self) -> io::Result<()> {
@@ -237,8 +227,9 @@ impl Rig {
     fn start_ring(&self, ring: usize) -> io::Result<()> {
         let (voice, number) = (&self.voice, ring as u32);
         voice.tell(Ask::SET_VRING_NUM, &words([number, self.shape.ring.into()]), &[])?;
-        let at = USER + ring as u64 * RING;
-        let places = [at, at + USED, at + AVAILABLE, 0].map(u64::to_ne_bytes).concat();
+        let Ring { descriptors, available, used, .. } = self.ring(ring);
+        let places = [USER + descriptors, USER + used, USER + available, 0];
+        let places = places.map(u64::to_ne_bytes).concat();
         let payload = [words([number, 0]), places].concat();
         voice.tell(Ask::SET_VRING_ADDR, &payload, &[])?;
         voice.tell(Ask::SET_VRING_BASE, &words([number, self.posted[ring].into()]), &[])?;
@@ -262,14 +253,11 @@ impl Rig {
         &self,
         ring: usize,
         slot: u16,
-        (address, len): (u64, u32),
+        buffer: (u64, u32),
         flags: u16,
         next: u16,
     ) {
-        let at = GuestAddress(ring as u64 * RING + 16 * u64::from(slot));
-        let flags = u64::from(len) | u64::from(flags) << 32 | u64::from(next) << 48;
-        let octets = [address, flags].map(u64::to_le_bytes).concat();
-        self.memory.write_slice(&octets, at).unwrap();
+        self.memory.describe(self.ring(ring), slot, buffer, flags, next);
     }
 
     /// Makes a buffer to receive into one of the chains of the first ring.
@@ -280,8 +268,7 @@ impl Rig {
 
     /// Writes an entry of the available ring, without showing it.
     pub(super) fn offer(&self, ring: usize, entry: u16, head: u16) {
-        let entry = u64::from(entry % self.shape.ring);
-        self.write_u16(ring as u64 * RING + AVAILABLE + 4 + 2 * entry, head);
+        self.memory.list(self.ring(ring), entry, head);
     }
 
     /// Offers the chain of a ring so often that `depth` wait, and kicks. Says how many more that
@@ -295,7 +282,7 @@ impl Rig {
     /// Shows the daemon so many more entries.
     pub(super) fn show(&mut self, ring: usize, more: u16) {
         self.posted[ring] = self.posted[ring].wrapping_add(more);
-        self.write_u16(ring as u64 * RING + AVAILABLE + 2, self.posted[ring]);
+        self.memory.show(self.ring(ring), self.posted[ring]);
         fence(Ordering::SeqCst);
     }
 
@@ -314,19 +301,18 @@ impl Rig {
     }
 
     pub(super) fn used(&self, ring: usize) -> u16 {
-        let at = GuestAddress(ring as u64 * RING + USED + 2);
-        self.memory.load(at, Ordering::Acquire).unwrap()
+        self.memory.used(self.ring(ring))
     }
 
-    pub(super) fn write_u16(&self, address: u64, value: u16) {
-        self.memory.store(value, GuestAddress(address), Ordering::Release).unwrap();
+    fn ring(&self, number: usize) -> Ring {
+        Ring::at(number as u64 * RING, self.shape.ring, BUFFERS)
     }
 
     /// Puts a frame, with its header, at an address.
     pub(super) fn put(&self, address: u64, header: [u8; 12], frame: &[u8]) -> (u64, u32) {
-        self.memory.write_slice(&header, GuestAddress(address)).unwrap();
-        self.memory.write_slice(frame, GuestAddress(address + 12)).unwrap();
-        (address, 12 + frame.len() as u32)
+        let octets = [&header[..], frame].concat();
+        self.memory.write(address, &octets);
+        (address, octets.len() as u32)
     }
 
     /// Receive buffers of 64 KiB, all the same, for every queue; as many as there are entries.

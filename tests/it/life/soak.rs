@@ -29,11 +29,11 @@ fn act(nic: &Nic, random: &mut Random) -> Result<(), Failed> {
         0 => {
             let mut driver = Driver::try_memory_only(socket, PLAIN, 2048)?;
             driver.try_negotiate()?;
-            scribble(&driver, random);
+            scribble(&driver.memory, random);
             driver.try_start_rings(random.below(1 << 16) as u16)?;
             for _ in 0..random.below(8) {
                 driver.kick(random.below(2) as usize);
-                scribble(&driver, random);
+                scribble(&driver.memory, random);
             }
         }
         1 => {
@@ -56,7 +56,7 @@ fn act(nic: &Nic, random: &mut Random) -> Result<(), Failed> {
                 let len = edge(random) % 1400;
                 driver.send_quietly(&junk(random, 14 + len));
             }
-            driver.file.set_len(random.below(4 << 20))?;
+            driver.memory.file.set_len(random.below(4 << 20))?;
             driver.kick(1);
             driver.kick(0);
         }

@@ -3,8 +3,9 @@
 
 use crate::{
     daemon::Daemon,
+    driver::BUFFER,
     frames::{Echo, IcmpError, Udp4, checksum},
-    guest::{BUFFER, CSUM, Guest, PLAIN},
+    guest::{CSUM, Guest, PLAIN},
 };
 use smoltcp::wire::{IpAddress, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

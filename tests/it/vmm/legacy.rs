@@ -4,18 +4,18 @@
 
 use crate::{
     daemon::{Daemon, wait_until},
+    driver::{BUFFER, NEXT, WRITE},
     frames::{Udp4, is_udp4},
-    guest::{
-        BUFFER, CSUM, Driver, GUEST_CSUM, Guest, MRG_RXBUF, PLAIN, PROTOCOL_FEATURES, QUEUE, RX, TX,
-    },
+    guest::{CSUM, Driver, GUEST_CSUM, Guest, MRG_RXBUF, PLAIN, PROTOCOL_FEATURES, QUEUE, RX, TX},
 };
 use std::path::Path;
-use vm_memory::{Bytes as _, GuestAddress};
 
 const LEGACY: u64 = PROTOCOL_FEATURES;
 const HOST_TSO4: u64 = 1 << 11;
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
+/// Octets of a header without `num_buffers`.
+const HEADER: u32 = 10;
+/// Where in its buffer the frame is, in a descriptor of its own.
+const FRAME: u64 = 0x100;
 
 #[test]
 fn legacy_guests_find_their_network_and_reach_others() {
@@ -41,13 +41,6 @@ fn legacy_guests_find_their_network_and_reach_others() {
     }
 }
 
-/// Octets of the guest's memory.
-fn read(driver: &Driver, address: u64, len: usize) -> Vec<u8> {
-    let mut octets = vec![0; len];
-    driver.memory.read_slice(&mut octets, GuestAddress(address)).unwrap();
-    octets
-}
-
 #[test]
 fn a_legacy_header_is_ten_octets_in_a_descriptor_of_its_own() {
     let mut daemon = Daemon::start();
@@ -55,22 +48,24 @@ fn a_legacy_header_is_ten_octets_in_a_descriptor_of_its_own() {
     let nics = [daemon.nic("prod", "old"), daemon.nic("prod", "new")];
     let mut old = Driver::memory_only(Path::new(&nics[0].socket_path), LEGACY | CSUM, BUFFER);
     old.negotiate();
+    let memory = &old.memory;
     for chain in 0..QUEUE / 2 {
-        let at = RX.buffers + u64::from(chain) * u64::from(BUFFER);
-        old.describe(RX, 2 * chain, at, 10, NEXT | WRITE, 2 * chain + 1);
-        old.describe(RX, 2 * chain + 1, at + 0x100, 1514, WRITE, 0);
-        old.offer(RX, chain, 2 * chain);
+        let at = RX.buffer(chain);
+        memory.describe(RX, 2 * chain, (at, HEADER), NEXT | WRITE, 2 * chain + 1);
+        memory.describe(RX, 2 * chain + 1, (at + FRAME, 1514), WRITE, 0);
+        memory.offer(RX, chain, 2 * chain);
     }
     old.start_rings(0);
     let mut new = Guest::connect_with(&nics[1], PLAIN | CSUM | HOST_TSO4, BUFFER);
 
     let mac = crate::guest::parse_mac(&nics[0].mac_address);
     let sent = Udp4::new(mac, "10.0.0.1", "10.0.0.2", b"from the past").frame();
-    old.memory.write_slice(&[0; 10], GuestAddress(TX.buffers)).unwrap();
-    old.memory.write_slice(&sent, GuestAddress(TX.buffers + 0x100)).unwrap();
-    old.describe(TX, 0, TX.buffers, 10, NEXT, 1);
-    old.describe(TX, 1, TX.buffers + 0x100, sent.len() as u32, 0, 0);
-    old.offer(TX, 0, 0);
+    let memory = &old.memory;
+    memory.write(TX.buffers, &[0; HEADER as usize]);
+    memory.write(TX.buffers + FRAME, &sent);
+    memory.describe(TX, 0, (TX.buffers, HEADER), NEXT, 1);
+    memory.describe(TX, 1, (TX.buffers + FRAME, sent.len() as u32), 0, 0);
+    memory.offer(TX, 0, 0);
     old.kick(1);
     new.expect("the frame arrives", |frame| is_udp4(frame, b"from the past"));
 
@@ -89,13 +84,12 @@ fn a_legacy_header_is_ten_octets_in_a_descriptor_of_its_own() {
     let mut seen = 0;
     let mut frames = Vec::new();
     wait_until("all frames arrive", || {
-        while seen < old.read_u16(RX.used + 2) {
-            let entry = read(&old, RX.used + 4 + 8 * u64::from(seen), 8);
-            assert_eq!(entry[..4], u32::from(2 * seen).to_le_bytes());
-            let len = u32::from_le_bytes(entry[4..].try_into().unwrap()) as usize - 10;
-            let at = RX.buffers + u64::from(seen) * u64::from(BUFFER);
-            assert_eq!(read(&old, at, 10), [0; 10], "nothing is left to be done");
-            let frame = read(&old, at + 0x100, len);
+        while seen < memory.used(RX) {
+            let (head, len) = memory.used_entry(RX, seen);
+            assert_eq!(head, 2 * seen);
+            let header = memory.read(RX.buffer(seen), HEADER as usize);
+            assert_eq!(header, [0; HEADER as usize], "nothing is left to be done");
+            let frame = memory.read(RX.buffer(seen) + FRAME, (len - HEADER) as usize);
             if frame[12..14] == [8, 0] {
                 frames.push(frame);
             }
@@ -119,8 +113,8 @@ fn a_chain_shorter_than_a_legacy_header_is_a_frame_too_short() {
     let mut old = Guest::connect_with(&nic, LEGACY, BUFFER);
     let driver = &mut old.driver;
     for (slot, len) in [(0, 1), (1, 9), (2, 10), (3, 23)] {
-        driver.describe(TX, slot, TX.buffers, len, 0, 0);
-        driver.offer(TX, slot, slot);
+        driver.memory.describe(TX, slot, (TX.buffers, len), 0, 0);
+        driver.memory.offer(TX, slot, slot);
     }
     driver.kick(1);
     wait_until("all are dropped", || daemon.drops("old", "frame_too_short") == 4);

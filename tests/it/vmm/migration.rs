@@ -3,8 +3,9 @@
 
 use crate::{
     daemon::{Daemon, wait_until},
+    driver::{BUFFER, Memory},
     frames::{Udp4, is_udp4},
-    guest::{BUFFER, EVENT_IDX, Guest, MEMORY, MRG_RXBUF, PLAIN, QUEUE, RX, TX},
+    guest::{EVENT_IDX, Guest, MEMORY, MRG_RXBUF, PLAIN, QUEUE, RX, TX},
     machine::{Machine, ask, hear},
 };
 use mvirt_net::proto::NicState;
@@ -16,29 +17,18 @@ use std::{
     time::{Duration, Instant},
 };
 use vhost::{VhostBackend as _, VhostUserDirtyLogRegion};
-use vm_memory::{
-    Bytes as _, FileOffset, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap,
-    VolatileMemory as _,
-};
+use vm_memory::{GuestAddress, GuestMemoryBackend as _, VolatileMemory as _};
 
 const LOG_ALL: u64 = 1 << 26;
 const PAGE: usize = 4096;
 const PAGES: usize = MEMORY as usize / PAGE;
 
 /// The VMM's view of the marks.
-struct Marks {
-    file: std::fs::File,
-    memory: GuestMemoryMmap,
-}
+struct Marks(Memory);
 
 impl Marks {
     fn new() -> Self {
-        let fd = rustix::fs::memfd_create("log", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        let file = std::fs::File::from(fd);
-        file.set_len(PAGE as u64).unwrap();
-        let offset = FileOffset::new(file.try_clone().unwrap(), 0);
-        let ranges = [(GuestAddress(0), PAGE, Some(offset))];
-        Self { file, memory: GuestMemoryMmap::from_ranges_with_files(ranges).unwrap() }
+        Self(Memory::new(PAGE as u64))
     }
 
     /// Tells the daemon of them, and that it is to mark.
@@ -47,7 +37,7 @@ impl Marks {
         let region = VhostUserDirtyLogRegion {
             mmap_size: octets as u64,
             mmap_offset: 0,
-            mmap_handle: self.file.as_raw_fd(),
+            mmap_handle: self.0.file.as_raw_fd(),
         };
         frontend.set_log_base(0, Some(region)).unwrap();
         frontend.set_features(guest.driver.features | LOG_ALL).unwrap();
@@ -55,7 +45,7 @@ impl Marks {
 
     /// Takes the marks of all pages away; gives them.
     fn take(&self) -> BTreeSet<usize> {
-        let octets = self.memory.get_slice(GuestAddress(0), PAGES / 8).unwrap();
+        let octets = self.0.get_slice(GuestAddress(0), PAGES / 8).unwrap();
         let octet = |at| octets.get_atomic_ref::<AtomicU8>(at).unwrap().swap(0, Ordering::SeqCst);
         let pages = |at| {
             let octet = octet(at);
@@ -66,9 +56,7 @@ impl Marks {
 }
 
 fn contents(guest: &Guest) -> Vec<u8> {
-    let mut octets = vec![0; MEMORY as usize];
-    guest.driver.memory.read_slice(&mut octets, GuestAddress(0)).unwrap();
-    octets
+    guest.driver.memory.read(0, MEMORY as usize)
 }
 
 /// The pages in which both differ.
@@ -158,7 +146,7 @@ fn marks_that_are_too_few_or_taken_away_hurt_nobody_else() {
     assert!(few.take().iter().all(|page| *page < 8));
     let gone = Marks::new();
     gone.start(&b, PAGES / 8);
-    gone.file.set_len(0).unwrap();
+    gone.0.file.set_len(0).unwrap();
     a.send(&Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", b"lost").frame());
     let sent = Instant::now();
     daemon.wait_for_state("b", NicState::Error);

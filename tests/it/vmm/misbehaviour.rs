@@ -3,6 +3,7 @@
 
 use crate::{
     daemon::{Daemon, wait_until},
+    driver::{INDIRECT, NEXT, WRITE},
     frames::{Udp4, is_udp4},
     guest::{Driver, Guest, PLAIN, QUEUE, RX, TX, pair},
     hostile::scribble,
@@ -77,7 +78,7 @@ fn a_vmm_that_wants_to_know_is_told_of_a_broken_ring() {
     }
     assert!(daemon.hand_over());
     assert!(errors.iter().all(|error| error.read().is_err()), "nothing is wrong yet");
-    driver.offer(TX, 0, QUEUE);
+    driver.memory.offer(TX, 0, QUEUE);
     driver.kick(1);
     daemon.wait_for_state("evil", NicState::Error);
     assert_eq!(errors.map(|error| error.read().unwrap()), [1, 1]);
@@ -90,44 +91,44 @@ fn broken_rings_cost_their_own_vnic_only() {
     daemon.network("prod");
     let nic = daemon.nic("prod", "evil");
     let offer = |driver: &mut Driver, head: u16| {
-        driver.offer(TX, 0, head);
+        driver.memory.offer(TX, 0, head);
         driver.kick(1);
     };
     let mut case = |reason: &str, act: &dyn Fn(&mut Driver)| {
         fails_with(&mut daemon, &mut neighbours, &nic, reason, act);
     };
     case("available index", &|d| {
-        d.write_u16(TX.available + 2, QUEUE + 1);
+        d.memory.show(TX, QUEUE + 1);
         d.kick(1);
     });
     case("is outside its table", &|d| offer(d, QUEUE));
     case("is outside its table", &|d| {
-        d.describe(TX, 0, TX.buffers, 64, 1, 0xffff);
+        d.memory.describe(TX, 0, (TX.buffers, 64), NEXT, 0xffff);
         offer(d, 0);
     });
     case("not within the guest's memory", &|d| {
-        d.describe(TX, 0, (4 << 20) - 10, 64, 0, 0);
+        d.memory.describe(TX, 0, ((4 << 20) - 10, 64), 0, 0);
         offer(d, 0);
     });
     case("not within the guest's memory", &|d| {
-        d.describe(TX, 0, u64::MAX - 5, u32::MAX, 0, 0);
+        d.memory.describe(TX, 0, (u64::MAX - 5, u32::MAX), 0, 0);
         offer(d, 0);
     });
     case("not within the guest's memory", &|d| {
-        d.describe(TX, 0, 1 << 40, 0, 0, 0);
+        d.memory.describe(TX, 0, (1 << 40, 0), 0, 0);
         offer(d, 0);
     });
     case("a buffer is writable", &|d| {
-        d.describe(TX, 0, TX.buffers, 64, 2, 0);
+        d.memory.describe(TX, 0, (TX.buffers, 64), WRITE, 0);
         offer(d, 0);
     });
     case("indirect descriptor table", &|d| {
-        d.describe(TX, 0, TX.buffers, 64, 4, 0);
+        d.memory.describe(TX, 0, (TX.buffers, 64), INDIRECT, 0);
         offer(d, 0);
     });
     case("a buffer is not writable", &|d| {
         for slot in 0..QUEUE {
-            d.describe(RX, slot, RX.buffers, 2048, 0, 0);
+            d.memory.describe(RX, slot, (RX.buffers, 2048), 0, 0);
         }
         d.send_with([0; 12], &Udp4::new([0x52; 6], "10.0.0.1", "10.0.0.1", b"").frame());
         // The gateway's answer to a request needs a receive buffer.
@@ -145,7 +146,7 @@ fn broken_rings_cost_their_own_vnic_only() {
         d.send_with([0; 12], &arp);
     });
     case("truncated memory", &|d| {
-        d.file.set_len(0).ok();
+        d.memory.file.set_len(0).ok();
         d.kick(1);
         d.kick(0);
     });
@@ -157,9 +158,9 @@ fn a_chain_that_never_ends_costs_its_frame_only() {
     daemon.network("prod");
     let nic = daemon.nic("prod", "evil");
     let driver = Driver::connect(Path::new(&nic.socket_path), PLAIN, 2048);
-    driver.describe(TX, 0, TX.buffers, 64, 1, 1);
-    driver.describe(TX, 1, TX.buffers, 64, 1, 0);
-    driver.offer(TX, 0, 0);
+    driver.memory.describe(TX, 0, (TX.buffers, 64), NEXT, 1);
+    driver.memory.describe(TX, 1, (TX.buffers, 64), NEXT, 0);
+    driver.memory.offer(TX, 0, 0);
     driver.kick(1);
     wait_until("the frame is dropped", || daemon.drops("evil", "chain_too_long") == 1);
     wait_until("its chain is given back", || driver.tx_used() == 1);
@@ -170,12 +171,12 @@ fn a_chain_that_never_ends_costs_its_frame_only() {
 fn attack(nic: &Nic, random: &mut Random) {
     let mut driver = Driver::memory_only(Path::new(&nic.socket_path), PLAIN, 2048);
     driver.negotiate();
-    scribble(&driver, random);
+    scribble(&driver.memory, random);
     // It may have seen enough before all is started.
     let started = driver.try_start_rings(0).is_ok();
     for _ in 0..if started { random.below(4) } else { 0 } {
         driver.kick(random.below(2) as usize);
-        scribble(&driver, random);
+        scribble(&driver.memory, random);
     }
 }
 
