@@ -2,8 +2,8 @@
 //! built on `vhost-user-backend` and `virtio-queue` as their documentation shows it. `bench/run.py`
 //! runs it beside ours.
 //!
-//! It takes two paths, listens on a socket at each, and copies what one guest sends into a buffer of
-//! the other. Frames without a buffer are dropped. It serves until it is killed.
+//! It takes two paths, listens on a socket at each, and copies what one guest sends into a buffer
+//! of the other. Frames without a buffer are dropped. It serves until it is killed.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 
 use std::{

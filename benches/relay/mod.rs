@@ -6,7 +6,7 @@
 mod backend;
 #[path = "../../tests/support/driver.rs"]
 mod driver;
-#[path = "../../tests/support/frames.rs"]
+#[path = "../../tests/support/frames/mod.rs"]
 #[expect(dead_code, reason = "the tests use all of it")]
 mod frames;
 

@@ -18,6 +18,6 @@ mod traffic;
 mod vmm;
 
 use support::{
-    certificates, command, daemon, driver, frames, guest, hostile, innocents, machine, numbered,
-    random, rude, segments,
+    certificates, command, daemon, driver, frames, frames::field, guest, hostile, innocents,
+    machine, numbered, random, rude, segments,
 };

@@ -15,7 +15,11 @@ use mvirt_net::dataplane::{
             queue::ring::{RingAddresses, RingConfig, Start},
         },
     },
-    reactor::{allowance::Allowance, ports::Attachment, ways::{Envelope, Ways}},
+    reactor::{
+        allowance::Allowance,
+        ports::Attachment,
+        ways::{Envelope, Ways},
+    },
 };
 use std::{os::fd::OwnedFd, sync::Arc};
 

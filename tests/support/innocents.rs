@@ -28,7 +28,8 @@ pub(crate) struct Shared {
     pub(crate) arrived: AtomicU64,
 }
 
-/// Ends what goes on when it is dropped: a scope waits for its threads where its test has failed, too.
+/// Ends what goes on when it is dropped: a scope waits for its threads where its test has failed,
+/// too.
 pub(crate) struct EndAtDrop<'a>(pub(crate) &'a Shared);
 
 impl Drop for EndAtDrop<'_> {

@@ -104,8 +104,8 @@ impl Machine {
         Self::spawn(daemon, nic, &[&vmm[..], &guest, arguments].concat())
     }
 
-    /// One that libvirt starts in namespaces of its own (tests/support/libvirt.sh), with these elements
-    /// and devices.
+    /// One that libvirt starts in namespaces of its own (tests/support/libvirt.sh), with these
+    /// elements and devices.
     pub(crate) fn libvirt(elements: &str, devices: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name).display().to_string();

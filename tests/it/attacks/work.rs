@@ -6,11 +6,12 @@ use super::{
     stage::Stage,
 };
 use crate::{
-    frames::{GATEWAY_MAC, Udp4, Udp6, open_checksum4},
+    frames::{Udp4, Udp6},
     guest::{CSUM, PLAIN, parse_mac},
+    segments,
 };
 use mvirt_net::proto::Nic;
-use smoltcp::wire::{Icmpv6Packet, Ipv4Address, Ipv4Packet, Ipv6Address};
+use smoltcp::wire::{Icmpv6Packet, Ipv6Address};
 
 pub(super) const HOST_TSO4: u64 = 1 << 11;
 /// Asks for segments of 48 octets, the least that is taken.
@@ -56,18 +57,7 @@ fn router_solicitation(mac: [u8; 6]) -> Vec<u8> {
 
 /// A TCP segment of 64 KiB, to be cut; its checksum field holds the pseudo-header's sum.
 pub(super) fn stream(mac: [u8; 6], from: &str, to: &str) -> Vec<u8> {
-    let (from, to): (Ipv4Address, Ipv4Address) = (from.parse().unwrap(), to.parse().unwrap());
-    let len = 65_500_u16;
-    let mut frame = [&GATEWAY_MAC[..], &mac, &[8, 0, 0x45, 0]].concat();
-    frame.extend((20 + len).to_be_bytes());
-    frame.extend([0x12, 0x34, 0x40, 0, 64, 6, 0, 0]);
-    frame.extend([from.octets(), to.octets()].concat());
-    Ipv4Packet::new_unchecked(&mut frame[14..]).fill_checksum();
-    frame.extend([0, 1, 0, 2, 0, 0, 1, 0, 0, 0, 0, 9, 0x50, 0x18, 1, 0]);
-    frame.extend(open_checksum4(&frame, 6, len.into()));
-    frame.extend([0, 0]);
-    frame.resize(14 + 20 + usize::from(len), 0);
-    frame
+    segments::stream(mac, from, to, &[0; 65_480])
 }
 
 /// Sends frames, one on each queue, again and again.

@@ -4,10 +4,13 @@
 use super::clients;
 use crate::{
     daemon::Daemon,
-    frames::GATEWAY_MAC,
+    driver::HEADER,
+    field::{self, ipv4, ipv6},
+    frames::{ALL_NODES_MAC, GATEWAY_MAC, is_icmpv6, is_ipv4, is_ipv6},
     guest::{CSUM, Guest, PLAIN},
 };
 use pcap_file::pcapng::{Block, PcapNgReader};
+use smoltcp::wire::{Icmpv6Message, IpProtocol};
 use std::{fs::File, path::Path};
 
 /// The frames of a capture, in the order in which they were seen.
@@ -24,20 +27,21 @@ fn frames(path: &Path) -> Vec<Vec<u8>> {
 
 /// Whether a frame is an advertisement to all, which comes unasked and at times of its own.
 fn is_unasked(frame: &[u8]) -> bool {
-    frame[..6] == [0x33, 0x33, 0, 0, 0, 1] && frame[12..14] == [0x86, 0xdd] && frame[54] == 134
+    frame[field::TO_MAC] == ALL_NODES_MAC && is_icmpv6(frame, Icmpv6Message::RouterAdvert)
 }
 
 /// The virtio-net header of a frame as a guest sends it that leaves the checksum of UDP to the
 /// device.
-fn header(frame: &[u8]) -> [u8; 12] {
-    let start = match (&frame[12..14], frame[23], frame[20]) {
-        ([8, 0], 17, _) => 34,
-        ([0x86, 0xdd], _, 17) => 54,
-        _ => return [0; 12],
+fn header(frame: &[u8]) -> [u8; HEADER] {
+    let start = if is_ipv4(frame, IpProtocol::Udp) {
+        ipv4::PAYLOAD.start
+    } else if is_ipv6(frame, IpProtocol::Udp) {
+        ipv6::PAYLOAD.start
+    } else {
+        return [0; HEADER];
     };
-    let mut header = [0; 12];
-    (header[0], header[6], header[8]) = (1, start, 6);
-    header
+    // NEEDS_CSUM, csum_start, csum_offset (virtio 1.2 §5.1.6).
+    [1, 0, 0, 0, 0, 0, start as u8, 0, 6, 0, 0, 0]
 }
 
 /// Says what the client of a capture said, and hears what it heard. Gives how many answers that
@@ -50,9 +54,9 @@ fn replay(name: &str) -> usize {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.pcapng"));
     let mut answers = 0;
     for (number, frame) in frames(&path).into_iter().enumerate() {
-        if frame[6..12] == guest.mac {
+        if frame[field::FROM_MAC] == guest.mac {
             guest.driver.send_with(header(&frame), &frame);
-        } else if frame[6..12] == GATEWAY_MAC && !is_unasked(&frame) {
+        } else if frame[field::FROM_MAC] == GATEWAY_MAC && !is_unasked(&frame) {
             guest.expect(&format!("{name}: frame {} comes again", number + 1), |f| f == frame);
             answers += 1;
         }

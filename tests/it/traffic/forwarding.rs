@@ -3,9 +3,11 @@
 
 use crate::{
     daemon::{Daemon, PATIENCE, wait_until},
-    frames::{GATEWAY_MAC, IcmpError, Udp4, Udp6, is_udp4, open_checksum4, resummed},
+    field::{self, icmp, ipv4, udp},
+    frames::{GATEWAY_MAC, IcmpError, Udp4, Udp6, is_ipv4, is_udp4, open_checksum4, resummed},
     guest::{CSUM, EVENT_IDX, GUEST_CSUM, Guest, MRG_RXBUF, PLAIN},
 };
+use smoltcp::wire::{Icmpv4Message, IpProtocol};
 use std::{
     net::IpAddr,
     time::{Duration, Instant},
@@ -35,9 +37,13 @@ fn a_frame_arrives_as_a_router_sends_it() {
     let frame = b.expect("the frame arrives", |frame| is_udp4(frame, b"hello"));
     assert_eq!(frame.len(), sent.len());
     assert_eq!(frame[..6], b.mac);
-    assert_eq!(frame[6..12], GATEWAY_MAC);
-    assert_eq!(frame[22], 63, "the TTL is one less");
-    assert_eq!(frame[26..], sent[26..], "from the addresses on nothing has changed");
+    assert_eq!(frame[field::FROM_MAC], GATEWAY_MAC);
+    assert_eq!(frame[ipv4::TTL], 63, "the TTL is one less");
+    assert_eq!(
+        frame[ipv4::ADDRESSES.start..],
+        sent[ipv4::ADDRESSES.start..],
+        "from the addresses on nothing has changed"
+    );
 }
 
 #[test]
@@ -96,11 +102,11 @@ fn a_sender_is_told_why_a_packet_goes_nowhere() {
         (error.from, error.to),
         ("169.254.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap())
     );
-    assert_eq!(error.quote, lost[14..]);
+    assert_eq!(error.quote, lost[field::PACKET]);
     assert_eq!(told(&a.provoke(&udp(a.mac, "192.0.2.1"))), (3, 0, 0), "network unreachable");
     assert_eq!(told(&a.provoke(&udp(a.mac, "169.254.0.1"))), (3, 3, 0), "port unreachable");
     let mut tcp = udp(a.mac, "169.254.0.1");
-    tcp[23] = 6;
+    tcp[ipv4::PROTOCOL] = IpProtocol::Tcp.into();
     let tcp = resummed(tcp);
     assert_eq!(told(&a.provoke(&tcp)), (3, 13, 0), "administratively prohibited");
     let mut dying = Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", b"");
@@ -130,7 +136,7 @@ fn a_sender_is_told_so_over_ipv6_too() {
     let error = a.provoke(&lost);
     assert_eq!(told(&error), (1, 3, 0), "address unreachable: it would be in the prefix");
     assert_eq!((error.from, error.to), ("fe80::1".parse().unwrap(), "fd00::1".parse().unwrap()));
-    assert_eq!(error.quote, lost[14..]);
+    assert_eq!(error.quote, lost[field::PACKET]);
     let mac = a.mac;
     assert_eq!(told(&a.provoke(&udp(mac, "fd00::1", "fd99::1"))), (1, 0, 0), "no route");
     assert_eq!(told(&a.provoke(&udp(mac, "fe80::99", "fd00::2"))), (1, 2, 0), "beyond scope");
@@ -155,16 +161,17 @@ fn no_error_answers_an_error_a_group_or_the_rest_of_a_packet() {
     let (mut a, _b) = pair(&mut daemon);
     let lost = |mac| Udp4::new(mac, "10.0.0.1", "10.0.0.77", b"lost").frame();
     let mut error = lost(a.mac);
-    (error[23], error[34]) = (1, 3);
+    error[ipv4::PROTOCOL] = IpProtocol::Icmp.into();
+    error[ipv4::PAYLOAD][icmp::TYPE] = Icmpv4Message::DstUnreachable.into();
     a.send(&resummed(error));
     let mut fragment = lost(a.mac);
-    fragment[21] = 9;
+    fragment[ipv4::FRAGMENT].copy_from_slice(&[0x40, 9]);
     a.send(&resummed(fragment));
     let mut group = lost(a.mac);
-    group[..6].fill(0xff);
+    group[field::TO_MAC].fill(0xff);
     a.send(&group);
     let last = Udp4::new(a.mac, "10.0.0.1", "192.0.2.1", b"answered").frame();
-    assert_eq!(a.provoke(&last).quote, last[14..], "the first error since");
+    assert_eq!(a.provoke(&last).quote, last[field::PACKET], "the first error since");
 }
 
 #[test]
@@ -222,7 +229,7 @@ fn routed_prefixes_lead_to_their_vnic_and_move() {
 fn partial(a: &Guest, payload: &[u8]) -> ([u8; 12], Vec<u8>) {
     let mut frame = Udp4::new(a.mac, "10.0.0.1", "10.0.0.2", payload).frame();
     let open = open_checksum4(&frame, 17, 8 + payload.len());
-    frame[40..42].copy_from_slice(&open);
+    frame[udp::CHECKSUM4].copy_from_slice(&open);
     ([1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 0, 0], frame)
 }
 
@@ -287,8 +294,8 @@ fn frames_behind_one_that_waits_arrive_once_and_in_order() {
     a.send(&Udp4::new(a.mac, "10.0.0.1", "10.0.0.3", b"last").frame());
     let mut got = Vec::new();
     while got.last() != Some(&u32::from_be_bytes(*b"last")) {
-        let frame = c.expect("all arrive", |frame| frame[12..14] == [8, 0] && frame[23] == 17);
-        got.push(u32::from_be_bytes(frame[42..46].try_into().unwrap()));
+        let frame = c.expect("all arrive", |frame| is_ipv4(frame, IpProtocol::Udp));
+        got.push(u32::from_be_bytes(frame[udp::PAYLOAD4][..4].try_into().unwrap()));
     }
     got.pop();
     assert_eq!(got, to_c);
@@ -316,14 +323,14 @@ fn fragments_cross_from_one_reactor_to_another() {
     assert!(c.answers(&mut a, &to_c));
     let payload: Vec<u8> = (0..1400_u32).map(|n| (n * 7) as u8).collect();
     let mut frame = Udp4::new(a.mac, "10.0.0.1", &to_c, &payload).frame();
-    frame[20] = 0; // DF
+    frame[ipv4::FRAGMENT].fill(0);
     a.send(&resummed(frame));
-    let fragment = |frame: &[u8]| frame[12..14] == [8, 0] && frame[23] == 17;
+    let fragment = |frame: &[u8]| is_ipv4(frame, IpProtocol::Udp);
     let first = c.expect("the first fragment arrives", fragment);
     let last = c.expect("the last fragment arrives", fragment);
-    assert_eq!((first.len(), &first[20..22]), (14 + 20 + 1256, &[0x20, 0][..]));
-    assert_eq!((last.len(), &last[20..22]), (14 + 20 + 152, &[0, 157][..]));
-    assert_eq!([&first[42..], &last[34..]].concat(), payload);
+    assert_eq!((first.len(), &first[ipv4::FRAGMENT]), (ipv4::PAYLOAD.start + 1256, &[0x20, 0][..]));
+    assert_eq!((last.len(), &last[ipv4::FRAGMENT]), (ipv4::PAYLOAD.start + 152, &[0, 157][..]));
+    assert_eq!([&first[udp::PAYLOAD4], &last[ipv4::PAYLOAD]].concat(), payload);
     let stats = daemon.stats("a");
     let dropped: u64 = stats.drops.iter().map(|drop| drop.frames).sum();
     assert_eq!(stats.ingress_frames, stats.ingress_forwarded + stats.ingress_answered + dropped);

@@ -2,9 +2,11 @@
 
 use crate::{
     daemon::{Daemon, wait_until},
+    field::{ETHERTYPE, FROM_MAC, icmp, ipv4},
     frames::{GATEWAY_MAC, Udp4, Udp6, checksum, is_udp4, resummed},
     guest::Guest,
 };
+use smoltcp::wire::{Icmpv4Message, IpProtocol};
 use std::{net::Ipv6Addr, time::Instant};
 
 #[test]
@@ -32,13 +34,13 @@ fn spoofed_frames_are_dropped_by_name() {
     case("rogue_dhcp_server", server.frame());
     case("not_served", Udp4::new(a.mac, "10.0.0.1", "169.254.0.1", b"evil").frame());
     let mut vlan = good(&a);
-    vlan.splice(12..12, [0x81, 0, 0, 5]);
+    vlan.splice(FROM_MAC.end..FROM_MAC.end, [0x81, 0, 0, 5]);
     case("vlan_tagged", vlan);
     let mut other = good(&a);
-    other[12..14].copy_from_slice(&[0x88, 0xcc]);
+    other[ETHERTYPE].copy_from_slice(&[0x88, 0xcc]);
     case("unknown_ethertype", other);
     let mut cut = good(&a);
-    cut[17] = 0xff;
+    cut[ipv4::TOTAL_LEN].copy_from_slice(&[0, 0xff]);
     case("malformed_ipv4", cut);
     case("frame_too_short", vec![0; 13]);
     for (_, frame) in &cases {
@@ -84,7 +86,7 @@ fn advertisement(mac: [u8; 6], from: &str, target: &str) -> Vec<u8> {
     let to: Ipv6Addr = "ff02::1".parse().unwrap();
     let pseudo =
         [&from_address.octets()[..], &to.octets(), &[0, 0, 0, 32, 0, 0, 0, 58], &body].concat();
-    body[2..4].copy_from_slice(&checksum(&pseudo));
+    body[icmp::CHECKSUM].copy_from_slice(&checksum(&pseudo));
     ipv6(mac, from, "ff02::1", 58, &body)
 }
 
@@ -111,7 +113,7 @@ type Cell = (&'static str, &'static str, Vec<u8>);
 fn claims_of_ipv4(mac: [u8; 6], other: [u8; 6]) -> Vec<Cell> {
     let from4 = |from: &str| Udp4::new(mac, from, "10.0.0.2", b"evil").frame();
     let mut piece = from4("10.0.0.2");
-    (piece[20], piece[21]) = (0x20, 0);
+    piece[ipv4::FRAGMENT].copy_from_slice(&[0x20, 0]);
     let piece = resummed(piece);
     vec![
         (
@@ -196,7 +198,8 @@ fn claims_of_roles(mac: [u8; 6], other: [u8; 6]) -> Vec<Cell> {
         ("redirect by IPv6", "rogue_router", ipv6(mac, "fe80::99", "ff02::1", 58, &icmpv6(137))),
         ("redirect by IPv4", "rogue_router", {
             let mut redirect = from4("10.0.0.1");
-            (redirect[23], redirect[34]) = (1, 5);
+            redirect[ipv4::PROTOCOL] = IpProtocol::Icmp.into();
+            redirect[ipv4::PAYLOAD][icmp::TYPE] = Icmpv4Message::Redirect.into();
             resummed(redirect)
         }),
         ("DHCPv4 server", "rogue_dhcp_server", {

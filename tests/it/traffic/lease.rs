@@ -3,7 +3,8 @@
 use crate::{
     command::{mvirt, stdout},
     daemon::{Daemon, wait_until},
-    frames::{GATEWAY_MAC, Udp4, Udp6},
+    field::{self, advertisement, icmp, ipv6},
+    frames::{GATEWAY_MAC, Udp4, Udp6, is_icmpv6, is_ipv4, is_ipv6},
     guest::{Driver, Guest, PLAIN},
 };
 use dhcproto::{
@@ -13,7 +14,8 @@ use dhcproto::{
 };
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
-    Icmpv6Packet, Ipv4Address, Ipv4Packet, Ipv6Address, Ipv6Packet, UdpPacket,
+    Icmpv6Message, Icmpv6Packet, IpProtocol, Ipv4Address, Ipv4Packet, Ipv6Address, Ipv6Packet,
+    UdpPacket,
 };
 use std::{
     path::Path,
@@ -40,9 +42,8 @@ fn ask(guest: &mut Guest, kind: MessageType, options: Vec<DhcpOption>) -> Messag
     (udp.to_mac, udp.ports) = ([0xff; 6], (68, 67));
     let frame = udp.frame();
     guest.send(&frame);
-    let answer =
-        guest.expect("the gateway answers", |frame| frame[12..14] == [8, 0] && frame.len() > 282);
-    let ip = Ipv4Packet::new_checked(&answer[14..]).unwrap();
+    let answer = guest.expect("the gateway answers", |frame| is_ipv4(frame, IpProtocol::Udp));
+    let ip = Ipv4Packet::new_checked(&answer[field::PACKET]).unwrap();
     let udp = UdpPacket::new_checked(ip.payload()).unwrap();
     assert!(
         ip.verify_checksum() && udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into())
@@ -172,15 +173,16 @@ fn arp(guest: &Guest, sender: &str, target: &str) -> Vec<u8> {
     ethernet.set_dst_addr(EthernetAddress([0xff; 6]));
     ethernet.set_src_addr(EthernetAddress(guest.mac));
     ethernet.set_ethertype(EthernetProtocol::Arp);
-    request.emit(&mut ArpPacket::new_unchecked(&mut frame[14..]));
+    request.emit(&mut ArpPacket::new_unchecked(&mut frame[field::PACKET]));
     frame
 }
 
 fn who_has(guest: &mut Guest, target: &str) -> [u8; 6] {
     let frame = arp(guest, "10.0.0.1", target);
     guest.send(&frame);
-    let reply = guest.expect("ARP is answered", |frame| frame[12..14] == [8, 6]);
-    let packet = ArpPacket::new_checked(&reply[14..]).unwrap();
+    let reply =
+        guest.expect("ARP is answered", |frame| frame[field::ETHERTYPE] == field::arp::ETHERTYPE);
+    let packet = ArpPacket::new_checked(&reply[field::PACKET]).unwrap();
     assert_eq!(packet.operation(), ArpOperation::Reply);
     assert_eq!(packet.source_protocol_addr(), target.parse::<Ipv4Address>().unwrap().octets());
     packet.source_hardware_addr().try_into().unwrap()
@@ -207,7 +209,7 @@ fn the_router_advertises_itself_and_dns() {
     daemon.network_with("prod", |r| r.dns_servers = vec!["fd00::53".into()]);
     let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
     let frame = guest.expect("an advertisement comes unasked", is_advertisement);
-    let ip = Ipv6Packet::new_checked(&frame[14..]).unwrap();
+    let ip = Ipv6Packet::new_checked(&frame[field::PACKET]).unwrap();
     assert_eq!((ip.src_addr(), ip.hop_limit()), ("fe80::1".parse::<Ipv6Address>().unwrap(), 255));
     let message = Icmpv6Packet::new_checked(ip.payload()).unwrap();
     assert!(message.verify_checksum(&ip.src_addr(), &ip.dst_addr()));
@@ -218,7 +220,7 @@ fn the_router_advertises_itself_and_dns() {
         5, 1, 0, 0, 0, 0, 0x05, 0xdc,
         25, 3, 0, 0, 0, 0, 0x23, 0x28, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x53,
     ];
-    assert_eq!(ip.payload()[4..], expected);
+    assert_eq!(ip.payload()[icmp::REST], expected);
 }
 
 /// A DHCPv6 message from a link-local address, and the answer.
@@ -228,9 +230,9 @@ fn ask_v6(guest: &mut Guest, request: &v6::Message) -> v6::Message {
     (udp.to_mac, udp.ports, udp.hop_limit) = ([0x33, 0x33, 0, 1, 0, 2], (546, 547), 1);
     let frame = udp.frame();
     guest.send(&frame);
-    let is_answer = |frame: &[u8]| frame[12..14] == [0x86, 0xdd] && frame[20] == 17;
+    let is_answer = |frame: &[u8]| is_ipv6(frame, IpProtocol::Udp);
     let answer = guest.expect("DHCPv6 is answered", is_answer);
-    let ip = Ipv6Packet::new_checked(&answer[14..]).unwrap();
+    let ip = Ipv6Packet::new_checked(&answer[field::PACKET]).unwrap();
     let udp = UdpPacket::new_checked(ip.payload()).unwrap();
     assert!(udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into()));
     v6::Message::from_bytes(udp.payload()).unwrap()
@@ -327,14 +329,15 @@ fn a_vmm_that_starts_its_rings_over_gets_no_more_advertisements() {
     let deadline = Instant::now() + Duration::from_millis(1800);
     let mut advertisements = 0;
     while Instant::now() < deadline {
-        advertisements += usize::from(driver.receive().is_some_and(|frame| frame[54] == 134));
+        advertisements +=
+            usize::from(driver.receive().is_some_and(|frame| is_advertisement(&frame)));
         std::thread::yield_now();
     }
     assert_eq!(advertisements, 1);
 }
 
 fn is_advertisement(frame: &[u8]) -> bool {
-    frame[12..14] == [0x86, 0xdd] && frame[20] == 58 && frame[54] == 134
+    is_icmpv6(frame, Icmpv6Message::RouterAdvert)
 }
 
 #[test]
@@ -354,7 +357,7 @@ fn a_guest_without_dhcpv6_chooses_addresses_in_a_prefix_of_its_own() {
         3, 4, 64, 0x40, 0, 0x27, 0x8d, 0, 0, 9, 0x3a, 0x80, 0, 0, 0, 0,
         0xfd, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0,
     ];
-    assert_eq!(advertisement[86..], prefix_information);
+    assert_eq!(advertisement[advertisement::PREFIX], prefix_information);
     // Any address in it is the phone's.
     let chosen = "fd00:1:0:1:5054:ff:fe12:3456";
     phone.send(&Udp6::new(phone.mac, chosen, "fd00:1::1", b"hello").frame());
@@ -392,7 +395,11 @@ fn with_subnet_addressing_the_prefix_is_on_link_and_the_gateway_stands_for_its_h
     });
     let mut guest = Guest::connect(&nic);
     let advertisement = guest.expect("the router advertises itself", is_advertisement);
-    assert_eq!(advertisement[86..90], [3, 4, 64, 0x80], "on link, not to choose addresses in");
+    assert_eq!(
+        advertisement[advertisement::PREFIX][..4],
+        [3, 4, 64, 0x80],
+        "on link, not to choose addresses in"
+    );
     assert_eq!(neighbour(&mut guest, "fd00::77"), GATEWAY_MAC);
     // Nobody answers for what is the guest's own or behind it: it finds those itself, or finds them
     // free.
@@ -406,7 +413,7 @@ fn with_subnet_addressing_the_prefix_is_on_link_and_the_gateway_stands_for_its_h
 
 /// A neighbour solicitation from fe80::99.
 fn solicitation(guest: &Guest, target: &str) -> Vec<u8> {
-    use smoltcp::wire::{Icmpv6Repr, IpProtocol, Ipv6Repr, NdiscRepr, RawHardwareAddress};
+    use smoltcp::wire::{Icmpv6Repr, Ipv6Repr, NdiscRepr, RawHardwareAddress};
     let target: Ipv6Address = target.parse().unwrap();
     let from: Ipv6Address = "fe80::99".parse().unwrap();
     let o = target.octets();
@@ -422,14 +429,19 @@ fn solicitation(guest: &Guest, target: &str) -> Vec<u8> {
         payload_len: message.buffer_len(),
         hop_limit: 255,
     };
-    let mut frame = vec![0; 54 + message.buffer_len()];
+    let mut frame = vec![0; ipv6::PAYLOAD.start + message.buffer_len()];
     let mut ethernet = EthernetFrame::new_unchecked(&mut frame[..]);
     ethernet.set_dst_addr(EthernetAddress([0x33, 0x33, 0xff, o[13], o[14], o[15]]));
     ethernet.set_src_addr(EthernetAddress(guest.mac));
     ethernet.set_ethertype(EthernetProtocol::Ipv6);
-    ip.emit(&mut Ipv6Packet::new_unchecked(&mut frame[14..]));
+    ip.emit(&mut Ipv6Packet::new_unchecked(&mut frame[field::PACKET]));
     let checksums = smoltcp::phy::ChecksumCapabilities::default();
-    message.emit(&from, &group, &mut Icmpv6Packet::new_unchecked(&mut frame[54..]), &checksums);
+    message.emit(
+        &from,
+        &group,
+        &mut Icmpv6Packet::new_unchecked(&mut frame[ipv6::PAYLOAD]),
+        &checksums,
+    );
     frame
 }
 
@@ -437,11 +449,10 @@ fn solicitation(guest: &Guest, target: &str) -> Vec<u8> {
 fn neighbour(guest: &mut Guest, target: &str) -> [u8; 6] {
     let frame = solicitation(guest, target);
     guest.send(&frame);
-    let is_answer =
-        |frame: &[u8]| frame[12..14] == [0x86, 0xdd] && frame[20] == 58 && frame[54] == 136;
+    let is_answer = |frame: &[u8]| is_icmpv6(frame, Icmpv6Message::NeighborAdvert);
     let answer = guest.expect("the neighbour is advertised", is_answer);
-    assert_eq!(answer[62..78], target.parse::<Ipv6Address>().unwrap().octets());
-    answer[80..86].try_into().unwrap()
+    assert_eq!(answer[advertisement::TARGET], target.parse::<Ipv6Address>().unwrap().octets());
+    answer[advertisement::TARGET_MAC].try_into().unwrap()
 }
 
 #[test]
@@ -658,7 +669,7 @@ fn options_of_no_matter_cannot_hurt() {
     (udp.to_mac, udp.ports) = ([0xff; 6], (68, 67));
     let frame = udp.frame();
     guest.send(&frame);
-    guest.expect("it is answered all the same", |frame| frame[12..14] == [8, 0] && frame[23] == 17);
+    guest.expect("it is answered all the same", |frame| is_ipv4(frame, IpProtocol::Udp));
     let mut solicit = v6::Message::new_with_id(v6::MessageType::Solicit, [1, 2, 3]);
     solicit.opts_mut().insert(v6::DhcpOption::ClientId(vec![0, 3, 0, 1, 9, 9, 9, 9, 9, 9]));
     for code in [17, 20, 37, 61] {

@@ -3,10 +3,13 @@
 
 use crate::{
     daemon::{Daemon, wait_until},
+    driver::HEADER,
+    frames::is_ipv4,
     guest::{CSUM, GUEST_CSUM, Guest, MRG_RXBUF, PLAIN},
     segments::{TSO, parse, stream},
 };
 use mvirt_net::proto::Nic;
+use smoltcp::wire::IpProtocol;
 
 const HOST_TSO4: u64 = 1 << 11;
 const GUEST_TSO4: u64 = 1 << 7;
@@ -15,10 +18,9 @@ fn received(guest: &mut Guest, count: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut frames = Vec::new();
     wait_until("all frames arrive", || {
         if let Some(mut header) = guest.driver.receive_with_header()
-            && header[12 + 12..][..2] == [8, 0]
-            && header[12 + 23] == 6
+            && is_ipv4(&header[HEADER..], IpProtocol::Tcp)
         {
-            let frame = header.split_off(12);
+            let frame = header.split_off(HEADER);
             frames.push((header, frame));
         }
         frames.len() == count
@@ -29,8 +31,7 @@ fn received(guest: &mut Guest, count: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
 fn segments_reach(a: &Nic, b: &Nic) {
     let payload: Vec<u8> = (0..1400_u32).map(|n| (n * 7) as u8).collect();
     let mut a = Guest::connect_with(a, PLAIN | CSUM | HOST_TSO4, 2048);
-    let to = b.ipv4_address.rsplit('.').next().unwrap().parse().unwrap();
-    let frame = stream(&a, (1, to), &payload);
+    let frame = stream(a.mac, "10.0.0.1", &b.ipv4_address, &payload);
 
     // Neither checksums nor segments: everything is done for it.
     let mut plain = Guest::connect(b);
@@ -82,17 +83,18 @@ fn segmentation_that_does_not_fit_is_refused() {
     let mut daemon = Daemon::start();
     daemon.network("prod");
     let mut a = Guest::connect_with(&daemon.nic("prod", "a"), PLAIN | CSUM | HOST_TSO4, 2048);
-    let frame = stream(&a, (1, 2), &[7; 600]);
+    let frames = |payload: &[u8]| stream(a.mac, "10.0.0.1", "10.0.0.2", payload);
+    let (frame, long, empty) = (frames(&[7; 600]), frames(&[7; 2049]), frames(b""));
     let with = |at: usize, value: u8| {
         let mut header = TSO;
         header[at] = value;
         header
     };
     let smallest = [1, 1, 54, 0, 1, 0, 34, 0, 16, 0, 0, 0];
-    a.driver.send_with(smallest, &stream(&a, (1, 2), &[7; 2049]));
+    a.driver.send_with(smallest, &long);
     wait_until("it is dropped", || daemon.drops("a", "bad_segmentation") == 1);
     a.driver.send_with([1, 1, 54, 0, 0, 0, 34, 0, 16, 0, 0, 0], &frame);
-    a.driver.send_with(TSO, &stream(&a, (1, 2), b""));
+    a.driver.send_with(TSO, &empty);
     a.driver.send_with(with(6, 33), &frame);
     a.driver.send_with(with(8, 6), &frame);
     // Not negotiated, unknown, without a checksum.

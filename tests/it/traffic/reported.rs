@@ -4,14 +4,19 @@
 use crate::{
     daemon::Daemon,
     driver::BUFFER,
-    frames::{Echo, IcmpError, Udp4, checksum},
+    field::{self, advertisement, arp, ipv4, ipv6, udp},
+    frames::{ALL_NODES_MAC, Echo, IcmpError, Udp4, checksum, is_icmpv6, is_ipv4},
     guest::{CSUM, Guest, PLAIN},
 };
-use smoltcp::wire::{IpAddress, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket};
+use smoltcp::wire::{
+    Icmpv6Message, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket,
+};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const HOST_TSO4: u64 = 1 << 11;
 const HOST_USO: u64 = 1 << 56;
+/// Where the options of DHCPv4 begin, behind its cookie (RFC 2131 §2).
+const DHCPV4_OPTIONS: usize = 240;
 const TABLE: &str = include_str!("../../frames/reported.txt");
 
 struct Case<'a> {
@@ -124,7 +129,9 @@ fn until_last(guest: &mut Guest) -> Vec<Vec<u8>> {
             return before;
         }
         // What the router advertises unasked.
-        if frame[..6] != [0x33, 0x33, 0, 0, 0, 1] || frame.get(54) != Some(&134) {
+        let unasked =
+            frame[field::TO_MAC] == ALL_NODES_MAC && is_icmpv6(&frame, Icmpv6Message::RouterAdvert);
+        if !unasked {
             before.push(frame);
         }
     }
@@ -145,7 +152,7 @@ fn judge(case: &Case<'_>, heard: &[(&str, Vec<Vec<u8>>)]) -> Result<(), String> 
     let told = frames.first().ok_or("nothing came")?;
     let single = frames.len() == 1;
     let right = match rest {
-        [] => single && told[14..] == forwarded(&case.frame)[14..],
+        [] => single && told[field::PACKET] == forwarded(&case.frame)[field::PACKET],
         ["whole"] => single && is_completed(told, &forwarded(&case.frame)),
         ["in", number, "segments"] => {
             number.parse() == Ok(frames.len()) && are_segments(frames, &case.frame)
@@ -154,15 +161,21 @@ fn judge(case: &Case<'_>, heard: &[(&str, Vec<Vec<u8>>)]) -> Result<(), String> 
             number.parse() == Ok(frames.len()) && are_fragments(frames, case)
         }
         ["of", "at", "most", most] => {
-            single && told.len() <= 14 + most.parse::<usize>().unwrap() && told.len() > 300
+            single
+                && told.len() <= field::PACKET.start + most.parse::<usize>().unwrap()
+                && told.len() > 300
         }
         ["dhcpv4", kind] => {
             let option = [53, 1, kind.parse().unwrap()];
-            single && told.len() > 282 && told[282..].windows(3).any(|window| window == option)
+            let options = udp::PAYLOAD4.start + DHCPV4_OPTIONS;
+            single && told.len() > options && told[options..].windows(3).any(|o| o == option)
         }
-        ["dhcpv6", kind] => single && Ok(told[62]) == kind.parse(),
+        ["dhcpv6", kind] => single && Ok(told[udp::PAYLOAD6][0]) == kind.parse(),
         ["echo"] => single && Echo::parse(told).is_some_and(|echo| !echo.is_request),
-        ["arp", address] => single && told[20..22] == [0, 2] && is_ipv4(&told[28..32], address),
+        ["arp", address] => {
+            let sender = address.parse::<Ipv4Addr>().unwrap().octets();
+            single && told[arp::OPERATION] == [0, 2] && told[arp::SENDER] == sender
+        }
         ["neighbour", address] => single && is_advertised(told, address, case, 0),
         ["router", address] => single && is_advertised(told, address, case, 0xa0),
         ["status", status] => {
@@ -179,32 +192,35 @@ fn judge(case: &Case<'_>, heard: &[(&str, Vec<Vec<u8>>)]) -> Result<(), String> 
     if right { Ok(()) } else { Err(format!("{} frames, first {told:02x?}", frames.len())) }
 }
 
-fn is_ipv4(octets: &[u8], address: &str) -> bool {
-    octets == address.parse::<Ipv4Addr>().unwrap().octets()
-}
-
 /// Whether `address` is advertised with these flags, and S where it was not asked by nobody (RFC
 /// 4861 §7.2.4).
 fn is_advertised(told: &[u8], address: &str, case: &Case<'_>, flags: u8) -> bool {
-    let asked_by_nobody = case.frame[22..38] == [0; 16];
+    let asked_by_nobody = case.frame[ipv6::FROM] == [0; 16];
     let flags = if asked_by_nobody { flags } else { flags | 0x40 };
     let target = address.parse::<Ipv6Addr>().unwrap().octets();
-    told[21] == 255 && told[54..56] == [136, 0] && told[58] == flags && told[62..78] == target
+    told[ipv6::HOP_LIMIT] == 255
+        && told[advertisement::TYPE_CODE] == [136, 0]
+        && told[advertisement::FLAGS] == flags
+        && told[advertisement::TARGET] == target
 }
 
 /// The frame as a router sends it on, but for its MACs.
 fn forwarded(frame: &[u8]) -> Vec<u8> {
     let mut frame = frame.to_vec();
-    if frame[12] == 8 {
-        let len = usize::from(frame[14] & 15) * 4;
-        frame[22] -= 1;
-        frame[24..26].fill(0);
-        let sum = checksum(&frame[14..14 + len]);
-        frame[24..26].copy_from_slice(&sum);
+    if frame[field::ETHERTYPE] == ipv4::ETHERTYPE {
+        frame[ipv4::TTL] -= 1;
+        frame[ipv4::CHECKSUM].fill(0);
+        let sum = checksum(&frame[field::PACKET.start..header_end(&frame)]);
+        frame[ipv4::CHECKSUM].copy_from_slice(&sum);
     } else {
-        frame[21] -= 1;
+        frame[ipv6::HOP_LIMIT] -= 1;
     }
     frame
+}
+
+/// Where the IPv4 header of a frame ends.
+fn header_end(frame: &[u8]) -> usize {
+    field::PACKET.start + usize::from(frame[ipv4::VERSION_IHL] & 15) * 4
 }
 
 /// The transport protocol of a frame that is whole, and its octets, if the checksum is right.
@@ -217,12 +233,15 @@ fn transport(packet: &[u8]) -> Option<(u8, Vec<u8>)> {
     } else {
         let header = Ipv6Packet::new_checked(packet).ok()?;
         let (from, to) = (header.src_addr().into(), header.dst_addr().into());
+        let payload = header.payload();
         // Behind one header of destination options at most.
-        let (protocol, at) = match packet[6] {
-            60 => (packet[40], 48 + 8 * usize::from(packet[41])),
-            protocol => (protocol, 40),
-        };
-        (protocol, from, to, packet[at..].to_vec())
+        match header.next_header() {
+            IpProtocol::Ipv6Opts => {
+                let end = 8 + 8 * usize::from(payload[1]);
+                (payload[0], from, to, payload[end..].to_vec())
+            }
+            protocol => (protocol.into(), from, to, payload.to_vec()),
+        }
     };
     let right = match protocol {
         6 => TcpPacket::new_checked(&segment[..]).ok()?.verify_checksum(&from, &to),
@@ -233,21 +252,22 @@ fn transport(packet: &[u8]) -> Option<(u8, Vec<u8>)> {
 
 /// Whether a TCP frame is `sent` but for its checksum, which is right.
 fn is_completed(told: &[u8], sent: &[u8]) -> bool {
-    let Some((6, segment)) = transport(&told[14..]) else { return false };
+    let Some((6, segment)) = transport(&told[field::PACKET]) else { return false };
     let at = told.len() - segment.len() + 16;
-    told[14..at] == sent[14..at] && told[at + 2..] == sent[at + 2..]
+    told[field::PACKET.start..at] == sent[field::PACKET.start..at]
+        && told[at + 2..] == sent[at + 2..]
 }
 
 /// Whether TCP frames carry what `sent` does, with as many octets of headers, one segment after the
 /// other.
 fn are_segments(frames: &[Vec<u8>], sent: &[u8]) -> bool {
-    let ip = 14 + usize::from(sent[14] & 15) * 4;
-    let headers = ip + usize::from(sent[ip + 12] >> 4) * 4;
-    let sequence = |frame: &[u8]| u32::from_be_bytes(frame[ip + 4..ip + 8].try_into().unwrap());
+    let ip = header_end(sent);
+    let tcp = |frame: &[u8]| TcpPacket::new_unchecked(frame[ip..].to_vec());
+    let headers = ip + usize::from(tcp(sent).header_len());
     let mut stream = Vec::new();
     for frame in frames {
-        let in_order = sequence(frame).wrapping_sub(sequence(sent)) as usize == stream.len();
-        if transport(&frame[14..]).is_none() || !in_order {
+        let in_order = tcp(sent).seq_number() + stream.len() == tcp(frame).seq_number();
+        if transport(&frame[field::PACKET]).is_none() || !in_order {
             return false;
         }
         stream.extend_from_slice(&frame[headers..]);
@@ -260,10 +280,10 @@ fn are_segments(frames: &[Vec<u8>], sent: &[u8]) -> bool {
 fn are_fragments(frames: &[Vec<u8>], case: &Case<'_>) -> bool {
     let mut body = Vec::new();
     for (at, frame) in frames.iter().enumerate() {
-        let packet = Ipv4Packet::new_checked(&frame[14..]).unwrap();
+        let packet = Ipv4Packet::new_checked(&frame[field::PACKET]).unwrap();
         let right = packet.verify_checksum()
-            && frame.len() <= 14 + 1280
-            && packet.ident() == u16::from_be_bytes([case.frame[18], case.frame[19]])
+            && frame.len() <= field::PACKET.start + 1280
+            && packet.ident().to_be_bytes() == case.frame[ipv4::IDENT]
             && usize::from(packet.frag_offset()) == body.len()
             && packet.more_frags() == (at + 1 < frames.len());
         if !right {
@@ -271,10 +291,11 @@ fn are_fragments(frames: &[Vec<u8>], case: &Case<'_>) -> bool {
         }
         body.extend_from_slice(packet.payload());
     }
-    let mut whole = forwarded(&case.frame)[..34].to_vec();
+    let mut whole = forwarded(&case.frame)[..ipv4::PAYLOAD.start].to_vec();
     whole.extend(&body);
-    let at = 34 + if case.frame[23] == 6 { 16 } else { 6 };
-    transport(&whole[14..]).is_some() && whole[at + 2..] == case.frame[at + 2..]
+    // The checksum of TCP or UDP.
+    let at = ipv4::PAYLOAD.start + if is_ipv4(&case.frame, IpProtocol::Tcp) { 16 } else { 6 };
+    transport(&whole[field::PACKET]).is_some() && whole[at + 2..] == case.frame[at + 2..]
 }
 
 #[test]

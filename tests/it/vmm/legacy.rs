@@ -5,8 +5,10 @@
 use crate::{
     daemon::{Daemon, wait_until},
     driver::{BUFFER, NEXT, WRITE},
-    frames::{Udp4, is_udp4},
+    field::{self, udp},
+    frames::{Udp4, is_udp4, open_checksum4},
     guest::{CSUM, Driver, GUEST_CSUM, Guest, MRG_RXBUF, PLAIN, PROTOCOL_FEATURES, QUEUE, RX, TX},
+    segments,
 };
 use std::path::Path;
 
@@ -73,12 +75,13 @@ fn a_legacy_header_is_ten_octets_in_a_descriptor_of_its_own() {
     // three.
     let mut told = Udp4::new(new.mac, "10.0.0.2", "10.0.0.1", b"to the past").frame();
     new.send(&told);
-    let right = told[40..42].to_vec();
-    let open = crate::frames::open_checksum4(&told, 17, 8 + 11);
-    told[40..42].copy_from_slice(&open);
+    let right = told[udp::CHECKSUM4].to_vec();
+    let open = open_checksum4(&told, 17, 8 + 11);
+    told[udp::CHECKSUM4].copy_from_slice(&open);
     new.driver.send_with([1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 0, 0], &told);
-    told[40..42].copy_from_slice(&right);
-    new.driver.send_with(crate::segments::TSO, &crate::segments::stream(&new, (2, 1), &[7; 1400]));
+    told[udp::CHECKSUM4].copy_from_slice(&right);
+    new.driver
+        .send_with(segments::TSO, &segments::stream(new.mac, "10.0.0.2", "10.0.0.1", &[7; 1400]));
     let lens = [told.len(), told.len(), 54 + 500, 54 + 500, 54 + 400];
     // What the gateway says by itself comes between them: frames to this guest's link.
     let mut seen = 0;
@@ -90,7 +93,7 @@ fn a_legacy_header_is_ten_octets_in_a_descriptor_of_its_own() {
             let header = memory.read(RX.buffer(seen), HEADER as usize);
             assert_eq!(header, [0; HEADER as usize], "nothing is left to be done");
             let frame = memory.read(RX.buffer(seen) + FRAME, (len - HEADER) as usize);
-            if frame[12..14] == [8, 0] {
+            if frame[field::ETHERTYPE] == field::ipv4::ETHERTYPE {
                 frames.push(frame);
             }
             seen += 1;
@@ -100,7 +103,7 @@ fn a_legacy_header_is_ten_octets_in_a_descriptor_of_its_own() {
     assert_eq!(frames.iter().map(Vec::len).collect::<Vec<_>>(), lens);
     assert!(is_udp4(&frames[0], b"to the past") && is_udp4(&frames[1], b"to the past"));
     for frame in &frames[2..] {
-        let (payload, is_right) = crate::segments::parse(frame);
+        let (payload, is_right) = segments::parse(frame);
         assert!(is_right && payload.iter().all(|octet| *octet == 7));
     }
 }

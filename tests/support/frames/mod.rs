@@ -1,12 +1,15 @@
 //! Frames as guests send and judge them, written and read by smoltcp: none of the switch's code
 //! judges the switch.
 
+pub(crate) mod field;
+
+use field::{icmp, ipv4, ipv6, udp};
 use smoltcp::{
     phy::ChecksumCapabilities,
     wire::{
-        EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4Packet, Icmpv4Repr, Icmpv6Packet,
-        Icmpv6Repr, IpProtocol, Ipv4Address, Ipv4Packet, Ipv4Repr, Ipv6Address, Ipv6Packet,
-        Ipv6Repr, UdpPacket, UdpRepr,
+        EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4Message, Icmpv4Packet, Icmpv4Repr,
+        Icmpv6Message, Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv4Address, Ipv4Packet, Ipv4Repr,
+        Ipv6Address, Ipv6Packet, Ipv6Repr, UdpPacket, UdpRepr,
     },
 };
 use std::net::IpAddr;
@@ -24,6 +27,8 @@ pub(crate) struct Udp4<'a> {
 }
 
 pub(crate) const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// Of ff02::1 (RFC 2464 §7).
+pub(crate) const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
 impl<'a> Udp4<'a> {
     pub(crate) fn new(from_mac: [u8; 6], from: &'a str, to: &'a str, payload: &'a [u8]) -> Self {
@@ -42,15 +47,15 @@ impl<'a> Udp4<'a> {
             payload_len: 8 + self.payload.len(),
             hop_limit: self.ttl,
         };
-        let mut octets = vec![0; 14 + 20 + 8 + self.payload.len()];
+        let mut octets = vec![0; udp::PAYLOAD4.start + self.payload.len()];
         let mut ethernet = EthernetFrame::new_unchecked(&mut octets[..]);
         ethernet.set_src_addr(EthernetAddress(self.from_mac));
         ethernet.set_dst_addr(EthernetAddress(self.to_mac));
         ethernet.set_ethertype(EthernetProtocol::Ipv4);
-        ip.emit(&mut Ipv4Packet::new_unchecked(&mut octets[14..]), &checksums);
+        ip.emit(&mut Ipv4Packet::new_unchecked(&mut octets[field::PACKET]), &checksums);
         let fill = |buffer: &mut [u8]| buffer.copy_from_slice(self.payload);
         udp.emit(
-            &mut UdpPacket::new_unchecked(&mut octets[34..]),
+            &mut UdpPacket::new_unchecked(&mut octets[ipv4::PAYLOAD]),
             &from.into(),
             &to.into(),
             self.payload.len(),
@@ -80,7 +85,7 @@ impl<'a> Udp6<'a> {
     pub(crate) fn frame(&self) -> Vec<u8> {
         let (from, to): (Ipv6Address, Ipv6Address) =
             (self.from.parse().unwrap(), self.to.parse().unwrap());
-        let mut frame = vec![0; 14 + 40 + 8 + self.payload.len()];
+        let mut frame = vec![0; udp::PAYLOAD6.start + self.payload.len()];
         let mut ethernet = EthernetFrame::new_unchecked(&mut frame[..]);
         ethernet.set_dst_addr(EthernetAddress(self.to_mac));
         ethernet.set_src_addr(EthernetAddress(self.from_mac));
@@ -92,10 +97,10 @@ impl<'a> Udp6<'a> {
             payload_len: 8 + self.payload.len(),
             hop_limit: self.hop_limit,
         };
-        ip.emit(&mut Ipv6Packet::new_unchecked(&mut frame[14..]));
+        ip.emit(&mut Ipv6Packet::new_unchecked(&mut frame[field::PACKET]));
         let udp = UdpRepr { src_port: self.ports.0, dst_port: self.ports.1 };
         udp.emit(
-            &mut UdpPacket::new_unchecked(&mut frame[54..]),
+            &mut UdpPacket::new_unchecked(&mut frame[ipv6::PAYLOAD]),
             &from.into(),
             &to.into(),
             self.payload.len(),
@@ -129,7 +134,10 @@ impl IcmpError {
                 let sound = packet.next_header() == IpProtocol::Icmp
                     && packet.verify_checksum()
                     && message.verify_checksum()
-                    && [3, 11].contains(&message.clone().into_inner()[0]);
+                    && matches!(
+                        message.msg_type(),
+                        Icmpv4Message::DstUnreachable | Icmpv4Message::TimeExceeded
+                    );
                 (
                     packet.src_addr().into(),
                     packet.dst_addr().into(),
@@ -141,7 +149,7 @@ impl IcmpError {
                 let message = Icmpv6Packet::new_checked(packet.payload()).ok()?;
                 let sound = packet.next_header() == IpProtocol::Icmpv6
                     && message.verify_checksum(&packet.src_addr(), &packet.dst_addr())
-                    && (1..128).contains(&message.clone().into_inner()[0]);
+                    && message.msg_type().is_error();
                 (
                     packet.src_addr().into(),
                     packet.dst_addr().into(),
@@ -150,9 +158,9 @@ impl IcmpError {
             }
             _ => return None,
         };
-        let rest = u32::from_be_bytes(message[4..8].try_into().unwrap());
-        let (kind, code) = (message[0], message[1]);
-        Some(Self { from, to, kind, code, mtu: rest, quote: message[8..].to_vec() })
+        let mtu = u32::from_be_bytes(message[icmp::MTU].try_into().unwrap());
+        let (kind, code) = (message[icmp::TYPE], message[icmp::CODE]);
+        Some(Self { from, to, kind, code, mtu, quote: message[icmp::QUOTE].to_vec() })
     }
 }
 
@@ -165,18 +173,32 @@ pub(crate) fn checksum(octets: &[u8]) -> [u8; 2] {
 
 /// A frame of IPv4 without options, its header's checksum made right.
 pub(crate) fn resummed(mut frame: Vec<u8>) -> Vec<u8> {
-    frame[24..26].fill(0);
-    let sum = checksum(&frame[14..34]);
-    frame[24..26].copy_from_slice(&sum);
+    Ipv4Packet::new_unchecked(&mut frame[field::PACKET]).fill_checksum();
     frame
 }
 
 /// What the checksum field of an IPv4 frame holds that leaves it to others: the pseudo-header's
 /// sum.
 pub(crate) fn open_checksum4(frame: &[u8], protocol: u8, len: usize) -> [u8; 2] {
-    let words = frame[26..34].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
+    let words =
+        frame[ipv4::ADDRESSES].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
     let sum = words.sum::<u32>() + u32::from(protocol) + len as u32;
     (((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
+}
+
+/// Whether a frame is IPv4 of a protocol.
+pub(crate) fn is_ipv4(frame: &[u8], protocol: IpProtocol) -> bool {
+    frame[field::ETHERTYPE] == ipv4::ETHERTYPE && frame[ipv4::PROTOCOL] == u8::from(protocol)
+}
+
+/// Whether a frame is IPv6 whose header is followed by one of a protocol.
+pub(crate) fn is_ipv6(frame: &[u8], protocol: IpProtocol) -> bool {
+    frame[field::ETHERTYPE] == ipv6::ETHERTYPE && frame[ipv6::NEXT_HEADER] == u8::from(protocol)
+}
+
+/// Whether a frame is an ICMPv6 message of a kind.
+pub(crate) fn is_icmpv6(frame: &[u8], kind: Icmpv6Message) -> bool {
+    is_ipv6(frame, IpProtocol::Icmpv6) && frame[ipv6::PAYLOAD][icmp::TYPE] == u8::from(kind)
 }
 
 /// Whether a frame is IPv4 UDP with exactly this payload, and its checksums right.
@@ -188,6 +210,9 @@ pub(crate) fn is_udp4(frame: &[u8], payload: &[u8]) -> bool {
         && udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into())
         && udp.payload() == payload
 }
+
+/// Octets of the header of an echo (RFC 792, RFC 4443 §4.1).
+const ECHO: usize = 8;
 
 /// An ICMP echo, as smoltcp writes and judges it.
 #[derive(Debug, PartialEq)]
@@ -219,7 +244,7 @@ impl Echo {
     pub(crate) fn frame(&self, mac: [u8; 6]) -> Vec<u8> {
         let checksums = ChecksumCapabilities::default();
         let (ident, seq_no, data) = (self.ident, self.seq_no, &*self.data);
-        let mut frame = vec![0; 14 + 40 + 8 + data.len()];
+        let mut frame = vec![0; ipv6::PAYLOAD.start + ECHO + data.len()];
         let mut ethernet = EthernetFrame::new_unchecked(&mut frame[..]);
         ethernet.set_src_addr(EthernetAddress(mac));
         ethernet.set_dst_addr(EthernetAddress(GATEWAY_MAC));
@@ -238,12 +263,10 @@ impl Echo {
                     payload_len: echo.buffer_len(),
                     hop_limit: 64,
                 };
-                ip.emit(&mut Ipv4Packet::new_unchecked(&mut frame[14..]), &checksums);
-                echo.emit(
-                    &mut Icmpv4Packet::new_unchecked(&mut frame[34..42 + data.len()]),
-                    &checksums,
-                );
-                frame.truncate(42 + data.len());
+                ip.emit(&mut Ipv4Packet::new_unchecked(&mut frame[field::PACKET]), &checksums);
+                frame.truncate(ipv4::PAYLOAD.start + ECHO + data.len());
+                let message = &mut frame[ipv4::PAYLOAD];
+                echo.emit(&mut Icmpv4Packet::new_unchecked(message), &checksums);
             }
             (IpAddr::V6(src_addr), IpAddr::V6(dst_addr)) => {
                 let echo = if self.is_request {
@@ -259,11 +282,11 @@ impl Echo {
                     payload_len: echo.buffer_len(),
                     hop_limit: 64,
                 };
-                ip.emit(&mut Ipv6Packet::new_unchecked(&mut frame[14..]));
+                ip.emit(&mut Ipv6Packet::new_unchecked(&mut frame[field::PACKET]));
                 echo.emit(
                     &src_addr,
                     &dst_addr,
-                    &mut Icmpv6Packet::new_unchecked(&mut frame[54..]),
+                    &mut Icmpv6Packet::new_unchecked(&mut frame[ipv6::PAYLOAD]),
                     &checksums,
                 );
             }
