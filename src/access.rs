@@ -28,7 +28,8 @@ use tokio_rustls::{
 pub enum AccessError {
     /// An address that anybody can reach, without certificates.
     #[error(
-        "--listen {0}: beyond loopback the API is served with mutual TLS only: give --tls-cert, --tls-key and --tls-client-ca, or listen on [::1] or unix:/path"
+        "--listen {0}: beyond loopback the API is served with mutual TLS only: give --tls-cert, \
+         --tls-key and --tls-client-ca, or listen on [::1] or unix:/path"
     )]
     Beyond(Listen),
     /// A file of TLS cannot be read.

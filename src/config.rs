@@ -174,19 +174,35 @@ impl LogFormat {
 #[command(name = "mvirt-net", version, about)]
 pub struct Config {
     /// gRPC address, or unix:/path; may be given several times
-    #[arg(long, value_name = "ADDR", env = "MVIRT_NET_LISTEN", default_value = DEFAULT_LISTEN, value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "ADDR", env = "MVIRT_NET_LISTEN",
+        default_value = DEFAULT_LISTEN, value_delimiter = ','
+    )]
     pub listen: Vec<Listen>,
 
     /// PEM certificate of the daemon; needed, with the next two, to listen beyond loopback
-    #[arg(long, value_name = "FILE", env = "MVIRT_NET_TLS_CERT", requires_all = ["tls_key", "tls_client_ca"])]
+    #[arg(
+        long,
+        value_name = "FILE", env = "MVIRT_NET_TLS_CERT",
+        requires_all = ["tls_key", "tls_client_ca"]
+    )]
     pub tls_cert: Option<PathBuf>,
 
     /// PEM private key of that certificate
-    #[arg(long, value_name = "FILE", env = "MVIRT_NET_TLS_KEY", requires_all = ["tls_cert", "tls_client_ca"])]
+    #[arg(
+        long,
+        value_name = "FILE", env = "MVIRT_NET_TLS_KEY",
+        requires_all = ["tls_cert", "tls_client_ca"]
+    )]
     pub tls_key: Option<PathBuf>,
 
     /// PEM certificates of the authorities whose clients are let in
-    #[arg(long, value_name = "FILE", env = "MVIRT_NET_TLS_CLIENT_CA", requires_all = ["tls_cert", "tls_key"])]
+    #[arg(
+        long,
+        value_name = "FILE", env = "MVIRT_NET_TLS_CLIENT_CA",
+        requires_all = ["tls_cert", "tls_key"]
+    )]
     pub tls_client_ca: Option<PathBuf>,
 
     /// Users, by name or number, who may use the API over its UNIX socket, beside root and the

@@ -52,7 +52,8 @@ pub enum StartError {
     },
     /// Sockets in a directory would have longer paths than sockets can have.
     #[error(
-        "--socket-dir {}: {} octets; expected at most {longest}: the path of a socket in it is longer than it can be",
+        "--socket-dir {}: {} octets; expected at most {longest}: the path of a socket in it is \
+         longer than it can be",
         path.display(), path.as_os_str().len()
     )]
     LongDirectory {
@@ -342,7 +343,10 @@ fn directories(config: &Config) -> Result<(PathBuf, PathBuf), StartError> {
     // A disk that takes no files is no reason to leave guests without network (R67).
     let (metadata_dir, written) = directory("metadata-dir", "HOME", config.metadata_dir(), 0o750)?;
     if let Err(error) = written {
-        tracing::warn!(%error, "what is stored is served, and changes are refused until this disk takes files");
+        tracing::warn!(
+            %error,
+            "what is stored is served, and changes are refused until this disk takes files"
+        );
     }
     Ok((socket_dir, metadata_dir))
 }

@@ -90,7 +90,8 @@ pub enum HandOverError {
     Stop(Duration),
     /// The other process speaks another version.
     #[error(
-        "the other process hands over by version {0}, this one by version {VERSION}: restart the daemon instead"
+        "the other process hands over by version {0}, this one by version {VERSION}: restart the \
+         daemon instead"
     )]
     Version(u32),
     /// The other process says something unexpected.

@@ -8,7 +8,8 @@
 //! safe](../docs/decisions/0008-locks.md)).
 //!
 //! ```text
-//! DIR/NAME         held while a daemon uses DIR; "PID START" of each process that may hold it, START in clock ticks
+//! DIR/NAME         held while a daemon uses DIR; "PID START" of each process that may hold it,
+//!                  START in clock ticks
 //! DIR/NAME.turn    held for a moment by who is about to take it
 //! ```
 
@@ -156,7 +157,10 @@ impl DirLock {
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         note(&file, &[Process::this()]);
         fs::rename(&new, path)?;
-        tracing::warn!(path = %path.display(), "a daemon that was killed cannot end: its lock is taken");
+        tracing::warn!(
+            path = %path.display(),
+            "a daemon that was killed cannot end: its lock is taken"
+        );
         Ok(Self { file, is_taken_from_a_corpse: true })
     }
 }

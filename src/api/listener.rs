@@ -156,12 +156,18 @@ pub async fn listen_all(
         };
         // Who gave certificates may take all addresses for safe.
         if access.is_plain_beside_tls(named) {
-            tracing::warn!(address = %named, "served without TLS: every process of this host may use it");
+            tracing::warn!(
+                address = %named,
+                "served without TLS: every process of this host may use it"
+            );
         }
         let socket = match socket {
             // Only then: a port that a living process has is a mistake to be told at once.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && holder_is_dead => {
-                tracing::error!(address = %named, "a daemon that cannot end has this address still");
+                tracing::error!(
+                    address = %named,
+                    "a daemon that cannot end has this address still"
+                );
                 None
             }
             Err(source) => return Err(refused(named, source)),

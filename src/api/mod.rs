@@ -1,7 +1,8 @@
 //! The API's doors: listens, lets in who may, and serves requests.
 //!
 //! ```text
-//! listener ── accept ── shares ── access, TLS, preface (10 s in all) ──▶ tonic ── answers ── control::service
+//! listener ── accept ── shares ── access, TLS, preface (10 s in all)
+//!                                   └──▶ tonic ── answers ── control::service
 //! ```
 //! Strangers cost little: what they may open, begin, send and leave unread is bounded, for each
 //! peer and in all, and so is how much is done for them at a time.

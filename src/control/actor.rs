@@ -169,8 +169,8 @@ impl Handle {
         self.store.clone()
     }
 
-    /// Carries out what `decide` comes to when its turn comes. Returns its answer when the change is
-    /// stored and in force. It may be asked several times.
+    /// Carries out what `decide` comes to when its turn comes. Returns its answer when the change
+    /// is stored and in force. It may be asked several times.
     pub async fn change<T: Send + 'static>(
         &self,
         decide: impl Fn(&Control) -> Result<Decided<T>, Refusal> + Send + 'static,

@@ -194,7 +194,8 @@ fn choose_prefix(
             "ipv6_mode",
             "slaac",
             format!(
-                "each vNIC needs a /64 of the network's prefix, and {prefix} of network {name} is none or one; give the network a shorter prefix, like a /56"
+                "each vNIC needs a /64 of the network's prefix, and {prefix} of network {name} is \
+                 none or one; give the network a shorter prefix, like a /56"
             ),
         ));
     }

@@ -2,7 +2,8 @@
 //! what was counted.
 //!
 //! ```text
-//! look (each second): how busy was each reactor? ── one too busy, one much less, twice running ── choose: which vNIC?
+//! look (each second): how busy was each reactor?
+//!   └─ one too busy, one much less, twice running ── choose: which vNIC?
 //! ```
 //! A vNIC is moved only if that leaves its new reactor no busier than the old one, and then
 //! everything rests for a while, so that the effect is seen before the next.

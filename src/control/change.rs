@@ -73,7 +73,10 @@ impl Control {
             None => self.forget_nic(nic.new.id),
             Some(old) => {
                 if let Err(error) = self.give_socket(&nic.new, old) {
-                    tracing::warn!(nic = old.name.as_str(), %error, "the socket's owner, group and mode stay changed until the next start");
+                    tracing::warn!(
+                        nic = old.name.as_str(), %error,
+                        "the socket's owner, group and mode stay changed until the next start"
+                    );
                 }
             }
         }

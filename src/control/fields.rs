@@ -199,7 +199,8 @@ fn ipv6_net(field: &'static str, text: &str) -> Result<Ipv6Net, Refusal> {
         return Err(Refusal::invalid(
             field,
             text,
-            "it is in, or contains, loopback, IPv4-mapped, link-local, multicast or unspecified space",
+            "it is in, or contains, loopback, IPv4-mapped, link-local, multicast or unspecified \
+             space",
         ));
     }
     Ok(net)

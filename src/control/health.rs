@@ -65,7 +65,10 @@ impl Health {
             Err(error) => {
                 // Clients choose how many changes fail; the log must not fill up with them.
                 if let Some(Said { unsaid }) = self.log.line(now) {
-                    tracing::warn!(%error, unsaid, "a change cannot be stored and is refused; what is stored is served");
+                    tracing::warn!(
+                        %error, unsaid,
+                        "a change cannot be stored and is refused; what is stored is served"
+                    );
                 }
                 self.refusing = Some((error.to_string(), now + RETRY));
                 self.tell();

@@ -2,11 +2,13 @@
 //! plane, told to watchers, and then answered.
 //!
 //! ```text
-//! gRPC ── service ──▶ Control (its own thread): decide → store → apply, watchers → settle: compile, publish → answer
+//! gRPC ── service ──▶ Control (its own thread): decide → store → apply, watchers
+//!                     → settle: compile, publish → answer
 //! ```
 //! Requests are closures that run one after the other on Control's thread: no locks, no half-made
-//! change. What they change goes one way (`change.rs`). Those that wait at the same time are settled
-//! together, so that a network that many of them change is compiled once, and the disk synced once.
+//! change. What they change goes one way (`change.rs`). Those that wait at the same time are
+//! settled together, so that a network that many of them change is compiled once, and the disk
+//! synced once.
 
 mod accounts;
 mod actor;

@@ -209,7 +209,10 @@ impl Control {
         self.unpublished.remove(&id);
         if let Some(network) = self.networks.remove(&id) {
             self.network_names.remove(&network.model.name);
-            tracing::info!(network = network.model.name.as_str(), %id, nics = nics.len(), "network deleted");
+            tracing::info!(
+                network = network.model.name.as_str(), %id, nics = nics.len(),
+                "network deleted"
+            );
             self.deleted.push(network);
         }
         nics.iter().for_each(|nic| self.tell_nic_gone(*nic, id));

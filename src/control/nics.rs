@@ -470,7 +470,8 @@ fn socket_refused(socket: &SocketAccess, error: io::Error) -> Refusal {
             name(&socket.owner),
             name(&socket.group)
         ),
-        remedy: "name a group that the daemon's user is a member of, and no other owner; or let the daemon have CAP_CHOWN",
+        remedy: "name a group that the daemon's user is a member of, and no other owner; or let \
+                 the daemon have CAP_CHOWN",
         source: error,
     }
 }

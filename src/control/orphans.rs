@@ -9,7 +9,10 @@ use uuid::Uuid;
 impl Control {
     /// Keeps a stored vNIC that has no network.
     pub(super) fn keep_orphan(&mut self, nic: Nic) {
-        tracing::error!(nic = %nic.name, id = %nic.id, network = %nic.network_id, "vNIC not served: its network is not there");
+        tracing::error!(
+            nic = %nic.name, id = %nic.id, network = %nic.network_id,
+            "vNIC not served: its network is not there"
+        );
         self.nic_names.insert(nic.name.clone(), nic.id);
         self.orphans.insert(nic.id, nic);
         self.health.set_orphans(self.orphans.len());
@@ -50,7 +53,10 @@ impl Control {
             let mut nic = self.orphans[&id].clone();
             if let Err(refusal) = addresses::choose_again(&self.networks[&network], &mut nic, None)
             {
-                tracing::warn!(nic = %nic.name, %id, %refusal, "vNIC not served: it does not fit its network");
+                tracing::warn!(
+                    nic = %nic.name, %id, %refusal,
+                    "vNIC not served: it does not fit its network"
+                );
                 continue;
             }
             self.forget_orphan(id);
@@ -66,7 +72,10 @@ impl Control {
     pub(super) fn open_socket_or_say(&mut self, id: Uuid) {
         let Err(error) = self.listen(id, None) else { return };
         let Some(nic) = self.nics.get_mut(&id) else { return };
-        tracing::error!(nic = %nic.model.name, %id, %error, "vNIC not served: its socket cannot be made");
+        tracing::error!(
+            nic = %nic.model.name, %id, %error,
+            "vNIC not served: its socket cannot be made"
+        );
         set_error(nic, format!("its socket cannot be made: {error}"));
     }
 }
@@ -81,6 +90,7 @@ pub(super) fn set_error(nic: &mut NicState, reason: String) {
 fn reason(nic: &Nic) -> String {
     let network = nic.network_id;
     format!(
-        "the file of its network {network} is damaged: create the network again with this id and its subnets, or put a sound file in its place and restart the daemon"
+        "the file of its network {network} is damaged: create the network again with this id and \
+         its subnets, or put a sound file in its place and restart the daemon"
     )
 }

@@ -1,11 +1,12 @@
 //! The data plane's boundary: what control may do to it.
 //!
 //! ```text
-//! control ── place, attach, publish, detach ──▶ endpoint (a task a vNIC) ── attach, detach ──▶ reactors
-//!         ◀── events, counters ────────────────                            ◀── publish ───────
+//! control ── place, attach, detach ──▶ endpoint (a task a vNIC) ── attach, detach ──▶ reactors
+//!         ◀── events, counters ───────
+//!         ── publish ───────────────────────────────────────────────────────────────▶
 //!
-//! frame/ what travels · forward/ where to · gateway/ what we answer · port/ in and out · reactor/ who carries
-//! endpoint/ who keeps ports attached
+//! frame/ what travels · forward/ where to · gateway/ what we answer · port/ in and out
+//! reactor/ who carries · endpoint/ who keeps ports attached
 //! ```
 //! [`Dataplane::place`] assigns a vNIC its port for life, and a reactor, which
 //! [`Dataplane::relocate`] changes; [`Dataplane::attach`] makes its socket; tables are published
@@ -374,8 +375,8 @@ impl Dataplane {
         }
     }
 
-    /// Makes a vNIC's port, whose socket listens when this returns, and replaces what is at its path;
-    /// or goes on with what another process of the daemon `gave`.
+    /// Makes a vNIC's port, whose socket listens when this returns, and replaces what is at its
+    /// path; or goes on with what another process of the daemon `gave`.
     pub fn attach(&self, new: NewPort, gave: Option<Given>) -> io::Result<Attached> {
         let NewPort { place, network, name, spec } = new;
         let counters = gave.as_ref().map(|gave| PortCounters::beginning_at(&gave.counters));

@@ -212,7 +212,10 @@ impl JsonStore {
         let taken_back = done.iter().rev().map(Step::take_back);
         // A refused change must not be in force after a restart.
         for error in taken_back.chain([self.sync(done)]).filter_map(Result::err) {
-            tracing::warn!(%error, "a change was refused and cannot be taken back: it may be in force after a restart");
+            tracing::warn!(
+                %error,
+                "a change was refused and cannot be taken back: it may be in force after a restart"
+            );
         }
     }
 
@@ -251,10 +254,16 @@ impl JsonStore {
         let to = self.directory.join(QUARANTINE).join(format!("{seconds}-{name}"));
         match fs::rename(path, &to) {
             Ok(()) => {
-                tracing::error!(path = %path.display(), %reason, to = %to.display(), "metadata set aside; everything else is served");
+                tracing::error!(
+                    path = %path.display(), %reason, to = %to.display(),
+                    "metadata set aside; everything else is served"
+                );
             }
             Err(error) => {
-                tracing::error!(path = %path.display(), %reason, %error, "metadata not served, and cannot be set aside; everything else is served");
+                tracing::error!(
+                    path = %path.display(), %reason, %error,
+                    "metadata not served, and cannot be set aside; everything else is served"
+                );
             }
         }
     }
@@ -277,7 +286,10 @@ impl JsonStore {
                 // It may be sound all the same: out of descriptors, a disk that errs.
                 Err(Unreadable::Io(error)) => {
                     damaged += 1;
-                    tracing::error!(path = %path.display(), %error, "metadata cannot be read, and is not served; everything else is");
+                    tracing::error!(
+                        path = %path.display(), %error,
+                        "metadata cannot be read, and is not served; everything else is"
+                    );
                 }
                 Err(reason) => {
                     damaged += 1;
@@ -296,7 +308,10 @@ impl JsonStore {
             let id =
                 path.file_stem().and_then(|stem| Uuid::parse_str(&stem.to_string_lossy()).ok());
             if let Err(error) = self.finish_deletion(&path, id) {
-                tracing::warn!(path = %path.display(), %error, "what is left of a deleted network cannot be removed");
+                tracing::warn!(
+                    path = %path.display(), %error,
+                    "what is left of a deleted network cannot be removed"
+                );
                 unfinished.extend(id);
             }
         }
@@ -626,7 +641,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn damage_costs_the_damaged_object_only(cut in 0_usize..700, flip in any::<(u8, u8)>(), truncate: bool) {
+        fn damage_costs_the_damaged_object_only(
+            cut in 0_usize..700,
+            flip in any::<(u8, u8)>(),
+            truncate: bool,
+        ) {
             let directory = tempfile::tempdir().unwrap();
             let mut store = JsonStore::open(directory.path()).unwrap();
             let (damaged, intact) = (network(), network());

@@ -128,8 +128,14 @@ mod tests {
         }
 
         #[test]
-        fn update_agrees_with_recomputing(mut words in proptest::collection::vec(any::<u16>(), 2..40), at: usize, new: u16) {
-            let octets = |words: &[u16]| words.iter().flat_map(|w| w.to_be_bytes()).collect::<Vec<_>>();
+        fn update_agrees_with_recomputing(
+            mut words in proptest::collection::vec(any::<u16>(), 2..40),
+            at: usize,
+            new: u16,
+        ) {
+            let octets = |words: &[u16]| -> Vec<u8> {
+                words.iter().flat_map(|word| word.to_be_bytes()).collect()
+            };
             words[0] |= 1; // never all zero: +0 and -0 differ only there
             let at = 1 + at % (words.len() - 1);
             let before = checksum(&octets(&words));

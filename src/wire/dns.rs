@@ -15,7 +15,8 @@ pub struct Name {
 /// The text is not a domain name of letters, digits and hyphens.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "expected labels of 1-63 letters, digits and hyphens separated by dots, at most 253 characters in all"
+    "expected labels of 1-63 letters, digits and hyphens separated by dots, at most 253 characters \
+     in all"
 )]
 pub struct MalformedName;
 

@@ -267,8 +267,8 @@ impl Connection {
         // First: a daemon that does not know a user just hangs up, as others do for other reasons.
         let remedy = if hung_up && self.is_turned_away(uid) {
             return format!(
-                "You (uid {uid}) may not use its API: see --allow-uid and --allow-gid of mvirt-net; \
-                 the service lets in group mvirt-net (log in anew after usermod)."
+                "You (uid {uid}) may not use its API: see --allow-uid and --allow-gid of \
+                 mvirt-net; the service lets in group mvirt-net (log in anew after usermod)."
             );
         } else if has(&["certificaterequired", "certificate required"]) {
             "It wants a certificate of this program: give --tls-cert and --tls-key."
@@ -299,7 +299,8 @@ impl Connection {
         } else if has(&["http2 error", "frame_size", "frame with invalid size", "protocol error"])
             && self.address().starts_with("http://")
         {
-            "TLS may be what is spoken there: use https://, with --tls-ca, --tls-cert and --tls-key."
+            "TLS may be what is spoken there: use https://, with --tls-ca, --tls-cert \
+             and --tls-key."
         } else if has(&["permission denied"]) {
             "You may not open its socket: see --allow-uid and --allow-gid of mvirt-net."
         } else if has(&["cannot assign requested address", "network is unreachable"])

@@ -47,7 +47,8 @@ pub(crate) enum Command {
 const EXAMPLES: &str = "\
 Examples:
   mvirt network create prod --ipv4-subnet 10.0.0.0/24
-  mvirt network create prod --ipv4-subnet 10.0.0.0/24 --ipv6-prefix fd00::/64 --dns 1.1.1.1,9.9.9.9";
+  mvirt network create prod --ipv4-subnet 10.0.0.0/24 --ipv6-prefix fd00::/64 \
+   --dns 1.1.1.1,9.9.9.9";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]

@@ -24,8 +24,8 @@ const PREFIXES: [(u32, char); 4] = [(12, 'T'), (9, 'G'), (6, 'M'), (3, 'k')];
 const EXPECTED: &str =
     "expected a rate like 1Gbit, 1.5Gbit, 200kpps or 1Gbit/10Mbit (with a burst)";
 
-const NO_LIMIT: &str = "a rate is above zero: --clear-from-guest and --clear-to-guest of `mvirt nic \
-                        limit` remove limits, and a new vNIC has none";
+const NO_LIMIT: &str = "a rate is above zero: --clear-from-guest and --clear-to-guest of \
+                        `mvirt nic limit` remove limits, and a new vNIC has none";
 
 impl std::str::FromStr for Rate {
     type Err = String;

@@ -99,7 +99,10 @@ pub(in crate::dataplane) fn raise(socket: OwnedFd) -> OwnedFd {
         Ok(raised) => raised,
         Err(error) => {
             // Once a vNIC at most.
-            tracing::warn!(%error, "too few open files: VMMs may not come back after a crash (LimitNOFILE=, ulimit -n)");
+            tracing::warn!(
+                %error,
+                "too few open files: VMMs may not come back after a crash (LimitNOFILE=, ulimit -n)"
+            );
             socket
         }
     }

@@ -1,5 +1,5 @@
-//! How long a vNIC is not served that has held up a reactor: longer each time, unless it did not for
-//! a while.
+//! How long a vNIC is not served that has held up a reactor: longer each time, unless it did not
+//! for a while.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! Who keeps ports attached: an async task a vNIC, which makes ports of what it is to be reached by,
-//! and takes them back.
+//! Who keeps ports attached: an async task a vNIC, which makes ports of what it is to be reached
+//! by, and takes them back.
 
 mod channel;
 pub mod export;
@@ -67,8 +67,9 @@ impl Socket {
     }
 }
 
-/// Opens what a vNIC is to be reached by, or goes on with what another process of the daemon `gave`,
-/// and keeps `port` attached until `stop`. Returns the socket, where there is one, and the task.
+/// Opens what a vNIC is to be reached by, or goes on with what another process of the daemon
+/// `gave`, and keeps `port` attached until `stop`. Returns the socket, where there is one, and the
+/// task.
 pub(super) fn serve(
     spec: PortSpec,
     port: PortHandle,

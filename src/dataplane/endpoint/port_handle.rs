@@ -43,7 +43,8 @@ pub(in crate::dataplane) struct PortHandle {
 }
 
 impl PortHandle {
-    /// Returns the handle of a port that is not attached yet, and `may` what another process let it.
+    /// Returns the handle of a port that is not attached yet, and `may` what another process let
+    /// it.
     pub(in crate::dataplane) fn new(
         (id, network, name): (PortId, NetworkKey, String),
         counters: Arc<PortCounters>,

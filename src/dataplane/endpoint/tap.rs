@@ -64,7 +64,10 @@ pub(in crate::dataplane) async fn serve(
                 port.tell(PortState::Failed);
                 if let Some(Said { unsaid }) = log.failure(&error.to_string(), Instant::now()) {
                     let interface = &spec.interface;
-                    tracing::warn!(nic = port.name(), interface, %error, unsaid, "cannot open a TAP device");
+                    tracing::warn!(
+                        nic = port.name(), interface, %error, unsaid,
+                        "cannot open a TAP device"
+                    );
                 }
             }
         }

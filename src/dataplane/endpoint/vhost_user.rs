@@ -2,7 +2,8 @@
 //! reactor's port in step.
 //!
 //! ```text
-//! message ── disturbs? detach, wait for the reactor ── session.handle ── memory ── attach what runs now ── reply
+//! message ── disturbs? detach, wait for the reactor ── session.handle ── memory
+//!         ── attach what runs now ── reply
 //! ```
 //! The reply to a request that stops a ring or frees memory waits until the port is given back.
 //!
@@ -109,7 +110,12 @@ impl Start {
         let connection = given.connection.and_then(|saved| {
             let apart = &kept.apart;
             restore(saved, device, &mut fds.by_ref().map(|fd| apart.own(fd)))
-                .inspect_err(|reason| tracing::warn!(nic, %reason, "a VMM is disconnected: it could not be taken over"))
+                .inspect_err(|reason| {
+                    tracing::warn!(
+                        nic, %reason,
+                        "a VMM is disconnected: it could not be taken over"
+                    )
+                })
                 .ok()
         });
         Ok(Self { listener: kept.apart.own(listener), connection, kept })
@@ -266,7 +272,8 @@ async fn accept(
                 }
             },
             signal = port.next() => {
-                // Where it is to live is looked at when it is attached, and nothing runs that fails.
+                // Where it is to live is looked at when it is attached, and nothing runs that
+                // fails.
                 if let Signal::Export(order) = signal {
                     let listener = listener.as_fd().try_clone_to_owned();
                     let left = kept.lockout.left();
@@ -329,7 +336,10 @@ impl<'a> Connection<'a> {
             }
             Err(reason) => {
                 if let Some(Said { unsaid }) = log.failure(&reason.to_string(), now) {
-                    tracing::warn!(nic, %reason, unsaid, "VMM disconnected: it or its guest broke the protocol");
+                    tracing::warn!(
+                        nic, %reason, unsaid,
+                        "VMM disconnected: it or its guest broke the protocol"
+                    );
                 }
             }
         }
@@ -379,7 +389,10 @@ impl<'a> Connection<'a> {
                         return Ok(());
                     }
                     if let Some(Said { unsaid }) = self.kept.log.line(Instant::now()) {
-                        tracing::warn!(nic = self.port.name(), unsaid, "turned away a second VMM: the vNIC is in use");
+                        tracing::warn!(
+                            nic = self.port.name(), unsaid,
+                            "turned away a second VMM: the vNIC is in use"
+                        );
                     }
                 }
             }

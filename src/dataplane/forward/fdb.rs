@@ -2,8 +2,8 @@
 //! (IEEE 802.1Q-2018 §8.7, §8.8).
 //!
 //! Takes the sources of frames and the time; returns a port, or none where nothing is known or was
-//! heard for [`AGEING`]. Each reactor has its own of each network. It holds what a guest may invent,
-//! so there is a limit to what one port may have in it.
+//! heard for [`AGEING`]. Each reactor has its own of each network. It holds what a guest may
+//! invent, so there is a limit to what one port may have in it.
 
 use super::tables::PortId;
 use crate::addr::MacAddr;

@@ -249,7 +249,8 @@ mod tests {
             for probe in probes.into_iter().chain(0..64) {
                 let address = Ipv4Addr::from(probe);
                 // The last of equal routes wins in the table too.
-                let best = routes.iter().filter(|(_, net, _)| net.contains(&address)).max_by_key(|(len, ..)| *len);
+                let fits = routes.iter().filter(|(_, net, _)| net.contains(&address));
+                let best = fits.max_by_key(|(len, ..)| *len);
                 prop_assert_eq!(fib.lookup_ipv4(address), best.map(|(.., hop)| *hop));
             }
         }

@@ -1,8 +1,9 @@
 //! Where frames go: functions of a network's tables, of what traffic has taught, and of the frames.
 //!
 //! ```text
-//! a burst of a vNIC ── its network's Domain ─┬─ Routed: fast path │ guard, gateway │ route ─┬▶ Decisions
-//!                                            └─ Switched: learn, look up, flood ────────────┘
+//! burst of a vNIC ── its network's Domain
+//!   ├─ Routed: fast path │ guard, gateway │ route ─┬▶ Decisions
+//!   └─ Switched: learn, look up, flood ────────────┘
 //! ```
 //! A network is published whole. A reactor holds an `Arc` of it and swaps that between two bursts;
 //! nothing in it changes with traffic. What does is the reactor's own, in its [`Decider`].

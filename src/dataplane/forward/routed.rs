@@ -385,12 +385,13 @@ mod tests {
             checksum: bool,
             right in prop::bool::weighted(0.9),
             destination in prop::sample::select(vec![
-                [10, 0, 0, 2], [10, 0, 0, 1], [10, 1, 2, 3], [10, 0, 0, 200], [10, 0, 0, 255], [169, 254, 0, 1],
-                [169, 254, 0, 2], [224, 0, 0, 1], [255; 4]]),
+                [10, 0, 0, 2], [10, 0, 0, 1], [10, 1, 2, 3], [10, 0, 0, 200], [10, 0, 0, 255],
+                [169, 254, 0, 1], [169, 254, 0, 2], [224, 0, 0, 1], [255; 4]]),
         ) {
             let network = network();
             let (table, [vnic, _]) = &network;
-            let offload = if checksum { Offload::Checksum { start, offset } } else { Offload::None };
+            let open = Offload::Checksum { start, offset };
+            let offload = if checksum { open } else { Offload::None };
             let mut frame = frame(protocol, len, offload);
             frame.head[30..34].copy_from_slice(&destination);
             (frame.len, frame.head_len) = (len + padding, (len + padding).min(HEAD_LEN));

@@ -425,7 +425,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_octets_are_too_strange(mut head in proptest::collection::vec(any::<u8>(), 14..128), kind in 0..3_usize, extra in 0..2000_usize) {
+        fn no_octets_are_too_strange(
+            mut head in proptest::collection::vec(any::<u8>(), 14..128),
+            kind in 0..3_usize,
+            extra in 0..2000_usize,
+        ) {
             let kinds = [ethernet::IPV4, ethernet::IPV6, ethernet::ARP];
             head[12..14].copy_from_slice(&kinds[kind].to_be_bytes());
             if let Some(version) = head.get_mut(14) {

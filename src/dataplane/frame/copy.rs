@@ -22,7 +22,11 @@ pub fn prefetch_write(address: usize) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch has no effect on memory and never faults.
     unsafe {
-        std::arch::asm!("prefetchw [{at}]", at = in(reg) address, options(nostack, preserves_flags, readonly));
+        std::arch::asm!(
+            "prefetchw [{at}]",
+            at = in(reg) address,
+            options(nostack, preserves_flags, readonly)
+        );
     }
 }
 
@@ -163,8 +167,14 @@ unsafe fn copy_few(mut from: *const u8, mut to: *mut u8, len: usize) {
             if len & $size != 0 {
                 // SAFETY: the steps taken are the bits of `len`: together what the caller promised.
                 unsafe {
-                    std::arch::asm!(concat!("mov {r", $form, "}, [{from}]"), concat!("mov [{to}], {r", $form, "}"),
-                        r = out($class) _, from = in(reg) from, to = in(reg) to, options(nostack, preserves_flags));
+                    std::arch::asm!(
+                        concat!("mov {r", $form, "}, [{from}]"),
+                        concat!("mov [{to}], {r", $form, "}"),
+                        r = out($class) _,
+                        from = in(reg) from,
+                        to = in(reg) to,
+                        options(nostack, preserves_flags)
+                    );
                 }
                 from = from.wrapping_add($size);
                 to = to.wrapping_add($size);
@@ -179,8 +189,14 @@ unsafe fn copy_few(mut from: *const u8, mut to: *mut u8, len: usize) {
     if len & 1 != 0 {
         // SAFETY: one octet is left of what the caller promised.
         unsafe {
-            std::arch::asm!("mov {r}, byte ptr [{from}]", "mov byte ptr [{to}], {r}", r = out(reg_byte) _,
-                from = in(reg) from, to = in(reg) to, options(nostack, preserves_flags));
+            std::arch::asm!(
+                "mov {r}, byte ptr [{from}]",
+                "mov byte ptr [{to}], {r}",
+                r = out(reg_byte) _,
+                from = in(reg) from,
+                to = in(reg) to,
+                options(nostack, preserves_flags)
+            );
         }
     }
 }

@@ -290,8 +290,9 @@ mod tests {
             let len = 8 + payload.len() as u16;
             let (from, to) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
             let open = Checksum::pseudo_ipv4(from, to, protocol::UDP, len.into()).folded();
-            let header = [[4, 210, 0, 53], { let ([a, b], [c, d]) = (len.to_be_bytes(), open.to_be_bytes()); [a, b, c, d] }];
-            let body = [&header.concat()[..], &payload].concat();
+            let ([a, b], [c, d]) = (len.to_be_bytes(), open.to_be_bytes());
+            let header = [4, 210, 0, 53, a, b, c, d];
+            let body = [&header[..], &payload].concat();
             let offload = Offload::Checksum { start: 34, offset: 6 };
             let found = fragments(frame(protocol::UDP, 0, &[], &body), offload, mtu).unwrap();
             let whole = reassemble(&found, mtu);
@@ -307,10 +308,10 @@ mod tests {
             let (from, to) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
             let len = 20 + payload.len() as u32;
             let open = Checksum::pseudo_ipv4(from, to, protocol::TCP, len).folded().to_be_bytes();
-            let header = [0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 9, 0x50, 0x10, 1, 0, open[0], open[1], 0, 0];
+            let header = [0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 9, 0x50, 0x10, 1, 0];
             let segments = Segments { kind: SegmentKind::Tcp4, size: 1900, ecn: false };
             let offload = Offload::Segmentation { start: 34, offset: 16, segments };
-            let body = [&header[..], &payload].concat();
+            let body = [&header[..], &open, &[0, 0], &payload].concat();
             let found = fragments(frame(protocol::TCP, 0, &[], &body), offload, mtu);
             let found = found.unwrap();
             let mut stream = Vec::new();

@@ -94,9 +94,9 @@ impl<'a> Octets<'a> {
         self.tail().for_each(|span| out.put_span(span));
     }
 
-    /// Writes them after `header`, with the checksum finished that begins with octet `start` and has
-    /// its field `offset` octets from there. What is summed is what is written: guest memory is read
-    /// once.
+    /// Writes them after `header`, with the checksum finished that begins with octet `start` and
+    /// has its field `offset` octets from there. What is summed is what is written: guest memory is
+    /// read once.
     pub fn write_summed(&self, out: Scatter<'_>, header: &[u8], (start, offset): (usize, usize)) {
         // The field is among the headers, which are at the front of what is private.
         let (headers, rest) = match self.headers {

@@ -227,7 +227,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tcp_segments_are_packets_of_one_stream(payload in proptest::collection::vec(any::<u8>(), 1..9000), size in 48_u16..3000) {
+        fn tcp_segments_are_packets_of_one_stream(
+            payload in proptest::collection::vec(any::<u8>(), 1..9000),
+            size in 48_u16..3000,
+        ) {
             let mut stream = Vec::new();
             let frames = cut(&tcp4(&payload), 34, 16, SegmentKind::Tcp4, size);
             for (at, frame) in frames.iter().enumerate() {
@@ -236,21 +239,27 @@ mod tests {
                 prop_assert_eq!(packet.ident(), 0xfffe_u16.wrapping_add(at as u16));
                 let segment = TcpPacket::new_checked(packet.payload()).unwrap();
                 prop_assert!(segment.verify_checksum(&address(SOURCE), &address(DESTINATION)));
-                prop_assert_eq!(segment.seq_number().0 as u32, 0xffff_ff00_u32.wrapping_add(stream.len() as u32));
+                let expected = 0xffff_ff00_u32.wrapping_add(stream.len() as u32);
+                prop_assert_eq!(segment.seq_number().0 as u32, expected);
                 let last = at + 1 == frames.len();
-                prop_assert_eq!((segment.fin(), segment.psh(), segment.cwr()), (last, last, at == 0));
+                let flags = (segment.fin(), segment.psh(), segment.cwr());
+                prop_assert_eq!(flags, (last, last, at == 0));
                 stream.extend_from_slice(segment.payload());
             }
             prop_assert_eq!(stream, payload);
         }
 
         #[test]
-        fn datagrams_are_whole(payload in proptest::collection::vec(any::<u8>(), 1..9000), size in 48_u16..3000) {
+        fn datagrams_are_whole(
+            payload in proptest::collection::vec(any::<u8>(), 1..9000),
+            size in 48_u16..3000,
+        ) {
             let mut all = Vec::new();
             for frame in cut(&udp6(&payload), 54, 6, SegmentKind::Udp, size) {
                 let packet = Ipv6Packet::new_checked(&frame[14..]).unwrap();
                 let datagram = UdpPacket::new_checked(packet.payload()).unwrap();
-                prop_assert!(datagram.verify_checksum(&packet.src_addr().into(), &packet.dst_addr().into()));
+                let (from, to) = (packet.src_addr().into(), packet.dst_addr().into());
+                prop_assert!(datagram.verify_checksum(&from, &to));
                 all.extend_from_slice(datagram.payload());
             }
             prop_assert_eq!(all, payload);

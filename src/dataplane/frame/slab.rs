@@ -1,5 +1,5 @@
-//! Memory of a port's own for the frames it has read and that wait: buffers of one size, whose pages
-//! cost nothing until they are used.
+//! Memory of a port's own for the frames it has read and that wait: buffers of one size, whose
+//! pages cost nothing until they are used.
 
 #![expect(unsafe_code, reason = "whoever makes a span of a buffer promises that the slab lives on")]
 
@@ -30,8 +30,9 @@ impl Slab {
 
     /// Returns a buffer, to be filled.
     pub fn buffer(&mut self, buffer: usize) -> &mut [u8] {
-        // SAFETY: `each` octets are mapped there and are this slab's alone, which is borrowed. Spans
-        // of the buffer are no references: who copies one meanwhile gets some of either octets.
+        // SAFETY: `each` octets are mapped there and are this slab's alone, which is borrowed.
+        // Spans of the buffer are no references: who copies one meanwhile gets some of either
+        // octets.
         unsafe { std::slice::from_raw_parts_mut(self.start(buffer), self.each) }
     }
 

@@ -1,5 +1,5 @@
-//! A port behind one descriptor, from and to which each system call carries one frame: a TAP device,
-//! a socket.
+//! A port behind one descriptor, from and to which each system call carries one frame: a TAP
+//! device, a socket.
 //!
 //! Frames that were read wait in memory of the port's own, as those of a guest wait in its ring,
 //! until they are dealt with.
@@ -180,8 +180,8 @@ impl<T: Transport> Port for DescriptorPort<T> {
                 Err(UnknownOffload) => frame.invalid = Some(DropReason::UnexpectedSegmentation),
                 Ok(offload) => frame.offload = offload,
             }
-            // SAFETY: a burst's spans are used while its port is there: both are the reactor's, which
-            // empties the burst before it polls again.
+            // SAFETY: a burst's spans are used while its port is there: both are the reactor's,
+            // which empties the burst before it polls again.
             let whole = unsafe { self.slab.span(at, received.octets.clone()) };
             frame.head_len = frame.len.min(HEAD_LEN);
             frame.tail = whole.skip(whole.copy_to_slice(&mut frame.head[..frame.head_len]));

@@ -5,7 +5,8 @@
 //! (*attach*). From then on that reactor's thread alone calls it:
 //!
 //! ```text
-//! attach → disarm ⇄ arm → poll, complete … deliver … → publish → notify → … → stop → dropped (detach acknowledged)
+//! attach → disarm ⇄ arm → poll, complete … deliver … → publish → notify → … → stop → dropped
+//!                                                                (detach acknowledged) ┘
 //! ```
 //! - `poll` fills a burst with frames and leaves them with the sender. `complete` says which of
 //!   them are dealt with: delivered, answered or dropped. The oldest go back to the sender, up to
@@ -129,7 +130,8 @@ pub trait Port: Send {
     /// Appends frames that wait in `queue` to an empty burst.
     fn poll(&mut self, queue: usize, burst: &mut Burst) -> Result<(), PortFailure>;
     /// Takes which frames of the last poll of `queue` are dealt with.
-    // A set and no number, for a frame that waits for its receiver does not hold up those behind it.
+    // A set and no number, for a frame that waits for its receiver does not hold up those behind
+    // it.
     fn complete(&mut self, queue: usize, done: FrameSet);
     /// Asks for a wake-up when work comes to `queue`. Returns whether there is work already.
     fn arm(&mut self, queue: usize) -> Result<bool, PortFailure>;

@@ -1,8 +1,8 @@
 //! A TAP device: the other end is an interface of the host's, or of a container's or a VM's that
 //! takes nothing else.
 //!
-//! Each read and write carries one frame behind a virtio-net header (tuntap.rst, "IFF_VNET_HDR"), so
-//! that neither side finishes checksums nor cuts frames that the other takes as they are.
+//! Each read and write carries one frame behind a virtio-net header (tuntap.rst, "IFF_VNET_HDR"),
+//! so that neither side finishes checksums nor cuts frames that the other takes as they are.
 
 #![expect(unsafe_code, reason = "a TAP device is made by ioctl(2)")]
 
@@ -38,8 +38,8 @@ struct InterfaceRequest {
 }
 
 impl Tap {
-    /// Opens the device `name` of the caller's network namespace, and makes it where it is not there:
-    /// that needs CAP_NET_ADMIN, as does one that belongs to another user.
+    /// Opens the device `name` of the caller's network namespace, and makes it where it is not
+    /// there: that needs CAP_NET_ADMIN, as does one that belongs to another user.
     pub fn open(name: &str) -> io::Result<Self> {
         let mut request = InterfaceRequest {
             name: [0; libc::IFNAMSIZ],

@@ -5,8 +5,8 @@
 //! producer: free, write there, publish        consumer: published, read there, release
 //! ```
 //! There is one of each, and neither can be cloned: what moves a cursor takes `&mut self`, so no
-//! two threads are the same end. `link_model.rs` compiles this file again on loom's atomics and goes
-//! through every interleaving.
+//! two threads are the same end. `link_model.rs` compiles this file again on loom's atomics and
+//! goes through every interleaving.
 
 use super::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;

@@ -41,8 +41,11 @@ impl HugePage {
                 // Links are made one by one, and lack of pages is the same news each time.
                 static WARNED: AtomicBool = AtomicBool::new(false);
                 if !WARNED.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%error, "no huge page for channels between reactors: using ordinary memory \
-                        (reserve some in /proc/sys/vm/nr_hugepages, or run with --hugepages off)");
+                    tracing::warn!(
+                        %error,
+                        "no huge page for channels between reactors: using ordinary memory \
+                         (reserve some in /proc/sys/vm/nr_hugepages, or run with --hugepages off)"
+                    );
                 }
                 Self::map(0)
             }

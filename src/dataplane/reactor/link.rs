@@ -2,7 +2,8 @@
 //! page, with one producer and one consumer, made when first used.
 //!
 //! ```text
-//! head ──▶ [len│from│to│…│frame…][len│from│to│…│frame…] ◀── tail      cursors run freely; a record never wraps
+//! head ──▶ [len│from│to│…│frame…][len│from│to│…│frame…] ◀── tail
+//! cursors run freely; a record never wraps
 //! ```
 //! The producer writes records behind `tail` and publishes it; the consumer reads up to `tail` and
 //! publishes `head` (`cursors.rs`). Who makes a link keeps the producer, sends the consumer to the
@@ -200,8 +201,8 @@ impl Consumer {
     }
 
     fn read(&self, cursor: usize) -> Record {
-        // SAFETY: as `Producer::write`; the place is the consumer's, and the producer wrote a record
-        // there.
+        // SAFETY: as `Producer::write`; the place is the consumer's, and the producer wrote a
+        // record there.
         unsafe { place(self.0.page(), cursor).cast::<Record>().read() }
     }
 }
@@ -373,7 +374,10 @@ impl Links {
             Err(error) => {
                 if let Some(Said { unsaid }) = self.log.line(Instant::now()) {
                     let from = self.here;
-                    tracing::error!(%error, from, to, unsaid, "no memory for a channel between reactors");
+                    tracing::error!(
+                        %error, from, to, unsaid,
+                        "no memory for a channel between reactors"
+                    );
                 }
                 return None;
             }
@@ -464,7 +468,9 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn what_is_in_a_link_is_counted(steps in proptest::collection::vec((1_usize..3000, 0_usize..4), 1..200)) {
+        fn what_is_in_a_link_is_counted(
+            steps in proptest::collection::vec((1_usize..3000, 0_usize..4), 1..200),
+        ) {
             let (mut producer, mut consumer) = link(Hugepages::Off).unwrap();
             let octets = [7; 3000];
             let mut share = Share::default();

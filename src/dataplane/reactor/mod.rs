@@ -1,12 +1,13 @@
 //! A reactor: one thread, one io_uring, the ports it owns, private tables, no locks.
 //!
 //! ```text
-//! commands → wake-ups → bursts of active queues → links → timers → publish, fence, notify → sleep if all is armed
+//! commands → wake-ups → bursts of active queues → links → timers
+//!          → publish, fence, notify → sleep if all is armed
 //! ```
 //! A queue is ACTIVE (polled, the guest's kicks suppressed) or ARMED (not polled, its wake-up
 //! descriptor watched). It becomes armed when it was empty for as long as polling pays
-//! (`poll_window.rs`), and active by a wake-up. A reactor whose queues are all armed sleeps. Nothing
-//! changes a reactor but attach, detach and publish.
+//! (`poll_window.rs`), and active by a wake-up. A reactor whose queues are all armed sleeps.
+//! Nothing changes a reactor but attach, detach and publish.
 
 pub mod allowance;
 mod cursors;
@@ -89,12 +90,14 @@ pub enum StartError {
     Hugepages(#[source] io::Error),
     /// io_uring cannot be used.
     #[error(
-        "cannot set up io_uring: {0} (the sysctl kernel.io_uring_disabled must be 0, a seccomp profile, as containers have one, must allow it, and Linux be 5.13 or later)"
+        "cannot set up io_uring: {0} (the sysctl kernel.io_uring_disabled must be 0, a seccomp \
+         profile, as containers have one, must allow it, and Linux be 5.13 or later)"
     )]
     Uring(#[source] io::Error),
     /// Kernel AIO cannot be used.
     #[error(
-        "cannot set up kernel AIO: {0} (a seccomp profile must allow io_setup, and the sysctl fs.aio-max-nr leave room)"
+        "cannot set up kernel AIO: {0} (a seccomp profile must allow io_setup, and the sysctl \
+         fs.aio-max-nr leave room)"
     )]
     Aio(#[source] io::Error),
     /// A thread or descriptor cannot be had.
@@ -415,7 +418,10 @@ impl Reactor {
         self.pipeline.detached(id);
         for queue in (0..slot.port.queues()).filter(|queue| slot.port.wakeup(*queue).is_some()) {
             if let Err(error) = self.uring.unwatch(token(id, queue)) {
-                tracing::warn!(%error, port = id.slot, "cannot end the watch of a wake-up descriptor");
+                tracing::warn!(
+                    %error, port = id.slot,
+                    "cannot end the watch of a wake-up descriptor"
+                );
             }
         }
         self.ports.detach(id).map(|slot| slot.allowance)

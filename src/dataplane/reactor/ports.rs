@@ -265,8 +265,8 @@ impl Ports {
         self.networks.get(&key)
     }
 
-    /// Delivers frames that nobody waits with: what their port does not take at once is dropped, and
-    /// counted there. `timed` is called around that, as in [`Ports::publish_touched`].
+    /// Delivers frames that nobody waits with: what their port does not take at once is dropped,
+    /// and counted there. `timed` is called around that, as in [`Ports::publish_touched`].
     pub fn deliver(
         &mut self,
         (port, queue): (PortId, usize),

@@ -58,8 +58,8 @@ impl Uring {
         Ok(Self { ring })
     }
 
-    /// Polls a descriptor until cancelled. The kernel holds the file itself from the next submission
-    /// on, which happens before this returns.
+    /// Polls a descriptor until cancelled. The kernel holds the file itself from the next
+    /// submission on, which happens before this returns.
     pub(super) fn watch(&mut self, wakeup: Wakeup<'_>, token: u64) -> io::Result<()> {
         let (fd, events) = match wakeup {
             Wakeup::Read(fd) => (fd, libc::POLLIN),

@@ -32,8 +32,8 @@ pub enum To {
 pub trait Ways {
     /// Which reactor this is.
     fn here(&self) -> u16;
-    /// Copies frames into the link to a reactor, in order. Returns how many: fewer where the link is
-    /// full, or their sender has its share.
+    /// Copies frames into the link to a reactor, in order. Returns how many: fewer where the link
+    /// is full, or their sender has its share.
     fn send(&mut self, reactor: u16, envelope: &Envelope, frames: &[Outgoing<'_>]) -> usize;
     // These three have defaults for callers without a reactor: there, nothing is timed.
     /// Whether what is done for each port is to be timed.

@@ -1,5 +1,6 @@
-//! Any requests of the API, one after the other, of a real Control: whatever it takes leaves a state in which nothing is there
-//! twice, everything is where it belongs, and what is stored is what is listed and can be read again.
+//! Any requests of the API, one after the other, of a real Control: whatever it takes leaves a
+//! state in which nothing is there twice, everything is where it belongs, and what is stored is
+//! what is listed and can be read again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -36,7 +37,9 @@ impl Store for Memory {
         let mut kept = self.0.lock().unwrap();
         for change in changes {
             match change {
-                Change::PutNetwork(network) => drop(kept.networks.insert(network.new.id, network.new.clone())),
+                Change::PutNetwork(network) => {
+                    drop(kept.networks.insert(network.new.id, network.new.clone()))
+                }
                 Change::PutNic(nic) => drop(kept.nics.insert(nic.new.id, nic.new.clone())),
                 Change::DeleteNetwork { id, nics } => {
                     kept.networks.remove(id);
@@ -60,7 +63,8 @@ async fn ask(control: &Handle, kind: u8, octets: &[u8]) {
     macro_rules! change {
         ($request:ident, $method:ident $(, $accounts:expr)?) => {
             if let Ok(request) = proto::$request::decode(octets) {
-                drop(control.change(move |control| control.$method(&request $(, $accounts)?)).await.unwrap());
+                let change = move |control: &Control| control.$method(&request $(, $accounts)?);
+                drop(control.change(change).await.unwrap());
             }
         };
     }
@@ -78,8 +82,14 @@ async fn ask(control: &Handle, kind: u8, octets: &[u8]) {
 fn check(control: &Control, kept: &Kept) {
     let networks = control.list_networks(&Default::default()).unwrap().networks;
     let nics = control.list_nics(&Default::default()).unwrap().nics;
-    assert_eq!(networks.iter().map(|n| n.id.clone()).collect::<BTreeSet<_>>(), kept.networks.keys().map(Uuid::to_string).collect());
-    assert_eq!(nics.iter().map(|n| n.id.clone()).collect::<BTreeSet<_>>(), kept.nics.keys().map(Uuid::to_string).collect());
+    assert_eq!(
+        networks.iter().map(|n| n.id.clone()).collect::<BTreeSet<_>>(),
+        kept.networks.keys().map(Uuid::to_string).collect()
+    );
+    assert_eq!(
+        nics.iter().map(|n| n.id.clone()).collect::<BTreeSet<_>>(),
+        kept.nics.keys().map(Uuid::to_string).collect()
+    );
     for network in kept.networks.values() {
         let text = serde_json::to_string(network).unwrap();
         assert_eq!(&serde_json::from_str::<Network>(&text).unwrap(), network);
@@ -99,7 +109,12 @@ fn check(control: &Control, kept: &Kept) {
             assert!(network.ipv6_prefix.unwrap().contains(&address));
             assert!(taken.insert((nic.network_id, address.to_string())));
         }
-        for prefix in nic.routed_ipv4.iter().map(ToString::to_string).chain(nic.routed_ipv6.iter().map(ToString::to_string)) {
+        for prefix in nic
+            .routed_ipv4
+            .iter()
+            .map(ToString::to_string)
+            .chain(nic.routed_ipv6.iter().map(ToString::to_string))
+        {
             assert!(taken.insert((nic.network_id, prefix)), "prefixes are routed once");
         }
     }
@@ -108,13 +123,22 @@ fn check(control: &Control, kept: &Kept) {
 
 fuzz_target!(|octets: &[u8]| {
     RUNTIME.block_on(async {
-        let settings = Settings { reactors: 1, cpus: vec![], busy_poll: Duration::ZERO, hugepages: Hugepages::Off, guest_memory: 0, socket_access: Access::default() };
+        let settings = Settings {
+            reactors: 1,
+            cpus: vec![],
+            busy_poll: Duration::ZERO,
+            hugepages: Hugepages::Off,
+            guest_memory: 0,
+            socket_access: Access::default(),
+        };
         let (dataplane, events) = Dataplane::start(&settings).unwrap();
         let directory = std::env::temp_dir().join(format!("mvirt-net-fuzz-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let memory = Memory::default();
         let limits = Limits { networks: 8, nics: 16, routes: 8 };
-        let control = Control::restore(Box::new(memory.clone()), dataplane, directory.clone(), limits, 1.0).unwrap();
+        let control =
+            Control::restore(Box::new(memory.clone()), dataplane, directory.clone(), limits, 1.0)
+                .unwrap();
         let (control, thread) = Handle::spawn(control, events).unwrap();
         let mut rest = octets;
         while let [kind, len, tail @ ..] = rest {

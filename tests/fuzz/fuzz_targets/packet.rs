@@ -1,6 +1,7 @@
-//! Any octets as a frame from a guest: classified, guarded, routed, answered, rejected, cut. Nothing may panic, and every
-//! answer and fragment must be a frame that classifies and fits the link. The checksum of an IPv4 header is made right:
-//! chance would not, and what is behind it is what is to be tried.
+//! Any octets as a frame from a guest: classified, guarded, routed, answered, rejected, cut.
+//! Nothing may panic, and every answer and fragment must be a frame that classifies and fits the
+//! link. The checksum of an IPv4 header is made right: chance would not, and what is behind it is
+//! what is to be tried.
 #![no_main]
 
 mod network;
@@ -55,8 +56,7 @@ fuzz_target!(|frame: &[u8]| {
     let mut answer = vec![0; 65549];
     for checksum in [Offload::None, Offload::Checksum { start: 34, offset: 6 }] {
         let mut writer = Writer::new(&mut answer);
-        let question =
-            Question { table, vnic, headers: &headers, frame, offload: checksum };
+        let question = Question { table, vnic, headers: &headers, frame, offload: checksum };
         if gateway::respond(&question, &mut writer).is_ok() {
             let answer = writer.since(0);
             classify(answer, answer.len(), Offload::None).expect("answers are frames");

@@ -1,4 +1,5 @@
-//! Any octets as messages from a VMM: the session takes them in any order, and what it plans is consistent.
+//! Any octets as messages from a VMM: the session takes them in any order, and what it plans is
+//! consistent.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Any octets as the file of a vNIC, beside a sound network: the store opens, serves the network, and sets aside or serves
-//! the rest.
+//! Any octets as the file of a vNIC, beside a sound network: the store opens, serves the network,
+//! and sets aside or serves the rest.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -22,11 +22,20 @@ fuzz_target!(|octets: &[u8]| {
     let directory = directory();
     // The first octet says which of both is written.
     let Some((which, octets)) = octets.split_first() else { return };
-    let file = if which % 2 == 0 { format!("nics/{NIC}.json") } else { format!("networks/{NETWORK}.json") };
+    let file = if which % 2 == 0 {
+        format!("nics/{NIC}.json")
+    } else {
+        format!("networks/{NETWORK}.json")
+    };
     fs::write(directory.join(&file), octets).unwrap();
     let mut store = JsonStore::open(directory).unwrap();
     let contents = store.load().unwrap();
-    assert!(contents.nics.iter().all(|nic| contents.networks.iter().any(|network| network.id == nic.network_id)));
+    assert!(
+        contents
+            .nics
+            .iter()
+            .all(|nic| contents.networks.iter().any(|network| network.id == nic.network_id))
+    );
     fs::remove_file(directory.join(&file)).ok();
     for aside in fs::read_dir(directory.join("quarantine")).unwrap() {
         fs::remove_file(aside.unwrap().path()).unwrap();

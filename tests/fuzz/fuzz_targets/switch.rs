@@ -1,8 +1,10 @@
-//! Any octets as the memory of a guest, its rings included, and an honest guest beside it: nothing panics, and nothing of
-//! the honest guest's memory changes but the buffers that it gave and its used ring.
+//! Any octets as the memory of a guest, its rings included, and an honest guest beside it: nothing
+//! panics, and nothing of the honest guest's memory changes but the buffers that it gave and its
+//! used ring.
 //!
-//! The first octet says what the rings negotiated; the rest is the memory from address 0 on: descriptors, available and
-//! used ring of the transmit queue (0, 0x80, 0xa0), of the receive queue (0x100, 0x180, 0x1a0), buffers.
+//! The first octet says what the rings negotiated; the rest is the memory from address 0 on:
+//! descriptors, available and used ring of the transmit queue (0, 0x80, 0xa0), of the receive queue
+//! (0x100, 0x180, 0x1a0), buffers.
 #![no_main]
 
 #[path = "../../support/backend.rs"]
@@ -33,8 +35,7 @@ use std::{
 const MEMORY: u64 = 0x10000;
 const SIZE: u16 = 8;
 /// Dense, so that short inputs reach all of them.
-const TX: Ring =
-    Ring { size: SIZE, descriptors: 0, available: 0x80, used: 0xa0, buffers: BUFFERS };
+const TX: Ring = Ring { size: SIZE, descriptors: 0, available: 0x80, used: 0xa0, buffers: BUFFERS };
 const RX: Ring =
     Ring { size: SIZE, descriptors: 0x100, available: 0x180, used: 0x1a0, buffers: BUFFERS };
 /// The honest guest's buffers: from here on, so many octets each.

@@ -1,7 +1,7 @@
 //! The API: what is created is found, what is wrong is refused by its code, what changes is told.
 
 use crate::{
-    daemon::{Daemon, wait_until},
+    daemon::{Daemon, channel, wait_until},
     guest::Guest,
 };
 use mvirt_net::proto::{
@@ -10,6 +10,10 @@ use mvirt_net::proto::{
     WatchNetworksRequest, WatchNicsRequest, get_network_request::Identifier,
 };
 use tonic::Code;
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
 use tonic_types::StatusExt as _;
 use vhost::VhostBackend as _;
 
@@ -243,22 +247,21 @@ fn version_health_and_reflection_are_served() {
     assert_eq!(version.version, env!("CARGO_PKG_VERSION"));
     let path = daemon.path("api");
     daemon.block_on(async |_| {
-        let connector = tower::service_fn(move |_: tonic::transport::Uri| {
-            let path = path.clone();
-            async move { tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
-        });
-        let endpoint = tonic::transport::Endpoint::from_static("http://localhost");
-        let channel = endpoint.connect_with_connector(connector).await.unwrap();
+        let channel = channel(&path).await.unwrap();
         let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
-        let request = tonic_health::pb::HealthCheckRequest { service: "mvirt.net.NetService".into() };
+        let service = "mvirt.net.NetService".into();
+        let request = tonic_health::pb::HealthCheckRequest { service };
         let status = health.check(request).await.unwrap().into_inner().status();
         assert_eq!(status, tonic_health::pb::health_check_response::ServingStatus::Serving);
-        use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_client::ServerReflectionClient, server_reflection_request::MessageRequest, server_reflection_response::MessageResponse};
-        let request = ServerReflectionRequest { host: String::new(), message_request: Some(MessageRequest::ListServices(String::new())) };
+        let wanted = MessageRequest::ListServices(String::new());
+        let request =
+            ServerReflectionRequest { host: String::new(), message_request: Some(wanted) };
         let mut reflection = ServerReflectionClient::new(channel);
         let answer = reflection.server_reflection_info(tokio_stream::once(request)).await.unwrap();
         let answer = answer.into_inner().message().await.unwrap().unwrap();
-        let Some(MessageResponse::ListServicesResponse(services)) = answer.message_response else { panic!("{answer:?}") };
+        let Some(MessageResponse::ListServicesResponse(services)) = answer.message_response else {
+            panic!("{answer:?}")
+        };
         assert!(services.service.iter().any(|service| service.name == "mvirt.net.NetService"));
     });
 }

@@ -90,7 +90,8 @@ fn who_has_no_directories_is_told_what_to_give() {
     let output = command.env_clear().env("HOME", "/home/me").current_dir("/").output().unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{told}");
-    let expected = "--socket-dir is needed, like --socket-dir /home/me/.local/run/mvirt/net: XDG_RUNTIME_DIR is not set";
+    let expected = "--socket-dir is needed, like --socket-dir /home/me/.local/run/mvirt/net: \
+                    XDG_RUNTIME_DIR is not set";
     assert!(told.contains(expected), "{told}");
 }
 

@@ -69,7 +69,8 @@ impl Wire {
             ["dhcp.option.dhcp", "dhcp.ip.client", "dhcp.option.dhcp_server_id", "dhcpv6.msgtype"];
         let fields = fields.map(|field| format!("-e {field}")).join(" ");
         let text = machine.succeed(&format!(
-            "tshark -r {capture} -Y '(dhcp or dhcpv6) and not icmpv6' -T fields -E separator=, {fields} 2>/dev/null"
+            "tshark -r {capture} -Y '(dhcp or dhcpv6) and not icmpv6' -T fields -E separator=, \
+             {fields} 2>/dev/null"
         ));
         let line = |line: &str| line.split(',').map(str::to_owned).collect();
         Self(text.lines().filter(|line| line.contains(',')).map(line).collect())
@@ -115,7 +116,8 @@ fn row(daemon: &Daemon, nic: &Nic, client: &Client, out: &Path) -> String {
     let mut machine = Machine::debian(daemon, nic, out);
     let capture = format!("/out/{}.pcapng", client.name);
     machine.succeed(&format!(
-        "rm -f {capture} && ip link set eth0 up && {{ dumpcap -q -i eth0 -w {capture} >/dev/null 2>&1 & }} && until [ -s {capture} ]; do sleep 0.05; done"
+        "rm -f {capture} && ip link set eth0 up && {{ dumpcap -q -i eth0 -w {capture} >/dev/null \
+         2>&1 & }} && until [ -s {capture} ]; do sleep 0.05; done"
     ));
     let drive = |machine: &mut Machine, action: &str| {
         let told = machine.run(&format!("client {} {action} 2>&1; sleep 2", client.name)).0;
@@ -151,7 +153,9 @@ fn row(daemon: &Daemon, nic: &Nic, client: &Client, out: &Path) -> String {
         write!(row, " {} |", if done { "✓" } else { "–" }).unwrap();
     }
     let bad = machine.run(&format!(
-        "tshark -r {capture} -o ip.check_checksum:TRUE -o udp.check_checksum:TRUE -o icmpv6.check_checksum:TRUE -Y 'eth.src == 02:00:00:00:00:01 and (_ws.malformed or _ws.expert.severity == error)' 2>/dev/null"
+        "tshark -r {capture} -o ip.check_checksum:TRUE -o udp.check_checksum:TRUE -o \
+         icmpv6.check_checksum:TRUE -Y 'eth.src == 02:00:00:00:00:01 and (_ws.malformed or \
+         _ws.expert.severity == error)' 2>/dev/null"
     ));
     assert_eq!(bad.0.trim(), "", "{}: malformed frames from the gateway", client.name);
     row

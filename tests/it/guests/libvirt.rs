@@ -28,7 +28,10 @@ fn a_domain_of_another_user_finds_its_network() {
     converse(&mut a, &two, &mut b, &one);
     daemon.crash_and_restart();
     // libvirt has QEMU dial again within a second.
-    a.run("n=0; until ping -c 1 -W 1 169.254.0.1 || [ $n -gt 30 ]; do n=$((n+1)); usleep 200000; done");
+    a.run(
+        "n=0; until ping -c 1 -W 1 169.254.0.1 || [ $n -gt 30 ]; do n=$((n+1)); usleep 200000; \
+         done",
+    );
     a.succeed("ping -c 2 -W 2 169.254.0.1");
     assert!(!daemon.log().contains("broke the protocol"), "{}", daemon.log());
 }

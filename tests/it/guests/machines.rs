@@ -50,7 +50,10 @@ fn a_qemu_guest_talks_to_one_of_user_mode_linux_across_hand_overs_and_a_crash() 
     b.succeed("ping -c 2 -W 2 169.254.0.1");
     daemon.crash_and_restart();
     // QEMU dials again within a second; the lease and the rings are as they were.
-    let (text, _) = a.run("n=0; until ping -c 1 -W 1 169.254.0.1 >/dev/null || [ $n -gt 30 ]; do n=$((n+1)); usleep 200000; done; ping -c 2 -W 2 169.254.0.1");
+    let (text, _) = a.run(
+        "n=0; until ping -c 1 -W 1 169.254.0.1 >/dev/null || [ $n -gt 30 ]; do n=$((n+1)); usleep \
+         200000; done; ping -c 2 -W 2 169.254.0.1",
+    );
     assert!(text.contains(" 0% packet loss"), "{text}");
 }
 

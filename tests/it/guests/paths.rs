@@ -10,7 +10,9 @@ fn debian(daemon: &Daemon, nic: &Nic) -> Machine {
     let mut machine = Machine::debian(daemon, nic, artefact("debian").parent().unwrap());
     let (ipv4, ipv6, mtu) = (&nic.ipv4_address, &nic.ipv6_address, nic.mtu);
     machine.succeed(&format!(
-        "ip link set eth0 mtu {mtu} up && ip addr add {ipv4}/32 dev eth0 && ip -6 addr add {ipv6}/128 dev eth0 nodad && ip route add 169.254.0.1 dev eth0 && ip route add default via 169.254.0.1"
+        "ip link set eth0 mtu {mtu} up && ip addr add {ipv4}/32 dev eth0 && ip -6 addr add \
+         {ipv6}/128 dev eth0 nodad && ip route add 169.254.0.1 dev eth0 && ip route add default \
+         via 169.254.0.1"
     ));
     // The default route of IPv6 comes from the router.
     machine.succeed("until ip -6 route | grep -q '^default via fe80::1'; do sleep 0.1; done");
@@ -64,9 +66,19 @@ fn a_guest_routes_for_what_is_behind_it() {
     });
     let (mut a, mut b) = (debian(&daemon, &client), debian(&daemon, &router));
     // A container: a namespace behind the guest, whose addresses are in the routed prefixes.
-    b.succeed("ip netns add c && ip link add v0 type veth peer name v1 netns c && ip link set v0 up && ip -n c link set v1 up && ip -n c link set lo up");
-    b.succeed("ip addr add 10.8.0.1/24 dev v0 && ip -6 addr add fd08::1/64 dev v0 nodad && ip -n c addr add 10.8.0.2/24 dev v1 && ip -n c -6 addr add fd08::2/64 dev v1 nodad");
-    b.succeed("ip -n c route add default via 10.8.0.1 && ip -n c -6 route add default via fd08::1 && sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv6.conf.eth0.accept_ra=2");
+    b.succeed(
+        "ip netns add c && ip link add v0 type veth peer name v1 netns c && ip link set v0 up && \
+         ip -n c link set v1 up && ip -n c link set lo up",
+    );
+    b.succeed(
+        "ip addr add 10.8.0.1/24 dev v0 && ip -6 addr add fd08::1/64 dev v0 nodad && ip -n c addr \
+         add 10.8.0.2/24 dev v1 && ip -n c -6 addr add fd08::2/64 dev v1 nodad",
+    );
+    b.succeed(
+        "ip -n c route add default via 10.8.0.1 && ip -n c -6 route add default via fd08::1 && \
+         sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 \
+         net.ipv6.conf.eth0.accept_ra=2",
+    );
     b.succeed("until ip -6 route | grep -q '^default via fe80::1'; do sleep 0.1; done");
     for address in ["10.8.0.2", "fd08::2"] {
         let told = a.succeed(&format!("ping -n -c 3 -i 0.2 -W 5 {address}"));
@@ -108,7 +120,10 @@ fn a_guest_without_dhcpv6_chooses_its_address() {
     let server = daemon.nic("prod", "server");
     let mut b = debian(&daemon, &server);
     let mut a = Machine::debian(&daemon, &phone, artefact("debian").parent().unwrap());
-    a.succeed("ip link set eth0 up && until ip -6 -o addr show dev eth0 scope global | grep inet6 | grep -qv tentative; do sleep 0.1; done");
+    a.succeed(
+        "ip link set eth0 up && until ip -6 -o addr show dev eth0 scope global | grep inet6 | grep \
+         -qv tentative; do sleep 0.1; done",
+    );
     let chosen = a.succeed("ip -6 -o addr show dev eth0 scope global");
     let address = chosen.split_whitespace().nth(3).unwrap().trim_end_matches("/64");
     let prefix: ipnet::Ipv6Net = phone.slaac_prefix.parse().unwrap();

@@ -36,11 +36,17 @@ sleep 5
 echo "fed: restarts $(show NRestarts)"
 grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/$second/status
 kill -9 "$second"
-for _ in $(seq 100); do [ "$(show NRestarts)" = 1 ] && [ "$(show ActiveState)" = active ] && break; sleep 0.1; done
+for _ in $(seq 100); do
+    [ "$(show NRestarts)" = 1 ] && [ "$(show ActiveState)" = active ] && break
+    sleep 0.1
+done
 echo "restarted: $(show NRestarts)"
 mvirt nic list
 kill -STOP "$(show MainPID)"
-for _ in $(seq 200); do [ "$(show NRestarts)" = 2 ] && [ "$(show ActiveState)" = active ] && break; sleep 0.1; done
+for _ in $(seq 200); do
+    [ "$(show NRestarts)" = 2 ] && [ "$(show ActiveState)" = active ] && break
+    sleep 0.1
+done
 echo "stood still: restarts $(show NRestarts)"
 mvirt probe vm1 ping 169.254.0.1
 echo MVIRT_NET_BUSY_POLL=10ms >/etc/default/mvirt-net

@@ -57,7 +57,8 @@ fn start(nics: &[Nic], ring: &str, arguments: &[&str]) -> Peer {
         .args(["--no-telemetry", "--file-prefix", &prefix]);
     for (n, Nic { socket_path, mac_address, queue_pairs, .. }) in nics.iter().enumerate() {
         command.arg("--vdev").arg(format!(
-            "net_virtio_user{n},path={socket_path},queues={queue_pairs},queue_size=256,mac={mac_address},{ring}"
+            "net_virtio_user{n},path={socket_path},queues={queue_pairs},queue_size=256,\
+             mac={mac_address},{ring}"
         ));
     }
     let queues = nics[0].queue_pairs;

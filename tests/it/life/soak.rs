@@ -165,7 +165,8 @@ fn everything_at_once_for_a_while() {
             if std::mem::replace(&mut told, minutes) != minutes {
                 let (arrived, memory) = (shared.arrived.load(SeqCst), field(daemon, "RssAnon:"));
                 eprintln!(
-                    "{minutes} min: {arrived} frames, {kills} kills, {hand_overs} hand-overs, {churned} vNICs, {memory} KiB"
+                    "{minutes} min: {arrived} frames, {kills} kills, {hand_overs} hand-overs, \
+                     {churned} vNICs, {memory} KiB"
                 );
             }
         };
@@ -204,8 +205,10 @@ fn everything_at_once_for_a_while() {
         drop(end);
         let (heard, silence) = talking.join().unwrap();
         eprintln!(
-            "soak of {seconds} s: {} frames between innocent guests, {} lost, {} twice, longest silence {silence:?}\n\
-             {kills} kills, {hand_overs} hand-overs, {} hostile acts, {churned} vNICs came and went\n\
+            "soak of {seconds} s: {} frames between innocent guests, {} lost, {} twice, \
+             longest silence {silence:?}\n\
+             {kills} kills, {hand_overs} hand-overs, {} hostile acts, \
+             {churned} vNICs came and went\n\
              descriptors {} -> {}, threads {} -> {}, memory {} -> {} KiB",
             heard.sent,
             heard.lost,

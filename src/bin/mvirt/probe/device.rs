@@ -317,7 +317,8 @@ impl Device {
             return Ok(());
         }
         Err(Failure::Probe(format!(
-            "vNIC {}: mvirt-net ended the connection\n  Was the vNIC deleted, or mvirt-net stopped?",
+            "vNIC {}: mvirt-net ended the connection\n  \
+             Was the vNIC deleted, or mvirt-net stopped?",
             self.name
         )))
     }

@@ -54,13 +54,22 @@ enum Probe {
         #[arg(short, long, default_value = "3", value_parser = clap::value_parser!(u16).range(1..))]
         count: u16,
         /// Octets of data in each
-        #[arg(short, long, default_value = "56", value_parser = clap::value_parser!(u16).range(..=65_000))]
+        #[arg(
+            short, long, default_value = "56",
+            value_parser = clap::value_parser!(u16).range(..=65_000)
+        )]
         size: u16,
         /// How long to wait for each: milliseconds, or like 2s
-        #[arg(short, long, value_name = "TIME", default_value = "1000", value_parser = units::milliseconds)]
+        #[arg(
+            short, long, value_name = "TIME", default_value = "1000",
+            value_parser = units::milliseconds
+        )]
         wait: Duration,
         /// From one to the next: milliseconds, or like 2s
-        #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = units::milliseconds)]
+        #[arg(
+            short, long, value_name = "TIME", default_value = "1s",
+            value_parser = units::milliseconds
+        )]
         interval: Duration,
     },
     /// Show the routers on the way
@@ -71,7 +80,10 @@ enum Probe {
         #[arg(short, long, default_value = "8", value_parser = clap::value_parser!(u8).range(1..))]
         max_hops: u8,
         /// How long to wait at each hop: milliseconds, or like 2s
-        #[arg(short, long, value_name = "TIME", default_value = "1000", value_parser = units::milliseconds)]
+        #[arg(
+            short, long, value_name = "TIME", default_value = "1000",
+            value_parser = units::milliseconds
+        )]
         wait: Duration,
     },
     /// Send TCP to another vNIC, which is probed too
@@ -80,7 +92,10 @@ enum Probe {
         #[arg(add = complete::nics())]
         to: String,
         /// How long
-        #[arg(short, long, default_value = "3", value_parser = clap::value_parser!(u64).range(1..=3600))]
+        #[arg(
+            short, long, default_value = "3",
+            value_parser = clap::value_parser!(u64).range(1..=3600)
+        )]
         seconds: u64,
     },
 }

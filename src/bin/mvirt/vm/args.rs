@@ -43,7 +43,8 @@ impl Machine {
                     &format!("size={memory},shared=on"),
                     "--net",
                     &format!(
-                        "vhost_user=true,socket={socket},mac={mac},num_queues={},queue_size=256{mtu}",
+                        "vhost_user=true,socket={socket},mac={mac},num_queues={},\
+                         queue_size=256{mtu}",
                         pairs * 2
                     ),
                 ])

@@ -30,7 +30,8 @@ pub(crate) enum Command {
 const EXAMPLES: &str = "\
 Examples:
   mvirt vm start vm1 --vmm uml --initramfs target/guests/uml.cpio.gz
-  mvirt vm start vm1 --vmm qemu --kernel vmlinuz --initramfs initrd.img --cmdline root=/dev/vda --disk disk.img
+  mvirt vm start vm1 --vmm qemu --kernel vmlinuz --initramfs initrd.img \
+   --cmdline root=/dev/vda --disk disk.img
   mvirt vm start vm1 --nic vm1-eth0 --vmm qemu --disk disk.img -- -display gtk";
 
 #[derive(Debug, Args)]

@@ -1,7 +1,7 @@
 //! A guest behind a vhost-user socket.
 //!
 //! ```text
-//! VMM ── messages ── session: a pure state machine ── plan ── VhostUserPort: rings over mapped memory
+//! VMM ── messages ── session: a pure state machine ── plan ── VhostUserPort: rings over memory
 //!                       │                                        tx: chains → frames
 //!                       └─ memory: mmap, checks, copies          rx: frames → chains
 //! ```

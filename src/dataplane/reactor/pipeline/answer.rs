@@ -1,5 +1,5 @@
-//! What guests are told by the gateway: answers to their frames, why a frame of theirs goes nowhere,
-//! and, when that is due, that it is there.
+//! What guests are told by the gateway: answers to their frames, why a frame of theirs goes
+//! nowhere, and, when that is due, that it is there.
 
 use super::{Context, Pipeline};
 use crate::{

@@ -1,5 +1,5 @@
-//! Carrying out what was decided about a burst: frames to their next hops, those towards one of them
-//! together.
+//! Carrying out what was decided about a burst: frames to their next hops, those towards one of
+//! them together.
 //!
 //! A frame that its receiver does not take waits with its sender, for as long as [`HOLD`] at most;
 //! one that came over a link waits for nobody.

@@ -2,7 +2,7 @@
 //! next hop, completed.
 //!
 //! ```text
-//! ingress port → decide (forward/) → limit → deliver: egress port of this reactor │ link to another
+//! ingress port → decide (forward/) → limit → deliver: egress port here │ link to another reactor
 //!                                            answer: what the gateway says
 //! ```
 

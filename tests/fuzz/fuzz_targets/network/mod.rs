@@ -1,5 +1,5 @@
-//! A network of two guests, 10.0.0.1 and 10.0.0.2, with everything that guests can be told. What 10.0.0.1 may use is
-//! as wide as it gets.
+//! A network of two guests, 10.0.0.1 and 10.0.0.2, with everything that guests can be told. What
+//! 10.0.0.1 may use is as wide as it gets.
 
 use mvirt_net::{
     addr::MacAddr,

@@ -35,7 +35,8 @@ pub enum MemoryError {
     },
     /// Others have mapped all there is.
     #[error(
-        "all VMMs together have mapped as much as the daemon can; no more than 4 GiB in 2 regions can be had now"
+        "all VMMs together have mapped as much as the daemon can; no more than 4 GiB in 2 regions \
+         can be had now"
     )]
     NoRoom,
     /// No such region.

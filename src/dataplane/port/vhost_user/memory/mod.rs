@@ -492,7 +492,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn copies_are_exact(octets in proptest::collection::vec(any::<u8>(), 0..700), at in 0_usize..32) {
+        fn copies_are_exact(
+            octets in proptest::collection::vec(any::<u8>(), 0..700),
+            at in 0_usize..32,
+        ) {
             let memory = GuestMemory::map(vec![request(0, 0x1000)], u64::MAX).unwrap();
             let span = whole(&memory, at as u64, octets.len() as u32).unwrap();
             prop_assert_eq!(span.copy_from_slice(&octets), octets.len());

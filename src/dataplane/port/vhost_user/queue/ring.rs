@@ -29,8 +29,8 @@ pub const MAX_CHAIN: usize = 1024;
 /// Entries the largest ring may have (virtio 1.2 §2.7).
 pub const MAX_SIZE: u32 = 32768;
 
-// The parts of a ring (virtio 1.2 §2.7.5, §2.7.6, §2.7.8). Both rings begin with flags and an index,
-// 2 octets each; entries follow, and the other side's event index after them.
+// The parts of a ring (virtio 1.2 §2.7.5, §2.7.6, §2.7.8). Both rings begin with flags and an
+// index, 2 octets each; entries follow, and the other side's event index after them.
 const DESCRIPTOR_LEN: usize = 16;
 const INDEX: usize = 2;
 const ENTRIES: usize = 4;

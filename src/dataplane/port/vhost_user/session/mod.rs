@@ -2,9 +2,9 @@
 //! `(state, request, descriptors) → (state, reply, memory change)`.
 //!
 //! Takes requests in any order that real VMMs use (QEMU enables rings before it sets features, UML
-//! sets call descriptors first) and refuses what no VMM may ask. Does no I/O: whoever drives it maps
-//! memory, stops the port before a request that [`Session::disturbs`] it, and builds the next port
-//! from [`Session::plan`].
+//! sets call descriptors first) and refuses what no VMM may ask. Does no I/O: whoever drives it
+//! maps memory, stops the port before a request that [`Session::disturbs`] it, and builds the next
+//! port from [`Session::plan`].
 
 pub mod message;
 mod saved;
@@ -113,8 +113,8 @@ pub struct Device {
 pub enum Refusal {
     /// There is no such ring: most likely the VMM was given more queues than the vNIC has.
     #[error(
-        "ring {ring}: the VMM uses more queue pairs than the vNIC's {pairs} (queues={pairs} in QEMU, \
-         num_queues={rings} in Cloud Hypervisor; or mvirt nic create --queues {})",
+        "ring {ring}: the VMM uses more queue pairs than the vNIC's {pairs} (queues={pairs} in \
+         QEMU, num_queues={rings} in Cloud Hypervisor; or mvirt nic create --queues {})",
         ring / 2 + 1, pairs = rings / 2
     )]
     Ring {
