@@ -47,7 +47,7 @@ pub fn groups_of(uid: u32) -> Vec<u32> {
     groups.iter().map(uzers::Group::gid).collect()
 }
 
-/// Permissions of a file in octal, like 660.
+/// Permissions of a file in octal, like 660 or 0660.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mode(pub u16);
 
@@ -55,8 +55,11 @@ impl FromStr for Mode {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        // All digits are said, and no sign, which `from_str_radix` takes: 66 is hardly meant.
+        let octal = (3..=4).contains(&text.len()) && !text.starts_with('+');
+        let mode = octal.then(|| u16::from_str_radix(text, 8).ok()).flatten();
         // Set-id and sticky bits mean nothing on a socket.
-        let mode = u16::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+        let mode = mode.filter(|mode| *mode <= 0o777);
         mode.map(Self).ok_or_else(|| "expected an octal mode up to 777, like 660".into())
     }
 }
@@ -76,6 +79,9 @@ mod tests {
         assert!(groups_of(0).contains(&0));
         assert!(groups_of(u32::MAX - 7).is_empty());
         assert_eq!("660".parse(), Ok(Mode(0o660)));
-        assert!("1777".parse::<Mode>().is_err() && "rw".parse::<Mode>().is_err());
+        assert_eq!("0660".parse(), Ok(Mode(0o660)));
+        for text in ["", "66", "0668", "1777", "+660", "rw-"] {
+            assert!(text.parse::<Mode>().is_err(), "{text}");
+        }
     }
 }

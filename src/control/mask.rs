@@ -35,11 +35,7 @@ impl Mask {
                 None => Ok(Self(unmasked.to_vec())),
             };
         };
-        if mask.paths.len() > MAX_PATHS {
-            let (given, expected) =
-                (format!("{} paths", mask.paths.len()), format!("expected at most {MAX_PATHS}"));
-            return Err(Refusal::invalid("update_mask", given, expected));
-        }
+        Refusal::unless_at_most(MAX_PATHS, "update_mask", mask.paths.len(), "paths")?;
         // AIP-134: everything, also what the request leaves empty.
         if mask.paths.iter().any(|path| path == "*") {
             return Ok(Self(names().collect()));

@@ -170,6 +170,19 @@ impl Refusal {
         Err(Self::Changed { what, name: name.to_string(), etag: Echo::new(expected), now })
     }
 
+    /// Refuses a field with more than `most` values.
+    pub(super) fn unless_at_most(
+        most: usize,
+        field: &'static str,
+        count: usize,
+        what: &str,
+    ) -> Result<(), Self> {
+        if count <= most {
+            return Ok(());
+        }
+        Err(Self::invalid(field, format!("{count} {what}"), format!("expected at most {most}")))
+    }
+
     /// The gRPC code, and the reason for programs.
     fn code(&self) -> (Code, &'static str) {
         match self {
