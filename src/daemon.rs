@@ -6,7 +6,7 @@ use crate::{
     config::Config,
     control::{Control, Handle, Limits, RestoreError},
     dataplane::{self, Attached, Dataplane, Settings},
-    handover::{self, HandOverError, Service, Shared, Taker},
+    handover::{self, HandOverError, Inherited, NewProcess, Shared},
     heartbeat::{self, Parts, tell_service_manager},
     lock::{DirLock, LockError},
     remains::Remains,
@@ -151,14 +151,14 @@ pub async fn run(
     // Before the locks: in a hand-over, guests need not wait for reactors to start.
     let (dataplane, events) = Dataplane::start(&settings)?;
     let pulse = dataplane.pulse();
-    let taker = if config.take_over { Some(Taker::new()?) } else { None };
-    let (store, sockets, mut inherited) = match &taker {
+    let new_process = if config.take_over { Some(NewProcess::new()?) } else { None };
+    let (store, sockets, mut inherited) = match &new_process {
         None => {
             let sockets = DirLock::take(&socket_dir, SOCKET_LOCK)?;
             (JsonStore::open(&metadata_dir)?, sockets, HashMap::new())
         }
-        Some(taker) => {
-            let Service { lock, socket_lock, listeners } = taker.ready().await?;
+        Some(new_process) => {
+            let Inherited { lock, socket_lock, listeners } = new_process.ready().await?;
             let sockets = match socket_lock {
                 Some(lock) => DirLock::take_over(&socket_dir, SOCKET_LOCK, lock)?,
                 None => DirLock::take(&socket_dir, SOCKET_LOCK)?,
@@ -180,9 +180,9 @@ pub async fn run(
         limits(&config),
         rebalance_above,
     )?;
-    if let Some(taker) = &taker {
+    if let Some(new_process) = &new_process {
         // Before sockets are opened: vNICs that are handed over bring their own.
-        taker.take(&mut control).await?;
+        new_process.import(&mut control).await?;
     }
     control.open_sockets();
     let (control, mut thread) = Handle::spawn(control, events)?;
@@ -195,10 +195,10 @@ pub async fn run(
         servers.spawn(api.clone().serve(listener, stopped.clone()));
     }
     tracing::info!(addresses = addresses.join(" "), reactors = settings.reactors, "ready");
-    match taker {
+    match new_process {
         // The old process tells systemd who is the main one now: only that one may
         // (NotifyAccess=main).
-        Some(taker) => taker.serving().await,
+        Some(new_process) => new_process.serving().await,
         None => tell_service_manager(&[NotifyState::Ready]),
     }
     let paths = api::paths(&config.listen);
@@ -292,7 +292,7 @@ async fn hand_over(
         })
     };
     let given = match copies() {
-        Ok(shared) => handover::give(program, control, shared).await,
+        Ok(shared) => handover::hand_over(program, control, shared).await,
         Err(error) => Err(error.into()),
     };
     match given {

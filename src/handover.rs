@@ -18,7 +18,7 @@
 //! descriptors only.
 
 use crate::{
-    control::{Control, Frozen, FrozenNic, Handle, RestoreError, Thaw},
+    control::{Afterwards, Control, Handle, Quiesced, QuiescedNic, RestoreError},
     dataplane::{Given, SavedConnection, SavedKept, Stopped},
     descriptors, proto,
 };
@@ -60,13 +60,13 @@ const MAX_FDS: usize = 253;
 /// How long the new process may take to start, and to load the metadata: guests are served
 /// meanwhile.
 // The new process may have to read thousands of files from a cold disk.
-const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a vNIC may take to stop: a message that has begun, and its answer, may take four
 /// seconds.
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it may take to begin to serve: guests wait.
 // Short: what is left to be done is in memory, and a failure only means that this one goes on.
-const SERVE_PATIENCE: Duration = Duration::from_secs(5);
+const SERVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why nothing was handed over.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +110,7 @@ pub enum HandOverError {
 
 /// What the old process says.
 #[derive(Debug, Serialize, Deserialize)]
-enum Give {
+enum FromOld {
     /// The API's listeners, as the flags name them. Descriptors: the lock of the metadata, then
     /// those.
     Service { listeners: Vec<String> },
@@ -130,7 +130,7 @@ enum Give {
 
 /// What the new process says.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Take {
+enum FromNew {
     Ready { version: u32 },
     Restored,
     Serving,
@@ -157,8 +157,8 @@ impl Channel {
             let flags = SendFlags::NOSIGNAL;
             Ok(sendmsg(&self.0, &[IoSlice::new(&text)], &mut control, flags)?)
         });
-        match timeout(SERVE_PATIENCE, sent).await {
-            Err(_) => Err(HandOverError::Slow(SERVE_PATIENCE)),
+        match timeout(SERVE_TIMEOUT, sent).await {
+            Err(_) => Err(HandOverError::Slow(SERVE_TIMEOUT)),
             Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
                 Err(HandOverError::Ended)
             }
@@ -168,7 +168,7 @@ impl Channel {
 
     async fn receive<T: DeserializeOwned>(
         &self,
-        patience: Duration,
+        within: Duration,
     ) -> Result<(T, Vec<OwnedFd>), HandOverError> {
         let mut octets = vec![0; MAX_MESSAGE];
         let received = self.0.async_io(Interest::READABLE, || {
@@ -182,8 +182,8 @@ impl Channel {
             }
             Ok((count, fds))
         });
-        let received = timeout(patience, received).await;
-        let (count, fds) = received.map_err(|_| HandOverError::Slow(patience))??;
+        let received = timeout(within, received).await;
+        let (count, fds) = received.map_err(|_| HandOverError::Slow(within))??;
         // No message is empty: it is the end of the socket (recv(2)).
         if count == 0 {
             return Err(HandOverError::Ended);
@@ -208,7 +208,11 @@ pub struct Shared {
 /// Starts `program` with this process's own arguments and hands it all that is served: the locks,
 /// the API's listeners as the flags name them, and Control's vNICs. Returns the new process's id;
 /// this one is to end then. An error says that nothing was handed over, and everything goes on.
-pub async fn give(program: &Path, control: &Handle, shared: Shared) -> Result<u32, HandOverError> {
+pub async fn hand_over(
+    program: &Path,
+    control: &Handle,
+    shared: Shared,
+) -> Result<u32, HandOverError> {
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
         .map_err(io::Error::from)?;
@@ -226,19 +230,19 @@ pub async fn give(program: &Path, control: &Handle, shared: Shared) -> Result<u3
             program: program.display().to_string(),
             source,
         })?;
-    let given = give_to(&channel, control, shared).await;
-    match given {
-        Ok(stopped) => {
-            stopped.end(Thaw::End);
+    let exported = export_to(&channel, control, shared).await;
+    match exported {
+        Ok(halted) => {
+            halted.end(Afterwards::End);
             Ok(child.id())
         }
-        Err((error, stopped)) => {
+        Err((error, halted)) => {
             // Not before it is gone: two must never serve the same guest.
             if let Err(error) = child.kill().and_then(|()| child.wait()) {
                 tracing::error!(%error, pid = child.id(), "cannot end the new process");
             }
-            if let Some(stopped) = stopped {
-                stopped.end(Thaw::GoOn);
+            if let Some(halted) = halted {
+                halted.end(Afterwards::Resume);
             }
             Err(error)
         }
@@ -246,94 +250,94 @@ pub async fn give(program: &Path, control: &Handle, shared: Shared) -> Result<u3
 }
 
 /// What stands still during a hand-over.
-struct Standstill {
-    frozen: Frozen,
+struct Halted {
+    control: Quiesced,
     nics: Vec<Stopped>,
 }
 
-impl Standstill {
-    fn end(self, thaw: Thaw) {
-        if thaw == Thaw::GoOn {
+impl Halted {
+    fn end(self, then: Afterwards) {
+        if then == Afterwards::Resume {
             self.nics.into_iter().for_each(Stopped::resume);
         }
-        self.frozen.end(thaw);
+        self.control.end(then);
     }
 }
 
-async fn give_to(
+async fn export_to(
     channel: &Channel,
     control: &Handle,
     shared: Shared,
-) -> Result<Standstill, (HandOverError, Option<Standstill>)> {
+) -> Result<Halted, (HandOverError, Option<Halted>)> {
     let nothing = |error| (error, None);
-    match channel.receive(START_PATIENCE).await.map_err(nothing)?.0 {
-        Take::Ready { version: VERSION } => {}
-        Take::Ready { version } => return Err((HandOverError::Version(version), None)),
+    match channel.receive(START_TIMEOUT).await.map_err(nothing)?.0 {
+        FromNew::Ready { version: VERSION } => {}
+        FromNew::Ready { version } => return Err((HandOverError::Version(version), None)),
         other => return Err((HandOverError::Message(format!("{other:?}")), None)),
     }
     // Not before the other is ready: until then it has cost guests and clients nothing.
-    let frozen = control.call(Control::freeze).await.map_err(|gone| (gone.into(), None))?;
-    let mut stopped = Standstill { frozen, nics: Vec::new() };
-    match give_all(channel, &mut stopped, shared).await {
-        Ok(()) => Ok(stopped),
-        Err(error) => Err((error, Some(stopped))),
+    let control = control.call(Control::quiesce).await.map_err(|gone| (gone.into(), None))?;
+    let mut halted = Halted { control, nics: Vec::new() };
+    match export_all(channel, &mut halted, shared).await {
+        Ok(()) => Ok(halted),
+        Err(error) => Err((error, Some(halted))),
     }
 }
 
-async fn give_all(
+async fn export_all(
     channel: &Channel,
-    stopped: &mut Standstill,
+    halted: &mut Halted,
     shared: Shared,
 ) -> Result<(), HandOverError> {
     let Shared { lock, socket_lock, listeners } = shared;
     let named = listeners.into_iter().chain([(SOCKET_LOCK.into(), socket_lock)]);
     let (names, fds): (Vec<_>, Vec<_>) = named.unzip();
     let fds: Vec<_> = [lock].into_iter().chain(fds).collect();
-    channel.send(&Give::Service { listeners: names }, &fds).await?;
-    expect(channel, START_PATIENCE, Take::Restored).await?;
-    let nics = std::mem::take(&mut stopped.frozen.nics);
+    channel.send(&FromOld::Service { listeners: names }, &fds).await?;
+    expect(channel, START_TIMEOUT, FromNew::Restored).await?;
+    let nics = std::mem::take(&mut halted.control.nics);
     let (answers, mut answered) = mpsc::unbounded_channel();
-    let stop = |(number, nic): (usize, &FrozenNic)| nic.giver.stop(number, answers.clone());
-    stopped.nics = nics.iter().enumerate().map(stop).collect();
+    let stop = |(number, nic): (usize, &QuiescedNic)| nic.giver.stop(number, answers.clone());
+    halted.nics = nics.iter().enumerate().map(stop).collect();
     // The tasks have their own: when the last of them has answered, there are no more.
     drop(answers);
     // As they come: one whose VMM is slow with a message holds up the end, but no other.
-    let mut given = 0;
+    let mut sent = 0;
     let next = async |answered: &mut mpsc::UnboundedReceiver<_>| {
-        let answer = timeout(STOP_PATIENCE, answered.recv()).await;
-        answer.map_err(|_| HandOverError::Stop(STOP_PATIENCE))
+        let answer = timeout(STOP_TIMEOUT, answered.recv()).await;
+        answer.map_err(|_| HandOverError::Stop(STOP_TIMEOUT))
     };
     while let Some((number, answer)) = next(&mut answered).await? {
         let Given { counters, kept, connection, fds } = answer?;
-        let FrozenNic { id, guest, .. } = &nics[number];
+        let QuiescedNic { id, guest, .. } = &nics[number];
         let guest = guest.encode_to_vec();
-        let nic = Give::Nic { id: *id, guest, counters, kept: Box::new(kept), connection };
+        let nic = FromOld::Nic { id: *id, guest, counters, kept: Box::new(kept), connection };
         channel.send(&nic, &fds).await?;
-        given += 1;
+        sent += 1;
     }
     // A task that panics drops its sender without an answer.
-    if given < nics.len() {
+    if sent < nics.len() {
         return Err(io::Error::other("the task of a vNIC has ended by a panic").into());
     }
-    channel.send(&Give::End, &[]).await?;
-    expect(channel, SERVE_PATIENCE, Take::Serving).await
+    channel.send(&FromOld::End, &[]).await?;
+    expect(channel, SERVE_TIMEOUT, FromNew::Serving).await
 }
 
 async fn expect(
     channel: &Channel,
-    patience: Duration,
-    expected: Take,
+    within: Duration,
+    expected: FromNew,
 ) -> Result<(), HandOverError> {
-    let (said, _) = channel.receive::<Take>(patience).await?;
+    let (said, _) = channel.receive::<FromNew>(within).await?;
     if said == expected { Ok(()) } else { Err(HandOverError::Message(format!("{said:?}"))) }
 }
 
 /// A daemon that takes over.
-pub struct Taker(Channel);
+pub struct NewProcess(Channel);
 
 /// The parts of the service that are not vNICs.
 #[derive(Debug)]
-pub struct Service {
+pub struct Inherited {
     /// Of the metadata.
     pub lock: OwnedFd,
     /// Of the sockets' folder; `None` from a daemon that does not lock it.
@@ -342,35 +346,35 @@ pub struct Service {
     pub listeners: HashMap<String, OwnedFd>,
 }
 
-impl Taker {
+impl NewProcess {
     /// Takes over from the process at the other end of the standard input.
     pub fn new() -> Result<Self, HandOverError> {
         Ok(Self(Channel::new(io::stdin().as_fd().try_clone_to_owned()?)?))
     }
 
     /// Says that this process could serve, and gets what is to be served, but for vNICs.
-    pub async fn ready(&self) -> Result<Service, HandOverError> {
-        self.0.send(&Take::Ready { version: VERSION }, &[]).await?;
-        let (said, mut fds) = self.0.receive(START_PATIENCE).await?;
+    pub async fn ready(&self) -> Result<Inherited, HandOverError> {
+        self.0.send(&FromNew::Ready { version: VERSION }, &[]).await?;
+        let (said, mut fds) = self.0.receive(START_TIMEOUT).await?;
         match said {
             // Names and descriptors belong together by their order alone.
-            Give::Service { listeners } if fds.len() == listeners.len() + 1 => {
+            FromOld::Service { listeners } if fds.len() == listeners.len() + 1 => {
                 let lock = fds.remove(0);
                 let mut listeners: HashMap<_, _> = listeners.into_iter().zip(fds).collect();
                 let socket_lock = listeners.remove(SOCKET_LOCK);
-                Ok(Service { lock, socket_lock, listeners })
+                Ok(Inherited { lock, socket_lock, listeners })
             }
             other => Err(HandOverError::Message(format!("{other:?}"))),
         }
     }
 
     /// Gets all vNICs for a `control` that has restored its state.
-    pub async fn take(&self, control: &mut Control) -> Result<(), HandOverError> {
-        self.0.send(&Take::Restored, &[]).await?;
+    pub async fn import(&self, control: &mut Control) -> Result<(), HandOverError> {
+        self.0.send(&FromNew::Restored, &[]).await?;
         loop {
-            let (said, fds) = self.0.receive(START_PATIENCE).await?;
+            let (said, fds) = self.0.receive(START_TIMEOUT).await?;
             match said {
-                Give::Nic { id, guest, counters, kept, connection } => {
+                FromOld::Nic { id, guest, counters, kept, connection } => {
                     let guest = proto::GuestSeen::decode(&*guest)
                         .map_err(|error| HandOverError::Message(error.to_string()))?;
                     control.take_over(
@@ -379,8 +383,8 @@ impl Taker {
                         Given { counters, kept: *kept, connection, fds },
                     )?;
                 }
-                Give::End => return Ok(()),
-                Give::Service { .. } => return Err(HandOverError::Message(format!("{said:?}"))),
+                FromOld::End => return Ok(()),
+                FromOld::Service { .. } => return Err(HandOverError::Message(format!("{said:?}"))),
             }
         }
     }
@@ -388,7 +392,7 @@ impl Taker {
     /// Says that this process serves.
     pub async fn serving(self) {
         // The old process may have died meanwhile: then this one is the daemon all the same.
-        if let Err(error) = self.0.send(&Take::Serving, &[]).await {
+        if let Err(error) = self.0.send(&FromNew::Serving, &[]).await {
             tracing::warn!(%error, "the old process did not see the end of the hand-over");
         }
     }

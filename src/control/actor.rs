@@ -2,7 +2,7 @@
 //! together, and each is answered when what it has changed is in force.
 
 use super::{
-    Control, Thaw, balance,
+    Afterwards, Control, balance,
     change::{self, Answer, Batch, Decided},
     health::Degraded,
     refusal::Refusal,
@@ -128,7 +128,7 @@ impl Handle {
                                     }
                                 }
                                 // What another process takes over is to stay as it was told.
-                                if control.frozen.is_some() {
+                                if control.quiesced.is_some() {
                                     break;
                                 }
                             }
@@ -139,10 +139,10 @@ impl Handle {
                                 barrier.passed().await;
                                 batch.answers.into_iter().for_each(give);
                             });
-                            // After the answers are on their way: that of `freeze` is one of them.
+                            // After the answers are on their way: that of `quiesce` is one of them.
                             // No request runs meanwhile: the other process would miss its change.
-                            if let Some(thawed) = control.frozen.take() {
-                                control.is_ending = thawed.await == Ok(Thaw::End);
+                            if let Some(ended) = control.quiesced.take() {
+                                control.is_ending = ended.await == Ok(Afterwards::End);
                             }
                         }
                         Some(event) = reports.recv() => control.port_changed(event),

@@ -151,21 +151,21 @@ pub struct Control {
     nic_events: broadcast::Sender<watch::Change<proto::Nic>>,
     network_events: broadcast::Sender<watch::Change<proto::Network>>,
     is_ending: bool,
-    /// Set while another process takes over: see [`Control::freeze`].
-    frozen: Option<oneshot::Receiver<Thaw>>,
+    /// Set while another process takes over: see [`Control::quiesce`].
+    quiesced: Option<oneshot::Receiver<Afterwards>>,
 }
 
-/// Every vNIC that another process is to take over. Control waits for [`Frozen::end`].
+/// Every vNIC that another process is to take over. Control waits for [`Quiesced::end`].
 #[derive(Debug)]
-pub struct Frozen {
+pub struct Quiesced {
     /// The vNICs.
-    pub nics: Vec<FrozenNic>,
-    thaw: oneshot::Sender<Thaw>,
+    pub nics: Vec<QuiescedNic>,
+    end: oneshot::Sender<Afterwards>,
 }
 
-/// One vNIC of [`Frozen`].
+/// One vNIC of [`Quiesced`].
 #[derive(Debug)]
-pub struct FrozenNic {
+pub struct QuiescedNic {
     /// Which.
     pub id: Uuid,
     /// What was seen of its guest.
@@ -176,18 +176,18 @@ pub struct FrozenNic {
 
 /// What becomes of a Control that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Thaw {
+pub enum Afterwards {
     /// Nobody took over.
-    GoOn,
+    Resume,
     /// Another process has.
     End,
 }
 
-impl Frozen {
+impl Quiesced {
     /// Ends the wait.
-    pub fn end(self, thaw: Thaw) {
+    pub fn end(self, then: Afterwards) {
         // Control has ended only by a panic, which ends the daemon.
-        self.thaw.send(thaw).ok();
+        self.end.send(then).ok();
     }
 }
 
@@ -251,7 +251,7 @@ impl Control {
             nic_events: broadcast::Sender::new(watch::BACKLOG),
             network_events: broadcast::Sender::new(watch::BACKLOG),
             is_ending: false,
-            frozen: None,
+            quiesced: None,
         };
         // Networks first: a vNIC takes its addresses in one that is there.
         for network in contents.networks {
@@ -304,16 +304,16 @@ impl Control {
         self.open_socket(id, Some(gave))
     }
 
-    /// Takes no more requests until [`Frozen::end`]: another process is about to take over. Those
+    /// Takes no more requests until [`Quiesced::end`]: another process is about to take over. Those
     /// that come meanwhile wait, and are refused if it does.
-    pub fn freeze(&mut self) -> Frozen {
-        let (thaw, thawed) = oneshot::channel();
-        self.frozen = Some(thawed);
+    pub fn quiesce(&mut self) -> Quiesced {
+        let (end, ended) = oneshot::channel();
+        self.quiesced = Some(ended);
         let nics = self.nics.iter().filter_map(|(id, nic)| {
             let giver = nic.attached.as_ref()?.giver();
-            Some(FrozenNic { id: *id, guest: nic.guest.seen().clone(), giver })
+            Some(QuiescedNic { id: *id, guest: nic.guest.seen().clone(), giver })
         });
-        Frozen { nics: nics.collect(), thaw }
+        Quiesced { nics: nics.collect(), end }
     }
 
     /// Sockets of vNICs that are no more; anything else in the directory is left alone.

@@ -125,7 +125,7 @@ lists! {
 }
 
 /// Returns the id or name of an object. Refuses an empty one.
-fn told(what: &'static str, key: String) -> Result<String, Refusal> {
+fn required(what: &'static str, key: String) -> Result<String, Refusal> {
     if key.is_empty() {
         Err(Refusal::invalid(what, key, "required: an id or a name"))
     } else {
@@ -162,7 +162,7 @@ impl NetService for Service {
             Some(Identifier::Id(key) | Identifier::Name(key)) => key,
             None => String::new(),
         };
-        let key = told("identifier", key)?;
+        let key = required("identifier", key)?;
         self.call(move |control| control.get_network(&key)).await.map(Response::new)
     }
 
@@ -178,7 +178,7 @@ impl NetService for Service {
         request: Request<proto::UpdateNetworkRequest>,
     ) -> Result<Response<proto::Network>, Status> {
         let mut request = request.into_inner();
-        request.id = told("id", request.id)?;
+        request.id = required("id", request.id)?;
         self.change(move |control| control.update_network(&request)).await
     }
 
@@ -187,7 +187,7 @@ impl NetService for Service {
         request: Request<proto::DeleteNetworkRequest>,
     ) -> Result<Response<proto::DeleteNetworkResponse>, Status> {
         let mut request = request.into_inner();
-        request.id = told("id", request.id)?;
+        request.id = required("id", request.id)?;
         self.change(move |control| control.delete_network(&request)).await
     }
 
@@ -210,7 +210,7 @@ impl NetService for Service {
             Some(Identifier::Id(key) | Identifier::Name(key)) => key,
             None => String::new(),
         };
-        let key = told("identifier", key)?;
+        let key = required("identifier", key)?;
         self.call(move |control| control.get_nic(&key)).await.map(Response::new)
     }
 
@@ -226,7 +226,7 @@ impl NetService for Service {
         request: Request<proto::UpdateNicRequest>,
     ) -> Result<Response<proto::Nic>, Status> {
         let mut request = request.into_inner();
-        request.id = told("id", request.id)?;
+        request.id = required("id", request.id)?;
         let accounts = Accounts::find(&request.socket_owner, &request.socket_group).await?;
         self.change(move |control| control.update_nic(&request, &accounts)).await
     }
@@ -236,7 +236,7 @@ impl NetService for Service {
         request: Request<proto::SetNicLimitsRequest>,
     ) -> Result<Response<proto::Nic>, Status> {
         let mut request = request.into_inner();
-        request.id = told("id", request.id)?;
+        request.id = required("id", request.id)?;
         self.change(move |control| control.set_nic_limits(&request)).await
     }
 
@@ -245,7 +245,7 @@ impl NetService for Service {
         request: Request<proto::DeleteNicRequest>,
     ) -> Result<Response<proto::DeleteNicResponse>, Status> {
         let mut request = request.into_inner();
-        request.id = told("id", request.id)?;
+        request.id = required("id", request.id)?;
         self.change(move |control| control.delete_nic(&request)).await
     }
 
@@ -253,7 +253,7 @@ impl NetService for Service {
         &self,
         request: Request<proto::GetNicStatsRequest>,
     ) -> Result<Response<proto::NicStats>, Status> {
-        let id = told("id", request.into_inner().id)?;
+        let id = required("id", request.into_inner().id)?;
         self.call(move |control| control.nic_stats(&id)).await.map(Response::new)
     }
 
