@@ -8,8 +8,8 @@
 //! DIR/nics/UUID.gone            a vNIC that is being deleted
 //! DIR/quarantine/               files that could not be understood, as they were
 //! ```
-//! A commit has two steps. First, each new file is written under a temporary name and synced. Then
-//! all files are renamed into place, and each folder is synced once. A deletion is a rename, too:
+//! A commit has two steps. First, each new file is written under a temporary name and synced, several
+//! at a time. Then all files are renamed into place, and each folder is synced once. A deletion is a rename, too:
 //! to take it back needs neither room nor descriptors. Where a step fails, all renames are taken
 //! back. A failed sync is never retried on the same file.
 //!
@@ -35,12 +35,17 @@ use std::{
     os::fd::OwnedFd,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
+    thread,
 };
 use uuid::Uuid;
 
 const NETWORKS: &str = "networks";
 const NICS: &str = "nics";
 const QUARANTINE: &str = "quarantine";
+/// Threads that write the files of one commit.
+// The file system syncs files that are synced at the same time in one go. More than these gain
+// little.
+const WRITERS: usize = 8;
 /// Held while a daemon uses the directory.
 const LOCK: &str = "lock";
 
@@ -192,6 +197,28 @@ impl JsonStore {
             Change::PutNic(nic) => step.write(&nic.new),
             Change::DeleteNetwork { .. } | Change::DeleteNic(_) => Ok(()),
         }
+    }
+
+    /// Writes what many changes are to put in place, several files at a time.
+    fn write_all(&self, steps: &[Step<'_>]) -> Result<(), StoreError> {
+        if steps.len() < 2 {
+            return self.write_each(steps);
+        }
+        let share = steps.len().div_ceil(WRITERS);
+        thread::scope(|scope| {
+            let start = |steps| {
+                let writer = thread::Builder::new().name("store".into());
+                writer.spawn_scoped(scope, move || self.write_each(steps))
+            };
+            let writers = steps.chunks(share).map(start).collect::<io::Result<Vec<_>>>();
+            let writers = writers.map_err(failed("start a thread for", &self.directory))?;
+            let mut written = writers.into_iter().map(|writer| writer.join());
+            written.try_for_each(|written| written.expect("to write a file panics nowhere"))
+        })
+    }
+
+    fn write_each(&self, steps: &[Step<'_>]) -> Result<(), StoreError> {
+        steps.iter().try_for_each(|step| self.write(step))
     }
 
     /// Makes what was renamed durable: each folder is synced once.
@@ -389,7 +416,7 @@ impl Store for JsonStore {
         let mut done = 0;
         // All are written before the first is renamed: a disk that is full leaves nothing to take
         // back.
-        let result = steps.iter().try_for_each(|step| self.write(step)).and_then(|()| {
+        let result = self.write_all(&steps).and_then(|()| {
             for step in &steps {
                 step.rename()?;
                 done += 1;

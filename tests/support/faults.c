@@ -6,6 +6,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -33,10 +34,7 @@ static struct faults *faults(void) {
     return shared;
 }
 
-static int fails(const char *path, char call) {
-    const char *below = getenv("FAULTS_BELOW");
-    if (!path || strncmp(path, below, strlen(below)))
-        return 0;
+static int counts(char call) {
     struct faults *f = faults();
     size_t done = strlen((const char *)f->trail);
     if (done + 1 < sizeof f->trail)
@@ -50,6 +48,18 @@ static int fails(const char *path, char call) {
         f->to_go = 0;
     errno = f->error;
     return 1;
+}
+
+static int fails(const char *path, char call) {
+    /* The files of one commit are written by several threads. */
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    const char *below = getenv("FAULTS_BELOW");
+    if (!path || strncmp(path, below, strlen(below)))
+        return 0;
+    pthread_mutex_lock(&lock);
+    int fails = counts(call);
+    pthread_mutex_unlock(&lock);
+    return fails;
 }
 
 static int fails_at(int fd, char call) {
