@@ -24,9 +24,9 @@ use tonic::transport::{Channel, Endpoint};
 const AT_ONCE: usize = 64;
 
 /// How often each of two binaries has its turn.
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 7;
 /// vNICs that are created in a turn, one after another and together.
-const TURN: [(usize, usize); 2] = [(1, 300), (AT_ONCE, 1500)];
+const TURN: [(usize, usize); 2] = [(1, 200), (AT_ONCE, 1000)];
 
 type Client = NetServiceClient<Channel>;
 
