@@ -14,7 +14,13 @@ use mvirt_net::{
         },
         frame::{Burst, FrameSet, Outgoing, verdict::DropReason},
         port::{Delivered, Port, PortFailure, Undelivered, Wakeup},
-        reactor::{self, Hugepages, allowance::Allowance, ports::Attachment},
+        reactor::{
+            self, Hugepages,
+            allowance::Allowance,
+            pipeline::Pipeline,
+            ports::{Attachment, Ports},
+            ways::{Envelope, To, Ways},
+        },
     },
 };
 use std::{
@@ -23,7 +29,7 @@ use std::{
         Arc,
         mpsc::{self, Receiver, Sender},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -116,13 +122,16 @@ impl Guest {
     }
 }
 
-/// A switched network of three guests, each on the reactor of its number; `full` takes nothing.
-fn network(on: [u16; 3], full: Option<usize>) -> (Vec<reactor::Handle>, [Guest; 3]) {
-    let settings = reactor::Settings { busy_poll: Duration::ZERO, hugepages: Hugepages::Off };
-    let count = usize::from(on.into_iter().max().unwrap()) + 1;
-    let reactors = reactor::start(count, &[], settings).unwrap();
-    let port = |at: usize| PortId { slot: at as u32, generation: 1 };
-    let mac = |at: usize| [0x52, 0x54, 0, 0, 0, at as u8 + 1];
+fn port(at: usize) -> PortId {
+    PortId { slot: at as u32, generation: 1 }
+}
+
+fn mac(at: usize) -> [u8; 6] {
+    [0x52, 0x54, 0, 0, 0, at as u8 + 1]
+}
+
+/// A switched network of three vNICs, each on the reactor of its number.
+fn switched(on: [u16; 3]) -> Arc<Network> {
     let hop =
         |at: usize| NextHop { port: port(at), reactor: on[at], mtu: 1500, mac: MacAddr(mac(at)) };
     let vnic = |at: usize| {
@@ -143,25 +152,38 @@ fn network(on: [u16; 3], full: Option<usize>) -> (Vec<reactor::Handle>, [Guest; 
         })
     };
     let domain = Domain::Switched(Switched::new((0..3).map(hop).collect()));
-    let network = Arc::new(Network { key: NETWORK, vnics: (0..3).map(vnic).collect(), domain });
-    let attach = |at: usize| {
-        let (send, sent) = mpsc::channel();
-        let (receives, received) = mpsc::channel();
-        let is_full = full == Some(at);
-        let wire = Wire { sent, waiting: VecDeque::new(), received: receives, is_full };
-        let counters = Arc::new(PortCounters::default());
-        reactors[usize::from(on[at])].attach(Attachment {
-            id: port(at),
-            network: NETWORK,
-            port: Box::new(wire),
-            counters: Arc::clone(&counters),
-            allowance: Allowance::default(),
-            on_failure: Box::new(|failure| panic!("{failure}")),
-            on_gateway_event: Box::new(drop),
-        });
-        Guest { mac: mac(at), send, received, counters }
+    Arc::new(Network { key: NETWORK, vnics: (0..3).map(vnic).collect(), domain })
+}
+
+/// A guest, and its port as a reactor takes it.
+fn guest(at: usize, is_full: bool) -> (Guest, Attachment) {
+    let (send, sent) = mpsc::channel();
+    let (receives, received) = mpsc::channel();
+    let wire = Wire { sent, waiting: VecDeque::new(), received: receives, is_full };
+    let counters = Arc::new(PortCounters::default());
+    let attachment = Attachment {
+        id: port(at),
+        network: NETWORK,
+        port: Box::new(wire),
+        counters: Arc::clone(&counters),
+        allowance: Allowance::default(),
+        on_failure: Box::new(|failure| panic!("{failure}")),
+        on_gateway_event: Box::new(drop),
     };
-    let guests = [0, 1, 2].map(attach);
+    (Guest { mac: mac(at), send, received, counters }, attachment)
+}
+
+/// A network as [`switched`], and its guests; `full` takes nothing.
+fn network(on: [u16; 3], full: Option<usize>) -> (Vec<reactor::Handle>, [Guest; 3]) {
+    let settings = reactor::Settings { busy_poll: Duration::ZERO, hugepages: Hugepages::Off };
+    let count = usize::from(on.into_iter().max().unwrap()) + 1;
+    let reactors = reactor::start(count, &[], settings).unwrap();
+    let guests = [0, 1, 2].map(|at| {
+        let (guest, attachment) = guest(at, full == Some(at));
+        reactors[usize::from(on[at])].attach(attachment);
+        guest
+    });
+    let network = switched(on);
     reactors.iter().for_each(|reactor| reactor.publish(Arc::clone(&network)));
     // In force everywhere before the first frame.
     settle(&reactors);
@@ -259,4 +281,70 @@ fn a_full_receiver_misses_a_flooded_frame_and_holds_up_nobody() {
         assert_eq!(a.counters.drops().count(), 0);
         assert_eq!(a.counters.ingress_forwarded.get(), 200, "{on:?}");
     }
+}
+
+/// Links to other reactors that take so many frames each.
+struct Links {
+    room: usize,
+    sent: Vec<(u16, Envelope)>,
+}
+
+impl Ways for Links {
+    fn here(&self) -> u16 {
+        0
+    }
+
+    fn send(&mut self, reactor: u16, envelope: &Envelope, frames: &[Outgoing<'_>]) -> usize {
+        self.sent.extend(frames.iter().take(self.room).map(|_| (reactor, *envelope)));
+        frames.len().min(self.room)
+    }
+}
+
+#[test]
+fn a_flood_is_one_frame_to_each_other_reactor() {
+    for room in [1, 0] {
+        let (mut pipeline, mut ports, now) =
+            (Pipeline::default(), Ports::default(), Instant::now());
+        let (a, attachment) = guest(0, false);
+        ports.attach(attachment, Duration::ZERO);
+        ports.publish(&switched([0, 1, 1]));
+        let mut links = Links { room, sent: Vec::new() };
+        a.sends(EVERYBODY, "hello");
+        assert_eq!(pipeline.run(&mut ports, &mut links, (port(0), 0), now), Ok(1));
+        let envelope = Envelope { from: port(0), to: To::Network(NETWORK), queue: 0 };
+        assert_eq!(links.sent, [(1, envelope)][..room]);
+        let dropped = a.counters.drops().collect::<Vec<_>>();
+        assert_eq!(dropped, [(DropReason::LinkFull, 1)][..1 - room]);
+        assert_eq!(a.counters.ingress_forwarded.get(), room as u64);
+    }
+}
+
+#[test]
+fn what_was_learned_is_forgotten_after_five_minutes() {
+    let (mut pipeline, mut ports, start) = (Pipeline::default(), Ports::default(), Instant::now());
+    let [a, b, c] = [0, 1, 2].map(|at| {
+        let (guest, attachment) = guest(at, false);
+        ports.attach(attachment, Duration::ZERO);
+        guest
+    });
+    ports.publish(&switched([0; 3]));
+    let mut run = |pipeline: &mut Pipeline, at: usize, now| {
+        let mut links = Links { room: 0, sent: Vec::new() };
+        assert_eq!(pipeline.run(&mut ports, &mut links, (port(at), 0), now), Ok(1));
+    };
+    let here = b.sends_as(STRANGER, a.mac, "I am behind b");
+    run(&mut pipeline, 1, start);
+    a.hears(&here);
+    let known = a.sends(STRANGER, "to it alone");
+    run(&mut pipeline, 0, start);
+    b.hears(&known);
+    let due = start + Duration::from_secs(300);
+    assert_eq!(pipeline.next_timeout(), Some(due));
+    pipeline.handle_timeouts(&mut Ports::default(), due);
+    assert_eq!(pipeline.next_timeout(), None, "nothing is left");
+    let unknown = a.sends(STRANGER, "are you there?");
+    run(&mut pipeline, 0, due);
+    b.hears(&unknown);
+    c.hears(&unknown);
+    assert!(c.received.try_recv().is_err());
 }
