@@ -8,10 +8,10 @@
 //! DIR/nics/UUID.gone            a vNIC that is being deleted
 //! DIR/quarantine/               files that could not be understood, as they were
 //! ```
-//! A commit has two steps. First, each new file is written under a temporary name and synced, several
-//! at a time. Then all files are renamed into place, and each folder is synced once. A deletion is a rename, too:
-//! to take it back needs neither room nor descriptors. Where a step fails, all renames are taken
-//! back. A failed sync is never retried on the same file.
+//! A commit has two steps. First, each new file is written under a temporary name and synced,
+//! several at a time. Then all files are renamed into place, and each folder is synced once. A
+//! deletion is a rename, too: to take it back needs neither room nor descriptors. Where a step
+//! fails, all renames are taken back. A failed sync is never retried on the same file.
 //!
 //! A daemon that is killed meanwhile leaves some of the renames, and so some of the changes, each
 //! of them whole. What is left of temporary files and deletions is removed at the next start.
