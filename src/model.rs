@@ -77,7 +77,8 @@ impl fmt::Display for Name {
 /// What a client notes with an object, of no meaning here.
 pub type Labels = BTreeMap<String, String>;
 
-/// Where a guest that boots from the network finds what it boots.
+/// Where a guest that boots from the network finds what it boots. Whoever sets it keeps to the
+/// lengths: a DHCPv4 option is at most 255 octets long, a DHCPv6 one must leave room for the lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Boot {
     /// The TFTP server.
@@ -128,13 +129,13 @@ pub struct Network {
     pub updated_at: Timestamp,
 }
 
-/// How a guest sees its IPv4 subnet.
+/// How a guest sees its network's subnets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Addressing {
-    /// As a /32.
+    /// As single addresses: a /32 and a /128.
     Host,
-    /// With the subnet's own mask.
+    /// On its link, with the subnet's own mask.
     Subnet,
 }
 
@@ -150,7 +151,7 @@ const MIN_BURST_BITS: u64 = 2 * 65_536 * 8;
 pub struct RateLimit {
     /// Packets a second.
     pub packets: u64,
-    /// Bits a second.
+    /// Bits a second, of Ethernet frames without preamble and checksum.
     pub bits: u64,
     /// Packets at once after a pause, as it was asked for; zero: nothing was.
     pub burst_packets: u64,

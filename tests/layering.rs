@@ -85,14 +85,7 @@ const RULES: &[Rule] = &[
     Rule { place: "src/dataplane/reactor", never: &["tokio", "dataplane::endpoint"] },
     Rule {
         place: "src/dataplane",
-        never: &[
-            "crate::control",
-            "crate::model",
-            "crate::store",
-            "crate::daemon",
-            "crate::proto",
-            "tonic",
-        ],
+        never: &["crate::control", "crate::store", "crate::daemon", "crate::proto", "tonic"],
     },
     Rule {
         place: "src/model.rs",

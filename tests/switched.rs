@@ -8,9 +8,8 @@ use mvirt_net::{
         counters::PortCounters,
         forward::{
             Domain, Network,
-            limit::Limit,
             switched::Switched,
-            tables::{Addressing, Boot, NetworkKey, NextHop, PortId, Vnic},
+            tables::{NetworkKey, NextHop, PortId, Vnic},
         },
         frame::{Burst, FrameSet, Outgoing, verdict::DropReason},
         port::{Delivered, Port, PortFailure, Undelivered, Wakeup},
@@ -22,6 +21,7 @@ use mvirt_net::{
             ways::{Envelope, To, Ways},
         },
     },
+    model::{Addressing, Boot, RateLimit},
 };
 use std::{
     collections::VecDeque,
@@ -144,8 +144,8 @@ fn switched(on: [u16; 3]) -> Arc<Network> {
             routed_ipv6: Vec::new(),
             slaac: None,
             mtu: 1500,
-            from_guest: Limit::default(),
-            to_guest: Limit::default(),
+            from_guest: RateLimit::default(),
+            to_guest: RateLimit::default(),
             addressing: Addressing::Host,
             hostname: None,
             boot: Boot::default(),

@@ -18,13 +18,13 @@ use mvirt_net::{
     dataplane::{
         forward::{
             Domain, FibBuilder, Network,
-            limit::Limit,
-            tables::{Addressing, Boot, NetworkKey, NextHop, PortId, Routed, Vnic},
+            tables::{NetworkKey, NextHop, PortId, Routed, Vnic},
         },
         frame::{BURST, offload::Offloads},
         port::vhost_user::{Plan, VhostUserPort},
         reactor::{pipeline::Pipeline, ports::Ports},
     },
+    model::{Addressing, Boot, RateLimit},
     wire::{ethernet, ipv4, udp},
 };
 use std::{
@@ -134,8 +134,8 @@ impl Relay {
                 routed_ipv4: Vec::new(),
                 routed_ipv6: Vec::new(),
                 slaac: None,
-                from_guest: Limit::default(),
-                to_guest: Limit::default(),
+                from_guest: RateLimit::default(),
+                to_guest: RateLimit::default(),
                 mtu: 1500,
                 addressing: Addressing::Host,
                 hostname: None,

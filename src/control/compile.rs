@@ -5,11 +5,10 @@ use crate::{
         Placement,
         forward::{
             self, Domain, FibBuilder,
-            limit::Limit,
-            tables::{self, NetworkKey, NextHop, Routed, Vnic},
+            tables::{NetworkKey, NextHop, Routed, Vnic},
         },
     },
-    model::{Addressing, Boot, Network, Nic, RateLimit},
+    model::{Network, Nic},
     wire::dns,
 };
 use std::{net::IpAddr, sync::Arc};
@@ -77,29 +76,16 @@ pub fn member(network: &Network, nic: &Nic, place: Placement) -> Member {
         routed_ipv6: nic.routed_ipv6.clone(),
         slaac: nic.slaac,
         // The store keeps what was asked for. Bursts that were not are filled in here.
-        from_guest: limit(nic.from_guest.in_force()),
-        to_guest: limit(nic.to_guest.in_force()),
+        from_guest: nic.from_guest.in_force(),
+        to_guest: nic.to_guest.in_force(),
         mtu: nic.mtu_in(network),
-        addressing: match nic.addressing {
-            Addressing::Host => tables::Addressing::Host,
-            Addressing::Subnet => tables::Addressing::Subnet,
-        },
+        addressing: nic.addressing,
         // DHCP tells a DNS label (RFC 2132 §3.14), which not every name of a vNIC is.
         hostname: dns::is_label(&name).then_some(name),
         // As a whole: a file of the network's is not on the vNIC's server.
-        boot: nic.boot.as_ref().or(network.boot.as_ref()).map_or_else(Default::default, boot),
+        boot: nic.boot.as_ref().or(network.boot.as_ref()).cloned().unwrap_or_default(),
     };
     Member { id: nic.id, reactor: place.reactor, vnic: Arc::new(vnic) }
-}
-
-fn boot(boot: &Boot) -> tables::Boot {
-    let Boot { server, file, url } = boot.clone();
-    tables::Boot { server, file, url }
-}
-
-fn limit(limit: RateLimit) -> Limit {
-    let RateLimit { packets, bits, burst_packets, burst_bits } = limit;
-    Limit { packets, bits, burst_packets, burst_bits }
 }
 
 fn by_family(addresses: &[IpAddr]) -> (Vec<std::net::Ipv4Addr>, Vec<std::net::Ipv6Addr>) {

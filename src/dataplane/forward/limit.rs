@@ -5,22 +5,9 @@
 //! whatever it costs, so that large frames pass a small bucket and the rate is kept over time. A
 //! frame that is to be cut counts as the packets that it is cut into.
 
-use crate::{token_bucket::TokenBucket, wire::vnet::Offload};
+use crate::{model::RateLimit, token_bucket::TokenBucket, wire::vnet::Offload};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
-
-/// Rates and bursts of one way; a rate of zero is no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Limit {
-    /// Packets a second.
-    pub packets: u64,
-    /// Bits a second, of Ethernet frames without preamble and checksum.
-    pub bits: u64,
-    /// Packets at once after a pause.
-    pub burst_packets: u64,
-    /// Bits at once after a pause.
-    pub burst_bits: u64,
-}
 
 /// Packets and bits of a frame of `len` octets.
 // Fractions, since a refill after a few microseconds is worth less than a packet.
@@ -37,7 +24,7 @@ fn cost(len: usize, offload: Offload) -> [f64; 2] {
 /// What may still be carried.
 #[derive(Debug, Clone, Copy)]
 pub struct Limiter {
-    limit: Limit,
+    limit: RateLimit,
     /// Packets and bits, where they are limited.
     left: [Option<TokenBucket>; 2],
 }
@@ -46,13 +33,13 @@ pub struct Limiter {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedLimiter {
     // Kept beside them: what is left is only kept on where the limit is still this one.
-    limit: Limit,
+    limit: RateLimit,
     left: [Option<f64>; 2],
 }
 
 impl Limiter {
     /// Full; `None` where nothing is limited.
-    pub fn new(limit: Limit) -> Option<Self> {
+    pub fn new(limit: RateLimit) -> Option<Self> {
         let bucket =
             |rate: u64, burst: u64| (rate > 0).then(|| TokenBucket::new(rate as f64, burst as f64));
         let left =
@@ -78,7 +65,7 @@ impl Limiter {
     }
 
     /// What it keeps to.
-    pub fn limit(&self) -> &Limit {
+    pub fn limit(&self) -> &RateLimit {
         &self.limit
     }
 
@@ -119,7 +106,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn carried(limit: Limit, len: usize, seconds: u64) -> u64 {
+    fn carried(limit: RateLimit, len: usize, seconds: u64) -> u64 {
         let start = Instant::now();
         let mut limiter = Limiter::new(limit).unwrap();
         let mut carried = 0;
@@ -137,25 +124,25 @@ mod tests {
 
     #[test]
     fn rates_are_kept_over_time_with_a_burst_at_the_start() {
-        let packets = Limit { packets: 1000, burst_packets: 50, ..Limit::default() };
+        let packets = RateLimit { packets: 1000, burst_packets: 50, ..RateLimit::default() };
         assert_eq!(carried(packets, 60, 10), 50 + 9_999);
-        let bits = Limit { bits: 8_000_000, burst_bits: 80_000, ..Limit::default() };
+        let bits = RateLimit { bits: 8_000_000, burst_bits: 80_000, ..RateLimit::default() };
         assert!((10_000..10_012).contains(&carried(bits, 1000, 10)), "1 MB/s in frames of 1000");
-        let both = Limit { packets: 100, burst_packets: 1, ..bits };
+        let both = RateLimit { packets: 100, burst_packets: 1, ..bits };
         assert!((998..=1001).contains(&carried(both, 1000, 10)), "the tighter one counts");
     }
 
     #[test]
     fn a_large_frame_passes_a_small_bucket_and_is_paid_for() {
-        let limit = Limit { bits: 1_000_000, burst_bits: 1, ..Limit::default() };
+        let limit = RateLimit { bits: 1_000_000, burst_bits: 1, ..RateLimit::default() };
         assert!((20..=21).contains(&carried(limit, 62_500, 10)), "half a second each");
     }
 
     #[test]
     fn as_many_are_admitted_as_pass_one_after_the_other() {
-        let limit = Limit { packets: 1, burst_packets: 3, ..Limit::default() };
+        let limit = RateLimit { packets: 1, burst_packets: 3, ..RateLimit::default() };
         let limiter = Limiter::new(limit).unwrap();
         assert_eq!(limiter.admitted([(60, Offload::None); 5].into_iter()), 3);
-        assert!(Limiter::new(Limit::default()).is_none());
+        assert!(Limiter::new(RateLimit::default()).is_none());
     }
 }

@@ -268,11 +268,11 @@ mod tests {
         dataplane::{
             forward::{
                 FibBuilder,
-                limit::Limit,
-                tables::{Addressing, Boot, GATEWAY_MAC, NextHop, PortId},
+                tables::{GATEWAY_MAC, NextHop, PortId},
             },
             frame::HEAD_LEN,
         },
+        model::{Addressing, Boot, RateLimit},
         wire::checksum,
     };
     use proptest::prelude::*;
@@ -298,8 +298,8 @@ mod tests {
                 routed_ipv4: routed_ipv4.into(),
                 routed_ipv6: Vec::new(),
                 slaac: None,
-                from_guest: Limit::default(),
-                to_guest: Limit::default(),
+                from_guest: RateLimit::default(),
+                to_guest: RateLimit::default(),
                 mtu: 80,
                 addressing: Addressing::Host,
                 hostname: None,

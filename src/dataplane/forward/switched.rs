@@ -210,10 +210,7 @@ fn check_offload(frame: &Frame) -> Result<(), DropReason> {
 mod tests {
     use super::*;
     use crate::{
-        dataplane::forward::{
-            limit::Limit,
-            tables::{Addressing, Boot},
-        },
+        model::{Addressing, Boot, RateLimit},
         wire::vnet::{SegmentKind, Segments},
     };
     use proptest::prelude::*;
@@ -240,8 +237,8 @@ mod tests {
             routed_ipv6: Vec::new(),
             slaac: None,
             mtu: 1500,
-            from_guest: Limit::default(),
-            to_guest: Limit::default(),
+            from_guest: RateLimit::default(),
+            to_guest: RateLimit::default(),
             addressing: Addressing::Host,
             hostname: None,
             boot: Boot::default(),

@@ -2,8 +2,12 @@
 //!
 //! Nothing in it changes with traffic.
 
-use super::{Fib, limit::Limit};
-use crate::{addr::MacAddr, wire::dns};
+use super::Fib;
+use crate::{
+    addr::MacAddr,
+    model::{Addressing, Boot, RateLimit},
+    wire::dns,
+};
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -44,15 +48,6 @@ pub struct NextHop {
     pub mac: MacAddr,
 }
 
-/// How a guest sees the network's subnets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Addressing {
-    /// As single addresses: a /32 and a /128.
-    Host,
-    /// On its link.
-    Subnet,
-}
-
 /// What the data plane knows of one vNIC.
 #[derive(Debug, Clone)]
 pub struct Vnic {
@@ -73,27 +68,15 @@ pub struct Vnic {
     /// Octets of an IP packet.
     pub mtu: u16,
     /// How much it may send.
-    pub from_guest: Limit,
+    pub from_guest: RateLimit,
     /// How much it may get.
-    pub to_guest: Limit,
+    pub to_guest: RateLimit,
     /// How its guest sees the network's subnets.
     pub addressing: Addressing,
     /// Its guest's name, where the vNIC's name is a valid DNS label.
     pub hostname: Option<String>,
     /// What its guest boots, where that is to come from the network.
     pub boot: Boot,
-}
-
-/// Where a guest that boots from the network finds what it boots. Whoever sets it keeps to the
-/// lengths: a DHCPv4 option is at most 255 octets long, a DHCPv6 one must leave room for the lease.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Boot {
-    /// The TFTP server.
-    pub server: Option<Ipv4Addr>,
-    /// The path of a file on that server.
-    pub file: Option<String>,
-    /// Where a client of HTTP or DHCPv6 finds the file.
-    pub url: Option<String>,
 }
 
 impl Vnic {

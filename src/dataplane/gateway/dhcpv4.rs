@@ -13,9 +13,10 @@ use super::{
 use crate::{
     addr::MacAddr,
     dataplane::{
-        forward::tables::{Addressing, Boot, GATEWAY_IPV4, Routed, Vnic},
+        forward::tables::{GATEWAY_IPV4, Routed, Vnic},
         frame::classify::Ipv4,
     },
+    model::{Addressing, Boot},
     wire::{
         Writer,
         checksum::Checksum as Sum,

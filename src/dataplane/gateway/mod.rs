@@ -234,13 +234,12 @@ fn write_ethernet(writer: &mut Writer<'_>, to: MacAddr, ether_type: u16) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataplane::{
-        forward::{
-            FibBuilder,
-            limit::Limit,
-            tables::{Addressing, Boot, PortId},
+    use crate::{
+        dataplane::{
+            forward::{FibBuilder, tables::PortId},
+            frame::classify::classify,
         },
-        frame::classify::classify,
+        model::{Addressing, Boot, RateLimit},
     };
     use dhcproto::{Decodable as _, v4, v6};
     use std::net::Ipv6Addr;
@@ -256,8 +255,8 @@ mod tests {
             routed_ipv6: vec![],
             slaac: None,
             mtu: 1500,
-            from_guest: Limit::default(),
-            to_guest: Limit::default(),
+            from_guest: RateLimit::default(),
+            to_guest: RateLimit::default(),
             addressing: Addressing::Host,
             hostname: None,
             boot,

@@ -10,10 +10,11 @@ use crate::{
     dataplane::{
         forward::{
             guard,
-            tables::{Addressing, GATEWAY_IPV6, GATEWAY_MAC, Routed, Vnic},
+            tables::{GATEWAY_IPV6, GATEWAY_MAC, Routed, Vnic},
         },
         frame::classify::{Ipv6, Upper},
     },
+    model::Addressing,
     wire::{Part, Writer, ethernet, icmpv6, ndp},
 };
 use arrayvec::ArrayVec;

@@ -6,12 +6,13 @@ use super::timers::TOGETHER;
 use crate::{
     dataplane::{
         forward::{
-            limit::{Limit, Limiter, SavedLimiter},
+            limit::{Limiter, SavedLimiter},
             tables::Vnic,
         },
         gateway::GatewayEvent,
         port::PortFailure,
     },
+    model::RateLimit,
     token_bucket::TokenBucket,
 };
 use serde::{Deserialize, Serialize};
@@ -78,9 +79,9 @@ impl Allowance {
     /// it. What the guest is told next is noted at once: the vNIC may have other addresses, or
     /// another guest.
     pub fn keep_to(&mut self, vnic: &Vnic) {
-        let keep = |limiter: &mut Option<Limiter>, limit: Limit| {
+        let keep = |limiter: &mut Option<Limiter>, limit: RateLimit| {
             // Tables are published at every change in a network: that must refill nobody's bucket.
-            if limiter.as_ref().map_or(Limit::default(), |limiter| *limiter.limit()) != limit {
+            if limiter.as_ref().map_or(RateLimit::default(), |limiter| *limiter.limit()) != limit {
                 *limiter = Limiter::new(limit);
             }
         };
@@ -182,7 +183,7 @@ mod tests {
     #[test]
     fn what_is_left_survives_being_saved_as_text() {
         let now = Instant::now();
-        let limit = Limit { packets: 100, burst_packets: 64, ..Limit::default() };
+        let limit = RateLimit { packets: 100, burst_packets: 64, ..RateLimit::default() };
         let mut allowance = Allowance { from_guest: Limiter::new(limit), ..Allowance::default() };
         let limiter = allowance.from_guest.as_mut().unwrap();
         limiter.refill(now);

@@ -5,9 +5,9 @@ use mvirt_net::{
     addr::MacAddr,
     dataplane::forward::{
         Domain, FibBuilder, Network,
-        limit::Limit,
-        tables::{Addressing, Boot, NetworkKey, NextHop, PortId, Routed, Vnic},
+        tables::{NetworkKey, NextHop, PortId, Routed, Vnic},
     },
+    model::{Addressing, Boot, RateLimit},
 };
 use std::sync::Arc;
 
@@ -25,8 +25,8 @@ fn vnic(slot: u32) -> Vnic {
         routed_ipv4: vec![],
         routed_ipv6: vec![format!("fd00:0:0:{number}::/64").parse().unwrap()],
         slaac: Some(format!("fd00:0:0:1{number}::/64").parse().unwrap()),
-        from_guest: Limit::default(),
-        to_guest: Limit::default(),
+        from_guest: RateLimit::default(),
+        to_guest: RateLimit::default(),
         mtu: 1500,
         addressing: Addressing::Subnet,
         hostname: Some(format!("vm{number}")),
