@@ -2,7 +2,11 @@
 //! (virtio 1.2 §2.7). None of the switch's code is in it: it judges the switch.
 #![allow(dead_code, reason = "each program that includes it uses its own part")]
 
-use std::{fs::File, ops::Deref, sync::atomic::Ordering};
+use std::{
+    fs::File,
+    ops::{Deref, Range},
+    sync::atomic::Ordering,
+};
 use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
 
 /// Flags of a descriptor (§2.7.5).
@@ -14,6 +18,8 @@ pub(crate) const QUIET: u16 = 1;
 
 /// Octets of the header in front of each frame (§5.1.6).
 pub(crate) const HEADER: usize = 12;
+/// Where it says how many buffers a frame has.
+pub(crate) const NUM_BUFFERS: Range<usize> = 10..12;
 /// Buffers of a ring are so far apart.
 pub(crate) const BUFFER: u32 = 2048;
 /// Octets of a descriptor.

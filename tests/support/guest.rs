@@ -3,7 +3,7 @@
 
 use super::{
     daemon::{Daemon, PATIENCE, wait_until},
-    driver::{BUFFER, HEADER, Memory, Ring, WRITE},
+    driver::{BUFFER, HEADER, Memory, NUM_BUFFERS, Ring, WRITE},
     frames::{Echo, IcmpError},
     frontend,
 };
@@ -236,7 +236,7 @@ impl Driver {
         }
         let mut octets = self.take_buffer();
         let buffers = match self.header_len() {
-            HEADER => u16::from_le_bytes([octets[10], octets[11]]),
+            HEADER => u16::from_le_bytes(octets[NUM_BUFFERS].try_into().unwrap()),
             _ => 1,
         };
         for _ in 1..buffers {

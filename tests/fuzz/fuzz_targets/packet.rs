@@ -4,8 +4,12 @@
 //! what is to be tried.
 #![no_main]
 
+#[path = "../../support/frames/field.rs"]
+#[expect(dead_code, reason = "the tests use all of it")]
+mod field;
 mod network;
 
+use field::ipv4;
 use libfuzzer_sys::fuzz_target;
 use mvirt_net::{
     dataplane::{
@@ -22,11 +26,13 @@ use mvirt_net::{
 
 /// Makes the checksum of an IPv4 header right.
 fn make_right(frame: &mut [u8]) {
-    if frame.len() >= 34 && frame[12..14] == [8, 0] {
-        let end = (14 + usize::from(frame[14] & 15) * 4).clamp(34, frame.len());
-        frame[24..26].fill(0);
-        let sum = checksum::checksum(&frame[14..end]);
-        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    let least = ipv4::PAYLOAD.start;
+    if frame.len() >= least && frame[field::ETHERTYPE] == ipv4::ETHERTYPE {
+        let len = usize::from(frame[ipv4::VERSION_IHL] & 15) * 4;
+        let end = (field::PACKET.start + len).clamp(least, frame.len());
+        frame[ipv4::CHECKSUM].fill(0);
+        let sum = checksum::checksum(&frame[field::PACKET.start..end]);
+        frame[ipv4::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
     }
 }
 
@@ -37,7 +43,7 @@ fn try_fragments(frame: &[u8]) {
         return;
     };
     for fragment in fragments {
-        assert!(fragment.len() <= 14 + 1280);
+        assert!(fragment.len() <= field::PACKET.start + 1280);
         classify(fragment, fragment.len(), Offload::None).expect("fragments are frames");
     }
 }
@@ -61,7 +67,7 @@ fuzz_target!(|frame: &[u8]| {
             let answer = writer.since(0);
             classify(answer, answer.len(), Offload::None).expect("answers are frames");
             // Those to an echo are as long as it, which the pipeline has found to fit.
-            assert!(answer.len() <= frame.len().max(14 + usize::from(vnic.mtu)));
+            assert!(answer.len() <= frame.len().max(field::PACKET.start + usize::from(vnic.mtu)));
         }
     }
     if guard::check(vnic, &headers).is_ok() {
