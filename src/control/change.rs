@@ -189,8 +189,20 @@ impl Batch {
         let changes: Vec<_> = decided.iter().filter_map(|(_, change)| change.as_ref()).collect();
         let stored = if changes.is_empty() { Ok(()) } else { control.commit(&changes) };
         let Err(error) = stored else {
+            let mut is_one_refused = false;
             for (request, change) in decided {
-                let outcome = change.map_or(Ok(()), |change| control.apply(change));
+                let Some(change) = change else {
+                    // It may have been decided so because of what is not there after all.
+                    if is_one_refused {
+                        self.add(request, control);
+                        self.commit(control);
+                    } else {
+                        self.answer(request, control, Ok(()));
+                    }
+                    continue;
+                };
+                let outcome = control.apply(change);
+                is_one_refused |= outcome.is_err();
                 self.answer(request, control, outcome);
             }
             return;
@@ -272,7 +284,7 @@ mod tests {
         thread: ControlThread,
         words: mpsc::Sender<Takes>,
         commits: Arc<Mutex<Vec<usize>>>,
-        _sockets: tempfile::TempDir,
+        sockets: tempfile::TempDir,
     }
 
     type Created = JoinHandle<Result<Nic, Refusal>>;
@@ -301,7 +313,7 @@ mod tests {
             let path = sockets.path().into();
             let control = Control::restore(Box::new(store), dataplane, path, limits, 1.0).unwrap();
             let (handle, thread) = Handle::spawn(control, reports).unwrap();
-            let rig = Self { runtime, handle, thread, words, commits, _sockets: sockets };
+            let rig = Self { runtime, handle, thread, words, commits, sockets };
             let request = CreateNetworkRequest {
                 name: "prod".into(),
                 ipv4_subnet: "10.0.0.0/24".into(),
@@ -443,6 +455,26 @@ mod tests {
         assert!(is_not_stored(&rig.answer(failing)));
         assert_eq!(rig.answer(other).unwrap().id, ID);
         rig.end();
+    }
+
+    #[test]
+    fn what_rested_on_a_socket_that_cannot_be_made_is_decided_anew() {
+        const ID: &str = "22222222-2222-4222-8222-222222222222";
+        let rig = Rig::new();
+        // What no socket can be renamed to.
+        let obstacle = rig.sockets.path().join(format!("{ID}.sock"));
+        std::fs::create_dir(&obstacle).unwrap();
+        let failing = rig.create("a", ID);
+        // The same request, as a client repeats it; and another that wants its name.
+        let again = rig.create("a", ID);
+        let namesake = rig.create("a", "");
+        // The first vNIC, the second, its deletion; the same of the third; the fourth.
+        (0..6).for_each(|_| rig.say(|_| true));
+        let (failing, again) = (rig.answer(failing), rig.answer(again));
+        assert!(failing.is_err() && again.is_err(), "{failing:?} {again:?}");
+        assert_eq!(rig.answer(namesake).unwrap().name, "a");
+        assert_eq!(rig.listed().len(), 2);
+        assert_eq!(rig.end(), [1, 1, 1, 1, 1, 1]);
     }
 
     #[test]

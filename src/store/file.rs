@@ -82,12 +82,19 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Unreadable> {
     Ok(serde_json::from_value(envelope.body)?)
 }
 
-/// Writes a file that is not there yet, and syncs it.
+/// Writes a new file, and syncs it.
 pub(super) fn write_synced(path: &Path, octets: &[u8]) -> Result<(), StoreError> {
-    let mut options = OpenOptions::new();
     // Never a file that is there: once fsync(2) has failed, the kernel may take its pages for
     // clean, and a second sync would succeed without them.
-    let opened = options.write(true).create_new(true).mode(0o600).open(path);
+    let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let opened = match create() {
+        // What is left of a change that failed, and could not be taken back either.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            remove(path)?;
+            create()
+        }
+        opened => opened,
+    };
     let mut file = opened.map_err(failed("create", path))?;
     file.write_all(octets).map_err(failed("write", path))?;
     file.sync_all().map_err(failed("sync", path))

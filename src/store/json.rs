@@ -201,19 +201,24 @@ impl JsonStore {
 
     /// Writes what many changes are to put in place, several files at a time.
     fn write_all(&self, steps: &[Step<'_>]) -> Result<(), StoreError> {
-        if steps.len() < 2 {
+        // Deletions write nothing.
+        if steps.iter().filter(|step| step.is_put()).count() < 2 {
             return self.write_each(steps);
         }
         let share = steps.len().div_ceil(WRITERS);
         thread::scope(|scope| {
             let start = |steps| {
                 let writer = thread::Builder::new().name("store".into());
-                writer.spawn_scoped(scope, move || self.write_each(steps))
+                // Where no thread can be had, here.
+                let started = writer.spawn_scoped(scope, move || self.write_each(steps));
+                started.map_err(|_| self.write_each(steps))
             };
-            let writers = steps.chunks(share).map(start).collect::<io::Result<Vec<_>>>();
-            let writers = writers.map_err(failed("start a thread for", &self.directory))?;
-            let mut written = writers.into_iter().map(|writer| writer.join());
-            written.try_for_each(|written| written.expect("to write a file panics nowhere"))
+            // All are started before the first is waited for.
+            let writers: Vec<_> = steps.chunks(share).map(start).collect();
+            writers.into_iter().try_for_each(|writer| match writer {
+                Ok(writer) => writer.join().expect("to write a file panics nowhere"),
+                Err(written) => written,
+            })
         })
     }
 
@@ -353,18 +358,12 @@ impl JsonStore {
                 remove(&file)?;
             }
         }
-        self.forget_deleted(marked)
-    }
-
-    /// What is left once a network's deletion is durable.
-    fn remove_deleted(&self, marked: &Path, nics: &[Uuid]) -> Result<(), StoreError> {
-        nics.iter().try_for_each(|nic| remove(&self.nics.file(*nic)))?;
-        self.forget_deleted(marked)
+        self.unmark(marked)
     }
 
     /// Forgets that a network was deleted. First its vNICs are gone for good: one that came back
     /// would have no network.
-    fn forget_deleted(&self, marked: &Path) -> Result<(), StoreError> {
+    fn unmark(&self, marked: &Path) -> Result<(), StoreError> {
         self.nics.sync()?;
         remove(marked)?;
         self.networks.sync()
@@ -429,7 +428,10 @@ impl Store for JsonStore {
         }
         for Step { change, beside, .. } in &steps {
             let removed = match change {
-                Change::DeleteNetwork { nics, .. } => self.remove_deleted(beside, nics),
+                Change::DeleteNetwork { nics, .. } => {
+                    let removed = nics.iter().try_for_each(|nic| remove(&self.nics.file(*nic)));
+                    removed.and_then(|()| self.unmark(beside))
+                }
                 Change::DeleteNic(_) => remove(beside),
                 Change::PutNetwork(_) | Change::PutNic(_) => Ok(()),
             };
@@ -444,7 +446,6 @@ impl Store for JsonStore {
     fn probe(&mut self) -> Result<(), StoreError> {
         // A name that the next start removes as a leftover.
         let path = self.nics.path.join("probe.tmp");
-        remove(&path)?;
         let written = write_synced(&path, b"");
         remove(&path)?;
         written
@@ -645,6 +646,8 @@ mod tests {
         assert_eq!([NETWORKS, NICS].map(files), stored, "octet for octet");
         fs::remove_dir(store.nics.file(obstacle.id)).unwrap();
         assert_eq!(store.load().unwrap(), before);
+        // What a disk that failed twice left behind is in nobody's way.
+        fs::write(store.nics.file(changed.id).with_extension("tmp"), b"half").unwrap();
         store.commit(&changes.each_ref()).unwrap();
         let after = store.load().unwrap();
         assert_eq!((after.networks.len(), after.nics.len()), (2, 2));
