@@ -19,7 +19,7 @@
 
 use crate::{
     control::{Afterwards, Control, Handle, Quiesced, QuiescedNic, RestoreError},
-    dataplane::{Given, SavedConnection, SavedKept, Stopped},
+    dataplane::{Exported, Paused, SavedConnection, SavedLimits},
     descriptors, proto,
 };
 use prost::Message as _;
@@ -114,14 +114,14 @@ enum FromOld {
     /// The API's listeners, as the flags name them. Descriptors: the lock of the metadata, then
     /// those.
     Service { listeners: Vec<String> },
-    /// A vNIC, and what it serves: see [`Given`].
+    /// A vNIC, and what it serves: see [`Exported`].
     Nic {
         id: Uuid,
         /// [`proto::GuestSeen`], encoded.
         guest: Vec<u8>,
         counters: BTreeMap<String, u64>,
         #[serde(default)]
-        kept: Box<SavedKept>,
+        kept: Box<SavedLimits>,
         connection: Option<SavedConnection>,
     },
     /// That was all.
@@ -252,13 +252,13 @@ pub async fn hand_over(
 /// What stands still during a hand-over.
 struct Halted {
     control: Quiesced,
-    nics: Vec<Stopped>,
+    nics: Vec<Paused>,
 }
 
 impl Halted {
     fn end(self, then: Afterwards) {
         if then == Afterwards::Resume {
-            self.nics.into_iter().for_each(Stopped::resume);
+            self.nics.into_iter().for_each(Paused::resume);
         }
         self.control.end(then);
     }
@@ -297,7 +297,7 @@ async fn export_all(
     expect(channel, START_TIMEOUT, FromNew::Restored).await?;
     let nics = std::mem::take(&mut halted.control.nics);
     let (answers, mut answered) = mpsc::unbounded_channel();
-    let stop = |(number, nic): (usize, &QuiescedNic)| nic.giver.stop(number, answers.clone());
+    let stop = |(number, nic): (usize, &QuiescedNic)| nic.exporter.stop(number, answers.clone());
     halted.nics = nics.iter().enumerate().map(stop).collect();
     // The tasks have their own: when the last of them has answered, there are no more.
     drop(answers);
@@ -308,7 +308,7 @@ async fn export_all(
         answer.map_err(|_| HandOverError::Stop(STOP_TIMEOUT))
     };
     while let Some((number, answer)) = next(&mut answered).await? {
-        let Given { counters, kept, connection, fds } = answer?;
+        let Exported { counters, kept, connection, fds } = answer?;
         let QuiescedNic { id, guest, .. } = &nics[number];
         let guest = guest.encode_to_vec();
         let nic = FromOld::Nic { id: *id, guest, counters, kept: Box::new(kept), connection };
@@ -380,7 +380,7 @@ impl NewProcess {
                     control.take_over(
                         id,
                         guest,
-                        Given { counters, kept: *kept, connection, fds },
+                        Exported { counters, kept: *kept, connection, fds },
                     )?;
                 }
                 FromOld::End => return Ok(()),

@@ -1,5 +1,5 @@
-//! The one owner of the desired state. A change is validated, stored durably, published to the data
-//! plane, told to watchers, and then answered.
+//! The one owner of the desired state. A change is decided, stored durably, applied and told to
+//! watchers, published to the data plane, and then answered.
 //!
 //! ```text
 //! gRPC ── service ──▶ Control (its own thread): decide → store → apply, watchers
@@ -40,8 +40,8 @@ pub use long_lists::{LongList, LongLists};
 use crate::{
     addr::MacAddr,
     dataplane::{
-        Attached, Barrier, Closing, Dataplane, Given, Giver, Placement, PortChange, PortEvent,
-        PortState,
+        Attached, Barrier, Closing, Dataplane, Exported, Exporter, Placement, PortChange,
+        PortEvent, PortState,
         counters::ReactorCounters,
         forward::tables::{NetworkKey, PortId},
     },
@@ -171,7 +171,7 @@ pub struct QuiescedNic {
     /// What was seen of its guest.
     pub guest: proto::GuestSeen,
     /// The way to what it serves.
-    pub giver: Giver,
+    pub exporter: Exporter,
 }
 
 /// What becomes of a Control that waits.
@@ -272,7 +272,7 @@ impl Control {
 
     /// Opens the sockets of all vNICs that have none yet.
     pub fn open_sockets(&mut self) {
-        // Those that another process of the daemon gave have theirs.
+        // Those that another process of the daemon exported have theirs.
         let closed = self.nics.iter().filter(|(_, nic)| nic.attached.is_none());
         let closed: Vec<Uuid> = closed.map(|(id, _)| *id).collect();
         for id in closed {
@@ -283,25 +283,25 @@ impl Control {
         tracing::info!(networks = self.networks.len(), nics = self.nics.len(), "state restored");
     }
 
-    fn open_socket(&mut self, id: Uuid, gave: Option<Given>) -> Result<(), RestoreError> {
-        self.listen(id, gave).map_err(|source| RestoreError::Socket {
+    fn open_socket(&mut self, id: Uuid, exported: Option<Exported>) -> Result<(), RestoreError> {
+        self.listen(id, exported).map_err(|source| RestoreError::Socket {
             name: self.nics[&id].model.name.clone(),
             path: self.socket_path(id),
             source,
         })
     }
 
-    /// Goes on with a vNIC that another process of the daemon `gave`. One that is not stored is let
-    /// go.
+    /// Goes on with a vNIC that another process of the daemon `exported`. One that is not stored is
+    /// let go.
     pub fn take_over(
         &mut self,
         id: Uuid,
         guest: proto::GuestSeen,
-        gave: Given,
+        exported: Exported,
     ) -> Result<(), RestoreError> {
         let Some(nic) = self.nics.get_mut(&id) else { return Ok(()) };
         nic.guest = Guest::of_before(guest);
-        self.open_socket(id, Some(gave))
+        self.open_socket(id, Some(exported))
     }
 
     /// Takes no more requests until [`Quiesced::end`]: another process is about to take over. Those
@@ -310,8 +310,8 @@ impl Control {
         let (end, ended) = oneshot::channel();
         self.quiesced = Some(ended);
         let nics = self.nics.iter().filter_map(|(id, nic)| {
-            let giver = nic.attached.as_ref()?.giver();
-            Some(QuiescedNic { id: *id, guest: nic.guest.seen().clone(), giver })
+            let exporter = nic.attached.as_ref()?.exporter();
+            Some(QuiescedNic { id: *id, guest: nic.guest.seen().clone(), exporter })
         });
         Quiesced { nics: nics.collect(), end }
     }

@@ -13,7 +13,7 @@ use super::{
     view,
 };
 use crate::{
-    dataplane::{self, Access, Attached, Closing, Device, Given, NewPort, PortSpec, vhost_user},
+    dataplane::{self, Access, Attached, Closing, Device, Exported, NewPort, PortSpec, vhost_user},
     log_limit::LogLimit,
     model::{Name, Network, Nic, SocketAccess},
     proto,
@@ -191,8 +191,8 @@ impl Control {
         self.nics.insert(state.model.id, state);
     }
 
-    /// Makes the socket of a vNIC, or goes on with what another process of the daemon `gave`.
-    pub(super) fn listen(&mut self, id: Uuid, gave: Option<Given>) -> io::Result<()> {
+    /// Makes the socket of a vNIC, or goes on with what another process of the daemon `exported`.
+    pub(super) fn listen(&mut self, id: Uuid, exported: Option<Exported>) -> io::Result<()> {
         let path = self.socket_path(id);
         let nic = self.nics.get_mut(&id).expect("only vNICs of the state listen");
         let network = &self.networks[&nic.model.network_id];
@@ -206,7 +206,7 @@ impl Control {
                 device: device(&network.model, &nic.model),
             }),
         };
-        nic.attached = Some(self.dataplane.attach(port, gave)?);
+        nic.attached = Some(self.dataplane.attach(port, exported)?);
         if !nic.error.is_empty() {
             super::orphans::set_error(nic, String::new());
         }

@@ -9,8 +9,8 @@
 //! reactor/ who carries · endpoint/ who keeps ports attached
 //! ```
 //! [`Dataplane::place`] assigns a vNIC its port for life, and a reactor, which
-//! [`Dataplane::relocate`] changes; [`Dataplane::attach`] makes its socket; tables are published
-//! whole. Everything else is private to this folder.
+//! [`Dataplane::relocate`] changes; [`Dataplane::attach`] opens what it is reached by; tables are
+//! published whole. Control names no room but `forward/` (`tests/layering.rs`).
 
 pub mod counters;
 pub mod endpoint;
@@ -24,7 +24,7 @@ mod reports;
 
 pub use endpoint::{
     PortSpec,
-    export::{Given, SavedConnection, SavedKept},
+    export::{Exported, SavedConnection, SavedLimits},
     listener::{Access, longest_socket_path, room_for_listeners},
     tap, vhost_user,
 };
@@ -34,7 +34,7 @@ pub use reactor::{Hugepages, StartError};
 pub use reports::Reports;
 
 use counters::{PortCounters, ReactorCounters};
-use endpoint::{Socket, export::Order, port_handle::PortHandle};
+use endpoint::{Socket, export::ExportRequest, port_handle::PortHandle};
 use forward::{
     Network,
     tables::{NetworkKey, PortId},
@@ -134,37 +134,37 @@ pub struct Attached {
     counters: Arc<PortCounters>,
     /// The reactor that is to own the port.
     home: watch::Sender<Arc<reactor::Handle>>,
-    orders: mpsc::UnboundedSender<Order>,
+    exports: mpsc::UnboundedSender<ExportRequest>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
 /// The way to a port, for giving it to another process of the daemon.
 #[derive(Debug)]
-pub struct Giver {
-    orders: mpsc::UnboundedSender<Order>,
+pub struct Exporter {
+    exports: mpsc::UnboundedSender<ExportRequest>,
 }
 
-impl Giver {
+impl Exporter {
     /// Stops the port, between two messages of its VMM. What it served then comes in `answers`,
     /// with `number`.
     pub fn stop(
         &self,
         number: usize,
-        answers: mpsc::UnboundedSender<(usize, io::Result<Given>)>,
-    ) -> Stopped {
+        answers: mpsc::UnboundedSender<(usize, io::Result<Exported>)>,
+    ) -> Paused {
         let (resume, resumed) = oneshot::channel();
         // A task that has ended by a panic gives nothing.
-        self.orders.send(Order { number, answers, resume: resumed }).ok();
-        Stopped(resume)
+        self.exports.send(ExportRequest { number, answers, resume: resumed }).ok();
+        Paused(resume)
     }
 }
 
 /// A vNIC that stands still, or soon does.
 #[derive(Debug)]
-pub struct Stopped(oneshot::Sender<()>);
+pub struct Paused(oneshot::Sender<()>);
 
-impl Stopped {
+impl Paused {
     /// Nobody took over: it goes on. Without this call it stands still until the process ends.
     pub fn resume(self) {
         self.0.send(()).ok();
@@ -183,8 +183,8 @@ impl Attached {
     }
 
     /// The way to what is served.
-    pub fn giver(&self) -> Giver {
-        Giver { orders: self.orders.clone() }
+    pub fn exporter(&self) -> Exporter {
+        Exporter { exports: self.exports.clone() }
     }
 
     /// Tells VMMs of another device, each at its next connection.
@@ -376,13 +376,13 @@ impl Dataplane {
     }
 
     /// Makes a vNIC's port, whose socket listens when this returns, and replaces what is at its
-    /// path; or goes on with what another process of the daemon `gave`.
-    pub fn attach(&self, new: NewPort, gave: Option<Given>) -> io::Result<Attached> {
+    /// path; or goes on with what another process of the daemon `exported`.
+    pub fn attach(&self, new: NewPort, exported: Option<Exported>) -> io::Result<Attached> {
         let NewPort { place, network, name, spec } = new;
-        let counters = gave.as_ref().map(|gave| PortCounters::beginning_at(&gave.counters));
+        let counters = exported.as_ref().map(|from| PortCounters::beginning_at(&from.counters));
         let counters = Arc::new(counters.unwrap_or_default());
         let (stop, stopped) = oneshot::channel();
-        let (orders, ordered) = mpsc::unbounded_channel();
+        let (exports, asked) = mpsc::unbounded_channel();
         let reactor = Arc::clone(&self.reactors[usize::from(place.reactor)]);
         let home = watch::Sender::new(reactor);
         let port = PortHandle::new(
@@ -390,12 +390,12 @@ impl Dataplane {
             Arc::clone(&counters),
             reports::Reporter::new(place.port, self.reports.clone()),
             home.subscribe(),
-            ordered,
-            gave.as_ref().map(|gave| &gave.kept),
+            asked,
+            exported.as_ref().map(|from| &from.kept),
         );
         let common = endpoint::Common { guest_memory: self.guest_memory, access: self.access };
-        let (socket, task) = endpoint::serve(spec, port, common, gave, stopped)?;
-        Ok(Attached { name, socket, counters, home, orders, stop, task })
+        let (socket, task) = endpoint::serve(spec, port, common, exported, stopped)?;
+        Ok(Attached { name, socket, counters, home, exports, stop, task })
     }
 
     /// The reactors: how many vNICs are placed on each, and what it has done.

@@ -14,11 +14,11 @@ use tokio::sync::{mpsc, oneshot};
 
 /// What a task serves, for another process of the daemon.
 #[derive(Debug)]
-pub struct Given {
+pub struct Exported {
     /// What it has carried.
     pub counters: BTreeMap<String, u64>,
     /// What it may.
-    pub kept: SavedKept,
+    pub kept: SavedLimits,
     /// The VMM's connection, if there is one.
     pub connection: Option<SavedConnection>,
     /// The listener, or the TAP device; of a connection then its socket, a file for each region of
@@ -38,13 +38,13 @@ pub struct SavedConnection {
 
 /// What limits a vNIC, whichever VMM is connected to it.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct SavedKept {
+pub struct SavedLimits {
     pub(super) allowance: SavedAllowance,
     /// How long it is not served yet.
     pub(super) locked_out_ms: u64,
 }
 
-impl SavedKept {
+impl SavedLimits {
     /// Returns for how long it is still not to be served.
     pub(super) fn locked_out(&self) -> Duration {
         Duration::from_millis(self.locked_out_ms)
@@ -53,17 +53,17 @@ impl SavedKept {
 
 /// Asks a task to stop and to give what it serves.
 #[derive(Debug)]
-pub(in crate::dataplane) struct Order {
+pub(in crate::dataplane) struct ExportRequest {
     /// Comes with the answer.
     pub(in crate::dataplane) number: usize,
-    pub(in crate::dataplane) answers: mpsc::UnboundedSender<(usize, io::Result<Given>)>,
+    pub(in crate::dataplane) answers: mpsc::UnboundedSender<(usize, io::Result<Exported>)>,
     /// A message: nobody took over, the task goes on. Dropped: the process is ending.
     pub(in crate::dataplane) resume: oneshot::Receiver<()>,
 }
 
-impl Order {
+impl ExportRequest {
     /// Exports, and returns when nobody took over.
-    pub(super) async fn carry_out(self, given: io::Result<Given>) {
+    pub(super) async fn answer(self, given: io::Result<Exported>) {
         // Who asked may have given up, and then says so, too.
         self.answers.send((self.number, given)).ok();
         drop(self.answers);

@@ -10,7 +10,7 @@ pub mod tap;
 pub mod vhost_user;
 
 use crate::dataplane::port::vhost_user::session::Device;
-use export::Given;
+use export::Exported;
 use listener::Access;
 use port_handle::PortHandle;
 use std::{io, path::PathBuf};
@@ -68,20 +68,20 @@ impl Socket {
 }
 
 /// Opens what a vNIC is to be reached by, or goes on with what another process of the daemon
-/// `gave`, and keeps `port` attached until `stop`. Returns the socket, where there is one, and the
-/// task.
+/// `exported`, and keeps `port` attached until `stop`. Returns the socket, where there is one, and
+/// the task.
 pub(super) fn serve(
     spec: PortSpec,
     port: PortHandle,
     common: Common,
-    gave: Option<Given>,
+    exported: Option<Exported>,
     stop: oneshot::Receiver<()>,
 ) -> io::Result<(Option<Socket>, JoinHandle<()>)> {
     // A task begins after all that can fail: nobody could end it.
     match spec {
         PortSpec::VhostUser(vhost_user::Spec { path, access, device }) => {
-            let start = match gave {
-                Some(gave) => Start::take(gave, device, port.name())?,
+            let start = match exported {
+                Some(exported) => Start::import(exported, device, port.name())?,
                 None => Start::new(listener::listen(&path, access.or(common.access))?),
             };
             let device = watch::Sender::new(device);
@@ -90,7 +90,7 @@ pub(super) fn serve(
             Ok((Some(Socket { path, access: common.access, device }), task))
         }
         PortSpec::Tap(spec) => {
-            let tap = tap::open(&spec, gave)?;
+            let tap = tap::open(&spec, exported)?;
             Ok((None, tokio::spawn(tap::serve(spec, tap, port, stop))))
         }
     }

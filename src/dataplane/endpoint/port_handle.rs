@@ -1,7 +1,7 @@
 //! A port's place in the data plane, as its endpoint sees it: where it is to live, what it has
 //! carried and may, and what becomes of it.
 
-use super::export::{Given, Order, SavedConnection, SavedKept};
+use super::export::{ExportRequest, Exported, SavedConnection, SavedLimits};
 use crate::dataplane::{
     PortState,
     counters::PortCounters,
@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 #[derive(Debug)]
 pub(super) enum Signal {
     /// It is to be given to another process of the daemon.
-    Export(Order),
+    Export(ExportRequest),
     /// It is to live at another reactor: to be detached, and attached again.
     Moved,
     /// It failed.
@@ -35,11 +35,13 @@ pub(in crate::dataplane) struct PortHandle {
     reporter: Reporter,
     /// The reactor that is to own the port.
     home: watch::Receiver<Arc<reactor::Handle>>,
-    orders: mpsc::UnboundedReceiver<Order>,
+    exports: mpsc::UnboundedReceiver<ExportRequest>,
     allowance: Allowance,
     failures: (mpsc::UnboundedSender<PortFailure>, mpsc::UnboundedReceiver<PortFailure>),
     /// The reactor that has the port.
     attached: Option<Arc<reactor::Handle>>,
+    /// The port is on its way back.
+    detached: Option<oneshot::Receiver<Option<Allowance>>>,
 }
 
 impl PortHandle {
@@ -50,13 +52,25 @@ impl PortHandle {
         counters: Arc<PortCounters>,
         reporter: Reporter,
         home: watch::Receiver<Arc<reactor::Handle>>,
-        orders: mpsc::UnboundedReceiver<Order>,
-        may: Option<&SavedKept>,
+        exports: mpsc::UnboundedReceiver<ExportRequest>,
+        may: Option<&SavedLimits>,
     ) -> Self {
         let allowance = may.map(|may| Allowance::restore(&may.allowance)).unwrap_or_default();
         let failures = mpsc::unbounded_channel();
-        let attached = None;
-        Self { id, network, name, counters, reporter, home, orders, allowance, failures, attached }
+        let (attached, detached) = (None, None);
+        Self {
+            id,
+            network,
+            name,
+            counters,
+            reporter,
+            home,
+            exports,
+            allowance,
+            failures,
+            attached,
+            detached,
+        }
     }
 
     /// Returns its name, for the log.
@@ -68,7 +82,7 @@ impl PortHandle {
     pub(super) async fn next(&mut self) -> Signal {
         tokio::select! {
             biased;
-            Some(order) = self.orders.recv() => Signal::Export(order),
+            Some(request) = self.exports.recv() => Signal::Export(request),
             Ok(()) = self.home.changed() => Signal::Moved,
             Some(failure) = self.failures.1.recv() => Signal::Failed(failure),
             else => std::future::pending().await,
@@ -111,30 +125,35 @@ impl PortHandle {
 
     /// Takes the port back, if there is one: afterwards nothing touches its guest's memory.
     pub(super) async fn detach(&mut self) {
-        let Some(reactor) = self.attached.take() else { return };
-        let (done, detached) = oneshot::channel();
-        reactor.detach(self.id, move |allowance| {
-            // Nobody waits once the daemon is going down.
-            done.send(allowance).ok();
-        });
+        if let Some(reactor) = self.attached.take() {
+            let (done, detached) = oneshot::channel();
+            reactor.detach(self.id, move |allowance| {
+                // Nobody waits once the daemon is going down.
+                done.send(allowance).ok();
+            });
+            self.detached = Some(detached);
+        }
+        // Kept until the answer has come: who waits may be dropped meanwhile, and wait again.
+        let Some(detached) = &mut self.detached else { return };
         // An error says that the reactor has ended, and its ports with it.
         if let Ok(Some(allowance)) = detached.await {
             self.allowance = allowance;
         }
+        self.detached = None;
     }
 
     /// Returns what is given to another process: a port that is not to be served for as long as
     /// `locked_out`, its connection and its descriptors.
-    pub(super) fn given(
+    pub(super) fn exported(
         &self,
         locked_out: Duration,
         connection: Option<SavedConnection>,
         fds: Vec<OwnedFd>,
-    ) -> Given {
-        let kept = SavedKept {
+    ) -> Exported {
+        let kept = SavedLimits {
             allowance: self.allowance.save(),
             locked_out_ms: locked_out.as_millis() as u64,
         };
-        Given { counters: self.counters.totals(), kept, connection, fds }
+        Exported { counters: self.counters.totals(), kept, connection, fds }
     }
 }

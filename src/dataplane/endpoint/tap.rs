@@ -1,7 +1,7 @@
 //! One async task a TAP device: it is opened, made a port, and opened again when it is gone.
 
 use super::{
-    export::Given,
+    export::Exported,
     port_handle::{PortHandle, Signal},
 };
 use crate::{
@@ -12,7 +12,9 @@ use crate::{
     log_limit::{LogLimit, Said},
 };
 use std::{
+    convert::Infallible,
     io,
+    pin::pin,
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
@@ -27,71 +29,82 @@ pub struct Spec {
     pub interface: String,
 }
 
-/// Opens the device, or goes on with the one that another process of the daemon gave.
-pub(in crate::dataplane) fn open(spec: &Spec, given: Option<Given>) -> io::Result<Tap> {
-    match given.and_then(|given| given.fds.into_iter().next()) {
-        Some(fd) => Ok(Tap::from(fd)),
-        None => Tap::open(&spec.interface),
+/// Opens the device, or goes on with what another process of the daemon `exported`: the device, if
+/// it had one.
+pub(in crate::dataplane) fn open(
+    spec: &Spec,
+    exported: Option<Exported>,
+) -> io::Result<Option<Tap>> {
+    match exported {
+        // Without one, a hand-over must not fail for it: it is looked for as before.
+        Some(exported) => Ok(exported.fds.into_iter().next().map(Tap::from)),
+        None => Tap::open(&spec.interface).map(Some),
     }
 }
 
 /// Keeps the device attached until `stop`.
 pub(in crate::dataplane) async fn serve(
     spec: Spec,
-    tap: Tap,
+    mut tap: Option<Tap>,
     mut port: PortHandle,
     mut stop: oneshot::Receiver<()>,
 ) {
-    let mut tap = Some(tap);
     let mut log = LogLimit::default();
     loop {
-        let served = async {
-            match &tap {
-                Some(tap) => keep(tap, &mut port).await,
-                None => tokio::time::sleep(RETRY).await,
-            }
-        };
-        tokio::select! {
-            () = served => {}
+        let ended = tokio::select! {
+            ended = keep(&spec, &mut tap, &mut port) => ended,
             _ = &mut stop => return port.detach().await,
-        }
-        // Closed first: the name is another device's only then.
+        };
         port.detach().await;
+        port.tell(PortState::Failed);
+        // Closed, so that a device of this name can be made anew.
         tap = None;
-        match Tap::open(&spec.interface) {
-            Ok(opened) => tap = Some(opened),
-            Err(error) => {
-                port.tell(PortState::Failed);
-                if let Some(Said { unsaid }) = log.failure(&error.to_string(), Instant::now()) {
-                    let interface = &spec.interface;
-                    tracing::warn!(
-                        nic = port.name(), interface, %error, unsaid,
-                        "cannot open a TAP device"
-                    );
-                }
-            }
+        if let Err(error) = ended
+            && let Some(Said { unsaid }) = log.failure(&error.to_string(), Instant::now())
+        {
+            let (nic, interface) = (port.name(), &spec.interface);
+            tracing::warn!(nic, interface, %error, unsaid, "a vNIC is without its TAP device");
+        }
+        tokio::select! {
+            () = wait(&mut port) => {}
+            _ = &mut stop => return,
         }
     }
 }
 
-/// Keeps the port of `tap` attached until it fails.
-async fn keep(tap: &Tap, port: &mut PortHandle) {
+/// Keeps the port of `tap`, which is opened where it is not yet, attached until it fails.
+async fn keep(spec: &Spec, tap: &mut Option<Tap>, port: &mut PortHandle) -> io::Result<Infallible> {
+    let tap = match tap {
+        Some(tap) => tap,
+        None => tap.insert(Tap::open(&spec.interface)?),
+    };
     port.begin();
     port.connected();
     loop {
-        match DescriptorPort::new(tap.clone()) {
-            Ok(made) => port.attach(Box::new(made), PortState::Active),
-            Err(error) => return tracing::warn!(nic = port.name(), %error, "no memory for a port"),
-        }
+        port.attach(Box::new(DescriptorPort::new(tap.clone())?), PortState::Active);
         match port.next().await {
             Signal::Moved => port.detach().await,
-            Signal::Export(order) => {
+            Signal::Export(request) => {
                 port.detach().await;
                 let fd = tap.share();
-                order.carry_out(fd.map(|fd| port.given(Duration::ZERO, None, vec![fd]))).await;
+                request.answer(fd.map(|fd| port.exported(Duration::ZERO, None, vec![fd]))).await;
             }
-            Signal::Failed(failure) => {
-                return tracing::warn!(nic = port.name(), %failure, "a TAP device is given up");
+            Signal::Failed(failure) => return Err(io::Error::other(failure)),
+        }
+    }
+}
+
+/// Returns when the device is to be looked for again.
+async fn wait(port: &mut PortHandle) {
+    let mut retry = pin!(tokio::time::sleep(RETRY));
+    loop {
+        tokio::select! {
+            () = &mut retry => return,
+            signal = port.next() => {
+                // Another process opens the device itself.
+                if let Signal::Export(request) = signal {
+                    request.answer(Ok(port.exported(Duration::ZERO, None, vec![]))).await;
+                }
             }
         }
     }

@@ -2,17 +2,17 @@
 //! reactor's port in step.
 //!
 //! ```text
-//! message ── disturbs? detach, wait for the reactor ── session.handle ── memory
+//! message ── must stop? detach, wait for the reactor ── session.handle ── memory
 //!         ── attach what runs now ── reply
 //! ```
 //! The reply to a request that stops a ring or frees memory waits until the port is given back.
 //!
-//! What a task serves can be given to another process of the daemon (`Given`), between two
+//! What a task serves can be given to another process of the daemon (`Exported`), between two
 //! messages: it stops its port and waits; the other goes on with the same socket, memory and rings.
 
 use super::{
     channel::{Begun, Channel, Unreadable},
-    export::{Given, SavedConnection},
+    export::{Exported, SavedConnection},
     listener::{self, Access},
     lockout::Lockout,
     port_handle::{PortHandle, Signal},
@@ -101,8 +101,12 @@ impl Start {
         Self { listener: kept.apart.own(listener), connection: None, kept }
     }
 
-    /// What another process gave. A connection that cannot go on is ended, and told to the log.
-    pub(in crate::dataplane) fn take(given: Given, device: Device, nic: &str) -> io::Result<Self> {
+    /// What another process exported. A connection that cannot go on is ended, and told to the log.
+    pub(in crate::dataplane) fn import(
+        given: Exported,
+        device: Device,
+        nic: &str,
+    ) -> io::Result<Self> {
         let kept = Kept::restore(given.kept.locked_out());
         let mut fds = given.fds.into_iter();
         let listener = fds.next().ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -274,10 +278,10 @@ async fn accept(
             signal = port.next() => {
                 // Where it is to live is looked at when it is attached, and nothing runs that
                 // fails.
-                if let Signal::Export(order) = signal {
+                if let Signal::Export(request) = signal {
                     let listener = listener.as_fd().try_clone_to_owned();
                     let left = kept.lockout.left();
-                    order.carry_out(listener.map(|fd| port.given(left, None, vec![fd]))).await;
+                    request.answer(listener.map(|fd| port.exported(left, None, vec![fd]))).await;
                 }
             }
         }
@@ -357,10 +361,10 @@ impl<'a> Connection<'a> {
                 biased;
                 // First what the daemon wants: a VMM that never stops asking must not hold that up.
                 signal = self.port.next() => match signal {
-                    Signal::Export(order) => {
+                    Signal::Export(request) => {
                         self.port.detach().await;
-                        order.carry_out(self.save(listener)).await;
-                        self.session.doubt_positions();
+                        request.answer(self.save(listener)).await;
+                        self.session.forget_positions();
                         self.attach()?;
                     }
                     Signal::Moved => {
@@ -410,9 +414,9 @@ impl<'a> Connection<'a> {
     }
 
     /// What another process needs to go on.
-    fn save(&self, listener: &UnixListener) -> io::Result<Given> {
+    fn save(&self, listener: &UnixListener) -> io::Result<Exported> {
         let copy = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned();
-        // In the order in which `Start::take` and `restore` read them.
+        // In the order in which `Start::import` and `restore` read them.
         let mut fds = vec![copy(listener.as_fd())?, copy(self.channel.stream.as_fd())?];
         let (regions, files): (Vec<_>, Vec<_>) = self.memory.share()?.into_iter().unzip();
         fds.extend(files);
@@ -426,7 +430,7 @@ impl<'a> Connection<'a> {
         };
         let session = self.session.save(&mut fds)?;
         let connection = SavedConnection { session, regions, marks };
-        Ok(self.port.given(self.kept.lockout.left(), Some(connection), fds))
+        Ok(self.port.exported(self.kept.lockout.left(), Some(connection), fds))
     }
 
     /// The rest of one request, and its reply.
@@ -459,8 +463,8 @@ impl<'a> Connection<'a> {
         request: Request,
         fds: Vec<Foreign<OwnedFd>>,
     ) -> Result<Reply, Broken> {
-        let disturbs = Session::disturbs(&request);
-        if disturbs {
+        let must_stop = Session::needs_quiesce(&request);
+        if must_stop {
             self.port.detach().await;
         }
         match request {
@@ -486,7 +490,7 @@ impl<'a> Connection<'a> {
         // What is not used is given back before the VMM goes on: it could give more and more.
         let idle = timeout(APART_DEADLINE, self.kept.apart.idle()).await;
         idle.map_err(|_| Broken::Waits)??;
-        if disturbs {
+        if must_stop {
             self.attach()?;
         }
         Ok(effect.reply)

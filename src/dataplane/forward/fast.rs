@@ -1,9 +1,9 @@
 //! What nearly all frames are, decided in a few comparisons: a whole TCP or UDP packet in IPv4
-//! without options, with nothing about it that guard, responders or rejections have to look at.
+//! without options, with nothing about it that the guard or the gateway has to look at.
 //!
 //! ```text
 //! frame ── check: as expected, octet for octet? ── FIB ── fits: MTU? ── next hop
-//!             └── no: the general path of the pipeline
+//!             └── no: the general path (`routed.rs`)
 //! ```
 //! It decides nothing that the general path would decide otherwise (a property test of
 //! `routed.rs`).
@@ -30,14 +30,14 @@ const TRANSPORT_AT: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
 
 /// What plain frames of one vNIC have in common.
 #[derive(Debug)]
-pub struct Plain<'a> {
+pub struct FastPath<'a> {
     vnic: &'a Vnic,
     /// Never routed, though a prefix may cover it.
     broadcast: Ipv4Addr,
     ethernet: [u8; ethernet::HEADER_LEN],
 }
 
-impl<'a> Plain<'a> {
+impl<'a> FastPath<'a> {
     /// The plain frames of `vnic`.
     pub fn new(table: &Routed, vnic: &'a Vnic) -> Self {
         let header = ethernet::Header {

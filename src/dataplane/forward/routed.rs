@@ -11,7 +11,7 @@
 
 use super::{
     Decisions, Fib,
-    fast::{self, Plain},
+    fast::{self, FastPath},
     guard, rewrite,
     tables::{GATEWAY_IPV4, GATEWAY_IPV6, Routed, Vnic},
     withheld::Withheld,
@@ -55,11 +55,11 @@ impl Decider {
         decisions: &mut Decisions,
     ) {
         let (frames, _) = burst.frames_mut();
-        let plain = Plain::new(table, vnic);
+        let fast_path = FastPath::new(table, vnic);
         // One step after the other, so that many lookups wait for memory at the same time.
         let destinations = &mut self.destinations[..frames.len()];
         for (frame, destination) in frames.iter_mut().zip(&mut *destinations) {
-            *destination = plain.check(frame);
+            *destination = fast_path.check(frame);
         }
         for (destination, hop) in destinations.iter().zip(&mut decisions.next_hops) {
             let found = destination.and_then(|destination| table.fib.lookup_ipv4(destination));
@@ -345,7 +345,7 @@ mod tests {
         (table, [vnic, _]): &(Routed, [Vnic; 2]),
         frame: &mut Frame,
     ) -> Option<NextHopId> {
-        let destination = Plain::new(table, vnic).check(frame)?;
+        let destination = FastPath::new(table, vnic).check(frame)?;
         let next_hop = table.fib.lookup_ipv4(destination)?;
         fast::fits(frame, table.fib.next_hop(next_hop)).then_some(next_hop)
     }

@@ -352,18 +352,28 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_goes_back_or_from_the_mac_of_another(
-            frames in proptest::collection::vec(
-                (1..4_u8, proptest::collection::vec(0..4_u8, 0..40)), 1..50),
+            frames in proptest::collection::vec((1..4_u8, 0..7_usize, 0..7_usize), 1..50),
         ) {
+            let other = [0x02, 0, 0, 0, 0, 0x98];
+            let group = [0x01, 0x80, 0xc2, 0, 0, 0x0e];
+            let macs = [mac(1), mac(2), mac(3), UNKNOWN, other, group, [0xff; 6]];
             let (network, mut fdb, now) = (network(), Fdb::default(), Instant::now());
-            for (sender, octets) in frames {
-                let frame = frame(&octets, Offload::None);
+            for (sender, from, to) in frames {
+                let frame = tagged(macs[from], macs[to]);
                 let decided = network.decide(&vnic(sender), &frame, &mut fdb, now);
+                let own = usize::from(sender) - 1;
+                // The first three are vNICs', the last two groups'.
+                let may = from == own || (3..5).contains(&from);
+                prop_assert_eq!(decided == Err(DropReason::SpoofedMac.into()), !may);
                 if let Ok(id) = decided {
                     prop_assert_ne!(network.next_hop(id).port, vnic(sender).port);
                 }
-                if decided == FLOOD || decided.is_ok() {
-                    prop_assert_eq!(octets[6] & 1, 0);
+                match to {
+                    _ if !may => {}
+                    0..3 if to == own => prop_assert_eq!(decided, Err(DropReason::NoRoute.into())),
+                    0..3 => prop_assert_eq!(decided, Ok(NextHopId(to as u32))),
+                    5.. => prop_assert_eq!(decided, FLOOD),
+                    _ => prop_assert_ne!(decided, Err(DropReason::SpoofedMac.into())),
                 }
             }
         }

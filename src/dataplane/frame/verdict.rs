@@ -111,7 +111,7 @@ drop_reasons! {
     TooManyOptions = "too_many_options",
     /// An IPv4 header, or a message to the gateway, has a wrong checksum.
     BadChecksum = "bad_checksum",
-    /// The source MAC is not the vNIC's.
+    /// The source MAC is not the vNIC's; in a switched network, it is another vNIC's or a group's.
     SpoofedMac = "spoofed_source_mac",
     /// The ARP sender is not the vNIC.
     SpoofedArp = "spoofed_arp_sender",

@@ -50,6 +50,8 @@ struct Record {
 // No length of a frame: those are far below.
 const SKIP: u32 = u32::MAX;
 const FRAME_AT: usize = size_of::<Record>().next_multiple_of(ALIGN);
+// One that says SKIP is written where no more than this is left of the page.
+const _: () = assert!(size_of::<Record>() <= ALIGN);
 
 /// How many octets of a port may still be in a link. It leaves room for others beside a port whose
 /// frames are not taken fast enough.

@@ -470,10 +470,10 @@ impl Reactor {
 
     fn activate(&mut self, port: PortId, queue: usize, now: Instant) {
         let Some(slot) = self.ports.healthy_mut(port) else { return };
-        if let Some(patience) = slot.patience.get_mut(queue)
-            && patience.wake(now)
+        if let Some(poll_window) = slot.poll_windows.get_mut(queue)
+            && poll_window.wake(now)
         {
-            let window = patience.window();
+            let window = poll_window.window();
             slot.port.disarm(queue);
             self.active.push(Active { port, queue, busy: now, window });
         }
@@ -529,7 +529,7 @@ impl Reactor {
         if more {
             slot.port.disarm(queue);
         } else {
-            slot.patience[queue].arm(now);
+            slot.poll_windows[queue].arm(now);
         }
         Ok(more)
     }

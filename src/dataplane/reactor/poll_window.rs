@@ -15,14 +15,14 @@ const LONGEST: u32 = 8;
 
 /// What a queue's silences have taught.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct PollWindow {
     asked: Duration,
     window: Duration,
     /// Since when the guest is asked to ring, if it is.
     armed: Option<Instant>,
 }
 
-impl Patience {
+impl PollWindow {
     /// Of a queue that is polled for `asked` after its last frame.
     pub fn new(asked: Duration) -> Self {
         Self { asked, window: asked, armed: None }
@@ -58,25 +58,25 @@ mod tests {
     #[test]
     fn short_silences_make_it_longer_and_one_long_silence_as_asked() {
         let now = Instant::now();
-        let mut patience = Patience::new(50 * MICRO);
+        let mut poll_window = PollWindow::new(50 * MICRO);
         let mut windows = |silent| {
-            patience.arm(now);
-            assert!(patience.wake(now + silent * MICRO));
-            patience.window().as_micros()
+            poll_window.arm(now);
+            assert!(poll_window.wake(now + silent * MICRO));
+            poll_window.window().as_micros()
         };
         assert_eq!([10, 399, 0, 0].map(&mut windows), [100, 200, 400, 400]);
         assert_eq!([400, 399].map(&mut windows), [50, 100]);
-        assert!(!patience.wake(now), "it is polled already");
+        assert!(!poll_window.wake(now), "it is polled already");
     }
 
     #[test]
     fn who_asks_for_none_gets_none() {
         let now = Instant::now();
-        let mut patience = Patience::new(Duration::ZERO);
+        let mut poll_window = PollWindow::new(Duration::ZERO);
         (0..10).for_each(|_| {
-            patience.arm(now);
-            patience.wake(now);
+            poll_window.arm(now);
+            poll_window.wake(now);
         });
-        assert_eq!(patience.window(), Duration::ZERO);
+        assert_eq!(poll_window.window(), Duration::ZERO);
     }
 }

@@ -1,6 +1,6 @@
 //! The ports a reactor owns, each with what is known of it between two bursts.
 
-use super::{allowance::Allowance, poll_window::Patience};
+use super::{allowance::Allowance, poll_window::PollWindow};
 use crate::dataplane::{
     counters::PortCounters,
     forward::{
@@ -72,7 +72,7 @@ pub struct Slot {
     /// It had no receive buffers for [`HOLD`]: nobody waits for it until it takes a frame.
     pub stalled: bool,
     /// How long each of its queues is polled.
-    pub patience: Box<[Patience]>,
+    pub poll_windows: Box<[PollWindow]>,
     /// Whether its oldest frame waits for a receiver.
     pub held: Option<Held>,
     /// How many advertisements it was sent unasked, heard or not.
@@ -192,7 +192,7 @@ impl Ports {
         }
         let mut slot = Slot {
             id: attachment.id,
-            patience: vec![Patience::new(busy_poll); attachment.port.queues()].into(),
+            poll_windows: vec![PollWindow::new(busy_poll); attachment.port.queues()].into(),
             port: attachment.port,
             network: attachment.network,
             member: None,

@@ -33,14 +33,14 @@ fn a_reactor_never_sleeps_on_a_command() {
                 sleep.call()
             })
         });
-        let mut obeyed = 0;
+        let mut done = 0;
         if sleep.was_called() {
-            obeyed = command.load(Relaxed);
+            done = command.load(Relaxed);
         }
         let sleeps = sleep.prepare(|| false);
-        let rung = callers.map(|caller| caller.join().unwrap());
-        assert!(!sleeps || rung.contains(&true) || obeyed == 3, "{obeyed} {rung:?}");
-        assert_ne!(rung, [true, true], "once a sleep");
+        let woken = callers.map(|caller| caller.join().unwrap());
+        assert!(!sleeps || woken.contains(&true) || done == 3, "{done} {woken:?}");
+        assert_ne!(woken, [true, true], "once a sleep");
     });
 }
 

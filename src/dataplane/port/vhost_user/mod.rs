@@ -68,7 +68,7 @@ pub struct RingPlan {
     pub config: RingConfig,
     /// Readable when the guest kicks.
     pub kick: Option<Arc<OwnedFd>>,
-    /// Rung when the guest is to look at its used ring.
+    /// Signalled when the guest is to look at its used ring.
     pub call: Option<CallFd>,
     /// Whether the VMM has enabled it.
     pub enabled: bool,

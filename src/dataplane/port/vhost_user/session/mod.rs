@@ -3,7 +3,7 @@
 //!
 //! Takes requests in any order that real VMMs use (QEMU enables rings before it sets features, UML
 //! sets call descriptors first) and refuses what no VMM may ask. Does no I/O: whoever drives it
-//! maps memory, stops the port before a request that [`Session::disturbs`] it, and builds the next
+//! maps memory, stops the port before a request that needs that, and builds the next
 //! port from [`Session::plan`].
 
 pub mod message;
@@ -217,7 +217,7 @@ struct Ring {
     position: LastAvail,
     kick: Kick,
     call: Option<CallFd>,
-    /// Rung when the vNIC fails.
+    /// Signalled when the vNIC fails.
     error: Option<CallFd>,
     /// `None`: the VMM has not said. Without protocol features the ring is then enabled. With them
     /// it waits: a VMM that comes back takes up its rings one by one, and what the guest sent
@@ -269,7 +269,7 @@ impl Session {
     }
 
     /// Whether the port must be stopped before `request` is handled.
-    pub fn disturbs(request: &Request) -> bool {
+    pub fn needs_quiesce(request: &Request) -> bool {
         // Harmless requests are listed, not the others: one that is forgotten costs a pause, and
         // not a port whose rings or memory change under it.
         !matches!(
@@ -290,7 +290,7 @@ impl Session {
         )
     }
 
-    /// Handles one request. The port, if there was one, has stopped if the request disturbs it;
+    /// Handles one request. The port, if there was one, has stopped if the request needs that;
     /// kick descriptors are eventfds, and those to be signalled eventfds or UNIX sockets.
     pub fn handle(
         &mut self,

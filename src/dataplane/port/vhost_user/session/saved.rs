@@ -132,7 +132,7 @@ impl Session {
 
     /// Forgets where ports left the rings: another process may have gone on from there. The used
     /// index in memory decides then, as when a VMM comes back.
-    pub fn doubt_positions(&mut self) {
+    pub fn forget_positions(&mut self) {
         for ring in &mut self.rings {
             ring.base = ring.position.get().unwrap_or(ring.base);
             ring.position = LastAvail::default();
