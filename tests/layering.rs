@@ -372,9 +372,30 @@ fn every_drop_reason_is_documented() {
 }
 
 #[test]
+fn every_source_that_a_page_names_exists() {
+    let sources: Vec<_> = ["src", "tests", "benches"].map(|place| files(Path::new(place))).concat();
+    let mut pages = vec![PathBuf::from("CONTRIBUTING.md")];
+    for folder in ["docs", "docs/decisions"] {
+        pages.extend(fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()));
+    }
+    let mut count = 0;
+    for page in pages.iter().filter(|page| page.extension().is_some_and(|e| e == "md")) {
+        let text = fs::read_to_string(page).unwrap();
+        let named = text.split('`').skip(1).step_by(2).filter(|code| code.ends_with(".rs"));
+        // Not those that stand for several.
+        for name in named.filter(|name| !name.contains(['{', '*', ' ']) && !name.contains("NAME")) {
+            let exists = sources.iter().any(|source| source.ends_with(name));
+            assert!(exists, "{} names {name}", page.display());
+            count += 1;
+        }
+    }
+    assert!(count > 40, "{count} sources are named");
+}
+
+#[test]
 fn every_promise_names_tests_that_exist() {
     let mut tests = Vec::new();
-    for file in files(Path::new("src")).into_iter().chain(files(Path::new("tests/it"))) {
+    for file in files(Path::new("src")).into_iter().chain(files(Path::new("tests"))) {
         let text = fs::read_to_string(&file).unwrap();
         let named = if file.ends_with("mod.rs") { file.parent().unwrap() } else { &file };
         let module = named.file_stem().unwrap().to_string_lossy().into_owned();
@@ -385,7 +406,7 @@ fn every_promise_names_tests_that_exist() {
     let page = fs::read_to_string("docs/reliability.md").unwrap();
     let named = page.split('`').skip(1).step_by(2).filter(|code| code.contains("::"));
     let mut count = 0;
-    for name in named.filter(|name| !name.contains("model::Nic")) {
+    for name in named {
         let prefix = name.trim_end_matches(['…', '*']);
         let exists =
             tests.iter().any(|test| test.starts_with(prefix) && (prefix != name || test == name));

@@ -10,8 +10,6 @@ mod attacks;
 mod cli;
 mod guests;
 mod life;
-#[path = "../fuzz/fuzz_targets/network/mod.rs"]
-mod network;
 #[path = "../support/mod.rs"]
 mod support;
 mod traffic;
@@ -19,5 +17,5 @@ mod vmm;
 
 use support::{
     certificates, command, daemon, driver, frames, frames::field, guest, hostile, innocents,
-    machine, numbered, random, rude, segments,
+    machine, network, numbered, random, rude, segments,
 };

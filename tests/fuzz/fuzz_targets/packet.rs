@@ -7,6 +7,7 @@
 #[path = "../../support/frames/field.rs"]
 #[expect(dead_code, reason = "the tests use all of it")]
 mod field;
+#[path = "../../support/network.rs"]
 mod network;
 
 use field::ipv4;

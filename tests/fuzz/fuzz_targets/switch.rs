@@ -11,6 +11,7 @@
 mod backend;
 #[path = "../../support/driver.rs"]
 mod driver;
+#[path = "../../support/network.rs"]
 mod network;
 
 use backend::{NoLinks, attachment, config, map, plan};
