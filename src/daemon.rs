@@ -152,20 +152,8 @@ pub async fn run(
     let (dataplane, events) = Dataplane::start(&settings)?;
     let pulse = dataplane.pulse();
     let new_process = if config.take_over { Some(NewProcess::new()?) } else { None };
-    let (store, sockets, mut inherited) = match &new_process {
-        None => {
-            let sockets = DirLock::take(&socket_dir, SOCKET_LOCK)?;
-            (JsonStore::open(&metadata_dir)?, sockets, HashMap::new())
-        }
-        Some(new_process) => {
-            let Inherited { lock, socket_lock, listeners } = new_process.ready().await?;
-            let sockets = match socket_lock {
-                Some(lock) => DirLock::take_over(&socket_dir, SOCKET_LOCK, lock)?,
-                None => DirLock::take(&socket_dir, SOCKET_LOCK)?,
-            };
-            (JsonStore::take_over(&metadata_dir, lock)?, sockets, listeners)
-        }
-    };
+    let (store, sockets, mut inherited) =
+        take_folders(&metadata_dir, &socket_dir, new_process.as_ref()).await?;
     let locks = Locks { metadata: store.lock()?, sockets };
     // After the locks: only who has them may judge what else a corpse still holds.
     let holder_is_dead = locks.sockets.is_taken_from_a_corpse();
@@ -233,21 +221,50 @@ pub async fn run(
     // The listeners end when `stop` is dropped. A copy would keep their ports taken.
     drop((stop, copies));
     if !is_taken_over {
-        let sockets = control.call(Control::shut_down).await.unwrap_or_default();
-        // All at once: each may wait a while for what its VMM gave.
-        let closing: JoinSet<()> = sockets.into_iter().map(Attached::close).collect();
-        closing.join_all().await;
+        close_ports(&control).await;
     }
-    let drained = async { while servers.join_next().await.is_some() {} };
-    // Watches never end by themselves.
-    if tokio::time::timeout(GRACE, drained).await.is_err() {
-        servers.shutdown().await;
-    }
+    drain(servers).await;
     let ended_well = thread.join().await;
     if !is_taken_over {
         api::remove(&paths);
     }
     if ended_well { Ok(()) } else { Err(StartError::Control) }
+}
+
+/// Takes the folders for this process alone; from the old process, where this one takes over.
+/// Returns the store, the lock of the sockets, and the API's listeners that came with them.
+async fn take_folders(
+    metadata_dir: &Path,
+    socket_dir: &Path,
+    new_process: Option<&NewProcess>,
+) -> Result<(JsonStore, DirLock, HashMap<String, OwnedFd>), StartError> {
+    let Some(new_process) = new_process else {
+        let sockets = DirLock::take(socket_dir, SOCKET_LOCK)?;
+        return Ok((JsonStore::open(metadata_dir)?, sockets, HashMap::new()));
+    };
+    let Inherited { lock, socket_lock, listeners } = new_process.ready().await?;
+    let sockets = match socket_lock {
+        Some(lock) => DirLock::take_over(socket_dir, SOCKET_LOCK, lock)?,
+        // An old process of an older version has none.
+        None => DirLock::take(socket_dir, SOCKET_LOCK)?,
+    };
+    Ok((JsonStore::take_over(metadata_dir, lock)?, sockets, listeners))
+}
+
+/// Ends Control, and closes all ports.
+async fn close_ports(control: &Handle) {
+    let ports = control.call(Control::shut_down).await.unwrap_or_default();
+    // All at once: each may wait a while for what its VMM gave.
+    let closing: JoinSet<()> = ports.into_iter().map(Attached::close).collect();
+    closing.join_all().await;
+}
+
+/// Waits for the API's connections to end, but not for long: watches never do by themselves.
+async fn drain<T: 'static>(mut servers: JoinSet<T>) {
+    let drained = async { while servers.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, drained).await.is_err() {
+        servers.shutdown().await;
+    }
 }
 
 fn settings(config: &Config) -> Settings {

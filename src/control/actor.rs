@@ -46,6 +46,47 @@ fn give((answer, closing): (Answer, Vec<Closing>)) {
     });
 }
 
+/// Takes a request, and those that wait behind it, and settles them together.
+async fn take(
+    first: Request,
+    waiting: &mut mpsc::Receiver<Request>,
+    reports: &mut Reports,
+    control: &mut Control,
+) {
+    // Events of ports first: a client that has its lease already must not read a state without it.
+    // Not all, as ports may report without end.
+    let happened = std::iter::from_fn(|| reports.try_recv());
+    happened.take(SETTLED_TOGETHER).for_each(|event| control.port_changed(event));
+    let waiting = std::iter::from_fn(|| waiting.try_recv().ok());
+    let mut batch = Batch::default();
+    for request in [first].into_iter().chain(waiting).take(SETTLED_TOGETHER) {
+        match request {
+            Request::Change(request) => batch.add(request, control),
+            Request::Call(request) => {
+                // Nobody sees what is not stored yet.
+                batch.commit(control);
+                batch.answers.push((request(control), Vec::new()));
+            }
+        }
+        // What another process takes over is to stay as it was told.
+        if control.quiesced.is_some() {
+            break;
+        }
+    }
+    batch.commit(control);
+    let barrier = control.settle();
+    // Here, not where the answer is waited for: whoever waits may give up.
+    tokio::spawn(async move {
+        barrier.passed().await;
+        batch.answers.into_iter().for_each(give);
+    });
+    // After the answers are on their way: that of `quiesce` is one of them. No request runs
+    // meanwhile: the other process would miss its change.
+    if let Some(ended) = control.quiesced.take() {
+        control.is_ending = ended.await == Ok(Afterwards::End);
+    }
+}
+
 /// Completes at a time, or never.
 async fn until(time: Option<Instant>) {
     match time {
@@ -111,39 +152,7 @@ impl Handle {
                 while !control.is_ending {
                     tokio::select! {
                         Some(request) = receiver.recv() => {
-                            // Events of ports first: a client that has its lease already must not
-                            // read a state without it. Not all, as ports may report without end.
-                            let happened = std::iter::from_fn(|| reports.try_recv());
-                            happened.take(SETTLED_TOGETHER).for_each(|e| control.port_changed(e));
-                            let waiting = std::iter::from_fn(|| receiver.try_recv().ok());
-                            let requests = [request].into_iter().chain(waiting);
-                            let mut batch = Batch::default();
-                            for request in requests.take(SETTLED_TOGETHER) {
-                                match request {
-                                    Request::Change(request) => batch.add(request, &mut control),
-                                    Request::Call(request) => {
-                                        // Nobody sees what is not stored yet.
-                                        batch.commit(&mut control);
-                                        batch.answers.push((request(&mut control), Vec::new()));
-                                    }
-                                }
-                                // What another process takes over is to stay as it was told.
-                                if control.quiesced.is_some() {
-                                    break;
-                                }
-                            }
-                            batch.commit(&mut control);
-                            let barrier = control.settle();
-                            // Here, not where the answer is waited for: whoever waits may give up.
-                            tokio::spawn(async move {
-                                barrier.passed().await;
-                                batch.answers.into_iter().for_each(give);
-                            });
-                            // After the answers are on their way: that of `quiesce` is one of them.
-                            // No request runs meanwhile: the other process would miss its change.
-                            if let Some(ended) = control.quiesced.take() {
-                                control.is_ending = ended.await == Ok(Afterwards::End);
-                            }
+                            take(request, &mut receiver, &mut reports, &mut control).await;
                         }
                         Some(event) = reports.recv() => control.port_changed(event),
                         () = until(control.health.retry()) => control.probe(),

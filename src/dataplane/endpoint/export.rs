@@ -1,4 +1,4 @@
-//! What an endpoint gives to another process of the daemon, which goes on with the same sockets,
+//! What an endpoint exports to another process of the daemon, which goes on with the same sockets,
 //! memory and rings.
 
 use crate::dataplane::{

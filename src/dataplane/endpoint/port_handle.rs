@@ -104,7 +104,7 @@ impl PortHandle {
         self.reporter.state(state);
     }
 
-    /// Gives `port` to its reactor. It is in `state` then.
+    /// Attaches `port` to its reactor. It is in `state` then.
     pub(super) fn attach(&mut self, port: Box<dyn Port>, state: PortState) {
         let failures = self.failures.0.clone();
         let reporter = self.reporter.clone();

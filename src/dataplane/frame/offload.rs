@@ -165,7 +165,7 @@ pub fn headers_len(frame: &Outgoing<'_>) -> u16 {
     }
 }
 
-/// Gives `each` the segments of `frame`, which is to be cut as `cut` says: the number of each, its
+/// Calls `each` for the segments of `frame`, which is to be cut as `cut` says: with its number, its
 /// octets, and its checksum, which is left to be finished.
 pub fn segments(
     frame: &Outgoing<'_>,
@@ -196,7 +196,7 @@ pub fn segments(
     }
 }
 
-/// Gives `each` what becomes of `frame` for a receiver that `accepts` so much: one frame or several
+/// Calls `each` for what becomes of `frame` at a receiver that `accepts` so much: one frame or more
 /// in `buffer`, which has room for the whole frame, with what is left to be done about it.
 pub fn finish(
     frame: &Outgoing<'_>,

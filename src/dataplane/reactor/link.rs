@@ -368,7 +368,7 @@ impl Links {
         link.push(envelope, frames, &mut shares[slot])
     }
 
-    /// Makes the link to a reactor, and gives that one its end.
+    /// Makes the link to a reactor, and hands that one its end.
     #[cold]
     fn connect(&mut self, to: usize) -> Option<Producer> {
         let (producer, consumer) = match link(self.peers.hugepages) {
