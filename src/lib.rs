@@ -6,11 +6,11 @@
 //! bin/mvirt-net ─ daemon ─ api/ (who comes) ─ control/ (desired state) ─ store/ (JSON on disk)
 //!                                                │ publish, attach, detach
 //!                                            dataplane/
-//!   endpoint/  who keeps ports attached: one task a vNIC, which talks to its VMM
+//!   endpoint/  who keeps ports attached: one task a vNIC (vhost_user talks to a VMM)
 //!   reactor/   who carries: one thread, its ports, links to others, and the pipeline:
-//!              classify → guard → gateway │ route → rewrite
-//!   port/      in and out: the trait Port, and vhost-user's (messages, memory, rings)
-//!   gateway/   what we answer: ARP, NDP, DHCP, ICMP
+//!              classify → guard → gateway │ route → rewrite → limit → deliver
+//!   port/      in and out: the trait Port; vhost-user's (messages, memory, rings), TAP's
+//!   gateway/   what we answer and announce: ARP, NDP, DHCP, ICMP, router advertisements
 //!   forward/   where to: tables, guard, limits, routes
 //!   frame/     what travels: frames, spans, bursts, verdicts
 //! ```
@@ -18,9 +18,12 @@
 //!
 //! Where to start: a frame enters in `dataplane/port/vhost_user/queue/tx.rs`, is decided about in
 //! `dataplane/forward/routed.rs` for `dataplane/reactor/pipeline/`, and leaves in
-//! `dataplane/port/vhost_user/queue/rx.rs`. A request enters in `control/service.rs` and ends in
-//! `store/json.rs`. Formats are in `wire/`; nouns in `model`; defaults in `config`.
-//! `tests/layering.rs` says who may use whom.
+//! `dataplane/port/vhost_user/queue/rx.rs`. A VMM's message is taken in
+//! `dataplane/endpoint/vhost_user.rs` and understood in `dataplane/port/vhost_user/session/`. A
+//! request enters in `api/`, is served by `control/service.rs`, becomes durable in `store/json.rs`
+//! by way of `control/change.rs`, and is in force once what `control/compile.rs` makes of it is
+//! published. Formats are in `wire/`; nouns in `model`; defaults in `config`.
+//! `tests/layering.rs` says who may use whom; CONTRIBUTING.md, where what is new belongs.
 
 pub mod access;
 pub mod account;

@@ -1,6 +1,6 @@
 //! The nouns of the product, already valid: what is stored, served and compiled.
 //!
-//! Values are made by `control::requests`, which refuses what the API forbids, or read back from
+//! Values are made by `control`, which refuses what the API forbids, or read back from
 //! the store. Fields that came later have a default, so that older files load.
 
 use crate::{addr::MacAddr, wire::dns};
@@ -130,10 +130,11 @@ pub struct Network {
 }
 
 /// How a guest sees its network's subnets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Addressing {
     /// As single addresses: a /32 and a /128.
+    #[default]
     Host,
     /// On its link, with the subnet's own mask.
     Subnet,
@@ -172,6 +173,29 @@ impl RateLimit {
             burst_bits: burst(self.bits, self.burst_bits, MIN_BURST_BITS),
             ..self
         }
+    }
+}
+
+/// How the data plane is to treat a vNIC's guest: carried as it is from a request to the file and
+/// to the reactors.
+// A new setting is a field here, and no more of those who only pass it on.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GuestSettings {
+    /// How the guest sees the network's subnets.
+    pub addressing: Addressing,
+    /// How much the guest may send, as it was asked for.
+    #[serde(default)]
+    pub from_guest: RateLimit,
+    /// How much the guest may get, likewise.
+    #[serde(default)]
+    pub to_guest: RateLimit,
+}
+
+impl GuestSettings {
+    /// Returns what follows from what was asked for.
+    pub fn in_force(&self) -> Self {
+        let (from_guest, to_guest) = (self.from_guest.in_force(), self.to_guest.in_force());
+        Self { from_guest, to_guest, ..self.clone() }
     }
 }
 
@@ -217,20 +241,15 @@ pub struct Nic {
     pub routed_ipv4: Vec<Ipv4Net>,
     /// Prefixes behind its guest.
     pub routed_ipv6: Vec<Ipv6Net>,
-    /// How its guest sees the IPv4 subnet.
-    pub addressing: Addressing,
+    /// How the data plane is to treat its guest.
+    #[serde(flatten)]
+    pub guest: GuestSettings,
     /// Octets of an IP packet; the network's where absent.
     #[serde(default)]
     pub mtu: Option<u16>,
     /// A /64 of which its guest chooses addresses itself (RFC 4862); the first is `ipv6`.
     #[serde(default)]
     pub slaac: Option<Ipv6Net>,
-    /// How much its guest may send.
-    #[serde(default)]
-    pub from_guest: RateLimit,
-    /// How much its guest may get.
-    #[serde(default)]
-    pub to_guest: RateLimit,
     /// Queue pairs offered to the VMM.
     pub queue_pairs: u16,
     /// The client's own.
@@ -266,6 +285,41 @@ impl Nic {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_are_stored_beside_the_others() {
+        let stored = serde_json::json!({
+            "id": "22222222-2222-4222-8222-222222222222",
+            "name": "vm1",
+            "network_id": "11111111-1111-4111-8111-111111111111",
+            "mac": "52:54:00:00:00:01",
+            "ipv4": "10.0.0.1",
+            "ipv6": null,
+            "routed_ipv4": [],
+            "routed_ipv6": [],
+            "addressing": "subnet",
+            "mtu": null,
+            "slaac": null,
+            "from_guest": { "packets": 0, "bits": 8_000, "burst_packets": 0, "burst_bits": 0 },
+            "to_guest": { "packets": 5, "bits": 0, "burst_packets": 0, "burst_bits": 0 },
+            "queue_pairs": 1,
+            "socket": { "mode": 432 },
+            "features": 7,
+            "created_at": "2026-01-01T00:00:00Z",
+            "updated_at": "2026-01-01T00:00:00Z",
+        });
+        let nic: Nic = serde_json::from_value(stored.clone()).unwrap();
+        assert_eq!(nic.guest.addressing, Addressing::Subnet);
+        assert_eq!((nic.guest.from_guest.bits, nic.guest.to_guest.packets), (8_000, 5));
+        assert_eq!(serde_json::to_value(nic).unwrap(), stored);
+        // The first version had no limits.
+        let mut old = stored;
+        for name in ["from_guest", "to_guest"] {
+            old.as_object_mut().unwrap().remove(name);
+        }
+        let nic: Nic = serde_json::from_value(old).unwrap();
+        assert_eq!(nic.guest.from_guest, RateLimit::default());
+    }
 
     #[test]
     fn names_are_checked() {

@@ -21,7 +21,6 @@ use mvirt_net::{
             ways::{Envelope, To, Ways},
         },
     },
-    model::{Addressing, Boot, RateLimit},
 };
 use std::{
     collections::VecDeque,
@@ -134,23 +133,7 @@ fn mac(at: usize) -> [u8; 6] {
 fn switched(on: [u16; 3]) -> Arc<Network> {
     let hop =
         |at: usize| NextHop { port: port(at), reactor: on[at], mtu: 1500, mac: MacAddr(mac(at)) };
-    let vnic = |at: usize| {
-        Arc::new(Vnic {
-            port: port(at),
-            mac: MacAddr(mac(at)),
-            ipv4: None,
-            ipv6: None,
-            routed_ipv4: Vec::new(),
-            routed_ipv6: Vec::new(),
-            slaac: None,
-            mtu: 1500,
-            from_guest: RateLimit::default(),
-            to_guest: RateLimit::default(),
-            addressing: Addressing::Host,
-            hostname: None,
-            boot: Boot::default(),
-        })
-    };
+    let vnic = |at: usize| Arc::new(Vnic::new(port(at), MacAddr(mac(at)), 1500));
     let domain = Domain::Switched(Switched::new((0..3).map(hop).collect()));
     Arc::new(Network { key: NETWORK, vnics: (0..3).map(vnic).collect(), domain })
 }

@@ -24,7 +24,6 @@ use mvirt_net::{
         port::vhost_user::{Plan, VhostUserPort},
         reactor::{pipeline::Pipeline, ports::Ports},
     },
-    model::{Addressing, Boot, RateLimit},
     wire::{ethernet, ipv4, udp},
 };
 use std::{
@@ -126,21 +125,8 @@ impl Relay {
             let next_hop =
                 fib.next_hop(NextHop { port: port(slot), reactor: 0, mtu: 1500, mac: mac(slot) });
             fib.host_ipv4(ipv4(slot), next_hop);
-            vnics.push(Arc::new(Vnic {
-                port: port(slot),
-                mac: mac(slot),
-                ipv4: Some(ipv4(slot)),
-                ipv6: None,
-                routed_ipv4: Vec::new(),
-                routed_ipv6: Vec::new(),
-                slaac: None,
-                from_guest: RateLimit::default(),
-                to_guest: RateLimit::default(),
-                mtu: 1500,
-                addressing: Addressing::Host,
-                hostname: None,
-                boot: Boot::default(),
-            }));
+            let vnic = Vnic::new(port(slot), mac(slot), 1500);
+            vnics.push(Arc::new(Vnic { ipv4: Some(ipv4(slot)), ..vnic }));
             ports.attach(attachment(port(slot), KEY, vhost_user), Duration::ZERO);
             if slot == 1 {
                 (0..routes).for_each(|number| fib.host_ipv4(route(number), next_hop));

@@ -76,10 +76,8 @@ pub fn member(network: &Network, nic: &Nic, place: Placement) -> Member {
         routed_ipv6: nic.routed_ipv6.clone(),
         slaac: nic.slaac,
         // The store keeps what was asked for. Bursts that were not are filled in here.
-        from_guest: nic.from_guest.in_force(),
-        to_guest: nic.to_guest.in_force(),
+        settings: nic.guest.in_force(),
         mtu: nic.mtu_in(network),
-        addressing: nic.addressing,
         // DHCP tells a DNS label (RFC 2132 §3.14), which not every name of a vNIC is.
         hostname: dns::is_label(&name).then_some(name),
         // As a whole: a file of the network's is not on the vNIC's server.

@@ -146,11 +146,9 @@ impl Control {
             ipv6: chosen.ipv6,
             routed_ipv4: new.routed_ipv4,
             routed_ipv6: new.routed_ipv6,
-            addressing: new.addressing,
+            guest: new.guest,
             mtu: new.mtu,
             slaac: chosen.slaac,
-            from_guest: new.from_guest,
-            to_guest: new.to_guest,
             queue_pairs: new.queue_pairs,
             labels: new.labels,
             description: new.description,
@@ -491,7 +489,7 @@ fn check_connected(nic: &NicState, new: &Nic) -> Result<(), Refusal> {
         ("mac_address", old.mac != new.mac),
         ("ipv4_address", old.ipv4 != new.ipv4),
         ("ipv6_address", old.ipv6 != new.ipv6),
-        ("addressing", old.addressing != new.addressing),
+        ("addressing", old.guest.addressing != new.guest.addressing),
         ("queue_pairs", old.queue_pairs != new.queue_pairs),
     ];
     let changed = disturbing.iter().filter(|(_, changed)| *changed).map(|(field, _)| *field);
@@ -519,10 +517,8 @@ fn is_same(existing: &Nic, network_id: Uuid, new: &NewNic) -> bool {
         && (new.ipv6.is_none() || new.ipv6 == existing.ipv6)
         && existing.routed_ipv4 == new.routed_ipv4
         && existing.routed_ipv6 == new.routed_ipv6
-        && existing.addressing == new.addressing
+        && existing.guest.in_force() == new.guest.in_force()
         && existing.mtu == new.mtu
-        && existing.from_guest.in_force() == new.from_guest.in_force()
-        && existing.to_guest.in_force() == new.to_guest.in_force()
         && existing.slaac.is_some() == (new.ipv6_mode == super::fields::Ipv6Mode::Slaac)
         && existing.queue_pairs == new.queue_pairs
         && (&existing.labels, &existing.description) == (&new.labels, &new.description)

@@ -1,4 +1,4 @@
-//! The gRPC face of Control: each method is one call to its thread.
+//! The gRPC face of Control: each method is one call to its thread; a list without pages is many.
 
 use super::{
     Accounts, Control, Decided, Gone, Handle, LongLists,

@@ -455,7 +455,7 @@ impl Store for JsonStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{lock::LockError, model::Addressing, store::Put};
+    use crate::{lock::LockError, model::GuestSettings, store::Put};
     use proptest::prelude::*;
 
     fn network() -> Network {
@@ -503,15 +503,16 @@ mod tests {
             ipv6: None,
             routed_ipv4: vec![],
             routed_ipv6: vec!["fd01::/64".parse().unwrap()],
-            addressing: Addressing::Host,
-            mtu: Some(9000),
-            slaac: None,
-            from_guest: Default::default(),
-            to_guest: crate::model::RateLimit {
-                bits: 1_000_000,
-                burst_bits: 9,
+            guest: GuestSettings {
+                to_guest: crate::model::RateLimit {
+                    bits: 1_000_000,
+                    burst_bits: 9,
+                    ..Default::default()
+                },
                 ..Default::default()
             },
+            mtu: Some(9000),
+            slaac: None,
             queue_pairs: 1,
             labels: Default::default(),
             description: String::new(),

@@ -7,7 +7,7 @@ use mvirt_net::{
         Domain, FibBuilder, Network,
         tables::{NetworkKey, NextHop, PortId, Routed, Vnic},
     },
-    model::{Addressing, Boot, RateLimit},
+    model::{Addressing, Boot, GuestSettings},
 };
 use std::sync::Arc;
 
@@ -18,23 +18,18 @@ pub(crate) fn port(slot: u32) -> PortId {
 fn vnic(slot: u32) -> Vnic {
     let number = slot as u8 + 1;
     Vnic {
-        port: port(slot),
-        mac: MacAddr([0x52, 0x54, 0, 0, 0, number]),
         ipv4: Some([10, 0, 0, number].into()),
         ipv6: Some(format!("fd00::{number}").parse().unwrap()),
-        routed_ipv4: vec![],
         routed_ipv6: vec![format!("fd00:0:0:{number}::/64").parse().unwrap()],
         slaac: Some(format!("fd00:0:0:1{number}::/64").parse().unwrap()),
-        from_guest: RateLimit::default(),
-        to_guest: RateLimit::default(),
-        mtu: 1500,
-        addressing: Addressing::Subnet,
+        settings: GuestSettings { addressing: Addressing::Subnet, ..Default::default() },
         hostname: Some(format!("vm{number}")),
         boot: Boot {
             server: Some([10, 0, 0, 9].into()),
             file: Some("boot".into()),
             url: Some("http://boot".into()),
         },
+        ..Vnic::new(port(slot), MacAddr([0x52, 0x54, 0, 0, 0, number]), 1500)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Messages of a VMM, octets and descriptors, off its socket.
+//! The connection to a VMM: its messages, octets and descriptors, off its socket.
 //!
 //! Descriptors come in wrapped: whatever becomes of the message, none of them is closed where
 //! others would wait.

@@ -1,5 +1,10 @@
 //! Who keeps ports attached: an async task a vNIC, which makes ports of what it is to be reached
 //! by, and takes them back.
+//!
+//! ```text
+//! VMM ──── channel ─ vhost_user ─┐
+//! device ─────────── tap ────────┴─ port_handle ── attach, detach ──▶ reactor
+//! ```
 
 mod channel;
 pub mod export;

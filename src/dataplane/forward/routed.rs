@@ -272,7 +272,6 @@ mod tests {
             },
             frame::HEAD_LEN,
         },
-        model::{Addressing, Boot, RateLimit},
         wire::checksum,
     };
     use proptest::prelude::*;
@@ -290,21 +289,8 @@ mod tests {
             let routed = [["10.1.0.0/16"; 3], ["169.254.0.0/16", "224.0.0.0/3", "10.0.0.128/25"]];
             let routed_ipv4 = routed[usize::from(n - 1)].map(|prefix| prefix.parse().unwrap());
             routed_ipv4.iter().for_each(|prefix| fib.prefix_ipv4(*prefix, next_hop));
-            Vnic {
-                port,
-                mac,
-                ipv4: Some(ipv4),
-                ipv6: None,
-                routed_ipv4: routed_ipv4.into(),
-                routed_ipv6: Vec::new(),
-                slaac: None,
-                from_guest: RateLimit::default(),
-                to_guest: RateLimit::default(),
-                mtu: 80,
-                addressing: Addressing::Host,
-                hostname: None,
-                boot: Boot::default(),
-            }
+            let (ipv4, routed_ipv4) = (Some(ipv4), routed_ipv4.into());
+            Vnic { ipv4, routed_ipv4, ..Vnic::new(port, mac, 80) }
         });
         let table = Routed {
             ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),

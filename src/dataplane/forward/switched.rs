@@ -209,10 +209,7 @@ fn check_offload(frame: &Frame) -> Result<(), DropReason> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        model::{Addressing, Boot, RateLimit},
-        wire::vnet::{SegmentKind, Segments},
-    };
+    use crate::wire::vnet::{SegmentKind, Segments};
     use proptest::prelude::*;
 
     const UNKNOWN: [u8; 6] = [0x02, 0, 0, 0, 0, 0x99];
@@ -228,21 +225,7 @@ mod tests {
 
     /// The vNIC of the number, in slot 10 + number.
     fn vnic(number: u8) -> Vnic {
-        Vnic {
-            port: port(10 + u32::from(number)),
-            mac: MacAddr(mac(number)),
-            ipv4: None,
-            ipv6: None,
-            routed_ipv4: Vec::new(),
-            routed_ipv6: Vec::new(),
-            slaac: None,
-            mtu: 1500,
-            from_guest: RateLimit::default(),
-            to_guest: RateLimit::default(),
-            addressing: Addressing::Host,
-            hostname: None,
-            boot: Boot::default(),
-        }
+        Vnic::new(port(10 + u32::from(number)), MacAddr(mac(number)), 1500)
     }
 
     /// A network of vNICs 1 to 3 on reactors 1, 0, 1: next hops 0 to 2.

@@ -5,7 +5,7 @@
 use super::Fib;
 use crate::{
     addr::MacAddr,
-    model::{Addressing, Boot, RateLimit},
+    model::{Boot, GuestSettings},
     wire::dns,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -67,12 +67,8 @@ pub struct Vnic {
     pub slaac: Option<Ipv6Net>,
     /// Octets of an IP packet.
     pub mtu: u16,
-    /// How much it may send.
-    pub from_guest: RateLimit,
-    /// How much it may get.
-    pub to_guest: RateLimit,
-    /// How its guest sees the network's subnets.
-    pub addressing: Addressing,
+    /// How its guest is to be treated.
+    pub settings: GuestSettings,
     /// Its guest's name, where the vNIC's name is a valid DNS label.
     pub hostname: Option<String>,
     /// What its guest boots, where that is to come from the network.
@@ -80,6 +76,23 @@ pub struct Vnic {
 }
 
 impl Vnic {
+    /// Returns a vNIC without addresses, with nothing but defaults.
+    pub fn new(port: PortId, mac: MacAddr, mtu: u16) -> Self {
+        Self {
+            port,
+            mac,
+            ipv4: None,
+            ipv6: None,
+            routed_ipv4: Vec::new(),
+            routed_ipv6: Vec::new(),
+            slaac: None,
+            mtu,
+            settings: GuestSettings::default(),
+            hostname: None,
+            boot: Boot::default(),
+        }
+    }
+
     /// Whether the guest may send from `address`, which is its own or in a routed prefix.
     #[inline]
     pub fn owns_ipv4(&self, address: Ipv4Addr) -> bool {

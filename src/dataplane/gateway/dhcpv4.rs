@@ -294,7 +294,8 @@ impl Fitting {
 /// What a guest needs to send anything at all.
 fn routes(table: &Routed, vnic: &Vnic, request: &Message) -> [DhcpOption; 3] {
     // iPXE before June 2024 takes all the world for a broadcast where the mask is /32.
-    let subnet = vnic.addressing == Addressing::Subnet || class(request).starts_with(PXE_CLIENT);
+    let subnet =
+        vnic.settings.addressing == Addressing::Subnet || class(request).starts_with(PXE_CLIENT);
     let mask = match table.ipv4_subnet {
         Some(net) if subnet => net.netmask(),
         _ => Ipv4Addr::BROADCAST,

@@ -1,5 +1,6 @@
 //! The gateway's voice: each responder is a function from a guest's frame to the octets of an
-//! answer.
+//! answer. Router advertisements alone answer nobody: `reactor/pipeline/` sends them when they are
+//! due.
 //!
 //! ```text
 //! ARP who-has ─────────── arp       NS, RS ──── ndp       DHCPv4 ── dhcpv4
@@ -239,27 +240,19 @@ mod tests {
             forward::{FibBuilder, tables::PortId},
             frame::classify::classify,
         },
-        model::{Addressing, Boot, RateLimit},
+        model::Boot,
     };
     use dhcproto::{Decodable as _, v4, v6};
     use std::net::Ipv6Addr;
 
     /// A network of one guest, 10.0.0.2 and fd00::2, that boots from it.
     fn network(boot: Boot) -> (Routed, Vnic) {
+        let port = PortId { slot: 0, generation: 1 };
         let vnic = Vnic {
-            port: PortId { slot: 0, generation: 1 },
-            mac: MacAddr([0x52, 0x54, 0, 0, 0, 2]),
             ipv4: Some([10, 0, 0, 2].into()),
             ipv6: Some("fd00::2".parse().unwrap()),
-            routed_ipv4: vec![],
-            routed_ipv6: vec![],
-            slaac: None,
-            mtu: 1500,
-            from_guest: RateLimit::default(),
-            to_guest: RateLimit::default(),
-            addressing: Addressing::Host,
-            hostname: None,
             boot,
+            ..Vnic::new(port, MacAddr([0x52, 0x54, 0, 0, 0, 2]), 1500)
         };
         let table = Routed {
             ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),

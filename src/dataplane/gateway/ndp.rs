@@ -66,7 +66,7 @@ fn advertise(
     if vnic.ipv6.is_none() {
         return Err(DropReason::NotServed);
     }
-    let on_link = table.ipv6_prefix.filter(|_| vnic.addressing == Addressing::Subnet);
+    let on_link = table.ipv6_prefix.filter(|_| vnic.settings.addressing == Addressing::Subnet);
     let on_link = on_link.map(|prefix| (prefix, ndp::PrefixUse::OnLink));
     let autonomous = vnic.slaac.map(|prefix| (prefix, ndp::PrefixUse::Autonomous));
     let prefixes: ArrayVec<_, 2> = on_link.into_iter().chain(autonomous).collect();

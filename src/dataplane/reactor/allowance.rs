@@ -85,8 +85,8 @@ impl Allowance {
                 *limiter = Limiter::new(limit);
             }
         };
-        keep(&mut self.from_guest, vnic.from_guest);
-        keep(&mut self.to_guest, vnic.to_guest);
+        keep(&mut self.from_guest, vnic.settings.from_guest);
+        keep(&mut self.to_guest, vnic.settings.to_guest);
         self.told = [None; GatewayEvent::KINDS];
     }
 

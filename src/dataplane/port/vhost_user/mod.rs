@@ -5,9 +5,9 @@
 //!                       │                                        tx: chains → frames
 //!                       └─ memory: mmap, checks, copies          rx: frames → chains
 //! ```
-//! The session runs with the connection and owns what it was told; the port is built from it,
-//! complete, whenever something changed while it was detached, and goes on where the last port
-//! stopped.
+//! The session runs with the connection (`endpoint/vhost_user.rs`) and owns what it was told; the
+//! port is built from it, complete, whenever something changed while it was detached, and goes on
+//! where the last port stopped.
 
 pub mod memory;
 pub mod queue;
