@@ -243,7 +243,7 @@ pub struct Nic {
     pub routed_ipv6: Vec<Ipv6Net>,
     /// How the data plane is to treat its guest.
     #[serde(flatten)]
-    pub guest: GuestSettings,
+    pub settings: GuestSettings,
     /// Octets of an IP packet; the network's where absent.
     #[serde(default)]
     pub mtu: Option<u16>,
@@ -309,8 +309,8 @@ mod tests {
             "updated_at": "2026-01-01T00:00:00Z",
         });
         let nic: Nic = serde_json::from_value(stored.clone()).unwrap();
-        assert_eq!(nic.guest.addressing, Addressing::Subnet);
-        assert_eq!((nic.guest.from_guest.bits, nic.guest.to_guest.packets), (8_000, 5));
+        assert_eq!(nic.settings.addressing, Addressing::Subnet);
+        assert_eq!((nic.settings.from_guest.bits, nic.settings.to_guest.packets), (8_000, 5));
         assert_eq!(serde_json::to_value(nic).unwrap(), stored);
         // The first version had no limits.
         let mut old = stored;
@@ -318,7 +318,7 @@ mod tests {
             old.as_object_mut().unwrap().remove(name);
         }
         let nic: Nic = serde_json::from_value(old).unwrap();
-        assert_eq!(nic.guest.from_guest, RateLimit::default());
+        assert_eq!(nic.settings.from_guest, RateLimit::default());
     }
 
     #[test]

@@ -44,7 +44,6 @@ impl Port for Strange {
     fn arm(&mut self, _queue: usize) -> Result<bool, PortFailure> {
         Ok(false)
     }
-    fn disarm(&mut self, _queue: usize) {}
     fn has_room(&mut self, _queue: usize) -> bool {
         false
     }
@@ -54,10 +53,6 @@ impl Port for Strange {
     fn publish(&mut self) {
         (self.published)();
     }
-    fn notify(&mut self) -> Result<(), PortFailure> {
-        Ok(())
-    }
-    fn stop(&mut self) {}
 }
 
 fn attachment(

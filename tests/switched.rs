@@ -73,7 +73,6 @@ impl Port for Wire {
     fn arm(&mut self, _queue: usize) -> Result<bool, PortFailure> {
         Ok(false)
     }
-    fn disarm(&mut self, _queue: usize) {}
     fn has_room(&mut self, _queue: usize) -> bool {
         !self.is_full
     }
@@ -87,11 +86,6 @@ impl Port for Wire {
         }
         Delivered::all(frames.len())
     }
-    fn publish(&mut self) {}
-    fn notify(&mut self) -> Result<(), PortFailure> {
-        Ok(())
-    }
-    fn stop(&mut self) {}
 }
 
 struct Guest {

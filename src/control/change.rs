@@ -194,8 +194,7 @@ impl Batch {
                 let Some(change) = change else {
                     // It may have been decided so because of what is not there after all.
                     if is_one_refused {
-                        self.add(request, control);
-                        self.commit(control);
+                        self.decide_anew(request, control);
                     } else {
                         self.answer(request, control, Ok(()));
                     }
@@ -213,12 +212,15 @@ impl Batch {
             // One of them may be at fault. Each by itself, decided anew: others may have been
             // refused for what is now taken back.
             Err(several) => {
-                for (request, _) in several {
-                    self.add(request, control);
-                    self.commit(control);
-                }
+                several.into_iter().for_each(|(request, _)| self.decide_anew(request, control));
             }
         }
+    }
+
+    /// Decides a request again, and commits it by itself.
+    fn decide_anew(&mut self, request: Box<dyn Request>, control: &mut Control) {
+        self.add(request, control);
+        self.commit(control);
     }
 
     fn answer(

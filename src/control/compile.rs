@@ -76,7 +76,7 @@ pub fn member(network: &Network, nic: &Nic, place: Placement) -> Member {
         routed_ipv6: nic.routed_ipv6.clone(),
         slaac: nic.slaac,
         // The store keeps what was asked for. Bursts that were not are filled in here.
-        settings: nic.guest.in_force(),
+        settings: nic.settings.in_force(),
         mtu: nic.mtu_in(network),
         // DHCP tells a DNS label (RFC 2132 §3.14), which not every name of a vNIC is.
         hostname: dns::is_label(&name).then_some(name),

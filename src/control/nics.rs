@@ -146,7 +146,7 @@ impl Control {
             ipv6: chosen.ipv6,
             routed_ipv4: new.routed_ipv4,
             routed_ipv6: new.routed_ipv6,
-            guest: new.guest,
+            settings: new.settings,
             mtu: new.mtu,
             slaac: chosen.slaac,
             queue_pairs: new.queue_pairs,
@@ -489,7 +489,7 @@ fn check_connected(nic: &NicState, new: &Nic) -> Result<(), Refusal> {
         ("mac_address", old.mac != new.mac),
         ("ipv4_address", old.ipv4 != new.ipv4),
         ("ipv6_address", old.ipv6 != new.ipv6),
-        ("addressing", old.guest.addressing != new.guest.addressing),
+        ("addressing", old.settings.addressing != new.settings.addressing),
         ("queue_pairs", old.queue_pairs != new.queue_pairs),
     ];
     let changed = disturbing.iter().filter(|(_, changed)| *changed).map(|(field, _)| *field);
@@ -517,7 +517,7 @@ fn is_same(existing: &Nic, network_id: Uuid, new: &NewNic) -> bool {
         && (new.ipv6.is_none() || new.ipv6 == existing.ipv6)
         && existing.routed_ipv4 == new.routed_ipv4
         && existing.routed_ipv6 == new.routed_ipv6
-        && existing.guest.in_force() == new.guest.in_force()
+        && existing.settings.in_force() == new.settings.in_force()
         && existing.mtu == new.mtu
         && existing.slaac.is_some() == (new.ipv6_mode == super::fields::Ipv6Mode::Slaac)
         && existing.queue_pairs == new.queue_pairs

@@ -47,7 +47,7 @@ pub(super) struct NewNic {
     pub(super) ipv6: Option<Ipv6Addr>,
     pub(super) routed_ipv4: Vec<Ipv4Net>,
     pub(super) routed_ipv6: Vec<Ipv6Net>,
-    pub(super) guest: GuestSettings,
+    pub(super) settings: GuestSettings,
     pub(super) mtu: Option<u16>,
     pub(super) ipv6_mode: Ipv6Mode,
     pub(super) queue_pairs: u16,
@@ -137,7 +137,7 @@ impl NewNic {
             ipv6: optional("ipv6_address", &request.ipv6_address, parse_address)?,
             routed_ipv4: fields::routed_ipv4(&request.routed_ipv4_prefixes)?,
             routed_ipv6: fields::routed_ipv6(&request.routed_ipv6_prefixes)?,
-            guest: GuestSettings {
+            settings: GuestSettings {
                 addressing: fields::addressing(request.addressing)?,
                 from_guest: fields::rate_limit("limit_from_guest", request.limit_from_guest)?,
                 to_guest: fields::rate_limit("limit_to_guest", request.limit_to_guest)?,
@@ -164,12 +164,12 @@ impl NewNic {
             routed_ipv4_prefixes: strings(&new.routed_ipv4),
             routed_ipv6_prefixes: strings(&new.routed_ipv6),
             // A default that is named is the same as none: both are 0.
-            addressing: (new.guest.addressing == Addressing::Subnet).into(),
+            addressing: (new.settings.addressing == Addressing::Subnet).into(),
             queue_pairs: new.queue_pairs.into(),
             mtu: new.mtu.unwrap_or(0).into(),
             ipv6_mode: (new.ipv6_mode == Ipv6Mode::Slaac).into(),
-            limit_from_guest: view::rate_limit(new.guest.from_guest),
-            limit_to_guest: view::rate_limit(new.guest.to_guest),
+            limit_from_guest: view::rate_limit(new.settings.from_guest),
+            limit_to_guest: view::rate_limit(new.settings.to_guest),
             id: String::new(),
             validate_only: false,
             ..request
@@ -285,13 +285,13 @@ pub(super) fn changed_nic(
         new.mtu = fields::mtu(request.mtu)?;
     }
     if mask.names("addressing") {
-        new.guest.addressing = fields::addressing(request.addressing)?;
+        new.settings.addressing = fields::addressing(request.addressing)?;
     }
     if mask.names("limit_from_guest") {
-        new.guest.from_guest = fields::rate_limit("limit_from_guest", request.limit_from_guest)?;
+        new.settings.from_guest = fields::rate_limit("limit_from_guest", request.limit_from_guest)?;
     }
     if mask.names("limit_to_guest") {
-        new.guest.to_guest = fields::rate_limit("limit_to_guest", request.limit_to_guest)?;
+        new.settings.to_guest = fields::rate_limit("limit_to_guest", request.limit_to_guest)?;
     }
     if mask.names("labels") {
         new.labels = fields::labels(&request.labels)?;
@@ -326,10 +326,10 @@ pub(super) fn limited_nic(old: &Nic, request: &proto::SetNicLimitsRequest) -> Re
     )?;
     let mut new = old.clone();
     if mask.names("from_guest") {
-        new.guest.from_guest = fields::rate_limit("from_guest", request.from_guest)?;
+        new.settings.from_guest = fields::rate_limit("from_guest", request.from_guest)?;
     }
     if mask.names("to_guest") {
-        new.guest.to_guest = fields::rate_limit("to_guest", request.to_guest)?;
+        new.settings.to_guest = fields::rate_limit("to_guest", request.to_guest)?;
     }
     Ok(new)
 }

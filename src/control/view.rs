@@ -84,7 +84,7 @@ pub(super) fn nic(
         (_, None) => proto::Ipv6Mode::Dhcpv6,
         (_, Some(_)) => proto::Ipv6Mode::Slaac,
     };
-    let addressing = match nic.guest.addressing {
+    let addressing = match nic.settings.addressing {
         Addressing::Host => proto::Addressing::Host,
         Addressing::Subnet => proto::Addressing::Subnet,
     };
@@ -107,8 +107,8 @@ pub(super) fn nic(
         mtu: network.map_or(nic.mtu.unwrap_or(0), |network| nic.mtu_in(network)).into(),
         ipv6_mode: ipv6_mode.into(),
         slaac_prefix: string(nic.slaac),
-        limit_from_guest: rate_limit(nic.guest.from_guest),
-        limit_to_guest: rate_limit(nic.guest.to_guest),
+        limit_from_guest: rate_limit(nic.settings.from_guest),
+        limit_to_guest: rate_limit(nic.settings.to_guest),
         guest: None,
         labels: nic.labels.clone(),
         description: nic.description.clone(),
@@ -120,7 +120,7 @@ pub(super) fn nic(
         network_name: string(network.map(|network| &network.name)),
         error: String::new(),
         requested_mtu: nic.mtu.unwrap_or(0).into(),
-        limit_from_guest_in_force: rate_limit(nic.guest.from_guest.in_force()),
-        limit_to_guest_in_force: rate_limit(nic.guest.to_guest.in_force()),
+        limit_from_guest_in_force: rate_limit(nic.settings.from_guest.in_force()),
+        limit_to_guest_in_force: rate_limit(nic.settings.to_guest.in_force()),
     }
 }

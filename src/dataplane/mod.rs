@@ -279,9 +279,7 @@ impl Pulse {
 pub struct Dataplane {
     reactors: Vec<Arc<reactor::Handle>>,
     reports: mpsc::UnboundedSender<reports::Report>,
-    guest_memory: u64,
-    /// Who may open sockets, where a vNIC does not say.
-    access: Access,
+    common: endpoint::Common,
     /// vNICs placed on each reactor.
     load: Vec<usize>,
     /// How many vNICs of a network are placed where.
@@ -306,8 +304,10 @@ impl Dataplane {
             load: vec![0; reactors.len()],
             reactors: reactors.into_iter().map(Arc::new).collect(),
             reports,
-            guest_memory: settings.guest_memory,
-            access: settings.socket_access,
+            common: endpoint::Common {
+                guest_memory: settings.guest_memory,
+                access: settings.socket_access,
+            },
             homes: HashMap::new(),
             generations: Vec::new(),
             free: Vec::new(),
@@ -393,8 +393,7 @@ impl Dataplane {
             asked,
             exported.as_ref().map(|from| &from.kept),
         );
-        let common = endpoint::Common { guest_memory: self.guest_memory, access: self.access };
-        let (socket, task) = endpoint::serve(spec, port, common, exported, stopped)?;
+        let (socket, task) = endpoint::serve(spec, port, self.common, exported, stopped)?;
         Ok(Attached { name, socket, counters, home, exports, stop, task })
     }
 

@@ -503,7 +503,7 @@ mod tests {
             ipv6: None,
             routed_ipv4: vec![],
             routed_ipv6: vec!["fd01::/64".parse().unwrap()],
-            guest: GuestSettings {
+            settings: GuestSettings {
                 to_guest: crate::model::RateLimit {
                     bits: 1_000_000,
                     burst_bits: 9,

@@ -80,6 +80,14 @@ impl Checksum {
             sum => sum,
         }
     }
+
+    /// Writes the checksum of a TCP or UDP header to its field, at octet `at`. Returns none where
+    /// `octets` end before that.
+    // As for UDP, also for TCP: to that 0xffff is the same sum as 0.
+    pub fn write(self, octets: &mut [u8], at: usize) -> Option<()> {
+        octets.get_mut(at..at + 2)?.copy_from_slice(&self.finish_udp().to_be_bytes());
+        Some(())
+    }
 }
 
 /// The checksum of `octets` alone.

@@ -35,7 +35,7 @@ pub enum PortSpec {
 }
 
 /// What is the same for all ports.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Common {
     /// Octets of a guest's memory that may be mapped.
     pub(super) guest_memory: u64,

@@ -84,9 +84,7 @@ fn complete(transport: &mut [u8], offset: usize, payload: &[u8]) -> Option<()> {
     let mut sum = Checksum::new();
     sum.add(transport);
     sum.add(payload);
-    // For UDP, 0 would mean "none" (RFC 768); to TCP 0xffff is the same sum as 0.
-    transport.get_mut(offset..offset + 2)?.copy_from_slice(&sum.finish_udp().to_be_bytes());
-    Some(())
+    sum.write(transport, offset)
 }
 
 /// The frames written so far, and the room for more.

@@ -121,10 +121,7 @@ impl<'a> Octets<'a> {
                 out.put(&chunk[..copied]);
             }
         }
-        // A sum of 0 is sent as 0xffff: the same to TCP, and to UDP not "none" (RFC 768).
-        if let Some(field) = head.get_mut(start + offset..start + offset + 2) {
-            field.copy_from_slice(&sum.finish_udp().to_be_bytes());
-        }
+        sum.write(&mut head, start + offset);
         front.put(header);
         front.put(&head);
     }
@@ -228,10 +225,7 @@ pub fn finish(
 fn complete(frame: &mut [u8], start: usize, offset: usize) {
     let mut sum = Checksum::new();
     sum.add(frame.get(start..).unwrap_or(&[]));
-    // A sum of 0 is sent as 0xffff: the same to TCP, and to UDP not "none" (RFC 768).
-    if let Some(field) = frame.get_mut(start + offset..start + offset + 2) {
-        field.copy_from_slice(&sum.finish_udp().to_be_bytes());
-    }
+    sum.write(frame, start + offset);
 }
 
 #[cfg(test)]

@@ -203,8 +203,6 @@ impl<T: Transport> Port for DescriptorPort<T> {
         Ok(self.len > 0)
     }
 
-    fn disarm(&mut self, _queue: usize) {}
-
     fn has_room(&mut self, _queue: usize) -> bool {
         !self.is_full
     }
@@ -218,13 +216,4 @@ impl<T: Transport> Port for DescriptorPort<T> {
         }
         Delivered::all(frames.len())
     }
-
-    // Each frame is there once it is sent, and wakes its receiver.
-    fn publish(&mut self) {}
-
-    fn notify(&mut self) -> Result<(), PortFailure> {
-        Ok(())
-    }
-
-    fn stop(&mut self) {}
 }

@@ -136,7 +136,7 @@ pub trait Port: Send {
     /// Asks for a wake-up when work comes to `queue`. Returns whether there is work already.
     fn arm(&mut self, queue: usize) -> Result<bool, PortFailure>;
     /// Wants no wake-ups for `queue` any more.
-    fn disarm(&mut self, queue: usize);
+    fn disarm(&mut self, _queue: usize) {}
     /// Whether the guest has a buffer for a frame from `queue` of its sender: frames of one flow
     /// keep to one queue.
     // Asked while the oldest frame of a sender waits: cheaper than to poll and decide again.
@@ -148,11 +148,15 @@ pub trait Port: Send {
         false
     }
     /// Makes everything visible that was completed and delivered.
-    fn publish(&mut self);
+    // Nothing by default, as of those below: of most ports a frame is there once it is delivered,
+    // and wakes its receiver.
+    fn publish(&mut self) {}
     /// Wakes the guest where it asked to be woken. Also reports what failed while frames were
     /// delivered.
     // It reports failures since a guest that is silent may not be polled again for long.
-    fn notify(&mut self) -> Result<(), PortFailure>;
+    fn notify(&mut self) -> Result<(), PortFailure> {
+        Ok(())
+    }
     /// Ends the port: after this, no memory of the guest is touched.
-    fn stop(&mut self);
+    fn stop(&mut self) {}
 }

@@ -30,8 +30,6 @@ impl Port for Null {
         Ok(false)
     }
 
-    fn disarm(&mut self, _queue: usize) {}
-
     fn has_room(&mut self, _queue: usize) -> bool {
         true
     }
@@ -39,12 +37,4 @@ impl Port for Null {
     fn deliver(&mut self, frames: &[Outgoing<'_>], _queue: usize) -> Delivered {
         Delivered::all(frames.len())
     }
-
-    fn publish(&mut self) {}
-
-    fn notify(&mut self) -> Result<(), PortFailure> {
-        Ok(())
-    }
-
-    fn stop(&mut self) {}
 }
