@@ -88,7 +88,7 @@ const RULES: &[Rule] = &[
         never: &["crate::control", "crate::store", "crate::daemon", "crate::proto", "tonic"],
     },
     Rule {
-        place: "src/model.rs",
+        place: "src/model",
         never: &["tokio", "tonic", "crate::dataplane", "crate::control", "crate::store"],
     },
     Rule { place: "src/store", never: &["tokio", "tonic", "crate::dataplane", "crate::control"] },

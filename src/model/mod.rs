@@ -3,6 +3,10 @@
 //! Values are made by `control`, which refuses what the API forbids, or read back from
 //! the store. Fields that came later have a default, so that older files load.
 
+pub mod l2;
+
+pub use l2::{L2Policy, L2Rules, NetworkKind, PortRole, PortSecurity};
+
 use crate::{addr::MacAddr, wire::dns};
 use ipnet::{Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
