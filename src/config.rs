@@ -38,6 +38,19 @@ pub const DEFAULT_MTU: u16 = 1500;
 const MAX_REACTORS: usize = 64;
 /// With `--reactors auto`: half of the CPUs are for guests, and few hosts need more than this.
 const MAX_AUTO_REACTORS: usize = 4;
+/// Microseconds that a reactor keeps polling after the last frame.
+// Up to eight times as much where it pays: decision 0005 has the figures.
+pub const DEFAULT_BUSY_POLL: u64 = 50;
+/// Percent of the time that a reactor may be busy before it gives ports to others.
+pub const DEFAULT_REBALANCE: u8 = 80;
+/// Networks there may be.
+pub const DEFAULT_MAX_NETWORKS: usize = 4096;
+
+/// How many data-plane threads suit this machine.
+pub fn auto_reactors() -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    (cpus / 2).clamp(1, MAX_AUTO_REACTORS)
+}
 
 /// An address of the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -249,19 +262,21 @@ pub struct Config {
     pub hugepages: HugepagesFlag,
 
     /// How long a reactor keeps polling after the last frame before it sleeps; 0: sleep at once
-    #[arg(long, value_name = "MICROS", env = "MVIRT_NET_BUSY_POLL", default_value = "50",
+    #[arg(long, value_name = "MICROS", env = "MVIRT_NET_BUSY_POLL",
+          default_value_t = DEFAULT_BUSY_POLL,
           value_parser = clap::value_parser!(u64).range(..=1_000_000))]
-    // 50 µs, up to eight times as much where it pays: decision 0005 has the figures.
     pub busy_poll: u64,
 
     /// How busy a reactor must be, as a share of the time it carries frames, to give vNICs to
     /// others; 100: never
-    #[arg(long, value_name = "PERCENT", env = "MVIRT_NET_REBALANCE", default_value = "80",
+    #[arg(long, value_name = "PERCENT", env = "MVIRT_NET_REBALANCE",
+          default_value_t = DEFAULT_REBALANCE,
           value_parser = clap::value_parser!(u8).range(1..=100))]
     pub rebalance: u8,
 
     /// Networks there may be
-    #[arg(long, value_name = "N", env = "MVIRT_NET_MAX_NETWORKS", default_value = "4096")]
+    #[arg(long, value_name = "N", env = "MVIRT_NET_MAX_NETWORKS",
+          default_value_t = DEFAULT_MAX_NETWORKS)]
     pub max_networks: usize,
 
     /// vNICs there may be
@@ -338,10 +353,7 @@ impl Config {
         match (self.reactors, &self.cpus) {
             (Reactors::Count(count), _) => count,
             (Reactors::Auto, Some(Cpus(cpus))) => cpus.len().min(MAX_REACTORS),
-            (Reactors::Auto, None) => {
-                let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-                (cpus / 2).clamp(1, MAX_AUTO_REACTORS)
-            }
+            (Reactors::Auto, None) => auto_reactors(),
         }
     }
 }

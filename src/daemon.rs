@@ -5,7 +5,8 @@ use crate::{
     api::{self, Api, ListenError, Listener},
     config::Config,
     control::{Control, Handle, Limits, RestoreError},
-    dataplane::{self, Attached, Dataplane, Settings},
+    dataplane::{self, Dataplane, Settings},
+    file_limit,
     handover::{self, HandOverError, Inherited, NewProcess, Shared},
     heartbeat::{self, Parts, tell_service_manager},
     lock::{DirLock, LockError},
@@ -13,7 +14,6 @@ use crate::{
     signals::Orders,
     store::{StoreError, json::JsonStore},
 };
-use rustix::process::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use std::{
     collections::HashMap,
@@ -221,7 +221,7 @@ pub async fn run(
     // The listeners end when `stop` is dropped. A copy would keep their ports taken.
     drop((stop, copies));
     if !is_taken_over {
-        close_ports(&control).await;
+        control.shut_down().await;
     }
     drain(servers).await;
     let ended_well = thread.join().await;
@@ -249,14 +249,6 @@ async fn take_folders(
         None => DirLock::take(socket_dir, SOCKET_LOCK)?,
     };
     Ok((JsonStore::take_over(metadata_dir, lock)?, sockets, listeners))
-}
-
-/// Ends Control, and closes all ports.
-async fn close_ports(control: &Handle) {
-    let ports = control.call(Control::shut_down).await.unwrap_or_default();
-    // All at once: each may wait a while for what its VMM gave.
-    let closing: JoinSet<()> = ports.into_iter().map(Attached::close).collect();
-    closing.join_all().await;
 }
 
 /// Waits for the API's connections to end, but not for long: watches never do by themselves.
@@ -326,15 +318,9 @@ async fn hand_over(
     }
 }
 
-/// Thousands of vNICs need a few descriptors each; the soft limit is for programs that use
-/// select(2).
+/// Raises the limit of open files, and warns where it is low all the same.
 fn raise_file_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "cannot raise the limit of open files");
-    }
-    let (files, nics) = (limit.current.unwrap_or(u64::MAX), dataplane::room_for_listeners());
+    let (files, nics) = (file_limit::raise(), dataplane::room_for_listeners());
     if files < FEW_FILES {
         tracing::warn!(
             files,

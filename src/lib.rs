@@ -34,6 +34,8 @@ pub mod control;
 pub mod daemon;
 pub mod dataplane;
 mod descriptors;
+pub mod embedded;
+mod file_limit;
 pub mod handover;
 pub mod heartbeat;
 pub mod lock;

@@ -8,12 +8,13 @@ use super::{
     refusal::Refusal,
 };
 use crate::{
-    dataplane::{Closing, Reports},
+    dataplane::{Attached, Closing, Reports},
     store::Busy,
 };
 use std::time::Instant;
 use tokio::{
     sync::{mpsc, oneshot},
+    task::JoinSet,
     time::MissedTickBehavior,
 };
 
@@ -176,6 +177,14 @@ impl Handle {
     /// Says whether Control waits for the store.
     pub fn store(&self) -> Busy {
         self.store.clone()
+    }
+
+    /// Ends Control, and closes all ports.
+    pub async fn shut_down(&self) {
+        let ports = self.call(Control::shut_down).await.unwrap_or_default();
+        // All at once: each may wait a while for what its VMM gave.
+        let closing: JoinSet<()> = ports.into_iter().map(Attached::close).collect();
+        closing.join_all().await;
     }
 
     /// Carries out what `decide` comes to when its turn comes. Returns its answer when the change

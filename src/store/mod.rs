@@ -6,6 +6,7 @@
 mod busy;
 mod file;
 pub mod json;
+pub mod memory;
 
 pub use busy::Busy;
 
