@@ -3,12 +3,27 @@
 use prost::Message as _;
 use std::{env, fs, path::PathBuf};
 
+/// Fields that are enums, and what serializes each.
+const ENUMS: &[(&str, &str)] = &[
+    ("Nic.state", "nic_state_name"),
+    ("Nic.addressing", "addressing_name"),
+    ("Nic.ipv6_mode", "ipv6_mode_name"),
+    ("Network.kind", "network_kind_name"),
+    ("L2Policy.unknown_unicast", "unknown_unicast_name"),
+    ("L2Policy.multicast_snooping", "toggle_name"),
+    ("L2Policy.guest_vlans", "guest_vlans_name"),
+    ("L2Policy.neighbour_proxy", "toggle_name"),
+    ("L2Policy.dhcp_guard", "dhcp_guard_name"),
+    ("L2Policy.reserved_groups", "reserved_groups_name"),
+    ("L2Policy.loop_guard", "toggle_name"),
+];
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto/net.proto");
     let descriptors = protox::compile(["net.proto"], ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("net_descriptor.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure()
+    let mut code = tonic_prost_build::configure()
         .build_transport(true)
         // In one order, so that equal messages are equal octets.
         .btree_map(".")
@@ -17,10 +32,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Of requests, which are not printed.
         .field_attribute(".mvirt.net.UpdateNetworkRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.UpdateNicRequest.update_mask", "#[serde(skip)]")
-        .field_attribute(".mvirt.net.SetNicLimitsRequest.update_mask", "#[serde(skip)]")
-        .field_attribute("Nic.state", "#[serde(serialize_with = \"super::nic_state_name\")]")
-        .field_attribute("Nic.addressing", "#[serde(serialize_with = \"super::addressing_name\")]")
-        .field_attribute("Nic.ipv6_mode", "#[serde(serialize_with = \"super::ipv6_mode_name\")]")
-        .compile_fds(descriptors)?;
+        .field_attribute(".mvirt.net.SetNicLimitsRequest.update_mask", "#[serde(skip)]");
+    // Enums are named as in the proto; a field of one that is not listed would be a number.
+    for (field, name) in ENUMS {
+        let serialize = format!("#[serde(serialize_with = \"super::{name}\")]");
+        code = code.field_attribute(field, serialize);
+    }
+    code.compile_fds(descriptors)?;
     Ok(())
 }

@@ -28,15 +28,25 @@ impl NicState {
     }
 }
 
-fn nic_state_name<S: serde::Serializer>(state: &i32, serializer: S) -> Result<S::Ok, S::Error> {
-    // A newer daemon may send a state that this client does not know: it is shown as unspecified.
-    serializer.serialize_str(NicState::try_from(*state).unwrap_or_default().as_str_name())
+macro_rules! names {
+    ($($function:ident: $type:ident)*) => {$(
+        fn $function<S: serde::Serializer>(value: &i32, serializer: S) -> Result<S::Ok, S::Error> {
+            // A newer daemon may send a value that this client does not know: it is shown as
+            // unspecified.
+            let value = $type::try_from(*value).unwrap_or_default();
+            serializer.serialize_str(value.as_str_name())
+        }
+    )*};
 }
 
-fn ipv6_mode_name<S: serde::Serializer>(value: &i32, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(Ipv6Mode::try_from(*value).unwrap_or_default().as_str_name())
-}
-
-fn addressing_name<S: serde::Serializer>(value: &i32, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(Addressing::try_from(*value).unwrap_or_default().as_str_name())
+names! {
+    nic_state_name: NicState
+    addressing_name: Addressing
+    ipv6_mode_name: Ipv6Mode
+    network_kind_name: NetworkKind
+    unknown_unicast_name: UnknownUnicast
+    toggle_name: Toggle
+    guest_vlans_name: GuestVlans
+    dhcp_guard_name: DhcpGuard
+    reserved_groups_name: ReservedGroups
 }

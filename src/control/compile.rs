@@ -5,10 +5,11 @@ use crate::{
         Placement,
         forward::{
             self, Domain, FibBuilder,
+            switched::Switched,
             tables::{NetworkKey, NextHop, Routed, Vnic},
         },
     },
-    model::{Network, Nic},
+    model::{Network, NetworkKind, Nic},
     wire::dns,
 };
 use std::{net::IpAddr, sync::Arc};
@@ -33,11 +34,28 @@ pub fn compile<'a>(
     members: impl Iterator<Item = &'a Member>,
     seed: u64,
 ) -> forward::Network {
+    let members: Vec<_> = members.collect();
+    let domain = match network.kind {
+        NetworkKind::Routed => Domain::Routed(routed(network, &members, seed)),
+        NetworkKind::Switched => {
+            Domain::Switched(Switched::new(members.iter().map(|at| at.next_hop()).collect()))
+        }
+    };
+    let vnics = members.into_iter().map(|member| Arc::clone(&member.vnic)).collect();
+    forward::Network { key, vnics, domain }
+}
+
+impl Member {
+    fn next_hop(&self) -> NextHop {
+        let Vnic { port, mac, mtu, .. } = *self.vnic;
+        NextHop { port, reactor: self.reactor, mtu, mac }
+    }
+}
+
+fn routed(network: &Network, members: &[&Member], seed: u64) -> Routed {
     let mut fib = FibBuilder::default();
-    let mut vnics = Vec::new();
-    for Member { reactor, vnic, .. } in members {
-        let (port, mac, mtu) = (vnic.port, vnic.mac, vnic.mtu);
-        let next_hop = fib.next_hop(NextHop { port, reactor: *reactor, mtu, mac });
+    for member in members {
+        let (next_hop, vnic) = (fib.next_hop(member.next_hop()), &member.vnic);
         vnic.ipv4.into_iter().for_each(|address| fib.host_ipv4(address, next_hop));
         vnic.ipv6.into_iter().for_each(|address| fib.host_ipv6(address, next_hop));
         vnic.routed_ipv4.iter().for_each(|prefix| fib.prefix_ipv4(*prefix, next_hop));
@@ -46,11 +64,10 @@ pub fn compile<'a>(
             .iter()
             .chain(&vnic.slaac)
             .for_each(|prefix| fib.prefix_ipv6(*prefix, next_hop));
-        vnics.push(Arc::clone(vnic));
     }
     let (dns_ipv4, dns_ipv6) = by_family(&network.dns_servers);
     let (ntp_ipv4, ntp_ipv6) = by_family(&network.ntp_servers);
-    let domain = Domain::Routed(Routed {
+    Routed {
         ipv4_subnet: network.ipv4_subnet,
         ipv4_broadcast: network.ipv4_subnet.map(|subnet| subnet.broadcast()),
         ipv6_prefix: network.ipv6_prefix,
@@ -60,8 +77,7 @@ pub fn compile<'a>(
         ntp_ipv6,
         domain: network.domain,
         fib: fib.build(seed),
-    });
-    forward::Network { key, vnics, domain }
+    }
 }
 
 /// A vNIC of `network` at its place.

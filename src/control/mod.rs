@@ -20,6 +20,7 @@ mod fields;
 mod guest;
 pub mod health;
 pub mod ipam;
+mod l2;
 mod long_lists;
 mod mask;
 mod networks;

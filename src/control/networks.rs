@@ -46,6 +46,8 @@ impl Control {
         let network = Network {
             id: new.id.unwrap_or_else(Uuid::new_v4),
             name: new.name,
+            kind: new.kind,
+            l2: new.l2,
             ipv4_subnet: new.ipv4_subnet,
             ipv6_prefix: new.ipv6_prefix,
             dns_servers: new.dns_servers,
@@ -235,4 +237,5 @@ fn is_same(existing: &Network, new: &NewNetwork) -> bool {
         && existing.domain == new.domain
         && (&existing.labels, &existing.description) == (&new.labels, &new.description)
         && existing.boot == new.boot
+        && (existing.kind, &existing.l2) == (new.kind, &new.l2)
 }

@@ -3,6 +3,7 @@
 use super::{
     accounts::Accounts,
     fields::{self, Ipv6Mode, optional, parse, parse_address, uuid},
+    l2,
     mask::Mask,
     refusal::Refusal,
     view::{self, string, strings},
@@ -10,7 +11,10 @@ use super::{
 use crate::{
     addr::MacAddr,
     config,
-    model::{Addressing, Boot, GuestSettings, Labels, Name, Network, Nic, SocketAccess},
+    model::{
+        Addressing, Boot, GuestSettings, L2Policy, Labels, Name, Network, NetworkKind, Nic,
+        SocketAccess,
+    },
     proto,
     wire::dns,
 };
@@ -24,6 +28,8 @@ use uuid::Uuid;
 pub(super) struct NewNetwork {
     pub(super) id: Option<Uuid>,
     pub(super) name: Name,
+    pub(super) kind: NetworkKind,
+    pub(super) l2: L2Policy,
     pub(super) ipv4_subnet: Option<Ipv4Net>,
     pub(super) ipv6_prefix: Option<Ipv6Net>,
     pub(super) dns_servers: Vec<IpAddr>,
@@ -75,9 +81,12 @@ impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
         if request.is_public {
             return Err(Refusal::Unimplemented("is_public: egress does not exist yet"));
         }
+        let kind = l2::kind(request.kind)?;
         let mut new = Self {
             id: optional("id", &request.id, uuid)?,
             name: parse("name", &request.name)?,
+            kind,
+            l2: l2::policy(kind, request.l2.as_ref())?,
             ipv4_subnet: optional("ipv4_subnet", &request.ipv4_subnet, fields::ipv4_subnet)?,
             ipv6_prefix: optional("ipv6_prefix", &request.ipv6_prefix, fields::ipv6_prefix)?,
             dns_servers: fields::servers("dns_servers", &request.dns_servers)?,
@@ -98,7 +107,7 @@ impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
             (_, None) if request.ipv6_enabled => {
                 missing("ipv6_prefix", "required with ipv6_enabled, like fd00::/64")
             }
-            (None, None) => {
+            (None, None) if kind == NetworkKind::Routed => {
                 missing("ipv4_subnet", "a network needs ipv4_subnet, ipv6_prefix or both")
             }
             _ => Ok(()),
@@ -116,6 +125,12 @@ impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
             labels: request.labels,
             description: request.description,
             boot: request.boot,
+            // A default that is named is the same as none: both are 0.
+            kind: match new.kind {
+                NetworkKind::Routed => 0,
+                NetworkKind::Switched => proto::NetworkKind::Switched.into(),
+            },
+            l2: l2::asked(&new.l2),
             ..Default::default()
         });
         Ok(new)
@@ -195,6 +210,7 @@ pub(super) fn changed_network(
             ("labels", !request.labels.is_empty()),
             ("description", !request.description.is_empty()),
             ("boot", request.boot.is_some()),
+            ("l2", request.l2.is_some()),
         ],
     )?;
     let mut new = old.clone();
@@ -222,6 +238,9 @@ pub(super) fn changed_network(
     }
     if mask.names("boot") {
         new.boot = fields::boot(request.boot.as_ref())?;
+    }
+    if mask.names("l2") {
+        new.l2 = l2::policy(old.kind, request.l2.as_ref())?;
     }
     Ok(new)
 }

@@ -1,7 +1,11 @@
 //! The nouns as the API shows them.
 
+use super::l2;
 use crate::{
-    model::{self, Addressing, RateLimit},
+    model::{
+        self, Addressing, NetworkKind, RateLimit,
+        l2::{HasGateway, Members},
+    },
     proto,
 };
 use jiff::Timestamp;
@@ -41,6 +45,13 @@ fn account(account: &Option<model::Account>) -> String {
 
 /// The API's view of a network.
 pub(super) fn network(network: &model::Network, nics: usize) -> proto::Network {
+    let (kind, l2_in_force) = match network.kind {
+        NetworkKind::Routed => (proto::NetworkKind::Routed, None),
+        NetworkKind::Switched => {
+            let rules = network.l2.in_force(HasGateway::No, Members::AllStrict);
+            (proto::NetworkKind::Switched, Some(l2::in_force(&rules)))
+        }
+    };
     proto::Network {
         id: network.id.to_string(),
         name: network.name.to_string(),
@@ -60,6 +71,9 @@ pub(super) fn network(network: &model::Network, nics: usize) -> proto::Network {
         description: network.description.clone(),
         etag: etag(network.updated_at),
         boot: network.boot.as_ref().map(boot),
+        kind: kind.into(),
+        l2: l2::asked(&network.l2),
+        l2_in_force,
     }
 }
 

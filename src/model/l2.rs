@@ -13,6 +13,13 @@ pub enum NetworkKind {
     Switched,
 }
 
+impl NetworkKind {
+    /// Whether it is [`NetworkKind::Routed`].
+    pub fn is_routed(&self) -> bool {
+        *self == Self::Routed
+    }
+}
+
 /// What a port that is no vNIC leads to, and so what may come from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -103,9 +103,15 @@ pub struct Network {
     pub id: Uuid,
     /// Unique among networks.
     pub name: Name,
-    /// At least one of both families is there.
+    /// How its guests reach each other.
+    #[serde(default, skip_serializing_if = "NetworkKind::is_routed")]
+    pub kind: NetworkKind,
+    /// How frames are treated where it is switched, as it was asked for.
+    #[serde(default, skip_serializing_if = "L2Policy::is_default")]
+    pub l2: L2Policy,
+    /// At least one of both families is there in a routed network.
     pub ipv4_subnet: Option<Ipv4Net>,
-    /// At least one of both families is there.
+    /// At least one of both families is there in a routed network.
     pub ipv6_prefix: Option<Ipv6Net>,
     /// Told to guests.
     pub dns_servers: Vec<IpAddr>,

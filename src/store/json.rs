@@ -462,6 +462,8 @@ mod tests {
         Network {
             id: Uuid::new_v4(),
             name: "prod".parse().unwrap(),
+            kind: crate::model::NetworkKind::Switched,
+            l2: crate::model::L2Policy::plain(),
             ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
             ipv6_prefix: None,
             dns_servers: vec!["1.1.1.1".parse().unwrap()],

@@ -7,6 +7,7 @@
 mod complete;
 mod connect;
 mod failure;
+mod l2;
 mod mask;
 mod network;
 mod nic;

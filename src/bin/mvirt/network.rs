@@ -3,6 +3,7 @@
 use super::{
     Failure, complete,
     connect::Client,
+    l2::{self, Kind},
     mask::{self, Mask, NewNotes, Notes, Now, Places},
     output::{Output, Table},
     units,
@@ -10,7 +11,8 @@ use super::{
 use clap::{ArgGroup, Args, Subcommand};
 use mvirt_net::proto::{
     CreateNetworkRequest, DeleteNetworkRequest, GetNetworkRequest, ListNetworksRequest,
-    ListNetworksResponse, Network, UpdateNetworkRequest, get_network_request::Identifier,
+    ListNetworksResponse, Network, NetworkKind, UpdateNetworkRequest,
+    get_network_request::Identifier,
 };
 
 #[derive(Debug, Subcommand)]
@@ -48,7 +50,8 @@ const EXAMPLES: &str = "\
 Examples:
   mvirt network create prod --ipv4-subnet 10.0.0.0/24
   mvirt network create prod --ipv4-subnet 10.0.0.0/24 --ipv6-prefix fd00::/64 \
-   --dns 1.1.1.1,9.9.9.9";
+   --dns 1.1.1.1,9.9.9.9
+  mvirt network create lab --kind switched";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -59,6 +62,9 @@ pub(crate) struct Create {
     /// Unique name, for who likes flags
     #[arg(short, long = "name", value_name = "NAME")]
     name_flag: Option<String>,
+    /// How guests reach each other
+    #[arg(long, value_enum, default_value_t)]
+    kind: Kind,
     /// Like 10.0.0.0/24
     #[arg(long, value_name = "CIDR", default_value = "", hide_default_value = true)]
     ipv4_subnet: String,
@@ -82,6 +88,8 @@ pub(crate) struct Create {
     public: bool,
     #[command(flatten)]
     notes: Notes,
+    #[command(flatten)]
+    l2: l2::Flags,
     /// A UUID, which makes the command repeatable
     #[arg(long, value_name = "UUID", default_value = "", hide_default_value = true)]
     id: String,
@@ -121,6 +129,8 @@ pub(crate) struct Update {
     domain: Option<String>,
     #[command(flatten)]
     notes: NewNotes,
+    #[command(flatten)]
+    l2: l2::Flags,
     /// Check only: change nothing
     #[arg(long)]
     dry_run: bool,
@@ -167,8 +177,14 @@ pub(crate) async fn run(
 }
 
 fn request(create: Create) -> Result<CreateNetworkRequest, Failure> {
-    if create.ipv4_subnet.is_empty() && create.ipv6_prefix.is_empty() {
-        let needed = "a network needs addresses: give --ipv4-subnet, --ipv6-prefix or both";
+    create.l2.check(create.kind)?;
+    let kind = match create.kind {
+        Kind::Routed => NetworkKind::Routed,
+        Kind::Switched => NetworkKind::Switched,
+    };
+    if kind == NetworkKind::Routed && create.ipv4_subnet.is_empty() && create.ipv6_prefix.is_empty()
+    {
+        let needed = "a routed network needs addresses: give --ipv4-subnet, --ipv6-prefix or both";
         return Err(Failure::Usage(needed.into()));
     }
     Ok(CreateNetworkRequest {
@@ -187,6 +203,8 @@ fn request(create: Create) -> Result<CreateNetworkRequest, Failure> {
         id: create.id,
         mtu: create.mtu,
         domain: create.domain,
+        kind: kind.into(),
+        l2: create.l2.apply(None),
         validate_only: create.dry_run,
     })
 }
@@ -194,7 +212,8 @@ fn request(create: Create) -> Result<CreateNetworkRequest, Failure> {
 async fn list(client: &mut Client, out: &Output) -> Result<(), Failure> {
     let response = ListNetworksResponse { networks: all(client).await?, ..Default::default() };
     // The first five fit a terminal of 80 columns; `-o wide` has the rest.
-    const HEADER: &[&str] = &["NAME", "IPV4", "IPV6", "MTU", "VNICS", "ID", "DOMAIN", "LABELS"];
+    const HEADER: &[&str] =
+        &["NAME", "IPV4", "IPV6", "MTU", "VNICS", "KIND", "ID", "DOMAIN", "LABELS"];
     let mut table = Table::new(HEADER, 5);
     for network in &response.networks {
         let cells = vec![
@@ -203,6 +222,7 @@ async fn list(client: &mut Client, out: &Output) -> Result<(), Failure> {
             network.ipv6_prefix.as_str().into(),
             network.mtu.into(),
             network.nic_count.into(),
+            kind(network).into(),
             network.id.as_str().into(),
             network.domain.as_str().into(),
             mask::labels(&network.labels).into(),
@@ -238,6 +258,9 @@ async fn change(update: Update, client: &mut Client) -> Result<Network, Failure>
     mask.set("ntp_servers", &mut request.ntp_servers, servers(update.ntp, update.clear_ntp));
     mask.set("mtu", &mut request.mtu, update.mtu);
     mask.set("domain", &mut request.domain, update.domain);
+    if let Some(policy) = update.l2.apply(now.l2) {
+        mask.set("l2", &mut request.l2, Some(Some(policy)));
+    }
     let places = Places {
         labels: &mut request.labels,
         description: &mut request.description,
@@ -256,16 +279,26 @@ async fn get(client: &mut Client, key: String) -> Result<Network, Failure> {
     Ok(client.get_network(request).await?.into_inner())
 }
 
+/// Returns a network's kind in one word.
+fn kind(network: &Network) -> &'static str {
+    match network.kind() {
+        NetworkKind::Unspecified | NetworkKind::Routed => "routed",
+        NetworkKind::Switched => "switched",
+    }
+}
+
 fn show(network: &Network, out: &Output) -> Result<(), Failure> {
     let rows = [
         ("name", network.name.as_str().into()),
         ("id", network.id.as_str().into()),
+        ("kind", kind(network).into()),
         ("ipv4", network.ipv4_subnet.as_str().into()),
         ("ipv6", network.ipv6_prefix.as_str().into()),
         ("dns", network.dns_servers.join(" ").into()),
         ("ntp", network.ntp_servers.join(" ").into()),
         ("domain", network.domain.as_str().into()),
         ("mtu", network.mtu.into()),
+        ("l2", l2::text(network.l2_in_force.as_ref()).into()),
         ("boot", mask::boot(network.boot.as_ref()).into()),
         ("vnics", network.nic_count.into()),
         ("labels", mask::labels(&network.labels).into()),

@@ -4,4 +4,5 @@ mod access;
 mod changes;
 mod objects;
 mod strangers;
+mod switched;
 mod watches;

@@ -1,0 +1,200 @@
+//! How a switched network treats frames: from requests, and to views.
+
+use super::refusal::Refusal;
+use crate::{
+    model::{
+        L2Policy, L2Rules, NetworkKind,
+        l2::{DhcpGuard, GuestVlans, ReservedGroups, UnknownUnicast},
+    },
+    proto,
+};
+use std::ops::RangeInclusive;
+
+/// What OVS takes, too: less, and a host that is silent between two polls is flooded to.
+const AGING: RangeInclusive<u32> = 15..=3600;
+/// A table of the largest takes some 100 MB of each reactor that learns it.
+const TABLE: RangeInclusive<u32> = 10..=1_000_000;
+
+/// Returns none for zero: proto3 does not tell it from an absent field.
+fn number(
+    field: &'static str,
+    value: u32,
+    valid: RangeInclusive<u32>,
+) -> Result<Option<u32>, Refusal> {
+    match value {
+        0 => Ok(None),
+        _ if valid.contains(&value) => Ok(Some(value)),
+        _ => {
+            let expected = format!("expected {}-{}", valid.start(), valid.end());
+            Err(Refusal::invalid(field, value, expected))
+        }
+    }
+}
+
+/// Returns what an enum's number means, none for what is unspecified.
+fn chosen<E: TryFrom<i32> + Copy + PartialEq, T: Copy>(
+    field: &'static str,
+    value: i32,
+    choices: &[(E, T)],
+    expected: &'static str,
+) -> Result<Option<T>, Refusal> {
+    if value == 0 {
+        return Ok(None);
+    }
+    let known = E::try_from(value).ok();
+    let found = known.and_then(|known| choices.iter().find(|(name, _)| *name == known));
+    let (_, choice) = found.ok_or_else(|| Refusal::invalid(field, value, expected))?;
+    Ok(Some(*choice))
+}
+
+const TOGGLES: &[(proto::Toggle, bool)] = &[(proto::Toggle::On, true), (proto::Toggle::Off, false)];
+const UNKNOWN: &[(proto::UnknownUnicast, UnknownUnicast)] = &[
+    (proto::UnknownUnicast::Flood, UnknownUnicast::Flood),
+    (proto::UnknownUnicast::Drop, UnknownUnicast::Drop),
+];
+const VLANS: &[(proto::GuestVlans, GuestVlans)] =
+    &[(proto::GuestVlans::Drop, GuestVlans::Drop), (proto::GuestVlans::Pass, GuestVlans::Pass)];
+const GUARDS: &[(proto::DhcpGuard, DhcpGuard)] = &[
+    (proto::DhcpGuard::Auto, DhcpGuard::Auto),
+    (proto::DhcpGuard::On, DhcpGuard::On),
+    (proto::DhcpGuard::Off, DhcpGuard::Off),
+];
+const GROUPS: &[(proto::ReservedGroups, ReservedGroups)] = &[
+    (proto::ReservedGroups::Drop, ReservedGroups::Drop),
+    (proto::ReservedGroups::Forward, ReservedGroups::Forward),
+];
+
+/// Returns the kind of a network.
+pub(super) fn kind(value: i32) -> Result<NetworkKind, Refusal> {
+    match proto::NetworkKind::try_from(value) {
+        Ok(proto::NetworkKind::Unspecified | proto::NetworkKind::Routed) => Ok(NetworkKind::Routed),
+        Ok(proto::NetworkKind::Switched) => Ok(NetworkKind::Switched),
+        Err(_) => Err(Refusal::invalid(
+            "kind",
+            value,
+            "expected NETWORK_KIND_ROUTED or NETWORK_KIND_SWITCHED",
+        )),
+    }
+}
+
+/// Returns what is asked of a network of this kind.
+pub(super) fn policy(kind: NetworkKind, l2: Option<&proto::L2Policy>) -> Result<L2Policy, Refusal> {
+    let Some(l2) = l2 else { return Ok(L2Policy::default()) };
+    if kind != NetworkKind::Switched {
+        let expected = "only a network of NETWORK_KIND_SWITCHED has it";
+        return Err(Refusal::invalid("l2", "given", expected));
+    }
+    let toggle = |field, value| chosen(field, value, TOGGLES, "expected TOGGLE_ON or TOGGLE_OFF");
+    Ok(L2Policy {
+        mac_aging_seconds: number("l2.mac_aging_seconds", l2.mac_aging_seconds, AGING)?,
+        mac_table_size: number("l2.mac_table_size", l2.mac_table_size, TABLE)?,
+        unknown_unicast: chosen(
+            "l2.unknown_unicast",
+            l2.unknown_unicast,
+            UNKNOWN,
+            "expected UNKNOWN_UNICAST_FLOOD or UNKNOWN_UNICAST_DROP",
+        )?,
+        storm_pps: number("l2.storm_pps", l2.storm_pps, 1..=u32::MAX)?,
+        multicast_snooping: toggle("l2.multicast_snooping", l2.multicast_snooping)?,
+        guest_vlans: chosen(
+            "l2.guest_vlans",
+            l2.guest_vlans,
+            VLANS,
+            "expected GUEST_VLANS_DROP or GUEST_VLANS_PASS",
+        )?,
+        neighbour_proxy: toggle("l2.neighbour_proxy", l2.neighbour_proxy)?,
+        dhcp_guard: chosen(
+            "l2.dhcp_guard",
+            l2.dhcp_guard,
+            GUARDS,
+            "expected DHCP_GUARD_AUTO, DHCP_GUARD_ON or DHCP_GUARD_OFF",
+        )?,
+        reserved_groups: chosen(
+            "l2.reserved_groups",
+            l2.reserved_groups,
+            GROUPS,
+            "expected RESERVED_GROUPS_DROP or RESERVED_GROUPS_FORWARD",
+        )?,
+        loop_guard: toggle("l2.loop_guard", l2.loop_guard)?,
+    })
+}
+
+/// Returns the number of what was chosen, zero where nothing was.
+fn name<E: Copy + Into<i32>, T: PartialEq>(choice: Option<T>, choices: &[(E, T)]) -> i32 {
+    let named = choice.and_then(|choice| choices.iter().find(|(_, this)| *this == choice));
+    named.map_or(0, |(name, _)| (*name).into())
+}
+
+/// Returns the API's view of what was asked for, if anything was.
+pub(super) fn asked(policy: &L2Policy) -> Option<proto::L2Policy> {
+    (!policy.is_default()).then(|| policy.into())
+}
+
+/// Returns the API's view of what is in force.
+pub(super) fn in_force(rules: &L2Rules) -> proto::L2Policy {
+    proto::L2Policy::from(&L2Policy {
+        mac_aging_seconds: Some(rules.mac_aging_seconds),
+        mac_table_size: Some(rules.mac_table_size),
+        unknown_unicast: Some(rules.unknown_unicast),
+        storm_pps: Some(rules.storm_pps.unwrap_or(u32::MAX)),
+        multicast_snooping: Some(rules.multicast_snooping),
+        guest_vlans: Some(rules.guest_vlans),
+        neighbour_proxy: Some(rules.neighbour_proxy),
+        dhcp_guard: Some(if rules.dhcp_guard { DhcpGuard::On } else { DhcpGuard::Off }),
+        reserved_groups: Some(rules.reserved_groups),
+        loop_guard: Some(rules.loop_guard),
+    })
+}
+
+impl From<&L2Policy> for proto::L2Policy {
+    /// Returns the API's view of a policy, in which zeros are what was not asked for.
+    fn from(policy: &L2Policy) -> Self {
+        Self {
+            mac_aging_seconds: policy.mac_aging_seconds.unwrap_or(0),
+            mac_table_size: policy.mac_table_size.unwrap_or(0),
+            unknown_unicast: name(policy.unknown_unicast, UNKNOWN),
+            storm_pps: policy.storm_pps.unwrap_or(0),
+            multicast_snooping: name(policy.multicast_snooping, TOGGLES),
+            guest_vlans: name(policy.guest_vlans, VLANS),
+            neighbour_proxy: name(policy.neighbour_proxy, TOGGLES),
+            dhcp_guard: name(policy.dhcp_guard, GUARDS),
+            reserved_groups: name(policy.reserved_groups, GROUPS),
+            loop_guard: name(policy.loop_guard, TOGGLES),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::l2::{HasGateway, Members};
+
+    #[test]
+    fn what_is_asked_for_is_shown_again() {
+        for policy in [L2Policy::default(), L2Policy::plain()] {
+            let shown = proto::L2Policy::from(&policy);
+            assert_eq!(super::policy(NetworkKind::Switched, Some(&shown)).unwrap(), policy);
+        }
+        assert_eq!(asked(&L2Policy::default()), None);
+        let rules = L2Policy::default().in_force(HasGateway::No, Members::Any);
+        let shown = in_force(&rules);
+        assert_eq!((shown.mac_aging_seconds, shown.storm_pps), (300, 2000));
+        assert_eq!(shown.dhcp_guard(), proto::DhcpGuard::Off);
+        assert_eq!(shown.unknown_unicast(), proto::UnknownUnicast::Flood);
+    }
+
+    #[test]
+    fn refusals_name_the_field_and_the_value() {
+        let refused =
+            |l2: proto::L2Policy| policy(NetworkKind::Switched, Some(&l2)).unwrap_err().to_string();
+        let few = proto::L2Policy { mac_table_size: 9, ..Default::default() };
+        assert_eq!(refused(few), "l2.mac_table_size: \"9\": expected 10-1000000");
+        let short = proto::L2Policy { mac_aging_seconds: 14, ..Default::default() };
+        assert_eq!(refused(short), "l2.mac_aging_seconds: \"14\": expected 15-3600");
+        let unknown = proto::L2Policy { guest_vlans: 7, ..Default::default() };
+        assert!(refused(unknown).starts_with("l2.guest_vlans: \"7\": expected GUEST_VLANS_DROP"));
+        let routed = policy(NetworkKind::Routed, Some(&proto::L2Policy::default()));
+        assert!(routed.unwrap_err().to_string().contains("NETWORK_KIND_SWITCHED"));
+        assert!(kind(9).is_err());
+    }
+}

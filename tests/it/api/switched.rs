@@ -1,0 +1,83 @@
+//! Switched networks in the API: made, shown, changed, and what their vNICs then carry.
+
+use crate::{
+    daemon::Daemon,
+    guest::{Guest, parse_mac},
+};
+use mvirt_net::proto::{
+    CreateNetworkRequest, GetNetworkRequest, GuestVlans, L2Policy, Network, NetworkKind, Toggle,
+    UnknownUnicast, UpdateNetworkRequest, get_network_request::Identifier,
+};
+use prost_types::FieldMask;
+use tonic::Code;
+
+/// A segment without addresses.
+fn segment(request: &mut CreateNetworkRequest) {
+    request.kind = NetworkKind::Switched.into();
+    request.ipv4_subnet.clear();
+    request.ipv6_prefix.clear();
+}
+
+fn change(daemon: &mut Daemon, id: &str, l2: L2Policy) -> Result<Network, tonic::Status> {
+    let request = UpdateNetworkRequest {
+        id: id.into(),
+        l2: Some(l2),
+        update_mask: Some(FieldMask { paths: vec!["l2".into()] }),
+        ..Default::default()
+    };
+    daemon.call(async |client| client.update_network(request).await)
+}
+
+#[test]
+fn a_segment_is_made_shown_and_changed() {
+    let mut daemon = Daemon::start();
+    let lab = daemon.network_with("lab", |request| {
+        segment(request);
+        request.l2 = Some(L2Policy { storm_pps: 7, ..Default::default() });
+    });
+    assert_eq!(lab.kind(), NetworkKind::Switched);
+    assert_eq!(lab.l2, Some(L2Policy { storm_pps: 7, ..Default::default() }));
+    let in_force = lab.l2_in_force.unwrap();
+    assert_eq!((in_force.storm_pps, in_force.mac_aging_seconds), (7, 300));
+    assert_eq!(in_force.unknown_unicast(), UnknownUnicast::Drop, "all MACs are known");
+    assert_eq!(in_force.loop_guard(), Toggle::On);
+    let policy = L2Policy { guest_vlans: GuestVlans::Pass.into(), ..Default::default() };
+    let changed = change(&mut daemon, "lab", policy).unwrap();
+    assert_eq!(changed.l2_in_force.unwrap().storm_pps, 2000, "it is replaced as a whole");
+    daemon.crash_and_restart();
+    let request = GetNetworkRequest { identifier: Some(Identifier::Name("lab".into())) };
+    let kept = daemon.call(async |client| client.get_network(request).await).unwrap();
+    assert_eq!(kept, changed);
+}
+
+#[test]
+fn what_is_asked_of_the_wrong_network_is_refused() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let refused = change(&mut daemon, "prod", L2Policy::default()).unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(refused.message().contains("NETWORK_KIND_SWITCHED"), "{refused}");
+    daemon.network_with("lab", segment);
+    let short = L2Policy { mac_aging_seconds: 1, ..Default::default() };
+    let refused = change(&mut daemon, "lab", short).unwrap_err();
+    assert_eq!(refused.message(), "l2.mac_aging_seconds: \"1\": expected 15-3600");
+}
+
+#[test]
+fn any_protocol_crosses_a_segment_and_frames_stay_as_they_are() {
+    let mut daemon = Daemon::start();
+    daemon.network_with("lab", segment);
+    let [mut a, mut b] = ["a", "b"].map(|name| {
+        let nic = daemon.nic("lab", name);
+        assert_eq!((nic.ipv4_address.as_str(), nic.ipv6_address.as_str()), ("", ""));
+        assert_eq!(parse_mac(&nic.mac_address)[..3], [0x52, 0x54, 0]);
+        Guest::connect(&nic)
+    });
+    // An EtherType for local experiments (IEEE 802-2014 §9.2.4).
+    let frame = [&b.mac[..], &a.mac, &[0x88, 0xb5], b"from a to b"].concat();
+    a.send(&frame);
+    assert_eq!(b.expect("a's frame", |got| got[12..14] == [0x88, 0xb5]), frame);
+    let all = [&[0xff; 6][..], &b.mac, &[0x88, 0xb5], b"to all"].concat();
+    b.send(&all);
+    assert_eq!(a.expect("b's frame", |got| got[12..14] == [0x88, 0xb5]), all);
+}
