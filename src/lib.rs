@@ -20,7 +20,7 @@
 //! `dataplane/forward/routed.rs` for `dataplane/reactor/pipeline/`, and leaves in
 //! `dataplane/port/vhost_user/queue/rx.rs`. A VMM's message is taken in
 //! `dataplane/endpoint/vhost_user.rs` and understood in `dataplane/port/vhost_user/session/`. A
-//! request enters in `api/`, is served by `control/service.rs`, becomes durable in `store/json.rs`
+//! request enters in `api/`, is served by `control/service.rs`, becomes durable in `store/json/`
 //! by way of `control/change.rs`, and is in force once what `control/compile.rs` makes of it is
 //! published. Formats are in `wire/`; nouns in `model`; defaults in `config`.
 //! `tests/layering.rs` says who may use whom; CONTRIBUTING.md, where what is new belongs.

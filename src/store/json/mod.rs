@@ -19,15 +19,17 @@
 //! A disk that takes no files keeps nothing from being served: [`JsonStore::open`] and
 //! [`Store::load`] fail only where the directory cannot be read, or is in use.
 
+mod step;
+
 use super::{
     Change, Contents, Store, StoreError,
-    file::{Unreadable, encode, failed, read, remove, write_synced},
+    file::{Unreadable, failed, read, remove, write_synced},
 };
 use crate::{
-    lock::{self, DirLock},
+    lock::DirLock,
     model::{Network, Nic},
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use std::{
     collections::HashSet,
     fs::{self, File},
@@ -37,6 +39,7 @@ use std::{
     path::{Path, PathBuf},
     thread,
 };
+use step::{Folder, Step};
 use uuid::Uuid;
 
 const NETWORKS: &str = "networks";
@@ -56,89 +59,6 @@ pub struct JsonStore {
     networks: Folder,
     nics: Folder,
     lock: DirLock,
-}
-
-/// A folder of objects.
-#[derive(Debug)]
-struct Folder {
-    path: PathBuf,
-    /// Held open: where no descriptor is left, a deletion, which frees some, must not need one.
-    open: Option<File>,
-}
-
-impl Folder {
-    fn new(path: PathBuf) -> Self {
-        // On a disk that takes no files it may be missing; `sync` tries again.
-        let open = File::open(&path).ok();
-        Self { path, open }
-    }
-
-    /// Makes what was renamed and removed in it durable.
-    fn sync(&self) -> Result<(), StoreError> {
-        let synced = match &self.open {
-            // Somebody may have put another one there.
-            Some(folder) if lock::is_at(folder, &self.path) => folder.sync_all(),
-            _ => File::open(&self.path).and_then(|folder| folder.sync_all()),
-        };
-        synced.map_err(failed("sync", &self.path))
-    }
-
-    /// Where an object is kept.
-    fn file(&self, id: Uuid) -> PathBuf {
-        self.path.join(format!("{id}.json"))
-    }
-}
-
-/// What a change does to the files: a rename.
-#[derive(Debug)]
-struct Step<'a> {
-    change: &'a Change,
-    folder: &'a Folder,
-    /// The object's.
-    file: PathBuf,
-    /// What takes its place, or what it is called once it is deleted.
-    beside: PathBuf,
-}
-
-impl Step<'_> {
-    fn is_put(&self) -> bool {
-        matches!(self.change, Change::PutNetwork(_) | Change::PutNic(_))
-    }
-
-    fn write<T: Serialize>(&self, body: &T) -> Result<(), StoreError> {
-        let text = encode(body).map_err(|e| failed("encode", &self.file)(e.into()))?;
-        // Synced before it is renamed: else the name may reach the disk before the text does.
-        write_synced(&self.beside, &text)
-    }
-
-    fn rename(&self) -> Result<(), StoreError> {
-        if self.is_put() {
-            return fs::rename(&self.beside, &self.file).map_err(failed("rename to", &self.file));
-        }
-        match fs::rename(&self.file, &self.beside) {
-            // An earlier try that was cut short has renamed it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            renamed => renamed.map_err(failed("rename", &self.file)),
-        }
-    }
-
-    /// Puts what was there before the rename in its place again.
-    fn take_back(&self) -> Result<(), StoreError> {
-        match self.change {
-            Change::PutNetwork(network) => self.put_back(network.old.as_ref()),
-            Change::PutNic(nic) => self.put_back(nic.old.as_ref()),
-            Change::DeleteNetwork { .. } | Change::DeleteNic(_) => {
-                fs::rename(&self.beside, &self.file).map_err(failed("rename to", &self.file))
-            }
-        }
-    }
-
-    fn put_back<T: Serialize>(&self, old: Option<&T>) -> Result<(), StoreError> {
-        match old {
-            Some(old) => self.write(old).and_then(|()| self.rename()),
-            None => remove(&self.file),
-        }
-    }
 }
 
 impl JsonStore {
