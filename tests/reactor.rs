@@ -140,7 +140,7 @@ fn a_port_that_makes_its_reactor_sleep_fails_and_nobody_else() {
     // It is held against its vNIC: a port that is taken back and given again does not begin anew.
     let (done, detached) = mpsc::channel();
     let id = PortId { slot: 1, generation: 1 };
-    reactor.detach(id, move |allowance| done.send(allowance).unwrap());
+    reactor.detach(id, move |taken| done.send(taken.map(|taken| taken.allowance)).unwrap());
     let allowance = detached.recv_timeout(PATIENCE).unwrap().unwrap();
     let polled = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&polled);

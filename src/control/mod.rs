@@ -392,10 +392,14 @@ impl Control {
         nic.guest.of(event.connection);
         nic.state = match event.change {
             // Watchers are not woken: a guest can be told things as often as it asks.
+            // Dropped, and so refused: a vNIC has no members.
+            PortChange::Arrived(_) => return,
             PortChange::Gateway(told) => return nic.guest.note(event.connection, told),
-            PortChange::State(PortState::Idle) => proto::NicState::Created,
-            PortChange::State(PortState::Active) => proto::NicState::Active,
-            PortChange::State(PortState::Failed) => proto::NicState::Error,
+            PortChange::State(PortState::Idle | PortState::Listening | PortState::Left, _) => {
+                proto::NicState::Created
+            }
+            PortChange::State(PortState::Active, _) => proto::NicState::Active,
+            PortChange::State(PortState::Failed, _) => proto::NicState::Error,
         };
         // In the queue once, however often its VMM comes and goes.
         if nic.state != nic.told && !std::mem::replace(&mut nic.is_untold, true) {

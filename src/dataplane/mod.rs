@@ -24,7 +24,9 @@ mod reports;
 
 pub use endpoint::{
     PortSpec,
+    arrivals::Arrival,
     export::{Exported, SavedConnection, SavedLimits},
+    listen,
     listener::{Access, longest_socket_path, room_for_listeners},
     tap, vhost_user,
 };
@@ -34,7 +36,7 @@ pub use reactor::{Hugepages, StartError};
 pub use reports::Reports;
 
 use counters::{PortCounters, ReactorCounters};
-use endpoint::{Socket, export::ExportRequest, port_handle::PortHandle};
+use endpoint::{Socket, arrivals::Clients, export::ExportRequest, port_handle::PortHandle};
 use forward::{
     Network,
     tables::{NetworkKey, PortId},
@@ -79,12 +81,16 @@ pub enum PortState {
     Idle,
     /// Frames can go both ways.
     Active,
-    /// They broke the protocol.
+    /// They broke the protocol, or what it is to be reached by is not there.
     Failed,
+    /// It waits for others to connect, each of whom is a port of its own.
+    Listening,
+    /// Who had connected has left: the port is of no more use.
+    Left,
 }
 
 /// Something that happened at a port.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct PortEvent {
     /// Which.
     pub port: PortId,
@@ -95,10 +101,12 @@ pub struct PortEvent {
 }
 
 /// What happened at a port.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum PortChange {
-    /// It has a new state.
-    State(PortState),
+    /// It has a new state, and why where that is not as it should be: else empty.
+    State(PortState, Arc<str>),
+    /// Somebody has connected to it, and may become a member of its network.
+    Arrived(Arrival),
     /// The gateway has told its guest something.
     Gateway(GatewayEvent),
 }
@@ -131,6 +139,8 @@ pub struct Attached {
     name: String,
     /// Where a VMM dials it, if one does.
     socket: Option<Socket>,
+    /// Of a listening port.
+    clients: Option<Arc<Clients>>,
     counters: Arc<PortCounters>,
     /// The reactor that is to own the port.
     home: watch::Sender<Arc<reactor::Handle>>,
@@ -180,6 +190,11 @@ impl Attached {
     /// What the port has carried.
     pub fn counters(&self) -> &PortCounters {
         &self.counters
+    }
+
+    /// How many connections a listening port has refused.
+    pub fn refused_clients(&self) -> u64 {
+        self.clients.as_ref().map_or(0, |clients| clients.refused())
     }
 
     /// The way to what is served.
@@ -393,8 +408,9 @@ impl Dataplane {
             asked,
             exported.as_ref().map(|from| &from.kept),
         );
-        let (socket, task) = endpoint::serve(spec, port, self.common, exported, stopped)?;
-        Ok(Attached { name, socket, counters, home, exports, stop, task })
+        let endpoint::Served { socket, clients, task } =
+            endpoint::serve(spec, port, self.common, exported, stopped)?;
+        Ok(Attached { name, socket, clients, counters, home, exports, stop, task })
     }
 
     /// The reactors: how many vNICs are placed on each, and what it has done.

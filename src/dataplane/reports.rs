@@ -1,10 +1,12 @@
 //! What happens at ports, on its way to control, which may be waiting for a disk: of each port at
 //! most its latest state and one message of each kind are under way, however often its VMM and
-//! guest change their minds.
+//! guest change their minds; of a listening port, also those who have connected, whose number its
+//! endpoint limits.
 
-use super::{GatewayEvent, PortChange, PortEvent, PortState, forward::tables::PortId};
+use super::{Arrival, GatewayEvent, PortChange, PortEvent, PortState, forward::tables::PortId};
+use crate::mutex::lock;
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicU8, AtomicU64, Ordering},
 };
 use tokio::sync::mpsc;
@@ -20,8 +22,9 @@ pub(super) struct Reporter(Arc<Port>);
 #[derive(Debug)]
 struct Port {
     id: PortId,
-    /// The latest.
-    state: AtomicU8,
+    /// The latest, and why.
+    // Endpoints write it and control reads it: no reactor ever waits for it.
+    state: Mutex<(PortState, Arc<str>)>,
     under_way: AtomicU8,
     /// How many VMMs have connected.
     connections: AtomicU64,
@@ -33,8 +36,16 @@ struct Port {
 #[derive(Debug)]
 pub(super) struct Report {
     port: Arc<Port>,
-    /// Absent: it has another state, or VMM.
-    told: Option<(u64, GatewayEvent)>,
+    told: Told,
+}
+
+#[derive(Debug)]
+enum Told {
+    /// It has another state, or VMM.
+    State,
+    /// The gateway has told the guest of this connection something.
+    Gateway(u64, GatewayEvent),
+    Arrived(Arrival),
 }
 
 /// What control hears of all ports.
@@ -55,8 +66,8 @@ fn mark(told: &GatewayEvent) -> Option<u8> {
 
 impl Reporter {
     pub(super) fn new(id: PortId, reports: mpsc::UnboundedSender<Report>) -> Self {
-        let (state, under_way) = (PortState::Idle as u8, 0);
-        let (state, under_way, connections) = (state.into(), under_way.into(), 0.into());
+        let state = Mutex::new((PortState::Idle, "".into()));
+        let (under_way, connections) = (0.into(), 0.into());
         Self(Arc::new(Port { id, state, under_way, connections, reports }))
     }
 
@@ -64,14 +75,19 @@ impl Reporter {
     pub(super) fn connected(&self) {
         // Before the mark, as with states.
         self.0.connections.fetch_add(1, Ordering::Release);
-        self.report(STATE, None);
+        self.report(STATE, Told::State);
     }
 
-    /// The port has another state.
-    pub(super) fn state(&self, state: PortState) {
+    /// The port has another state, for a reason that may be empty.
+    pub(super) fn state(&self, state: PortState, why: &str) {
         // Before the mark: who takes that away reads this, or a later one.
-        self.0.state.store(state as u8, Ordering::Release);
-        self.report(STATE, None);
+        *lock(&self.0.state) = (state, why.into());
+        self.report(STATE, Told::State);
+    }
+
+    /// Somebody has connected to the port, which listens.
+    pub(super) fn arrived(&self, arrival: Arrival) {
+        self.send(Told::Arrived(arrival));
     }
 
     /// The gateway has told the guest something. While a message of this kind is under way, others
@@ -80,36 +96,44 @@ impl Reporter {
         if let Some(mark) = mark(&told) {
             // Taken now: when control reads this, another VMM may be connected, with another guest.
             let connection = self.0.connections.load(Ordering::Acquire);
-            self.report(mark, Some((connection, told)));
+            self.report(mark, Told::Gateway(connection, told));
         }
     }
 
-    fn report(&self, mark: u8, told: Option<(u64, GatewayEvent)>) {
+    fn report(&self, mark: u8, told: Told) {
         // Who finds the mark set may leave: the state it stored is read after that mark is taken.
         if self.0.under_way.fetch_or(mark, Ordering::AcqRel) & mark == 0 {
-            // Nobody listens once the daemon is going down.
-            self.0.reports.send(Report { port: Arc::clone(&self.0), told }).ok();
+            self.send(told);
         }
     }
-}
 
-fn state(number: u8) -> PortState {
-    let all = [PortState::Idle, PortState::Active, PortState::Failed];
-    all.into_iter().find(|state| *state as u8 == number).expect("only states are stored")
+    fn send(&self, told: Told) {
+        // Nobody listens once the daemon is going down.
+        self.0.reports.send(Report { port: Arc::clone(&self.0), told }).ok();
+    }
 }
 
 impl Report {
     fn open(self) -> PortEvent {
         let Self { port, told } = self;
-        let mark = told.as_ref().and_then(|(_, told)| mark(told)).unwrap_or(STATE);
+        let mark = match &told {
+            Told::State => STATE,
+            Told::Gateway(_, told) => mark(told).unwrap_or(0),
+            Told::Arrived(_) => 0,
+        };
         // Before the state is read: a change from here on sends a report of its own.
         port.under_way.fetch_and(!mark, Ordering::AcqRel);
-        let (connection, change) = match told {
-            Some((connection, told)) => (connection, PortChange::Gateway(told)),
-            None => {
-                let connection = port.connections.load(Ordering::Acquire);
-                (connection, PortChange::State(state(port.state.load(Ordering::Acquire))))
+        let mut connection = port.connections.load(Ordering::Acquire);
+        let change = match told {
+            Told::State => {
+                let (state, why) = lock(&port.state).clone();
+                PortChange::State(state, why)
             }
+            Told::Gateway(then, told) => {
+                connection = then;
+                PortChange::Gateway(told)
+            }
+            Told::Arrived(arrival) => PortChange::Arrived(arrival),
         };
         PortEvent { port: port.id, connection, change }
     }
@@ -141,28 +165,27 @@ mod tests {
         });
         for _ in 0..10_000 {
             for (_, port) in &ports {
-                port.state(PortState::Failed);
+                port.state(PortState::Failed, "it broke");
                 port.told(GatewayEvent::Neighbour4);
                 port.told(GatewayEvent::Lease4(Client::default()));
-                port.state(PortState::Active);
+                port.state(PortState::Active, "");
             }
         }
-        let heard: Vec<_> = std::iter::from_fn(|| reports.try_recv()).collect();
+        let mut next = || reports.try_recv().map(|event| format!("{event:?}"));
+        let heard: Vec<_> = std::iter::from_fn(&mut next).collect();
         assert_eq!(heard.len(), 6);
         for (id, port) in ports {
-            let of = |connection, state| PortEvent {
-                port: id,
-                connection,
-                change: PortChange::State(state),
+            let of = |connection, state| {
+                let change = PortChange::State(state, "".into());
+                format!("{:?}", PortEvent { port: id, connection, change })
             };
             let latest = of(0, PortState::Active);
             assert!(heard.contains(&latest));
-            port.state(PortState::Idle);
-            let next = of(0, PortState::Idle);
-            assert_eq!(reports.try_recv(), Some(next), "what comes later is heard");
+            port.state(PortState::Idle, "");
+            assert_eq!(next(), Some(of(0, PortState::Idle)), "what comes later is heard");
             port.connected();
-            assert_eq!(reports.try_recv(), Some(of(1, PortState::Idle)), "as is another VMM");
+            assert_eq!(next(), Some(of(1, PortState::Idle)), "as is another VMM");
         }
-        assert_eq!(reports.try_recv(), None);
+        assert_eq!(next(), None);
     }
 }

@@ -1,17 +1,18 @@
-//! How a vNIC's socket comes to be: bound to a temporary name, made ready, and renamed into place,
-//! so that a VMM that connects finds either nothing or a socket that listens.
+//! How a socket with a path comes to be: bound to a temporary name, made ready, and renamed into
+//! place, so that who connects finds either nothing or a socket that listens.
 
 use rustix::{
     fs::{Gid, Mode, Uid},
-    io::fcntl_dupfd_cloexec,
+    io::{Errno, fcntl_dupfd_cloexec},
     net::{
-        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen as start, socket_with,
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen as start,
+        socket_with,
     },
     process::{Resource, getrlimit},
 };
 use std::{
     io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::FileTypeExt as _},
     path::{Path, PathBuf},
 };
 use tokio::net::UnixListener;
@@ -75,6 +76,16 @@ fn temporary(path: &Path) -> PathBuf {
 
 /// A socket that listens at `path`, replacing whatever was there.
 pub(in crate::dataplane) fn listen(path: &Path, access: Access) -> io::Result<UnixListener> {
+    UnixListener::from_std(bind_aside(path, access, SocketType::STREAM, BACKLOG)?.into())
+}
+
+/// A socket of a kind that listens at `path`, replacing whatever was there. It does not block.
+pub(super) fn bind_aside(
+    path: &Path,
+    access: Access,
+    kind: SocketType,
+    backlog: i32,
+) -> io::Result<OwnedFd> {
     let temporary = temporary(path);
     // Left by a daemon that was killed in between: bind(2) replaces nothing.
     match std::fs::remove_file(&temporary) {
@@ -82,15 +93,38 @@ pub(in crate::dataplane) fn listen(path: &Path, access: Access) -> io::Result<Un
         _ => {}
     }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
     bind(&socket, &SocketAddrUnix::new(&temporary)?)?;
     // Before it has its name: nobody finds a socket with rights that it is not to have.
     access.apply(&temporary)?;
-    start(&socket, BACKLOG)?;
+    start(&socket, backlog)?;
     let listener = raise(socket);
     // Replaces the old one in one step: at no time is there none (rename(2)).
     std::fs::rename(&temporary, path)?;
-    UnixListener::from_std(listener.into())
+    Ok(listener)
+}
+
+/// Refuses a path at which there is something else than a socket that nobody serves any more.
+pub(super) fn refuse_live(path: &Path, kind: SocketType) -> io::Result<()> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
+    let in_use = |why: &str| {
+        let text = format!("{} is in use: {why}", path.display());
+        Err(io::Error::new(io::ErrorKind::AddrInUse, text))
+    };
+    match connect(&socket, &SocketAddrUnix::new(path)?) {
+        Ok(()) | Err(Errno::AGAIN) => in_use("somebody serves that socket"),
+        // One of another type is served, too: this one cannot be told from a dead one otherwise.
+        Err(Errno::PROTOTYPE) => in_use("it is a socket of another type"),
+        Err(Errno::NOENT) => Ok(()),
+        Err(Errno::CONNREFUSED) if is_socket(path)? => Ok(()),
+        Err(Errno::CONNREFUSED) => in_use("it is no socket"),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn is_socket(path: &Path) -> io::Result<bool> {
+    Ok(std::fs::symlink_metadata(path)?.file_type().is_socket())
 }
 
 /// The same socket on a high descriptor; where there is no room for that, as it was.

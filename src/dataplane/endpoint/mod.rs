@@ -3,11 +3,15 @@
 //!
 //! ```text
 //! VMM ──── channel ─ vhost_user ─┐
-//! device ─────────── tap ────────┴─ port_handle ── attach, detach ──▶ reactor
+//! device ─────────── tap ────────┼─ port_handle ── attach, detach ──▶ reactor
+//! client ─ listen ─ connection ──┘
 //! ```
 
+pub mod arrivals;
 mod channel;
+mod connection;
 pub mod export;
+pub mod listen;
 pub mod listener;
 mod lockout;
 pub mod port_handle;
@@ -15,15 +19,16 @@ pub mod tap;
 pub mod vhost_user;
 
 use crate::dataplane::port::vhost_user::session::Device;
+use arrivals::{Arrival, Clients};
 use export::Exported;
 use listener::Access;
 use port_handle::PortHandle;
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, sync::Arc};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinHandle,
 };
-use vhost_user::{Served, Start};
+use vhost_user::Start;
 
 /// What a vNIC is to be reached by.
 #[derive(Debug)]
@@ -32,6 +37,10 @@ pub enum PortSpec {
     VhostUser(vhost_user::Spec),
     /// A TAP device.
     Tap(tap::Spec),
+    /// A socket that others connect to, each of whom is a port of its own.
+    Listen(listen::Spec),
+    /// Who has connected to such a socket.
+    Member(Arrival),
 }
 
 /// What is the same for all ports.
@@ -50,7 +59,7 @@ pub(super) struct Socket {
     /// What a vNIC does not say.
     access: Access,
     /// What a VMM that connects finds.
-    device: watch::Sender<Device>,
+    device: Option<watch::Sender<Device>>,
 }
 
 impl Socket {
@@ -61,7 +70,9 @@ impl Socket {
 
     /// Tells VMMs of another device, each at its next connection.
     pub(super) fn set_device(&self, device: Device) {
-        self.device.send_replace(device);
+        if let Some(found) = &self.device {
+            found.send_replace(device);
+        }
     }
 
     /// Takes it away.
@@ -72,31 +83,53 @@ impl Socket {
     }
 }
 
+/// A port that is served.
+pub(super) struct Served {
+    /// Where it is to be dialled, if it is.
+    pub(super) socket: Option<Socket>,
+    /// Of a listening port.
+    pub(super) clients: Option<Arc<Clients>>,
+    pub(super) task: JoinHandle<()>,
+}
+
 /// Opens what a vNIC is to be reached by, or goes on with what another process of the daemon
-/// `exported`, and keeps `port` attached until `stop`. Returns the socket, where there is one, and
-/// the task.
+/// `exported`, and keeps `port` attached until `stop`.
 pub(super) fn serve(
     spec: PortSpec,
     port: PortHandle,
     common: Common,
     exported: Option<Exported>,
     stop: oneshot::Receiver<()>,
-) -> io::Result<(Option<Socket>, JoinHandle<()>)> {
+) -> io::Result<Served> {
+    let (mut socket, mut clients) = (None, None);
     // A task begins after all that can fail: nobody could end it.
-    match spec {
+    let task = match spec {
         PortSpec::VhostUser(vhost_user::Spec { path, access, device }) => {
             let start = match exported {
                 Some(exported) => Start::import(exported, device, port.name())?,
                 None => Start::new(listener::listen(&path, access.or(common.access))?),
             };
             let device = watch::Sender::new(device);
-            let served = Served { device: device.subscribe(), guest_memory: common.guest_memory };
-            let task = tokio::spawn(vhost_user::serve(served, start, port, stop));
-            Ok((Some(Socket { path, access: common.access, device }), task))
+            let served = vhost_user::Served {
+                device: device.subscribe(),
+                guest_memory: common.guest_memory,
+            };
+            socket = Some(Socket { path, access: common.access, device: Some(device) });
+            tokio::spawn(vhost_user::serve(served, start, port, stop))
         }
         PortSpec::Tap(spec) => {
             let tap = tap::open(&spec, exported)?;
-            Ok((None, tokio::spawn(tap::serve(spec, tap, port, stop))))
+            tokio::spawn(tap::serve(spec, tap, port, stop))
         }
-    }
+        PortSpec::Listen(spec) => {
+            let start = listen::Start::new(&spec, spec.access.or(common.access), exported)?;
+            let listen::Spec { address: listen::Address::Unix(path), max_clients, .. } = spec;
+            socket = Some(Socket { path, access: common.access, device: None });
+            let admitted = Clients::new(max_clients);
+            clients = Some(Arc::clone(&admitted));
+            tokio::spawn(listen::serve(start, admitted, port, stop))
+        }
+        PortSpec::Member(arrival) => tokio::spawn(arrival.serve(port, stop)),
+    };
+    Ok(Served { socket, clients, task })
 }

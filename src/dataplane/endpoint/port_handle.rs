@@ -1,13 +1,20 @@
 //! A port's place in the data plane, as its endpoint sees it: where it is to live, what it has
 //! carried and may, and what becomes of it.
 
-use super::export::{ExportRequest, Exported, SavedConnection, SavedLimits};
+use super::{
+    arrivals::Arrival,
+    export::{ExportRequest, Exported, SavedConnection, SavedLimits},
+};
 use crate::dataplane::{
     PortState,
     counters::PortCounters,
     forward::tables::{NetworkKey, PortId},
     port::{Port, PortFailure},
-    reactor::{self, allowance::Allowance, ports::Attachment},
+    reactor::{
+        self,
+        allowance::Allowance,
+        ports::{Attachment, Detached},
+    },
     reports::Reporter,
 };
 use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
@@ -41,7 +48,7 @@ pub(in crate::dataplane) struct PortHandle {
     /// The reactor that has the port.
     attached: Option<Arc<reactor::Handle>>,
     /// The port is on its way back.
-    detached: Option<oneshot::Receiver<Option<Allowance>>>,
+    detached: Option<oneshot::Receiver<Option<Detached>>>,
 }
 
 impl PortHandle {
@@ -99,9 +106,19 @@ impl PortHandle {
         self.reporter.connected();
     }
 
+    /// Says that somebody has connected who may become a member of the network.
+    pub(super) fn arrived(&self, arrival: Arrival) {
+        self.reporter.arrived(arrival);
+    }
+
     /// Says in which state the port is.
     pub(super) fn tell(&self, state: PortState) {
-        self.reporter.state(state);
+        self.reporter.state(state, "");
+    }
+
+    /// Says in which state the port is, and why.
+    pub(super) fn tell_why(&self, state: PortState, why: &str) {
+        self.reporter.state(state, why);
     }
 
     /// Attaches `port` to its reactor. It is in `state` then.
@@ -124,22 +141,22 @@ impl PortHandle {
     }
 
     /// Takes the port back, if there is one: afterwards nothing touches its guest's memory.
-    pub(super) async fn detach(&mut self) {
+    pub(super) async fn detach(&mut self) -> Option<Box<dyn Port>> {
         if let Some(reactor) = self.attached.take() {
             let (done, detached) = oneshot::channel();
-            reactor.detach(self.id, move |allowance| {
+            reactor.detach(self.id, move |taken| {
                 // Nobody waits once the daemon is going down.
-                done.send(allowance).ok();
+                done.send(taken).ok();
             });
             self.detached = Some(detached);
         }
         // Kept until the answer has come: who waits may be dropped meanwhile, and wait again.
-        let Some(detached) = &mut self.detached else { return };
-        // An error says that the reactor has ended, and its ports with it.
-        if let Ok(Some(allowance)) = detached.await {
-            self.allowance = allowance;
-        }
+        let detached = self.detached.as_mut()?.await;
         self.detached = None;
+        // An error says that the reactor has ended, and its ports with it.
+        let Detached { port, allowance } = detached.ok()??;
+        self.allowance = allowance;
+        Some(port)
     }
 
     /// Returns what is given to another process: a port that is not to be served for as long as

@@ -53,7 +53,7 @@ pub(in crate::dataplane) async fn serve(
     loop {
         let ended = tokio::select! {
             ended = keep(&spec, &mut tap, &mut port) => ended,
-            _ = &mut stop => return port.detach().await,
+            _ = &mut stop => return drop(port.detach().await),
         };
         port.detach().await;
         port.tell(PortState::Failed);
@@ -83,7 +83,7 @@ async fn keep(spec: &Spec, tap: &mut Option<Tap>, port: &mut PortHandle) -> io::
     loop {
         port.attach(Box::new(DescriptorPort::new(tap.clone())?), PortState::Active);
         match port.next().await {
-            Signal::Moved => port.detach().await,
+            Signal::Moved => drop(port.detach().await),
             Signal::Export(request) => {
                 port.detach().await;
                 let fd = tap.share();

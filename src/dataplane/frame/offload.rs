@@ -55,6 +55,12 @@ pub struct Offloads {
 }
 
 impl Offloads {
+    /// Nothing.
+    pub const NONE: Self = Self {
+        checksum: false,
+        segmentation: Segmentation { tcp4: false, tcp6: false, ecn: false, udp: false },
+    };
+
     /// Whether a frame can be taken as it is of which `offload` is left to be done.
     pub fn covers(self, offload: Offload) -> bool {
         match offload {

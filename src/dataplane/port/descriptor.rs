@@ -33,7 +33,7 @@ use zerocopy::IntoBytes as _;
 const BUFFER: usize = (64 + MAX_FRAME_LEN + 1).next_multiple_of(4096);
 
 /// What carries the frames of a [`DescriptorPort`]. It never waits.
-pub trait Transport: fmt::Debug + Send {
+pub trait Transport: fmt::Debug + Send + 'static {
     /// What it takes unfinished.
     const ACCEPTS: Offloads;
 

@@ -17,9 +17,12 @@
 //! - An idle queue is armed: it is woken when there is work. `arm`
 //!   reports whether work came in the meantime.
 //! - A port that fails is not called again, but for `stop`.
+//! - `detach` returns the port. One of a descriptor may be attached again, to another reactor, and
+//!   goes on where it was.
 //!
 //! To change anything about a port, detach it and attach another.
 
+pub mod datagram;
 pub mod descriptor;
 pub mod null;
 pub mod pair;
@@ -27,7 +30,7 @@ pub mod tap;
 pub mod vhost_user;
 
 use super::frame::{Burst, FrameSet, Outgoing, verdict::DropReason};
-use std::{os::fd::BorrowedFd, time::Duration};
+use std::{any::Any, os::fd::BorrowedFd, time::Duration};
 
 /// What became of frames that were to be delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,7 +122,8 @@ pub enum Wakeup<'a> {
 }
 
 /// One way in and out of the switch. See the module for the order of calls.
-pub trait Port: Send {
+// `Any`, so that who has made a port and takes it back finds what it was made of.
+pub trait Port: Any + Send {
     /// How many queues it sends on.
     fn queues(&self) -> usize;
     /// Whether `queue` may be polled at all.

@@ -35,10 +35,9 @@ use super::{
     frame::Outgoing,
     port::{HeldUp, PortFailure, Wakeup, vhost_user::queue::call},
 };
-use allowance::Allowance;
 use link::{Links, Waker};
 use pipeline::Pipeline;
-use ports::{Attachment, Ports};
+use ports::{Attachment, Detached, Ports};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::{
     fmt, io,
@@ -107,7 +106,7 @@ pub enum StartError {
 
 enum Command {
     Attach(Box<Attachment>),
-    Detach(PortId, Box<dyn FnOnce(Option<Allowance>) + Send>),
+    Detach(PortId, Box<dyn FnOnce(Option<Detached>) + Send>),
     Publish(Arc<Network>),
     Answer(Box<dyn FnOnce() + Send>),
     Stop,
@@ -134,8 +133,8 @@ impl Handle {
     }
 
     /// Takes a port away. Calls `done` when the reactor touches none of its memory any more, with
-    /// what is left of its allowance if the port was there.
-    pub fn detach(&self, port: PortId, done: impl FnOnce(Option<Allowance>) + Send + 'static) {
+    /// the port if it was there.
+    pub fn detach(&self, port: PortId, done: impl FnOnce(Option<Detached>) + Send + 'static) {
         self.send(Command::Detach(port, Box::new(done)));
     }
 
@@ -410,7 +409,7 @@ impl Reactor {
         }
     }
 
-    fn detach(&mut self, id: PortId) -> Option<Allowance> {
+    fn detach(&mut self, id: PortId) -> Option<Detached> {
         self.active.retain(|active| active.port != id);
         self.without_wakeup.retain(|(port, _)| *port != id);
         // Before the port is stopped: which descriptors are watched is asked of it.
@@ -424,7 +423,8 @@ impl Reactor {
                 );
             }
         }
-        self.ports.detach(id).map(|slot| slot.allowance)
+        let slot = self.ports.detach(id)?;
+        Some(Detached { port: slot.port, allowance: slot.allowance })
     }
 
     /// Makes queues active that were woken.

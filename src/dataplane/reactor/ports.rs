@@ -42,6 +42,20 @@ pub struct Attachment {
     pub on_gateway_event: Box<dyn FnMut(GatewayEvent) + Send>,
 }
 
+/// A port that was taken back from a reactor, which calls it no more.
+pub struct Detached {
+    /// The port, stopped.
+    pub port: Box<dyn Port>,
+    /// What is left of what it may.
+    pub allowance: Allowance,
+}
+
+impl fmt::Debug for Detached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Detached").finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for Attachment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Attachment").field("id", &self.id).finish_non_exhaustive()

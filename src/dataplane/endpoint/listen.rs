@@ -1,0 +1,183 @@
+//! A listening socket, each of whose connections is a member of the network.
+
+use super::{
+    arrivals::{Arrival, Clients},
+    connection,
+    export::Exported,
+    listener::{self, Access},
+    port_handle::{PortHandle, Signal},
+};
+use crate::{
+    dataplane::{
+        PortState,
+        port::{Port, datagram::Packets, descriptor::DescriptorPort},
+    },
+    log_limit::{LogLimit, Said},
+};
+use rustix::net::{SocketFlags, SocketType, accept_with, sockopt::socket_peercred};
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{io::Interest, net::UnixStream, sync::oneshot};
+
+/// How long until the next try where no connection can be accepted.
+// Short: who waits is in the kernel's queue meanwhile, and nobody else is held up.
+const ACCEPT_INTERVAL: Duration = Duration::from_millis(100);
+/// Connections that are accepted in one go.
+// Others on this thread are to have their turn while somebody connects without end.
+const ACCEPTED_TOGETHER: usize = 64;
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// A socket that listens.
+#[derive(Debug)]
+pub struct Spec {
+    /// Where.
+    pub address: Address,
+    /// What a connection carries.
+    pub framing: Framing,
+    /// Who may open a socket with a path.
+    pub access: Access,
+    /// How many connections there may be at a time.
+    pub max_clients: u32,
+}
+
+/// Where a socket listens, or is connected to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// At a path.
+    Unix(PathBuf),
+}
+
+/// How a connection carries frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// Each message of a packet socket is a frame.
+    Packets,
+}
+
+impl Framing {
+    fn socket_type(self) -> SocketType {
+        match self {
+            Self::Packets => SocketType::SEQPACKET,
+        }
+    }
+
+    /// Returns a port of a connected socket.
+    fn port(self, socket: OwnedFd) -> io::Result<Box<dyn Port>> {
+        match self {
+            Self::Packets => Ok(Box::new(DescriptorPort::new(Packets::from(socket))?)),
+        }
+    }
+}
+
+/// A socket that listens already.
+#[derive(Debug)]
+pub(super) struct Start {
+    // Of whatever family: it is waited for, and no more.
+    socket: UnixStream,
+    framing: Framing,
+}
+
+impl Start {
+    /// Opens it, or goes on with what another process of the daemon `exported`.
+    pub(super) fn new(spec: &Spec, access: Access, exported: Option<Exported>) -> io::Result<Self> {
+        let Address::Unix(path) = &spec.address;
+        let kind = spec.framing.socket_type();
+        let socket = match exported {
+            Some(exported) => {
+                exported.fds.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?
+            }
+            None => {
+                listener::refuse_live(path, kind)?;
+                listener::bind_aside(path, access, kind, BACKLOG)?
+            }
+        };
+        Ok(Self { socket: UnixStream::from_std(socket.into())?, framing: spec.framing })
+    }
+}
+
+/// Accepts connections until `stop`. They outlive it: each is a port of its own.
+pub(super) async fn serve(
+    Start { socket, framing }: Start,
+    clients: Arc<Clients>,
+    mut port: PortHandle,
+    mut stop: oneshot::Receiver<()>,
+) {
+    port.tell(PortState::Listening);
+    let mut log = LogLimit::default();
+    let mut not_before = Instant::now();
+    loop {
+        tokio::select! {
+            _ = &mut stop => return,
+            signal = port.next() => {
+                // It has no port at any reactor: nothing moves, and nothing fails.
+                if let Signal::Export(request) = signal {
+                    let fd = socket.as_fd().try_clone_to_owned();
+                    let export = |fd| port.exported(Duration::ZERO, None, vec![fd]);
+                    request.answer(fd.map(export)).await;
+                }
+            }
+            accepted = accept(&socket, not_before) => {
+                let outcome = accepted.and_then(|accepted| accepted.into_iter().try_for_each(
+                    |socket| admit(socket, framing, &clients, &port),
+                ));
+                if let Err(error) = outcome {
+                    // Out of descriptors, most likely. Those that are connected are served.
+                    not_before = Instant::now() + ACCEPT_INTERVAL;
+                    if let Some(Said { unsaid }) = log.line(Instant::now()) {
+                        tracing::warn!(port = port.name(), %error, unsaid, "cannot accept");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Returns those who connect next, not before some moment.
+async fn accept(socket: &UnixStream, not_before: Instant) -> io::Result<Vec<OwnedFd>> {
+    tokio::time::sleep_until(not_before.into()).await;
+    socket.readable().await?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let mut accepted = Vec::new();
+    while accepted.len() < ACCEPTED_TOGETHER {
+        match socket.try_io(Interest::READABLE, || Ok(accept_with(socket, flags)?)) {
+            Ok(socket) => accepted.push(socket),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            // Who gave up before it was accepted is nobody's trouble.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            // With what there is: the error shows again.
+            Err(_) if !accepted.is_empty() => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(accepted)
+}
+
+/// Has a connection become a member, if there is a place for it. Otherwise it is closed.
+fn admit(
+    socket: OwnedFd,
+    framing: Framing,
+    clients: &Arc<Clients>,
+    port: &PortHandle,
+) -> io::Result<()> {
+    let Some(client) = clients.admit() else { return Ok(()) };
+    let remote = remote(&socket);
+    let made = framing.port(socket)?;
+    let arrival =
+        Arrival::new(remote, client, move |port, stop| connection::serve(made, port, stop));
+    port.arrived(arrival);
+    Ok(())
+}
+
+/// Returns who is at the other end of a socket.
+fn remote(socket: &OwnedFd) -> String {
+    match socket_peercred(socket) {
+        Ok(peer) => format!("pid {} of user {}", peer.pid.as_raw_nonzero(), peer.uid.as_raw()),
+        Err(_) => "unknown".into(),
+    }
+}
