@@ -87,6 +87,26 @@ const RULES: &[Rule] = &[
         place: "src/dataplane",
         never: &["crate::control", "crate::store", "crate::daemon", "crate::proto", "tonic"],
     },
+    // It reads and writes text, and looks nothing up.
+    Rule {
+        place: "src/locator",
+        never: &[
+            "fs",
+            "std::io",
+            "OwnedFd",
+            "tracing",
+            "tokio",
+            "tonic",
+            "async",
+            "uzers",
+            "crate::account",
+            "crate::config",
+            "crate::proto",
+            "crate::dataplane",
+            "crate::control",
+            "crate::store",
+        ],
+    },
     Rule {
         place: "src/model",
         never: &["tokio", "tonic", "crate::dataplane", "crate::control", "crate::store"],
