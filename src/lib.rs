@@ -49,5 +49,6 @@ pub mod proto;
 pub mod remains;
 pub mod signals;
 pub mod store;
+pub mod switchyard;
 pub mod token_bucket;
 pub mod wire;

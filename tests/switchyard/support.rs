@@ -1,0 +1,175 @@
+//! A fabric of one test, and clients that speak its protocol octet by octet.
+
+use mvirt_net::switchyard::protocol::{Decoder, Kind, Message, PROMISC};
+use serde_json::{Value, json};
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+/// Longer than anything here takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A fabric; ended with its value.
+pub(crate) struct Fabric {
+    process: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Fabric {
+    pub(crate) fn start(flags: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt-switchyardd"));
+        command.args(["--listen", "127.0.0.1:0"]).args(flags).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim_end().strip_prefix("[switchyardd] listening on ").unwrap();
+        Self { process, address: address.parse().unwrap() }
+    }
+
+    /// A client that has said nothing.
+    pub(crate) fn connect(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// A client that has said HELLO.
+    pub(crate) fn client(&self) -> Client {
+        let mut client = self.connect();
+        client.send(Kind::HELLO, 0, 0, json!({"client_name": "test"}));
+        assert_eq!(client.answer(Kind::WELCOME)["version"], 1);
+        client
+    }
+
+    /// A client with an endpoint to which it is subscribed.
+    pub(crate) fn member(&self, name: &str) -> Client {
+        let mut client = self.client();
+        let created = client.create(json!({"name": name}));
+        client.id = created["endpoint_id"].as_u64().unwrap().try_into().unwrap();
+        client.mac = created["mac"].as_str().unwrap().into();
+        client.subscribe(client.id, 0);
+        client
+    }
+}
+
+impl Drop for Fabric {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().unwrap();
+    }
+}
+
+/// A connection, and the endpoint that it has, if any.
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
+    decoder: Decoder,
+    heard: Vec<(u32, u32, Vec<u8>)>,
+    pub(crate) id: u32,
+    pub(crate) mac: String,
+}
+
+impl Client {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (decoder, heard) = (Decoder::default(), Vec::new());
+        Self { stream, decoder, heard, id: 0, mac: String::new() }
+    }
+
+    pub(crate) fn send_raw(&mut self, octets: &[u8]) {
+        self.stream.write_all(octets).unwrap();
+    }
+
+    pub(crate) fn send(&mut self, kind: Kind, endpoint: u32, flags: u32, body: Value) {
+        let payload = serde_json::to_vec(&body).unwrap();
+        let mut octets = Vec::new();
+        Message::about(kind, endpoint, flags, payload).append_to(&mut octets);
+        self.send_raw(&octets);
+    }
+
+    /// The next message; none at the end of the stream.
+    pub(crate) fn next(&mut self) -> Option<Message> {
+        let mut octets = [0; 4096];
+        loop {
+            if let Some(message) = self.decoder.next_message().unwrap() {
+                return Some(message);
+            }
+            match self.stream.read(&mut octets).unwrap() {
+                0 => return None,
+                len => self.decoder.push(&octets[..len]),
+            }
+        }
+    }
+
+    /// The next answer, which must be of this kind; frames before it are kept.
+    pub(crate) fn answer(&mut self, kind: Kind) -> Value {
+        loop {
+            let message = self.next().expect("the fabric has closed");
+            if message.kind == Kind::PACKET_IN {
+                self.heard.push((message.endpoint, message.flags, message.payload.to_vec()));
+                continue;
+            }
+            assert_eq!(message.kind, kind, "{}", String::from_utf8_lossy(&message.payload));
+            return serde_json::from_slice(&message.payload).unwrap();
+        }
+    }
+
+    /// The next answer, which must say why not.
+    pub(crate) fn refusal(&mut self) -> String {
+        self.answer(Kind::ERROR)["error"].as_str().unwrap().into()
+    }
+
+    pub(crate) fn create(&mut self, body: Value) -> Value {
+        self.send(Kind::ENDPOINT_CREATE, 0, 0, body);
+        self.answer(Kind::ENDPOINT_CREATED)
+    }
+
+    pub(crate) fn look_up(&mut self, name: &str) -> Value {
+        self.send(Kind::ENDPOINT_LOOKUP, 0, 0, json!({"name": name}));
+        self.answer(Kind::ENDPOINT_INFO)
+    }
+
+    pub(crate) fn subscribe(&mut self, id: u32, flags: u32) {
+        let promisc = flags & PROMISC != 0;
+        let body = json!({"endpoint_id": id, "promisc": promisc});
+        self.send(Kind::SUBSCRIBE, id, flags, body);
+        assert_eq!(self.answer(Kind::SUBSCRIBED), json!({}));
+    }
+
+    /// Sends a frame as its endpoint, and returns once the fabric has dealt with it.
+    pub(crate) fn send_frame(&mut self, frame: &[u8]) {
+        self.send_frame_as(self.id, frame);
+        self.sync();
+    }
+
+    pub(crate) fn send_frame_as(&mut self, id: u32, frame: &[u8]) {
+        let mut octets = Vec::new();
+        Message::about(Kind::PACKET_OUT, id, 0, frame).append_to(&mut octets);
+        self.send_raw(&octets);
+    }
+
+    /// Returns once the fabric has dealt with all that this client has sent.
+    pub(crate) fn sync(&mut self) {
+        self.send(Kind::ENDPOINT_LOOKUP, 0, 0, json!({"name": "nobody"}));
+        assert_eq!(self.refusal(), "no such endpoint: nobody");
+    }
+
+    /// The frames it has been sent until now, with endpoint and flags.
+    pub(crate) fn heard(&mut self) -> Vec<(u32, u32, Vec<u8>)> {
+        self.sync();
+        std::mem::take(&mut self.heard)
+    }
+
+    /// Those frames alone.
+    pub(crate) fn frames(&mut self) -> Vec<Vec<u8>> {
+        self.heard().into_iter().map(|(.., frame)| frame).collect()
+    }
+}
+
+/// A frame between MACs, of an EtherType that nobody knows.
+pub(crate) fn frame(to: &str, from: &str, payload: &[u8]) -> Vec<u8> {
+    let mac = |text: &str| text.parse::<mvirt_net::addr::MacAddr>().unwrap().0;
+    [&mac(to)[..], &mac(from), &[0xbe, 0xef], payload].concat()
+}
