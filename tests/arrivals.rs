@@ -10,9 +10,13 @@ use mvirt_net::{
         forward::{
             Domain, Network,
             switched::Switched,
-            tables::{NetworkKey, NextHop, PortId, Vnic},
+            tables::{Member, NetworkKey, PortId, Role, Vnic},
         },
         listen::{Address, Framing, Spec},
+    },
+    model::{
+        L2Policy,
+        l2::{HasGateway, Members},
     },
 };
 use rustix::{
@@ -169,20 +173,14 @@ impl Rig {
 
 /// A switched network of vNICs with these numbers in their MACs.
 fn network(members: &[(Placement, u8)]) -> Network {
-    let hop = |(place, number): &(Placement, u8)| NextHop {
-        port: place.port,
-        reactor: place.reactor,
-        mtu: 1500,
-        mac: MacAddr(mac(*number)),
+    let member = |(place, number): &(Placement, u8)| {
+        let vnic = Vnic::new(place.port, MacAddr(mac(*number)), 1500);
+        Member { reactor: place.reactor, role: Role::Guest(Arc::new(vnic)) }
     };
-    let vnic = |(place, number): &(Placement, u8)| {
-        Arc::new(Vnic::new(place.port, MacAddr(mac(*number)), 1500))
-    };
-    Network {
-        key: NETWORK,
-        vnics: members.iter().map(vnic).collect(),
-        domain: Domain::Switched(Switched::new(members.iter().map(hop).collect())),
-    }
+    let members: Vec<_> = members.iter().map(member).collect();
+    let rules = L2Policy::default().in_force(HasGateway::No, Members::Any);
+    let domain = Domain::Switched(Switched::new(&members, rules));
+    Network { key: NETWORK, members, domain }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use mvirt_net::{
         forward::{
             Domain, Network,
             switched::Switched,
-            tables::{NetworkKey, NextHop, PortId, Vnic},
+            tables::{Member, NetworkKey, PortId, Role, Vnic},
         },
         frame::{Burst, FrameSet, Outgoing, verdict::DropReason},
         port::{Delivered, Port, PortFailure, Undelivered, Wakeup},
@@ -20,6 +20,10 @@ use mvirt_net::{
             ports::{Attachment, Ports},
             ways::{Envelope, To, Ways},
         },
+    },
+    model::{
+        L2Policy,
+        l2::{HasGateway, Members},
     },
 };
 use std::{
@@ -125,11 +129,14 @@ fn mac(at: usize) -> [u8; 6] {
 
 /// A switched network of three vNICs, each on the reactor of its number.
 fn switched(on: [u16; 3]) -> Arc<Network> {
-    let hop =
-        |at: usize| NextHop { port: port(at), reactor: on[at], mtu: 1500, mac: MacAddr(mac(at)) };
-    let vnic = |at: usize| Arc::new(Vnic::new(port(at), MacAddr(mac(at)), 1500));
-    let domain = Domain::Switched(Switched::new((0..3).map(hop).collect()));
-    Arc::new(Network { key: NETWORK, vnics: (0..3).map(vnic).collect(), domain })
+    let member = |at: usize| {
+        let vnic = Vnic::new(port(at), MacAddr(mac(at)), 1500);
+        Member { reactor: on[at], role: Role::Guest(Arc::new(vnic)) }
+    };
+    let members: Vec<_> = (0..3).map(member).collect();
+    let rules = L2Policy::default().in_force(HasGateway::No, Members::Any);
+    let domain = Domain::Switched(Switched::new(&members, rules));
+    Arc::new(Network { key: NETWORK, members, domain })
 }
 
 /// A guest, and its port as a reactor takes it.

@@ -18,7 +18,7 @@ use mvirt_net::{
     dataplane::{
         forward::{
             Domain, FibBuilder, Network,
-            tables::{NetworkKey, NextHop, PortId, Routed, Vnic},
+            tables::{Member, NetworkKey, PortId, Role, Routed, Vnic},
         },
         frame::{BURST, offload::Offloads},
         port::vhost_user::{Plan, VhostUserPort},
@@ -119,14 +119,15 @@ impl Relay {
         let now = Instant::now();
         let mut ports = Ports::default();
         let mut fib = FibBuilder::default();
-        let mut vnics = Vec::new();
+        let mut members = Vec::new();
         let guest = |slot| {
             let (guest, vhost_user) = Guest::new(&frame(slot, (slot + 1) % guests, len));
-            let next_hop =
-                fib.next_hop(NextHop { port: port(slot), reactor: 0, mtu: 1500, mac: mac(slot) });
-            fib.host_ipv4(ipv4(slot), next_hop);
             let vnic = Vnic::new(port(slot), mac(slot), 1500);
-            vnics.push(Arc::new(Vnic { ipv4: Some(ipv4(slot)), ..vnic }));
+            let vnic = Arc::new(Vnic { ipv4: Some(ipv4(slot)), ..vnic });
+            let member = Member { reactor: 0, role: Role::Guest(vnic) };
+            let next_hop = fib.next_hop(member.next_hop());
+            fib.host_ipv4(ipv4(slot), next_hop);
+            members.push(member);
             ports.attach(attachment(port(slot), KEY, vhost_user), Duration::ZERO);
             if slot == 1 {
                 (0..routes).for_each(|number| fib.host_ipv4(route(number), next_hop));
@@ -145,7 +146,7 @@ impl Relay {
             domain: None,
             fib: fib.build(7),
         });
-        ports.publish(&Arc::new(Network { key: KEY, vnics, domain }));
+        ports.publish(&Arc::new(Network { key: KEY, members, domain }));
         Self { guests, ports, pipeline: Pipeline::default(), now, routes, random: 1 }
     }
 

@@ -6,10 +6,13 @@ use crate::{
         forward::{
             self, Domain, FibBuilder,
             switched::Switched,
-            tables::{NetworkKey, NextHop, Routed, Vnic},
+            tables::{self, NetworkKey, Role, Routed, Vnic},
         },
     },
-    model::{Network, NetworkKind, Nic},
+    model::{
+        Network, NetworkKind, Nic,
+        l2::{HasGateway, Members},
+    },
     wire::dns,
 };
 use std::{net::IpAddr, sync::Arc};
@@ -34,28 +37,32 @@ pub fn compile<'a>(
     members: impl Iterator<Item = &'a Member>,
     seed: u64,
 ) -> forward::Network {
-    let members: Vec<_> = members.collect();
+    let members: Vec<_> = members.map(Member::of_network).collect();
     let domain = match network.kind {
         NetworkKind::Routed => Domain::Routed(routed(network, &members, seed)),
         NetworkKind::Switched => {
-            Domain::Switched(Switched::new(members.iter().map(|at| at.next_hop()).collect()))
+            let is_strict = |member: &tables::Member| {
+                member.vnic().is_some_and(|vnic| vnic.settings.port_security.is_strict())
+            };
+            let all = if members.iter().all(is_strict) { Members::AllStrict } else { Members::Any };
+            let rules = network.l2.in_force(HasGateway::No, all);
+            Domain::Switched(Switched::new(&members, rules))
         }
     };
-    let vnics = members.into_iter().map(|member| Arc::clone(&member.vnic)).collect();
-    forward::Network { key, vnics, domain }
+    forward::Network { key, members, domain }
 }
 
 impl Member {
-    fn next_hop(&self) -> NextHop {
-        let Vnic { port, mac, mtu, .. } = *self.vnic;
-        NextHop { port, reactor: self.reactor, mtu, mac }
+    fn of_network(&self) -> tables::Member {
+        tables::Member { reactor: self.reactor, role: Role::Guest(Arc::clone(&self.vnic)) }
     }
 }
 
-fn routed(network: &Network, members: &[&Member], seed: u64) -> Routed {
+fn routed(network: &Network, members: &[tables::Member], seed: u64) -> Routed {
     let mut fib = FibBuilder::default();
     for member in members {
-        let (next_hop, vnic) = (fib.next_hop(member.next_hop()), &member.vnic);
+        let Role::Guest(vnic) = &member.role else { continue };
+        let next_hop = fib.next_hop(member.next_hop());
         vnic.ipv4.into_iter().for_each(|address| fib.host_ipv4(address, next_hop));
         vnic.ipv6.into_iter().for_each(|address| fib.host_ipv6(address, next_hop));
         vnic.routed_ipv4.iter().for_each(|prefix| fib.prefix_ipv4(*prefix, next_hop));

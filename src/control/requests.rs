@@ -156,6 +156,7 @@ impl NewNic {
                 addressing: fields::addressing(request.addressing)?,
                 from_guest: fields::rate_limit("limit_from_guest", request.limit_from_guest)?,
                 to_guest: fields::rate_limit("limit_to_guest", request.limit_to_guest)?,
+                ..GuestSettings::default()
             },
             mtu: fields::mtu(request.mtu)?,
             ipv6_mode: fields::ipv6_mode(request.ipv6_mode)?,

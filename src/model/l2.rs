@@ -59,6 +59,13 @@ pub enum PortSecurity {
     Off,
 }
 
+impl PortSecurity {
+    /// Whether nothing is allowed that must not be.
+    pub fn is_strict(&self) -> bool {
+        *self == Self::Strict
+    }
+}
+
 /// What becomes of a frame whose destination nobody knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -199,9 +199,24 @@ pub struct GuestSettings {
     /// How much the guest may get, likewise.
     #[serde(default)]
     pub to_guest: RateLimit,
+    /// What the guest may send from, in a switched network. In others it is always strict.
+    #[serde(default, skip_serializing_if = "PortSecurity::is_strict")]
+    pub port_security: PortSecurity,
+    /// How many MACs are learned behind it, where not as [`GuestSettings::macs`] says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac_limit: Option<u32>,
 }
 
 impl GuestSettings {
+    /// Returns how many MACs the guest may send from.
+    pub fn macs(&self) -> u32 {
+        self.mac_limit.unwrap_or(match self.port_security {
+            PortSecurity::Strict | PortSecurity::MacOnly => 1,
+            // A router with some guests of its own.
+            PortSecurity::Off => 8,
+        })
+    }
+
     /// Returns what follows from what was asked for.
     pub fn in_force(&self) -> Self {
         let (from_guest, to_guest) = (self.from_guest.in_force(), self.to_guest.in_force());

@@ -5,7 +5,7 @@ use mvirt_net::{
     addr::MacAddr,
     dataplane::forward::{
         Domain, FibBuilder, Network,
-        tables::{NetworkKey, NextHop, PortId, Routed, Vnic},
+        tables::{Member, NetworkKey, PortId, Role, Routed, Vnic},
     },
     model::{Addressing, Boot, GuestSettings},
 };
@@ -35,16 +35,17 @@ fn vnic(slot: u32) -> Vnic {
 
 pub(crate) fn network() -> Network {
     let mut fib = FibBuilder::default();
-    let vnics = [vnic(0), vnic(1)].map(|vnic| {
-        let next_hop =
-            fib.next_hop(NextHop { port: vnic.port, reactor: 0, mtu: vnic.mtu, mac: vnic.mac });
+    let members = [vnic(0), vnic(1)].map(|vnic| {
+        let vnic = Arc::new(vnic);
+        let member = Member { reactor: 0, role: Role::Guest(Arc::clone(&vnic)) };
+        let next_hop = fib.next_hop(member.next_hop());
         vnic.ipv4.iter().for_each(|address| fib.host_ipv4(*address, next_hop));
         vnic.ipv6.iter().for_each(|address| fib.host_ipv6(*address, next_hop));
         vnic.routed_ipv6
             .iter()
             .chain(&vnic.slaac)
             .for_each(|prefix| fib.prefix_ipv6(*prefix, next_hop));
-        Arc::new(vnic)
+        member
     });
     let domain = Domain::Routed(Routed {
         ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
@@ -57,5 +58,5 @@ pub(crate) fn network() -> Network {
         domain: Some("prod.internal".parse().unwrap()),
         fib: fib.build(7),
     });
-    Network { key: NetworkKey(1), vnics: vnics.into(), domain }
+    Network { key: NetworkKey(1), members: members.into(), domain }
 }

@@ -25,23 +25,32 @@ use super::frame::{
     BURST, Burst, Outgoing,
     verdict::{DropReason, NextHopId, Verdict},
 };
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 use switched::{Learned, Switched};
-use tables::{NetworkKey, NextHop, PortId, Routed, Vnic};
+use tables::{Member, NetworkKey, NextHop, PortId, Role, Routed};
 
 /// The whole truth of one network.
 #[derive(Debug)]
 pub struct Network {
     /// Which.
     pub key: NetworkKey,
-    // Sorted, so that a port finds its own by binary search; the generation confirms it.
-    /// Its vNICs, in the order of their ports' slots.
-    pub vnics: Vec<Arc<Vnic>>,
+    /// Its members, in the order of their ports' slots: a port finds its own by binary search.
+    pub members: Vec<Member>,
     /// How frames go from one to another.
     pub domain: Domain,
 }
 
-/// How frames go from one vNIC of a network to another.
+impl Network {
+    /// Returns which of the members has a port.
+    pub fn find(&self, port: PortId) -> Option<usize> {
+        let found = self.members.binary_search_by_key(&port.slot, |member| member.port().slot);
+        // By slot, then by identity: a slot is used again, and a network may have been published
+        // before this port was.
+        found.ok().filter(|at| self.members[*at].port() == port)
+    }
+}
+
+/// How frames go from one member of a network to another.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "one a network: there is nothing to be saved")]
 pub enum Domain {
@@ -125,22 +134,27 @@ pub struct Decider {
 }
 
 impl Decider {
-    /// Decides about every frame of a burst of `vnic`. Those to be forwarded are made what they
+    /// Decides about every frame of a burst of `member`. Those to be forwarded are made what they
     /// leave as. Returns when [`Decider::forget`] is due, if that has changed.
     pub fn decide(
         &mut self,
-        (network, vnic): (&Network, &Vnic),
+        (network, member): (&Network, &Member),
         burst: &mut Burst,
         decisions: &mut Decisions,
         now: Instant,
     ) -> Option<Instant> {
-        match &network.domain {
-            Domain::Routed(table) => {
+        match (&network.domain, &member.role) {
+            (Domain::Routed(table), Role::Guest(vnic)) => {
                 self.routed.decide((table, vnic), burst, decisions);
                 None
             }
-            Domain::Switched(table) => {
-                self.learned.decide((network.key, table, vnic), burst, decisions, now)
+            // Control puts none there: it has no address to route to, nor any to send from.
+            (Domain::Routed(_), Role::Bridge(_)) => {
+                *decisions = Decisions::default();
+                None
+            }
+            (Domain::Switched(table), _) => {
+                self.learned.decide((network.key, table, member), burst, decisions, now)
             }
         }
     }
@@ -156,7 +170,10 @@ impl Decider {
     ) -> Option<Instant> {
         match &network.domain {
             Domain::Routed(_) => None,
-            Domain::Switched(table) => self.learned.hear((network.key, table), from, frames, now),
+            Domain::Switched(table) => {
+                let member = network.find(from).map(|at| &network.members[at]);
+                self.learned.hear((network.key, table, member?), frames, now)
+            }
         }
     }
 

@@ -13,8 +13,8 @@
 
 use super::{
     Decisions,
-    fdb::{AGEING, Fdb},
-    tables::{NetworkKey, NextHop, PortId, Vnic},
+    fdb::{Fdb, Limits},
+    tables::{Member, NetworkKey, NextHop, PortId},
 };
 use crate::{
     addr::MacAddr,
@@ -23,33 +23,41 @@ use crate::{
         classify::classify,
         verdict::{DropReason, NextHopId, Verdict},
     },
+    model::{L2Rules, PortSecurity},
     wire::{ethernet, vnet::Offload},
 };
 use arrayvec::ArrayVec;
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 /// The ports of a switched network.
 #[derive(Debug)]
 pub struct Switched {
     /// In the order of their slots.
     next_hops: Vec<NextHop>,
-    /// The vNICs' MACs: no guest is flooded to because it has been silent, and none can take
+    /// The MACs of vNICs that have but one: no guest is flooded to because it has been silent, and none can take
     /// another's frames by sending from its MAC.
     fixed: HashMap<MacAddr, NextHopId>,
     /// Those that own the ports.
     reactors: Vec<u16>,
+    rules: L2Rules,
 }
 
 impl Switched {
-    /// A network of these ports.
-    pub fn new(mut next_hops: Vec<NextHop>) -> Self {
-        next_hops.sort_by_key(|next_hop| next_hop.port.slot);
-        let ids = (0..).map(NextHopId);
-        let fixed = next_hops.iter().map(|next_hop| next_hop.mac).zip(ids).collect();
+    /// A network of these members, which are in the order of their ports' slots.
+    pub fn new(members: &[Member], rules: L2Rules) -> Self {
+        let next_hops: Vec<_> = members.iter().map(Member::next_hop).collect();
+        let fixed = members.iter().zip((0..).map(NextHopId)).filter_map(|(member, id)| {
+            let vnic = member.vnic()?;
+            (vnic.settings.port_security != PortSecurity::Off).then_some((vnic.mac, id))
+        });
+        let fixed = fixed.collect();
         let mut reactors: Vec<_> = next_hops.iter().map(|next_hop| next_hop.reactor).collect();
         reactors.sort_unstable();
         reactors.dedup();
-        Self { next_hops, fixed, reactors }
+        Self { next_hops, fixed, reactors, rules }
     }
 
     /// Returns the reactors that own the ports.
@@ -68,10 +76,20 @@ impl Switched {
         (self.next_hops[at].port == port).then_some(NextHopId(at as u32))
     }
 
-    /// Returns what becomes of a frame of `vnic`.
+    /// How long a MAC is known after its last frame.
+    fn ageing(&self) -> Duration {
+        Duration::from_secs(self.rules.mac_aging_seconds.into())
+    }
+
+    /// How many MACs may be known, behind a port and in all.
+    fn limits(&self, member: &Member) -> Limits {
+        Limits { port: member.mac_limit() as usize, table: self.rules.mac_table_size as usize }
+    }
+
+    /// Returns what becomes of a frame of `member`.
     fn decide(
         &self,
-        vnic: &Vnic,
+        member: &Member,
         frame: &Frame,
         fdb: &mut Fdb,
         now: Instant,
@@ -81,13 +99,15 @@ impl Switched {
         }
         let (header, _) = ethernet::Header::parse(frame.head()).ok_or(DropReason::FrameTooShort)?;
         check_offload(frame)?;
-        let is_own = header.source == vnic.mac;
+        let port = member.port();
+        let is_own =
+            self.fixed.get(&header.source).is_some_and(|id| self.next_hop(*id).port == port);
         // A group sends nothing (IEEE 802.1Q-2018 §8.7), and no other vNIC's frames come from here.
         if header.source.is_multicast() || !is_own && self.fixed.contains_key(&header.source) {
             return Err(DropReason::SpoofedMac.into());
         }
         if !is_own {
-            fdb.learn(header.source, vnic.port, now);
+            fdb.learn(header.source, port, self.limits(member), now);
         }
         if header.destination.is_multicast() {
             return Err(Verdict::Flood);
@@ -96,7 +116,7 @@ impl Switched {
         match self.fixed.get(&header.destination).copied().or_else(learned) {
             None => Err(Verdict::Flood),
             // Where it came from it was heard already.
-            Some(id) if self.next_hop(id).port == vnic.port => Err(DropReason::NoRoute.into()),
+            Some(id) if self.next_hop(id).port == port => Err(DropReason::NoRoute.into()),
             Some(id) => Ok(id),
         }
     }
@@ -109,18 +129,18 @@ pub(super) struct Learned {
 }
 
 impl Learned {
-    /// Decides about every frame of a burst of `vnic`. Returns when to call [`Learned::age`], if
+    /// Decides about every frame of a burst of `member`. Returns when to call [`Learned::age`], if
     /// that was not known before.
     pub(super) fn decide(
         &mut self,
-        (key, table, vnic): (NetworkKey, &Switched, &Vnic),
+        (key, table, member): (NetworkKey, &Switched, &Member),
         burst: &mut Burst,
         decisions: &mut Decisions,
         now: Instant,
     ) -> Option<Instant> {
-        self.with(key, now, |fdb| {
+        self.with((key, table), now, |fdb| {
             for (at, frame) in burst.frames_mut().0.iter().enumerate() {
-                match table.decide(vnic, frame, fdb, now) {
+                match table.decide(member, frame, fdb, now) {
                     Ok(next_hop) => decisions.forward(at, next_hop),
                     Err(verdict) => decisions.end(at, verdict),
                 }
@@ -128,21 +148,20 @@ impl Learned {
         })
     }
 
-    /// Learns from frames that the port `from` of another reactor has sent. Returns as
+    /// Learns from frames that `member`, a port of another reactor, has sent. Returns as
     /// [`Learned::decide`].
     pub(super) fn hear(
         &mut self,
-        (key, table): (NetworkKey, &Switched),
-        from: PortId,
+        (key, table, member): (NetworkKey, &Switched, &Member),
         frames: &[Outgoing<'_>],
         now: Instant,
     ) -> Option<Instant> {
-        self.with(key, now, |fdb| {
+        self.with((key, table), now, |fdb| {
             let sources = frames.iter().filter_map(|frame| ethernet::Header::parse(frame.head));
             // The other reactor has dropped what must not be sent.
             for source in sources.map(|(header, _)| header.source) {
                 if !table.fixed.contains_key(&source) {
-                    fdb.learn(source, from, now);
+                    fdb.learn(source, member.port(), table.limits(member), now);
                 }
             }
         })
@@ -161,11 +180,12 @@ impl Learned {
 
     fn with(
         &mut self,
-        key: NetworkKey,
+        (key, table): (NetworkKey, &Switched),
         now: Instant,
         learn: impl FnOnce(&mut Fdb),
     ) -> Option<Instant> {
         let fdb = self.fdbs.entry(key).or_default();
+        fdb.age_after(table.ageing());
         let was_empty = fdb.is_empty();
         learn(fdb);
         if fdb.is_empty() {
@@ -173,7 +193,7 @@ impl Learned {
             self.fdbs.remove(&key);
             return None;
         }
-        was_empty.then(|| now + AGEING)
+        was_empty.then(|| now + fdb.sweep())
     }
 }
 
@@ -209,8 +229,16 @@ fn check_offload(frame: &Frame) -> Result<(), DropReason> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::vnet::{SegmentKind, Segments};
+    use crate::{
+        dataplane::forward::tables::{Role, Vnic},
+        model::{
+            L2Policy,
+            l2::{HasGateway, Members},
+        },
+        wire::vnet::{SegmentKind, Segments},
+    };
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     const UNKNOWN: [u8; 6] = [0x02, 0, 0, 0, 0, 0x99];
     const FLOOD: Result<NextHopId, Verdict> = Err(Verdict::Flood);
@@ -224,17 +252,21 @@ mod tests {
     }
 
     /// The vNIC of the number, in slot 10 + number.
-    fn vnic(number: u8) -> Vnic {
-        Vnic::new(port(10 + u32::from(number)), MacAddr(mac(number)), 1500)
+    fn member(number: u8) -> Member {
+        let vnic = Vnic::new(port(10 + u32::from(number)), MacAddr(mac(number)), 1500);
+        Member { reactor: u16::from(number % 2), role: Role::Guest(Arc::new(vnic)) }
     }
 
     /// A network of vNICs 1 to 3 on reactors 1, 0, 1: next hops 0 to 2.
     fn network() -> Switched {
-        let next_hop = |number: u8| {
-            let Vnic { port, mac, mtu, .. } = vnic(number);
-            NextHop { port, reactor: u16::from(number % 2), mtu, mac }
-        };
-        Switched::new([3, 1, 2].map(next_hop).into())
+        let rules = L2Policy::default().in_force(HasGateway::No, Members::Any);
+        Switched::new(&[1, 2, 3].map(member), rules)
+    }
+
+    fn fdb() -> Fdb {
+        let mut fdb = Fdb::default();
+        fdb.age_after(network().ageing());
+        fdb
     }
 
     fn frame(octets: &[u8], offload: Offload) -> Frame {
@@ -252,8 +284,8 @@ mod tests {
 
     #[test]
     fn a_frame_goes_to_its_mac_or_to_all_and_never_back() {
-        let (network, mut fdb, now) = (network(), Fdb::default(), Instant::now());
-        let mut decide = |sender: u8, frame| network.decide(&vnic(sender), &frame, &mut fdb, now);
+        let (network, mut fdb, now) = (network(), fdb(), Instant::now());
+        let mut decide = |sender: u8, frame| network.decide(&member(sender), &frame, &mut fdb, now);
         let dropped = |reason: DropReason| Err(Verdict::Drop(reason));
         assert_eq!(network.reactors(), [0, 1]);
         assert_eq!(decide(1, tagged(mac(1), mac(3))), Ok(NextHopId(2)), "before it was heard");
@@ -275,13 +307,12 @@ mod tests {
 
     #[test]
     fn what_was_learned_of_a_port_that_left_is_not_believed() {
-        let (mut fdb, now) = (Fdb::default(), Instant::now());
-        network().decide(&vnic(2), &tagged(UNKNOWN, mac(1)), &mut fdb, now).unwrap();
+        let (mut fdb, now) = (fdb(), Instant::now());
+        network().decide(&member(2), &tagged(UNKNOWN, mac(1)), &mut fdb, now).unwrap();
         // The slot has another vNIC.
-        let mut next_hops = network().next_hops;
-        next_hops[1].port.generation = 2;
-        let decided =
-            Switched::new(next_hops).decide(&vnic(1), &tagged(mac(1), UNKNOWN), &mut fdb, now);
+        let mut network = network();
+        network.next_hops[1].port.generation = 2;
+        let decided = network.decide(&member(1), &tagged(mac(1), UNKNOWN), &mut fdb, now);
         assert_eq!(decided, FLOOD);
     }
 
@@ -321,14 +352,14 @@ mod tests {
         let hear = |learned: &mut Learned, from: [u8; 6], at| {
             let octets = [&mac(1)[..], &from, &[0x88, 0xb5]].concat();
             let frames = [Outgoing::private(&octets, Offload::None)];
-            learned.hear((key, &network), port(13), &frames, at)
+            learned.hear((key, &network, &member(3)), &frames, at)
         };
         assert_eq!(hear(&mut learned, mac(3), now), None, "it is known for certain");
         assert!(learned.fdbs.is_empty());
-        assert_eq!(hear(&mut learned, UNKNOWN, now), Some(now + AGEING));
+        assert_eq!(hear(&mut learned, UNKNOWN, now), Some(now + network.ageing()));
         assert_eq!(hear(&mut learned, UNKNOWN, now), None, "the timer is set");
         assert_eq!(learned.fdbs[&key].lookup(MacAddr(UNKNOWN), now), Some(port(13)));
-        assert_eq!(learned.age(key, now + AGEING), None);
+        assert_eq!(learned.age(key, now + network.ageing()), None);
         assert!(learned.fdbs.is_empty());
     }
 
@@ -340,16 +371,16 @@ mod tests {
             let other = [0x02, 0, 0, 0, 0, 0x98];
             let group = [0x01, 0x80, 0xc2, 0, 0, 0x0e];
             let macs = [mac(1), mac(2), mac(3), UNKNOWN, other, group, [0xff; 6]];
-            let (network, mut fdb, now) = (network(), Fdb::default(), Instant::now());
+            let (network, mut fdb, now) = (network(), fdb(), Instant::now());
             for (sender, from, to) in frames {
                 let frame = tagged(macs[from], macs[to]);
-                let decided = network.decide(&vnic(sender), &frame, &mut fdb, now);
+                let decided = network.decide(&member(sender), &frame, &mut fdb, now);
                 let own = usize::from(sender) - 1;
                 // The first three are vNICs', the last two groups'.
                 let may = from == own || (3..5).contains(&from);
                 prop_assert_eq!(decided == Err(DropReason::SpoofedMac.into()), !may);
                 if let Ok(id) = decided {
-                    prop_assert_ne!(network.next_hop(id).port, vnic(sender).port);
+                    prop_assert_ne!(network.next_hop(id).port, member(sender).port());
                 }
                 match to {
                     _ if !may => {}

@@ -5,11 +5,14 @@
 use super::Fib;
 use crate::{
     addr::MacAddr,
-    model::{Boot, GuestSettings},
+    model::{Boot, GuestSettings, PortRole, RateLimit},
     wire::dns,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 /// The gateway's MAC on every vNIC.
 // Locally administered (bit 1 of the first octet): no vendor's card has it. The same everywhere, so
@@ -44,8 +47,109 @@ pub struct NextHop {
     pub reactor: u16,
     /// The MTU of its guest, in octets of an IP packet.
     pub mtu: u16,
-    /// The MAC of its guest.
+    /// The MAC of its guest; zero where that is not a vNIC's: nothing is addressed to it.
     pub mac: MacAddr,
+}
+
+/// A member of a network: a port, and who is behind it.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// The reactor that owns the port.
+    pub reactor: u16,
+    /// Who is behind it.
+    pub role: Role,
+}
+
+/// Who is behind a port. Shared by the tables of a network: a new one costs little for those
+/// members that did not change.
+#[derive(Debug, Clone)]
+pub enum Role {
+    /// A guest with a MAC and addresses of its own.
+    Guest(Arc<Vnic>),
+    /// Whoever there is, of whom only MACs are learned: in switched networks alone.
+    Bridge(Arc<BridgePort>),
+}
+
+impl Member {
+    /// Returns the port.
+    pub fn port(&self) -> PortId {
+        match &self.role {
+            Role::Guest(vnic) => vnic.port,
+            Role::Bridge(bridge) => bridge.port,
+        }
+    }
+
+    /// Returns the vNIC, where it is one.
+    pub fn vnic(&self) -> Option<&Vnic> {
+        match &self.role {
+            Role::Guest(vnic) => Some(vnic),
+            Role::Bridge(_) => None,
+        }
+    }
+
+    /// Returns how many MACs are learned behind the port.
+    pub fn mac_limit(&self) -> u32 {
+        match &self.role {
+            Role::Guest(vnic) => vnic.settings.macs(),
+            Role::Bridge(bridge) => bridge.mac_limit,
+        }
+    }
+
+    /// Returns how much may come from the port and go to it.
+    pub fn limits(&self) -> (RateLimit, RateLimit) {
+        match &self.role {
+            Role::Guest(vnic) => (vnic.settings.from_guest, vnic.settings.to_guest),
+            Role::Bridge(bridge) => (bridge.from_port, bridge.to_port),
+        }
+    }
+
+    /// Returns the port as frames leave by it.
+    pub fn next_hop(&self) -> NextHop {
+        let (port, reactor) = (self.port(), self.reactor);
+        match &self.role {
+            Role::Guest(vnic) => NextHop { port, reactor, mtu: vnic.mtu, mac: vnic.mac },
+            Role::Bridge(bridge) => {
+                NextHop { port, reactor, mtu: bridge.mtu, mac: MacAddr([0; 6]) }
+            }
+        }
+    }
+}
+
+/// What the data plane knows of a port that is no vNIC.
+#[derive(Debug, Clone)]
+pub struct BridgePort {
+    /// The port.
+    pub port: PortId,
+    /// Octets of an IP packet.
+    pub mtu: u16,
+    /// What it leads to.
+    pub role: PortRole,
+    /// How many MACs are learned behind it.
+    pub mac_limit: u32,
+    /// Nothing goes from it to another that is protected, too.
+    pub protected: bool,
+    /// It hears all frames of the network, and all others hear each of its frames.
+    pub hub: bool,
+    /// How much may come from it, bursts filled in.
+    pub from_port: RateLimit,
+    /// How much may go to it, likewise.
+    pub to_port: RateLimit,
+}
+
+impl BridgePort {
+    /// Returns a port without limits, with nothing but defaults.
+    pub fn new(port: PortId, role: PortRole, mtu: u16) -> Self {
+        Self {
+            port,
+            mtu,
+            role,
+            mac_limit: role.mac_limit(),
+            protected: false,
+            hub: false,
+            from_port: RateLimit::default(),
+            to_port: RateLimit::default(),
+        }
+    }
 }
 
 /// What the data plane knows of one vNIC.
@@ -108,7 +212,7 @@ impl Vnic {
     }
 }
 
-/// What a routed network is made of, beside its vNICs.
+/// What a routed network is made of, beside its members.
 #[derive(Debug)]
 pub struct Routed {
     /// Its IPv4 subnet.

@@ -7,7 +7,7 @@ use crate::{
     dataplane::{
         forward::{
             limit::{Limiter, SavedLimiter},
-            tables::Vnic,
+            tables::Member,
         },
         gateway::GatewayEvent,
         port::PortFailure,
@@ -75,18 +75,19 @@ impl Default for Allowance {
 }
 
 impl Allowance {
-    /// Keeps to the limits of `vnic` from now on. A limit that is as it was keeps what is left of
+    /// Keeps to the limits of `member` from now on. A limit that is as it was keeps what is left of
     /// it. What the guest is told next is noted at once: the vNIC may have other addresses, or
     /// another guest.
-    pub fn keep_to(&mut self, vnic: &Vnic) {
+    pub fn keep_to(&mut self, member: &Member) {
         let keep = |limiter: &mut Option<Limiter>, limit: RateLimit| {
             // Tables are published at every change in a network: that must refill nobody's bucket.
             if limiter.as_ref().map_or(RateLimit::default(), |limiter| *limiter.limit()) != limit {
                 *limiter = Limiter::new(limit);
             }
         };
-        keep(&mut self.from_guest, vnic.settings.from_guest);
-        keep(&mut self.to_guest, vnic.settings.to_guest);
+        let (from, to) = member.limits();
+        keep(&mut self.from_guest, from);
+        keep(&mut self.to_guest, to);
         self.told = [None; GatewayEvent::KINDS];
     }
 

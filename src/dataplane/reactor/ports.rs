@@ -5,7 +5,7 @@ use crate::dataplane::{
     counters::PortCounters,
     forward::{
         Network,
-        tables::{NetworkKey, PortId, Routed, Vnic},
+        tables::{Member, NetworkKey, PortId, Routed, Vnic},
     },
     frame::{Outgoing, verdict::DropReason},
     gateway::GatewayEvent,
@@ -79,7 +79,7 @@ pub struct Slot {
     pub port: Box<dyn Port>,
     /// The network it is in.
     pub network: NetworkKey,
-    /// Its network as it was published, and which of its vNICs this is.
+    /// Its network as it was published, and which of its members this is.
     pub member: Option<(Arc<Network>, usize)>,
     /// What it has carried.
     pub counters: Arc<PortCounters>,
@@ -100,16 +100,16 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Its network and vNIC, once that was published.
-    pub fn vnic(&self) -> Option<(&Network, &Vnic)> {
+    /// Its network and what it is there, once that was published.
+    pub fn member(&self) -> Option<(&Network, &Member)> {
         let (network, at) = self.member.as_ref()?;
-        Some((network, network.vnics.get(*at)?))
+        Some((network, network.members.get(*at)?))
     }
 
-    /// As [`Slot::vnic`], where the network has a gateway.
+    /// Its vNIC, where the network has a gateway.
     pub fn routed(&self) -> Option<(&Routed, &Vnic)> {
-        let (network, vnic) = self.vnic()?;
-        Some((network.domain.routed()?, vnic))
+        let (network, member) = self.member()?;
+        Some((network.domain.routed()?, member.vnic()?))
     }
 
     /// Whether it may be called.
@@ -168,13 +168,10 @@ impl Slot {
     }
 
     fn adopt(&mut self, network: &Arc<Network>) {
-        // By slot, then by identity: a slot is used again, and a network may have been published
-        // before this port was.
-        let found = network.vnics.binary_search_by_key(&self.id.slot, |vnic| vnic.port.slot);
-        let found = found.ok().filter(|at| network.vnics[*at].port == self.id);
+        let found = network.find(self.id);
         self.member = found.map(|at| (Arc::clone(network), at));
         if let Some(at) = found {
-            self.allowance.keep_to(&network.vnics[at]);
+            self.allowance.keep_to(&network.members[at]);
         }
     }
 }
@@ -242,8 +239,8 @@ impl Ports {
         for slot in self.slots.iter_mut().flatten().filter(|slot| slot.network == network.key) {
             slot.adopt(network);
         }
-        // A network without vNICs has no ports, and may be gone for good.
-        if network.vnics.is_empty() {
+        // A network without members has no ports, and may be gone for good.
+        if network.members.is_empty() {
             self.networks.remove(&network.key);
         } else {
             self.networks.insert(network.key, Arc::clone(network));
@@ -319,7 +316,7 @@ impl Ports {
         timed: &mut impl FnMut() -> Option<HeldUp>,
     ) {
         // Those of other reactors are not found here.
-        let ports = network.vnics.iter().map(|vnic| vnic.port);
+        let ports = network.members.iter().map(Member::port);
         for port in ports.filter(|port| *port != from) {
             self.deliver((port, queue), frames, now, timed);
         }

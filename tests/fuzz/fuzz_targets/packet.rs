@@ -52,7 +52,7 @@ fn try_fragments(frame: &[u8]) {
 fuzz_target!(|frame: &[u8]| {
     let network = network::network();
     let table = network.domain.routed().expect("it is routed");
-    let vnic = &network.vnics[0];
+    let vnic = network.members[0].vnic().expect("it is one");
     let mut frame = frame.to_vec();
     make_right(&mut frame);
     let Ok(headers) = classify(&frame, frame.len(), Offload::None) else { return };

@@ -132,8 +132,8 @@ impl Pipeline {
         next_hop: NextHopId,
         context: &mut Context<'_, L>,
     ) -> Result<(), DropReason> {
-        let vnic = context.ports.get_mut(context.ingress).and_then(|slot| slot.vnic());
-        let (network, _) = vnic.ok_or(DropReason::NoRoute)?;
+        let member = context.ports.get_mut(context.ingress).and_then(|slot| slot.member());
+        let (network, _) = member.ok_or(DropReason::NoRoute)?;
         let next_hop = *network.domain.next_hop(next_hop);
         let whole = self.burst.linearise(at, &mut self.whole);
         context.blame(context.ingress);
@@ -163,8 +163,8 @@ impl Pipeline {
         next_hop: NextHopId,
         context: &mut Context<'_, L>,
     ) -> FrameSet {
-        let vnic = context.ports.get_mut(context.ingress).and_then(|slot| slot.vnic());
-        let Some(next_hop) = vnic.map(|(network, _)| *network.domain.next_hop(next_hop)) else {
+        let member = context.ports.get_mut(context.ingress).and_then(|slot| slot.member());
+        let Some(next_hop) = member.map(|(network, _)| *network.domain.next_hop(next_hop)) else {
             return FrameSet::EMPTY;
         };
         let next_hop = &next_hop;
@@ -238,7 +238,7 @@ impl Pipeline {
         // Nothing is held here: the frames are copies in a link, which others are waiting to fill.
         match envelope.to {
             To::Port(port) => {
-                if let Some((network, _)) = ports.get_mut(port).and_then(|slot| slot.vnic()) {
+                if let Some((network, _)) = ports.get_mut(port).and_then(|slot| slot.member()) {
                     self.hear(network, envelope.from, frames, now);
                 }
                 ports.deliver((port, envelope.queue), frames, now, timed);

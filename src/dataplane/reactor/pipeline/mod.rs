@@ -110,10 +110,10 @@ impl Pipeline {
         if polled == 0 {
             return Ok(0);
         }
-        match slot.vnic() {
-            Some((network, vnic)) => {
+        match slot.member() {
+            Some((network, member)) => {
                 let (burst, decisions) = (&mut self.burst, &mut self.decisions);
-                let due = self.decider.decide((network, vnic), burst, decisions, now);
+                let due = self.decider.decide((network, member), burst, decisions, now);
                 self.set_timer(network.key, due);
             }
             // Attached before its network was published: there is nowhere to go yet.
