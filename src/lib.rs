@@ -22,7 +22,8 @@
 //! `dataplane/endpoint/vhost_user.rs` and understood in `dataplane/port/vhost_user/session/`. A
 //! request enters in `api/`, is served by `control/service.rs`, becomes durable in `store/json/`
 //! by way of `control/change.rs`, and is in force once what `control/compile.rs` makes of it is
-//! published. Formats are in `wire/`; nouns in `model`; what a port is to be made of in `locator`; defaults in `config`.
+//! published. Formats are in `wire/`; nouns in `model`; what a port is to be made of in `locator`;
+//! defaults in `config`.
 //! `tests/layering.rs` says who may use whom; CONTRIBUTING.md, where what is new belongs.
 
 pub mod access;
@@ -34,6 +35,7 @@ pub mod control;
 pub mod daemon;
 pub mod dataplane;
 mod descriptors;
+pub mod dives;
 pub mod embedded;
 mod file_limit;
 pub mod handover;
