@@ -266,7 +266,9 @@ proptest! {
     }
 
     #[test]
-    fn any_path_is_written_such_that_it_is_read(path in vec(prop_oneof![b' '..=b'~', 128..=255_u8], 1..100)) {
+    fn any_path_is_written_such_that_it_is_read(
+        path in vec(prop_oneof![b' '..=b'~', 128..=255_u8], 1..100),
+    ) {
         let path: PathBuf = std::ffi::OsStr::from_bytes(&path).into();
         let access = Access { mode: None, group: Some(path.to_string_lossy().into_owned()) };
         let dgram = Locator::Dgram(Dgram { local: path.clone(), remote: path, access });

@@ -17,6 +17,7 @@ pub mod ndp;
 pub mod options;
 pub mod tcp;
 pub mod udp;
+pub mod vde;
 pub mod vnet;
 mod writer;
 
