@@ -8,6 +8,9 @@ const ENUMS: &[(&str, &str)] = &[
     ("Nic.state", "nic_state_name"),
     ("Nic.addressing", "addressing_name"),
     ("Nic.ipv6_mode", "ipv6_mode_name"),
+    ("Port.state", "port_state_name"),
+    ("Port.role", "port_role_name"),
+    ("Port.requested_role", "port_role_name"),
     ("Network.kind", "network_kind_name"),
     ("L2Policy.unknown_unicast", "unknown_unicast_name"),
     ("L2Policy.multicast_snooping", "toggle_name"),
@@ -31,6 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .type_attribute(".", "#[derive(serde::Serialize)]")
         // Of requests, which are not printed.
         .field_attribute(".mvirt.net.UpdateNetworkRequest.update_mask", "#[serde(skip)]")
+        .field_attribute(".mvirt.net.UpdatePortRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.UpdateNicRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.SetNicLimitsRequest.update_mask", "#[serde(skip)]");
     // Enums are named as in the proto; a field of one that is not listed would be a number.

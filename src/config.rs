@@ -9,6 +9,7 @@ use clap::{
     builder::Resettable,
     error::{ContextKind, ContextValue, ErrorKind},
 };
+use ipnet::IpNet;
 use std::{
     env,
     ffi::{OsStr, OsString},
@@ -43,6 +44,9 @@ const MAX_AUTO_REACTORS: usize = 4;
 pub const DEFAULT_BUSY_POLL: u64 = 50;
 /// Percent of the time that a reactor may be busy before it gives ports to others.
 pub const DEFAULT_REBALANCE: u8 = 80;
+/// Ports there may be.
+// Each connection of one that listens has some 400 KiB of buffers.
+pub const DEFAULT_MAX_PORTS: usize = 4096;
 /// Networks there may be.
 pub const DEFAULT_MAX_NETWORKS: usize = 4096;
 
@@ -286,6 +290,21 @@ pub struct Config {
     /// Prefixes that may be routed to one vNIC; of each family 256 in any case
     #[arg(long, value_name = "N", env = "MVIRT_NET_MAX_ROUTES", default_value = "512")]
     pub max_routes: usize,
+
+    /// Ports there may be
+    #[arg(long, value_name = "N", env = "MVIRT_NET_MAX_PORTS",
+          default_value_t = DEFAULT_MAX_PORTS)]
+    pub max_ports: usize,
+
+    /// Folders that sockets of ports may be in, with commas between [default: that of
+    /// --socket-dir, and /run/vde]
+    #[arg(long, value_name = "DIR", env = "MVIRT_NET_PORT_DIR", value_delimiter = ',')]
+    pub port_dir: Vec<PathBuf>,
+
+    /// Networks that ports may be reached from, beside this host, with commas between: 0.0.0.0/0
+    /// for all
+    #[arg(long, value_name = "CIDR", env = "MVIRT_NET_PORT_LISTEN", value_delimiter = ',')]
+    pub port_listen: Vec<IpNet>,
 
     /// GiB of memory that one VMM may have mapped
     #[arg(long, value_name = "GIB", env = "MVIRT_NET_MAX_GUEST_MEMORY", default_value = "1024",

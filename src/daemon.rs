@@ -4,7 +4,7 @@ use crate::{
     access::{Access, AccessError},
     api::{self, Api, ListenError, Listener},
     config::Config,
-    control::{Control, Handle, Limits, RestoreError},
+    control::{Control, Handle, Limits, Reachable, RestoreError},
     dataplane::{self, Dataplane, Settings},
     file_limit,
     handover::{self, HandOverError, Inherited, NewProcess, Shared},
@@ -165,7 +165,7 @@ pub async fn run(
         Box::new(store),
         dataplane,
         socket_dir.clone(),
-        limits(&config),
+        (limits(&config), reachable(&config, &socket_dir)),
         rebalance_above,
     )?;
     if let Some(new_process) = &new_process {
@@ -271,7 +271,22 @@ fn settings(config: &Config) -> Settings {
 }
 
 fn limits(config: &Config) -> Limits {
-    Limits { networks: config.max_networks, nics: config.max_nics, routes: config.max_routes }
+    Limits {
+        networks: config.max_networks,
+        nics: config.max_nics,
+        routes: config.max_routes,
+        ports: config.max_ports,
+    }
+}
+
+/// What callers of the API may make ports of.
+fn reachable(config: &Config, socket_dir: &Path) -> Reachable {
+    let directories = match &config.port_dir[..] {
+        // Where sockets for guests are, and where Debian's VDE has its switches.
+        [] => vec![socket_dir.into(), "/run/vde".into()],
+        given => given.to_vec(),
+    };
+    Reachable::Flags { directories, listen: config.port_listen.clone() }
 }
 
 /// Where a new binary of the daemon will be: as it was called, if that is a path, since symbolic

@@ -11,7 +11,8 @@
 use crate::{
     config,
     control::{
-        Control, ControlThread, Decided, Gone, Handle, Limits, RestoreError, refusal::Refusal,
+        Control, ControlThread, Decided, Gone, Handle, Limits, Reachable, RestoreError,
+        refusal::Refusal,
     },
     dataplane::{self, Access, Dataplane, Hugepages},
     file_limit,
@@ -81,10 +82,18 @@ impl Embedded {
             guest_memory: 0,
             socket_access: Access::default(),
         })?;
-        let limits = Limits { networks: settings.networks, nics: 0, routes: 0 };
+        let limits = Limits {
+            networks: settings.networks,
+            nics: 0,
+            routes: 0,
+            ports: config::DEFAULT_MAX_PORTS,
+        };
         let rebalance_above = f64::from(config::DEFAULT_REBALANCE) / 100.0;
         let store = Box::new(MemoryStore);
-        let control = Control::restore(store, dataplane, PathBuf::new(), limits, rebalance_above)?;
+        let control = {
+            let may = (limits, Reachable::Everything);
+            Control::restore(store, dataplane, PathBuf::new(), may, rebalance_above)?
+        };
         let (control, thread) = Handle::spawn(control, reports)?;
         Ok(Self { control, thread })
     }

@@ -28,6 +28,20 @@ impl NicState {
     }
 }
 
+impl PortState {
+    /// In one word, for people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unknown",
+            Self::Down => "down",
+            Self::Listening => "listening",
+            Self::Up => "up",
+            Self::Blocked => "blocked",
+            Self::Error => "error",
+        }
+    }
+}
+
 macro_rules! names {
     ($($function:ident: $type:ident)*) => {$(
         fn $function<S: serde::Serializer>(value: &i32, serializer: S) -> Result<S::Ok, S::Error> {
@@ -43,6 +57,8 @@ names! {
     nic_state_name: NicState
     addressing_name: Addressing
     ipv6_mode_name: Ipv6Mode
+    port_state_name: PortState
+    port_role_name: PortRole
     network_kind_name: NetworkKind
     unknown_unicast_name: UnknownUnicast
     toggle_name: Toggle

@@ -8,7 +8,7 @@ use super::{
     refusal::Refusal,
 };
 use crate::{
-    dataplane::{Attached, Closing, Reports},
+    dataplane::{Attached, Closing, PortEvent, Reports},
     store::Busy,
 };
 use std::time::Instant;
@@ -88,6 +88,15 @@ async fn take(
     }
 }
 
+/// Takes notice of what has happened at ports, and publishes what follows from that.
+fn heed(first: PortEvent, reports: &mut Reports, control: &mut Control) {
+    let more = std::iter::from_fn(|| reports.try_recv());
+    // A network that many have connected to at once is compiled once.
+    let events = [first].into_iter().chain(more).take(SETTLED_TOGETHER);
+    events.for_each(|event| control.port_changed(event));
+    control.settle();
+}
+
 /// Completes at a time, or never.
 async fn until(time: Option<Instant>) {
     match time {
@@ -155,7 +164,9 @@ impl Handle {
                         Some(request) = receiver.recv() => {
                             take(request, &mut receiver, &mut reports, &mut control).await;
                         }
-                        Some(event) = reports.recv() => control.port_changed(event),
+                        Some(event) = reports.recv() => {
+                            heed(event, &mut reports, &mut control);
+                        }
                         () = until(control.health.retry()) => control.probe(),
                         () = until(control.untold.next()) => {
                             control.tell_states(Instant::now());

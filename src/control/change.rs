@@ -61,14 +61,26 @@ impl Control {
                 // What the file system refuses must not be in force after a restart.
                 Some(old) => self.give_socket(old, &nic.new)?,
             },
-            Change::PutNetwork(_) | Change::DeleteNetwork { .. } | Change::DeleteNic(_) => {}
+            Change::PutPort(port) => {
+                if port.old.is_none() {
+                    self.adopt_port(port.new.clone());
+                }
+            }
+            Change::PutNetwork(_)
+            | Change::DeleteNetwork { .. }
+            | Change::DeleteNic(_)
+            | Change::DeletePort(_) => {}
         }
         Ok(())
     }
 
     /// Undoes what `prepare` has done for a change that is not stored.
     fn abandon(&mut self, change: &Change) {
-        let Change::PutNic(nic) = change else { return };
+        let nic = match change {
+            Change::PutNic(nic) => nic,
+            Change::PutPort(port) if port.old.is_none() => return self.forget_port(port.new.id),
+            _ => return,
+        };
         match &nic.old {
             None => self.forget_nic(nic.new.id),
             Some(old) => {
@@ -82,7 +94,8 @@ impl Control {
         }
     }
 
-    /// Puts a change in force that is stored. Only a new vNIC can be refused now: its socket.
+    /// Puts a change in force that is stored. Only a new vNIC or port can be refused now: its
+    /// socket, or what it is made of.
     fn apply(&mut self, change: Change) -> Result<(), Refusal> {
         match change {
             Change::PutNetwork(network) => self.apply_network(*network),
@@ -90,8 +103,15 @@ impl Control {
                 None => return self.begin_nic(&nic.new),
                 Some(old) => self.change_nic(&old, nic.new),
             },
-            Change::DeleteNetwork { id, nics } => self.apply_network_deletion(id, &nics),
+            Change::PutPort(port) => match port.old {
+                None => return self.begin_port(&port.new),
+                Some(old) => self.change_port(&old, port.new),
+            },
+            Change::DeleteNetwork { id, nics, ports } => {
+                self.apply_network_deletion(id, &nics, &ports);
+            }
             Change::DeleteNic(id) => self.apply_nic_deletion(id),
+            Change::DeletePort(id) => self.apply_port_deletion(id),
         }
         Ok(())
     }
@@ -238,6 +258,7 @@ impl Batch {
 mod tests {
     use super::*;
     use crate::{
+        control::Reachable,
         control::{Accounts, ControlThread, Handle, Limits},
         dataplane::{Access, Dataplane, Hugepages, Settings},
         proto::{CreateNetworkRequest, CreateNicRequest, DeleteNicRequest, ListNicsRequest, Nic},
@@ -311,9 +332,13 @@ mod tests {
             let (words, receiver) = mpsc::channel();
             let commits = Arc::default();
             let store = Script { words: receiver, commits: Arc::clone(&commits) };
-            let limits = Limits { networks: 8, nics: 100, routes: 8 };
+            let limits = Limits { networks: 8, nics: 100, routes: 8, ports: 8 };
             let path = sockets.path().into();
-            let control = Control::restore(Box::new(store), dataplane, path, limits, 1.0).unwrap();
+            let control = {
+                let may = (limits, Reachable::Everything);
+                Control::restore(Box::new(store), dataplane, path, may, 1.0)
+            }
+            .unwrap();
             let (handle, thread) = Handle::spawn(control, reports).unwrap();
             let rig = Self { runtime, handle, thread, words, commits, sockets };
             let request = CreateNetworkRequest {

@@ -6,11 +6,12 @@ use crate::{
         forward::{
             self, Domain, FibBuilder,
             switched::Switched,
-            tables::{self, NetworkKey, Role, Routed, Vnic},
+            tables::{self, BridgePort, NetworkKey, Role, Routed, Vnic},
         },
     },
+    locator::Locator,
     model::{
-        Network, NetworkKind, Nic,
+        Network, NetworkKind, Nic, Port,
         l2::{HasGateway, Members},
     },
     wire::dns,
@@ -18,44 +19,42 @@ use crate::{
 use std::{net::IpAddr, sync::Arc};
 use uuid::Uuid;
 
-/// A vNIC of a network, as tables name it.
+/// A vNIC, a port, or who is connected to one, as the tables of its network name it.
 #[derive(Debug)]
 pub struct Member {
-    /// Its id.
+    /// The id of the vNIC or port.
     pub id: Uuid,
-    /// The reactor that owns its port.
-    pub reactor: u16,
-    /// Shared by the network's tables: a new one costs little for those that did not change.
-    pub vnic: Arc<Vnic>,
+    /// What the tables have of it.
+    // Shared by the network's tables: a new one costs little for those that did not change.
+    pub entry: tables::Member,
 }
 
-/// Returns the whole truth of a network. `members` are its vNICs, in the order of their ports.
-/// `seed` must be secret and random.
+/// Whether a switched network knows the MACs of all its members.
+pub fn who<'a>(members: impl IntoIterator<Item = &'a tables::Member>) -> Members {
+    let is_strict = |member: &tables::Member| {
+        member.vnic().is_some_and(|vnic| vnic.settings.port_security.is_strict())
+    };
+    if members.into_iter().all(is_strict) { Members::AllStrict } else { Members::Any }
+}
+
+/// Returns the whole truth of a network of these members. `seed` must be secret and random.
 pub fn compile<'a>(
     key: NetworkKey,
     network: &Network,
     members: impl Iterator<Item = &'a Member>,
     seed: u64,
 ) -> forward::Network {
-    let members: Vec<_> = members.map(Member::of_network).collect();
+    let mut members: Vec<_> = members.map(|member| member.entry.clone()).collect();
+    // A port finds its own by binary search.
+    members.sort_unstable_by_key(|member| member.port().slot);
     let domain = match network.kind {
         NetworkKind::Routed => Domain::Routed(routed(network, &members, seed)),
         NetworkKind::Switched => {
-            let is_strict = |member: &tables::Member| {
-                member.vnic().is_some_and(|vnic| vnic.settings.port_security.is_strict())
-            };
-            let all = if members.iter().all(is_strict) { Members::AllStrict } else { Members::Any };
-            let rules = network.l2.in_force(HasGateway::No, all);
+            let rules = network.l2.in_force(HasGateway::No, who(&members));
             Domain::Switched(Switched::new(&members, rules))
         }
     };
     forward::Network { key, members, domain }
-}
-
-impl Member {
-    fn of_network(&self) -> tables::Member {
-        tables::Member { reactor: self.reactor, role: Role::Guest(Arc::clone(&self.vnic)) }
-    }
 }
 
 fn routed(network: &Network, members: &[tables::Member], seed: u64) -> Routed {
@@ -106,7 +105,22 @@ pub fn member(network: &Network, nic: &Nic, place: Placement) -> Member {
         // As a whole: a file of the network's is not on the vNIC's server.
         boot: nic.boot.as_ref().or(network.boot.as_ref()).cloned().unwrap_or_default(),
     };
-    Member { id: nic.id, reactor: place.reactor, vnic: Arc::new(vnic) }
+    let entry = tables::Member { reactor: place.reactor, role: Role::Guest(Arc::new(vnic)) };
+    Member { id: nic.id, entry }
+}
+
+/// A port of `network` at its place, or who is connected to it there.
+pub fn bridge(network: &Network, port: &Port, place: Placement) -> Member {
+    let bridge = BridgePort {
+        mac_limit: port.mac_limit(),
+        protected: port.settings.protected,
+        hub: matches!(port.locator, Locator::Hub(_)),
+        from_port: port.settings.limit_from.in_force(),
+        to_port: port.settings.limit_to.in_force(),
+        ..BridgePort::new(place.port, port.role(), network.mtu)
+    };
+    let entry = tables::Member { reactor: place.reactor, role: Role::Bridge(Arc::new(bridge)) };
+    Member { id: port.id, entry }
 }
 
 fn by_family(addresses: &[IpAddr]) -> (Vec<std::net::Ipv4Addr>, Vec<std::net::Ipv6Addr>) {

@@ -21,12 +21,14 @@ mod guest;
 pub mod health;
 pub mod ipam;
 mod l2;
+mod locators;
 mod long_lists;
 mod mask;
 mod networks;
 mod nics;
 mod orphans;
 mod pages;
+mod ports;
 pub mod refusal;
 mod requests;
 pub mod service;
@@ -36,6 +38,7 @@ mod watch;
 pub use accounts::Accounts;
 pub use actor::{ControlThread, Gone, Handle};
 pub use change::Decided;
+pub use locators::Reachable;
 pub use long_lists::{LongList, LongLists};
 
 use crate::{
@@ -47,7 +50,7 @@ use crate::{
         forward::tables::{NetworkKey, PortId},
     },
     log_limit::{LogLimit, Said},
-    model::{Name, Network, Nic},
+    model::{Name, Network, NetworkKind, Nic, l2::Members},
     proto,
     store::{Busy, Store, StoreError},
 };
@@ -56,9 +59,10 @@ use compile::Member;
 use guest::Guest;
 use health::Health;
 use ipam::Pool;
+use ports::PortEntry;
 use refusal::Refusal;
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::BuildHasher as _,
     path::PathBuf,
     sync::Arc,
@@ -77,6 +81,8 @@ pub struct Limits {
     pub nics: usize,
     /// Prefixes routed to one vNIC.
     pub routes: usize,
+    /// Ports.
+    pub ports: usize,
 }
 
 impl Limits {
@@ -99,6 +105,9 @@ struct NetworkState {
     /// By the slot of their port.
     // Tables are in the order of ports.
     members: BTreeMap<u32, Member>,
+    /// Ports that are no vNICs, and who is connected to them, likewise.
+    bridges: BTreeMap<u32, Member>,
+    ports: BTreeSet<Uuid>,
     /// What watchers are told of it. They share it until it changes.
     view: Option<Arc<proto::Network>>,
 }
@@ -122,6 +131,18 @@ struct NicState {
     error: String,
 }
 
+/// Whose a port of the data plane is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Nic(Uuid),
+    Port(Uuid),
+    /// Of somebody who has connected to a port.
+    Client {
+        port: Uuid,
+        slot: u32,
+    },
+}
+
 /// The desired state and everything that follows it.
 pub struct Control {
     networks: HashMap<Uuid, NetworkState>,
@@ -135,12 +156,16 @@ pub struct Control {
     nic_names: BTreeMap<Name, Uuid>,
     /// vNICs whose network is not there.
     orphans: HashMap<Uuid, Nic>,
+    ports: HashMap<Uuid, PortEntry>,
+    port_names: BTreeMap<Name, Uuid>,
     health: Health,
-    by_port: HashMap<PortId, Uuid>,
+    by_port: HashMap<PortId, Owner>,
     next_key: u64,
     seed: u64,
     socket_dir: PathBuf,
     limits: Limits,
+    /// What ports may be made of.
+    reachable: Reachable,
     store: Box<dyn Store>,
     /// While the store is waited for.
     busy: Busy,
@@ -151,6 +176,7 @@ pub struct Control {
     untold: Untold,
     nic_events: broadcast::Sender<watch::Change<proto::Nic>>,
     network_events: broadcast::Sender<watch::Change<proto::Network>>,
+    port_events: broadcast::Sender<watch::Change<proto::Port>>,
     is_ending: bool,
     /// Set while another process takes over: see [`Control::quiesce`].
     quiesced: Option<oneshot::Receiver<Afterwards>>,
@@ -223,7 +249,7 @@ impl Control {
         mut store: Box<dyn Store>,
         dataplane: Dataplane,
         socket_dir: PathBuf,
-        limits: Limits,
+        (limits, reachable): (Limits, Reachable),
         rebalance_above: f64,
     ) -> Result<Self, RestoreError> {
         let contents = store.load()?;
@@ -235,6 +261,8 @@ impl Control {
             nics: HashMap::new(),
             nic_names: BTreeMap::new(),
             orphans: HashMap::new(),
+            ports: HashMap::new(),
+            port_names: BTreeMap::new(),
             health: Health::new(contents.damaged),
             by_port: HashMap::new(),
             next_key: 0,
@@ -243,6 +271,7 @@ impl Control {
             seed: std::hash::RandomState::new().hash_one(0),
             socket_dir,
             limits,
+            reachable,
             store,
             busy: Busy::default(),
             dataplane,
@@ -251,6 +280,7 @@ impl Control {
             untold: Untold::default(),
             nic_events: broadcast::Sender::new(watch::BACKLOG),
             network_events: broadcast::Sender::new(watch::BACKLOG),
+            port_events: broadcast::Sender::new(watch::BACKLOG),
             is_ending: false,
             quiesced: None,
         };
@@ -260,6 +290,9 @@ impl Control {
         }
         for nic in contents.nics {
             control.adopt_nic(nic);
+        }
+        for port in contents.ports {
+            control.adopt_port(port);
         }
         for nic in contents.orphans {
             control.keep_orphan(nic);
@@ -278,6 +311,11 @@ impl Control {
         let closed: Vec<Uuid> = closed.map(|(id, _)| *id).collect();
         for id in closed {
             self.open_socket_or_say(id);
+        }
+        let closed = self.ports.iter().filter(|(_, port)| port.attached.is_none());
+        let closed: Vec<Uuid> = closed.map(|(id, _)| *id).collect();
+        for id in closed {
+            self.open_port_or_say(id);
         }
         // Last: nothing is being made now, so what is called .tmp is what a dead daemon left.
         self.remove_stale_sockets();
@@ -348,7 +386,8 @@ impl Control {
         // An empty table tells reactors that a network is gone.
         let all = self.deleted.iter().chain(changed);
         let turn = self.dataplane.publish(all.map(|network| {
-            compile::compile(network.key, &network.model, network.members.values(), self.seed)
+            let members = network.members.values().chain(network.bridges.values());
+            compile::compile(network.key, &network.model, members, self.seed)
         }));
         self.deleted.clear();
         turn
@@ -385,16 +424,29 @@ impl Control {
     /// Takes over what a VMM and its guest do.
     pub fn port_changed(&mut self, event: PortEvent) {
         // Late news of a deleted vNIC finds nobody: the slot's next owner has another generation.
-        let Some(id) = self.by_port.get(&event.port).copied() else { return };
+        let Some(owner) = self.by_port.get(&event.port).copied() else { return };
+        match (owner, event.change) {
+            (Owner::Nic(id), change) => self.nic_changed(id, event.connection, change),
+            (Owner::Port(id), PortChange::State(state, why)) => self.port_reported(id, state, why),
+            (Owner::Port(id), PortChange::Arrived(arrival)) => self.admit(id, arrival),
+            (Owner::Client { port, slot }, PortChange::State(PortState::Left, _)) => {
+                self.client_left(port, slot);
+            }
+            // Of a connection only its end is of interest, and nobody tells a port anything.
+            (Owner::Client { .. }, _) | (Owner::Port(_), PortChange::Gateway(_)) => {}
+        }
+    }
+
+    fn nic_changed(&mut self, id: Uuid, connection: u64, change: PortChange) {
         let Some(nic) = self.nics.get_mut(&id) else { return };
         nic.view = None;
         // First: a new connection is of a new guest, of whom nothing is known.
-        nic.guest.of(event.connection);
-        nic.state = match event.change {
+        nic.guest.of(connection);
+        nic.state = match change {
             // Watchers are not woken: a guest can be told things as often as it asks.
             // Dropped, and so refused: a vNIC has no members.
             PortChange::Arrived(_) => return,
-            PortChange::Gateway(told) => return nic.guest.note(event.connection, told),
+            PortChange::Gateway(told) => return nic.guest.note(connection, told),
             PortChange::State(PortState::Idle | PortState::Listening | PortState::Left, _) => {
                 proto::NicState::Created
             }
@@ -403,13 +455,20 @@ impl Control {
         };
         // In the queue once, however often its VMM comes and goes.
         if nic.state != nic.told && !std::mem::replace(&mut nic.is_untold, true) {
-            self.untold.push(Instant::now(), id);
+            self.untold.push(Instant::now(), Owner::Nic(id));
         }
     }
 
     /// Tells of the states that have lasted; those that have come and gone are not told.
     pub fn tell_states(&mut self, now: Instant) {
-        while let Some(id) = self.untold.pop(now) {
+        while let Some(owner) = self.untold.pop(now) {
+            let id = match owner {
+                Owner::Nic(id) => id,
+                Owner::Port(id) | Owner::Client { port: id, .. } => {
+                    self.tell_port_state(id, now);
+                    continue;
+                }
+            };
             let Some(nic) = self.nics.get_mut(&id) else { continue };
             nic.is_untold = false;
             if nic.state == nic.told {
@@ -541,12 +600,28 @@ impl Control {
     /// Closes all sockets and takes no more requests, for the end of the daemon.
     pub fn shut_down(&mut self) -> Vec<Attached> {
         self.is_ending = true;
-        self.nics.values_mut().filter_map(|nic| nic.attached.take()).collect()
+        let nics = self.nics.values_mut().filter_map(|nic| nic.attached.take());
+        let ports = self.ports.drain().flat_map(|(_, port)| {
+            let clients = port.clients.into_values().map(|client| client.attached);
+            clients.chain(port.attached)
+        });
+        nics.chain(ports).collect()
     }
 }
 
 fn network_view(network: &NetworkState) -> proto::Network {
-    view::network(&network.model, network.members.len())
+    changed_network_view(network, &network.model)
+}
+
+/// A network as it would be if `model` took the place of its own.
+fn changed_network_view(network: &NetworkState, model: &Network) -> proto::Network {
+    let members = network.members.values().chain(network.bridges.values());
+    let who = match model.kind {
+        // Of no interest there, and its vNICs may be many.
+        NetworkKind::Routed => Members::AllStrict,
+        NetworkKind::Switched => compile::who(members.map(|member| &member.entry)),
+    };
+    view::network(model, (network.members.len(), network.ports.len()), who)
 }
 
 fn unix_ms() -> i64 {

@@ -3,7 +3,7 @@
 use super::{
     Control, Limits, NetworkState,
     change::Decided,
-    compile,
+    changed_network_view, compile,
     ipam::Pool,
     network_view,
     pages::Page,
@@ -13,12 +13,12 @@ use super::{
 };
 use crate::{
     dataplane::forward::tables::NetworkKey,
-    model::Network,
+    model::{Network, l2::Members},
     proto,
     store::{Change, Put},
 };
 use jiff::Timestamp;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use uuid::Uuid;
 
 impl Control {
@@ -62,7 +62,7 @@ impl Control {
             updated_at: now,
         };
         if request.validate_only {
-            return Ok(Decided::unchanged(view::network(&network, 0)));
+            return Ok(Decided::unchanged(view::network(&network, (0, 0), Members::AllStrict)));
         }
         Ok(Self::put_network(None, network))
     }
@@ -92,6 +92,8 @@ impl Control {
             ipv6: model.ipv6_prefix.map(Pool::ipv6),
             macs: HashSet::new(),
             members: BTreeMap::new(),
+            bridges: BTreeMap::new(),
+            ports: BTreeSet::new(),
             view: None,
             model,
         };
@@ -139,7 +141,7 @@ impl Control {
         }
         new.updated_at = view::later(old.updated_at);
         if request.validate_only {
-            return Ok(Decided::unchanged(view::network(&new, network.members.len())));
+            return Ok(Decided::unchanged(changed_network_view(network, &new)));
         }
         Ok(Self::put_network(Some(old), new))
     }
@@ -168,8 +170,10 @@ impl Control {
         self.tell_network(id);
     }
 
-    /// Passes a change of a network on to its vNICs, for what they take from it.
+    /// Passes a change of a network on to its vNICs and ports, for what they take from it.
     fn follow_network(&mut self, id: Uuid) {
+        let ports = self.networks.get(&id).map(|network| network.ports.clone());
+        ports.into_iter().flatten().for_each(|port| self.follow_port(port));
         let Some(network) = self.networks.get_mut(&id) else { return };
         for member in network.members.values_mut() {
             let Some(nic) = self.nics.get_mut(&member.id) else { continue };
@@ -181,7 +185,7 @@ impl Control {
         }
     }
 
-    /// Deletes a network, with its vNICs if `force`.
+    /// Deletes a network, with its vNICs and ports if `force`.
     pub fn delete_network(
         &self,
         request: &proto::DeleteNetworkRequest,
@@ -191,33 +195,38 @@ impl Control {
         let etag = view::etag(network.model.updated_at);
         Refusal::unless_etag("network", &network.model.name, &request.etag, etag)?;
         let nics: Vec<Uuid> = network.members.values().map(|member| member.id).collect();
-        if !nics.is_empty() && !request.force {
+        let ports: Vec<Uuid> = network.ports.iter().copied().collect();
+        if !(nics.is_empty() && ports.is_empty() || request.force) {
             return Err(Refusal::NotEmpty {
                 name: network.model.name.to_string(),
                 nics: nics.len(),
+                ports: ports.len(),
             });
         }
         let nics_deleted = u32::try_from(nics.len()).unwrap_or(u32::MAX);
-        let response = proto::DeleteNetworkResponse { deleted: true, nics_deleted };
+        let ports_deleted = u32::try_from(ports.len()).unwrap_or(u32::MAX);
+        let response = proto::DeleteNetworkResponse { deleted: true, nics_deleted, ports_deleted };
         if request.validate_only {
             return Ok(Decided::unchanged(response));
         }
-        Ok(Decided::new(Change::DeleteNetwork { id, nics }, move |_| response))
+        Ok(Decided::new(Change::DeleteNetwork { id, nics, ports }, move |_| response))
     }
 
-    /// Puts the deletion of a network and its vNICs in force.
-    pub(super) fn apply_network_deletion(&mut self, id: Uuid, nics: &[Uuid]) {
+    /// Puts the deletion of a network and what is in it in force.
+    pub(super) fn apply_network_deletion(&mut self, id: Uuid, nics: &[Uuid], ports: &[Uuid]) {
         nics.iter().for_each(|nic| self.forget_nic(*nic));
+        ports.iter().for_each(|port| self.forget_port(*port));
         self.unpublished.remove(&id);
         if let Some(network) = self.networks.remove(&id) {
             self.network_names.remove(&network.model.name);
             tracing::info!(
-                network = network.model.name.as_str(), %id, nics = nics.len(),
+                network = network.model.name.as_str(), %id, nics = nics.len(), ports = ports.len(),
                 "network deleted"
             );
             self.deleted.push(network);
         }
         nics.iter().for_each(|nic| self.tell_nic_gone(*nic, id));
+        ports.iter().for_each(|port| self.tell_port_gone(*port, id));
         self.tell_network(id);
     }
 }

@@ -1,7 +1,7 @@
 //! vNICs: created, found, changed and deleted.
 
 use super::{
-    Control, Limits, NicState,
+    Control, Limits, NicState, Owner,
     accounts::Accounts,
     addresses::{self, Wanted},
     change::Decided,
@@ -13,14 +13,17 @@ use super::{
     view,
 };
 use crate::{
-    dataplane::{self, Access, Attached, Closing, Device, Exported, NewPort, PortSpec, vhost_user},
+    dataplane::{
+        self, Access, Attached, Closing, Device, Exported, NewPort, PortSpec,
+        counters::PortCounters, vhost_user,
+    },
     log_limit::LogLimit,
     model::{Name, Network, Nic, SocketAccess},
     proto,
     store::{Change, Put},
 };
 use jiff::Timestamp;
-use std::io;
+use std::{collections::BTreeMap, io};
 use uuid::Uuid;
 
 impl Control {
@@ -49,7 +52,7 @@ impl Control {
         if let Some(orphan) = new.id.and_then(|id| self.orphans.get(&id)) {
             return Err(Refusal::taken("id", orphan.id, format!("vNIC {}", orphan.name)));
         }
-        new.name.as_ref().map_or(Ok(()), |name| self.check_nic_name(name))?;
+        new.name.as_ref().map_or(Ok(()), |name| self.check_member_name(name))?;
         // Orphans count: they are served again when their network is.
         let there = self.nics.len() + self.orphans.len();
         Limits::check("vNICs", there, self.limits.nics, "max-nics")?;
@@ -88,21 +91,24 @@ impl Control {
         Ok(())
     }
 
-    fn check_nic_name(&self, name: &Name) -> Result<(), Refusal> {
-        match self.nic_names.get(name) {
-            Some(owner) => Err(Refusal::taken("name", name, format!("vNIC {owner}"))),
-            None => Ok(()),
-        }
+    /// Refuses a name that a vNIC or port has.
+    pub(super) fn check_member_name(&self, name: &Name) -> Result<(), Refusal> {
+        let owner = match (self.nic_names.get(name), self.port_names.get(name)) {
+            (None, None) => return Ok(()),
+            (Some(nic), _) => format!("vNIC {nic}"),
+            (_, Some(port)) => format!("port {port}"),
+        };
+        Err(Refusal::taken("name", name, owner))
     }
 
-    /// A free name for a vNIC that was given none.
-    fn choose_name(&self) -> Name {
+    /// A free name for a vNIC or port that was given none.
+    pub(super) fn choose_name(&self, kind: &str) -> Name {
         loop {
             // Short enough to be typed; a name that is taken is tried anew.
             let [a, b, c, d, ..] = *Uuid::new_v4().as_bytes();
-            let name = format!("nic-{:08x}", u32::from_be_bytes([a, b, c, d]));
+            let name = format!("{kind}-{:08x}", u32::from_be_bytes([a, b, c, d]));
             let name = name.parse().expect("letters, digits and a hyphen");
-            if !self.nic_names.contains_key(&name) {
+            if self.check_member_name(&name).is_ok() {
                 return name;
             }
         }
@@ -139,7 +145,7 @@ impl Control {
         let now = Timestamp::now();
         let nic = Nic {
             id,
-            name: new.name.unwrap_or_else(|| self.choose_name()),
+            name: new.name.unwrap_or_else(|| self.choose_name("nic")),
             network_id,
             mac: chosen.mac,
             ipv4: chosen.ipv4,
@@ -173,7 +179,7 @@ impl Control {
         let place = self.dataplane.place(network.key);
         network.members.insert(place.port.slot, compile::member(&network.model, &model, place));
         self.nic_names.insert(model.name.clone(), model.id);
-        self.by_port.insert(place.port, model.id);
+        self.by_port.insert(place.port, Owner::Nic(model.id));
         let state = NicState {
             model,
             place,
@@ -294,7 +300,7 @@ impl Control {
         check_etag(&old, &request.etag)?;
         let new = requests::changed_nic(&old, request, accounts.clone())?;
         if new.name != old.name {
-            self.check_nic_name(&new.name)?;
+            self.check_member_name(&new.name)?;
         }
         self.check_route_count(&new)?;
         if !request.force {
@@ -418,22 +424,35 @@ impl Control {
 
     /// What a vNIC has carried.
     pub fn nic_stats(&self, key: &str) -> Result<proto::NicStats, Refusal> {
-        let id = self.find_nic(key)?;
-        let mut stats = proto::NicStats { nic_id: id.to_string(), ..Default::default() };
-        if let Some(counters) = self.nics[&id].attached.as_ref().map(Attached::counters) {
-            stats.ingress_frames = counters.ingress_frames.get();
-            stats.ingress_octets = counters.ingress_octets.get();
-            stats.ingress_forwarded = counters.ingress_forwarded.get();
-            stats.ingress_answered = counters.ingress_answered.get();
-            stats.egress_frames = counters.egress_frames.get();
-            stats.egress_octets = counters.egress_octets.get();
-            let drops = counters.drops();
-            stats.drops = drops
-                .map(|(reason, frames)| proto::DropCount { reason: reason.name().into(), frames })
-                .collect();
+        if let Ok(id) = self.find_port(key) {
+            return Ok(self.port_stats(id));
         }
-        Ok(stats)
+        let id = self.find_nic(key)?;
+        Ok(stats(id, self.nics[&id].attached.as_ref().map(Attached::counters)))
     }
+}
+
+/// Returns what all these have counted.
+pub(super) fn stats<'a>(
+    id: Uuid,
+    all: impl IntoIterator<Item = &'a PortCounters>,
+) -> proto::NicStats {
+    let mut stats = proto::NicStats { nic_id: id.to_string(), ..Default::default() };
+    let mut drops = BTreeMap::<&str, u64>::new();
+    for counters in all {
+        stats.ingress_frames += counters.ingress_frames.get();
+        stats.ingress_octets += counters.ingress_octets.get();
+        stats.ingress_forwarded += counters.ingress_forwarded.get();
+        stats.ingress_answered += counters.ingress_answered.get();
+        stats.egress_frames += counters.egress_frames.get();
+        stats.egress_octets += counters.egress_octets.get();
+        for (reason, frames) in counters.drops() {
+            *drops.entry(reason.name()).or_default() += frames;
+        }
+    }
+    let drop = |(reason, frames): (&str, u64)| proto::DropCount { reason: reason.into(), frames };
+    stats.drops = drops.into_iter().map(drop).collect();
+    stats
 }
 
 /// What a vNIC's device is, as its VMM is told at its next connection.

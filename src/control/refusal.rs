@@ -44,13 +44,15 @@ pub enum Refusal {
         /// Its id or name.
         key: Echo,
     },
-    /// The network still has vNICs.
-    #[error("network {name:?} still has {nics} vNICs: delete them first, or set force")]
+    /// The network still has vNICs or ports.
+    #[error("network {name:?} still has {}: delete them first, or set force", self.members())]
     NotEmpty {
         /// The network.
         name: String,
         /// How many.
         nics: usize,
+        /// How many.
+        ports: usize,
     },
     /// A VMM is connected that the change would disturb.
     #[error("vNIC {name:?} is active: {what}; stop its VM first, or {remedy}")]
@@ -92,6 +94,15 @@ pub enum Refusal {
         /// Why not.
         source: std::io::Error,
     },
+    /// The flags do not allow it to callers of the API, or the daemon lacks a capability.
+    #[error("{0}")]
+    Forbidden(String),
+    /// A path, address or device is in use.
+    #[error("{0}")]
+    InUse(String),
+    /// What a port is to be made of is not there.
+    #[error("{0}")]
+    Unready(String),
     /// Nothing is left to give.
     #[error("{0}")]
     Exhausted(String),
@@ -183,6 +194,16 @@ impl Refusal {
         Err(Self::invalid(field, format!("{count} {what}"), format!("expected at most {most}")))
     }
 
+    /// What keeps a network from being deleted.
+    fn members(&self) -> String {
+        let Self::NotEmpty { nics, ports, .. } = self else { return String::new() };
+        match (nics, ports) {
+            (nics, 0) => format!("{nics} vNICs"),
+            (0, ports) => format!("{ports} ports"),
+            (nics, ports) => format!("{nics} vNICs and {ports} ports"),
+        }
+    }
+
     /// The gRPC code, and the reason for programs.
     fn code(&self) -> (Code, &'static str) {
         match self {
@@ -196,6 +217,9 @@ impl Refusal {
             Self::Changed { .. } => (Code::Aborted, "CHANGED"),
             // Not PERMISSION_DENIED, which says that the caller lacks the rights.
             Self::NotPermitted { .. } => (Code::FailedPrecondition, "NOT_PERMITTED"),
+            Self::Forbidden(_) => (Code::PermissionDenied, "FORBIDDEN"),
+            Self::Unready(_) => (Code::FailedPrecondition, "NOT_READY"),
+            Self::InUse(_) => (Code::FailedPrecondition, "IN_USE"),
             Self::Exhausted(_) => (Code::ResourceExhausted, "EXHAUSTED"),
             Self::Unimplemented(_) => (Code::Unimplemented, "UNIMPLEMENTED"),
             Self::Store(_) => (Code::Internal, "NOT_STORED"),

@@ -67,7 +67,7 @@ pub(super) struct NewNic {
 
 /// Returns a number for a request in its canonical form. Absent fields are not encoded, so a field
 /// of a later version does not change the number of a request without it.
-fn fingerprint(canonical: &impl Message) -> Uuid {
+pub(super) fn fingerprint(canonical: &impl Message) -> Uuid {
     // A hash, the same in every process: the number is stored. prost encodes fields in the order of
     // their tags, and labels are sorted, so equal requests are equal octets.
     Uuid::new_v5(&Uuid::NAMESPACE_OID, &canonical.encode_to_vec())

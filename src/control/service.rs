@@ -122,6 +122,7 @@ macro_rules! lists {
 lists! {
     ListNetworksRequest -> ListNetworksResponse { networks }
     ListNicsRequest -> ListNicsResponse { nics }
+    ListPortsRequest -> ListPortsResponse { ports }
 }
 
 /// Returns the id or name of an object. Refuses an empty one.
@@ -255,6 +256,64 @@ impl NetService for Service {
     ) -> Result<Response<proto::NicStats>, Status> {
         let id = required("id", request.into_inner().id)?;
         self.call(move |control| control.nic_stats(&id)).await.map(Response::new)
+    }
+
+    async fn create_port(
+        &self,
+        request: Request<proto::CreatePortRequest>,
+    ) -> Result<Response<proto::Port>, Status> {
+        let request = request.into_inner();
+        self.change(move |control| control.create_port(&request)).await
+    }
+
+    async fn get_port(
+        &self,
+        request: Request<proto::GetPortRequest>,
+    ) -> Result<Response<proto::Port>, Status> {
+        use proto::get_port_request::Identifier;
+        let key = match request.into_inner().identifier {
+            Some(Identifier::Id(key) | Identifier::Name(key)) => key,
+            None => String::new(),
+        };
+        let key = required("identifier", key)?;
+        self.call(move |control| control.get_port(&key)).await.map(Response::new)
+    }
+
+    async fn list_ports(
+        &self,
+        request: Request<proto::ListPortsRequest>,
+    ) -> Result<Response<proto::ListPortsResponse>, Status> {
+        self.list(request, Control::list_ports).await
+    }
+
+    async fn update_port(
+        &self,
+        request: Request<proto::UpdatePortRequest>,
+    ) -> Result<Response<proto::Port>, Status> {
+        let mut request = request.into_inner();
+        request.id = required("id", request.id)?;
+        self.change(move |control| control.update_port(&request)).await
+    }
+
+    async fn delete_port(
+        &self,
+        request: Request<proto::DeletePortRequest>,
+    ) -> Result<Response<proto::DeletePortResponse>, Status> {
+        let mut request = request.into_inner();
+        request.id = required("id", request.id)?;
+        self.change(move |control| control.delete_port(&request)).await
+    }
+
+    type WatchPortsStream = Events<proto::PortEvent>;
+
+    async fn watch_ports(
+        &self,
+        request: Request<proto::WatchPortsRequest>,
+    ) -> Result<Response<Self::WatchPortsStream>, Status> {
+        let (request, stream) = (request.into_inner(), self.streams.take()?);
+        let mark = request.mark_synced;
+        let watch = self.call(move |control| control.watch_ports(&request)).await?;
+        Ok(watch::stream(watch, mark, stream))
     }
 
     async fn list_reactors(

@@ -3,7 +3,7 @@
 use super::l2;
 use crate::{
     model::{
-        self, Addressing, NetworkKind, RateLimit,
+        self, Addressing, NetworkKind, PortRole, RateLimit,
         l2::{HasGateway, Members},
     },
     proto,
@@ -44,11 +44,15 @@ fn account(account: &Option<model::Account>) -> String {
 }
 
 /// The API's view of a network.
-pub(super) fn network(network: &model::Network, nics: usize) -> proto::Network {
+pub(super) fn network(
+    network: &model::Network,
+    (nics, ports): (usize, usize),
+    members: Members,
+) -> proto::Network {
     let (kind, l2_in_force) = match network.kind {
         NetworkKind::Routed => (proto::NetworkKind::Routed, None),
         NetworkKind::Switched => {
-            let rules = network.l2.in_force(HasGateway::No, Members::AllStrict);
+            let rules = network.l2.in_force(HasGateway::No, members);
             (proto::NetworkKind::Switched, Some(l2::in_force(&rules)))
         }
     };
@@ -62,6 +66,7 @@ pub(super) fn network(network: &model::Network, nics: usize) -> proto::Network {
         dns_servers: strings(&network.dns_servers),
         ntp_servers: strings(&network.ntp_servers),
         nic_count: u32::try_from(nics).unwrap_or(u32::MAX),
+        port_count: u32::try_from(ports).unwrap_or(u32::MAX),
         created_at: network.created_at.to_string(),
         updated_at: network.updated_at.to_string(),
         is_public: false,
@@ -136,5 +141,42 @@ pub(super) fn nic(
         requested_mtu: nic.mtu.unwrap_or(0).into(),
         limit_from_guest_in_force: rate_limit(nic.settings.from_guest.in_force()),
         limit_to_guest_in_force: rate_limit(nic.settings.to_guest.in_force()),
+    }
+}
+
+fn role(role: Option<PortRole>) -> proto::PortRole {
+    match role {
+        None => proto::PortRole::Unspecified,
+        // The API makes none that leads to several networks.
+        Some(PortRole::Access | PortRole::Trunk) => proto::PortRole::Access,
+        Some(PortRole::Uplink) => proto::PortRole::Uplink,
+        Some(PortRole::Peer) => proto::PortRole::Peer,
+    }
+}
+
+/// The API's view of a port, as one that is just made.
+pub(super) fn port(network: &model::Network, port: &model::Port) -> proto::Port {
+    proto::Port {
+        id: port.id.to_string(),
+        name: port.name.to_string(),
+        network_id: port.network_id.to_string(),
+        locator: port.locator.to_string(),
+        state: proto::PortState::Down.into(),
+        role: role(Some(port.role())).into(),
+        mac_limit: port.mac_limit(),
+        attachments: Vec::new(),
+        error: String::new(),
+        created_at: port.created_at.to_string(),
+        updated_at: port.updated_at.to_string(),
+        limit_from: rate_limit(port.settings.limit_from),
+        limit_to: rate_limit(port.settings.limit_to),
+        protected: port.settings.protected,
+        labels: port.labels.clone(),
+        description: port.description.clone(),
+        etag: etag(port.updated_at),
+        network_name: network.name.to_string(),
+        requested_role: role(port.settings.role).into(),
+        requested_mac_limit: port.settings.mac_limit.unwrap_or(0),
+        refused_clients: 0,
     }
 }

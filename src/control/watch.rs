@@ -7,7 +7,7 @@
 //! must not push other watchers' events out of the backlog. All streams share the objects that they
 //! have still to tell.
 
-use super::{refusal::Refusal, unix_ms};
+use super::{Owner, refusal::Refusal, unix_ms};
 use crate::proto;
 use std::{
     collections::VecDeque,
@@ -81,6 +81,18 @@ impl Event for proto::NetworkEvent {
     }
 }
 
+impl Event for proto::PortEvent {
+    type Object = proto::Port;
+
+    fn change(port_id: String, timestamp: i64, port: Option<proto::Port>) -> Self {
+        Self { port_id, timestamp, port, synced: false }
+    }
+
+    fn synced(timestamp: i64) -> Self {
+        Self { timestamp, synced: true, ..Self::default() }
+    }
+}
+
 /// Watchers that there may be at once.
 #[derive(Debug, Clone)]
 pub(super) struct Streams(Arc<Semaphore>);
@@ -137,15 +149,15 @@ pub(super) fn stream<E: Event>(
     Response::new(Box::pin(present.chain(tokio_stream::iter(mark)).chain(changes)))
 }
 
-/// vNICs whose state has changed and is not told yet, the first one first.
+/// vNICs and ports whose state has changed and is not told yet, the first one first.
 #[derive(Debug, Default)]
 // A queue is in order of time, since all wait equally long.
-pub(super) struct Untold(VecDeque<(Instant, Uuid)>);
+pub(super) struct Untold(VecDeque<(Instant, Owner)>);
 
 impl Untold {
-    /// Tells of a vNIC after a while. It must not be among them.
-    pub(super) fn push(&mut self, now: Instant, nic: Uuid) {
-        self.0.push_back((now + SETTLING, nic));
+    /// Tells of one after a while. It must not be among them.
+    pub(super) fn push(&mut self, now: Instant, owner: Owner) {
+        self.0.push_back((now + SETTLING, owner));
     }
 
     /// When the next is to be told.
@@ -154,8 +166,8 @@ impl Untold {
     }
 
     /// One that is to be told by now.
-    pub(super) fn pop(&mut self, now: Instant) -> Option<Uuid> {
+    pub(super) fn pop(&mut self, now: Instant) -> Option<Owner> {
         let due = self.0.front().is_some_and(|(at, _)| *at <= now);
-        if due { self.0.pop_front().map(|(_, nic)| nic) } else { None }
+        if due { self.0.pop_front().map(|(_, owner)| owner) } else { None }
     }
 }

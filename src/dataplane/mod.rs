@@ -24,7 +24,7 @@ mod reports;
 
 pub use endpoint::{
     PortSpec,
-    arrivals::Arrival,
+    arrivals::{Arrival, MAX_CLIENTS},
     export::{Exported, SavedConnection, SavedLimits},
     listen,
     listener::{Access, longest_socket_path, room_for_listeners},

@@ -4,8 +4,10 @@
 //! the store. Fields that came later have a default, so that older files load.
 
 pub mod l2;
+mod port;
 
 pub use l2::{L2Policy, L2Rules, NetworkKind, PortRole, PortSecurity};
+pub use port::{Port, PortSettings};
 
 use crate::{addr::MacAddr, wire::dns};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -19,7 +21,7 @@ use std::{
 };
 use uuid::Uuid;
 
-/// The name of a network or vNIC.
+/// The name of a network, vNIC or port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);

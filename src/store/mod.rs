@@ -12,7 +12,7 @@ pub use busy::Busy;
 
 use crate::{
     lock::LockError,
-    model::{Network, Nic},
+    model::{Network, Nic, Port},
 };
 use std::{io, path::PathBuf};
 use uuid::Uuid;
@@ -26,6 +26,8 @@ pub struct Contents {
     pub nics: Vec<Nic>,
     /// vNICs whose network is not there, since its file is damaged: they stay stored.
     pub orphans: Vec<Nic>,
+    /// All ports; each one's network is there.
+    pub ports: Vec<Port>,
     /// How many files could not be understood.
     pub damaged: usize,
 }
@@ -46,15 +48,21 @@ pub enum Change {
     PutNetwork(Box<Put<Network>>),
     /// A vNIC is created or changed.
     PutNic(Box<Put<Nic>>),
-    /// A network goes, and its vNICs with it.
+    /// A port is created or changed.
+    PutPort(Box<Put<Port>>),
+    /// A network goes, and its vNICs and ports with it.
     DeleteNetwork {
         /// The network.
         id: Uuid,
-        /// All that are in it.
+        /// All vNICs that are in it.
         nics: Vec<Uuid>,
+        /// All ports that are in it.
+        ports: Vec<Uuid>,
     },
     /// A vNIC goes.
     DeleteNic(Uuid),
+    /// A port goes.
+    DeletePort(Uuid),
 }
 
 /// Changes could not be made durable, or the store not be used at all.
@@ -75,7 +83,7 @@ pub enum StoreError {
     Lock(#[from] LockError),
 }
 
-/// Keeps networks and vNICs.
+/// Keeps networks, vNICs and ports.
 pub trait Store: Send {
     /// What was stored, at the start. What cannot be understood is set aside with a warning, not an
     /// error.

@@ -3,9 +3,10 @@
 //! ```text
 //! DIR/lock                      held while the daemon runs
 //! DIR/networks/UUID.json        {"version": 1, "crc32c": "…", "body": {…}}
-//! DIR/networks/UUID.deleting    a network that is being deleted with its vNICs
+//! DIR/networks/UUID.deleting    a network that is being deleted with its vNICs and ports
 //! DIR/nics/UUID.json
 //! DIR/nics/UUID.gone            a vNIC that is being deleted
+//! DIR/ports/UUID.json, .gone    a port, likewise
 //! DIR/quarantine/               files that could not be understood, as they were
 //! ```
 //! A commit has two steps. First, each new file is written under a temporary name and synced,
@@ -27,7 +28,7 @@ use super::{
 };
 use crate::{
     lock::DirLock,
-    model::{Network, Nic},
+    model::{Network, Nic, Port},
 };
 use serde::de::DeserializeOwned;
 use std::{
@@ -44,6 +45,7 @@ use uuid::Uuid;
 
 const NETWORKS: &str = "networks";
 const NICS: &str = "nics";
+const PORTS: &str = "ports";
 const QUARANTINE: &str = "quarantine";
 /// Threads that write the files of one commit.
 // The file system syncs files that are synced at the same time in one go. More than these gain
@@ -58,6 +60,7 @@ pub struct JsonStore {
     directory: PathBuf,
     networks: Folder,
     nics: Folder,
+    ports: Folder,
     lock: DirLock,
 }
 
@@ -83,6 +86,7 @@ impl JsonStore {
         Self {
             networks: Folder::new(directory.join(NETWORKS)),
             nics: Folder::new(directory.join(NICS)),
+            ports: Folder::new(directory.join(PORTS)),
             directory: directory.into(),
             lock,
         }
@@ -93,9 +97,12 @@ impl JsonStore {
         let (folder, id, extension) = match change {
             Change::PutNetwork(network) => (&self.networks, network.new.id, "tmp"),
             Change::PutNic(nic) => (&self.nics, nic.new.id, "tmp"),
-            // One rename stands for the network and all its vNICs: they go together or not at all.
+            Change::PutPort(port) => (&self.ports, port.new.id, "tmp"),
+            // One rename stands for the network and all that is in it: they go together or not at
+            // all.
             Change::DeleteNetwork { id, .. } => (&self.networks, *id, "deleting"),
             Change::DeleteNic(id) => (&self.nics, *id, "gone"),
+            Change::DeletePort(id) => (&self.ports, *id, "gone"),
         };
         let file = folder.file(id);
         // In the same folder: rename(2) works within one file system only.
@@ -115,7 +122,8 @@ impl JsonStore {
                 step.write(&network.new)
             }
             Change::PutNic(nic) => step.write(&nic.new),
-            Change::DeleteNetwork { .. } | Change::DeleteNic(_) => Ok(()),
+            Change::PutPort(port) => step.write(&port.new),
+            Change::DeleteNetwork { .. } | Change::DeleteNic(_) | Change::DeletePort(_) => Ok(()),
         }
     }
 
@@ -149,7 +157,8 @@ impl JsonStore {
     /// Makes what was renamed durable: each folder is synced once.
     fn sync(&self, steps: &[Step<'_>]) -> Result<(), StoreError> {
         let is_in = |folder| steps.iter().any(|step| std::ptr::eq(step.folder, folder));
-        let mut touched = [&self.networks, &self.nics].into_iter().filter(|folder| is_in(*folder));
+        let folders = [&self.networks, &self.nics, &self.ports];
+        let mut touched = folders.into_iter().filter(|folder| is_in(*folder));
         touched.try_for_each(Folder::sync)
     }
 
@@ -271,20 +280,32 @@ impl JsonStore {
     }
 
     fn finish_deletion(&self, marked: &Path, network: Option<Uuid>) -> Result<(), StoreError> {
-        for file in self.files(&self.nics, "json")? {
-            let is_of = |nic: Nic| Some(nic.network_id) == network;
-            // One that cannot be read is left to `load_all`, which says so.
-            if network.is_some() && read::<Nic>(&file).is_ok_and(is_of) {
-                remove(&file)?;
-            }
+        if let Some(network) = network {
+            self.remove_members(&self.nics, |nic: Nic| nic.network_id == network)?;
+            self.remove_members(&self.ports, |port: Port| port.network_id == network)?;
         }
         self.unmark(marked)
     }
 
-    /// Forgets that a network was deleted. First its vNICs are gone for good: one that came back
-    /// would have no network.
+    fn remove_members<T: DeserializeOwned>(
+        &self,
+        folder: &Folder,
+        is_of: impl Fn(T) -> bool,
+    ) -> Result<(), StoreError> {
+        for file in self.files(folder, "json")? {
+            // One that cannot be read is left to `load_all`, which says so.
+            if read::<T>(&file).is_ok_and(&is_of) {
+                remove(&file)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets that a network was deleted. First what was in it is gone for good: a vNIC that came
+    /// back would have no network.
     fn unmark(&self, marked: &Path) -> Result<(), StoreError> {
         self.nics.sync()?;
+        self.ports.sync()?;
         remove(marked)?;
         self.networks.sync()
     }
@@ -293,7 +314,7 @@ impl JsonStore {
 /// Makes the folders of a store that are missing. A disk that takes none is no error: there is
 /// nothing to serve in them.
 fn make_folders(directory: &Path) {
-    let made = ["", NETWORKS, NICS, QUARANTINE].map(|name| {
+    let made = ["", NETWORKS, NICS, PORTS, QUARANTINE].map(|name| {
         let path = directory.join(name);
         if path.is_dir() {
             return false;
@@ -327,7 +348,19 @@ impl Store for JsonStore {
         nics.retain(|nic| !deleted.contains(&nic.network_id));
         let ids: HashSet<Uuid> = networks.iter().map(|network| network.id).collect();
         let (nics, orphans) = nics.into_iter().partition(|nic| ids.contains(&nic.network_id));
-        Ok(Contents { networks, nics, orphans, damaged: damaged_networks + damaged_nics })
+        let (mut ports, damaged_ports) = self.load_all(&self.ports, |port: &Port| port.id)?;
+        ports.retain(|port| {
+            let is_served = ids.contains(&port.network_id);
+            if !is_served && !deleted.contains(&port.network_id) {
+                tracing::error!(
+                    port = %port.name, id = %port.id, network = %port.network_id,
+                    "port not served: its network is not there"
+                );
+            }
+            is_served
+        });
+        let damaged = damaged_networks + damaged_nics + damaged_ports;
+        Ok(Contents { networks, nics, orphans, ports, damaged })
     }
 
     fn commit(&mut self, changes: &[&Change]) -> Result<(), StoreError> {
@@ -348,12 +381,14 @@ impl Store for JsonStore {
         }
         for Step { change, beside, .. } in &steps {
             let removed = match change {
-                Change::DeleteNetwork { nics, .. } => {
-                    let removed = nics.iter().try_for_each(|nic| remove(&self.nics.file(*nic)));
+                Change::DeleteNetwork { nics, ports, .. } => {
+                    let nics = nics.iter().map(|nic| self.nics.file(*nic));
+                    let ports = ports.iter().map(|port| self.ports.file(*port));
+                    let removed = nics.chain(ports).try_for_each(|file| remove(&file));
                     removed.and_then(|()| self.unmark(beside))
                 }
-                Change::DeleteNic(_) => remove(beside),
-                Change::PutNetwork(_) | Change::PutNic(_) => Ok(()),
+                Change::DeleteNic(_) | Change::DeletePort(_) => remove(beside),
+                Change::PutNetwork(_) | Change::PutNic(_) | Change::PutPort(_) => Ok(()),
             };
             // No refusal: the deletion is in force.
             if let Err(error) = removed {
@@ -375,7 +410,11 @@ impl Store for JsonStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{lock::LockError, model::GuestSettings, store::Put};
+    use crate::{
+        lock::LockError,
+        model::{GuestSettings, Labels, PortSettings},
+        store::Put,
+    };
     use proptest::prelude::*;
 
     fn network() -> Network {
@@ -411,7 +450,8 @@ mod tests {
         }
 
         fn delete_network(&mut self, id: Uuid, nics: &[Uuid]) {
-            self.commit(&[&Change::DeleteNetwork { id, nics: nics.into() }]).unwrap();
+            let gone = Change::DeleteNetwork { id, nics: nics.into(), ports: vec![] };
+            self.commit(&[&gone]).unwrap();
         }
     }
 
@@ -470,6 +510,45 @@ mod tests {
             }
         );
         store.delete_network(network.id, &[nic.id]);
+        assert_eq!(store.load().unwrap(), Contents::default());
+    }
+
+    #[test]
+    fn ports_are_kept_and_go_with_their_network() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = JsonStore::open(directory.path()).unwrap();
+        let (network, other) = (network(), network());
+        let port = |network: &Network| Port {
+            id: Uuid::new_v4(),
+            name: "lan".parse().unwrap(),
+            network_id: network.id,
+            locator: "stream-listen://127.0.0.1:9999".parse().unwrap(),
+            settings: PortSettings::default(),
+            labels: Labels::new(),
+            description: String::new(),
+            asked: Uuid::new_v4(),
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+            updated_at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let (goes, stays, left) = (port(&network), port(&other), port(&network));
+        store.put_network(&network);
+        store.put_network(&other);
+        for port in [&goes, &stays, &left] {
+            let put = Put { old: None, new: port.clone() };
+            store.commit(&[&Change::PutPort(put.into())]).unwrap();
+        }
+        store.commit(&[&Change::DeletePort(goes.id)]).unwrap();
+        let mut expected = vec![stays.clone(), left.clone()];
+        expected.sort_by_key(|port| port.id);
+        assert_eq!(store.load().unwrap().ports, expected);
+        let gone = Change::DeleteNetwork { id: network.id, nics: vec![], ports: vec![left.id] };
+        store.commit(&[&gone]).unwrap();
+        let contents =
+            Contents { networks: vec![other], ports: vec![stays], ..Contents::default() };
+        assert_eq!(store.load().unwrap(), contents);
+        // One that was cut short.
+        let path = store.networks.file(contents.networks[0].id);
+        fs::rename(&path, path.with_extension("deleting")).unwrap();
         assert_eq!(store.load().unwrap(), Contents::default());
     }
 
@@ -561,7 +640,7 @@ mod tests {
             Change::PutNetwork(Put { old: None, new }.into()),
             put(Some(&changed), named(&changed)),
             Change::DeleteNic(deleted.id),
-            Change::DeleteNetwork { id: other.id, nics: vec![] },
+            Change::DeleteNetwork { id: other.id, nics: vec![], ports: vec![] },
             put(None, obstacle.clone()),
         ];
         let error = store.commit(&changes.each_ref()).unwrap_err();

@@ -59,7 +59,7 @@ pub(super) struct Step<'a> {
 
 impl Step<'_> {
     pub(super) fn is_put(&self) -> bool {
-        matches!(self.change, Change::PutNetwork(_) | Change::PutNic(_))
+        matches!(self.change, Change::PutNetwork(_) | Change::PutNic(_) | Change::PutPort(_))
     }
 
     pub(super) fn write<T: Serialize>(&self, body: &T) -> Result<(), StoreError> {
@@ -84,7 +84,8 @@ impl Step<'_> {
         match self.change {
             Change::PutNetwork(network) => self.put_back(network.old.as_ref()),
             Change::PutNic(nic) => self.put_back(nic.old.as_ref()),
-            Change::DeleteNetwork { .. } | Change::DeleteNic(_) => {
+            Change::PutPort(port) => self.put_back(port.old.as_ref()),
+            Change::DeleteNetwork { .. } | Change::DeleteNic(_) | Change::DeletePort(_) => {
                 fs::rename(&self.beside, &self.file).map_err(failed("rename to", &self.file))
             }
         }

@@ -3,6 +3,7 @@
 mod access;
 mod changes;
 mod objects;
+mod ports;
 mod strangers;
 mod switched;
 mod watches;

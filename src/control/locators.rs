@@ -1,0 +1,135 @@
+//! What a locator comes to here: who may ask for it, and what the data plane makes of it.
+
+use super::refusal::Refusal;
+use crate::account::Group;
+use crate::{
+    dataplane::{Access, MAX_CLIENTS, PortSpec, listen, tap},
+    locator::{self, Locator, Reach},
+};
+use ipnet::IpNet;
+use std::{
+    io,
+    net::IpAddr,
+    path::{Component, Path, PathBuf},
+};
+
+/// What of the host ports may reach: callers of the API get what the flags allow, and no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reachable {
+    /// Whatever the user may: the caller is the user.
+    Everything,
+    /// As the flags say.
+    Flags {
+        /// Folders that sockets may be in.
+        directories: Vec<PathBuf>,
+        /// Networks of addresses that may be listened at.
+        listen: Vec<IpNet>,
+    },
+}
+
+impl Reachable {
+    /// Refuses what may not be asked for here.
+    pub(super) fn check(&self, locator: &Locator) -> Result<(), Refusal> {
+        let Self::Flags { directories, listen } = self else { return Ok(()) };
+        match locator.reach() {
+            Reach::Process => Err(Refusal::Forbidden(format!(
+                "{}:// is for commands, which have a process of their own: use mvirt plug",
+                locator.kind().name
+            ))),
+            Reach::Paths(paths) => {
+                let outside = paths.into_iter().find(|path| !is_within(path, directories));
+                outside.map_or(Ok(()), |path| {
+                    Err(Refusal::Forbidden(format!(
+                        "{} is in none of the folders of --port-dir, which are {}",
+                        path.display(),
+                        shown(directories.iter().map(|directory| directory.display()))
+                    )))
+                })
+            }
+            Reach::Listens(address) => self.check_address(address, listen),
+            Reach::Nothing | Reach::Connects(_) | Reach::Interface(_) | Reach::Network => Ok(()),
+        }
+    }
+
+    fn check_address(&self, address: IpAddr, listen: &[IpNet]) -> Result<(), Refusal> {
+        if address.is_loopback() || listen.iter().any(|net| net.contains(&address)) {
+            return Ok(());
+        }
+        Err(Refusal::Forbidden(format!(
+            "{address} is no loopback address and in none of the networks of --port-listen, \
+             which are {}",
+            shown(listen)
+        )))
+    }
+}
+
+/// Whether a path is within one of some folders, as it is written: `..` may lead anywhere.
+fn is_within(path: &Path, directories: &[PathBuf]) -> bool {
+    let plain = path.components().all(|part| part != Component::ParentDir);
+    plain && directories.iter().any(|directory| path.starts_with(directory))
+}
+
+fn shown<T: ToString>(values: impl IntoIterator<Item = T>) -> String {
+    let values: Vec<_> = values.into_iter().map(|value| value.to_string()).collect();
+    if values.is_empty() { "none".into() } else { values.join(", ") }
+}
+
+/// Whether others connect to it, each of whom is a member of the network.
+pub(super) fn listens(locator: &Locator) -> bool {
+    matches!(
+        locator,
+        Locator::StreamListen(_)
+            | Locator::SeqpacketListen(_)
+            | Locator::Switch(_)
+            | Locator::Hub(_)
+    )
+}
+
+/// Returns what the data plane makes of a locator.
+pub(super) fn spec(locator: &Locator) -> io::Result<PortSpec> {
+    match locator {
+        Locator::SeqpacketListen(at) => Ok(PortSpec::Listen(listen::Spec {
+            address: listen::Address::Unix(at.path.clone()),
+            framing: listen::Framing::Packets,
+            access: access(&at.access)?,
+            max_clients: at.max.map_or(MAX_CLIENTS, u32::from),
+        })),
+        Locator::Tap(tap) => Ok(PortSpec::Tap(tap::Spec { interface: tap.interface.clone() })),
+        _ => {
+            let kind = locator.kind().name;
+            let why = format!("this daemon has no ports of the kind {kind}");
+            Err(io::Error::new(io::ErrorKind::Unsupported, why))
+        }
+    }
+}
+
+/// Returns who may open a socket; names are looked up now.
+fn access(access: &locator::Access) -> io::Result<Access> {
+    let group = match &access.group {
+        None => None,
+        Some(group) => match group.parse::<Group>() {
+            Ok(Group(number)) => Some(number),
+            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidInput, error)),
+        },
+    };
+    Ok(Access { owner: None, group, mode: access.mode })
+}
+
+/// Returns why a port could not be made.
+pub(super) fn refused(locator: &Locator, error: io::Error) -> Refusal {
+    match error.kind() {
+        io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported => {
+            Refusal::invalid("locator", locator, error)
+        }
+        io::ErrorKind::PermissionDenied => Refusal::Forbidden(format!("{locator}: {error}{}", {
+            match locator.kind().needs {
+                "" => String::new(),
+                needs => format!(": it needs {needs}"),
+            }
+        })),
+        io::ErrorKind::AddrInUse | io::ErrorKind::ResourceBusy => {
+            Refusal::InUse(format!("{locator}: {error}"))
+        }
+        _ => Refusal::Unready(format!("{locator}: {error}")),
+    }
+}

@@ -1,0 +1,565 @@
+//! Ports: created, found, changed and deleted, and what becomes of those who connect to them.
+//!
+//! A port that listens is one object and, of the data plane, a port more for each connection: these
+//! are members of the network, the listener is not.
+
+use super::{
+    Control, Limits, Owner,
+    change::Decided,
+    compile,
+    fields::{self, optional, parse, uuid},
+    locators,
+    mask::Mask,
+    pages::Page,
+    refusal::Refusal,
+    requests::fingerprint,
+    unix_ms, view, watch,
+};
+use crate::{
+    dataplane::{Arrival, Attached, Exported, NewPort, Placement, PortSpec, PortState},
+    log_limit::{LogLimit, Said},
+    model::{Labels, Name, NetworkKind, Port, PortRole, PortSettings},
+    proto,
+    store::{Change, Put},
+};
+use jiff::Timestamp;
+use std::{collections::BTreeMap, io, sync::Arc, time::Instant};
+use uuid::Uuid;
+
+/// MACs that may be learned behind a port: as many as a network's table may have.
+const MAX_MACS: u32 = 1_000_000;
+
+/// A port, as it is served.
+#[derive(Debug)]
+pub(super) struct PortEntry {
+    pub(super) model: Port,
+    pub(super) place: Placement,
+    pub(super) state: proto::PortState,
+    /// The state that watchers know.
+    told: proto::PortState,
+    /// Among [`Control::untold`].
+    is_untold: bool,
+    /// Why it is in its state; empty where that is as it should be.
+    error: Arc<str>,
+    /// What watchers are told of it. They share it until it changes.
+    view: Option<Arc<proto::Port>>,
+    log: LogLimit,
+    /// Absent while it is being made, and where it cannot be.
+    pub(super) attached: Option<Attached>,
+    /// Who is connected, by the slot of the port that each is.
+    pub(super) clients: BTreeMap<u32, Client>,
+}
+
+/// A connection of a port that listens.
+#[derive(Debug)]
+pub(super) struct Client {
+    place: Placement,
+    pub(super) remote: String,
+    pub(super) since: Timestamp,
+    pub(super) attached: Attached,
+}
+
+/// A port to be made.
+struct NewRequest {
+    id: Option<Uuid>,
+    name: Option<Name>,
+    locator: crate::locator::Locator,
+    settings: PortSettings,
+    labels: Labels,
+    description: String,
+    asked: Uuid,
+}
+
+fn role(value: i32) -> Result<Option<PortRole>, Refusal> {
+    match proto::PortRole::try_from(value) {
+        Ok(proto::PortRole::Unspecified) => Ok(None),
+        Ok(proto::PortRole::Access) => Ok(Some(PortRole::Access)),
+        Ok(proto::PortRole::Uplink) => Ok(Some(PortRole::Uplink)),
+        Ok(proto::PortRole::Peer) => Ok(Some(PortRole::Peer)),
+        Err(_) => {
+            let expected = "expected PORT_ROLE_ACCESS, PORT_ROLE_UPLINK or PORT_ROLE_PEER";
+            Err(Refusal::invalid("role", value, expected))
+        }
+    }
+}
+
+/// Returns nothing for zero: proto3 does not tell it from an absent field.
+fn mac_limit(macs: u32) -> Result<Option<u32>, Refusal> {
+    match macs {
+        0 => Ok(None),
+        1..=MAX_MACS => Ok(Some(macs)),
+        _ => Err(Refusal::invalid("mac_limit", macs, format!("expected 1-{MAX_MACS}"))),
+    }
+}
+
+impl NewRequest {
+    fn new(request: &proto::CreatePortRequest, network: Uuid) -> Result<Self, Refusal> {
+        if request.locator.is_empty() {
+            let expected = "required, like stream-listen://127.0.0.1:9999";
+            return Err(Refusal::invalid("locator", "", expected));
+        }
+        let new = Self {
+            id: optional("id", &request.id, uuid)?,
+            name: optional("name", &request.name, parse)?,
+            locator: parse("locator", &request.locator)?,
+            settings: PortSettings {
+                role: role(request.role)?,
+                mac_limit: mac_limit(request.mac_limit)?,
+                protected: request.protected,
+                limit_from: fields::rate_limit("limit_from", request.limit_from)?,
+                limit_to: fields::rate_limit("limit_to", request.limit_to)?,
+            },
+            labels: fields::labels(&request.labels)?,
+            description: fields::description(&request.description)?,
+            asked: Uuid::nil(),
+        };
+        // As of vNICs: from parsed values, without the id, by which it is found.
+        let asked = fingerprint(&proto::CreatePortRequest {
+            network_id: network.to_string(),
+            locator: new.locator.to_string(),
+            limit_from: view::rate_limit(new.settings.limit_from),
+            limit_to: view::rate_limit(new.settings.limit_to),
+            id: String::new(),
+            validate_only: false,
+            ..request.clone()
+        });
+        Ok(Self { asked, ..new })
+    }
+}
+
+/// Returns `old` as the request would leave it; its time of change apart.
+fn changed(old: &Port, request: &proto::UpdatePortRequest) -> Result<Port, Refusal> {
+    let mask = Mask::new(
+        request.update_mask.as_ref(),
+        &[],
+        &[
+            ("name", !request.name.is_empty()),
+            ("role", request.role != 0),
+            ("mac_limit", request.mac_limit != 0),
+            ("limit_from", request.limit_from.is_some()),
+            ("limit_to", request.limit_to.is_some()),
+            ("protected", request.protected),
+            ("labels", !request.labels.is_empty()),
+            ("description", !request.description.is_empty()),
+        ],
+    )?;
+    let mut new = old.clone();
+    let settings = &mut new.settings;
+    if mask.names("role") {
+        settings.role = role(request.role)?;
+    }
+    if mask.names("mac_limit") {
+        settings.mac_limit = mac_limit(request.mac_limit)?;
+    }
+    if mask.names("limit_from") {
+        settings.limit_from = fields::rate_limit("limit_from", request.limit_from)?;
+    }
+    if mask.names("limit_to") {
+        settings.limit_to = fields::rate_limit("limit_to", request.limit_to)?;
+    }
+    if mask.names("protected") {
+        settings.protected = request.protected;
+    }
+    if mask.names("name") {
+        new.name = parse("name", &request.name)?;
+    }
+    if mask.names("labels") {
+        new.labels = fields::labels(&request.labels)?;
+    }
+    if mask.names("description") {
+        new.description = fields::description(&request.description)?;
+    }
+    Ok(new)
+}
+
+impl Control {
+    /// Creates a port, or finds that this very request was carried out before.
+    pub fn create_port(
+        &self,
+        request: &proto::CreatePortRequest,
+    ) -> Result<Decided<proto::Port>, Refusal> {
+        if request.network_id.is_empty() {
+            return Err(Refusal::invalid("network_id", "", "required: a network's id or name"));
+        }
+        let network_id = self.find_network(&request.network_id)?;
+        let new = NewRequest::new(request, network_id)?;
+        if let Some(existing) = new.id.and_then(|id| self.ports.get(&id)) {
+            return if existing.model.asked == new.asked {
+                Ok(Decided::unchanged(self.port_view(existing)))
+            } else {
+                let owner = format!("port {}, made by another request", existing.model.name);
+                Err(Refusal::taken("id", existing.model.id, owner))
+            };
+        }
+        if self.networks[&network_id].model.kind == NetworkKind::Routed {
+            let expected = "ports belong to switched networks";
+            return Err(Refusal::invalid("network_id", &request.network_id, expected));
+        }
+        new.name.as_ref().map_or(Ok(()), |name| self.check_member_name(name))?;
+        self.reachable.check(&new.locator)?;
+        // What this daemon cannot make is not stored.
+        locators::spec(&new.locator).map_err(|error| locators::refused(&new.locator, error))?;
+        Limits::check("ports", self.ports.len(), self.limits.ports, "max-ports")?;
+        let now = Timestamp::now();
+        let port = Port {
+            id: new.id.unwrap_or_else(Uuid::new_v4),
+            name: new.name.unwrap_or_else(|| self.choose_name("port")),
+            network_id,
+            locator: new.locator,
+            settings: new.settings,
+            labels: new.labels,
+            description: new.description,
+            asked: new.asked,
+            created_at: now,
+            updated_at: now,
+        };
+        if request.validate_only {
+            return Ok(Decided::unchanged(view::port(&self.networks[&network_id].model, &port)));
+        }
+        Ok(Self::put_port(None, port))
+    }
+
+    fn put_port(old: Option<Port>, new: Port) -> Decided<proto::Port> {
+        let id = new.id;
+        let change = Change::PutPort(Put { old, new }.into());
+        Decided::new(change, move |control| control.port_view(&control.ports[&id]))
+    }
+
+    /// Takes a stored port into the state.
+    pub(super) fn adopt_port(&mut self, model: Port) {
+        let network = self
+            .networks
+            .get_mut(&model.network_id)
+            .expect("the store and the API check the network");
+        let place = self.dataplane.place(network.key);
+        network.ports.insert(model.id);
+        if !locators::listens(&model.locator) {
+            let member = compile::bridge(&network.model, &model, place);
+            network.bridges.insert(place.port.slot, member);
+        }
+        self.port_names.insert(model.name.clone(), model.id);
+        self.by_port.insert(place.port, Owner::Port(model.id));
+        let entry = PortEntry {
+            model,
+            place,
+            state: proto::PortState::Down,
+            told: proto::PortState::Down,
+            is_untold: false,
+            error: "".into(),
+            view: None,
+            log: LogLimit::default(),
+            attached: None,
+            clients: BTreeMap::new(),
+        };
+        self.ports.insert(entry.model.id, entry);
+    }
+
+    /// Opens a port that is stored. One that cannot be is refused, and deleted.
+    pub(super) fn begin_port(&mut self, port: &Port) -> Result<(), Refusal> {
+        let (id, network) = (port.id, port.network_id);
+        self.unpublished.insert(network);
+        if let Err(error) = self.open_port(id, None) {
+            tracing::warn!(%id, %error, "a port cannot be made: refused");
+            self.forget_port(id);
+            self.tell_network(network);
+            self.commit(&[&Change::DeletePort(id)])?;
+            return Err(locators::refused(&port.locator, error));
+        }
+        tracing::info!(port = port.name.as_str(), %id, locator = %port.locator, "port created");
+        self.tell_port(id);
+        self.tell_network(network);
+        Ok(())
+    }
+
+    /// Opens what a port is made of, or goes on with what another process of the daemon `exported`.
+    pub(super) fn open_port(&mut self, id: Uuid, exported: Option<Exported>) -> io::Result<()> {
+        let entry = self.ports.get_mut(&id).expect("only ports of the state are opened");
+        let network = &self.networks[&entry.model.network_id];
+        let new = NewPort {
+            place: entry.place,
+            network: network.key,
+            name: entry.model.name.to_string(),
+            spec: locators::spec(&entry.model.locator)?,
+        };
+        entry.attached = Some(self.dataplane.attach(new, exported)?);
+        (entry.error, entry.view) = ("".into(), None);
+        Ok(())
+    }
+
+    /// Opens a port; where that fails, the port says so, and it is tried again.
+    pub(super) fn open_port_or_say(&mut self, id: Uuid) {
+        let Err(error) = self.open_port(id, None) else { return };
+        let Some(entry) = self.ports.get_mut(&id) else { return };
+        tracing::error!(port = %entry.model.name, %id, %error, "port not served");
+        (entry.state, entry.error) = (proto::PortState::Error, error.to_string().into());
+        entry.view = None;
+    }
+
+    /// Takes a port and who is connected to it out of the state; its network is still to be
+    /// published.
+    pub(super) fn forget_port(&mut self, id: Uuid) {
+        let Some(entry) = self.ports.remove(&id) else { return };
+        self.port_names.remove(&entry.model.name);
+        self.by_port.remove(&entry.place.port);
+        let clients = entry.clients.into_values();
+        let clients: Vec<_> = clients.map(|client| (client.place, client.attached)).collect();
+        if let Some(network) = self.networks.get_mut(&entry.model.network_id) {
+            network.ports.remove(&id);
+            let places = clients.iter().map(|(place, _)| *place).chain([entry.place]);
+            for place in places {
+                network.bridges.remove(&place.port.slot);
+                self.by_port.remove(&place.port);
+                self.dataplane.release(network.key, place);
+            }
+        }
+        let attached = clients.into_iter().map(|(_, attached)| attached).chain(entry.attached);
+        self.closing.extend(attached.map(Attached::stop));
+    }
+
+    /// Returns the id of a port named by id or name.
+    pub(super) fn find_port(&self, key: &str) -> Result<Uuid, Refusal> {
+        let id = Uuid::try_parse(key).ok().or_else(|| self.port_names.get(key).copied());
+        id.filter(|id| self.ports.contains_key(id)).ok_or_else(|| Refusal::not_found("port", key))
+    }
+
+    /// Returns one port.
+    pub fn get_port(&self, key: &str) -> Result<proto::Port, Refusal> {
+        self.find_port(key).map(|id| self.port_view(&self.ports[&id]))
+    }
+
+    /// Returns ports, or those of one network, by name.
+    pub fn list_ports(
+        &self,
+        request: &proto::ListPortsRequest,
+    ) -> Result<proto::ListPortsResponse, Refusal> {
+        let only = self.find_only(&request.network_id)?;
+        let page = Page::new(request.page_size, &request.page_token, &request.name_prefix)?;
+        let view = |id| {
+            let entry = self.ports.get(&id)?;
+            let is_wanted = only.is_none_or(|only| only == entry.model.network_id);
+            is_wanted.then(|| self.port_view(entry))
+        };
+        let (ports, next_page_token) = page.of(&self.port_names, view);
+        Ok(proto::ListPortsResponse { ports, next_page_token })
+    }
+
+    /// Changes what the request names.
+    pub fn update_port(
+        &self,
+        request: &proto::UpdatePortRequest,
+    ) -> Result<Decided<proto::Port>, Refusal> {
+        let id = self.find_port(&request.id)?;
+        let entry = &self.ports[&id];
+        let old = entry.model.clone();
+        Refusal::unless_etag("port", &old.name, &request.etag, view::etag(old.updated_at))?;
+        let mut new = changed(&old, request)?;
+        if new == old {
+            return Ok(Decided::unchanged(self.port_view(entry)));
+        }
+        if new.name != old.name {
+            self.check_member_name(&new.name)?;
+        }
+        new.updated_at = view::later(old.updated_at);
+        if request.validate_only {
+            return Ok(Decided::unchanged(self.changed_port_view(entry, &new)));
+        }
+        Ok(Self::put_port(Some(old), new))
+    }
+
+    /// Puts a changed port in the place of what it was.
+    pub(super) fn change_port(&mut self, old: &Port, new: Port) {
+        let (id, network_id) = (new.id, new.network_id);
+        self.port_names.remove(&old.name);
+        self.port_names.insert(new.name.clone(), id);
+        if let Some(entry) = self.ports.get_mut(&id) {
+            entry.model = new;
+        }
+        self.follow_port(id);
+        self.unpublished.insert(network_id);
+        self.tell_port(id);
+    }
+
+    /// Compiles a port and who is connected to it anew.
+    pub(super) fn follow_port(&mut self, id: Uuid) {
+        let Some(entry) = self.ports.get_mut(&id) else { return };
+        entry.view = None;
+        let Some(network) = self.networks.get_mut(&entry.model.network_id) else { return };
+        let places = entry.clients.values().map(|client| client.place).chain([entry.place]);
+        for place in places {
+            if let Some(member) = network.bridges.get_mut(&place.port.slot) {
+                *member = compile::bridge(&network.model, &entry.model, place);
+            }
+        }
+    }
+
+    /// Deletes a port.
+    pub fn delete_port(
+        &self,
+        request: &proto::DeletePortRequest,
+    ) -> Result<Decided<proto::DeletePortResponse>, Refusal> {
+        let id = self.find_port(&request.id)?;
+        let port = &self.ports[&id].model;
+        Refusal::unless_etag("port", &port.name, &request.etag, view::etag(port.updated_at))?;
+        let response = proto::DeletePortResponse { deleted: true };
+        if request.validate_only {
+            return Ok(Decided::unchanged(response));
+        }
+        Ok(Decided::new(Change::DeletePort(id), move |_| response))
+    }
+
+    /// Puts the deletion of a port in force.
+    pub(super) fn apply_port_deletion(&mut self, id: Uuid) {
+        let Some(entry) = self.ports.get(&id) else { return };
+        let (name, network_id) = (entry.model.name.clone(), entry.model.network_id);
+        self.forget_port(id);
+        self.unpublished.insert(network_id);
+        tracing::info!(port = name.as_str(), %id, "port deleted");
+        self.tell_port_gone(id, network_id);
+        self.tell_network(network_id);
+    }
+
+    /// Takes over what a port's endpoint reports.
+    pub(super) fn port_reported(&mut self, id: Uuid, state: PortState, why: Arc<str>) {
+        let Some(entry) = self.ports.get_mut(&id) else { return };
+        entry.state = match state {
+            PortState::Idle => proto::PortState::Down,
+            PortState::Active => proto::PortState::Up,
+            PortState::Listening => proto::PortState::Listening,
+            PortState::Failed => proto::PortState::Error,
+            // Said of a client alone.
+            PortState::Left => return,
+        };
+        (entry.error, entry.view) = (why, None);
+        if entry.state != entry.told && !std::mem::replace(&mut entry.is_untold, true) {
+            self.untold.push(Instant::now(), Owner::Port(id));
+        }
+    }
+
+    /// Makes somebody who has connected to a port a member of its network.
+    pub(super) fn admit(&mut self, id: Uuid, arrival: Arrival) {
+        let Some(entry) = self.ports.get_mut(&id) else { return };
+        let Some(network) = self.networks.get_mut(&entry.model.network_id) else { return };
+        let place = self.dataplane.place(network.key);
+        let remote = arrival.remote().to_owned();
+        let since = Timestamp::try_from(arrival.since()).unwrap_or_else(|_| Timestamp::now());
+        let new = NewPort {
+            place,
+            network: network.key,
+            name: entry.model.name.to_string(),
+            spec: PortSpec::Member(arrival),
+        };
+        let attached = match self.dataplane.attach(new, None) {
+            Ok(attached) => attached,
+            Err(error) => {
+                if let Some(Said { unsaid }) = entry.log.line(Instant::now()) {
+                    let port = entry.model.name.as_str();
+                    tracing::warn!(port, %remote, %error, unsaid, "a connection is refused");
+                }
+                return self.dataplane.release(network.key, place);
+            }
+        };
+        let member = compile::bridge(&network.model, &entry.model, place);
+        network.bridges.insert(place.port.slot, member);
+        self.by_port.insert(place.port, Owner::Client { port: id, slot: place.port.slot });
+        entry.clients.insert(place.port.slot, Client { place, remote, since, attached });
+        entry.view = None;
+        self.unpublished.insert(entry.model.network_id);
+        self.tell_port(id);
+    }
+
+    /// Lets go of somebody whose connection has ended.
+    pub(super) fn client_left(&mut self, id: Uuid, slot: u32) {
+        let Some(entry) = self.ports.get_mut(&id) else { return };
+        let Some(client) = entry.clients.remove(&slot) else { return };
+        let network_id = entry.model.network_id;
+        if let Some(network) = self.networks.get_mut(&network_id) {
+            network.bridges.remove(&slot);
+            self.dataplane.release(network.key, client.place);
+        }
+        self.by_port.remove(&client.place.port);
+        // Its task has ended, or soon does; nobody waits for it.
+        drop(client.attached.stop());
+        self.unpublished.insert(network_id);
+        self.tell_port(id);
+    }
+
+    /// Tells watchers of the state of a port, if it has lasted.
+    pub(super) fn tell_port_state(&mut self, id: Uuid, now: Instant) {
+        let Some(entry) = self.ports.get_mut(&id) else { return };
+        entry.is_untold = false;
+        if entry.state == entry.told {
+            return;
+        }
+        if let Some(Said { unsaid }) = entry.log.line(now) {
+            let (port, state, why) = (entry.model.name.as_str(), entry.state.word(), &entry.error);
+            tracing::info!(port, state, why = &**why, unsaid, "port changed");
+        }
+        self.tell_port(id);
+    }
+
+    pub(super) fn tell_port(&mut self, id: Uuid) {
+        let Some(entry) = self.ports.get_mut(&id) else { return };
+        (entry.view, entry.told) = (None, entry.state);
+        let network = entry.model.network_id;
+        let object = self.shared_port_view(id);
+        // Without watchers there is nobody to tell.
+        self.port_events.send(watch::Change { id, network, at: unix_ms(), object }).ok();
+    }
+
+    pub(super) fn tell_port_gone(&self, id: Uuid, network: Uuid) {
+        let gone = watch::Change { id, network, at: unix_ms(), object: None };
+        self.port_events.send(gone).ok();
+    }
+
+    fn port_view(&self, entry: &PortEntry) -> proto::Port {
+        self.changed_port_view(entry, &entry.model)
+    }
+
+    /// Returns a port as it would be if `model` took the place of its own.
+    fn changed_port_view(&self, entry: &PortEntry, model: &Port) -> proto::Port {
+        let attachments = entry.clients.values().map(|client| proto::Attachment {
+            remote: client.remote.clone(),
+            since: client.since.to_string(),
+        });
+        proto::Port {
+            state: entry.state.into(),
+            error: entry.error.to_string(),
+            attachments: attachments.collect(),
+            refused_clients: entry.attached.as_ref().map_or(0, Attached::refused_clients),
+            ..view::port(&self.networks[&model.network_id].model, model)
+        }
+    }
+
+    fn shared_port_view(&mut self, id: Uuid) -> Option<Arc<proto::Port>> {
+        let entry = self.ports.get(&id)?;
+        let view = entry.view.clone().unwrap_or_else(|| Arc::new(self.port_view(entry)));
+        self.ports.get_mut(&id)?.view = Some(Arc::clone(&view));
+        Some(view)
+    }
+
+    /// Returns the ports now, of one network if it is given, and every change from now on.
+    pub(super) fn watch_ports(
+        &mut self,
+        request: &proto::WatchPortsRequest,
+    ) -> Result<watch::Watch<proto::Port>, Refusal> {
+        let only = self.find_only(&request.network_id)?;
+        let ids: Vec<_> = self.port_names.values().copied().collect();
+        let present = ids.into_iter().filter_map(|id| {
+            let network = self.ports.get(&id)?.model.network_id;
+            if only.is_some_and(|only| only != network) {
+                return None;
+            }
+            let object = Some(self.shared_port_view(id)?);
+            Some(watch::Change { id, network, at: unix_ms(), object })
+        });
+        let present = present.collect();
+        Ok(watch::Watch { present, changes: self.port_events.subscribe(), network: only })
+    }
+
+    /// Returns what a port has carried, and who is connected to it; what is gone is not counted.
+    pub(super) fn port_stats(&self, id: Uuid) -> proto::NicStats {
+        let entry = &self.ports[&id];
+        let clients = entry.clients.values().map(|client| &client.attached);
+        super::nics::stats(id, entry.attached.iter().chain(clients).map(Attached::counters))
+    }
+}

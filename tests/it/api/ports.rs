@@ -1,0 +1,155 @@
+//! Ports in the API: made, refused, shown, and kept; who connects to one is a member of its network.
+
+use crate::{
+    daemon::{Daemon, wait_until},
+    guest::Guest,
+};
+use mvirt_net::proto::{
+    CreateNetworkRequest, CreatePortRequest, DeleteNetworkRequest, DeletePortRequest,
+    GetPortRequest, ListPortsRequest, NetworkKind, Port, PortRole, PortState, UpdatePortRequest,
+    get_port_request::Identifier,
+};
+use prost_types::FieldMask;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType, connect, recv, send, socket,
+};
+use std::{os::fd::OwnedFd, path::Path};
+use tonic::Code;
+
+/// A segment without addresses.
+fn segment(request: &mut CreateNetworkRequest) {
+    request.kind = NetworkKind::Switched.into();
+    request.ipv4_subnet.clear();
+    request.ipv6_prefix.clear();
+}
+
+fn create(
+    daemon: &mut Daemon,
+    change: impl FnOnce(&mut CreatePortRequest),
+) -> Result<Port, tonic::Status> {
+    let locator = format!("seqpacket-listen://{}", daemon.path("s/lan").display());
+    let mut request = CreatePortRequest {
+        network_id: "lab".into(),
+        name: "lan".into(),
+        locator,
+        ..Default::default()
+    };
+    change(&mut request);
+    daemon.call(async |client| client.create_port(request).await)
+}
+
+fn get(daemon: &mut Daemon, name: &str) -> Port {
+    let request = GetPortRequest { identifier: Some(Identifier::Name(name.into())) };
+    daemon.call(async |client| client.get_port(request).await).unwrap()
+}
+
+fn dial(path: &Path) -> OwnedFd {
+    let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    socket
+}
+
+#[test]
+fn who_connects_to_a_port_is_a_member_of_its_network() {
+    let mut daemon = Daemon::start();
+    daemon.network_with("lab", segment);
+    let port = create(&mut daemon, |_| {}).unwrap();
+    assert_eq!((port.role(), port.mac_limit), (PortRole::Access, 32));
+    wait_until("it listens", || get(&mut daemon, "lan").state() == PortState::Listening);
+    let mut guest = Guest::connect(&daemon.nic("lab", "vm1"));
+    let path = daemon.path("s/lan");
+    let clients = [dial(&path), dial(&path)];
+    wait_until("both are members", || get(&mut daemon, "lan").attachments.len() == 2);
+    let mac = [0x02, 0, 0, 0, 0, 0x99];
+    let sent = [&[0xff; 6][..], &mac, &[0x88, 0xb5], b"to all"].concat();
+    send(&clients[0], &sent, SendFlags::empty()).unwrap();
+    assert_eq!(guest.expect("the frame", |frame| frame[12..14] == [0x88, 0xb5]), sent);
+    let mut buffer = [0; 100];
+    let (_, len) = recv(&clients[1], &mut buffer, RecvFlags::empty()).unwrap();
+    assert_eq!(buffer[..len], sent, "the other client gets it, too");
+    // It is learned where it came from.
+    let answer = [&mac[..], &guest.mac, &[0x88, 0xb5], b"to one"].concat();
+    guest.send(&answer);
+    let (_, len) = recv(&clients[0], &mut buffer, RecvFlags::empty()).unwrap();
+    assert_eq!(buffer[..len], answer);
+    let nothing = recv(&clients[1], &mut buffer, RecvFlags::DONTWAIT);
+    assert_eq!(nothing.unwrap_err(), rustix::io::Errno::AGAIN);
+    let stats = daemon.stats("lan");
+    assert_eq!((stats.ingress_frames, stats.egress_frames), (1, 2));
+    drop(clients);
+    wait_until("both have left", || get(&mut daemon, "lan").attachments.is_empty());
+    let request = DeletePortRequest { id: "lan".into(), ..Default::default() };
+    daemon.call(async |client| client.delete_port(request).await).unwrap();
+    wait_until("its socket is gone", || !path.exists());
+}
+
+#[test]
+fn a_port_is_kept_changed_and_goes_with_its_network() {
+    let mut daemon = Daemon::start();
+    daemon.network_with("lab", segment);
+    create(&mut daemon, |_| {}).unwrap();
+    let request = UpdatePortRequest {
+        id: "lan".into(),
+        role: PortRole::Uplink.into(),
+        protected: true,
+        update_mask: Some(FieldMask { paths: vec!["role".into(), "protected".into()] }),
+        ..Default::default()
+    };
+    let changed = daemon.call(async |client| client.update_port(request).await).unwrap();
+    assert_eq!(
+        (changed.role(), changed.mac_limit, changed.protected),
+        (PortRole::Uplink, 4096, true)
+    );
+    daemon.crash_and_restart();
+    wait_until("it listens again", || get(&mut daemon, "lan").state() == PortState::Listening);
+    let kept = get(&mut daemon, "lan");
+    assert_eq!(Port { state: changed.state, ..kept }, Port { error: String::new(), ..changed });
+    let request = DeleteNetworkRequest { id: "lab".into(), ..Default::default() };
+    let refused = daemon.call(async |client| client.delete_network(request).await).unwrap_err();
+    assert!(refused.message().contains("still has 1 ports"), "{refused}");
+    let request = DeleteNetworkRequest { id: "lab".into(), force: true, ..Default::default() };
+    let deleted = daemon.call(async |client| client.delete_network(request).await).unwrap();
+    assert_eq!(deleted.ports_deleted, 1);
+    let request = ListPortsRequest::default();
+    let left = daemon.call(async |client| client.list_ports(request).await).unwrap();
+    assert_eq!(left.ports, []);
+}
+
+#[test]
+fn refusals_name_what_is_wrong_and_leave_nothing() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    daemon.network_with("lab", segment);
+    daemon.nic("lab", "vm1");
+    let mut refused = |code: Code, named: &str, change: &dyn Fn(&mut CreatePortRequest)| {
+        let refused = create(&mut daemon, change).unwrap_err();
+        assert_eq!(refused.code(), code, "{refused}");
+        assert!(refused.message().contains(named), "{refused} names {named}");
+    };
+    refused(Code::InvalidArgument, "ports belong to switched networks", &|request| {
+        request.network_id = "prod".into();
+    });
+    refused(Code::InvalidArgument, "no such port kind: foo; there are null, ", &|request| {
+        request.locator = "foo://bar".into();
+    });
+    refused(Code::InvalidArgument, "locator: \"\": required", &|request| request.locator.clear());
+    refused(Code::PermissionDenied, "--port-dir", &|request| {
+        request.locator = "seqpacket-listen:///tmp/elsewhere".into();
+    });
+    refused(Code::PermissionDenied, "--port-dir", &|request| {
+        request.locator = request.locator.replace("/lan", "/../lan");
+    });
+    refused(Code::PermissionDenied, "--port-listen", &|request| {
+        request.locator = "stream-listen://192.0.2.1:9999/insecure".into();
+    });
+    refused(Code::PermissionDenied, "mvirt plug", &|request| {
+        request.locator = "cmd://cat".into();
+    });
+    refused(Code::AlreadyExists, "vNIC", &|request| request.name = "vm1".into());
+    refused(Code::InvalidArgument, "mac_limit: \"1000001\"", &|request| {
+        request.mac_limit = 1_000_001;
+    });
+    let request = ListPortsRequest::default();
+    let none = daemon.call(async |client| client.list_ports(request).await).unwrap();
+    assert_eq!(none.ports, []);
+}
