@@ -8,7 +8,10 @@
 //! else of the daemon uses it, and it uses nothing of the daemon but addresses and formats.
 
 pub mod body;
+pub mod client;
 pub mod fabric;
 mod macs;
 pub mod protocol;
 pub mod server;
+
+pub use client::Client;

@@ -9,3 +9,4 @@ mod golden;
 mod hostile;
 mod support;
 mod switching;
+mod tools;

@@ -1,10 +1,14 @@
 //! A fabric of one test, and clients that speak its protocol octet by octet.
 
-use mvirt_net::switchyard::protocol::{Decoder, Kind, Message, PROMISC};
+use mvirt_net::{
+    addr::MacAddr,
+    switchyard::protocol::{Decoder, Kind, Message, PROMISC},
+    wire::{Writer, udp},
+};
 use serde_json::{Value, json};
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -131,6 +135,21 @@ impl Client {
         self.answer(Kind::ENDPOINT_INFO)
     }
 
+    pub(crate) fn knows(&mut self, name: &str) -> bool {
+        self.send(Kind::ENDPOINT_LOOKUP, 0, 0, json!({"name": name}));
+        self.next().unwrap().kind == Kind::ENDPOINT_INFO
+    }
+
+    /// The next frame, waited for.
+    pub(crate) fn next_frame(&mut self) -> Vec<u8> {
+        if !self.heard.is_empty() {
+            return self.heard.remove(0).2;
+        }
+        let message = self.next().unwrap();
+        assert_eq!(message.kind, Kind::PACKET_IN);
+        message.payload.to_vec()
+    }
+
     pub(crate) fn subscribe(&mut self, id: u32, flags: u32) {
         let promisc = flags & PROMISC != 0;
         let body = json!({"endpoint_id": id, "promisc": promisc});
@@ -172,4 +191,57 @@ impl Client {
 pub(crate) fn frame(to: &str, from: &str, payload: &[u8]) -> Vec<u8> {
     let mac = |text: &str| text.parse::<mvirt_net::addr::MacAddr>().unwrap().0;
     [&mac(to)[..], &mac(from), &[0xbe, 0xef], payload].concat()
+}
+
+/// A client with an IPv4 address, which speaks ARP and UDP.
+pub(crate) struct Member<'a> {
+    pub(crate) client: &'a mut Client,
+    pub(crate) address: Ipv4Addr,
+}
+
+/// The port that such a client sends from.
+const PORT: u16 = 40_000;
+
+fn mac_of(text: &str) -> MacAddr {
+    text.parse().unwrap()
+}
+
+fn ipv4_udp(
+    (from_mac, from, from_port): (&str, Ipv4Addr, u16),
+    (to_mac, to, to_port): (&str, Ipv4Addr, u16),
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut octets = [0; 1600];
+    let mut writer = Writer::new(&mut octets);
+    writer.push(&mac_of(to_mac)).unwrap();
+    writer.push(&mac_of(from_mac)).unwrap();
+    writer.push_slice(&[8, 0]).unwrap();
+    udp::write_ipv4(&mut writer, (from, from_port), (to, to_port), payload).unwrap();
+    let len = writer.len();
+    octets[..len].to_vec()
+}
+
+impl Member<'_> {
+    pub(crate) fn send_arp(&mut self, target: Ipv4Addr) {
+        let mac = mac_of(&self.client.mac);
+        let mut sent = [&[0xff; 6][..], &mac.0, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &mac.0].concat();
+        sent.extend(self.address.octets());
+        sent.extend([0; 6]);
+        sent.extend(target.octets());
+        self.client.send_frame(&sent);
+    }
+
+    pub(crate) fn udp(&self, mac: &str, to: Ipv4Addr, port: u16, payload: &[u8]) -> Vec<u8> {
+        ipv4_udp((&self.client.mac, self.address, PORT), (mac, to, port), payload)
+    }
+
+    pub(crate) fn send_udp(&mut self, mac: &str, to: Ipv4Addr, port: u16, payload: &[u8]) {
+        let sent = self.udp(mac, to, port, payload);
+        self.client.send_frame(&sent);
+    }
+
+    /// What comes back to what `udp` sends.
+    pub(crate) fn answer(&self, mac: &str, from: Ipv4Addr, port: u16, payload: &[u8]) -> Vec<u8> {
+        ipv4_udp((mac, from, port), (&self.client.mac, self.address, PORT), payload)
+    }
 }

@@ -30,6 +30,9 @@ pub(crate) enum Failure {
     Vmm { program: String, source: std::io::Error, remedy: String },
     #[error("{0}")]
     Probe(String),
+    /// There is no Switchyard fabric.
+    #[error("{0}")]
+    Fabric(String),
     #[error("cannot write the answer: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -39,7 +42,7 @@ impl Failure {
     pub(crate) fn code(&self) -> String {
         match self {
             Self::Refused(status) => code_name(status.code()),
-            Self::Unreachable { .. } => "UNAVAILABLE".into(),
+            Self::Unreachable { .. } | Self::Fabric(_) => "UNAVAILABLE".into(),
             Self::Late { .. } => "DEADLINE_EXCEEDED".into(),
             Self::Usage(_) | Self::Tls { .. } => "INVALID_ARGUMENT".into(),
             Self::Stopped(_) | Self::Vmm { .. } | Self::Probe(_) => "FAILED_PRECONDITION".into(),
@@ -55,10 +58,14 @@ impl Failure {
         }
     }
 
-    /// 2 for wrong usage, else 1.
+    /// 2 for wrong usage, 3 for a fabric that is not there, else 1.
     pub(crate) fn exit_code(&self) -> ExitCode {
         // clap ends with 2 as well: scripts tell a wrong line from a refusal.
-        ExitCode::from(if matches!(self, Self::Usage(_)) { 2 } else { 1 })
+        ExitCode::from(match self {
+            Self::Usage(_) => 2,
+            Self::Fabric(_) => 3,
+            _ => 1,
+        })
     }
 
     /// Whether the reader of the answer has left, having seen enough, like head(1).

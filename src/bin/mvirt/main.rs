@@ -2,7 +2,7 @@
 //! codes.
 //!
 //! 0: done. 1: the server refused or could not be reached, or a VMM could not be started. 2: wrong
-//! usage.
+//! usage. `yard` has a 3 of its own.
 
 mod complete;
 mod connect;
@@ -17,6 +17,7 @@ mod rate;
 mod reactor;
 mod units;
 mod vm;
+mod yard;
 
 use clap::{
     CommandFactory as _, Parser, Subcommand,
@@ -64,6 +65,9 @@ enum Command {
     /// Show the daemon's data-plane threads
     #[command(subcommand)]
     Reactor(reactor::Command),
+    /// Be a program on a Switchyard fabric
+    #[command(subcommand)]
+    Yard(yard::Command),
     /// Print the versions of this program and of the server
     Version,
     /// Print a completion script for a shell
@@ -136,14 +140,18 @@ fn without_nonsense(mut error: clap::Error) -> clap::Error {
 async fn run(cli: Cli) -> Result<(), Failure> {
     let out = cli.output;
     // These need no server, and work before there is one.
-    match &cli.command {
+    let command = match cli.command {
+        Command::Yard(command) => return yard::run(command).await,
+        other => other,
+    };
+    match &command {
         Command::Completions { shell } => return completions(*shell),
         Command::Man { folder } => return man(folder),
         _ => {}
     }
     let connection = cli.connection.with_environment()?;
     let connected = connection.connect().await;
-    let mut client = match (connected, &cli.command) {
+    let mut client = match (connected, &command) {
         (Ok(client), _) => client,
         (Err(failure), command) => {
             // Its own version it knows anyway, which is what one asks for where nothing works.
@@ -153,14 +161,14 @@ async fn run(cli: Cli) -> Result<(), Failure> {
             return Err(failure);
         }
     };
-    let ended = match cli.command {
+    let ended = match command {
         Command::Network(command) => network::run(command, &mut client, &out).await,
         Command::Nic(command) => nic::run(command, &mut client, &out, &connection).await,
         Command::Vm(command) => vm::run(command, &mut client).await,
         Command::Probe(command) => probe::run(command, &mut client, &out).await,
         Command::Reactor(command) => reactor::run(command, &mut client, &out).await,
         Command::Version => version(&mut client, &out).await,
-        Command::Completions { .. } | Command::Man { .. } => Ok(()),
+        Command::Completions { .. } | Command::Man { .. } | Command::Yard(_) => Ok(()),
     };
     ended.map_err(|failure| connection.explain(failure))
 }

@@ -160,7 +160,11 @@ fn what_make_installs_it_removes() {
     let scratch = tempfile::tempdir().unwrap();
     let built = scratch.path().join("built/release");
     fs::create_dir_all(&built).unwrap();
-    for binary in [env!("CARGO_BIN_EXE_mvirt-net"), env!("CARGO_BIN_EXE_mvirt")] {
+    for binary in [
+        env!("CARGO_BIN_EXE_mvirt-net"),
+        env!("CARGO_BIN_EXE_mvirt"),
+        env!("CARGO_BIN_EXE_mvirt-switchyardd"),
+    ] {
         let name = Path::new(binary).file_name().unwrap();
         fs::copy(binary, built.join(name)).unwrap();
     }
@@ -181,6 +185,7 @@ fn what_make_installs_it_removes() {
     assert!(unit.contains("ExecStart=/opt/net/bin/mvirt-net\n"), "{unit}");
     for path in [
         "bin/mvirt",
+        "bin/mvirt-switchyardd",
         "lib/sysusers.d/mvirt-net.conf",
         "share/bash-completion/completions/mvirt",
         "share/zsh/site-functions/_mvirt",
