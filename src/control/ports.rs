@@ -282,6 +282,10 @@ impl Control {
             spec: locators::spec(&entry.model.locator)?,
         };
         entry.attached = Some(self.dataplane.attach(new, exported)?);
+        // It listens now; of others their endpoint says when the other end is there.
+        if locators::listens(&entry.model.locator) {
+            entry.state = proto::PortState::Listening;
+        }
         (entry.error, entry.view) = ("".into(), None);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What a shell offers for TAB: names of networks and vNICs, as the server knows them at that
+//! What a shell offers for TAB: names of networks, vNICs and ports, as the server knows them at that
 //! moment.
 
 use super::connect::{Client, Connection};
@@ -6,7 +6,7 @@ use clap_complete::{
     CompletionCandidate,
     engine::{ArgValueCompleter, ValueCompleter},
 };
-use mvirt_net::proto::{ListNetworksRequest, ListNicsRequest};
+use mvirt_net::proto::{ListNetworksRequest, ListNicsRequest, ListPortsRequest};
 use std::{ffi::OsStr, time::Duration};
 
 /// Longer would be felt.
@@ -17,6 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 enum Named {
     Networks,
     Nics,
+    Ports,
 }
 
 /// Offers the names of networks.
@@ -27,6 +28,11 @@ pub(crate) fn networks() -> ArgValueCompleter {
 /// Offers the names of vNICs.
 pub(crate) fn nics() -> ArgValueCompleter {
     ArgValueCompleter::new(Named::Nics)
+}
+
+/// Offers the names of ports.
+pub(crate) fn ports() -> ArgValueCompleter {
+    ArgValueCompleter::new(Named::Ports)
 }
 
 impl ValueCompleter for Named {
@@ -63,6 +69,11 @@ impl Named {
                 let request = ListNicsRequest { page_size, name_prefix, ..Default::default() };
                 let response = client.list_nics(request).await.ok()?.into_inner();
                 response.nics.into_iter().map(|nic| nic.name).collect()
+            }
+            Self::Ports => {
+                let request = ListPortsRequest { page_size, name_prefix, ..Default::default() };
+                let response = client.list_ports(request).await.ok()?.into_inner();
+                response.ports.into_iter().map(|port| port.name).collect()
             }
         })
     }

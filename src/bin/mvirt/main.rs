@@ -12,6 +12,7 @@ mod mask;
 mod network;
 mod nic;
 mod output;
+mod port;
 mod probe;
 mod rate;
 mod reactor;
@@ -57,6 +58,9 @@ enum Command {
     /// Create, show, change and delete vNICs
     #[command(subcommand)]
     Nic(nic::Command),
+    /// Create, show, change and delete ports of switched networks: other ways in than vNICs
+    #[command(subcommand)]
+    Port(port::Command),
     /// Run virtual machines on vNICs
     #[command(subcommand)]
     Vm(vm::Command),
@@ -147,6 +151,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     match &command {
         Command::Completions { shell } => return completions(*shell),
         Command::Man { folder } => return man(folder),
+        Command::Port(port::Command::Kinds) => return port::kinds(&out),
         _ => {}
     }
     let connection = cli.connection.with_environment()?;
@@ -164,6 +169,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let ended = match command {
         Command::Network(command) => network::run(command, &mut client, &out).await,
         Command::Nic(command) => nic::run(command, &mut client, &out, &connection).await,
+        Command::Port(command) => port::run(command, &mut client, &out).await,
         Command::Vm(command) => vm::run(command, &mut client).await,
         Command::Probe(command) => probe::run(command, &mut client, &out).await,
         Command::Reactor(command) => reactor::run(command, &mut client, &out).await,

@@ -42,15 +42,22 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 const BOOT: &str = "Booting from the network";
 
-/// What clients note beside an object, and what its guests boot.
+/// What clients note beside an object.
 #[derive(Debug, Args)]
-pub(crate) struct Notes {
+pub(crate) struct Marks {
     /// A note of your own; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
     /// A note for people
     #[arg(long, value_name = "TEXT")]
     pub(crate) description: Option<String>,
+}
+
+/// What clients note beside an object, and what its guests boot.
+#[derive(Debug, Args)]
+pub(crate) struct Notes {
+    #[command(flatten)]
+    pub(crate) marks: Marks,
     /// IPv4 address of the TFTP server
     #[arg(long, value_name = "ADDRESS", help_heading = BOOT)]
     boot_server: Option<String>,
@@ -62,7 +69,7 @@ pub(crate) struct Notes {
     boot_url: Option<String>,
 }
 
-impl Notes {
+impl Marks {
     /// The labels `now` with those given in place of those of their keys.
     ///
     /// # Errors
@@ -82,7 +89,9 @@ impl Notes {
         }
         Ok(labels)
     }
+}
 
+impl Notes {
     /// What to boot `now`, with what is given in its place.
     pub(crate) fn boot(&self, now: Option<Boot>) -> Option<Boot> {
         let mut boot = now.unwrap_or_default();
@@ -136,14 +145,14 @@ impl NewNotes {
     ///
     /// A label is given twice.
     pub(crate) fn put(self, now: Now, mask: &mut Mask, to: Places<'_>) -> Result<(), Failure> {
-        let Notes { label, boot_server, boot_file, boot_url, .. } = &self.notes;
+        let Notes { marks, boot_server, boot_file, boot_url } = &self.notes;
         let (relabels, reboots) = (
-            self.clear_labels || !label.is_empty(),
+            self.clear_labels || !marks.label.is_empty(),
             self.clear_boot || [boot_server, boot_file, boot_url].iter().any(|b| b.is_some()),
         );
         if relabels {
             let kept = if self.clear_labels { BTreeMap::new() } else { now.labels };
-            mask.set("labels", to.labels, Some(self.notes.labels(kept)?));
+            mask.set("labels", to.labels, Some(marks.labels(kept)?));
         }
         if reboots {
             let kept = now.boot.filter(|_| !self.clear_boot);
@@ -153,7 +162,7 @@ impl NewNotes {
             // These are changed in part: what another client has added meanwhile must not be lost.
             *to.etag = now.etag;
         }
-        mask.set("description", to.description, self.notes.description);
+        mask.set("description", to.description, self.notes.marks.description);
         Ok(())
     }
 }

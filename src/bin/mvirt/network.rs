@@ -188,9 +188,9 @@ fn request(create: Create) -> Result<CreateNetworkRequest, Failure> {
         return Err(Failure::Usage(needed.into()));
     }
     Ok(CreateNetworkRequest {
-        labels: create.notes.labels(Default::default())?,
+        labels: create.notes.marks.labels(Default::default())?,
         boot: create.notes.boot(None),
-        description: create.notes.description.unwrap_or_default(),
+        description: create.notes.marks.description.unwrap_or_default(),
         // clap lets one of both through.
         name: create.name.or(create.name_flag).unwrap_or_default(),
         ipv4_enabled: !create.ipv4_subnet.is_empty(),
@@ -288,6 +288,11 @@ fn kind(network: &Network) -> &'static str {
 }
 
 fn show(network: &Network, out: &Output) -> Result<(), Failure> {
+    // Most networks can have none.
+    let ports = match network.port_count {
+        0 => String::new(),
+        count => count.to_string(),
+    };
     let rows = [
         ("name", network.name.as_str().into()),
         ("id", network.id.as_str().into()),
@@ -301,6 +306,7 @@ fn show(network: &Network, out: &Output) -> Result<(), Failure> {
         ("l2", l2::text(network.l2_in_force.as_ref()).into()),
         ("boot", mask::boot(network.boot.as_ref()).into()),
         ("vnics", network.nic_count.into()),
+        ("ports", ports.into()),
         ("labels", mask::labels(&network.labels).into()),
         ("description", network.description.as_str().into()),
         ("created", units::local(&network.created_at).into()),

@@ -5,7 +5,7 @@
 use super::Failure;
 use anstyle::{AnsiColor, Style};
 use clap::{Args, ValueEnum};
-use mvirt_net::proto::NicState;
+use mvirt_net::proto::{NicState, PortState};
 use std::{ffi::OsString, io::Write as _};
 use tabwriter::TabWriter;
 
@@ -83,6 +83,16 @@ impl Cell {
             NicState::Unspecified | NicState::Created => Style::new(),
             NicState::Active => AnsiColor::Green.on_default(),
             NicState::Error => AnsiColor::Red.on_default(),
+        };
+        Self { text: state.word().into(), style }
+    }
+
+    /// A port's state, in its colour.
+    pub(crate) fn port_state(state: PortState) -> Self {
+        let style = match state {
+            PortState::Unspecified | PortState::Down | PortState::Listening => Style::new(),
+            PortState::Up => AnsiColor::Green.on_default(),
+            PortState::Blocked | PortState::Error => AnsiColor::Red.on_default(),
         };
         Self { text: state.word().into(), style }
     }

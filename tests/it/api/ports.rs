@@ -55,7 +55,7 @@ fn who_connects_to_a_port_is_a_member_of_its_network() {
     daemon.network_with("lab", segment);
     let port = create(&mut daemon, |_| {}).unwrap();
     assert_eq!((port.role(), port.mac_limit), (PortRole::Access, 32));
-    wait_until("it listens", || get(&mut daemon, "lan").state() == PortState::Listening);
+    assert_eq!(port.state(), PortState::Listening);
     let mut guest = Guest::connect(&daemon.nic("lab", "vm1"));
     let path = daemon.path("s/lan");
     let clients = [dial(&path), dial(&path)];

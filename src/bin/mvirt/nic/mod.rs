@@ -2,7 +2,7 @@
 
 mod create;
 mod limit;
-mod show;
+pub(crate) mod show;
 mod update;
 mod watch;
 
@@ -118,7 +118,7 @@ pub(crate) async fn run(
         Command::Stats { nic } => {
             let request = GetNicStatsRequest { id: nic.clone() };
             let stats = client.get_nic_stats(request).await?.into_inner();
-            return show::stats(&nic, &stats, out);
+            return show::stats(&nic, ("from the guest", "to the guest"), &stats, out);
         }
         Command::Update(update) => update.run(client).await?,
         Command::Limit(limit) => return limit.run(client, out).await,

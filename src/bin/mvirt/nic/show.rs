@@ -55,15 +55,20 @@ pub(super) fn nic(nic: &Nic, out: &Output) -> Result<(), Failure> {
     out.object(nic, &nic.name, &rows)
 }
 
-/// Prints what the vNIC called `name` has carried.
-pub(super) fn stats(name: &str, stats: &NicStats, out: &Output) -> Result<(), Failure> {
+/// Prints what the vNIC or port called `name` has carried, from and to whom.
+pub(crate) fn stats(
+    name: &str,
+    (from, to): (&'static str, &'static str),
+    stats: &NicStats,
+    out: &Output,
+) -> Result<(), Failure> {
     let frames = |count| counted(count, "frame");
     let both = |count, size| format!("{}, {}", frames(count), octets(size));
     let mut rows = vec![
-        ("from the guest", both(stats.ingress_frames, stats.ingress_octets).into()),
+        (from, both(stats.ingress_frames, stats.ingress_octets).into()),
         ("  forwarded", frames(stats.ingress_forwarded).into()),
         ("  answered", frames(stats.ingress_answered).into()),
-        ("to the guest", both(stats.egress_frames, stats.egress_octets).into()),
+        (to, both(stats.egress_frames, stats.egress_octets).into()),
     ];
     let drops = stats.drops.iter();
     rows.extend(

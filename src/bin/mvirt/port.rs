@@ -1,0 +1,415 @@
+//! `mvirt port …`
+
+use super::{
+    Failure, complete,
+    connect::Client,
+    mask::{self, Marks, Mask},
+    nic::show,
+    output::{Cell, Output, Table},
+    rate::{self, Rate},
+    units,
+};
+use clap::{Args, Subcommand, ValueEnum};
+use mvirt_net::{
+    locator::KINDS,
+    proto::{
+        CreatePortRequest, DeletePortRequest, GetNicStatsRequest, GetPortRequest, ListPortsRequest,
+        ListPortsResponse, Port, PortEvent, PortRole, RateLimit, UpdatePortRequest,
+        WatchPortsRequest, get_port_request::Identifier,
+    },
+};
+use std::collections::BTreeMap;
+
+const EXAMPLES: &str = "\
+Examples:
+  mvirt port create lab stream-listen://127.0.0.1:9999 --name qemu    # QEMU: -netdev socket,connect=
+  mvirt port create lab tap://tap0
+  mvirt port kinds                                                    # what else there is";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create a port of a switched network
+    Create(Box<Create>),
+    /// Show all ports
+    #[command(visible_alias = "ls")]
+    List(InNetwork),
+    /// Show one port, and who is connected to it
+    #[command(visible_alias = "show")]
+    Get {
+        /// Name or id
+        #[arg(add = complete::ports())]
+        port: String,
+    },
+    /// Show what a port has carried and dropped, and why
+    Stats {
+        /// Name or id
+        #[arg(add = complete::ports())]
+        port: String,
+    },
+    /// Change a port, while traffic flows
+    Update(Box<Update>),
+    /// Delete a port; who is connected to it is disconnected
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Name or id
+        #[arg(add = complete::ports())]
+        port: String,
+        /// Check only: change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Print ports as they are, then each change, until Ctrl-C
+    Watch(InNetwork),
+    /// Show which kinds of port there are, and how they are written
+    Kinds,
+}
+
+// No documentation: that would be the commands'.
+#[derive(Debug, Args)]
+pub(crate) struct InNetwork {
+    /// Only those of this network, by name or id
+    #[arg(
+        short,
+        long,
+        default_value = "",
+        hide_default_value = true,
+        add = complete::networks()
+    )]
+    network: String,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Role {
+    /// As the kind of the locator says
+    Auto,
+    /// One guest, or few behind a small bridge
+    Access,
+    /// Another network: a bridge, a card, somebody else's switch
+    Uplink,
+    /// Another node of a full mesh
+    Peer,
+}
+
+impl From<Role> for PortRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Auto => Self::Unspecified,
+            Role::Access => Self::Access,
+            Role::Uplink => Self::Uplink,
+            Role::Peer => Self::Peer,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Create {
+    /// Network, by name or id
+    #[arg(add = complete::networks())]
+    network: String,
+    /// What it is made of, like stream-listen://127.0.0.1:9999
+    locator: String,
+    /// Unique name [default: chosen]
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    name: String,
+    /// What it leads to
+    #[arg(long, default_value = "auto")]
+    role: Role,
+    /// MACs that are learned behind it [default: as its role has it]
+    #[arg(long, value_name = "COUNT", default_value = "0", hide_default_value = true)]
+    mac_limit: u32,
+    /// Let nothing go from it to another port that is protected
+    #[arg(long)]
+    protected: bool,
+    /// What may come from it, like 1Gbit, 200kpps or both, with /BURST if wanted
+    #[arg(long, value_name = "RATE", value_delimiter = ',')]
+    limit_from: Vec<Rate>,
+    /// What it may get, likewise
+    #[arg(long, value_name = "RATE", value_delimiter = ',')]
+    limit_to: Vec<Rate>,
+    #[command(flatten)]
+    marks: Marks,
+    /// Check only: create nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// A UUID, which makes the command repeatable
+    #[arg(long, value_name = "UUID", default_value = "", hide_default_value = true)]
+    id: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  mvirt port update qemu --limit-from 100Mbit --protected true")]
+pub(crate) struct Update {
+    /// Name or id
+    #[arg(add = complete::ports())]
+    port: String,
+    /// A new name
+    #[arg(short, long, value_name = "NAME")]
+    name: Option<String>,
+    /// What it leads to
+    #[arg(long)]
+    role: Option<Role>,
+    /// MACs that are learned behind it; 0: as its role has it
+    #[arg(long, value_name = "COUNT")]
+    mac_limit: Option<u32>,
+    /// Whether nothing goes from it to another port that is protected
+    #[arg(long, value_name = "BOOL")]
+    protected: Option<bool>,
+    /// What may come from it, in place of what it was
+    #[arg(long, value_name = "RATE", value_delimiter = ',')]
+    limit_from: Vec<Rate>,
+    /// What it may get, likewise
+    #[arg(long, value_name = "RATE", value_delimiter = ',')]
+    limit_to: Vec<Rate>,
+    /// Remove what limits what may come from it
+    #[arg(long, conflicts_with = "limit_from")]
+    clear_limit_from: bool,
+    /// Remove what limits what it may get
+    #[arg(long, conflicts_with = "limit_to")]
+    clear_limit_to: bool,
+    #[command(flatten)]
+    marks: Marks,
+    /// First remove all labels
+    #[arg(long)]
+    clear_labels: bool,
+    /// Check only: change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(crate) async fn run(
+    command: Command,
+    client: &mut Client,
+    out: &Output,
+) -> Result<(), Failure> {
+    let (port, is_dry) = match command {
+        Command::Create(create) => {
+            let is_dry = create.dry_run;
+            (client.create_port(create.request()?).await?.into_inner(), is_dry)
+        }
+        Command::List(InNetwork { network }) => return list(client, network, out).await,
+        Command::Get { port } => (get(client, port).await?, false),
+        Command::Stats { port } => {
+            let request = GetNicStatsRequest { id: port.clone() };
+            let stats = client.get_nic_stats(request).await?.into_inner();
+            return show::stats(&port, ("from the port", "to the port"), &stats, out);
+        }
+        Command::Update(update) => {
+            let is_dry = update.dry_run;
+            (update.run(client).await?, is_dry)
+        }
+        Command::Delete { port, dry_run: validate_only } => {
+            let id = port.clone();
+            let request = DeletePortRequest { id, validate_only, ..Default::default() };
+            let response = client.delete_port(request).await?.into_inner();
+            let done = if validate_only { "Would delete" } else { "Deleted" };
+            return out.done(&response, &port, &format!("{done} port {port}."));
+        }
+        Command::Watch(InNetwork { network }) => return watch(client, network, out).await,
+        Command::Kinds => return kinds(out),
+    };
+    show(&port, out)?;
+    if is_dry {
+        out.dry_run();
+    }
+    Ok(())
+}
+
+fn limit(flag: &str, rates: &[Rate]) -> Result<Option<RateLimit>, Failure> {
+    rate::limit(None, rates).map_err(|why| Failure::Usage(format!("{flag}: {why}")))
+}
+
+impl Create {
+    fn request(self) -> Result<CreatePortRequest, Failure> {
+        Ok(CreatePortRequest {
+            network_id: self.network,
+            name: self.name,
+            locator: self.locator,
+            role: PortRole::from(self.role).into(),
+            mac_limit: self.mac_limit,
+            limit_from: limit("--limit-from", &self.limit_from)?,
+            limit_to: limit("--limit-to", &self.limit_to)?,
+            protected: self.protected,
+            id: self.id,
+            labels: self.marks.labels(BTreeMap::new())?,
+            description: self.marks.description.unwrap_or_default(),
+            validate_only: self.dry_run,
+        })
+    }
+}
+
+impl Update {
+    async fn run(self, client: &mut Client) -> Result<Port, Failure> {
+        let now = get(client, self.port).await?;
+        let mut request =
+            UpdatePortRequest { id: now.id, validate_only: self.dry_run, ..Default::default() };
+        let rates = |flag, clear, rates: &[Rate]| match (clear, rates) {
+            (false, []) => Ok(None),
+            _ => limit(flag, rates).map(Some),
+        };
+        let mut mask = Mask::default();
+        mask.set("name", &mut request.name, self.name);
+        mask.set("role", &mut request.role, self.role.map(|role| PortRole::from(role).into()));
+        mask.set("mac_limit", &mut request.mac_limit, self.mac_limit);
+        mask.set("protected", &mut request.protected, self.protected);
+        let from = rates("--limit-from", self.clear_limit_from, &self.limit_from)?;
+        mask.set("limit_from", &mut request.limit_from, from);
+        let to = rates("--limit-to", self.clear_limit_to, &self.limit_to)?;
+        mask.set("limit_to", &mut request.limit_to, to);
+        let kept = if self.clear_labels { BTreeMap::new() } else { now.labels.clone() };
+        let labels = self.marks.labels(kept)?;
+        if self.clear_labels || labels != now.labels {
+            mask.set("labels", &mut request.labels, Some(labels));
+            // What another client has added meanwhile must not be lost.
+            request.etag = now.etag;
+        }
+        mask.set("description", &mut request.description, self.marks.description);
+        request.update_mask = mask.into_paths("--role, --mac-limit, --limit-from")?;
+        Ok(client.update_port(request).await?.into_inner())
+    }
+}
+
+async fn get(client: &mut Client, key: String) -> Result<Port, Failure> {
+    // The server looks for either, whichever of both it is called.
+    let request = GetPortRequest { identifier: Some(Identifier::Name(key)) };
+    Ok(client.get_port(request).await?.into_inner())
+}
+
+async fn list(client: &mut Client, network_id: String, out: &Output) -> Result<(), Failure> {
+    // Pages, as a list of all at once may be refused; 1000 is the most a page has.
+    let mut request = ListPortsRequest { network_id, page_size: 1000, ..Default::default() };
+    let mut response = ListPortsResponse::default();
+    loop {
+        let page = client.list_ports(request.clone()).await?.into_inner();
+        response.ports.extend(page.ports);
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    // The first five fit a terminal of 80 columns; `-o wide` has the rest.
+    const HEADER: &[&str] =
+        &["NAME", "NETWORK", "STATE", "CLIENTS", "LOCATOR", "ROLE", "MACS", "ID", "LABELS"];
+    let mut table = Table::new(HEADER, 5);
+    for port in &response.ports {
+        let cells = vec![
+            port.name.as_str().into(),
+            port.network_name.as_str().into(),
+            Cell::port_state(port.state()),
+            (port.attachments.len() as u64).into(),
+            port.locator.as_str().into(),
+            role(port).into(),
+            port.mac_limit.into(),
+            port.id.as_str().into(),
+            mask::labels(&port.labels).into(),
+        ];
+        table.row(&port.name, cells);
+    }
+    out.list(&response, &table)
+}
+
+/// Prints which kinds of port there are; no server is asked.
+pub(crate) fn kinds(out: &Output) -> Result<(), Failure> {
+    const HEADER: &[&str] = &["KIND", "WRITTEN", "WHAT IT IS", "OPTIONS", "NEEDS"];
+    let mut table = Table::new(HEADER, 3);
+    let mut document = Vec::new();
+    for kind in KINDS {
+        let options = kind.options.iter().map(|option| match option.value {
+            "" => option.name.to_owned(),
+            value => format!("{}={value}", option.name),
+        });
+        let options = options.collect::<Vec<_>>().join(" ");
+        document.push(BTreeMap::from([
+            ("kind", kind.name),
+            ("form", kind.form),
+            ("about", kind.about),
+            ("needs", kind.needs),
+        ]));
+        let cells = vec![
+            kind.name.into(),
+            kind.form.into(),
+            kind.about.into(),
+            options.into(),
+            kind.needs.into(),
+        ];
+        table.row(kind.name, cells);
+    }
+    out.list(&document, &table)
+}
+
+/// Prints the ports there are, and each change, until the server ends.
+async fn watch(client: &mut Client, network_id: String, out: &Output) -> Result<(), Failure> {
+    let request = WatchPortsRequest { network_id, ..Default::default() };
+    let mut events = client.watch_ports(request).await?.into_inner();
+    let mut names = BTreeMap::new();
+    out.header(&line(["TIME", "NAME", "STATE", "CLIENTS", "LOCATOR"]))?;
+    while let Some(event) = events.message().await? {
+        if out.is_document() {
+            out.event(&event)?;
+        } else {
+            print(&event, &mut names, out)?;
+        }
+    }
+    Ok(())
+}
+
+/// Prints an event; one of a port that is gone has no name of its own.
+fn print(
+    event: &PortEvent,
+    names: &mut BTreeMap<String, String>,
+    out: &Output,
+) -> Result<(), Failure> {
+    let time = units::time_of_day(event.timestamp);
+    let Some(port) = &event.port else {
+        let name = names.remove(&event.port_id).unwrap_or_else(|| event.port_id.clone());
+        return out.line(&line([&time, &name, "deleted", "-", "-"]));
+    };
+    names.insert(port.id.clone(), port.name.clone());
+    let clients = port.attachments.len().to_string();
+    out.line(&line([&time, &port.name, port.state().word(), &clients, &port.locator]))
+}
+
+fn line(cells: [&str; 5]) -> [(&str, usize); 5] {
+    let [time, name, state, clients, locator] = cells;
+    // A time; names as most are; `listening`; a header.
+    [(time, 8), (name, 15), (state, 9), (clients, 7), (locator, 0)]
+}
+
+/// Returns a port's role in one word.
+fn role(port: &Port) -> &'static str {
+    match port.role() {
+        PortRole::Unspecified | PortRole::Access => "access",
+        PortRole::Uplink => "uplink",
+        PortRole::Peer => "peer",
+    }
+}
+
+fn show(port: &Port, out: &Output) -> Result<(), Failure> {
+    let mut rows = vec![
+        ("name", port.name.as_str().into()),
+        ("id", port.id.as_str().into()),
+        ("network", port.network_name.as_str().into()),
+        ("locator", port.locator.as_str().into()),
+        ("state", Cell::port_state(port.state())),
+        ("error", port.error.as_str().into()),
+        ("role", role(port).into()),
+        ("mac limit", port.mac_limit.into()),
+        ("protected", if port.protected { "yes" } else { "" }.into()),
+        ("from port", rate::shown(port.limit_from).into()),
+        ("to port", rate::shown(port.limit_to).into()),
+    ];
+    for client in &port.attachments {
+        let since = units::local(&client.since);
+        rows.push(("connected", format!("{} since {since}", client.remote).into()));
+    }
+    if port.refused_clients > 0 {
+        rows.push(("refused", units::counted(port.refused_clients, "connection").into()));
+    }
+    rows.extend([
+        ("labels", mask::labels(&port.labels).into()),
+        ("description", port.description.as_str().into()),
+        ("created", units::local(&port.created_at).into()),
+        ("updated", units::local(&port.updated_at).into()),
+    ]);
+    out.object(port, &port.name, &rows)
+}
