@@ -7,6 +7,7 @@
 mod daemon;
 mod golden;
 mod hostile;
+mod python;
 mod support;
 mod switching;
 mod tools;

@@ -7,27 +7,27 @@ use std::{
     process::{Child, ChildStdout, Command, Output, Stdio},
 };
 
-fn yard(fabric: &Fabric, line: &str) -> Command {
+pub(crate) fn yard(fabric: &Fabric, line: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
     command.arg("yard").args(line.split(' ')).env("SWITCHYARD_SERVER", fabric.address.to_string());
     command
 }
 
-fn run(command: &mut Command) -> (i32, String, String) {
+pub(crate) fn run(command: &mut Command) -> (i32, String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |octets| String::from_utf8(octets).unwrap();
     (status.code().unwrap(), text(stdout), text(stderr))
 }
 
 /// A service, which is there once it has said so; ended with its value.
-struct Service {
+pub(crate) struct Service {
     process: Child,
     lines: BufReader<ChildStdout>,
-    said: String,
+    pub(crate) said: String,
 }
 
 impl Service {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap());
         let mut said = String::new();
