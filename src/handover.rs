@@ -18,11 +18,10 @@
 //! descriptors only.
 
 use crate::{
-    control::{Afterwards, Control, Handle, Quiesced, QuiescedNic, RestoreError},
+    control::{Afterwards, Control, Handle, Quiesced, QuiescedPort, RestoreError, Whose},
     dataplane::{Exported, Paused, SavedConnection, SavedLimits},
-    descriptors, proto,
+    descriptors,
 };
-use prost::Message as _;
 use rustix::{
     io::IoSlice,
     net::{
@@ -117,15 +116,35 @@ enum FromOld {
     /// A vNIC, and what it serves: see [`Exported`].
     Nic {
         id: Uuid,
-        /// [`proto::GuestSeen`], encoded.
+        /// [`proto::GuestSeen`](crate::proto::GuestSeen), encoded.
         guest: Vec<u8>,
-        counters: BTreeMap<String, u64>,
-        #[serde(default)]
-        kept: Box<SavedLimits>,
-        connection: Option<SavedConnection>,
+        #[serde(flatten)]
+        served: Served,
+    },
+    /// A port.
+    Port {
+        whose: Whose,
+        #[serde(flatten)]
+        served: Served,
     },
     /// That was all.
     End,
+}
+
+/// What a port of the data plane serves, but for descriptors: see [`Exported`].
+#[derive(Debug, Serialize, Deserialize)]
+struct Served {
+    counters: BTreeMap<String, u64>,
+    #[serde(default)]
+    kept: Box<SavedLimits>,
+    connection: Option<SavedConnection>,
+}
+
+impl Served {
+    fn with(self, fds: Vec<OwnedFd>) -> Exported {
+        let Self { counters, kept, connection } = self;
+        Exported { counters, kept: *kept, connection, fds }
+    }
 }
 
 /// What the new process says.
@@ -252,13 +271,13 @@ pub async fn hand_over(
 /// What stands still during a hand-over.
 struct Halted {
     control: Quiesced,
-    nics: Vec<Paused>,
+    ports: Vec<Paused>,
 }
 
 impl Halted {
     fn end(self, then: Afterwards) {
         if then == Afterwards::Resume {
-            self.nics.into_iter().for_each(Paused::resume);
+            self.ports.into_iter().for_each(Paused::resume);
         }
         self.control.end(then);
     }
@@ -277,7 +296,7 @@ async fn export_to(
     }
     // Not before the other is ready: until then it has cost guests and clients nothing.
     let control = control.call(Control::quiesce).await.map_err(|gone| (gone.into(), None))?;
-    let mut halted = Halted { control, nics: Vec::new() };
+    let mut halted = Halted { control, ports: Vec::new() };
     match export_all(channel, &mut halted, shared).await {
         Ok(()) => Ok(halted),
         Err(error) => Err((error, Some(halted))),
@@ -295,10 +314,11 @@ async fn export_all(
     let fds: Vec<_> = [lock].into_iter().chain(fds).collect();
     channel.send(&FromOld::Service { listeners: names }, &fds).await?;
     expect(channel, START_TIMEOUT, FromNew::Restored).await?;
-    let nics = std::mem::take(&mut halted.control.nics);
+    let served = std::mem::take(&mut halted.control.served);
     let (answers, mut answered) = mpsc::unbounded_channel();
-    let stop = |(number, nic): (usize, &QuiescedNic)| nic.exporter.stop(number, answers.clone());
-    halted.nics = nics.iter().enumerate().map(stop).collect();
+    let stop = |(number, port): (usize, &QuiescedPort)| port.exporter.stop(number, answers.clone());
+    halted.ports = served.iter().enumerate().map(stop).collect();
+    let mut whose: Vec<_> = served.into_iter().map(|port| Some(port.whose)).collect();
     // The tasks have their own: when the last of them has answered, there are no more.
     drop(answers);
     // As they come: one whose VMM is slow with a message holds up the end, but no other.
@@ -309,15 +329,19 @@ async fn export_all(
     };
     while let Some((number, answer)) = next(&mut answered).await? {
         let Exported { counters, kept, connection, fds } = answer?;
-        let QuiescedNic { id, guest, .. } = &nics[number];
-        let guest = guest.encode_to_vec();
-        let nic = FromOld::Nic { id: *id, guest, counters, kept: Box::new(kept), connection };
-        channel.send(&nic, &fds).await?;
+        let served = Served { counters, kept: Box::new(kept), connection };
+        let said = match whose[number].take() {
+            // As versions without ports say it.
+            Some(Whose::Nic { id, guest }) => FromOld::Nic { id, guest, served },
+            Some(whose) => FromOld::Port { whose, served },
+            None => return Err(HandOverError::Message("a port was exported twice".into())),
+        };
+        channel.send(&said, &fds).await?;
         sent += 1;
     }
     // A task that panics drops its sender without an answer.
-    if sent < nics.len() {
-        return Err(io::Error::other("the task of a vNIC has ended by a panic").into());
+    if sent < whose.len() {
+        return Err(io::Error::other("the task of a vNIC or port has ended by a panic").into());
     }
     channel.send(&FromOld::End, &[]).await?;
     expect(channel, SERVE_TIMEOUT, FromNew::Serving).await
@@ -374,15 +398,10 @@ impl NewProcess {
         loop {
             let (said, fds) = self.0.receive(START_TIMEOUT).await?;
             match said {
-                FromOld::Nic { id, guest, counters, kept, connection } => {
-                    let guest = proto::GuestSeen::decode(&*guest)
-                        .map_err(|error| HandOverError::Message(error.to_string()))?;
-                    control.take_over(
-                        id,
-                        guest,
-                        Exported { counters, kept: *kept, connection, fds },
-                    )?;
+                FromOld::Nic { id, guest, served } => {
+                    control.take_over(Whose::Nic { id, guest }, served.with(fds))?;
                 }
+                FromOld::Port { whose, served } => control.take_over(whose, served.with(fds))?,
                 FromOld::End => return Ok(()),
                 FromOld::Service { .. } => return Err(HandOverError::Message(format!("{said:?}"))),
             }

@@ -60,7 +60,9 @@ use guest::Guest;
 use health::Health;
 use ipam::Pool;
 use ports::PortEntry;
+use prost::Message as _;
 use refusal::Refusal;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::BuildHasher as _,
@@ -182,23 +184,38 @@ pub struct Control {
     quiesced: Option<oneshot::Receiver<Afterwards>>,
 }
 
-/// Every vNIC that another process is to take over. Control waits for [`Quiesced::end`].
+/// Everything that another process is to take over. Control waits for [`Quiesced::end`].
 #[derive(Debug)]
 pub struct Quiesced {
-    /// The vNICs.
-    pub nics: Vec<QuiescedNic>,
+    /// vNICs, ports, and who is connected to these.
+    pub served: Vec<QuiescedPort>,
     end: oneshot::Sender<Afterwards>,
 }
 
-/// One vNIC of [`Quiesced`].
+/// One of [`Quiesced`].
 #[derive(Debug)]
-pub struct QuiescedNic {
-    /// Which.
-    pub id: Uuid,
-    /// What was seen of its guest.
-    pub guest: proto::GuestSeen,
+pub struct QuiescedPort {
+    /// Whose it is.
+    pub whose: Whose,
     /// The way to what it serves.
     pub exporter: Exporter,
+}
+
+/// Whose a port of the data plane is that another process takes over.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Whose {
+    /// A vNIC's.
+    Nic {
+        /// Which.
+        id: Uuid,
+        /// What was seen of its guest: [`proto::GuestSeen`], encoded.
+        guest: Vec<u8>,
+    },
+    /// A port's.
+    Port {
+        /// Which.
+        id: Uuid,
+    },
 }
 
 /// What becomes of a Control that waits.
@@ -230,6 +247,14 @@ pub enum RestoreError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A port that another process has exported could not be gone on with.
+    #[error("cannot go on with port {name}: {source}")]
+    Port {
+        /// Which.
+        name: Name,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A vNIC's socket could not be made.
     #[error("cannot make the socket of vNIC {name} at {}: {source}", path.display())]
     Socket {
@@ -330,17 +355,17 @@ impl Control {
         })
     }
 
-    /// Goes on with a vNIC that another process of the daemon `exported`. One that is not stored is
-    /// let go.
-    pub fn take_over(
-        &mut self,
-        id: Uuid,
-        guest: proto::GuestSeen,
-        exported: Exported,
-    ) -> Result<(), RestoreError> {
-        let Some(nic) = self.nics.get_mut(&id) else { return Ok(()) };
-        nic.guest = Guest::of_before(guest);
-        self.open_socket(id, Some(exported))
+    /// Goes on with what another process of the daemon `exported`. What is not stored is let go.
+    pub fn take_over(&mut self, whose: Whose, exported: Exported) -> Result<(), RestoreError> {
+        match whose {
+            Whose::Nic { id, guest } => {
+                let Some(nic) = self.nics.get_mut(&id) else { return Ok(()) };
+                // One that cannot be read says nothing of the guest.
+                nic.guest = Guest::of_before(proto::GuestSeen::decode(&*guest).unwrap_or_default());
+                self.open_socket(id, Some(exported))
+            }
+            Whose::Port { id } => self.take_port_over(id, exported),
+        }
     }
 
     /// Takes no more requests until [`Quiesced::end`]: another process is about to take over. Those
@@ -350,9 +375,11 @@ impl Control {
         self.quiesced = Some(ended);
         let nics = self.nics.iter().filter_map(|(id, nic)| {
             let exporter = nic.attached.as_ref()?.exporter();
-            Some(QuiescedNic { id: *id, guest: nic.guest.seen().clone(), exporter })
+            let guest = nic.guest.seen().encode_to_vec();
+            Some(QuiescedPort { whose: Whose::Nic { id: *id, guest }, exporter })
         });
-        Quiesced { nics: nics.collect(), end }
+        let served = nics.chain(self.ports.values().flat_map(PortEntry::quiesced)).collect();
+        Quiesced { served, end }
     }
 
     /// Sockets of vNICs that are no more; anything else in the directory is left alone.

@@ -4,7 +4,7 @@
 //! are members of the network, the listener is not.
 
 use super::{
-    Control, Limits, Owner,
+    Control, Limits, Owner, QuiescedPort, RestoreError, Whose,
     change::Decided,
     compile,
     fields::{self, optional, parse, uuid},
@@ -57,6 +57,14 @@ pub(super) struct Client {
     pub(super) remote: String,
     pub(super) since: Timestamp,
     pub(super) attached: Attached,
+}
+
+impl PortEntry {
+    /// Returns the way to what it serves.
+    pub(super) fn quiesced(&self) -> Option<QuiescedPort> {
+        let exporter = self.attached.as_ref()?.exporter();
+        Some(QuiescedPort { whose: Whose::Port { id: self.model.id }, exporter })
+    }
 }
 
 /// A port to be made.
@@ -288,6 +296,18 @@ impl Control {
         }
         (entry.error, entry.view) = ("".into(), None);
         Ok(())
+    }
+
+    /// Goes on with a port that another process of the daemon `exported`. One that is not stored is
+    /// let go.
+    pub(super) fn take_port_over(
+        &mut self,
+        id: Uuid,
+        exported: Exported,
+    ) -> Result<(), RestoreError> {
+        let Some(entry) = self.ports.get(&id) else { return Ok(()) };
+        let name = entry.model.name.clone();
+        self.open_port(id, Some(exported)).map_err(|source| RestoreError::Port { name, source })
     }
 
     /// Opens a port; where that fails, the port says so, and it is tried again.

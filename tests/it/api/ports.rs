@@ -13,7 +13,10 @@ use prost_types::FieldMask;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType, connect, recv, send, socket,
 };
-use std::{os::fd::OwnedFd, path::Path};
+use std::{
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    path::Path,
+};
 use tonic::Code;
 
 /// A segment without addresses.
@@ -113,6 +116,20 @@ fn a_port_is_kept_changed_and_goes_with_its_network() {
     let request = ListPortsRequest::default();
     let left = daemon.call(async |client| client.list_ports(request).await).unwrap();
     assert_eq!(left.ports, []);
+}
+
+#[test]
+fn a_listener_is_handed_over_and_never_refuses_a_client() {
+    let mut daemon = Daemon::start();
+    daemon.network_with("lab", segment);
+    create(&mut daemon, |_| {}).unwrap();
+    let path = daemon.path("s/lan");
+    let inode = std::fs::metadata(&path).unwrap().ino();
+    assert!(daemon.hand_over());
+    assert_eq!(std::fs::metadata(&path).unwrap().ino(), inode, "it is the same socket");
+    assert_eq!(get(&mut daemon, "lan").state(), PortState::Listening);
+    let _client = dial(&path);
+    wait_until("it is a member", || get(&mut daemon, "lan").attachments.len() == 1);
 }
 
 #[test]
