@@ -3,7 +3,7 @@
 use super::refusal::Refusal;
 use crate::account::Group;
 use crate::{
-    dataplane::{Access, MAX_CLIENTS, PortSpec, listen, tap},
+    dataplane::{Access, MAX_CLIENTS, PortSpec, listen, tap, vde},
     locator::{self, Locator, Reach},
 };
 use ipnet::IpNet;
@@ -85,9 +85,36 @@ pub(super) fn listens(locator: &Locator) -> bool {
     )
 }
 
-/// Returns what the data plane makes of a locator.
-pub(super) fn spec(locator: &Locator) -> io::Result<PortSpec> {
+/// Returns what the data plane makes of a locator; others may be told its `description`.
+pub(super) fn spec(locator: &Locator, description: &str) -> io::Result<PortSpec> {
     match locator {
+        Locator::Switch(node) | Locator::Hub(node) => {
+            if node.directory.as_os_str().is_empty() {
+                let expected = "expected a directory behind ://";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, expected));
+            }
+            Ok(PortSpec::VdeSwitch(vde::switch::Spec {
+                directory: node.directory.clone(),
+                access: access(&node.access)?,
+                directory_mode: node.directory_mode,
+                max_clients: node.max.map_or(MAX_CLIENTS, u32::from),
+            }))
+        }
+        Locator::Vde(plug) => Ok(PortSpec::VdePlug(vde::plug::Spec {
+            directory: plug.directory.clone(),
+            port: match &plug.port {
+                None => vde::plug::SwitchPort::Any,
+                Some(locator::SwitchPort::Number(number)) => vde::plug::SwitchPort::Number(*number),
+                Some(locator::SwitchPort::Group(group)) => {
+                    vde::plug::SwitchPort::Group(group.clone())
+                }
+            },
+            access: access(&plug.access)?,
+            description: match description {
+                "" => format!("mvirt-net PID={}", std::process::id()),
+                said => format!("{said} PID={}", std::process::id()),
+            },
+        })),
         Locator::SeqpacketListen(at) => Ok(PortSpec::Listen(listen::Spec {
             address: listen::Address::Unix(at.path.clone()),
             framing: listen::Framing::Packets,

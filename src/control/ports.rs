@@ -206,7 +206,8 @@ impl Control {
         new.name.as_ref().map_or(Ok(()), |name| self.check_member_name(name))?;
         self.reachable.check(&new.locator)?;
         // What this daemon cannot make is not stored.
-        locators::spec(&new.locator).map_err(|error| locators::refused(&new.locator, error))?;
+        locators::spec(&new.locator, &new.description)
+            .map_err(|error| locators::refused(&new.locator, error))?;
         Limits::check("ports", self.ports.len(), self.limits.ports, "max-ports")?;
         let now = Timestamp::now();
         let port = Port {
@@ -287,7 +288,7 @@ impl Control {
             place: entry.place,
             network: network.key,
             name: entry.model.name.to_string(),
-            spec: locators::spec(&entry.model.locator)?,
+            spec: locators::spec(&entry.model.locator, &entry.model.description)?,
         };
         entry.attached = Some(self.dataplane.attach(new, exported)?);
         // It listens now; of others their endpoint says when the other end is there.

@@ -13,6 +13,7 @@ mod life;
 #[path = "../support/mod.rs"]
 mod support;
 mod traffic;
+mod vde;
 mod vmm;
 
 use support::{

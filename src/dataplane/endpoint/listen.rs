@@ -26,12 +26,12 @@ use tokio::{io::Interest, net::UnixStream, sync::oneshot};
 
 /// How long until the next try where no connection can be accepted.
 // Short: who waits is in the kernel's queue meanwhile, and nobody else is held up.
-const ACCEPT_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_INTERVAL: Duration = Duration::from_millis(100);
 /// Connections that are accepted in one go.
 // Others on this thread are to have their turn while somebody connects without end.
 const ACCEPTED_TOGETHER: usize = 64;
 /// Connections that wait to be accepted.
-const BACKLOG: i32 = 128;
+pub(super) const BACKLOG: i32 = 128;
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ pub(super) async fn serve(
 }
 
 /// Returns those who connect next, not before some moment.
-async fn accept(socket: &UnixStream, not_before: Instant) -> io::Result<Vec<OwnedFd>> {
+pub(super) async fn accept(socket: &UnixStream, not_before: Instant) -> io::Result<Vec<OwnedFd>> {
     tokio::time::sleep_until(not_before.into()).await;
     socket.readable().await?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -175,7 +175,7 @@ fn admit(
 }
 
 /// Returns who is at the other end of a socket.
-fn remote(socket: &OwnedFd) -> String {
+pub(super) fn remote(socket: &OwnedFd) -> String {
     match socket_peercred(socket) {
         Ok(peer) => format!("pid {} of user {}", peer.pid.as_raw_nonzero(), peer.uid.as_raw()),
         Err(_) => "unknown".into(),

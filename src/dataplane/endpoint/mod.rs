@@ -4,7 +4,9 @@
 //! ```text
 //! VMM ──── channel ─ vhost_user ─┐
 //! device ─────────── tap ────────┼─ port_handle ── attach, detach ──▶ reactor
-//! client ─ listen ─ connection ──┘
+//! client ─ listen ─ connection ──┤
+//! client ─ vde::switch ──────────┤
+//! switch ─ vde::plug ────────────┘
 //! ```
 
 pub mod arrivals;
@@ -16,6 +18,7 @@ pub mod listener;
 mod lockout;
 pub mod port_handle;
 pub mod tap;
+pub mod vde;
 pub mod vhost_user;
 
 use crate::dataplane::port::vhost_user::session::Device;
@@ -39,6 +42,10 @@ pub enum PortSpec {
     Tap(tap::Spec),
     /// A socket that others connect to, each of whom is a port of its own.
     Listen(listen::Spec),
+    /// A directory that VDE's clients connect to, each of whom is a port of its own.
+    VdeSwitch(vde::switch::Spec),
+    /// A client of somebody's VDE switch.
+    VdePlug(vde::plug::Spec),
     /// Who has connected to such a socket.
     Member(Arrival),
 }
@@ -128,6 +135,19 @@ pub(super) fn serve(
             let admitted = Clients::new(max_clients);
             clients = Some(Arc::clone(&admitted));
             tokio::spawn(listen::serve(start, admitted, port, stop))
+        }
+        PortSpec::VdeSwitch(spec) => {
+            let access = spec.access.or(Access { mode: None, ..common.access });
+            let spec = vde::switch::Spec { access, ..spec };
+            let start = vde::switch::Start::new(&spec, exported)?;
+            socket = Some(Socket { path: spec.control(), access, device: None });
+            let admitted = Clients::new(spec.max_clients);
+            clients = Some(Arc::clone(&admitted));
+            tokio::spawn(vde::switch::serve(start, admitted, port, stop))
+        }
+        PortSpec::VdePlug(spec) => {
+            let plugged = exported.map(vde::plug::Plugged::import).transpose()?.flatten();
+            tokio::spawn(vde::plug::serve(spec, plugged, port, stop))
         }
         PortSpec::Member(arrival) => tokio::spawn(arrival.serve(port, stop)),
     };

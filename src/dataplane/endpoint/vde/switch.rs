@@ -1,0 +1,324 @@
+//! A directory that VDE's clients connect to, as vde_switch serves one: each client is a port of
+//! its own, until its control connection ends.
+
+use super::{SocketFile, TIMEOUT, connect_named, datagram_socket, read, share, unplugged};
+use crate::{
+    dataplane::{
+        PortState,
+        endpoint::{
+            arrivals::{Arrival, Client, Clients},
+            connection,
+            export::Exported,
+            listen,
+            listener::{self, Access},
+            port_handle::{PortHandle, Signal},
+        },
+        port::{Port, datagram::Packets, descriptor::DescriptorPort},
+    },
+    log_limit::{LogLimit, Said},
+    wire::vde::{self, Request, SocketName, WantedPort},
+};
+use rustix::net::{SocketType, sockopt::socket_peercred};
+use std::{
+    collections::VecDeque,
+    fs, io,
+    os::{
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        unix::{
+            ffi::OsStrExt as _,
+            fs::{DirBuilderExt as _, FileTypeExt as _},
+        },
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{
+    net::UnixStream,
+    sync::oneshot,
+    task::{AbortHandle, JoinSet},
+    time::timeout,
+};
+use zerocopy::IntoBytes as _;
+
+/// The socket in the directory that clients connect to.
+const CONTROL: &str = "ctl";
+/// Who may open sockets, and see into the directory, where nobody has said: its owner alone. As
+/// vde_switch has it, with its set-group-ID bit: what clients make there is of the group, too.
+const MODE: u16 = 0o600;
+const DIRECTORY_MODE: u16 = 0o2700;
+/// Octets of the longest name in the directory: `/`, a number, a dot, and a descriptor's number.
+const LONGEST_NAME: usize = 14;
+/// Clients that have connected and not yet said what they want. The oldest gives way to one more:
+/// who wants something says so at once.
+const SILENT: usize = 32;
+
+/// A directory to be served.
+#[derive(Debug)]
+pub struct Spec {
+    /// The directory. It is made where it is not there.
+    pub directory: PathBuf,
+    /// Who may open its sockets.
+    pub access: Access,
+    /// The directory's permissions.
+    pub directory_mode: Option<u16>,
+    /// How many clients there may be at a time.
+    pub max_clients: u32,
+}
+
+impl Spec {
+    /// The permissions of sockets and of the directory: of one the other follows, as in vde_switch.
+    fn modes(&self) -> (u16, u16) {
+        // Who may read or write a socket may pass through the directory.
+        let passing = |mode: u16| {
+            let bits = [0o600, 0o060, 0o006].iter().zip([0o100, 0o010, 0o001]);
+            let passing = bits.filter(|(bits, _)| mode & **bits != 0).map(|(_, bit)| bit);
+            0o2000 | (mode & 0o666) | passing.sum::<u16>()
+        };
+        match (self.access.mode, self.directory_mode) {
+            (None, None) => (MODE, DIRECTORY_MODE),
+            (Some(mode), None) => (mode, passing(mode)),
+            (None, Some(directory)) => (directory & 0o666, directory),
+            (Some(mode), Some(directory)) => (mode, directory),
+        }
+    }
+
+    /// Where clients connect.
+    pub(in crate::dataplane) fn control(&self) -> PathBuf {
+        self.directory.join(CONTROL)
+    }
+}
+
+/// The directory, until nobody uses it any more.
+#[derive(Debug)]
+struct Directory {
+    /// As others find it: absolute.
+    path: PathBuf,
+    access: Access,
+    /// It is to go when it is not used any more.
+    is_ours: bool,
+    /// Another process goes on with it.
+    is_given: AtomicBool,
+    clients: AtomicU32,
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if self.is_ours && !self.is_given.load(Relaxed) {
+            // There may be more in it, which is not ours to remove.
+            fs::remove_dir(&self.path).ok();
+        }
+    }
+}
+
+impl Directory {
+    fn new(spec: &Spec, exported: bool) -> io::Result<Self> {
+        let (mode, directory_mode) = spec.modes();
+        let mut is_ours = match fs::DirBuilder::new().mode(0o700).create(&spec.directory) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => exported,
+            Err(error) => return Err(error),
+        };
+        // Clients have other working directories.
+        let path = fs::canonicalize(&spec.directory)?;
+        if path.as_os_str().len() + LONGEST_NAME > listener::longest_socket_path() {
+            let most = listener::longest_socket_path() - LONGEST_NAME;
+            let text = format!("expected a directory whose path has at most {most} octets");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let access = Access { mode: Some(mode), ..spec.access };
+        if !exported {
+            let is_new = is_ours;
+            is_ours |= clear(&path)?;
+            // Of one that somebody made, only what was asked for is changed.
+            if is_new || spec.directory_mode.is_some() {
+                Access { mode: Some(directory_mode), ..spec.access }.apply(&path)?;
+            }
+        }
+        let (is_given, clients) = (AtomicBool::new(false), AtomicU32::new(0));
+        Ok(Self { path, access, is_ours, is_given, clients })
+    }
+}
+
+/// Removes what a switch has left that is no more. Returns whether there was one.
+fn clear(directory: &Path) -> io::Result<bool> {
+    let control = directory.join(CONTROL);
+    listener::refuse_live(&control, SocketType::STREAM).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            let text = format!("a VDE switch is serving {}: {error}", directory.display());
+            io::Error::new(error.kind(), text)
+        }
+        _ => error,
+    })?;
+    let was_served = fs::exists(&control)?;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let is_socket = entry.file_type()?.is_socket();
+        if is_socket && entry.file_name() != CONTROL && is_data_name(entry.file_name().as_bytes()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(was_served)
+}
+
+/// Whether it is the name of a switch's socket for a client: two numbers with a dot between.
+fn is_data_name(name: &[u8]) -> bool {
+    let is_number = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let mut parts = name.split(|octet| *octet == b'.');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(first), Some(second), None) => is_number(first) && is_number(second),
+        _ => false,
+    }
+}
+
+/// A directory that is served already.
+#[derive(Debug)]
+pub(in crate::dataplane::endpoint) struct Start {
+    control: UnixStream,
+    directory: Arc<Directory>,
+}
+
+impl Start {
+    /// Makes it, or goes on with what another process of the daemon `exported`.
+    pub(in crate::dataplane::endpoint) fn new(
+        spec: &Spec,
+        exported: Option<Exported>,
+    ) -> io::Result<Self> {
+        let directory = Directory::new(spec, exported.is_some())?;
+        let control = match exported {
+            Some(exported) => {
+                exported.fds.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?
+            }
+            None => {
+                let path = directory.path.join(CONTROL);
+                listener::bind_aside(&path, directory.access, SocketType::STREAM, listen::BACKLOG)?
+            }
+        };
+        // It is only waited for, whatever it is.
+        let control = UnixStream::from_std(control.into())?;
+        Ok(Self { control, directory: Arc::new(directory) })
+    }
+}
+
+/// A client that has said what it wants, and got it.
+struct Plugged {
+    /// Its control connection.
+    control: UnixStream,
+    port: Box<dyn Port>,
+    /// Our socket's, as long as it is connected. Behind the port: closed first.
+    file: SocketFile,
+    directory: Arc<Directory>,
+    remote: String,
+}
+
+/// Accepts clients until `stop`. They outlive it: each is a port of its own.
+pub(in crate::dataplane::endpoint) async fn serve(
+    Start { control, directory }: Start,
+    clients: Arc<Clients>,
+    mut port: PortHandle,
+    mut stop: oneshot::Receiver<()>,
+) {
+    port.tell(PortState::Listening);
+    let mut log = LogLimit::default();
+    let mut silent: VecDeque<AbortHandle> = VecDeque::new();
+    let mut greeted = JoinSet::new();
+    let mut not_before = Instant::now();
+    loop {
+        tokio::select! {
+            _ = &mut stop => return,
+            signal = port.next() => {
+                // It has no port at any reactor: nothing moves, and nothing fails.
+                if let Signal::Export(request) = signal {
+                    let fd = control.as_fd().try_clone_to_owned();
+                    let export = |fd| port.exported(Duration::ZERO, None, vec![fd]);
+                    directory.is_given.store(true, Relaxed);
+                    request.answer(fd.map(export)).await;
+                    directory.is_given.store(false, Relaxed);
+                }
+            }
+            accepted = listen::accept(&control, not_before) => match accepted {
+                Ok(accepted) => for socket in accepted {
+                    let Some(client) = clients.admit() else { continue };
+                    silent.retain(|task| !task.is_finished());
+                    if silent.len() == SILENT && let Some(oldest) = silent.pop_front() {
+                        oldest.abort();
+                    }
+                    let directory = Arc::clone(&directory);
+                    silent.push_back(greeted.spawn(async move {
+                        (client, greet(socket, directory).await)
+                    }));
+                },
+                Err(error) => {
+                    // Out of descriptors, most likely. Those that are connected are served.
+                    not_before = Instant::now() + listen::ACCEPT_INTERVAL;
+                    if let Some(Said { unsaid }) = log.line(Instant::now()) {
+                        tracing::warn!(port = port.name(), %error, unsaid, "cannot accept");
+                    }
+                }
+            },
+            // One that was aborted has nothing to say, and none is told to panic.
+            Some(greeted) = greeted.join_next() => match greeted {
+                Ok((client, Ok(plugged))) => port.arrived(arrival(client, plugged)),
+                Ok((_, Err(error))) => {
+                    if let Some(Said { unsaid }) = log.failure(&error.to_string(), Instant::now()) {
+                        let port = port.name();
+                        tracing::warn!(port, %error, unsaid, "a VDE client is not served");
+                    }
+                }
+                Err(_) => {}
+            },
+        }
+    }
+}
+
+/// Hears what a client wants, and makes its socket.
+async fn greet(socket: OwnedFd, directory: Arc<Directory>) -> io::Result<Plugged> {
+    let peer = socket_peercred(&socket)?;
+    let by = listen::remote(&socket);
+    let control = UnixStream::from_std(socket.into())?;
+    let mut octets = [0; vde::MAX_REQUEST];
+    // Descriptors that come with it are closed by the kernel, since nobody asks for them.
+    let len = timeout(TIMEOUT, read(&control, &mut octets)).await??;
+    let request = Request::parse(&octets[..len])
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    let data = datagram_socket()?;
+    // First, so that nobody else can send to it once it has a name.
+    connect_named(&data, &request.socket, &control)?;
+    let number = directory.clients.fetch_add(1, Relaxed) % 1000;
+    let path = directory.path.join(format!("{number:03}.{}", data.as_raw_fd()));
+    let file = SocketFile::bind(&data, path)?;
+    share(&file.0, peer.uid.as_raw(), directory.access)?;
+    let name = SocketName::at_path(file.0.as_os_str().as_bytes());
+    let name = name.ok_or(io::ErrorKind::InvalidFilename)?;
+    // A new connection has room for it.
+    if control.try_write(name.as_bytes())? != vde::REPLY_LEN {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    let remote = match (request.description.escape_ascii(), request.port) {
+        (_, WantedPort::Any) if request.description.is_empty() => by,
+        (description, WantedPort::Number(number)) => format!("{description}, port {number}: {by}"),
+        (description, _) => format!("{description}: {by}"),
+    };
+    let port = Box::new(DescriptorPort::new(Packets::from(data))?);
+    Ok(Plugged { control, port, file, directory, remote })
+}
+
+fn arrival(client: Client, plugged: Plugged) -> Arrival {
+    let Plugged { control, port: made, file, directory, remote } = plugged;
+    Arrival::new(remote, client, async move |port, stop| {
+        let (end, ended) = oneshot::channel();
+        let until_unplugged = async {
+            tokio::select! {
+                _ = stop => {}
+                () = unplugged(&control) => {}
+            }
+            // It may have ended by itself.
+            end.send(()).ok();
+        };
+        tokio::join!(connection::serve(made, port, ended), until_unplugged);
+        drop((file, directory));
+    })
+}

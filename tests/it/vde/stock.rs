@@ -1,0 +1,90 @@
+//! VDE's own programs, as Debian has them: a plug whose standard streams the test holds, and
+//! switches.
+
+use std::{
+    io::{Read as _, Write as _},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A frame of an EtherType for experiments (IEEE 802, clause 9.2.3).
+pub(super) fn frame(to: [u8; 6], from: u8, len: usize) -> Vec<u8> {
+    let mut frame = [&to[..], &mac(from), &[0x88, 0xb5]].concat();
+    frame.resize(len.max(14), from);
+    frame
+}
+
+pub(super) const ALL: [u8; 6] = [0xff; 6];
+
+pub(super) fn mac(number: u8) -> [u8; 6] {
+    [0x02, 0, 0, 0, 0, number]
+}
+
+/// A program with frames on its standard streams, behind their lengths: 16 bits, big-endian.
+pub(super) struct Plug {
+    child: Child,
+    input: ChildStdin,
+    frames: mpsc::Receiver<Vec<u8>>,
+}
+
+impl Plug {
+    pub(super) fn of(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let input = child.stdin.take().unwrap();
+        let mut output = child.stdout.take().unwrap();
+        let (sender, frames) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut length = [0; 2];
+            while output.read_exact(&mut length).is_ok() {
+                let mut frame = vec![0; u16::from_be_bytes(length).into()];
+                if output.read_exact(&mut frame).is_err() || sender.send(frame).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, input, frames }
+    }
+
+    /// `vde_plug` of Debian's.
+    pub(super) fn stock(locator: &str) -> Self {
+        Self::of(Command::new("vde_plug").arg(locator))
+    }
+
+    pub(super) fn sends(&mut self, frame: &[u8]) {
+        let length = u16::try_from(frame.len()).unwrap();
+        self.input.write_all(&[&length.to_be_bytes()[..], frame].concat()).unwrap();
+    }
+
+    pub(super) fn hears(&self) -> Vec<u8> {
+        self.frames.recv_timeout(TIMEOUT).expect("a frame comes")
+    }
+
+    /// The frame that comes within so many milliseconds, if one does.
+    pub(super) fn hears_within(&self, milliseconds: u64) -> Option<Vec<u8>> {
+        self.frames.recv_timeout(Duration::from_millis(milliseconds)).ok()
+    }
+
+    /// Whether no frame has come by now.
+    pub(super) fn is_silent(&self) -> bool {
+        self.frames.try_recv().is_err()
+    }
+
+    /// Waits until the program ends by itself.
+    pub(super) fn ends(mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Plug {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
