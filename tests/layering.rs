@@ -81,6 +81,8 @@ const RULES: &[Rule] = &[
     Rule { place: "src/switchyard/body.rs", never: STATE_MACHINE },
     Rule { place: "src/switchyard/macs.rs", never: STATE_MACHINE },
     Rule { place: "src/switchyard/fabric.rs", never: STATE_MACHINE },
+    Rule { place: "src/switchyard/impair", never: STATE_MACHINE },
+    Rule { place: "src/switchyard/expression", never: STATE_MACHINE },
     Rule {
         place: "src/switchyard",
         never: &["crate::control", "crate::store", "crate::daemon", "crate::proto", "tonic"],

@@ -9,7 +9,9 @@
 
 pub mod body;
 pub mod client;
+pub mod expression;
 pub mod fabric;
+pub mod impair;
 mod macs;
 pub mod protocol;
 pub mod server;
