@@ -1,8 +1,8 @@
 //! The console's grammar: lines in, commands out, and answers as text.
 //!
-//! Each answer is lines of output, and last one of `OK` and the focus: `OK` at the switch, `OKvlan5`
-//! in VLAN 5. A line that is no command here is answered `Bad command`; a command that cannot be
-//! carried out, `ERR` and why.
+//! Each answer is lines of output, and last one of `OK` and the focus: `OK` at the switch,
+//! `OKvlan5` in VLAN 5. A line that is no command here is answered `Bad command`; a command that
+//! cannot be carried out, `ERR` and why.
 
 use std::{fmt::Write as _, net::SocketAddr, time::Duration};
 
