@@ -16,6 +16,8 @@ use crate::{
     },
     dataplane::{self, Access, Dataplane, Hugepages},
     file_limit,
+    model::L2Policy,
+    proto::{self, CreateNetworkRequest},
     store::memory::MemoryStore,
 };
 use std::{io, path::PathBuf, time::Duration};
@@ -32,6 +34,16 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self { reactors: config::auto_reactors(), networks: config::DEFAULT_MAX_NETWORKS }
+    }
+}
+
+/// Returns a request for a network that is a plain switch: it adds nothing and hides nothing.
+pub fn plain_network(name: &str) -> CreateNetworkRequest {
+    CreateNetworkRequest {
+        name: name.into(),
+        kind: proto::NetworkKind::Switched.into(),
+        l2: Some(proto::L2Policy::from(&L2Policy::plain())),
+        ..Default::default()
     }
 }
 
@@ -127,7 +139,12 @@ impl Embedded {
 mod tests {
     use super::*;
     use crate::control::Accounts;
-    use crate::proto::{CreateNetworkRequest, CreateNicRequest, ListNetworksRequest};
+    use crate::proto::{CreateNicRequest, CreatePortRequest, ListNetworksRequest};
+    use rustix::net::{
+        AddressFamily, RecvFlags, SendFlags, SocketType, recv, send, socket,
+        sockopt::{self, Timeout},
+    };
+    use std::os::fd::OwnedFd;
 
     fn request(name: &str) -> CreateNetworkRequest {
         CreateNetworkRequest {
@@ -169,5 +186,74 @@ mod tests {
         let made = daemon.change(move |control| control.create_nic(&nic, &Accounts::default()));
         assert!(matches!(made.await, Err(RequestError::Refused(Refusal::Exhausted(_)))));
         assert!(daemon.stop().await);
+    }
+    /// A daemon with a network whose ports are of these kinds.
+    async fn plain(ports: &[String]) -> Embedded {
+        let daemon = Embedded::start(Settings { reactors: 1, networks: 1 }).unwrap();
+        daemon.change(|control| control.create_network(&plain_network("lan"))).await.unwrap();
+        for locator in ports {
+            let (network_id, locator) = ("lan".into(), locator.clone());
+            let port = CreatePortRequest { network_id, locator, ..Default::default() };
+            daemon.change(move |control| control.create_port(&port)).await.unwrap();
+        }
+        daemon
+    }
+
+    /// Connects to a port that takes packets.
+    fn connect(path: &std::path::Path) -> OwnedFd {
+        let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        let address = rustix::net::SocketAddrUnix::new(path).unwrap();
+        rustix::net::connect(&socket, &address).unwrap();
+        sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(Duration::from_secs(10))).unwrap();
+        socket
+    }
+
+    // seed H.3.1, H.3.21
+    #[tokio::test(flavor = "multi_thread")]
+    async fn networks_of_two_daemons_are_one_by_a_mesh() {
+        let folder = tempfile::tempdir().unwrap();
+        let ports: Vec<u16> = (0..3).map(|_| free_udp_port()).collect();
+        let (mut daemons, mut clients) = (Vec::new(), Vec::new());
+        for port in &ports[..2] {
+            let path = folder.path().join(port.to_string());
+            let group = format!("dives://239.13.13.13:{}", ports[2]);
+            let mesh = format!("{group}/host=127.0.0.1/port={port}/vlan=5/advert=text");
+            let listener = format!("seqpacket-listen://{}", path.display());
+            daemons.push(plain(&[mesh, listener]).await);
+            clients.push(connect(&path));
+        }
+        let frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[0x88, 0xb5], b"hello"].concat();
+        // What is sent before both know each other is lost.
+        let hear = |client: &OwnedFd| {
+            let mut heard = [0; 2048];
+            let len = recv(client, &mut heard[..], RecvFlags::empty()).unwrap().0;
+            heard[..len].to_vec()
+        };
+        let peers = |daemon: &Embedded| {
+            let peers = |control: &mut Control| {
+                let switches = control.meshes().switches();
+                switches.iter().flat_map(|switch| switch.peers()).count()
+            };
+            let control = daemon.control().clone();
+            async move { control.call(peers).await.unwrap() }
+        };
+        let began = std::time::Instant::now();
+        while peers(&daemons[0]).await + peers(&daemons[1]).await < 2 {
+            assert!(began.elapsed() < Duration::from_secs(10), "they find each other");
+            tokio::task::yield_now().await;
+        }
+        send(&clients[0], &frame, SendFlags::empty()).unwrap();
+        assert_eq!(hear(&clients[1]), frame);
+        let answer = [&[2, 0, 0, 0, 0, 1][..], &[2, 0, 0, 0, 0, 2], &[0x88, 0xb5], b"yes"].concat();
+        send(&clients[1], &answer, SendFlags::empty()).unwrap();
+        assert_eq!(hear(&clients[0]), answer);
+        for daemon in daemons {
+            assert!(daemon.stop().await);
+        }
+    }
+
+    fn free_udp_port() -> u16 {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.local_addr().unwrap().port()
     }
 }

@@ -3,13 +3,14 @@
 use super::refusal::Refusal;
 use crate::account::Group;
 use crate::{
-    dataplane::{Access, MAX_CLIENTS, PortSpec, listen, tap, vde},
+    dataplane::{Access, MAX_CLIENTS, PortSpec, dives, listen, tap, vde},
+    dives::{advert::Policy, node::Settings},
     locator::{self, Locator, Reach},
 };
 use ipnet::IpNet;
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Component, Path, PathBuf},
 };
 
@@ -121,6 +122,7 @@ pub(super) fn spec(locator: &Locator, description: &str) -> io::Result<PortSpec>
             access: access(&at.access)?,
             max_clients: at.max.map_or(MAX_CLIENTS, u32::from),
         })),
+        Locator::Dives(at) => mesh(at).map(PortSpec::Dives),
         Locator::Tap(tap) => Ok(PortSpec::Tap(tap::Spec { interface: tap.interface.clone() })),
         _ => {
             let kind = locator.kind().name;
@@ -128,6 +130,25 @@ pub(super) fn spec(locator: &Locator, description: &str) -> io::Result<PortSpec>
             Err(io::Error::new(io::ErrorKind::Unsupported, why))
         }
     }
+}
+
+fn mesh(at: &locator::Dives) -> io::Result<dives::Spec> {
+    let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    let SocketAddr::V4(group) = at.group else {
+        return refused("expected a group of IPv4, like 239.13.13.13");
+    };
+    if at.names {
+        return refused("names=on: peers are known by addresses only");
+    }
+    let advert = match at.advert {
+        locator::Advert::Auto => Policy::Auto,
+        locator::Advert::Text => Policy::Text,
+        locator::Advert::Sockaddr => Policy::Binary,
+        locator::Advert::Both => Policy::Both,
+    };
+    let (host, port, allow) = (at.host, at.port, at.allow.clone());
+    let switch = Settings { host, port, group, advert, allow };
+    Ok(dives::Spec { switch, vlan: at.vlan })
 }
 
 /// Returns who may open a socket; names are looked up now.

@@ -47,6 +47,7 @@ use crate::{
         Attached, Barrier, Closing, Dataplane, Exported, Exporter, Placement, PortChange,
         PortEvent, PortState,
         counters::ReactorCounters,
+        dives::Meshes,
         forward::tables::{NetworkKey, PortId},
     },
     log_limit::{LogLimit, Said},
@@ -622,6 +623,11 @@ impl Control {
             sleeps: counters.sleeps.get(),
         };
         reactors.map(view).collect()
+    }
+
+    /// The switches of meshes that ports lead to.
+    pub fn meshes(&self) -> &Meshes {
+        self.dataplane.meshes()
     }
 
     /// Closes all sockets and takes no more requests, for the end of the daemon.

@@ -25,6 +25,7 @@ mod reports;
 pub use endpoint::{
     PortSpec,
     arrivals::{Arrival, MAX_CLIENTS},
+    dives,
     export::{Exported, SavedConnection, SavedLimits},
     listen,
     listener::{Access, longest_socket_path, room_for_listeners},
@@ -322,6 +323,7 @@ impl Dataplane {
             common: endpoint::Common {
                 guest_memory: settings.guest_memory,
                 access: settings.socket_access,
+                meshes: dives::Meshes::default(),
             },
             homes: HashMap::new(),
             generations: Vec::new(),
@@ -409,13 +411,18 @@ impl Dataplane {
             exported.as_ref().map(|from| &from.kept),
         );
         let endpoint::Served { socket, clients, task } =
-            endpoint::serve(spec, port, self.common, exported, stopped)?;
+            endpoint::serve(spec, port, &self.common, exported, stopped)?;
         Ok(Attached { name, socket, clients, counters, home, exports, stop, task })
     }
 
     /// The reactors: how many vNICs are placed on each, and what it has done.
     pub fn reactors(&self) -> impl Iterator<Item = (usize, &ReactorCounters)> {
         self.load.iter().copied().zip(self.reactors.iter().map(|reactor| reactor.counters()))
+    }
+
+    /// The switches of meshes that ports lead to.
+    pub fn meshes(&self) -> &dives::Meshes {
+        &self.common.meshes
     }
 
     /// The way to see that all reactors still turn.

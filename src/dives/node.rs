@@ -23,7 +23,10 @@ use std::{
     collections::HashMap,
     fs, io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket as StdSocket},
-    os::{fd::OwnedFd, unix::net::UnixDatagram as StdDatagram},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::net::UnixDatagram as StdDatagram,
+    },
     sync::{Arc, Mutex, Weak},
     time::{Duration, Instant},
 };
@@ -67,6 +70,34 @@ struct Shared {
     mesh: Mutex<Mesh>,
     /// This end of each VLAN's pair.
     vlans: Mutex<HashMap<u32, Arc<UnixDatagram>>>,
+}
+
+/// The sockets of a switch.
+#[derive(Debug)]
+pub struct Sockets {
+    unicast: StdSocket,
+    discovery: StdSocket,
+}
+
+impl Sockets {
+    /// Opens them.
+    pub fn open(settings: &Settings) -> io::Result<Self> {
+        let Settings { host, port, group, .. } = *settings;
+        if !group.ip().is_multicast() {
+            let why = format!("{}: expected a multicast address like 239.13.13.13", group.ip());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let unicast = StdSocket::bind((host, port)).map_err(about(format!("UDP {host}:{port}")))?;
+        unicast.set_nonblocking(true)?;
+        let discovery = discovery_socket(group, host).map_err(about(format!("group {group}")))?;
+        Ok(Self { unicast, discovery })
+    }
+
+    /// Returns those that [`Node::share`] has given; none where it has given none.
+    pub fn from_fds(fds: Vec<OwnedFd>) -> Option<Self> {
+        let [unicast, discovery] = <[_; 2]>::try_from(fds).ok()?;
+        Some(Self { unicast: unicast.into(), discovery: discovery.into() })
+    }
 }
 
 impl Drop for Node {
@@ -115,17 +146,10 @@ fn packets(socket: OwnedFd) -> io::Result<UnixDatagram> {
 }
 
 impl Node {
-    /// Opens the sockets, on the current runtime of tokio.
-    pub fn start(settings: Settings) -> io::Result<Self> {
-        let Settings { host, port, group, .. } = settings;
-        if !group.ip().is_multicast() {
-            let why = format!("{}: expected a multicast address like 239.13.13.13", group.ip());
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        }
-        let unicast = StdSocket::bind((host, port)).map_err(about(format!("UDP {host}:{port}")))?;
-        unicast.set_nonblocking(true)?;
-        let discovery = discovery_socket(group, host).map_err(about(format!("group {group}")))?;
-        let allowed = allowed(&settings.allow, host)?;
+    /// Starts a switch on its sockets, on the current runtime of tokio.
+    pub fn start(settings: Settings, sockets: Sockets) -> io::Result<Self> {
+        let Sockets { unicast, discovery } = sockets;
+        let allowed = allowed(&settings.allow, settings.host)?;
         let own = unicast.local_addr()?;
         let mesh = Mesh::new(own, allowed, settings.advert, Instant::now());
         let shared = Arc::new(Shared {
@@ -142,17 +166,32 @@ impl Node {
         Ok(Self { shared, tasks })
     }
 
+    /// Where it is.
+    pub fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
+    /// Returns its sockets, for another process.
+    pub fn share(&self) -> io::Result<Vec<OwnedFd>> {
+        let Shared { unicast, discovery, .. } = &*self.shared;
+        [unicast, discovery].map(|socket| socket.as_fd().try_clone_to_owned()).into_iter().collect()
+    }
+
     /// Joins a VLAN. Returns the packet socket on which its frames come and go.
     pub fn join(&self, vlan: u32) -> io::Result<OwnedFd> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        let ours = Arc::new(packets(ours)?);
-        let mut vlans = lock(&self.shared.vlans);
-        if vlans.contains_key(&vlan) {
+        if lock(&self.shared.vlans).contains_key(&vlan) {
             let why = format!("VLAN {vlan} of {} is another port's", self.shared.settings.group);
             return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
         }
-        vlans.insert(vlan, Arc::clone(&ours));
+        self.rejoin(vlan)
+    }
+
+    /// Joins a VLAN anew, whose socket is closed.
+    pub fn rejoin(&self, vlan: u32) -> io::Result<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        let ours = Arc::new(packets(ours)?);
+        lock(&self.shared.vlans).insert(vlan, Arc::clone(&ours));
         lock(&self.shared.mesh).join(vlan);
         // Ends when `theirs` is closed; it holds no more than what it needs until then.
         tokio::spawn(send_all(Arc::downgrade(&self.shared), vlan, ours));
@@ -268,8 +307,11 @@ async fn send_all(shared: Weak<Shared>, vlan: u32, port: Arc<UnixDatagram>) {
         }
         lock(&shared.mesh).count_sent(sent, lost);
     }
-    if let Some(shared) = shared.upgrade() {
-        lock(&shared.vlans).remove(&vlan);
+    let Some(shared) = shared.upgrade() else { return };
+    let mut vlans = lock(&shared.vlans);
+    // Unless it was joined anew since.
+    if vlans.get(&vlan).is_some_and(|joined| Arc::ptr_eq(joined, &port)) {
+        vlans.remove(&vlan);
         lock(&shared.mesh).leave(vlan);
     }
 }
@@ -287,10 +329,14 @@ mod tests {
         SocketAddrV4::new(Ipv4Addr::new(239, 13, 13, 13), any.local_addr().unwrap().port())
     }
 
+    fn settings(group: SocketAddrV4, advert: Policy) -> Settings {
+        Settings { host: Ipv4Addr::LOCALHOST, port: 0, group, advert, allow: vec![] }
+    }
+
     fn node(group: SocketAddrV4, advert: Policy) -> Node {
-        let settings =
-            Settings { host: Ipv4Addr::LOCALHOST, port: 0, group, advert, allow: vec![] };
-        Node::start(settings).unwrap()
+        let settings = settings(group, advert);
+        let sockets = Sockets::open(&settings).unwrap();
+        Node::start(settings, sockets).unwrap()
     }
 
     async fn until(wanted: impl Fn() -> bool) {
@@ -354,14 +400,12 @@ mod tests {
         until(|| lock(&b.shared.vlans).len() == 1).await;
         Port::new(b, 6);
         drop(nodes);
-        Node::start(Settings {
-            host: Ipv4Addr::new(192, 0, 2, 1),
-            port: 0,
-            group,
-            advert: Policy::Auto,
-            allow: vec![],
-        })
-        .expect_err("no address of this host");
+        let settings = settings(group, Policy::Auto);
+        Sockets::open(&Settings { host: Ipv4Addr::new(192, 0, 2, 1), ..settings.clone() })
+            .expect_err("no address of this host");
+        let group = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
+        let refused = Sockets::open(&Settings { group, ..settings }).unwrap_err().to_string();
+        assert_eq!(refused, "127.0.0.1: expected a multicast address like 239.13.13.13");
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@
 pub mod arrivals;
 mod channel;
 mod connection;
+pub mod dives;
 pub mod export;
 pub mod listen;
 pub mod listener;
@@ -40,6 +41,8 @@ pub enum PortSpec {
     VhostUser(vhost_user::Spec),
     /// A TAP device.
     Tap(tap::Spec),
+    /// A VLAN of a mesh of switches.
+    Dives(dives::Spec),
     /// A socket that others connect to, each of whom is a port of its own.
     Listen(listen::Spec),
     /// A directory that VDE's clients connect to, each of whom is a port of its own.
@@ -51,12 +54,14 @@ pub enum PortSpec {
 }
 
 /// What is the same for all ports.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Common {
     /// Octets of a guest's memory that may be mapped.
     pub(super) guest_memory: u64,
     /// Who may open sockets, where a vNIC does not say.
     pub(super) access: Access,
+    /// The switches of meshes.
+    pub(super) meshes: dives::Meshes,
 }
 
 /// Where a VMM dials a vNIC.
@@ -104,7 +109,7 @@ pub(super) struct Served {
 pub(super) fn serve(
     spec: PortSpec,
     port: PortHandle,
-    common: Common,
+    common: &Common,
     exported: Option<Exported>,
     stop: oneshot::Receiver<()>,
 ) -> io::Result<Served> {
@@ -127,6 +132,10 @@ pub(super) fn serve(
         PortSpec::Tap(spec) => {
             let tap = tap::open(&spec, exported)?;
             tokio::spawn(tap::serve(spec, tap, port, stop))
+        }
+        PortSpec::Dives(spec) => {
+            let joined = dives::join(&spec, &common.meshes, exported)?;
+            tokio::spawn(dives::serve(spec, common.meshes.clone(), joined, port, stop))
         }
         PortSpec::Listen(spec) => {
             let start = listen::Start::new(&spec, spec.access.or(common.access), exported)?;
