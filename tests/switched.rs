@@ -7,7 +7,7 @@ use mvirt_net::{
     dataplane::{
         counters::PortCounters,
         forward::{
-            Domain, Network,
+            Domain, MacTable, Network,
             switched::Switched,
             tables::{Member, NetworkKey, PortId, Role, Vnic},
         },
@@ -23,6 +23,7 @@ use mvirt_net::{
     },
     model::{
         L2Policy,
+        PortSecurity::{self, Off, Strict},
         l2::{HasGateway, Members},
     },
 };
@@ -128,9 +129,10 @@ fn mac(at: usize) -> [u8; 6] {
 }
 
 /// A switched network of three vNICs, each on the reactor of its number.
-fn switched(on: [u16; 3]) -> Arc<Network> {
+fn switched(on: [u16; 3], security: [PortSecurity; 3]) -> Arc<Network> {
     let member = |at: usize| {
-        let vnic = Vnic::new(port(at), MacAddr(mac(at)), 1500);
+        let mut vnic = Vnic::new(port(at), MacAddr(mac(at)), 1500);
+        vnic.settings.port_security = security[at];
         Member { reactor: on[at], role: Role::Guest(Arc::new(vnic)) }
     };
     let members: Vec<_> = (0..3).map(member).collect();
@@ -158,7 +160,11 @@ fn guest(at: usize, is_full: bool) -> (Guest, Attachment) {
 }
 
 /// A network as [`switched`], and its guests; `full` takes nothing.
-fn network(on: [u16; 3], full: Option<usize>) -> (Vec<reactor::Handle>, [Guest; 3]) {
+fn network(
+    on: [u16; 3],
+    full: Option<usize>,
+    security: [PortSecurity; 3],
+) -> (Vec<reactor::Handle>, [Guest; 3]) {
     let settings = reactor::Settings { busy_poll: Duration::ZERO, hugepages: Hugepages::Off };
     let count = usize::from(on.into_iter().max().unwrap()) + 1;
     let reactors = reactor::start(count, &[], settings).unwrap();
@@ -167,7 +173,7 @@ fn network(on: [u16; 3], full: Option<usize>) -> (Vec<reactor::Handle>, [Guest; 
         reactors[usize::from(on[at])].attach(attachment);
         guest
     });
-    let network = switched(on);
+    let network = switched(on, security);
     reactors.iter().for_each(|reactor| reactor.publish(Arc::clone(&network)));
     // In force everywhere before the first frame.
     settle(&reactors);
@@ -183,13 +189,14 @@ fn settle(reactors: &[reactor::Handle]) {
     }
 }
 
+const STRICT: [PortSecurity; 3] = [Strict; 3];
 /// All on one reactor, and each alone with one of both.
 const PLACES: [[u16; 3]; 3] = [[0, 0, 0], [0, 1, 0], [0, 1, 1]];
 
 #[test]
 fn everybody_hears_a_broadcast_once_and_only_its_guest_what_is_for_a_vnic() {
     for on in PLACES {
-        let (_reactors, [a, b, c]) = network(on, None);
+        let (_reactors, [a, b, c]) = network(on, None, STRICT);
         let hello = a.sends(EVERYBODY, "hello");
         b.hears(&hello);
         c.hears(&hello);
@@ -210,7 +217,7 @@ fn everybody_hears_a_broadcast_once_and_only_its_guest_what_is_for_a_vnic() {
 #[test]
 fn what_was_learned_is_flooded_no_longer() {
     for on in PLACES {
-        let (_reactors, [a, b, c]) = network(on, None);
+        let (reactors, [a, b, c]) = network(on, None, [Strict, Off, Off]);
         let unknown = a.sends(STRANGER, "who is it?");
         b.hears(&unknown);
         c.hears(&unknown);
@@ -229,6 +236,15 @@ fn what_was_learned_is_flooded_no_longer() {
         b.hears(&moved);
         let known = a.sends(STRANGER, "there you are");
         c.hears(&known);
+        assert_eq!(a.counters.ingress_flooded.get(), 1, "{on:?}");
+        for reactor in &reactors {
+            let (answer, answered) = mpsc::channel();
+            reactor.macs(NETWORK, move |table| answer.send(table).unwrap());
+            let macs = answered.recv_timeout(TIMEOUT).unwrap();
+            let of = |table: &MacTable| table.iter().map(|known| (known.mac, known.port)).collect();
+            let known: Vec<_> = of(&macs);
+            assert!(known.contains(&(MacAddr(STRANGER), port(2))), "{on:?}: {known:?}");
+        }
         for guest in [a, b, c] {
             assert!(guest.received.try_recv().is_err(), "{on:?}");
         }
@@ -238,14 +254,14 @@ fn what_was_learned_is_flooded_no_longer() {
 #[test]
 fn nobody_sends_from_the_mac_of_another() {
     for on in PLACES {
-        let (_reactors, [a, b, c]) = network(on, None);
+        let (_reactors, [a, b, c]) = network(on, None, STRICT);
         b.sends_as(a.mac, EVERYBODY, "I am a");
         b.sends_as([0x01, 0, 0x5e, 0, 0, 1], EVERYBODY, "I am many");
         b.sends(b.mac, "to myself");
         let honest = b.sends(c.mac, "I am b");
         c.hears(&honest);
         assert!(a.received.try_recv().is_err() && b.received.try_recv().is_err());
-        let dropped = [(DropReason::SpoofedMac, 2), (DropReason::NoRoute, 1)];
+        let dropped = [(DropReason::SpoofedMac, 2), (DropReason::Hairpin, 1)];
         assert_eq!(b.counters.drops().collect::<Vec<_>>(), dropped, "{on:?}");
     }
 }
@@ -253,7 +269,7 @@ fn nobody_sends_from_the_mac_of_another() {
 #[test]
 fn a_full_receiver_misses_a_flooded_frame_and_holds_up_nobody() {
     for on in PLACES {
-        let (reactors, [a, b, c]) = network(on, Some(1));
+        let (reactors, [a, b, c]) = network(on, Some(1), STRICT);
         for number in 0..200 {
             let frame = a.sends(EVERYBODY, &number.to_string());
             c.hears(&frame);
@@ -291,7 +307,7 @@ fn a_flood_is_one_frame_to_each_other_reactor() {
             (Pipeline::default(), Ports::default(), Instant::now());
         let (a, attachment) = guest(0, false);
         ports.attach(attachment, Duration::ZERO);
-        ports.publish(&switched([0, 1, 1]));
+        ports.publish(&switched([0, 1, 1], STRICT));
         let mut links = Links { room, sent: Vec::new() };
         a.sends(EVERYBODY, "hello");
         assert_eq!(pipeline.run(&mut ports, &mut links, (port(0), 0), now), Ok(1));
@@ -303,6 +319,37 @@ fn a_flood_is_one_frame_to_each_other_reactor() {
     }
 }
 
+// A.10: the pair keeps its rate while a third floods as fast as it can.
+#[test]
+fn a_storm_costs_its_sender_and_nobody_else() {
+    let (mut pipeline, mut ports, start) = (Pipeline::default(), Ports::default(), Instant::now());
+    let [a, b, c] = [0, 1, 2].map(|at| {
+        let (guest, attachment) = guest(at, false);
+        ports.attach(attachment, Duration::ZERO);
+        guest
+    });
+    ports.publish(&switched([0; 3], STRICT));
+    // A second of turns, each with a full burst of the attacker's.
+    for turn in 0..1000 {
+        let now = start + Duration::from_millis(turn);
+        (0..64).for_each(|_| drop(a.sends(EVERYBODY, "storm")));
+        let frames: Vec<_> = (0..10).map(|at| b.sends(c.mac, &format!("{turn} {at}"))).collect();
+        for (at, polled) in [(0, 64), (1, 10)] {
+            let mut links = Links { room: 0, sent: Vec::new() };
+            assert_eq!(pipeline.run(&mut ports, &mut links, (port(at), 0), now), Ok(polled));
+        }
+        let heard: Vec<_> = c.received.try_iter().collect();
+        assert!(heard.ends_with(&frames), "turn {turn}");
+    }
+    // What the rules admit at once, and what they admit in the second.
+    let admitted = 2000 + 1998;
+    assert_eq!(b.received.try_iter().count(), admitted);
+    let dropped = [(DropReason::StormLimited, 64_000 - admitted as u64)];
+    assert_eq!(a.counters.drops().collect::<Vec<_>>(), dropped);
+    assert_eq!(a.counters.ingress_flooded.get(), admitted as u64);
+    assert_eq!(b.counters.drops().chain(c.counters.drops()).count(), 0);
+}
+
 #[test]
 fn what_was_learned_is_forgotten_after_five_minutes() {
     let (mut pipeline, mut ports, start) = (Pipeline::default(), Ports::default(), Instant::now());
@@ -311,7 +358,7 @@ fn what_was_learned_is_forgotten_after_five_minutes() {
         ports.attach(attachment, Duration::ZERO);
         guest
     });
-    ports.publish(&switched([0; 3]));
+    ports.publish(&switched([0; 3], [Strict, Off, Strict]));
     let mut run = |pipeline: &mut Pipeline, at: usize, now| {
         let mut links = Links { room: 0, sent: Vec::new() };
         assert_eq!(pipeline.run(&mut ports, &mut links, (port(at), 0), now), Ok(1));

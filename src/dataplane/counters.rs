@@ -37,6 +37,10 @@ pub struct PortCounters {
     pub ingress_forwarded: Count,
     /// Of those, answered by the gateway.
     pub ingress_answered: Count,
+    /// Of those forwarded, sent to several ports: for a group, or for somebody unknown.
+    pub ingress_flooded: Count,
+    /// Of those forwarded, from a MAC that there was no room to learn.
+    pub macs_not_learned: Count,
     /// Frames given to the guest.
     pub egress_frames: Count,
     /// Their octets.
@@ -51,6 +55,8 @@ impl Default for PortCounters {
             ingress_octets: Count::default(),
             ingress_forwarded: Count::default(),
             ingress_answered: Count::default(),
+            ingress_flooded: Count::default(),
+            macs_not_learned: Count::default(),
             egress_frames: Count::default(),
             egress_octets: Count::default(),
             drops: DropReason::ALL.iter().map(|_| Count::default()).collect(),
@@ -66,6 +72,8 @@ impl PortCounters {
             ("ingress_octets", &self.ingress_octets),
             ("ingress_forwarded", &self.ingress_forwarded),
             ("ingress_answered", &self.ingress_answered),
+            ("ingress_flooded", &self.ingress_flooded),
+            ("macs_not_learned", &self.macs_not_learned),
             ("egress_frames", &self.egress_frames),
             ("egress_octets", &self.egress_octets),
         ];

@@ -39,11 +39,11 @@ pub use reports::Reports;
 use counters::{PortCounters, ReactorCounters};
 use endpoint::{Socket, arrivals::Clients, export::ExportRequest, port_handle::PortHandle};
 use forward::{
-    Network,
+    LearnedMac, MacTable, Network,
     tables::{NetworkKey, PortId},
 };
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     sync::{Arc, Weak},
     time::Duration,
@@ -278,6 +278,28 @@ impl Barrier {
     }
 }
 
+/// The MACs of a network, as its reactors have learned them: soon to be there.
+#[derive(Debug)]
+pub struct Macs(Vec<oneshot::Receiver<MacTable>>);
+
+impl Macs {
+    /// Returns them in order, each where it was heard last. A reactor that has ended is left out.
+    pub async fn collected(self) -> Vec<LearnedMac> {
+        let mut last = BTreeMap::<_, LearnedMac>::new();
+        for table in self.0 {
+            let Ok(table) = table.await else { continue };
+            for learned in table.iter() {
+                // Each reactor learns for itself, and one may have heard more of a MAC than another.
+                let known = last.entry((learned.mac, learned.vid)).or_insert(learned);
+                if learned.age < known.age {
+                    *known = learned;
+                }
+            }
+        }
+        last.into_values().collect()
+    }
+}
+
 /// The way to see that all reactors still turn.
 #[derive(Debug)]
 // Weak: who only watches must not keep reactors alive when the data plane is dropped.
@@ -428,6 +450,17 @@ impl Dataplane {
     /// The way to see that all reactors still turn.
     pub fn pulse(&self) -> Pulse {
         Pulse(self.reactors.iter().map(Arc::downgrade).collect())
+    }
+
+    /// Asks for the MACs that were learned in a network; those of its vNICs are not among them.
+    pub fn macs(&self, network: NetworkKey) -> Macs {
+        let ask = |reactor: &Arc<reactor::Handle>| {
+            let (answer, answered) = oneshot::channel();
+            // Who asked may wait no more.
+            reactor.macs(network, |table| drop(answer.send(table)));
+            answered
+        };
+        Macs(self.reactors.iter().map(ask).collect())
     }
 
     /// Publishes new tables of networks to all reactors; an empty one says that the network is

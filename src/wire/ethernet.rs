@@ -14,6 +14,23 @@ pub const VLAN: u16 = 0x8100;
 /// EtherType of a service VLAN tag (IEEE 802.1ad).
 pub const SERVICE_VLAN: u16 = 0x88a8;
 
+/// Where frames of flow control go (IEEE 802.3 Annex 31B).
+pub const PAUSE: MacAddr = MacAddr([0x01, 0x80, 0xc2, 0, 0, 0x01]);
+
+/// Whether what is sent to a group is for the next bridge or switch only: for protocols of bridges
+/// (IEEE 802.1Q-2018 Table 8-1), of Extreme Networks and of Cisco, as Open vSwitch has them.
+pub const fn is_for_next_bridge(MacAddr(group): MacAddr) -> bool {
+    match group {
+        [0x01, 0x80, 0xc2, 0, 0, last] => last < 0x10,
+        // EDP, EAPS and ESRP.
+        [0, 0xe0, 0x2b, 0, 0, 0 | 4 | 6] => true,
+        // CDP and its like, STP a VLAN, ISL.
+        [0x01, 0, 0x0c, 0xcc, 0xcc, 0xcc | 0xcd] => true,
+        [0x01, 0, 0x0c, 0xcd, 0xcd, 0xcd] | [0x01, 0, 0x0c, 0, 0, 0] => true,
+        _ => false,
+    }
+}
+
 /// Octets of a VLAN tag, its EtherType included.
 pub const TAG_LEN: usize = 4;
 
@@ -61,6 +78,16 @@ impl Header {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_for_the_next_bridge_is_known() {
+        let is = |octets| is_for_next_bridge(MacAddr(octets));
+        assert!((0..16).all(|last| is([0x01, 0x80, 0xc2, 0, 0, last])));
+        assert!(!is([0x01, 0x80, 0xc2, 0, 0, 16]) && !is([0x01, 0x80, 0xc2, 0, 1, 0]));
+        assert!(is([0x01, 0, 0x0c, 0xcc, 0xcc, 0xcc]) && is([0x01, 0, 0x0c, 0xcc, 0xcc, 0xcd]));
+        assert!(is([0, 0xe0, 0x2b, 0, 0, 4]) && !is([0, 0xe0, 0x2b, 0, 0, 5]));
+        assert!(!is(MacAddr::BROADCAST.0) && !is([0x33, 0x33, 0, 0, 0, 1]));
+    }
 
     #[test]
     fn a_packet_is_behind_at_most_two_tags() {

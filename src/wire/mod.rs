@@ -18,6 +18,7 @@ pub mod options;
 pub mod tcp;
 pub mod udp;
 pub mod vde;
+pub mod vlan;
 pub mod vnet;
 mod writer;
 

@@ -5,12 +5,35 @@
 //! heard for long. Each reactor has its own of each network. It holds what a guest may invent, so
 //! there is a limit to what one port may have in it, and to all.
 
-use super::tables::PortId;
+use super::{keyed::Keyed, tables::PortId};
 use crate::addr::MacAddr;
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::collections::HashMap;
+
+/// How often what has aged is taken out, in seconds.
+// It is not found before either: this is for its memory, and that others of its port have room.
+const SWEEP: u32 = 30;
+/// How often a MAC may move, each time within a second of the last.
+// A guest that moves to another host moves once. A loop moves a MAC with each frame.
+const MOVES: u8 = 5;
+
+/// A MAC in a VLAN of its guests' own, 0 where there is none: in one word, which is hashed fast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Key(u64);
+
+impl Key {
+    pub(super) fn new(MacAddr([a, b, c, d, e, f]): MacAddr, vid: u16) -> Self {
+        Self(u64::from(vid) << 48 | u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
+    }
+
+    pub(super) fn mac(self) -> MacAddr {
+        let [_, _, mac @ ..] = self.0.to_be_bytes();
+        MacAddr(mac)
+    }
+
+    pub(super) fn vid(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+}
 
 /// How many MACs may be known.
 #[derive(Debug, Clone, Copy)]
@@ -21,74 +44,110 @@ pub(super) struct Limits {
     pub table: usize,
 }
 
-/// How often what has aged is taken out.
-// It is not found before either: this is for its memory, and that others of its port have room.
-const SWEEP: Duration = Duration::from_secs(30);
+/// What a frame has taught.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lesson {
+    /// Its source is known to be behind its port.
+    Known,
+    /// Nothing: there are as many behind its port as may be.
+    PortFull,
+    /// Nothing: there are as many as may be.
+    TableFull,
+    /// Nothing: its source was behind other ports too often of late.
+    Flaps,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     port: PortId,
-    /// When it last sent.
-    seen: Instant,
+    /// When it last sent, in seconds.
+    seen: u32,
+    /// When it last came to its port, and how often it has moved in a row.
+    moved: u32,
+    moves: u8,
 }
 
-/// The MACs that were learned.
-// Maps of the standard library: their hash is keyed at random, so no guest can choose collisions.
-#[derive(Debug, Default)]
+/// The MACs that were learned. Times are seconds since any moment.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Fdb {
-    entries: HashMap<MacAddr, Entry>,
+    entries: HashMap<Key, Entry, Keyed>,
     /// How many entries each port has.
     counts: HashMap<PortId, usize>,
-    /// How long a MAC is known after its last frame.
-    ageing: Duration,
+    /// How long a MAC is known after its last frame, in seconds.
+    ageing: u32,
 }
 
 impl Fdb {
-    /// Sets how long a MAC is known after its last frame.
-    pub(super) fn age_after(&mut self, ageing: Duration) {
+    /// Sets how long a MAC is known after its last frame, in seconds.
+    pub(super) fn age_after(&mut self, ageing: u32) {
         self.ageing = ageing;
     }
 
-    /// Returns when to call [`Fdb::age`] at the latest, after the first MAC has come.
-    pub(super) fn sweep(&self) -> Duration {
-        self.ageing
+    /// Returns how often to call [`Fdb::age`], in seconds.
+    pub(super) fn sweep(&self) -> u32 {
+        self.ageing.min(SWEEP)
     }
 
-    /// Notes that `mac` has sent, behind `port`. A MAC that was behind another port has moved.
-    pub(super) fn learn(&mut self, mac: MacAddr, port: PortId, limits: Limits, now: Instant) {
+    /// Notes that a MAC has sent, behind `port`. One that was behind another port has moved.
+    pub(super) fn learn(&mut self, mac: Key, port: PortId, limits: Limits, now: u32) -> Lesson {
+        let mut moves = 0;
         if let Some(entry) = self.entries.get_mut(&mac) {
             if entry.port == port {
-                entry.seen = now;
-                return;
+                // A busy sender does not make the line its own with each frame.
+                if entry.seen != now {
+                    entry.seen = now;
+                }
+                return Lesson::Known;
             }
+            if now.saturating_sub(entry.moved) <= 1 && !entry.has_aged(self.ageing, now) {
+                if entry.moves >= MOVES {
+                    return Lesson::Flaps;
+                }
+                moves = entry.moves;
+            }
+            moves += 1;
             // Whether there is room for it or not: it is there no longer.
             self.forget(mac);
         }
         let count = self.counts.entry(port).or_default();
-        // Beyond the limit nothing is lost: what is sent to it is flooded.
-        if *count < limits.port && self.entries.len() < limits.table {
-            *count += 1;
-            self.entries.insert(mac, Entry { port, seen: now });
+        if *count >= limits.port {
+            return Lesson::PortFull;
         }
+        if self.entries.len() >= limits.table {
+            return Lesson::TableFull;
+        }
+        *count += 1;
+        self.entries.insert(mac, Entry { port, seen: now, moved: now, moves });
+        Lesson::Known
     }
 
-    /// Returns the port that `mac` is behind.
-    pub(super) fn lookup(&self, mac: MacAddr, now: Instant) -> Option<PortId> {
-        self.entries
-            .get(&mac)
-            .filter(|entry| !entry.has_aged(self.ageing, now))
-            .map(|entry| entry.port)
+    /// Returns the port that a MAC is behind.
+    pub(super) fn lookup(&self, mac: Key, now: u32) -> Option<PortId> {
+        let entry = self.entries.get(&mac)?;
+        (!entry.has_aged(self.ageing, now)).then_some(entry.port)
     }
 
-    /// Takes out what has aged. Returns when to do so again, if anything is left.
-    pub(super) fn age(&mut self, now: Instant) -> Option<Instant> {
+    /// Takes out what has aged. Returns in how many seconds to do so again, if anything is left.
+    pub(super) fn age(&mut self, now: u32) -> Option<u32> {
         let ageing = self.ageing;
         self.entries.retain(|_, entry| !entry.has_aged(ageing, now));
-        self.counts.clear();
-        for entry in self.entries.values() {
-            *self.counts.entry(entry.port).or_default() += 1;
+        self.count();
+        (!self.is_empty()).then(|| self.sweep())
+    }
+
+    /// Takes out what is behind ports that are no members any more.
+    pub(super) fn keep(&mut self, is_member: impl Fn(PortId) -> bool) {
+        // Ports are few, and a table is published whenever anything changes in a network.
+        if !self.counts.keys().all(|port| is_member(*port)) {
+            self.entries.retain(|_, entry| is_member(entry.port));
+            self.count();
         }
-        (!self.is_empty()).then(|| now + SWEEP)
+    }
+
+    /// Returns all that is known: MACs, their ports, and for how many seconds each was silent.
+    pub(super) fn iter(&self, now: u32) -> impl Iterator<Item = (Key, PortId, u32)> {
+        let known = self.entries.iter().filter(move |(_, entry)| !entry.has_aged(self.ageing, now));
+        known.map(move |(mac, entry)| (*mac, entry.port, now.saturating_sub(entry.seen)))
     }
 
     /// Whether nothing is known.
@@ -96,7 +155,14 @@ impl Fdb {
         self.entries.is_empty()
     }
 
-    fn forget(&mut self, mac: MacAddr) {
+    fn count(&mut self) {
+        self.counts.clear();
+        for entry in self.entries.values() {
+            *self.counts.entry(entry.port).or_default() += 1;
+        }
+    }
+
+    fn forget(&mut self, mac: Key) {
         if let Some(entry) = self.entries.remove(&mac)
             && let Some(count) = self.counts.get_mut(&entry.port)
         {
@@ -106,8 +172,8 @@ impl Fdb {
 }
 
 impl Entry {
-    fn has_aged(&self, ageing: Duration, now: Instant) -> bool {
-        now.saturating_duration_since(self.seen) >= ageing
+    fn has_aged(&self, ageing: u32, now: u32) -> bool {
+        now.saturating_sub(self.seen) >= ageing
     }
 }
 
@@ -116,7 +182,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const AGEING: Duration = Duration::from_secs(300);
+    const AGEING: u32 = 300;
     const LIMITS: Limits = Limits { port: 1024, table: 2000 };
 
     fn fdb() -> Fdb {
@@ -127,63 +193,93 @@ mod tests {
         PortId { slot, generation: 1 }
     }
 
-    fn mac(number: u16) -> MacAddr {
+    fn mac(number: u16) -> Key {
         let [high, low] = number.to_be_bytes();
-        MacAddr([0x02, 0, 0, 0, high, low])
+        Key::new(MacAddr([0x02, 0, 0, 0, high, low]), 0)
+    }
+
+    #[test]
+    fn a_key_is_a_mac_and_a_vlan() {
+        let key = Key::new(MacAddr([1, 2, 3, 4, 5, 6]), 4095);
+        assert_eq!((key.mac(), key.vid()), (MacAddr([1, 2, 3, 4, 5, 6]), 4095));
+        assert_ne!(key, Key::new(MacAddr([1, 2, 3, 4, 5, 6]), 0));
     }
 
     #[test]
     fn a_mac_is_known_for_five_minutes_after_its_last_frame_and_where_that_came_from() {
-        let (start, mut fdb) = (Instant::now(), fdb());
-        let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(fdb.lookup(mac(1), at(0)), None);
-        fdb.learn(mac(1), port(1), LIMITS, at(0));
-        fdb.learn(mac(1), port(1), LIMITS, at(100));
-        assert_eq!(fdb.lookup(mac(1), at(399)), Some(port(1)));
-        assert_eq!(fdb.lookup(mac(1), at(400)), None);
-        fdb.learn(mac(1), port(2), LIMITS, at(120));
-        assert_eq!(fdb.lookup(mac(1), at(120)), Some(port(2)), "it has moved");
-        assert_eq!(fdb.age(at(419)), Some(at(449)));
-        assert_eq!(fdb.age(at(420)), None);
+        let mut fdb = fdb();
+        assert_eq!(fdb.lookup(mac(1), 0), None);
+        fdb.learn(mac(1), port(1), LIMITS, 0);
+        fdb.learn(mac(1), port(1), LIMITS, 100);
+        assert_eq!(fdb.lookup(mac(1), 399), Some(port(1)));
+        assert_eq!(fdb.lookup(mac(1), 400), None);
+        fdb.learn(mac(1), port(2), LIMITS, 120);
+        assert_eq!(fdb.lookup(mac(1), 120), Some(port(2)), "it has moved");
+        assert_eq!(fdb.age(419), Some(30));
+        assert_eq!(fdb.age(420), None);
         assert!(fdb.entries.is_empty() && fdb.counts.is_empty());
     }
 
     #[test]
     fn a_port_has_so_many_macs_and_leaves_the_others_theirs() {
-        let (start, mut fdb) = (Instant::now(), fdb());
-        fdb.learn(mac(0), port(2), LIMITS, start);
+        let mut fdb = fdb();
+        assert_eq!(fdb.learn(mac(0), port(2), LIMITS, 0), Lesson::Known);
         for number in 1..=3000 {
-            fdb.learn(mac(number), port(1), LIMITS, start);
+            let room = if number <= 1024 { Lesson::Known } else { Lesson::PortFull };
+            assert_eq!(fdb.learn(mac(number), port(1), LIMITS, 0), room);
         }
         assert_eq!(fdb.entries.len(), 1 + 1024);
-        assert_eq!(fdb.lookup(mac(1024), start), Some(port(1)));
-        assert_eq!(fdb.lookup(mac(1025), start), None);
-        fdb.learn(mac(5000), port(2), LIMITS, start);
-        assert_eq!(fdb.lookup(mac(5000), start), Some(port(2)));
+        assert_eq!(fdb.lookup(mac(1024), 0), Some(port(1)));
+        assert_eq!(fdb.lookup(mac(1025), 0), None);
+        fdb.learn(mac(5000), port(2), LIMITS, 0);
+        assert_eq!(fdb.lookup(mac(5000), 0), Some(port(2)));
         // What moves to a port without room is no longer where it was.
-        fdb.learn(mac(0), port(1), LIMITS, start);
-        assert_eq!(fdb.lookup(mac(0), start), None);
-        // Nor beyond what the network may have.
-        for number in 6000..=9000 {
-            fdb.learn(mac(number), port(u32::from(number)), LIMITS, start);
-        }
+        assert_eq!(fdb.learn(mac(0), port(1), LIMITS, 0), Lesson::PortFull);
+        assert_eq!(fdb.lookup(mac(0), 0), None);
+        // Nor has the network more than it may have.
+        let taught = (6000..=9000).map(|at| fdb.learn(mac(at), port(at.into()), LIMITS, 0));
+        assert_eq!(taught.filter(|lesson| *lesson == Lesson::TableFull).count(), 3001 - 975);
         assert_eq!(fdb.entries.len(), 2000);
         // There is room again when the others have aged.
-        let later = start + AGEING;
-        assert_eq!(fdb.age(later), None);
-        fdb.learn(mac(1025), port(1), LIMITS, later);
-        assert_eq!(fdb.lookup(mac(1025), later), Some(port(1)));
+        assert_eq!(fdb.age(AGEING), None);
+        fdb.learn(mac(1025), port(1), LIMITS, AGEING);
+        assert_eq!(fdb.lookup(mac(1025), AGEING), Some(port(1)));
+    }
+
+    #[test]
+    fn a_mac_moves_at_once_but_not_to_and_fro_for_ever() {
+        let learn = |fdb: &mut Fdb, wait: u32, start: u32| {
+            let learn = |at| fdb.learn(mac(1), port(at % 2), LIMITS, start + wait * at);
+            (0..20).map(learn).filter(|lesson| *lesson == Lesson::Known).count()
+        };
+        let mut looped = fdb();
+        // To its port and five times away; from where it stays then, it may go on sending.
+        assert_eq!(learn(&mut looped, 0, 0), 6 + 7);
+        assert_eq!(looped.lookup(mac(1), 0), Some(port(1)));
+        assert_eq!(learn(&mut looped, 0, 1), 10);
+        assert_eq!(learn(&mut fdb(), 2, 0), 20, "it takes its time");
+    }
+
+    #[test]
+    fn what_is_behind_a_port_that_has_left_is_forgotten() {
+        let mut fdb = fdb();
+        fdb.learn(mac(1), port(1), LIMITS, 0);
+        fdb.learn(mac(2), port(2), LIMITS, 0);
+        fdb.keep(|member| member == port(2));
+        assert_eq!(fdb.lookup(mac(1), 0), None);
+        assert_eq!(fdb.lookup(mac(2), 0), Some(port(2)));
+        assert_eq!(fdb.counts.len(), 1);
     }
 
     proptest! {
         #[test]
         fn it_knows_what_the_last_frame_of_each_mac_has_shown(
-            frames in proptest::collection::vec((0..8_u16, 0..3_u32, 0..200_u64), 1..100),
+            frames in proptest::collection::vec((0..8_u16, 0..3_u32, 2..200_u32), 1..100),
         ) {
-            let (mut now, mut fdb) = (Instant::now(), fdb());
+            let (mut now, mut fdb) = (0, fdb());
             let mut last = HashMap::new();
             for (number, slot, wait) in frames {
-                now += Duration::from_secs(wait);
+                now += wait;
                 if wait > 150 {
                     fdb.age(now);
                 }

@@ -4,7 +4,7 @@
 //! whose hash has a seed of its own, so that a tenant who chooses addresses cannot choose
 //! collisions: one probe for an exact address, then one for each prefix length present.
 
-use super::tables::NextHop;
+use super::{keyed::mix, tables::NextHop};
 use crate::dataplane::frame::verdict::NextHopId;
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -14,14 +14,6 @@ trait Key: Copy + Eq {
     fn hash(self, seed: u64) -> u64;
     /// The first `len` bits; the rest zero.
     fn masked(self, len: u8) -> Self;
-}
-
-/// Both halves of a 128-bit product, folded.
-fn mix(value: u64) -> u64 {
-    // 2^64 divided by the golden ratio: odd, and without a pattern in its bits (Knuth, TAOCP 6.4).
-    // Low bits of a product depend on low bits alone; the upper half brings in the others.
-    let product = u128::from(value) * 0x9e37_79b9_7f4a_7c15;
-    (product >> 64) as u64 ^ product as u64
 }
 
 impl Key for u32 {

@@ -12,21 +12,26 @@ pub mod fast;
 mod fdb;
 mod fib;
 pub mod guard;
+mod keyed;
+mod learned;
 pub mod limit;
 pub mod rewrite;
 pub mod routed;
+mod segment;
 pub mod switched;
 pub mod tables;
 pub mod withheld;
 
 pub use fib::{Fib, FibBuilder};
+pub use learned::{LearnedMac, MacTable};
 
 use super::frame::{
     BURST, Burst, Outgoing,
     verdict::{DropReason, NextHopId, Verdict},
 };
+use learned::Learned;
 use std::time::Instant;
-use switched::{Learned, Switched};
+use switched::Switched;
 use tables::{Member, NetworkKey, NextHop, PortId, Role, Routed};
 
 /// The whole truth of one network.
@@ -75,6 +80,31 @@ impl Domain {
             Self::Routed(_) => &[],
             Self::Switched(table) => table.reactors(),
         }
+    }
+
+    /// Returns how many frames to several receivers a port may send a second; none: any number.
+    pub fn storm_pps(&self) -> Option<u32> {
+        match self {
+            Self::Routed(_) => None,
+            Self::Switched(table) => table.rules().storm_pps,
+        }
+    }
+
+    /// Returns how many copies a flooded frame becomes at most.
+    pub fn copies(&self) -> usize {
+        match self {
+            Self::Routed(_) => 0,
+            Self::Switched(table) => table.copies(),
+        }
+    }
+
+    /// Returns the ports of a reactor that a frame from `from` is flooded to.
+    pub fn receivers(&self, from: PortId, reactor: u16) -> impl Iterator<Item = PortId> {
+        let table = match self {
+            Self::Routed(_) => None,
+            Self::Switched(table) => Some(table),
+        };
+        table.into_iter().flat_map(move |table| table.receivers(from, reactor))
     }
 
     /// Returns what the gateway speaks of, where there is one.
@@ -126,6 +156,15 @@ impl Decisions {
     }
 }
 
+/// What deciding about frames has brought about, beside decisions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// When [`Decider::forget`] is due, if that has changed.
+    pub due: Option<Instant>,
+    /// How many frames had a source that could not be learned.
+    pub macs_not_learned: u64,
+}
+
 /// What one reactor decides with, beside tables: made once.
 #[derive(Debug, Default)]
 pub struct Decider {
@@ -135,23 +174,23 @@ pub struct Decider {
 
 impl Decider {
     /// Decides about every frame of a burst of `member`. Those to be forwarded are made what they
-    /// leave as. Returns when [`Decider::forget`] is due, if that has changed.
+    /// leave as.
     pub fn decide(
         &mut self,
         (network, member): (&Network, &Member),
         burst: &mut Burst,
         decisions: &mut Decisions,
         now: Instant,
-    ) -> Option<Instant> {
+    ) -> Effects {
         match (&network.domain, &member.role) {
             (Domain::Routed(table), Role::Guest(vnic)) => {
                 self.routed.decide((table, vnic), burst, decisions);
-                None
+                Effects::default()
             }
             // Control puts none there: it has no address to route to, nor any to send from.
             (Domain::Routed(_), Role::Bridge(_)) => {
                 *decisions = Decisions::default();
-                None
+                Effects::default()
             }
             (Domain::Switched(table), _) => {
                 self.learned.decide((network.key, table, member), burst, decisions, now)
@@ -159,22 +198,31 @@ impl Decider {
         }
     }
 
-    /// Takes notice of frames that a port of another reactor has sent. Returns as
-    /// [`Decider::decide`].
+    /// Takes notice of frames that a port of another reactor has sent.
     pub fn hear(
         &mut self,
         network: &Network,
         from: PortId,
         frames: &[Outgoing<'_>],
         now: Instant,
-    ) -> Option<Instant> {
-        match &network.domain {
-            Domain::Routed(_) => None,
-            Domain::Switched(table) => {
-                let member = network.find(from).map(|at| &network.members[at]);
-                self.learned.hear((network.key, table, member?), frames, now)
+    ) -> Effects {
+        match (&network.domain, network.find(from)) {
+            // From a port that has left meanwhile nothing is learned.
+            (Domain::Routed(_), _) | (_, None) => Effects::default(),
+            (Domain::Switched(table), Some(at)) => {
+                self.learned.hear((network.key, table, &network.members[at]), frames, now)
             }
         }
+    }
+
+    /// Takes notice of a network's new truth.
+    pub fn published(&mut self, network: &Network) {
+        self.learned.published(network);
+    }
+
+    /// Returns a copy of the MACs that were learned in a network.
+    pub fn macs(&self, network: NetworkKey, now: Instant) -> MacTable {
+        self.learned.macs(network, now)
     }
 
     /// Forgets what a network has heard too long ago. Returns when to do so again, if anything is

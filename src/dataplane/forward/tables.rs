@@ -5,7 +5,7 @@
 use super::Fib;
 use crate::{
     addr::MacAddr,
-    model::{Boot, GuestSettings, PortRole, RateLimit},
+    model::{Boot, GuestSettings, PortRole, PortSecurity, RateLimit},
     wire::dns,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -87,6 +87,21 @@ impl Member {
         }
     }
 
+    /// Returns the MAC that is known to be behind the port, without being learned.
+    pub fn fixed_mac(&self) -> Option<MacAddr> {
+        let vnic = self.vnic()?;
+        (vnic.settings.port_security != PortSecurity::Off).then_some(vnic.mac)
+    }
+
+    /// Whether frames from more MACs than are learned may come from the port.
+    // A guest is held to its number. Who has a network behind it has one that grows.
+    pub fn may_exceed_mac_limit(&self) -> bool {
+        match &self.role {
+            Role::Guest(_) => false,
+            Role::Bridge(bridge) => bridge.role != PortRole::Access,
+        }
+    }
+
     /// Returns how many MACs are learned behind the port.
     pub fn mac_limit(&self) -> u32 {
         match &self.role {
@@ -128,7 +143,7 @@ pub struct BridgePort {
     pub mac_limit: u32,
     /// Nothing goes from it to another that is protected, too.
     pub protected: bool,
-    /// It hears all frames of the network, and all others hear each of its frames.
+    /// Frames from it and frames to it go to all others.
     pub hub: bool,
     /// How much may come from it, bursts filled in.
     pub from_port: RateLimit,

@@ -19,7 +19,7 @@ pub enum Verdict {
     /// On to a next hop, in fragments.
     Fragment(NextHopId),
     /// On to all ports of its network but its own.
-    Flood,
+    Flood(Flood),
     /// Nowhere, and the sender is told by an ICMP error.
     Reject(DropReason, Rejection),
     /// Nowhere, silently.
@@ -30,6 +30,17 @@ impl From<DropReason> for Verdict {
     fn from(reason: DropReason) -> Self {
         Self::Drop(reason)
     }
+}
+
+/// Why a frame goes to several ports. It says what that is charged to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flood {
+    /// It is for a group, or for somebody whom nobody knows.
+    Ordinary,
+    /// It asks for a neighbour, a router or an address.
+    Discovery,
+    /// It is from a hub, or for one.
+    Hub,
 }
 
 /// Which ICMP error a sender gets.
@@ -111,8 +122,12 @@ drop_reasons! {
     TooManyOptions = "too_many_options",
     /// An IPv4 header, or a message to the gateway, has a wrong checksum.
     BadChecksum = "bad_checksum",
-    /// The source MAC is not the vNIC's; in a switched network, it is another vNIC's or a group's.
+    /// The source MAC is not the vNIC's; behind a bridge's port, it is a vNIC's.
     SpoofedMac = "spoofed_source_mac",
+    /// The source MAC is a group's, or zero: a broken sender.
+    InvalidSourceMac = "invalid_source_mac",
+    /// More MACs than may be behind the port: raise its `mac_limit` if a bridge is there.
+    MacLimit = "mac_limit",
     /// The ARP sender is not the vNIC.
     SpoofedArp = "spoofed_arp_sender",
     /// The IPv4 source is neither the vNIC's address nor in its routed prefixes.
@@ -131,6 +146,21 @@ drop_reasons! {
     Broadcast = "broadcast",
     /// A multicast that is not for the gateway.
     Multicast = "multicast",
+    /// The frame is for the next bridge only (STP, LLDP, pause); see `reserved_groups`.
+    ReservedGroup = "reserved_group",
+    /// The destination is behind the port that the frame came from: look for a loop or a hub there.
+    Hairpin = "hairpin",
+    /// Nobody is known to have the destination's MAC, and the network does not flood.
+    UnknownUnicast = "unknown_unicast",
+    /// The port sends more frames to several receivers than `storm_pps`, or than become 200,000
+    /// copies a second.
+    StormLimited = "storm_limited",
+    /// From one protected port to another.
+    ProtectedPort = "protected_port",
+    /// From one peer of a full mesh to another, which has got the frame from its sender.
+    SplitHorizon = "split_horizon",
+    /// The port is blocked: MACs behind it were behind others, too, as in a loop.
+    PortBlocked = "port_blocked",
     /// No vNIC of the network has the destination.
     NoRoute = "no_route",
     /// The TTL or hop limit ran out.

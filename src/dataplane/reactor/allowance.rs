@@ -2,7 +2,7 @@
 //! connects again, or disturbs its rings, which guests can bring about at will, neither refills nor
 //! empties it.
 
-use super::timers::TOGETHER;
+use super::{flood_limit::FloodLimit, timers::TOGETHER};
 use crate::{
     dataplane::{
         forward::{
@@ -42,6 +42,8 @@ pub struct Allowance {
     pub from_guest: Option<Limiter>,
     /// How much its guest may get, where that is limited.
     pub to_guest: Option<Limiter>,
+    /// How much of what it sends may go to several receivers.
+    pub floods: FloodLimit,
     replies: TokenBucket,
     /// When each kind of thing was last noted.
     told: [Option<Instant>; GatewayEvent::KINDS],
@@ -65,6 +67,7 @@ impl Default for Allowance {
         Self {
             from_guest: None,
             to_guest: None,
+            floods: FloodLimit::default(),
             replies: TokenBucket::new(REPLIES_PER_SECOND, REPLIES_PER_SECOND),
             told: [None; GatewayEvent::KINDS],
             advertised: None,

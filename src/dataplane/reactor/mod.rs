@@ -11,6 +11,7 @@
 
 pub mod allowance;
 mod cursors;
+pub mod flood_limit;
 mod hugepage;
 pub mod link;
 #[cfg(test)]
@@ -31,7 +32,10 @@ pub use hugepage::Hugepages;
 
 use super::{
     counters::ReactorCounters,
-    forward::{Network, tables::PortId},
+    forward::{
+        MacTable, Network,
+        tables::{NetworkKey, PortId},
+    },
     frame::Outgoing,
     port::{HeldUp, PortFailure, Wakeup, vhost_user::queue::call},
 };
@@ -108,6 +112,7 @@ enum Command {
     Attach(Box<Attachment>),
     Detach(PortId, Box<dyn FnOnce(Option<Detached>) + Send>),
     Publish(Arc<Network>),
+    Macs(NetworkKey, Box<dyn FnOnce(MacTable) + Send>),
     Answer(Box<dyn FnOnce() + Send>),
     Stop,
 }
@@ -141,6 +146,11 @@ impl Handle {
     /// Publishes a network's new table to the reactor.
     pub fn publish(&self, table: Arc<Network>) {
         self.send(Command::Publish(table));
+    }
+
+    /// Calls `answer` with what the reactor has learned of a network.
+    pub fn macs(&self, network: NetworkKey, answer: impl FnOnce(MacTable) + Send + 'static) {
+        self.send(Command::Macs(network, Box::new(answer)));
     }
 
     /// Calls `answer` between two turns. All commands sent before are in force by then.
@@ -379,7 +389,11 @@ impl Reactor {
                 Command::Detach(port, done) => {
                     done(self.detach(port));
                 }
-                Command::Publish(table) => self.ports.publish(&table),
+                Command::Publish(table) => {
+                    self.pipeline.published(&table);
+                    self.ports.publish(&table);
+                }
+                Command::Macs(network, answer) => answer(self.pipeline.macs(network, now)),
                 Command::Answer(answer) => answer(),
                 Command::Stop => return false,
             }
@@ -536,9 +550,10 @@ impl Reactor {
 
     fn take_links(&mut self, now: Instant) {
         let Self { ports, pipeline, stopwatch, .. } = self;
+        let here = self.links.here();
         self.links.receive(LINK_BURST, |envelope, frames| {
             let timed = &mut || stopwatch.lap();
-            pipeline.deliver_from_link(ports, envelope, frames, now, timed);
+            pipeline.deliver_from_link((ports, here), envelope, frames, now, timed);
         });
     }
 

@@ -172,6 +172,7 @@ impl Slot {
         self.member = found.map(|at| (Arc::clone(network), at));
         if let Some(at) = found {
             self.allowance.keep_to(&network.members[at]);
+            self.allowance.floods.keep_to(network.domain.storm_pps());
         }
     }
 }
@@ -305,19 +306,18 @@ impl Ports {
         self.blame(port, timed(), now);
     }
 
-    /// Delivers frames from a queue of `from` to all other ports of its network that are this
-    /// reactor's, as [`Ports::deliver`].
+    /// Delivers frames from a queue of `from` to the other ports of its network that are of
+    /// reactor `here`, which this is, as [`Ports::deliver`].
+    // All frames to one port after the other: each ring is looked up and read once.
     pub fn flood(
         &mut self,
-        network: &Network,
+        (network, here): (&Network, u16),
         (from, queue): (PortId, usize),
         frames: &[Outgoing<'_>],
         now: Instant,
         timed: &mut impl FnMut() -> Option<HeldUp>,
     ) {
-        // Those of other reactors are not found here.
-        let ports = network.members.iter().map(Member::port);
-        for port in ports.filter(|port| *port != from) {
+        for port in network.domain.receivers(from, here) {
             self.deliver((port, queue), frames, now, timed);
         }
     }

@@ -13,7 +13,7 @@ use crate::{
         },
         frame::{
             BURST, FrameSet, Outgoing, fragment,
-            verdict::{DropReason, NextHopId, Rejection, Verdict},
+            verdict::{DropReason, Flood, NextHopId, Rejection, Verdict},
         },
         port::{Delivered, HeldUp, Undelivered},
         reactor::{
@@ -59,6 +59,12 @@ impl Pipeline {
                     dealt |= self.forward(group, next_hop, context);
                     left -= group;
                 }
+                Err(Verdict::Flood(kind)) => {
+                    let group = left & self.flooded_as(kind);
+                    self.flood(group, kind, context);
+                    dealt |= group;
+                    left -= group;
+                }
                 Err(verdict) => {
                     context.links.start();
                     let outcome = self.end(at, verdict, context);
@@ -77,6 +83,13 @@ impl Pipeline {
         FrameSet::of(
             self.decisions.next_hops()[..self.burst.len()].iter().map(|hop| *hop == next_hop),
         )
+    }
+
+    /// The frames to be flooded for this reason.
+    #[cold]
+    fn flooded_as(&self, kind: Flood) -> FrameSet {
+        let is = |at| self.decisions.of(at) == Err(Verdict::Flood(kind));
+        FrameSet::of((0..self.burst.len()).map(is))
     }
 
     /// Carries out the verdict about a frame that does not go on as it is.
@@ -103,25 +116,39 @@ impl Pipeline {
             Verdict::Fragment(next_hop) => {
                 self.fragment(at, next_hop, context).map(|()| Done::Forwarded)
             }
-            Verdict::Flood => self.flood(at, context).map(|()| Done::Forwarded),
+            // Together with the others of its kind, before.
+            Verdict::Flood(_) => Err(DropReason::NoRoute),
             Verdict::Drop(reason) => Err(reason),
         }
     }
 
-    /// Sends a frame on to all other ports of its network.
+    /// Sends the frames of `group` on to all other ports of their network, as far as their sender
+    /// may have so many copied, and counts them.
     #[cold]
-    fn flood<L: Ways>(
-        &mut self,
-        at: usize,
-        context: &mut Context<'_, L>,
-    ) -> Result<(), DropReason> {
-        // Once for all: they get the same octets, whatever their sender writes meanwhile.
-        let whole = self.burst.linearise(at, &mut self.whole);
-        context.blame(context.ingress);
-        let frame = Outgoing::private(whole, self.burst.frame(at).offload);
-        let sent = context.flood(&frame, self.burst.queue);
+    fn flood<L: Ways>(&mut self, group: FrameSet, kind: Flood, context: &mut Context<'_, L>) {
+        let mut admitted = FrameSet::EMPTY;
+        for at in group.iter() {
+            if context.may_flood(kind) {
+                admitted.insert(at);
+            } else {
+                context.count(Err(DropReason::StormLimited));
+            }
+        }
+        let queue = self.burst.queue;
+        // As in `forward`: who made the reactor wait could not be told.
+        if !context.links.watches() {
+            let frames: ArrayVec<_, BURST> =
+                admitted.iter().map(|at| self.burst.outgoing(at)).collect();
+            return context.flood(&frames, queue);
+        }
+        for at in admitted.iter() {
+            context.links.start();
+            let whole = self.burst.linearise(at, &mut self.whole);
+            context.blame(context.ingress);
+            let frame = Outgoing::private(whole, self.burst.frame(at).offload);
+            context.flood(&[frame], queue);
+        }
         context.links.start();
-        sent
     }
 
     /// Sends a frame on in fragments: all of them, or it counts as dropped.
@@ -225,10 +252,11 @@ impl Pipeline {
         dealt
     }
 
-    /// Delivers frames that came over a link. `timed` is as that of [`Ports::deliver`].
+    /// Delivers frames that came over a link to reactor `here`. `timed` is as that of
+    /// [`Ports::deliver`].
     pub fn deliver_from_link(
         &mut self,
-        ports: &mut Ports,
+        (ports, here): (&mut Ports, u16),
         envelope: &Envelope,
         frames: &[Outgoing<'_>],
         now: Instant,
@@ -246,14 +274,15 @@ impl Pipeline {
             To::Network(key) => {
                 let Some(network) = ports.network(key).map(Arc::clone) else { return };
                 self.hear(&network, envelope.from, frames, now);
-                ports.flood(&network, (envelope.from, envelope.queue), frames, now, timed);
+                let here = (&*network, here);
+                ports.flood(here, (envelope.from, envelope.queue), frames, now, timed);
             }
         }
     }
 
     fn hear(&mut self, network: &Network, from: PortId, frames: &[Outgoing<'_>], now: Instant) {
-        let due = self.decider.hear(network, from, frames, now);
-        self.set_timer(network.key, due);
+        let effects = self.decider.hear(network, from, frames, now);
+        self.note(network.key, effects);
     }
 }
 
@@ -299,29 +328,39 @@ impl<L: Ways> Context<'_, L> {
         }
     }
 
-    /// Sends a frame to all other ports of its network, and waits for none: what one does not take
-    /// at once is dropped, and counted there. An error: another reactor's ports get none.
-    fn flood(&mut self, frame: &Outgoing<'_>, queue: usize) -> Result<(), DropReason> {
+    /// Whether the sender may have one more frame flooded, which is charged to it.
+    fn may_flood(&mut self, kind: Flood) -> bool {
+        let Some(slot) = self.ports.get_mut(self.ingress) else { return false };
+        let copies = slot.member().map_or(0, |(network, _)| network.domain.copies());
+        slot.allowance.floods.admits(kind, copies, self.now)
+    }
+
+    /// Sends frames to all other ports of their network, and waits for none: what one does not take
+    /// at once is dropped, and counted there. A frame that another reactor's ports do not get is
+    /// counted as dropped.
+    fn flood(&mut self, frames: &[Outgoing<'_>], queue: usize) {
         let member = self.ports.get_mut(self.ingress).and_then(|slot| slot.member.as_ref());
-        let network = member.map(|(network, _)| Arc::clone(network)).ok_or(DropReason::NoRoute)?;
+        let Some(network) = member.map(|(network, _)| Arc::clone(network)) else { return };
         let envelope = Envelope { from: self.ingress, to: To::Network(network.key), queue };
-        let (here, frames) = (self.links.here(), std::slice::from_ref(frame));
-        let mut sent = Ok(());
+        let here = self.links.here();
+        let mut sent = frames.len();
         // One copy for all ports of another reactor, which it makes their copies of.
         for reactor in network.domain.reactors().iter().filter(|reactor| **reactor != here) {
-            if self.links.send(*reactor, &envelope, frames) == 0 {
-                sent = Err(DropReason::LinkFull);
-            }
+            sent = sent.min(self.links.send(*reactor, &envelope, frames));
         }
         let links = &mut *self.links;
-        self.ports.flood(&network, (self.ingress, queue), frames, self.now, &mut || {
+        self.ports.flood((&network, here), (self.ingress, queue), frames, self.now, &mut || {
             let held_up = links.held_up();
             links.start();
             held_up
         });
         // A panic from here on is the sender's again.
         self.ports.in_hand = Some(self.ingress);
-        sent
+        if let Some(slot) = self.ports.get_mut(self.ingress) {
+            slot.counters.ingress_forwarded.add(sent as u64);
+            slot.counters.ingress_flooded.add(sent as u64);
+            (sent..frames.len()).for_each(|_| slot.counters.drop_frame(DropReason::LinkFull));
+        }
     }
 
     fn hand_over(

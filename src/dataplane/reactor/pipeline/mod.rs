@@ -16,7 +16,7 @@ use super::{
 };
 use crate::dataplane::{
     forward::{
-        Decider, Decisions,
+        Decider, Decisions, Effects, MacTable, Network,
         limit::Limiter,
         tables::{NetworkKey, PortId},
     },
@@ -113,8 +113,9 @@ impl Pipeline {
         match slot.member() {
             Some((network, member)) => {
                 let (burst, decisions) = (&mut self.burst, &mut self.decisions);
-                let due = self.decider.decide((network, member), burst, decisions, now);
-                self.set_timer(network.key, due);
+                let effects = self.decider.decide((network, member), burst, decisions, now);
+                slot.counters.macs_not_learned.add(effects.macs_not_learned);
+                self.note(network.key, effects);
             }
             // Attached before its network was published: there is nowhere to go yet.
             None => self.decisions = Decisions::default(),
@@ -142,14 +143,24 @@ impl Pipeline {
         self.timers.set(Due::Advertise(attachment.id), when);
     }
 
+    /// Returns a copy of the MACs that were learned in a network.
+    pub fn macs(&self, network: NetworkKey, now: Instant) -> MacTable {
+        self.decider.macs(network, now)
+    }
+
+    /// A network is about to be published.
+    pub fn published(&mut self, network: &Network) {
+        self.decider.published(network);
+    }
+
     /// A port was detached.
     pub fn detached(&mut self, port: PortId) {
         self.timers.clear(Due::Advertise(port));
     }
 
-    /// Has a network forget at `due`, if that is set.
-    fn set_timer(&mut self, network: NetworkKey, due: Option<Instant>) {
-        if let Some(when) = due {
+    /// Sees to what deciding has brought about in a network.
+    fn note(&mut self, network: NetworkKey, effects: Effects) {
+        if let Some(when) = effects.due {
             self.timers.set(Due::Forget(network), when);
         }
     }

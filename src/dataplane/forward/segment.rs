@@ -1,0 +1,25 @@
+//! What one reactor has learned of one switched network.
+
+use super::fdb::Fdb;
+use std::time::Instant;
+
+/// What was learned of one network.
+#[derive(Debug)]
+pub(super) struct Segment {
+    /// Times are kept as seconds since then: they take less room than moments, and less work.
+    since: Instant,
+    pub(super) fdb: Fdb,
+    /// How many frames had a source that could not be learned.
+    pub(super) macs_not_learned: u64,
+}
+
+impl Segment {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { since: now, fdb: Fdb::default(), macs_not_learned: 0 }
+    }
+
+    /// Returns the time as this network counts it.
+    pub(super) fn seconds(&self, now: Instant) -> u32 {
+        now.saturating_duration_since(self.since).as_secs() as u32
+    }
+}
