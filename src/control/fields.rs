@@ -5,7 +5,7 @@ use crate::{
     account::Mode,
     addr::MacAddr,
     dataplane::forward::tables::{GATEWAY_IPV4, GATEWAY_MAC},
-    model::{Addressing, Boot, Labels, RateLimit},
+    model::{Addressing, Boot, Labels, PortSecurity, RateLimit},
     proto,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -20,6 +20,8 @@ const MAX_SERVERS: usize = 16;
 /// Prefixes that may be routed to one vNIC, of each family.
 // A list of 16,384 vNICs with so many of each family fits the 512 MiB that clients take.
 const MAX_PREFIXES: usize = 256;
+/// MACs that may be learned behind a vNIC or port: as many as a network's table may have.
+const MAX_MACS: u32 = 1_000_000;
 /// Queue pairs a vNIC may have.
 const MAX_QUEUE_PAIRS: u32 = 8;
 /// Labels an object may have, and octets of a key and of a value: enough for what orchestrators
@@ -63,6 +65,30 @@ pub(super) fn rate_limit(
         burst_packets: limit.burst_packets,
         burst_bits: limit.burst_bits,
     })
+}
+
+/// Returns nothing for zero: proto3 does not tell it from an absent field.
+pub(super) fn mac_limit(macs: u32) -> Result<Option<u32>, Refusal> {
+    match macs {
+        0 => Ok(None),
+        1..=MAX_MACS => Ok(Some(macs)),
+        _ => Err(Refusal::invalid("mac_limit", macs, format!("expected 1-{MAX_MACS}"))),
+    }
+}
+
+pub(super) fn port_security(value: i32) -> Result<PortSecurity, Refusal> {
+    match proto::PortSecurity::try_from(value) {
+        Ok(proto::PortSecurity::Unspecified | proto::PortSecurity::Strict) => {
+            Ok(PortSecurity::Strict)
+        }
+        Ok(proto::PortSecurity::MacOnly) => Ok(PortSecurity::MacOnly),
+        Ok(proto::PortSecurity::Off) => Ok(PortSecurity::Off),
+        Err(_) => Err(Refusal::invalid(
+            "port_security",
+            value,
+            "expected PORT_SECURITY_STRICT, PORT_SECURITY_MAC_ONLY or PORT_SECURITY_OFF",
+        )),
+    }
 }
 
 /// Returns nothing for zero: proto3 does not tell it from an absent field.

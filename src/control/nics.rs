@@ -18,7 +18,7 @@ use crate::{
         counters::PortCounters, vhost_user,
     },
     log_limit::LogLimit,
-    model::{Name, Network, Nic, SocketAccess},
+    model::{Name, Network, NetworkKind, Nic, PortSecurity, SocketAccess},
     proto,
     store::{Change, Put},
 };
@@ -58,6 +58,7 @@ impl Control {
         Limits::check("vNICs", there, self.limits.nics, "max-nics")?;
         let nic = self.choose(network_id, new)?;
         self.check_route_count(&nic)?;
+        self.check_security(&nic)?;
         // sun_path is short (unix(7)): found out before anything is stored.
         self.check_socket_path(nic.id)?;
         if request.validate_only {
@@ -123,6 +124,23 @@ impl Control {
             "{} is longer than {longest} octets: choose a shorter --socket-dir",
             path.display()
         ))))
+    }
+
+    /// Refuses what only a switched network can let a guest do.
+    fn check_security(&self, nic: &Nic) -> Result<(), Refusal> {
+        let settings = &nic.settings;
+        let asks = settings.mac_limit.is_some() || !settings.port_security.is_strict();
+        if asks && self.networks[&nic.network_id].model.kind == NetworkKind::Routed {
+            let field =
+                if settings.port_security.is_strict() { "mac_limit" } else { "port_security" };
+            let expected = "only a vNIC of a network of NETWORK_KIND_SWITCHED has it";
+            return Err(Refusal::invalid(field, "given", expected));
+        }
+        if settings.mac_limit.is_some() && settings.port_security != PortSecurity::Off {
+            let expected = "with PORT_SECURITY_OFF: others send from one MAC";
+            return Err(Refusal::invalid("mac_limit", "given", expected));
+        }
+        Ok(())
     }
 
     fn check_route_count(&self, nic: &Nic) -> Result<(), Refusal> {
@@ -303,6 +321,7 @@ impl Control {
             self.check_member_name(&new.name)?;
         }
         self.check_route_count(&new)?;
+        self.check_security(&new)?;
         if !request.force {
             check_connected(&self.nics[&id], &new)?;
         }

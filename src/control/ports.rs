@@ -26,9 +26,6 @@ use jiff::Timestamp;
 use std::{collections::BTreeMap, io, sync::Arc, time::Instant};
 use uuid::Uuid;
 
-/// MACs that may be learned behind a port: as many as a network's table may have.
-const MAX_MACS: u32 = 1_000_000;
-
 /// A port, as it is served.
 #[derive(Debug)]
 pub(super) struct PortEntry {
@@ -91,15 +88,6 @@ fn role(value: i32) -> Result<Option<PortRole>, Refusal> {
     }
 }
 
-/// Returns nothing for zero: proto3 does not tell it from an absent field.
-fn mac_limit(macs: u32) -> Result<Option<u32>, Refusal> {
-    match macs {
-        0 => Ok(None),
-        1..=MAX_MACS => Ok(Some(macs)),
-        _ => Err(Refusal::invalid("mac_limit", macs, format!("expected 1-{MAX_MACS}"))),
-    }
-}
-
 impl NewRequest {
     fn new(request: &proto::CreatePortRequest, network: Uuid) -> Result<Self, Refusal> {
         if request.locator.is_empty() {
@@ -112,7 +100,7 @@ impl NewRequest {
             locator: parse("locator", &request.locator)?,
             settings: PortSettings {
                 role: role(request.role)?,
-                mac_limit: mac_limit(request.mac_limit)?,
+                mac_limit: fields::mac_limit(request.mac_limit)?,
                 protected: request.protected,
                 limit_from: fields::rate_limit("limit_from", request.limit_from)?,
                 limit_to: fields::rate_limit("limit_to", request.limit_to)?,
@@ -157,7 +145,7 @@ fn changed(old: &Port, request: &proto::UpdatePortRequest) -> Result<Port, Refus
         settings.role = role(request.role)?;
     }
     if mask.names("mac_limit") {
-        settings.mac_limit = mac_limit(request.mac_limit)?;
+        settings.mac_limit = fields::mac_limit(request.mac_limit)?;
     }
     if mask.names("limit_from") {
         settings.limit_from = fields::rate_limit("limit_from", request.limit_from)?;

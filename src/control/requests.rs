@@ -156,7 +156,8 @@ impl NewNic {
                 addressing: fields::addressing(request.addressing)?,
                 from_guest: fields::rate_limit("limit_from_guest", request.limit_from_guest)?,
                 to_guest: fields::rate_limit("limit_to_guest", request.limit_to_guest)?,
-                ..GuestSettings::default()
+                port_security: fields::port_security(request.port_security)?,
+                mac_limit: fields::mac_limit(request.mac_limit)?,
             },
             mtu: fields::mtu(request.mtu)?,
             ipv6_mode: fields::ipv6_mode(request.ipv6_mode)?,
@@ -186,6 +187,7 @@ impl NewNic {
             ipv6_mode: (new.ipv6_mode == Ipv6Mode::Slaac).into(),
             limit_from_guest: view::rate_limit(new.settings.from_guest),
             limit_to_guest: view::rate_limit(new.settings.to_guest),
+            port_security: view::asked_security(new.settings.port_security),
             id: String::new(),
             validate_only: false,
             ..request
@@ -268,6 +270,8 @@ fn nic_mask(request: &proto::UpdateNicRequest) -> Result<Mask, Refusal> {
             ("socket_group", !request.socket_group.is_empty()),
             ("socket_mode", !request.socket_mode.is_empty()),
             ("queue_pairs", request.queue_pairs != 0),
+            ("port_security", request.port_security != 0),
+            ("mac_limit", request.mac_limit != 0),
         ],
     )
 }
@@ -330,6 +334,12 @@ pub(super) fn changed_nic(
     }
     if mask.names("socket_mode") {
         new.socket.mode = optional("socket_mode", &request.socket_mode, fields::socket_mode)?;
+    }
+    if mask.names("port_security") {
+        new.settings.port_security = fields::port_security(request.port_security)?;
+    }
+    if mask.names("mac_limit") {
+        new.settings.mac_limit = fields::mac_limit(request.mac_limit)?;
     }
     if mask.names("queue_pairs") {
         new.queue_pairs = fields::queue_pairs(request.queue_pairs)?;

@@ -3,7 +3,7 @@
 use super::l2;
 use crate::{
     model::{
-        self, Addressing, NetworkKind, PortRole, RateLimit,
+        self, Addressing, NetworkKind, PortRole, PortSecurity, RateLimit,
         l2::{HasGateway, Members},
     },
     proto,
@@ -91,6 +91,15 @@ pub(super) fn rate_limit(limit: RateLimit) -> Option<proto::RateLimit> {
     })
 }
 
+/// Returns it as a request has it; the default as 0, as if it were not named.
+pub(super) fn asked_security(security: PortSecurity) -> i32 {
+    match security {
+        PortSecurity::Strict => 0,
+        PortSecurity::MacOnly => proto::PortSecurity::MacOnly.into(),
+        PortSecurity::Off => proto::PortSecurity::Off.into(),
+    }
+}
+
 /// The API's view of a vNIC.
 pub(super) fn nic(
     network: Option<&model::Network>,
@@ -102,6 +111,11 @@ pub(super) fn nic(
         (None, _) => proto::Ipv6Mode::Unspecified,
         (_, None) => proto::Ipv6Mode::Dhcpv6,
         (_, Some(_)) => proto::Ipv6Mode::Slaac,
+    };
+    let port_security = match nic.settings.port_security {
+        PortSecurity::Strict => proto::PortSecurity::Strict,
+        PortSecurity::MacOnly => proto::PortSecurity::MacOnly,
+        PortSecurity::Off => proto::PortSecurity::Off,
     };
     let addressing = match nic.settings.addressing {
         Addressing::Host => proto::Addressing::Host,
@@ -128,6 +142,9 @@ pub(super) fn nic(
         slaac_prefix: string(nic.slaac),
         limit_from_guest: rate_limit(nic.settings.from_guest),
         limit_to_guest: rate_limit(nic.settings.to_guest),
+        port_security: port_security.into(),
+        mac_limit: nic.settings.macs(),
+        requested_mac_limit: nic.settings.mac_limit.unwrap_or(0),
         guest: None,
         labels: nic.labels.clone(),
         description: nic.description.clone(),

@@ -4,7 +4,9 @@ use super::Failure;
 use clap::{Args, ValueEnum};
 use mvirt_net::{
     model,
-    proto::{DhcpGuard, GuestVlans, L2Policy, ReservedGroups, Toggle, UnknownUnicast},
+    proto::{
+        DhcpGuard, GuestVlans, L2Policy, PortSecurity, ReservedGroups, Toggle, UnknownUnicast,
+    },
 };
 
 /// How the guests of a network reach each other.
@@ -56,6 +58,27 @@ enum Guard {
 enum Groups {
     Drop,
     Forward,
+}
+
+/// What a guest may send from.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Security {
+    /// Its own MAC and its own addresses
+    Strict,
+    /// Its own MAC and any address
+    MacOnly,
+    /// Any MAC but those of other vNICs: it is a bridge
+    Off,
+}
+
+impl From<Security> for PortSecurity {
+    fn from(security: Security) -> Self {
+        match security {
+            Security::Strict => Self::Strict,
+            Security::MacOnly => Self::MacOnly,
+            Security::Off => Self::Off,
+        }
+    }
 }
 
 /// Flags of a switched network.

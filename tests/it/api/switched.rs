@@ -5,8 +5,8 @@ use crate::{
     guest::{Guest, parse_mac},
 };
 use mvirt_net::proto::{
-    CreateNetworkRequest, GetNetworkRequest, GuestVlans, L2Policy, Network, NetworkKind, Toggle,
-    UnknownUnicast, UpdateNetworkRequest, get_network_request::Identifier,
+    CreateNetworkRequest, GetNetworkRequest, GuestVlans, L2Policy, Network, NetworkKind,
+    PortSecurity, Toggle, UnknownUnicast, UpdateNetworkRequest, get_network_request::Identifier,
 };
 use prost_types::FieldMask;
 use tonic::Code;
@@ -80,4 +80,37 @@ fn any_protocol_crosses_a_segment_and_frames_stay_as_they_are() {
     let all = [&[0xff; 6][..], &b.mac, &[0x88, 0xb5], b"to all"].concat();
     b.send(&all);
     assert_eq!(a.expect("b's frame", |got| got[12..14] == [0x88, 0xb5]), all);
+}
+
+#[test]
+fn a_guest_that_is_a_bridge_may_send_from_macs_that_are_not_its_own() {
+    let mut daemon = Daemon::start();
+    daemon.network_with("lab", segment);
+    let strict = daemon.nic("lab", "vm1");
+    assert_eq!((strict.port_security(), strict.mac_limit), (PortSecurity::Strict, 1));
+    let bridge = daemon.nic_with("lab", "bridge", |request| {
+        request.port_security = PortSecurity::Off.into();
+    });
+    assert_eq!((bridge.mac_limit, bridge.requested_mac_limit), (8, 0));
+    let (mut guest, mut bridge) = (Guest::connect(&strict), Guest::connect(&bridge));
+    let behind = [0x02, 0, 0, 0, 0, 0x99];
+    let sent = [&guest.mac[..], &behind, &[0x88, 0xb5], b"hello"].concat();
+    bridge.send(&sent);
+    assert_eq!(guest.expect("the frame", |frame| frame[12..14] == [0x88, 0xb5]), sent);
+    let answer = [&behind[..], &guest.mac, &[0x88, 0xb5], b"hello yourself"].concat();
+    guest.send(&answer);
+    assert_eq!(bridge.expect("the answer", |frame| frame[12..14] == [0x88, 0xb5]), answer);
+}
+
+#[test]
+fn port_security_is_refused_where_it_says_nothing() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    daemon.network_with("lab", segment);
+    let refused = daemon.try_nic_with("prod", "a", |request| {
+        request.port_security = PortSecurity::Off.into();
+    });
+    assert!(refused.unwrap_err().message().contains("NETWORK_KIND_SWITCHED"));
+    let refused = daemon.try_nic_with("lab", "a", |request| request.mac_limit = 3);
+    assert!(refused.unwrap_err().message().contains("PORT_SECURITY_OFF"));
 }

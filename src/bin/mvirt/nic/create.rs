@@ -3,11 +3,12 @@
 use super::by_family;
 use crate::{
     Failure, complete,
+    l2::Security,
     mask::Notes,
     rate::{self, Rate},
 };
 use clap::{ArgGroup, Args, ValueEnum};
-use mvirt_net::proto::{Addressing, CreateNicRequest, Ipv6Mode};
+use mvirt_net::proto::{Addressing, CreateNicRequest, Ipv6Mode, PortSecurity};
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum AddressingFlag {
@@ -99,6 +100,12 @@ pub(crate) struct Create {
     /// What its guest may get, likewise
     #[arg(long, value_name = "RATE", value_delimiter = ',')]
     to_guest: Vec<Rate>,
+    /// In a switched network, what its guest may send from [default: strict]
+    #[arg(long)]
+    port_security: Option<Security>,
+    /// With --port-security off, MACs that are learned behind it [default: 8]
+    #[arg(long, value_name = "COUNT", default_value = "0", hide_default_value = true)]
+    mac_limit: u32,
     #[command(flatten)]
     socket: Socket,
     #[command(flatten)]
@@ -143,6 +150,8 @@ impl Create {
             ipv6_mode: ipv6_mode.into(),
             limit_from_guest: limit("--from-guest", &self.from_guest)?,
             limit_to_guest: limit("--to-guest", &self.to_guest)?,
+            port_security: self.port_security.map_or(0, |to| PortSecurity::from(to).into()),
+            mac_limit: self.mac_limit,
             labels: self.notes.marks.labels(Default::default())?,
             boot: self.notes.boot(None),
             description: self.notes.marks.description.unwrap_or_default(),

@@ -6,7 +6,7 @@ use crate::{
     rate,
     units::{ago, counted, local, octets},
 };
-use mvirt_net::proto::{Addressing, Nic, NicStats};
+use mvirt_net::proto::{Addressing, Nic, NicStats, PortSecurity};
 
 /// Prints a vNIC.
 pub(super) fn nic(nic: &Nic, out: &Output) -> Result<(), Failure> {
@@ -14,6 +14,12 @@ pub(super) fn nic(nic: &Nic, out: &Output) -> Result<(), Failure> {
     let addressing = match nic.addressing() {
         Addressing::Subnet => "subnet",
         Addressing::Host | Addressing::Unspecified => "host",
+    };
+    // In routed networks it is as always.
+    let security = match nic.port_security() {
+        PortSecurity::Unspecified | PortSecurity::Strict => String::new(),
+        PortSecurity::MacOnly => "mac-only".into(),
+        PortSecurity::Off => format!("off, {}", counted(nic.mac_limit.into(), "MAC")),
     };
     let guest = nic.guest.clone().unwrap_or_default();
     let access =
@@ -39,6 +45,7 @@ pub(super) fn nic(nic: &Nic, out: &Output) -> Result<(), Failure> {
         ("queues", nic.queue_pairs.into()),
         ("socket", nic.socket_path.as_str().into()),
         ("socket has", access.join(", ").into()),
+        ("security", security.into()),
         ("boot", mask::boot(nic.boot.as_ref()).into()),
         ("ipv4 lease", ago(&guest.ipv4_lease_at).into()),
         ("ipv6 lease", ago(&guest.ipv6_lease_at).into()),

@@ -8,10 +8,11 @@ use super::{
 use crate::{
     Failure, complete,
     connect::Client,
+    l2::Security,
     mask::{Mask, NewNotes, Now, Places},
 };
 use clap::Args;
-use mvirt_net::proto::{Addressing, Nic, UpdateNicRequest};
+use mvirt_net::proto::{Addressing, Nic, PortSecurity, UpdateNicRequest};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -53,6 +54,12 @@ pub(crate) struct Update {
     /// Queue pairs offered to the VMM
     #[arg(long, value_name = "N")]
     queues: Option<u32>,
+    /// In a switched network, what its guest may send from
+    #[arg(long)]
+    port_security: Option<Security>,
+    /// MACs that are learned behind it; 0: as --port-security has it
+    #[arg(long, value_name = "COUNT")]
+    mac_limit: Option<u32>,
     #[command(flatten)]
     socket: Socket,
     #[command(flatten)]
@@ -90,6 +97,9 @@ impl Update {
         mask.set("addressing", &mut request.addressing, addressing);
         mask.set("mtu", &mut request.mtu, self.mtu);
         mask.set("queue_pairs", &mut request.queue_pairs, self.queues);
+        let security = self.port_security.map(|to| PortSecurity::from(to).into());
+        mask.set("port_security", &mut request.port_security, security);
+        mask.set("mac_limit", &mut request.mac_limit, self.mac_limit);
         mask.set("socket_owner", &mut request.socket_owner, self.socket.socket_owner);
         mask.set("socket_group", &mut request.socket_group, self.socket.socket_group);
         mask.set("socket_mode", &mut request.socket_mode, self.socket.socket_mode);
