@@ -23,6 +23,7 @@ pub mod ipam;
 mod l2;
 mod locators;
 mod long_lists;
+mod macs;
 mod mask;
 mod networks;
 mod nics;

@@ -304,6 +304,15 @@ impl NetService for Service {
         self.change(move |control| control.delete_port(&request)).await
     }
 
+    async fn list_macs(
+        &self,
+        request: Request<proto::ListMacsRequest>,
+    ) -> Result<Response<proto::ListMacsResponse>, Status> {
+        let mut request = request.into_inner();
+        request.network_id = required("network_id", request.network_id)?;
+        Ok(Response::new(self.control.list_macs(request).await??))
+    }
+
     type WatchPortsStream = Events<proto::PortEvent>;
 
     async fn watch_ports(

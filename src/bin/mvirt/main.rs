@@ -8,6 +8,7 @@ mod complete;
 mod connect;
 mod failure;
 mod l2;
+mod mac;
 mod mask;
 mod network;
 mod nic;
@@ -61,6 +62,9 @@ enum Command {
     /// Create, show, change and delete ports of switched networks: other ways in than vNICs
     #[command(subcommand)]
     Port(port::Command),
+    /// Show which MACs a switched network knows, and where
+    #[command(subcommand)]
+    Mac(mac::Command),
     /// Run virtual machines on vNICs
     #[command(subcommand)]
     Vm(vm::Command),
@@ -170,6 +174,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Network(command) => network::run(command, &mut client, &out).await,
         Command::Nic(command) => nic::run(command, &mut client, &out, &connection).await,
         Command::Port(command) => port::run(command, &mut client, &out).await,
+        Command::Mac(command) => mac::run(command, &mut client, &out).await,
         Command::Vm(command) => vm::run(command, &mut client).await,
         Command::Probe(command) => probe::run(command, &mut client, &out).await,
         Command::Reactor(command) => reactor::run(command, &mut client, &out).await,

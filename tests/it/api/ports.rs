@@ -6,8 +6,8 @@ use crate::{
 };
 use mvirt_net::proto::{
     CreateNetworkRequest, CreatePortRequest, DeleteNetworkRequest, DeletePortRequest,
-    GetPortRequest, ListPortsRequest, NetworkKind, Port, PortRole, PortState, UpdatePortRequest,
-    get_port_request::Identifier,
+    GetPortRequest, ListMacsRequest, ListPortsRequest, NetworkKind, Port, PortRole, PortState,
+    UpdatePortRequest, get_port_request::Identifier,
 };
 use prost_types::FieldMask;
 use rustix::net::{
@@ -77,6 +77,12 @@ fn who_connects_to_a_port_is_a_member_of_its_network() {
     assert_eq!(buffer[..len], answer);
     let nothing = recv(&clients[1], &mut buffer, RecvFlags::DONTWAIT);
     assert_eq!(nothing.unwrap_err(), rustix::io::Errno::AGAIN);
+    let request = ListMacsRequest { network_id: "lab".into() };
+    let macs = daemon.call(async |client| client.list_macs(request).await).unwrap().macs;
+    let behind: Vec<_> = macs.iter().map(|mac| (&*mac.nic, &*mac.port, mac.r#static)).collect();
+    assert_eq!(behind, [("", "lan", false), ("vm1", "", true)]);
+    assert_eq!((&*macs[0].mac, macs[0].age_seconds < 60), ("02:00:00:00:00:99", true));
+    assert!(macs[0].remote.starts_with("pid "), "{}", macs[0].remote);
     let stats = daemon.stats("lan");
     assert_eq!((stats.ingress_frames, stats.egress_frames), (1, 2));
     drop(clients);

@@ -1,0 +1,45 @@
+//! `mvirt mac …`
+
+use super::{
+    Failure, complete,
+    connect::Client,
+    output::{Output, Table},
+};
+use clap::Subcommand;
+use mvirt_net::proto::ListMacsRequest;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show the MACs of a network: those of vNICs, and what was learned
+    #[command(visible_alias = "ls")]
+    List {
+        /// Network, by name or id
+        #[arg(add = complete::networks())]
+        network: String,
+    },
+}
+
+pub(crate) async fn run(
+    Command::List { network: network_id }: Command,
+    client: &mut Client,
+    out: &Output,
+) -> Result<(), Failure> {
+    let response = client.list_macs(ListMacsRequest { network_id }).await?.into_inner();
+    const HEADER: &[&str] = &["MAC", "VLAN", "BEHIND", "AGE", "CLIENT"];
+    let mut table = Table::new(HEADER, 5);
+    for mac in &response.macs {
+        // Of a vNIC's own MAC nothing is learned, and so nothing ages.
+        let age = if mac.r#static { "static".into() } else { format!("{}s", mac.age_seconds) };
+        let vlan = if mac.vid == 0 { String::new() } else { mac.vid.to_string() };
+        let behind = if mac.nic.is_empty() { &mac.port } else { &mac.nic };
+        let cells = vec![
+            mac.mac.as_str().into(),
+            vlan.into(),
+            behind.as_str().into(),
+            age.into(),
+            mac.remote.as_str().into(),
+        ];
+        table.row(&mac.mac, cells);
+    }
+    out.list(&response, &table)
+}
