@@ -153,6 +153,7 @@ const UNSAFE: &[&str] = &[
     "src/dataplane/frame/slab.rs",
     "src/dataplane/frame/span.rs",
     "src/dataplane/port/descriptor.rs",
+    "src/dataplane/port/mmsg.rs",
     "src/dataplane/port/tap.rs",
     "src/dataplane/port/vhost_user/memory/fault.rs",
     "src/dataplane/port/vhost_user/memory/mapping.rs",

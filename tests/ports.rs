@@ -68,7 +68,7 @@ fn next(end: &mut pair::End) -> (Vec<u8>, Offload) {
     let mut buffer = vec![0; 70_000];
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(received) = end.receive(&mut buffer).unwrap() {
+        if let Some(received) = end.read(&mut buffer).unwrap() {
             let octets = &buffer[received.octets];
             if octets[0] & 1 == 0 {
                 return (octets.to_vec(), received.offload.unwrap());

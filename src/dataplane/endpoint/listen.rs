@@ -10,7 +10,11 @@ use super::{
 use crate::{
     dataplane::{
         PortState,
-        port::{Port, datagram::Packets, descriptor::DescriptorPort},
+        port::{
+            Port,
+            datagram::{Datagrams, Peer},
+            descriptor::DescriptorPort,
+        },
     },
     log_limit::{LogLimit, Said},
 };
@@ -70,7 +74,9 @@ impl Framing {
     /// Returns a port of a connected socket.
     fn port(self, socket: OwnedFd) -> io::Result<Box<dyn Port>> {
         match self {
-            Self::Packets => Ok(Box::new(DescriptorPort::new(Packets::from(socket))?)),
+            Self::Packets => {
+                Ok(Box::new(DescriptorPort::new(Datagrams::new(socket, Peer::Session))?))
+            }
         }
     }
 }

@@ -30,10 +30,16 @@ impl Slab {
 
     /// Returns a buffer, to be filled.
     pub fn buffer(&mut self, buffer: usize) -> &mut [u8] {
-        // SAFETY: `each` octets are mapped there and are this slab's alone, which is borrowed.
-        // Spans of the buffer are no references: who copies one meanwhile gets some of either
-        // octets.
-        unsafe { std::slice::from_raw_parts_mut(self.start(buffer), self.each) }
+        self.buffers(buffer..buffer + 1)
+    }
+
+    /// Returns buffers that follow one another, to be filled.
+    pub fn buffers(&mut self, buffers: Range<usize>) -> &mut [u8] {
+        let (start, octets) = (self.start(buffers.start), self.each * buffers.len());
+        assert!(self.each * buffers.end <= self.region.size(), "there are no buffers {buffers:?}");
+        // SAFETY: these octets are mapped, and are this slab's alone, which is borrowed. Spans of
+        // the buffers are no references: who copies one meanwhile gets some of either octets.
+        unsafe { std::slice::from_raw_parts_mut(start, octets) }
     }
 
     /// Returns the octets `range` of a buffer.

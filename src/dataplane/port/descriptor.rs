@@ -1,12 +1,12 @@
-//! A port behind one descriptor, from and to which each system call carries one frame: a TAP
-//! device, a socket.
+//! A port behind one descriptor, from and to which system calls carry frames: a TAP device, a
+//! socket.
 //!
 //! Frames that were read wait in memory of the port's own, as those of a guest wait in its ring,
 //! until they are dealt with.
 
 #![expect(unsafe_code, reason = "frames are spans of the port's own memory, which it keeps")]
 
-use super::{Delivered, Port, PortFailure, Undelivered, Wakeup};
+use super::{Delivered, Port, PortFailure, Undelivered, Wakeup, Watch};
 use crate::{
     dataplane::frame::{
         BURST, BURST_OCTETS, Burst, FrameSet, HEAD_LEN, MAX_FRAME_LEN, Outgoing,
@@ -19,12 +19,17 @@ use crate::{
         vnet::{self, Offload, UnknownOffload},
     },
 };
-use rustix::io::{Errno, read, writev};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::{Errno, read, writev},
+};
 use std::{
     fmt,
     io::{self, IoSlice},
+    mem,
     ops::Range,
     os::fd::{AsFd, BorrowedFd},
+    slice::ChunksExactMut,
 };
 use zerocopy::IntoBytes as _;
 
@@ -40,11 +45,27 @@ pub trait Transport: fmt::Debug + Send + 'static {
     /// Readable when a frame waits, and writable when one can be sent.
     fn fd(&self) -> BorrowedFd<'_>;
 
-    /// Reads one frame into `buffer`, if there is one.
-    fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<Received>, PortFailure>;
+    /// Reads what has come, until there is no more or the inbox is full.
+    fn receive(&mut self, inbox: &mut Inbox) -> Result<(), PortFailure>;
 
-    /// Sends one frame, whole or not at all.
+    /// Sends one frame, whole or not at all; or takes it, to be sent with others.
     fn send(&mut self, frame: &[u8], offload: Offload) -> Result<(), Undelivered>;
+
+    /// Sends the frames that it took since the last call, together. Returns how many of them it
+    /// could not send, the last ones, and why; those are the caller's again.
+    fn send_taken(&mut self) -> Result<(), (usize, Undelivered)> {
+        Ok(())
+    }
+
+    /// Writes what frames were made into that it has taken for good, as far as that goes.
+    fn flush(&mut self) -> Result<(), PortFailure> {
+        Ok(())
+    }
+
+    /// Whether something is left to be written: it is to be woken when it can go on.
+    fn has_rest(&self) -> bool {
+        false
+    }
 }
 
 /// A frame that was read.
@@ -52,11 +73,103 @@ pub trait Transport: fmt::Debug + Send + 'static {
 pub struct Received {
     /// Where it is in the buffer.
     pub octets: Range<usize>,
-    /// What its sender left to be done.
-    pub offload: Result<Offload, UnknownOffload>,
+    /// What its sender left to be done, or why it is no frame.
+    pub offload: Result<Offload, DropReason>,
 }
 
-/// Reads a frame behind a virtio-net header, as TAP devices have it. Returns none where none waits.
+impl Received {
+    /// Returns a frame without a header that would say what is left to be done.
+    pub fn plain(octets: Range<usize>) -> Self {
+        Self { octets, offload: Ok(Offload::None) }
+    }
+
+    /// Returns what has the octets of no frame.
+    pub fn invalid(reason: DropReason) -> Self {
+        Self { octets: 0..0, offload: Err(reason) }
+    }
+}
+
+/// The frames that were read and wait, each in a buffer of its own.
+#[derive(Debug)]
+pub struct Inbox {
+    slab: Slab,
+    /// The frames that wait, from number `first` on; each is in the buffer of its place here.
+    waiting: Box<[Option<Received>]>,
+    first: usize,
+    len: usize,
+    /// Octets of them.
+    octets: usize,
+}
+
+impl Inbox {
+    fn new() -> io::Result<Self> {
+        let slab = Slab::new(BURST, BUFFER)?;
+        Ok(Self { slab, waiting: vec![None; BURST].into(), first: 0, len: 0, octets: 0 })
+    }
+
+    /// Returns the places of the frames that wait, the oldest first.
+    fn places(&self) -> impl Iterator<Item = usize> + use<> {
+        (self.first..self.first + self.len).map(|at| at % BURST)
+    }
+
+    /// Whether as much waits as is dealt with at a time.
+    pub fn is_full(&self) -> bool {
+        self.len == BURST || self.octets >= BURST_OCTETS
+    }
+
+    /// Returns the buffer for the next frame. There is one where it is not full.
+    pub fn buffer(&mut self) -> &mut [u8] {
+        self.slab.buffer((self.first + self.len) % BURST)
+    }
+
+    /// Returns the buffers for the next frames, at most as many as `octets` of each would fill it
+    /// with.
+    pub fn buffers(&mut self, octets: usize) -> ChunksExactMut<'_, u8> {
+        let next = (self.first + self.len) % BURST;
+        let room = (BURST_OCTETS.saturating_sub(self.octets)).div_ceil(octets.max(1));
+        // Those that follow one another in memory: the others are for the next call.
+        let count = room.min(BURST - self.len).min(BURST - next);
+        self.slab.buffers(next..next + count).chunks_exact_mut(BUFFER)
+    }
+
+    /// Takes what was read into the next buffer.
+    pub fn push(&mut self, received: Received) {
+        self.octets += received.octets.len();
+        self.waiting[(self.first + self.len) % BURST] = Some(received);
+        self.len += 1;
+    }
+
+    /// Takes what was read into one of the next buffers, those before which hold nothing.
+    pub fn push_from(&mut self, ahead: usize, received: Received) {
+        if ahead > 0 {
+            let next = (self.first + self.len) % BURST;
+            let between = self.slab.buffers(next..next + ahead + 1);
+            between.copy_within(ahead * BUFFER..ahead * BUFFER + received.octets.end, 0);
+        }
+        self.push(received);
+    }
+
+    fn remove_oldest(&mut self, count: usize) {
+        for at in self.places().take(count) {
+            self.octets -= self.waiting[at].take().map_or(0, |received| received.octets.len());
+        }
+        self.first = (self.first + count) % BURST;
+        self.len -= count;
+    }
+}
+
+/// Reads frames behind virtio-net headers, as TAP devices have them, one with each call.
+pub(super) fn read_frames(fd: impl AsFd, inbox: &mut Inbox) -> Result<(), Errno> {
+    while !inbox.is_full() {
+        match read_frame(&fd, inbox.buffer())? {
+            Some(received) => inbox.push(received),
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+/// Reads a frame behind a virtio-net header. Returns none where none waits.
 pub(super) fn read_frame(fd: impl AsFd, buffer: &mut [u8]) -> Result<Option<Received>, Errno> {
     match read(fd, &mut *buffer) {
         // Each frame has a header: the other end was closed.
@@ -65,7 +178,9 @@ pub(super) fn read_frame(fd: impl AsFd, buffer: &mut [u8]) -> Result<Option<Rece
             // What is shorter than its header is a frame without octets.
             let octets = vnet::HEADER_LEN..len.max(vnet::HEADER_LEN);
             let header = buffer.first_chunk().copied().unwrap_or(vnet::Header::PLAIN);
-            Ok(Some(Received { octets, offload: vnet::Header::from(header).offload() }))
+            let offload = vnet::Header::from(header).offload();
+            let unknown = |UnknownOffload| DropReason::UnexpectedSegmentation;
+            Ok(Some(Received { octets, offload: offload.map_err(unknown) }))
         }
         Err(Errno::AGAIN | Errno::INTR) => Ok(None),
         Err(errno) => Err(errno),
@@ -83,15 +198,17 @@ pub(super) fn write_frame(fd: impl AsFd, frame: &[u8], offload: Offload) -> Resu
 #[derive(Debug)]
 pub struct DescriptorPort<T> {
     transport: T,
-    slab: Slab,
-    /// The frames that wait, from number `first` on; each is in the buffer of its place here.
-    waiting: Box<[Option<Received>]>,
-    first: usize,
-    len: usize,
+    inbox: Inbox,
     /// Those that are dealt with: they are behind one that is not.
     done: FrameSet,
-    /// Nothing could be sent the last time, and no wake-up came since.
+    /// Nothing could be sent the last time.
     is_full: bool,
+    /// It is watched for being writable, too.
+    wants_room: bool,
+    /// What failed since the last [`Port::notify`].
+    failed: Option<PortFailure>,
+    /// How many frames of the transport each frame of a delivery has come to, with those before.
+    sent: Vec<usize>,
     /// Holds a frame that is sent.
     whole: Box<[u8]>,
 }
@@ -101,50 +218,65 @@ impl<T: Transport> DescriptorPort<T> {
     pub fn new(transport: T) -> io::Result<Self> {
         Ok(Self {
             transport,
-            slab: Slab::new(BURST, BUFFER)?,
-            waiting: vec![None; BURST].into(),
-            first: 0,
-            len: 0,
+            inbox: Inbox::new()?,
             done: FrameSet::EMPTY,
             is_full: false,
+            wants_room: false,
+            failed: None,
+            sent: Vec::with_capacity(BURST),
             whole: vec![0; MAX_FRAME_LEN].into(),
         })
     }
 
-    /// Returns the places of the frames that wait, the oldest first.
-    fn places(&self) -> impl Iterator<Item = usize> + use<T> {
-        (self.first..self.first + self.len).map(|at| at % BURST)
+    /// Returns what carries its frames.
+    pub fn transport(&self) -> &T {
+        &self.transport
     }
 
     /// Reads what has come, as far as it can wait here.
     fn fill(&mut self) -> Result<(), PortFailure> {
-        let len = |received: &Option<Received>| received.as_ref().map_or(0, |r| r.octets.len());
-        let mut octets: usize = self.places().map(|at| len(&self.waiting[at])).sum();
-        while self.len < BURST && octets < BURST_OCTETS {
-            let at = (self.first + self.len) % BURST;
-            let Some(received) = self.transport.receive(self.slab.buffer(at))? else { break };
-            octets += received.octets.len();
-            self.waiting[at] = Some(received);
-            self.len += 1;
-        }
-        Ok(())
+        if self.inbox.is_full() { Ok(()) } else { self.transport.receive(&mut self.inbox) }
     }
 
-    /// Sends one frame, or all that it is cut into.
-    fn send(&mut self, frame: &Outgoing<'_>) -> Result<(), Undelivered> {
-        let (mut sent, mut refused) = (false, None);
+    /// Sends one frame, or all that it is cut into. Returns how many those were.
+    fn send(&mut self, frame: &Outgoing<'_>) -> Result<usize, Undelivered> {
+        let (mut sent, mut refused) = (0, None);
         offload::finish(frame, T::ACCEPTS, &mut self.whole, |octets, offload| {
             if refused.is_none() {
                 refused = self.transport.send(octets, offload).err();
-                sent |= refused.is_none();
+                sent += usize::from(refused.is_none());
             }
         });
         match refused {
             // Segments that find no room are lost: those before them cannot be taken back.
-            Some(Undelivered::Full | Undelivered::TooLarge) if sent => Ok(()),
+            Some(Undelivered::Full | Undelivered::TooLarge) if sent > 0 => Ok(sent),
             Some(why) => Err(why),
-            None => Ok(()),
+            None => Ok(sent),
         }
+    }
+
+    /// Sends frames until one is refused.
+    fn send_all(&mut self, frames: &[Outgoing<'_>]) -> Delivered {
+        self.sent.clear();
+        let (mut count, mut refused) = (0, None);
+        for frame in frames {
+            match self.send(frame) {
+                Ok(sent) => count += sent,
+                Err(why) => {
+                    refused = Some(why);
+                    break;
+                }
+            }
+            self.sent.push(count);
+        }
+        if let Err((unsent, why)) = self.transport.send_taken() {
+            // As above: a frame counts as taken of which a part was.
+            let gone = count - unsent;
+            let before = |at: usize| if at == 0 { 0 } else { self.sent[at - 1] };
+            let taken = (0..self.sent.len()).take_while(|at| before(*at) < gone).count();
+            return Delivered { taken, refused: Some(why) };
+        }
+        Delivered { taken: self.sent.len(), refused }
     }
 }
 
@@ -158,31 +290,36 @@ impl<T: Transport> Port for DescriptorPort<T> {
     }
 
     fn wakeup(&self, _queue: usize) -> Option<Wakeup<'_>> {
-        Some(Wakeup::ReadOrWrite(self.transport.fd()))
+        let fd = self.transport.fd();
+        // Only while something is left to be written: a socket that is read from can be written to
+        // again, and would wake for each frame.
+        Some(if self.wants_room { Wakeup::ReadOrWrite(fd) } else { Wakeup::Read(fd) })
     }
 
     fn poll(&mut self, _queue: usize, burst: &mut Burst) -> Result<(), PortFailure> {
         // The wake-up may have been for writing.
-        self.is_full = false;
+        if self.transport.has_rest() {
+            self.transport.flush()?;
+        }
         self.fill()?;
-        for at in self.places() {
-            let Some(received) = &self.waiting[at] else { continue };
+        for at in self.inbox.places() {
+            let Some(received) = &self.inbox.waiting[at] else { continue };
             let (frame, _) = burst.push();
             frame.pieces = 0..0;
             frame.len = received.octets.len().min(MAX_FRAME_LEN);
             match received.offload {
+                Err(reason) => frame.invalid = Some(reason),
                 _ if received.octets.len() > MAX_FRAME_LEN => {
                     frame.invalid = Some(DropReason::FrameTooLong);
                 }
                 _ if frame.len < ethernet::HEADER_LEN => {
                     frame.invalid = Some(DropReason::FrameTooShort);
                 }
-                Err(UnknownOffload) => frame.invalid = Some(DropReason::UnexpectedSegmentation),
                 Ok(offload) => frame.offload = offload,
             }
             // SAFETY: a burst's spans are used while its port is there: both are the reactor's,
             // which empties the burst before it polls again.
-            let whole = unsafe { self.slab.span(at, received.octets.clone()) };
+            let whole = unsafe { self.inbox.slab.span(at, received.octets.clone()) };
             frame.head_len = frame.len.min(HEAD_LEN);
             frame.tail = whole.skip(whole.copy_to_slice(&mut frame.head[..frame.head_len]));
         }
@@ -191,29 +328,43 @@ impl<T: Transport> Port for DescriptorPort<T> {
     }
 
     fn complete(&mut self, _queue: usize, done: FrameSet) {
-        let gone = done.leading().min(self.len);
-        self.first = (self.first + gone) % BURST;
-        self.len -= gone;
+        let gone = done.leading().min(self.inbox.len);
+        self.inbox.remove_oldest(gone);
         self.done = done.without_leading(gone);
     }
 
     fn arm(&mut self, _queue: usize) -> Result<bool, PortFailure> {
         // Whatever comes from now on finds the descriptor drained, and wakes.
         self.fill()?;
-        Ok(self.len > 0)
+        Ok(self.inbox.len > 0)
     }
 
     fn has_room(&mut self, _queue: usize) -> bool {
+        if self.is_full {
+            // Asked while a frame waits, and not for long (`HOLD`): nothing else would tell.
+            let mut fds = [PollFd::from_borrowed_fd(self.transport.fd(), PollFlags::OUT)];
+            self.is_full = poll(&mut fds, Some(&Timespec::default())) == Ok(0);
+        }
         !self.is_full
     }
 
     fn deliver(&mut self, frames: &[Outgoing<'_>], _queue: usize) -> Delivered {
-        for (taken, frame) in frames.iter().enumerate() {
-            if let Err(why) = self.send(frame) {
-                self.is_full = why == Undelivered::Full;
-                return Delivered { taken, refused: Some(why) };
-            }
+        let delivered = self.send_all(frames);
+        self.is_full = delivered.refused == Some(Undelivered::Full);
+        delivered
+    }
+
+    fn publish(&mut self) {
+        if let Err(failure) = self.transport.flush() {
+            self.failed = Some(failure);
         }
-        Delivered::all(frames.len())
+    }
+
+    fn notify(&mut self) -> Result<Watch, PortFailure> {
+        if let Some(failure) = self.failed.take() {
+            return Err(failure);
+        }
+        let wanted = mem::replace(&mut self.wants_room, self.transport.has_rest());
+        Ok(if wanted == self.wants_room { Watch::Same } else { Watch::Other })
     }
 }

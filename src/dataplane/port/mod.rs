@@ -24,8 +24,10 @@
 
 pub mod datagram;
 pub mod descriptor;
+mod mmsg;
 pub mod null;
 pub mod pair;
+pub mod stream;
 pub mod tap;
 pub mod vhost_user;
 
@@ -121,6 +123,15 @@ pub enum Wakeup<'a> {
     ReadOrWrite(BorrowedFd<'a>),
 }
 
+/// Whether what [`Port::wakeup`] returns is to be watched anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    /// It is what it was.
+    Same,
+    /// It is another.
+    Other,
+}
+
 /// One way in and out of the switch. See the module for the order of calls.
 // `Any`, so that who has made a port and takes it back finds what it was made of.
 pub trait Port: Any + Send {
@@ -156,10 +167,10 @@ pub trait Port: Any + Send {
     // and wakes its receiver.
     fn publish(&mut self) {}
     /// Wakes the guest where it asked to be woken. Also reports what failed while frames were
-    /// delivered.
+    /// delivered. Returns whether it is to be woken by something else from now on.
     // It reports failures since a guest that is silent may not be polled again for long.
-    fn notify(&mut self) -> Result<(), PortFailure> {
-        Ok(())
+    fn notify(&mut self) -> Result<Watch, PortFailure> {
+        Ok(Watch::Same)
     }
     /// Ends the port: after this, no memory of the guest is touched.
     fn stop(&mut self) {}

@@ -3,7 +3,7 @@
 
 use super::{
     PortFailure, Undelivered,
-    descriptor::{Received, Transport, read_frame, write_frame},
+    descriptor::{Inbox, Received, Transport, read_frame, read_frames, write_frame},
 };
 use crate::{
     dataplane::frame::offload::{Offloads, Segmentation},
@@ -21,6 +21,13 @@ use std::{
 /// One end.
 #[derive(Debug)]
 pub struct End(OwnedFd);
+
+impl End {
+    /// Receives a frame into `buffer`, if one is there: for who is behind the port.
+    pub fn read(&self, buffer: &mut [u8]) -> Result<Option<Received>, PortFailure> {
+        read_frame(&self.0, buffer).map_err(gone)
+    }
+}
 
 /// Returns both ends.
 pub fn pair() -> io::Result<(End, End)> {
@@ -45,8 +52,8 @@ impl Transport for End {
         self.0.as_fd()
     }
 
-    fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<Received>, PortFailure> {
-        read_frame(&self.0, buffer).map_err(gone)
+    fn receive(&mut self, inbox: &mut Inbox) -> Result<(), PortFailure> {
+        read_frames(&self.0, inbox).map_err(gone)
     }
 
     fn send(&mut self, frame: &[u8], offload: Offload) -> Result<(), Undelivered> {

@@ -8,7 +8,7 @@
 
 use super::{
     PortFailure, Undelivered,
-    descriptor::{Received, Transport, read_frame, write_frame},
+    descriptor::{Inbox, Transport, read_frames, write_frame},
 };
 use crate::{
     dataplane::frame::offload::{Offloads, Segmentation},
@@ -92,8 +92,8 @@ impl Transport for Tap {
         self.0.as_fd()
     }
 
-    fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<Received>, PortFailure> {
-        read_frame(&*self.0, buffer).map_err(gone)
+    fn receive(&mut self, inbox: &mut Inbox) -> Result<(), PortFailure> {
+        read_frames(&*self.0, inbox).map_err(gone)
     }
 
     fn send(&mut self, frame: &[u8], offload: Offload) -> Result<(), Undelivered> {

@@ -345,6 +345,7 @@ impl Reactor {
             self.guarded(|reactor| reactor.take_links(now));
             self.guarded(|reactor| reactor.handle_timeouts(now));
             self.guarded(|reactor| reactor.publish(now));
+            self.rewatch();
             // After `publish`: its fence stands between what links were given and the look for
             // sleepers.
             self.links.flush();
@@ -378,6 +379,26 @@ impl Reactor {
     fn publish(&mut self, now: Instant) {
         let Self { ports, stopwatch, .. } = self;
         ports.publish_touched(now, &mut || stopwatch.lap());
+    }
+
+    /// Watches what ports are to be woken by, where that has changed.
+    fn rewatch(&mut self) {
+        while let Some(id) = self.ports.take_rewatched() {
+            let Some(slot) = self.ports.healthy_mut(id) else { continue };
+            let mut watched = Ok(());
+            for queue in 0..slot.port.queues() {
+                if let Some(wakeup) = slot.port.wakeup(queue) {
+                    let token = token(id, queue);
+                    // In this order: what is ended is the watch before, which has the same token.
+                    watched = watched
+                        .and_then(|()| self.uring.unwatch(token))
+                        .and_then(|()| self.uring.watch(wakeup, token));
+                }
+            }
+            if let Err(error) = watched {
+                self.ports.fail(id, unwatched(&error));
+            }
+        }
     }
 
     /// Takes over new links and carries out commands; false if there will be none.

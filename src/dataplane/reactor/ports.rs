@@ -9,7 +9,7 @@ use crate::dataplane::{
     },
     frame::{Outgoing, verdict::DropReason},
     gateway::GatewayEvent,
-    port::{Delivered, HeldUp, Port, PortFailure, Undelivered},
+    port::{Delivered, HeldUp, Port, PortFailure, Undelivered, Watch},
 };
 use std::{
     fmt,
@@ -190,6 +190,8 @@ pub struct Ports {
     networks: std::collections::HashMap<NetworkKey, Arc<Network>>,
     /// Slots with something to publish.
     touched: Vec<u32>,
+    /// Ports that are to be woken by something else than before.
+    rewatched: Vec<PortId>,
     /// The port that something is being done for: if that panics, it is to blame.
     pub in_hand: Option<PortId>,
 }
@@ -368,9 +370,23 @@ impl Ports {
             if let Some(slot) = &mut self.slots[at as usize] {
                 slot.touched = false;
             }
-            self.with_touched(at, now, timed, |slot| slot.port.notify());
+            let mut watch = Watch::Same;
+            self.with_touched(at, now, timed, |slot| {
+                watch = slot.port.notify()?;
+                Ok(())
+            });
+            if watch == Watch::Other
+                && let Some(slot) = self.at(at)
+            {
+                self.rewatched.push(slot.id);
+            }
             self.touched.pop();
         }
+    }
+
+    /// Returns a port whose wake-ups are to be others than before, until there is none.
+    pub fn take_rewatched(&mut self) -> Option<PortId> {
+        self.rewatched.pop()
     }
 
     fn with_touched(

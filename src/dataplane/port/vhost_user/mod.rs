@@ -13,7 +13,7 @@ pub mod memory;
 pub mod queue;
 pub mod session;
 
-use super::{Delivered, Port, PortFailure, Undelivered, Wakeup};
+use super::{Delivered, Port, PortFailure, Undelivered, Wakeup, Watch};
 use crate::dataplane::frame::{
     Burst, FrameSet, Outgoing,
     offload::{Offloads, Segmentation},
@@ -294,7 +294,7 @@ impl Port for VhostUserPort {
         self.mark_used();
     }
 
-    fn notify(&mut self) -> Result<(), PortFailure> {
+    fn notify(&mut self) -> Result<Watch, PortFailure> {
         let fresh = std::mem::take(&mut self.fresh);
         for Pair { rx, tx } in &mut self.pairs {
             let rx = rx.as_mut().map(|(queue, plan)| (&mut queue.ring, &plan.call));
@@ -309,7 +309,7 @@ impl Port for VhostUserPort {
             }
         }
         // At the end: an idle guest may not be polled for long, and frames met its memory just now.
-        self.check()
+        self.check().map(|()| Watch::Same)
     }
 
     fn stop(&mut self) {

@@ -1,0 +1,127 @@
+//! Many datagrams with one system call: recvmmsg(2), sendmmsg(2).
+
+#![expect(unsafe_code, reason = "the calls take structures that point to buffers")]
+
+use crate::dataplane::frame::BURST;
+use arrayvec::ArrayVec;
+use rustix::{
+    io::Errno,
+    net::{SocketAddrAny, addr::SocketAddrStorage},
+};
+use std::{
+    mem,
+    os::fd::{AsFd, AsRawFd as _},
+    ptr,
+};
+
+/// A datagram that was received into a buffer.
+#[derive(Debug)]
+pub(super) struct Datagram {
+    /// Its octets, also those that found no room in the buffer.
+    pub(super) len: usize,
+    /// Who sent it, where the socket's family has that.
+    pub(super) from: Option<SocketAddrAny>,
+}
+
+fn failed() -> Errno {
+    // The call has just returned -1, so that there is one.
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// Receives datagrams into `buffers`, one each and at most a burst, without waiting. Where `named`,
+/// with who has sent them.
+pub(super) fn receive<'b>(
+    socket: impl AsFd,
+    buffers: impl Iterator<Item = &'b mut [u8]>,
+    named: Named,
+) -> Result<ArrayVec<Datagram, BURST>, Errno> {
+    let mut pieces: ArrayVec<libc::iovec, BURST> = buffers
+        .take(BURST)
+        .map(|buffer| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() })
+        .collect();
+    let mut names: ArrayVec<SocketAddrStorage, BURST> = ArrayVec::new();
+    if named == Named::Yes {
+        // SAFETY: all zeros is an address of no family.
+        names.extend(pieces.iter().map(|_| unsafe { mem::zeroed() }));
+    }
+    let mut headers: ArrayVec<libc::mmsghdr, BURST> = ArrayVec::new();
+    for at in 0..pieces.len() {
+        // SAFETY: all zeros is a valid header, of no buffers.
+        let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
+        header.msg_hdr.msg_iov = ptr::from_mut(&mut pieces[at]);
+        header.msg_hdr.msg_iovlen = 1;
+        if let Some(name) = names.get_mut(at) {
+            header.msg_hdr.msg_name = ptr::from_mut(name).cast();
+            header.msg_hdr.msg_namelen = size_of::<SocketAddrStorage>() as libc::socklen_t;
+        }
+        headers.push(header);
+    }
+    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: each header points to one piece and perhaps one name, which are not moved meanwhile,
+    // and each piece to a buffer that is borrowed from the caller for longer than this call.
+    let received = unsafe {
+        libc::recvmmsg(
+            socket.as_fd().as_raw_fd(),
+            headers.as_mut_ptr(),
+            headers.len() as libc::c_uint,
+            flags,
+            ptr::null_mut(),
+        )
+    };
+    let received = usize::try_from(received).map_err(|_| failed())?;
+    let datagram = |(at, header): (usize, &libc::mmsghdr)| {
+        let len = header.msg_hdr.msg_namelen;
+        let from = names.get(at).filter(|_| len > 0);
+        // SAFETY: the kernel has written an address of `len` octets there.
+        let from = from.map(|name| unsafe { SocketAddrAny::read(name, len) });
+        Datagram { len: header.msg_len as usize, from }
+    };
+    Ok(headers[..received].iter().enumerate().map(datagram).collect())
+}
+
+/// Whether the sender of a datagram is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Named {
+    Yes,
+    No,
+}
+
+/// Sends datagrams, at most a burst, to `to` where the socket is not connected, and without
+/// waiting. Returns how many of them were sent, the first ones; an error is that of the first.
+pub(super) fn send<'b>(
+    socket: impl AsFd,
+    datagrams: impl Iterator<Item = &'b [u8]>,
+    to: Option<&SocketAddrAny>,
+) -> Result<usize, Errno> {
+    let mut pieces: ArrayVec<libc::iovec, BURST> = datagrams
+        .take(BURST)
+        .map(|octets| libc::iovec {
+            iov_base: octets.as_ptr().cast_mut().cast(),
+            iov_len: octets.len(),
+        })
+        .collect();
+    let (name, name_len) = match to {
+        Some(to) => (to.as_ptr().cast_mut().cast(), to.addr_len()),
+        None => (ptr::null_mut(), 0),
+    };
+    let mut headers: ArrayVec<libc::mmsghdr, BURST> = ArrayVec::new();
+    for piece in &mut pieces {
+        // SAFETY: all zeros is a valid header, of no buffers.
+        let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
+        header.msg_hdr.msg_iov = ptr::from_mut(piece);
+        header.msg_hdr.msg_iovlen = 1;
+        (header.msg_hdr.msg_name, header.msg_hdr.msg_namelen) = (name, name_len);
+        headers.push(header);
+    }
+    // SAFETY: each header points to one piece, and each piece to octets that are borrowed from the
+    // caller for longer than this call, which only reads them; as it does the name.
+    let sent = unsafe {
+        libc::sendmmsg(
+            socket.as_fd().as_raw_fd(),
+            headers.as_mut_ptr(),
+            headers.len() as libc::c_uint,
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        )
+    };
+    usize::try_from(sent).map_err(|_| failed())
+}
