@@ -7,7 +7,7 @@ seconds=${1:-60}
 command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
 # Sanitizers are a nightly feature; a stable compiler has them all the same.
 export RUSTC_BOOTSTRAP=1
-for target in packet session switch store api locator switchyard_message dives_advert vde_request; do
+for target in packet session switch store api locator switchyard_message dives_advert vde_request stream_framing; do
     # As long as the longest frame (64 KiB and an Ethernet header), or as the guest's whole memory: work that grows with the length
     # shows only there. Nothing a guest sends may take a second, even in this slow build; the clock ticks every two.
     case $target in

@@ -3,9 +3,13 @@
 use super::refusal::Refusal;
 use crate::account::Group;
 use crate::{
-    dataplane::{Access, MAX_CLIENTS, PortSpec, dives, listen, tap, vde},
+    dataplane::{
+        Access, MAX_CLIENTS, PortSpec, dial, dives, listen,
+        socket::{Address, Framing, Prefix},
+        tap, vde,
+    },
     dives::{advert::Policy, node::Settings},
-    locator::{self, Locator, Reach},
+    locator::{self, Listen, Locator, Reach},
 };
 use ipnet::IpNet;
 use std::{
@@ -117,12 +121,33 @@ pub(super) fn spec(locator: &Locator, description: &str) -> io::Result<PortSpec>
             },
         })),
         Locator::SeqpacketListen(at) => Ok(PortSpec::Listen(listen::Spec {
-            address: listen::Address::Unix(at.path.clone()),
-            framing: listen::Framing::Packets,
+            address: Address::Unix(at.path.clone()),
+            framing: Framing::Packets,
             access: access(&at.access)?,
             max_clients: at.max.map_or(MAX_CLIENTS, u32::from),
         })),
         Locator::Dives(at) => mesh(at).map(PortSpec::Dives),
+        Locator::StreamListen(at) => {
+            let (address, access) = match &at.listen {
+                Listen::Tcp { address, .. } => (Address::Tcp(*address), Access::default()),
+                Listen::Unix { path, access: by } => (Address::Unix(path.clone()), access(by)?),
+            };
+            Ok(PortSpec::Listen(listen::Spec {
+                address,
+                framing: Framing::Stream(Prefix::U32),
+                access,
+                max_clients: at.max.map_or(MAX_CLIENTS, u32::from),
+            }))
+        }
+        Locator::Stream(to) => Ok(PortSpec::Dial(dial::Spec::Stream(to.clone()))),
+        Locator::SeqpacketConnect(path) => Ok(PortSpec::Dial(dial::Spec::Packets(path.clone()))),
+        Locator::Dgram(at) => Ok(PortSpec::Dial(dial::Spec::Datagrams {
+            local: at.local.clone(),
+            access: access(&at.access)?,
+            remote: at.remote.clone(),
+        })),
+        Locator::Udp(to) => Ok(PortSpec::Dial(dial::Spec::Host(to.clone()))),
+        Locator::Mcast(group) => Ok(PortSpec::Dial(dial::Spec::Group(group.clone()))),
         Locator::Tap(tap) => Ok(PortSpec::Tap(tap::Spec { interface: tap.interface.clone() })),
         _ => {
             let kind = locator.kind().name;

@@ -25,11 +25,11 @@ mod reports;
 pub use endpoint::{
     PortSpec,
     arrivals::{Arrival, MAX_CLIENTS},
-    dives,
+    dial, dives,
     export::{Exported, SavedConnection, SavedLimits},
     listen,
     listener::{Access, longest_socket_path, room_for_listeners},
-    tap, vde, vhost_user,
+    socket, tap, vde, vhost_user,
 };
 pub use gateway::{Client, GatewayEvent};
 pub use port::vhost_user::session::{Device, features};

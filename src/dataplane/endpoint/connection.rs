@@ -24,7 +24,7 @@ pub(super) async fn serve(
 }
 
 /// Keeps `made` attached until it fails.
-async fn keep(mut made: Box<dyn Port>, port: &mut PortHandle) -> PortFailure {
+pub(super) async fn keep(mut made: Box<dyn Port>, port: &mut PortHandle) -> PortFailure {
     loop {
         port.attach(made, PortState::Active);
         let signal = port.next().await;

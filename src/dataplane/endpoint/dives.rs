@@ -8,7 +8,10 @@ use super::{
 use crate::{
     dataplane::{
         PortState,
-        port::{datagram::Packets, descriptor::DescriptorPort},
+        port::{
+            datagram::{Datagrams, Peer},
+            descriptor::DescriptorPort,
+        },
     },
     dives::node::{Node, Settings, Sockets},
     log_limit::{LogLimit, Said},
@@ -125,7 +128,7 @@ async fn keep(
     port.begin();
     port.connected();
     loop {
-        let made = DescriptorPort::new(Packets::from(socket))?;
+        let made = DescriptorPort::new(Datagrams::new(socket, Peer::Session))?;
         port.attach(Box::new(made), PortState::Active);
         match port.next().await {
             Signal::Moved => drop(port.detach().await),

@@ -4,25 +4,18 @@ use super::{
     arrivals::{Arrival, Clients},
     connection,
     export::Exported,
-    listener::{self, Access},
+    listener::Access,
     port_handle::{PortHandle, Signal},
+    socket::{Address, Framing, listen_at, remote},
 };
 use crate::{
-    dataplane::{
-        PortState,
-        port::{
-            Port,
-            datagram::{Datagrams, Peer},
-            descriptor::DescriptorPort,
-        },
-    },
+    dataplane::PortState,
     log_limit::{LogLimit, Said},
 };
-use rustix::net::{SocketFlags, SocketType, accept_with, sockopt::socket_peercred};
+use rustix::net::{SocketFlags, accept_with};
 use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,8 +27,6 @@ pub(super) const ACCEPT_INTERVAL: Duration = Duration::from_millis(100);
 /// Connections that are accepted in one go.
 // Others on this thread are to have their turn while somebody connects without end.
 const ACCEPTED_TOGETHER: usize = 64;
-/// Connections that wait to be accepted.
-pub(super) const BACKLOG: i32 = 128;
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -50,37 +41,6 @@ pub struct Spec {
     pub max_clients: u32,
 }
 
-/// Where a socket listens, or is connected to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
-    /// At a path.
-    Unix(PathBuf),
-}
-
-/// How a connection carries frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
-    /// Each message of a packet socket is a frame.
-    Packets,
-}
-
-impl Framing {
-    fn socket_type(self) -> SocketType {
-        match self {
-            Self::Packets => SocketType::SEQPACKET,
-        }
-    }
-
-    /// Returns a port of a connected socket.
-    fn port(self, socket: OwnedFd) -> io::Result<Box<dyn Port>> {
-        match self {
-            Self::Packets => {
-                Ok(Box::new(DescriptorPort::new(Datagrams::new(socket, Peer::Session))?))
-            }
-        }
-    }
-}
-
 /// A socket that listens already.
 #[derive(Debug)]
 pub(super) struct Start {
@@ -92,16 +52,11 @@ pub(super) struct Start {
 impl Start {
     /// Opens it, or goes on with what another process of the daemon `exported`.
     pub(super) fn new(spec: &Spec, access: Access, exported: Option<Exported>) -> io::Result<Self> {
-        let Address::Unix(path) = &spec.address;
-        let kind = spec.framing.socket_type();
         let socket = match exported {
             Some(exported) => {
                 exported.fds.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?
             }
-            None => {
-                listener::refuse_live(path, kind)?;
-                listener::bind_aside(path, access, kind, BACKLOG)?
-            }
+            None => listen_at(&spec.address, spec.framing, access)?,
         };
         Ok(Self { socket: UnixStream::from_std(socket.into())?, framing: spec.framing })
     }
@@ -176,14 +131,6 @@ fn admit(
     let made = framing.port(socket)?;
     let arrival =
         Arrival::new(remote, client, move |port, stop| connection::serve(made, port, stop));
-    port.arrived(arrival);
+    port.reporter().arrived(arrival);
     Ok(())
-}
-
-/// Returns who is at the other end of a socket.
-pub(super) fn remote(socket: &OwnedFd) -> String {
-    match socket_peercred(socket) {
-        Ok(peer) => format!("pid {} of user {}", peer.pid.as_raw_nonzero(), peer.uid.as_raw()),
-        Err(_) => "unknown".into(),
-    }
 }

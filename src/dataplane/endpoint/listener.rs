@@ -76,15 +76,33 @@ fn temporary(path: &Path) -> PathBuf {
 
 /// A socket that listens at `path`, replacing whatever was there.
 pub(in crate::dataplane) fn listen(path: &Path, access: Access) -> io::Result<UnixListener> {
-    UnixListener::from_std(bind_aside(path, access, SocketType::STREAM, BACKLOG)?.into())
+    UnixListener::from_std(listen_aside(path, access, SocketType::STREAM, BACKLOG)?.into())
 }
 
 /// A socket of a kind that listens at `path`, replacing whatever was there. It does not block.
-pub(super) fn bind_aside(
+pub(super) fn listen_aside(
     path: &Path,
     access: Access,
     kind: SocketType,
     backlog: i32,
+) -> io::Result<OwnedFd> {
+    let listens = |socket: OwnedFd| {
+        start(&socket, backlog)?;
+        Ok(raise(socket))
+    };
+    aside(path, access, kind, listens)
+}
+
+/// A socket of datagrams at `path`, as [`listen_aside`].
+pub(super) fn bind_aside(path: &Path, access: Access, kind: SocketType) -> io::Result<OwnedFd> {
+    aside(path, access, kind, Ok)
+}
+
+fn aside(
+    path: &Path,
+    access: Access,
+    kind: SocketType,
+    ready: impl FnOnce(OwnedFd) -> io::Result<OwnedFd>,
 ) -> io::Result<OwnedFd> {
     let temporary = temporary(path);
     // Left by a daemon that was killed in between: bind(2) replaces nothing.
@@ -97,11 +115,10 @@ pub(super) fn bind_aside(
     bind(&socket, &SocketAddrUnix::new(&temporary)?)?;
     // Before it has its name: nobody finds a socket with rights that it is not to have.
     access.apply(&temporary)?;
-    start(&socket, backlog)?;
-    let listener = raise(socket);
+    let socket = ready(socket)?;
     // Replaces the old one in one step: at no time is there none (rename(2)).
     std::fs::rename(&temporary, path)?;
-    Ok(listener)
+    Ok(socket)
 }
 
 /// Refuses a path at which there is something else than a socket that nobody serves any more.

@@ -12,12 +12,14 @@
 pub mod arrivals;
 mod channel;
 mod connection;
+pub mod dial;
 pub mod dives;
 pub mod export;
 pub mod listen;
 pub mod listener;
 mod lockout;
 pub mod port_handle;
+pub mod socket;
 pub mod tap;
 pub mod vde;
 pub mod vhost_user;
@@ -27,6 +29,7 @@ use arrivals::{Arrival, Clients};
 use export::Exported;
 use listener::Access;
 use port_handle::PortHandle;
+use socket::Address;
 use std::{io, path::PathBuf, sync::Arc};
 use tokio::{
     sync::{oneshot, watch},
@@ -49,7 +52,9 @@ pub enum PortSpec {
     VdeSwitch(vde::switch::Spec),
     /// A client of somebody's VDE switch.
     VdePlug(vde::plug::Spec),
-    /// Who has connected to such a socket.
+    /// A socket that is connected to others.
+    Dial(dial::Spec),
+    /// Who has connected to a socket that listens.
     Member(Arrival),
 }
 
@@ -139,9 +144,10 @@ pub(super) fn serve(
         }
         PortSpec::Listen(spec) => {
             let start = listen::Start::new(&spec, spec.access.or(common.access), exported)?;
-            let listen::Spec { address: listen::Address::Unix(path), max_clients, .. } = spec;
-            socket = Some(Socket { path, access: common.access, device: None });
-            let admitted = Clients::new(max_clients);
+            if let Address::Unix(path) = spec.address {
+                socket = Some(Socket { path, access: common.access, device: None });
+            }
+            let admitted = Clients::new(spec.max_clients);
             clients = Some(Arc::clone(&admitted));
             tokio::spawn(listen::serve(start, admitted, port, stop))
         }
@@ -157,6 +163,16 @@ pub(super) fn serve(
         PortSpec::VdePlug(spec) => {
             let plugged = exported.map(vde::plug::Plugged::import).transpose()?.flatten();
             tokio::spawn(vde::plug::serve(spec, plugged, port, stop))
+        }
+        PortSpec::Dial(spec) => {
+            let mut by = common.access;
+            if let dial::Spec::Datagrams { local, access, .. } = &spec {
+                by = access.or(by);
+                let (path, access) = (local.clone(), common.access);
+                socket = Some(Socket { path, access, device: None });
+            }
+            let source = dial::Source::new(spec, by, exported)?;
+            tokio::spawn(dial::serve(source, port, stop))
         }
         PortSpec::Member(arrival) => tokio::spawn(arrival.serve(port, stop)),
     };

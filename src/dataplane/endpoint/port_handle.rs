@@ -1,10 +1,7 @@
 //! A port's place in the data plane, as its endpoint sees it: where it is to live, what it has
 //! carried and may, and what becomes of it.
 
-use super::{
-    arrivals::Arrival,
-    export::{ExportRequest, Exported, SavedConnection, SavedLimits},
-};
+use super::export::{ExportRequest, Exported, SavedConnection, SavedLimits};
 use crate::dataplane::{
     PortState,
     counters::PortCounters,
@@ -106,9 +103,9 @@ impl PortHandle {
         self.reporter.connected();
     }
 
-    /// Says that somebody has connected who may become a member of the network.
-    pub(super) fn arrived(&self, arrival: Arrival) {
-        self.reporter.arrived(arrival);
+    /// Returns its way to control.
+    pub(super) fn reporter(&self) -> &Reporter {
+        &self.reporter
     }
 
     /// Says in which state the port is.

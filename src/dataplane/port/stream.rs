@@ -1,5 +1,5 @@
-//! Streams in which the length of each frame stands before it: 32 bits as QEMU has it (net/stream.c,
-//! net/socket.c), or 16 bits as VDE has it on standard input and output; both big-endian.
+//! Streams in which the length of each frame stands before it, big-endian: in 32 bits as QEMU has
+//! it (net/stream.c, net/socket.c), or in 16 bits as VDE has it on standard input and output.
 //!
 //! No header says what is left to be done about a frame: all that leave are finished, and those
 //! that come in are taken as they are.
@@ -27,6 +27,7 @@ const WRITE: usize = 256 << 10;
 /// A longer frame is passed over up to here, and beyond it ends the connection.
 // QEMU's own limit (NET_BUFSIZE, 4096 + 65536): a sender that keeps to it is in step.
 const LONGEST: usize = 4096 + 65536;
+const TOO_LONG: usize = MAX_FRAME_LEN + 1;
 
 /// What stands before a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +96,7 @@ impl Deframer {
     }
 
     /// Returns the next frame, or why it is none; nothing until more has come.
-    pub fn next(&mut self) -> Result<Option<Result<&[u8], DropReason>>, OutOfStep> {
+    pub fn next_frame(&mut self) -> Result<Option<Result<&[u8], DropReason>>, OutOfStep> {
         loop {
             let Some(len) = self.prefix.read(self.rest()) else { return Ok(None) };
             let invalid = match len {
@@ -111,7 +112,7 @@ impl Deframer {
                     self.filled.start += whole;
                     return Ok(Some(Ok(&self.buffer[frame])));
                 }
-                ..=LONGEST => Some(DropReason::FrameTooLong),
+                TOO_LONG..=LONGEST => Some(DropReason::FrameTooLong),
                 _ => return Err(OutOfStep(len)),
             };
             self.skip = self.prefix.len() + len;
@@ -204,7 +205,7 @@ impl Transport for Stream {
         let mut is_drained = false;
         loop {
             while !inbox.is_full() {
-                let next = self.reads.next();
+                let next = self.reads.next_frame();
                 let next = next.map_err(|error| PortFailure::Broken(error.to_string()))?;
                 let Some(next) = next else { break };
                 let received = match next {
@@ -269,20 +270,22 @@ impl Transport for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use proptest::{collection::vec, prelude::*};
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    type Frames = Vec<Result<Vec<u8>, DropReason>>;
 
     /// What comes out of a stream that comes in pieces of these lengths, in turn.
     fn taken_apart(
         prefix: Prefix,
         stream: &[u8],
         pieces: &[usize],
-    ) -> (Vec<Result<Vec<u8>, DropReason>>, Result<(), OutOfStep>) {
+    ) -> (Frames, Result<(), OutOfStep>) {
         let mut deframer = Deframer::new(prefix);
         let (mut frames, mut rest, mut pieces) = (Vec::new(), stream, pieces.iter().cycle());
         loop {
             loop {
-                match deframer.next() {
+                match deframer.next_frame() {
                     Ok(Some(next)) => frames.push(next.map(<[u8]>::to_vec)),
                     Ok(None) => break,
                     Err(error) => return (frames, Err(error)),
@@ -327,11 +330,11 @@ mod tests {
         let good = frame(14, 9);
         let lengths = [
             (0, None),
-            (1, Some(short.clone())),
+            (1, Some(short)),
             (13, Some(short)),
             (14, Some(Ok(()))),
             (65_549, Some(Ok(()))),
-            (65_550, Some(long.clone())),
+            (65_550, Some(long)),
             (69_632, Some(long)),
         ];
         for (len, expected) in lengths {
@@ -354,8 +357,8 @@ mod tests {
     proptest! {
         #[test]
         fn frames_come_out_as_they_went_in_however_the_stream_is_cut(
-            lengths in proptest::collection::vec(prop_oneof![14..1600_usize, 14..65_536_usize], 1..9),
-            pieces in proptest::collection::vec(prop_oneof![1..9_usize, 1..100_000_usize], 1..9),
+            lengths in vec(prop_oneof![14..1600_usize, 14..65_536_usize], 1..9),
+            pieces in vec(prop_oneof![1..9_usize, 1..100_000_usize], 1..9),
             is_wide in any::<bool>(),
         ) {
             let prefix = if is_wide { Prefix::U32 } else { Prefix::U16 };

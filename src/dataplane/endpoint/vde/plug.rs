@@ -10,7 +10,10 @@ use crate::{
             listener::Access,
             port_handle::{PortHandle, Signal},
         },
-        port::{datagram::Packets, descriptor::DescriptorPort},
+        port::{
+            datagram::{Datagrams, Peer},
+            descriptor::DescriptorPort,
+        },
     },
     wire::{
         Writer,
@@ -134,7 +137,7 @@ async fn keep(
     port.begin();
     port.connected();
     loop {
-        let made = DescriptorPort::new(Packets::from(data.try_clone()?))?;
+        let made = DescriptorPort::new(Datagrams::new(data.try_clone()?, Peer::Unix))?;
         port.attach(Box::new(made), PortState::Active);
         tokio::select! {
             () = unplugged(&control) => {

@@ -12,8 +12,13 @@ use crate::{
             listen,
             listener::{self, Access},
             port_handle::{PortHandle, Signal},
+            socket,
         },
-        port::{Port, datagram::Packets, descriptor::DescriptorPort},
+        port::{
+            Port,
+            datagram::{Datagrams, Peer},
+            descriptor::DescriptorPort,
+        },
     },
     log_limit::{LogLimit, Said},
     wire::vde::{self, Request, SocketName, WantedPort},
@@ -194,7 +199,12 @@ impl Start {
             }
             None => {
                 let path = directory.path.join(CONTROL);
-                listener::bind_aside(&path, directory.access, SocketType::STREAM, listen::BACKLOG)?
+                listener::listen_aside(
+                    &path,
+                    directory.access,
+                    SocketType::STREAM,
+                    socket::BACKLOG,
+                )?
             }
         };
         // It is only waited for, whatever it is.
@@ -261,7 +271,7 @@ pub(in crate::dataplane::endpoint) async fn serve(
             },
             // One that was aborted has nothing to say, and none is told to panic.
             Some(greeted) = greeted.join_next() => match greeted {
-                Ok((client, Ok(plugged))) => port.arrived(arrival(client, plugged)),
+                Ok((client, Ok(plugged))) => port.reporter().arrived(arrival(client, plugged)),
                 Ok((_, Err(error))) => {
                     if let Some(Said { unsaid }) = log.failure(&error.to_string(), Instant::now()) {
                         let port = port.name();
@@ -277,7 +287,7 @@ pub(in crate::dataplane::endpoint) async fn serve(
 /// Hears what a client wants, and makes its socket.
 async fn greet(socket: OwnedFd, directory: Arc<Directory>) -> io::Result<Plugged> {
     let peer = socket_peercred(&socket)?;
-    let by = listen::remote(&socket);
+    let by = socket::remote(&socket);
     let control = UnixStream::from_std(socket.into())?;
     let mut octets = [0; vde::MAX_REQUEST];
     // Descriptors that come with it are closed by the kernel, since nobody asks for them.
@@ -302,7 +312,7 @@ async fn greet(socket: OwnedFd, directory: Arc<Directory>) -> io::Result<Plugged
         (description, WantedPort::Number(number)) => format!("{description}, port {number}: {by}"),
         (description, _) => format!("{description}: {by}"),
     };
-    let port = Box::new(DescriptorPort::new(Packets::from(data))?);
+    let port = Box::new(DescriptorPort::new(Datagrams::new(data, Peer::Unix))?);
     Ok(Plugged { control, port, file, directory, remote })
 }
 

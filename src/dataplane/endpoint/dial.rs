@@ -1,0 +1,300 @@
+//! A socket that others are reached by: it is connected, or bound, made a port, and connected again
+//! when it has failed.
+
+use super::{
+    connection,
+    export::Exported,
+    listener::{self, Access},
+    port_handle::{PortHandle, Signal},
+    socket::{self, Framing, Prefix},
+};
+use crate::{
+    dataplane::{
+        PortState,
+        port::{
+            Port,
+            datagram::{Datagrams, Peer},
+            descriptor::DescriptorPort,
+        },
+    },
+    locator::{Host, HostPort, Mcast, Stream, Udp},
+    log_limit::{LogLimit, Said},
+};
+use rustix::{
+    io::Errno,
+    net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname,
+        netdevice::name_to_index,
+        socket_with,
+        sockopt::{
+            set_ip_add_membership, set_ip_add_membership_with_ifindex, set_ip_multicast_if,
+            set_ip_multicast_if_with_ifindex, set_ip_multicast_loop, set_ip_multicast_ttl,
+            set_ipv6_add_membership, set_ipv6_multicast_hops, set_ipv6_multicast_if,
+            set_ipv6_multicast_loop, set_socket_recv_buffer_size, set_socket_reuseaddr,
+        },
+    },
+};
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    pin::pin,
+    time::{Duration, Instant},
+};
+use tokio::sync::oneshot;
+
+/// How long until the next try: twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// What has lasted for so long is tried again at once.
+const STEADY: Duration = Duration::from_secs(1);
+/// Octets that may wait in a socket of datagrams.
+// Some milliseconds of 1 Gbit/s. The kernel gives what net.core.rmem_max allows.
+const RECEIVE_BUFFER: usize = 1 << 20;
+
+/// What a socket is connected to.
+#[derive(Debug)]
+pub enum Spec {
+    /// A stream with the length before each frame, which somebody listens for.
+    Stream(Stream),
+    /// A packet socket that somebody listens with, by its path.
+    Packets(PathBuf),
+    /// A UNIX datagram socket of one's own, and another's.
+    Datagrams {
+        /// One's own.
+        local: PathBuf,
+        /// Who may open that.
+        access: Access,
+        /// The other's.
+        remote: PathBuf,
+    },
+    /// A host, by UDP.
+    Host(Udp),
+    /// A multicast group, by UDP.
+    Group(Mcast),
+}
+
+/// What is opened as often as need be.
+#[derive(Debug)]
+pub(super) enum Source {
+    Stream(Stream),
+    Packets(PathBuf),
+    Datagrams { socket: OwnedFd, remote: PathBuf },
+    Host { socket: OwnedFd, remote: HostPort },
+    Group { socket: OwnedFd, sender: OwnedFd, group: SocketAddr },
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stream(Stream::Tcp(to)) => to.fmt(f),
+            Self::Stream(Stream::Unix(path)) | Self::Packets(path) => path.display().fmt(f),
+            Self::Datagrams { remote, .. } => remote.display().fmt(f),
+            Self::Host { remote, .. } => remote.fmt(f),
+            Self::Group { group, .. } => group.fmt(f),
+        }
+    }
+}
+
+impl Source {
+    /// Opens what is one's own, or goes on with what another process of the daemon `exported`.
+    pub(super) fn new(spec: Spec, access: Access, exported: Option<Exported>) -> io::Result<Self> {
+        let given = exported.and_then(|exported| exported.fds.into_iter().next());
+        match spec {
+            Spec::Stream(to) => Ok(Self::Stream(to)),
+            Spec::Packets(path) => Ok(Self::Packets(path)),
+            Spec::Datagrams { local, remote, .. } => {
+                let socket = match given {
+                    Some(socket) => socket,
+                    None => {
+                        listener::refuse_live(&local, SocketType::DGRAM)?;
+                        listener::bind_aside(&local, access, SocketType::DGRAM)?
+                    }
+                };
+                Ok(Self::Datagrams { socket, remote })
+            }
+            Spec::Host(udp) => {
+                let socket = match given {
+                    Some(socket) => socket,
+                    None => host_socket(&udp)?,
+                };
+                Ok(Self::Host { socket, remote: udp.remote })
+            }
+            Spec::Group(mcast) => {
+                let (socket, sender) = group_sockets(&mcast)?;
+                Ok(Self::Group { socket, sender, group: mcast.group })
+            }
+        }
+    }
+
+    /// Connects, and returns a port.
+    async fn open(&self) -> io::Result<Box<dyn Port>> {
+        let framing = Framing::Stream(Prefix::U32);
+        let (socket, peer) = match self {
+            Self::Stream(Stream::Tcp(to)) => {
+                return framing.port(socket::connect_tcp(to).await?);
+            }
+            Self::Stream(Stream::Unix(path)) => {
+                return framing.port(socket::connect_unix(path, framing).await?);
+            }
+            Self::Packets(path) => {
+                return Framing::Packets.port(socket::connect_unix(path, Framing::Packets).await?);
+            }
+            Self::Datagrams { socket, remote } => {
+                let address = SocketAddrUnix::new(remote)?;
+                // By another socket: who else sends to this one is to be heard, too.
+                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+                let probe = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+                match connect(probe, &address) {
+                    // It is connected, to this one as is to be hoped, and hears no other.
+                    Ok(()) | Err(Errno::PERM) => {}
+                    Err(errno) => return Err(socket::at(errno, remote.display())),
+                }
+                (socket, Peer::UnixAt(address.into()))
+            }
+            Self::Host { socket, remote } => {
+                let to = resolve(remote, getsockname(socket)?.address_family()).await?;
+                // The kernel takes datagrams from nobody else then.
+                connect(socket, &to)?;
+                (socket, Peer::Host)
+            }
+            Self::Group { socket, sender, .. } => {
+                let own = getsockname(sender)?;
+                (socket, Peer::Group { sender: sender.try_clone()?, own })
+            }
+        };
+        let transport = Datagrams::new(socket.try_clone()?, peer);
+        Ok(Box::new(DescriptorPort::new(transport)?))
+    }
+
+    /// Returns what another process of the daemon goes on with.
+    fn share(&self) -> io::Result<Vec<OwnedFd>> {
+        match self {
+            Self::Datagrams { socket, .. } | Self::Host { socket, .. } => {
+                Ok(vec![socket.try_clone()?])
+            }
+            // Opened anew: who listens takes another connection, and a group has any number.
+            Self::Stream(_) | Self::Packets(_) | Self::Group { .. } => Ok(Vec::new()),
+        }
+    }
+}
+
+/// Returns a socket for UDP that is bound.
+fn host_socket(udp: &Udp) -> io::Result<OwnedFd> {
+    let any = match udp.remote.host {
+        Host::Address(IpAddr::V6(_)) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        Host::Address(IpAddr::V4(_)) | Host::Name(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+    let address = SocketAddr::new(udp.address.unwrap_or(any), udp.port);
+    let socket = socket::inet(&address, SocketType::DGRAM)?;
+    bind(&socket, &address).map_err(|errno| socket::at(errno, address))?;
+    set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER)?;
+    Ok(socket)
+}
+
+/// Returns an address of a host, of the family that its socket has.
+async fn resolve(remote: &HostPort, family: AddressFamily) -> io::Result<SocketAddr> {
+    let name = match &remote.host {
+        Host::Address(address) => return Ok(SocketAddr::new(*address, remote.port)),
+        Host::Name(name) => name.as_str(),
+    };
+    let mut found = tokio::net::lookup_host((name, remote.port)).await?;
+    let none = || io::Error::new(io::ErrorKind::NotFound, format!("{name} has no such address"));
+    found.find(|address| address.is_ipv6() == (family == AddressFamily::INET6)).ok_or_else(none)
+}
+
+/// Returns a socket that hears a group, and one that is connected to it.
+fn group_sockets(Mcast { group, interface, ttl }: &Mcast) -> io::Result<(OwnedFd, OwnedFd)> {
+    let receiver = socket::inet(group, SocketType::DGRAM)?;
+    let sender = socket::inet(group, SocketType::DGRAM)?;
+    // Others on this host may be in the group, too.
+    set_socket_reuseaddr(&receiver, true)?;
+    // To the group's address: datagrams to this host's own are no frames of the group.
+    bind(&receiver, group).map_err(|errno| socket::at(errno, group))?;
+    set_socket_recv_buffer_size(&receiver, RECEIVE_BUFFER)?;
+    let index =
+        |name: &str| name_to_index(&receiver, name).map_err(|errno| socket::at(errno, name));
+    // Links further away hear nothing unless that is asked for.
+    let ttl = u32::from(ttl.unwrap_or(1));
+    match group.ip() {
+        IpAddr::V4(address) => {
+            match interface.as_deref().map(|name| (name, name.parse::<Ipv4Addr>())) {
+                None => set_ip_add_membership(&receiver, &address, &Ipv4Addr::UNSPECIFIED)?,
+                Some((_, Ok(own))) => {
+                    set_ip_add_membership(&receiver, &address, &own)?;
+                    set_ip_multicast_if(&sender, &own)?;
+                }
+                Some((name, Err(_))) => {
+                    let (any, index) = (Ipv4Addr::UNSPECIFIED, index(name)?);
+                    set_ip_add_membership_with_ifindex(&receiver, &address, &any, index)?;
+                    set_ip_multicast_if_with_ifindex(&sender, &address, &any, index)?;
+                }
+            }
+            set_ip_multicast_ttl(&sender, ttl)?;
+            set_ip_multicast_loop(&sender, true)?;
+        }
+        IpAddr::V6(address) => {
+            let index = interface.as_deref().map_or(Ok(0), index)?;
+            set_ipv6_add_membership(&receiver, &address, index)?;
+            set_ipv6_multicast_if(&sender, index)?;
+            set_ipv6_multicast_hops(&sender, ttl)?;
+            set_ipv6_multicast_loop(&sender, true)?;
+        }
+    }
+    connect(&sender, group).map_err(|errno| socket::at(errno, group))?;
+    Ok((receiver, sender))
+}
+
+/// Keeps the source attached until `stop`.
+pub(super) async fn serve(source: Source, mut port: PortHandle, mut stop: oneshot::Receiver<()>) {
+    let mut log = LogLimit::default();
+    let mut pause = Duration::ZERO;
+    loop {
+        let why = tokio::select! {
+            why = try_once(&source, &mut pause, &mut port) => why,
+            _ = &mut stop => return drop(port.detach().await),
+        };
+        port.tell_why(PortState::Idle, &why);
+        if let Some(Said { unsaid }) = log.failure(&why, Instant::now()) {
+            tracing::warn!(port = port.name(), to = %source, why, unsaid, "a port is down");
+        }
+    }
+}
+
+/// Attaches the source once, after a pause. Returns why it is not attached any more.
+async fn try_once(source: &Source, pause: &mut Duration, port: &mut PortHandle) -> String {
+    let opened = {
+        let mut opening = pin!(async {
+            tokio::time::sleep(*pause).await;
+            source.open().await
+        });
+        loop {
+            tokio::select! {
+                opened = &mut opening => break opened,
+                signal = port.next() => {
+                    // Nothing is attached that could move or fail.
+                    if let Signal::Export(request) = signal {
+                        let fds = source.share();
+                        let export = |fds| port.exported(Duration::ZERO, None, fds);
+                        request.answer(fds.map(export)).await;
+                    }
+                }
+            }
+        }
+    };
+    *pause = (*pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+    match opened {
+        Err(error) => error.to_string(),
+        Ok(made) => {
+            port.begin();
+            port.connected();
+            let since = Instant::now();
+            let failure = connection::keep(made, port).await;
+            if since.elapsed() >= STEADY {
+                *pause = Duration::ZERO;
+            }
+            failure.to_string()
+        }
+    }
+}

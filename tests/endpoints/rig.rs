@@ -1,0 +1,184 @@
+//! A data plane with one switched network, and its control.
+
+use crate::peer::{TIMEOUT, mac};
+use mvirt_net::{
+    addr::MacAddr,
+    dataplane::{
+        Access, Arrival, Attached, Dataplane, Hugepages, NewPort, Placement, PortChange, PortEvent,
+        PortSpec, PortState, Reports, Settings,
+        forward::{
+            Domain, Network,
+            switched::Switched,
+            tables::{Member, NetworkKey, PortId, Role, Vnic},
+        },
+    },
+    model::{
+        L2Policy,
+        l2::{HasGateway, Members},
+    },
+};
+use std::{
+    collections::HashMap,
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub(crate) const NETWORK: NetworkKey = NetworkKey(1);
+
+pub(crate) struct Rig {
+    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) dataplane: Dataplane,
+    reports: Reports,
+    /// The latest state of each port, and why.
+    states: HashMap<PortId, (PortState, String)>,
+    directory: tempfile::TempDir,
+    /// Who is a member, and the number in its MAC.
+    pub(crate) members: Vec<(Placement, u8)>,
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        let settings = Settings {
+            reactors: 1,
+            cpus: vec![],
+            busy_poll: Duration::ZERO,
+            hugepages: Hugepages::Off,
+            guest_memory: 0,
+            socket_access: Access::default(),
+        };
+        let (dataplane, reports) = Dataplane::start(&settings).unwrap();
+        Self {
+            runtime: tokio::runtime::Runtime::new().unwrap(),
+            dataplane,
+            reports,
+            states: HashMap::new(),
+            directory: tempfile::tempdir().unwrap(),
+            members: Vec::new(),
+        }
+    }
+
+    /// A path that is nobody else's.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Attaches a port that is no member.
+    pub(crate) fn listen(&mut self, spec: PortSpec) -> io::Result<Attached> {
+        let place = self.dataplane.place(NETWORK);
+        let attached = self.attach(spec, place, "in")?;
+        self.wait_for(place, PortState::Listening);
+        Ok(attached)
+    }
+
+    fn attach(&self, spec: PortSpec, place: Placement, name: &str) -> io::Result<Attached> {
+        let _entered = self.runtime.enter();
+        let new = NewPort { place, network: NETWORK, name: name.into(), spec };
+        self.dataplane.attach(new, None)
+    }
+
+    /// Attaches a member with this number in its MAC.
+    pub(crate) fn join(&mut self, spec: PortSpec, number: u8) -> io::Result<Attached> {
+        let place = self.dataplane.place(NETWORK);
+        let attached = self.attach(spec, place, &format!("port {number}"))?;
+        self.members.push((place, number));
+        self.publish();
+        Ok(attached)
+    }
+
+    /// Makes a member of who arrives next.
+    pub(crate) fn admit(&mut self, number: u8) -> Attached {
+        let arrival = self.arrival();
+        assert!(arrival.since().elapsed().unwrap() < TIMEOUT);
+        self.make_member(arrival, number)
+    }
+
+    /// Makes a member of who has arrived. It hears frames when this returns.
+    pub(crate) fn make_member(&mut self, arrival: Arrival, number: u8) -> Attached {
+        let attached = self.join(PortSpec::Member(arrival), number).unwrap();
+        self.wait_until(number, PortState::Active);
+        attached
+    }
+
+    fn event(&mut self) -> PortEvent {
+        let Self { runtime, reports, .. } = self;
+        let next = runtime.block_on(async { tokio::time::timeout(TIMEOUT, reports.recv()).await });
+        let event = next.unwrap().unwrap();
+        self.note(&event);
+        event
+    }
+
+    fn note(&mut self, event: &PortEvent) {
+        if let PortChange::State(state, why) = &event.change {
+            self.states.insert(event.port, (*state, why.to_string()));
+        }
+    }
+
+    /// The next who arrives; what else happens is of no interest.
+    pub(crate) fn arrival(&mut self) -> Arrival {
+        loop {
+            if let PortChange::Arrived(arrival) = self.event().change {
+                return arrival;
+            }
+        }
+    }
+
+    /// Waits until a member is in `state`. Returns why it is.
+    pub(crate) fn wait_for(&mut self, place: Placement, state: PortState) -> String {
+        let deadline = Instant::now() + TIMEOUT;
+        while let Some(event) = self.reports.try_recv() {
+            self.note(&event);
+        }
+        loop {
+            match self.states.get(&place.port) {
+                Some((is, why)) if *is == state => return why.clone(),
+                _ => {}
+            }
+            assert!(Instant::now() < deadline, "it is not {state:?}");
+            self.event();
+        }
+    }
+
+    /// Waits until the member of this number is in `state`. Returns why it is.
+    pub(crate) fn wait_until(&mut self, number: u8, state: PortState) -> String {
+        let (place, _) = *self.members.iter().find(|(_, is)| *is == number).unwrap();
+        self.wait_for(place, state)
+    }
+
+    pub(crate) fn publish(&mut self) {
+        let network = network(&self.members);
+        assert!(self.runtime.block_on(self.dataplane.publish([network]).passed()));
+    }
+
+    pub(crate) fn close(&self, port: Attached) {
+        self.runtime.block_on(port.close());
+    }
+}
+
+/// Waits until a port has counted this, and no more.
+pub(crate) fn has_counted(port: &Attached, counts: &[(&str, u64)]) {
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        let totals = port.counters().totals();
+        let is = |name: &str| totals.get(name).copied().unwrap_or(0);
+        if counts.iter().all(|(name, count)| is(name) == *count) {
+            return;
+        }
+        let more = counts.iter().any(|(name, count)| is(name) > *count);
+        assert!(!more && Instant::now() < deadline, "{totals:?}, not {counts:?}");
+        std::thread::yield_now();
+    }
+}
+
+/// A switched network of vNICs with these numbers in their MACs.
+fn network(members: &[(Placement, u8)]) -> Network {
+    let member = |(place, number): &(Placement, u8)| {
+        let vnic = Vnic::new(place.port, MacAddr(mac(*number)), 1500);
+        Member { reactor: place.reactor, role: Role::Guest(Arc::new(vnic)) }
+    };
+    let members: Vec<_> = members.iter().map(member).collect();
+    let rules = L2Policy::default().in_force(HasGateway::No, Members::Any);
+    let domain = Domain::Switched(Switched::new(&members, rules));
+    Network { key: NETWORK, members, domain }
+}
