@@ -168,6 +168,7 @@ impl Handle {
                             heed(event, &mut reports, &mut control);
                         }
                         () = until(control.health.retry()) => control.probe(),
+                        () = until(control.retry_ports) => control.open_ports(),
                         () = until(control.untold.next()) => {
                             control.tell_states(Instant::now());
                         }

@@ -30,6 +30,7 @@ mod nics;
 mod orphans;
 mod pages;
 mod ports;
+mod rebalance;
 pub mod refusal;
 mod requests;
 pub mod service;
@@ -136,7 +137,7 @@ struct NicState {
 }
 
 /// Whose a port of the data plane is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Owner {
     Nic(Uuid),
     Port(Uuid),
@@ -174,9 +175,11 @@ pub struct Control {
     /// While the store is waited for.
     busy: Busy,
     dataplane: Dataplane,
-    balance: Balance<Uuid>,
+    balance: Balance<Owner>,
     /// vNICs that a request has deleted, and that still let their VMMs go.
     closing: Vec<Closing>,
+    /// When to open ports again that could not be opened.
+    retry_ports: Option<Instant>,
     untold: Untold,
     nic_events: broadcast::Sender<watch::Change<proto::Nic>>,
     network_events: broadcast::Sender<watch::Change<proto::Network>>,
@@ -304,6 +307,7 @@ impl Control {
             dataplane,
             balance: Balance::new(rebalance_above),
             closing: Vec::new(),
+            retry_ports: None,
             untold: Untold::default(),
             nic_events: broadcast::Sender::new(watch::BACKLOG),
             network_events: broadcast::Sender::new(watch::BACKLOG),
@@ -339,11 +343,7 @@ impl Control {
         for id in closed {
             self.open_socket_or_say(id);
         }
-        let closed = self.ports.iter().filter(|(_, port)| port.attached.is_none());
-        let closed: Vec<Uuid> = closed.map(|(id, _)| *id).collect();
-        for id in closed {
-            self.open_port_or_say(id);
-        }
+        self.open_ports();
         // Last: nothing is being made now, so what is called .tmp is what a dead daemon left.
         self.remove_stale_sockets();
         tracing::info!(networks = self.networks.len(), nics = self.nics.len(), "state restored");
@@ -420,34 +420,6 @@ impl Control {
         }));
         self.deleted.clear();
         turn
-    }
-
-    /// Moves a vNIC away from a reactor that has too much to do, if that helps.
-    fn rebalance(&mut self) {
-        let busy = self.dataplane.reactors().map(|(_, counters)| counters.busy_ns.get()).collect();
-        let Some(uneven) = self.balance.look(Instant::now(), busy) else { return };
-        let there = self.nics.iter().filter(|(_, nic)| nic.place.reactor == uneven.from);
-        let carried = there.filter_map(|(id, nic)| {
-            let counters = nic.attached.as_ref()?.counters();
-            Some((*id, counters.ingress_frames.get() + counters.egress_frames.get()))
-        });
-        let Some(id) = self.balance.choose(uneven, carried.collect()) else { return };
-        let Some(nic) = self.nics.get_mut(&id) else { return };
-        let Some(network) = self.networks.get_mut(&nic.model.network_id) else { return };
-        let Some(attached) = &nic.attached else { return };
-        self.dataplane.relocate(network.key, &mut nic.place, attached, uneven.to);
-        network
-            .members
-            .insert(nic.place.port.slot, compile::member(&network.model, &nic.model, nic.place));
-        // Until this is published, frames for it go to the reactor that it has left.
-        self.unpublished.insert(nic.model.network_id);
-        tracing::info!(
-            nic = nic.model.name.as_str(),
-            from = uneven.from,
-            to = uneven.to,
-            "moved to a reactor with less to do"
-        );
-        self.settle();
     }
 
     /// Takes over what a VMM and its guest do.

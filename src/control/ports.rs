@@ -23,8 +23,17 @@ use crate::{
     store::{Change, Put},
 };
 use jiff::Timestamp;
-use std::{collections::BTreeMap, io, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use uuid::Uuid;
+
+/// How soon a port that could not be opened is tried again.
+// Soon for people, and no load.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// A port, as it is served.
 #[derive(Debug)]
@@ -50,7 +59,7 @@ pub(super) struct PortEntry {
 /// A connection of a port that listens.
 #[derive(Debug)]
 pub(super) struct Client {
-    place: Placement,
+    pub(super) place: Placement,
     pub(super) remote: String,
     pub(super) since: Timestamp,
     pub(super) attached: Attached,
@@ -300,12 +309,30 @@ impl Control {
     }
 
     /// Opens a port; where that fails, the port says so, and it is tried again.
-    pub(super) fn open_port_or_say(&mut self, id: Uuid) {
-        let Err(error) = self.open_port(id, None) else { return };
+    fn open_port_or_say(&mut self, id: Uuid) {
+        let opened = self.open_port(id, None);
         let Some(entry) = self.ports.get_mut(&id) else { return };
-        tracing::error!(port = %entry.model.name, %id, %error, "port not served");
-        (entry.state, entry.error) = (proto::PortState::Error, error.to_string().into());
-        entry.view = None;
+        if let Err(error) = opened {
+            let now = Instant::now();
+            if let Some(Said { unsaid }) = entry.log.failure(&error.to_string(), now) {
+                tracing::error!(port = %entry.model.name, %id, %error, unsaid, "port not served");
+            }
+            (entry.state, entry.error) = (proto::PortState::Error, error.to_string().into());
+            entry.view = None;
+            self.retry_ports = Some(now + RETRY);
+        }
+    }
+
+    /// Opens all ports that could not be opened before, or that none has tried to open yet.
+    pub(super) fn open_ports(&mut self) {
+        self.retry_ports = None;
+        let closed = self.ports.iter().filter(|(_, port)| port.attached.is_none());
+        let closed: Vec<Uuid> = closed.map(|(id, _)| *id).collect();
+        for id in closed {
+            self.open_port_or_say(id);
+            // Whether it is served now or why it is not.
+            self.tell_port(id);
+        }
     }
 
     /// Takes a port and who is connected to it out of the state; its network is still to be

@@ -11,7 +11,8 @@ use mvirt_net::proto::{
 };
 use prost_types::FieldMask;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType, connect, recv, send, socket,
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType, bind, connect, listen, recv,
+    send, socket,
 };
 use std::{
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
@@ -122,6 +123,27 @@ fn a_port_is_kept_changed_and_goes_with_its_network() {
     let request = ListPortsRequest::default();
     let left = daemon.call(async |client| client.list_ports(request).await).unwrap();
     assert_eq!(left.ports, []);
+}
+
+#[test]
+fn a_port_whose_place_is_taken_says_so_and_comes_back_by_itself() {
+    let mut daemon = Daemon::start();
+    daemon.network_with("lab", segment);
+    create(&mut daemon, |_| {}).unwrap();
+    daemon.kill();
+    let path = daemon.path("s/lan");
+    std::fs::remove_file(&path).unwrap();
+    let other = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    bind(&other, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+    listen(&other, 1).unwrap();
+    daemon.start_again_after_its_end();
+    let port = get(&mut daemon, "lan");
+    assert_eq!(port.state(), PortState::Error);
+    assert!(port.error.contains("in use"), "{}", port.error);
+    assert!(path.exists(), "what others have is left alone");
+    drop(other);
+    wait_until("it listens", || get(&mut daemon, "lan").state() == PortState::Listening);
+    let _client = dial(&path);
 }
 
 #[test]
