@@ -36,7 +36,8 @@ pub fn check_ethernet(vnic: &Vnic, from: MacAddr, to: MacAddr) -> Result<(), Dro
     Ok(())
 }
 
-fn check_arp(vnic: &Vnic, packet: &arp::Packet) -> Result<(), DropReason> {
+/// Refuses an ARP packet that `vnic` must not send.
+pub fn check_arp(vnic: &Vnic, packet: &arp::Packet) -> Result<(), DropReason> {
     let sender = packet.sender_ip();
     // Without a sender it is a probe, which claims nothing yet (RFC 5227 §2.1.1).
     let honest =
@@ -50,6 +51,12 @@ pub fn check_ipv4(vnic: &Vnic, packet: &Ipv4) -> Result<(), DropReason> {
     if !vnic.owns_ipv4(packet.source) && !is_unconfigured(packet) {
         return Err(DropReason::SpoofedIpv4);
     }
+    refuse_servers_ipv4(packet)
+}
+
+/// Refuses what only DHCP servers and gateways send.
+#[inline(always)]
+pub fn refuse_servers_ipv4(packet: &Ipv4) -> Result<(), DropReason> {
     match packet.upper {
         Upper::Udp { source: udp::DHCPV4_SERVER, destination: udp::DHCPV4_CLIENT } => {
             Err(DropReason::RogueDhcpServer)
@@ -73,6 +80,12 @@ pub fn check_ipv6(vnic: &Vnic, packet: &Ipv6) -> Result<(), DropReason> {
     if !source_ipv6_is_honest(vnic, packet) {
         return Err(DropReason::SpoofedIpv6);
     }
+    refuse_servers_ipv6(packet)
+}
+
+/// Refuses what only DHCP servers and routers send.
+#[inline]
+pub fn refuse_servers_ipv6(packet: &Ipv6) -> Result<(), DropReason> {
     match packet.upper {
         Upper::Udp { source: udp::DHCPV6_SERVER, destination: udp::DHCPV6_CLIENT } => {
             Err(DropReason::RogueDhcpServer)

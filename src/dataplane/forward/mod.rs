@@ -15,6 +15,7 @@ pub mod guard;
 mod keyed;
 mod learned;
 pub mod limit;
+mod port_security;
 pub mod rewrite;
 pub mod routed;
 mod segment;

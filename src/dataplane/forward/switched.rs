@@ -15,6 +15,7 @@
 use super::{
     fdb::{Key, Lesson, Limits},
     keyed::Keyed,
+    port_security::PortSecurity,
     segment::Segment,
     tables::{Member, NextHop, PortId, Role},
 };
@@ -71,6 +72,13 @@ impl Standing {
     }
 }
 
+/// Whether a MAC is known to be its sender's, so that there is nothing to learn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum IsOwn {
+    Yes,
+    No,
+}
+
 /// The members of a switched network.
 #[derive(Debug)]
 pub struct Switched {
@@ -83,6 +91,7 @@ pub struct Switched {
     fixed: HashMap<Key, NextHopId, Keyed>,
     /// Those that own the ports.
     reactors: Vec<u16>,
+    security: PortSecurity,
     rules: L2Rules,
 }
 
@@ -99,7 +108,8 @@ impl Switched {
         reactors.sort_unstable();
         reactors.dedup();
         let standings = members.iter().map(Standing::of).collect();
-        Self { next_hops, standings, fixed, reactors, rules }
+        let security = PortSecurity::new(members, rules.dhcp_guard);
+        Self { next_hops, standings, fixed, reactors, security, rules }
     }
 
     /// Returns the reactors that own the ports.
@@ -169,44 +179,49 @@ impl Switched {
             return Err(DropReason::VlanTagged.into());
         }
         check_offload(frame)?;
-        self.take_source(member, header.source, tagging.vid(), segment, now)?;
+        let is_own = self.check_source(member, header.source)?;
+        self.security.check(member, frame, tagging)?;
+        if is_own == IsOwn::No {
+            let mac = Key::new(header.source, tagging.vid());
+            self.learn(member, mac, segment, now)?;
+        }
         if header.destination.is_multicast() {
             return Err(self.group(member, frame, header.destination, tagging));
         }
         self.unicast(member, header.destination, tagging.vid(), segment, now)
     }
 
-    /// Refuses a frame that must not come from `mac`, and learns where that is.
-    fn take_source(
+    /// Refuses a frame that must not come from `mac`.
+    fn check_source(&self, member: &Member, mac: MacAddr) -> Result<IsOwn, DropReason> {
+        match member.fixed_mac() {
+            Some(own) if own == mac => Ok(IsOwn::Yes),
+            Some(_) => Err(DropReason::SpoofedMac),
+            // A group sends nothing (IEEE 802.1Q-2018 §8.7), nor does nobody.
+            None if mac.is_multicast() || mac == MacAddr([0; 6]) => {
+                Err(DropReason::InvalidSourceMac)
+            }
+            None if self.is_fixed(mac) => Err(DropReason::SpoofedMac),
+            None => Ok(IsOwn::No),
+        }
+    }
+
+    /// Learns where a MAC is, as far as that may be.
+    fn learn(
         &self,
         member: &Member,
-        mac: MacAddr,
-        vid: u16,
+        mac: Key,
         segment: &mut Segment,
         now: u32,
-    ) -> Result<(), Verdict> {
-        match member.fixed_mac() {
-            Some(own) if own == mac => return Ok(()),
-            Some(_) => return Err(DropReason::SpoofedMac.into()),
-            None => {}
-        }
-        // A group sends nothing (IEEE 802.1Q-2018 §8.7), nor does nobody.
-        if mac.is_multicast() || mac == MacAddr([0; 6]) {
-            return Err(DropReason::InvalidSourceMac.into());
-        }
-        if self.is_fixed(mac) {
-            return Err(DropReason::SpoofedMac.into());
-        }
-        let mac = Key::new(mac, vid);
+    ) -> Result<(), DropReason> {
         match segment.fdb.learn(mac, member.port(), self.limits(member), now) {
             Lesson::Known => Ok(()),
-            Lesson::PortFull if !member.may_exceed_mac_limit() => Err(DropReason::MacLimit.into()),
+            Lesson::PortFull if !member.may_exceed_mac_limit() => Err(DropReason::MacLimit),
             // Nothing is lost: what is sent to it is flooded.
             Lesson::PortFull | Lesson::TableFull => {
                 segment.macs_not_learned += 1;
                 Ok(())
             }
-            Lesson::Flaps => Err(DropReason::PortBlocked.into()),
+            Lesson::Flaps => Err(DropReason::PortBlocked),
         }
     }
 

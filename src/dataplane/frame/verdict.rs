@@ -128,17 +128,17 @@ drop_reasons! {
     InvalidSourceMac = "invalid_source_mac",
     /// More MACs than may be behind the port: raise its `mac_limit` if a bridge is there.
     MacLimit = "mac_limit",
-    /// The ARP sender is not the vNIC.
+    /// The ARP sender is not the vNIC, or behind another port it is one.
     SpoofedArp = "spoofed_arp_sender",
     /// The IPv4 source is neither the vNIC's address nor in its routed prefixes.
     SpoofedIpv4 = "spoofed_source_ipv4",
     /// The IPv6 source is neither the vNIC's address nor in its routed prefixes.
     SpoofedIpv6 = "spoofed_source_ipv6",
-    /// A neighbour advertisement for an address that is not the vNIC's.
+    /// Neighbour discovery tells where an address is that is not the vNIC's, or is another one's.
     SpoofedNeighbour = "spoofed_neighbour",
-    /// A router advertisement or redirect from a guest.
+    /// A router advertisement or redirect from a guest, or a port that is to have no router.
     RogueRouter = "rogue_router",
-    /// A DHCP server's message from a guest.
+    /// A DHCP server's message from a guest, or a port that is to have no server.
     RogueDhcpServer = "rogue_dhcp_server",
     /// The destination MAC is neither the gateway's nor a group's.
     ForeignMac = "foreign_destination_mac",
