@@ -80,7 +80,9 @@ const RULES: &[Rule] = &[
     Rule { place: "src/switchyard/protocol.rs", never: STATE_MACHINE },
     Rule { place: "src/switchyard/body.rs", never: STATE_MACHINE },
     Rule { place: "src/switchyard/macs.rs", never: STATE_MACHINE },
-    Rule { place: "src/switchyard/fabric.rs", never: STATE_MACHINE },
+    Rule { place: "src/switchyard/fabric", never: STATE_MACHINE },
+    Rule { place: "src/switchyard/filter.rs", never: STATE_MACHINE },
+    Rule { place: "src/switchyard/capture.rs", never: STATE_MACHINE },
     Rule { place: "src/switchyard/impair", never: STATE_MACHINE },
     Rule { place: "src/switchyard/expression", never: STATE_MACHINE },
     Rule {

@@ -7,16 +7,21 @@ use mvirt_net::{
     log,
     log_writer::LogWriter,
     switchyard::{
-        fabric::{Fabric, Lifetime, Rules, Senders},
+        fabric::{Fabric, Lifetime, Senders, Settings},
+        filter::{BadFilter, Filter},
+        impair::Spec,
         protocol::DEFAULT_ADDRESS,
-        server,
+        server::{self, Clock},
     },
 };
 use std::{
+    fs,
+    hash::{BuildHasher as _, RandomState},
     io::{self, Write as _},
     net::SocketAddr,
+    path::PathBuf,
     process::ExitCode,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::{
     net::TcpListener,
@@ -48,6 +53,68 @@ struct Flags {
     /// Let any client send as any endpoint
     #[arg(long)]
     any_sender: bool,
+    /// Make the line of every endpoint a bad one, like loss=2%,delay=20ms,jitter=5ms
+    #[arg(long, value_name = "SPEC")]
+    impair: Option<Spec>,
+    /// Where all chance comes from [default: another each time, which the log tells]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Do the same for the same messages: a clock that goes on with frames, and a seed
+    #[arg(long, requires = "seed")]
+    deterministic: bool,
+    /// Keep the last frames, so many megabytes of them, for `mvirt yard capture`
+    #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u16).range(1..=16_384))]
+    capture_ring: Option<u16>,
+    /// Rules for what endpoints may send, as TOML (docs/switchyard.md)
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    filter: Option<PathBuf>,
+}
+
+impl Flags {
+    fn clock(&self) -> Clock {
+        if self.deterministic {
+            Clock::Virtual(Duration::ZERO)
+        } else {
+            Clock::Real(tokio::time::Instant::now())
+        }
+    }
+
+    fn settings(&self) -> Result<Settings, StartError> {
+        let seed = self.seed.unwrap_or_else(|| {
+            // Of the standard library's keys, which are random.
+            let seed = RandomState::new().hash_one(std::process::id());
+            if self.impair.is_some() {
+                tracing::info!("chance comes from --seed {seed}");
+            }
+            seed
+        });
+        let filter = match &self.filter {
+            None => Filter::default(),
+            Some(path) => {
+                let name = path.display().to_string();
+                match fs::read_to_string(path).map(|text| Filter::from_toml(&text)) {
+                    Ok(Ok(filter)) => filter,
+                    Ok(Err(error)) => return Err(StartError::BadFilter(name, error)),
+                    Err(error) => return Err(StartError::NoFilter(name, error)),
+                }
+            }
+        };
+        // The times of a virtual clock are the same each time, too.
+        let epoch = if self.deterministic {
+            Duration::ZERO
+        } else {
+            SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default()
+        };
+        Ok(Settings {
+            lifetime: if self.keep_endpoints { Lifetime::Fabric } else { Lifetime::Owner },
+            senders: if self.any_sender { Senders::Anyone } else { Senders::Owner },
+            seed,
+            impair: self.impair.clone(),
+            filter,
+            capture_ring: usize::from(self.capture_ring.unwrap_or_default()) << 20,
+            epoch,
+        })
+    }
 }
 
 fn main() -> ExitCode {
@@ -62,7 +129,11 @@ fn main() -> ExitCode {
             }
             // The last line must not be lost with the thread that writes it.
             writer.flush(Duration::from_millis(200));
-            if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            match ended {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(StartError::NoFilter(..) | StartError::BadFilter(..)) => ExitCode::from(2),
+                Err(_) => ExitCode::FAILURE,
+            }
         }
         Err(error) => {
             // Nobody reads it where this fails.
@@ -82,6 +153,10 @@ enum StartError {
     InUse(SocketAddr),
     #[error("--listen {0} (SWITCHYARD_LISTEN): {1}")]
     Listen(SocketAddr, io::Error),
+    #[error("--filter {0}: {1}")]
+    NoFilter(String, io::Error),
+    #[error("--filter {0}: {1}")]
+    BadFilter(String, BadFilter),
     #[error("{0}")]
     System(#[from] io::Error),
 }
@@ -94,6 +169,7 @@ fn run(flags: &Flags) -> Result<(), StartError> {
 
 async fn serve(flags: &Flags) -> Result<(), StartError> {
     let address = flags.listen;
+    let settings = flags.settings()?;
     // Before anybody is told that it serves: from then on it ends in order.
     let (mut ended, mut interrupted) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -104,15 +180,11 @@ async fn serve(flags: &Flags) -> Result<(), StartError> {
     if !address.ip().is_loopback() {
         tracing::warn!("--listen {address}: no loopback; whoever reaches it can send and hear");
     }
-    let rules = Rules {
-        lifetime: if flags.keep_endpoints { Lifetime::Fabric } else { Lifetime::Owner },
-        senders: if flags.any_sender { Senders::Anyone } else { Senders::Owner },
-    };
     // As the seed's program says it; scripts wait for this line.
     let mut out = io::stdout();
     writeln!(out, "[switchyardd] listening on {}", listener.local_addr()?)?;
     out.flush()?;
-    server::serve(listener, Fabric::new(rules), async {
+    server::serve(listener, Fabric::new(settings), flags.clock(), async {
         tokio::select! {
             _ = ended.recv() => {}
             _ = interrupted.recv() => {}

@@ -4,6 +4,7 @@
 //! that a client which compares text instead of parsing it goes on working. What is read may be
 //! any JSON of at most 4 KiB that is at most 8 deep; fields that are not known are not looked at.
 
+use super::{filter::RuleText, impair::Counters};
 use crate::addr::MacAddr;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::ser::{Formatter, Serializer};
@@ -77,9 +78,9 @@ pub struct Subscribe {
     pub promisc: bool,
 }
 
-/// Of SUBSCRIBED.
+/// Of SUBSCRIBED, and of other answers that say no more than that it is done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Subscribed {}
+pub struct Nothing {}
 
 /// Of ERROR.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,12 +89,124 @@ pub struct Refusal {
     pub error: String,
 }
 
+/// Of STATS.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatsAsked {
+    /// Of the endpoints with larger ids.
+    #[serde(default)]
+    pub after: u32,
+}
+
+/// What has been counted at an endpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointCounters {
+    /// Frames that it has sent.
+    pub sent: u64,
+    /// Their octets.
+    pub sent_octets: u64,
+    /// Frames that its subscribers were to hear.
+    pub heard: u64,
+    /// Their octets.
+    pub heard_octets: u64,
+    /// Of those, how many were lost as a subscriber was too slow.
+    pub lost: u64,
+}
+
+/// A bad line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineStats {
+    /// What it does.
+    pub spec: String,
+    /// What it has done.
+    pub counters: Counters,
+}
+
+/// An endpoint, in [`Stats`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointStats {
+    /// By which messages name it.
+    pub endpoint_id: u32,
+    /// As it was given.
+    pub name: String,
+    /// Its own.
+    pub mac: MacAddr,
+    /// How many.
+    pub subscribers: usize,
+    /// What has been counted at it.
+    #[serde(flatten)]
+    pub counters: EndpointCounters,
+    /// The line that it sends by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<LineStats>,
+    /// The line that it hears by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<LineStats>,
+}
+
+/// A rule, in [`Stats`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleStats {
+    /// The rule.
+    pub rule: RuleText,
+    /// Frames that it has fitted.
+    pub frames: u64,
+}
+
+/// Of STATS_REPLY.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// How many are connected.
+    pub clients: usize,
+    /// Frames that rules have dropped.
+    pub filtered: u64,
+    /// Frames whose source was not learned, as there was no room.
+    pub mac_not_learned: u64,
+    /// Clients that were closed at once, as there were too many.
+    pub refused_clients: u64,
+    /// Some endpoints, by id.
+    pub endpoints: Vec<EndpointStats>,
+    /// Whether there may be more of them: ask with `after`.
+    pub more: bool,
+    /// Rules, with the first endpoints only.
+    pub rules: Vec<RuleStats>,
+}
+
+/// Of CAPTURE_START.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureStart {
+    /// The number of the first frame to be shown.
+    #[serde(default)]
+    pub from: u64,
+    /// How many to keep, where none are kept yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub megabytes: Option<usize>,
+}
+
+/// Of IMPAIR_SET. What is absent stays; an empty text makes a line a good one again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImpairSet {
+    /// The endpoint's.
+    pub name: String,
+    /// For what it sends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// For what it hears.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+}
+
 /// Why a payload is not what its message needs.
 #[derive(Debug, thiserror::Error)]
 pub enum BadBody {
     /// It is too long.
-    #[error("{0} octets; expected at most {MAX_LEN}")]
-    Long(usize),
+    #[error("{len} octets; expected at most {max}")]
+    Long {
+        /// So long.
+        len: usize,
+        /// As long as it may be.
+        max: usize,
+    },
     /// It has too many levels.
     #[error("nested too deep; expected at most {MAX_DEPTH} levels")]
     Deep,
@@ -114,8 +227,17 @@ pub enum BadBody {
 ///
 /// It is too long or too deep, no JSON, or not of this type.
 pub fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, BadBody> {
-    if payload.len() > MAX_LEN {
-        return Err(BadBody::Long(payload.len()));
+    parse_within(payload, MAX_LEN)
+}
+
+/// Reads a payload of which more is expected than of most.
+///
+/// # Errors
+///
+/// As [`parse`], with another limit.
+pub fn parse_within<T: DeserializeOwned>(payload: &[u8], max: usize) -> Result<T, BadBody> {
+    if payload.len() > max {
+        return Err(BadBody::Long { len: payload.len(), max });
     }
     if depth(payload) > MAX_DEPTH {
         return Err(BadBody::Deep);
@@ -251,7 +373,7 @@ mod tests {
         assert_eq!(text(write(&lookup)), r#"{"name": "a"}"#);
         let subscribe = Subscribe { endpoint_id: 7, promisc: true };
         assert_eq!(text(write(&subscribe)), r#"{"endpoint_id": 7, "promisc": true}"#);
-        assert_eq!(text(write(&Subscribed {})), "{}");
+        assert_eq!(text(write(&Nothing {})), "{}");
         assert_eq!(text(write(&Refusal { error: "no".into() })), r#"{"error": "no"}"#);
     }
 

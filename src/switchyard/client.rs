@@ -6,9 +6,12 @@
 
 use super::{
     body::{
-        self, EndpointCreate, EndpointInfo, EndpointLookup, Hello, Refusal, Subscribe, Welcome,
+        self, CaptureStart, EndpointCreate, EndpointInfo, EndpointLookup, Hello, ImpairSet,
+        Refusal, Stats, StatsAsked, Subscribe, Welcome,
     },
-    protocol::{Decoder, Kind, Malformed, Message, PROMISC},
+    capture::Page,
+    filter::RuleList,
+    protocol::{Decoder, Kind, MAX_PAYLOAD, Malformed, Message, PROMISC},
 };
 use crate::addr::MacAddr;
 use serde::de::DeserializeOwned;
@@ -94,6 +97,11 @@ impl Frames {
     /// Returns what is heard next; `None` once the connection has ended.
     pub async fn next(&mut self) -> Option<Heard> {
         self.0.recv().await
+    }
+
+    /// Returns what has been heard already, if anything.
+    pub fn try_next(&mut self) -> Option<Heard> {
+        self.0.try_recv().ok()
     }
 
     /// Returns the next frame, and the endpoint at which it is heard.
@@ -199,6 +207,51 @@ impl Client {
         self.commands.send(Command::Send(message)).await.map_err(|_| ClientError::Closed)
     }
 
+    /// What has been counted, at the endpoints with ids above `after`, some at a time. Needs the
+    /// extension `stats`.
+    ///
+    /// # Errors
+    ///
+    /// The fabric refuses, as where the extension has not been asked for.
+    pub async fn stats(&self, after: u32) -> Result<Stats, ClientError> {
+        let request = Message::new(Kind::STATS, body::write(&StatsAsked { after }));
+        self.ask(request, Kind::STATS_REPLY).await
+    }
+
+    /// Frames that the fabric has kept, some at a time. Needs the extension `capture`.
+    ///
+    /// # Errors
+    ///
+    /// The fabric refuses, as where it keeps none.
+    pub async fn captured(&self, asked: &CaptureStart) -> Result<Page, ClientError> {
+        let request = Message::new(Kind::CAPTURE_START, body::write(asked));
+        self.ask(request, Kind::CAPTURE_START).await
+    }
+
+    /// Makes the lines of an endpoint bad ones, or good ones again. Needs the extension `impair`.
+    ///
+    /// # Errors
+    ///
+    /// The fabric refuses, as for what cannot be done to a line.
+    pub async fn impair(&self, lines: &ImpairSet) -> Result<(), ClientError> {
+        let request = Message::new(Kind::IMPAIR_SET, body::write(lines));
+        self.ask(request, Kind::IMPAIR_SET).await.map(|_: serde_json::Value| ())
+    }
+
+    /// Puts other rules in force, or none. Needs the extension `filter`.
+    ///
+    /// # Errors
+    ///
+    /// The fabric refuses, as for a rule that is none.
+    pub async fn set_filter(&self, rules: &RuleList) -> Result<(), ClientError> {
+        let rules = body::write(rules);
+        if rules.len() > MAX_PAYLOAD {
+            return Err(ClientError::Refused(format!("rules of {} octets", rules.len())));
+        }
+        let request = Message::new(Kind::FILTER_SET, rules);
+        self.ask(request, Kind::FILTER_SET).await.map(|_: serde_json::Value| ())
+    }
+
     async fn ask<T: DeserializeOwned>(
         &self,
         request: Message,
@@ -214,7 +267,9 @@ impl Client {
                 let Refusal { error } = body::parse(&answer.payload).map_err(bad)?;
                 Err(ClientError::Refused(error))
             }
-            kind if kind == expected => body::parse(&answer.payload).map_err(bad),
+            kind if kind == expected => {
+                body::parse_within(&answer.payload, MAX_PAYLOAD).map_err(bad)
+            }
             kind => Err(ClientError::Unexpected(kind)),
         }
     }

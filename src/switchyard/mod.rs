@@ -8,9 +8,11 @@
 //! else of the daemon uses it, and it uses nothing of the daemon but addresses and formats.
 
 pub mod body;
+pub mod capture;
 pub mod client;
 pub mod expression;
 pub mod fabric;
+pub mod filter;
 pub mod impair;
 mod macs;
 pub mod protocol;

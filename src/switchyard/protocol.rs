@@ -67,6 +67,19 @@ impl Kind {
     pub const PACKET_IN: Self = Self(31);
     /// Fabric to client: why not.
     pub const ERROR: Self = Self(100);
+    /// Client to fabric, with the extension `stats`: what has been counted.
+    pub const STATS: Self = Self(1000);
+    /// Fabric to client: the answer.
+    pub const STATS_REPLY: Self = Self(1001);
+    /// Client to fabric, with the extension `capture`: keep frames, and show them. The answer has
+    /// the same type, as have those of the next three.
+    pub const CAPTURE_START: Self = Self(1010);
+    /// Client to fabric: keep none any more.
+    pub const CAPTURE_STOP: Self = Self(1011);
+    /// Client to fabric, with the extension `impair`: make an endpoint's line a bad one.
+    pub const IMPAIR_SET: Self = Self(1020);
+    /// Client to fabric, with the extension `filter`: other rules.
+    pub const FILTER_SET: Self = Self(1030);
 }
 
 impl fmt::Display for Kind {

@@ -42,6 +42,53 @@ const MAX_WAITING: usize = 4 << 20;
 /// What a waiting message costs beside its octets.
 const MESSAGE_COST: usize = 64;
 
+/// What a virtual clock goes on by with each frame that is sent.
+const TICK: Duration = Duration::from_millis(1);
+/// How long nobody says anything before a virtual clock goes on to whatever is still held.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Which time a fabric has.
+#[derive(Debug, Clone, Copy)]
+pub enum Clock {
+    /// That of the machine, from this moment on.
+    Real(Instant),
+    /// A millisecond a frame: what is done does not depend on how fast anybody is.
+    Virtual(Duration),
+}
+
+impl Clock {
+    fn now(self) -> Duration {
+        match self {
+            Self::Real(start) => start.elapsed(),
+            Self::Virtual(now) => now,
+        }
+    }
+
+    /// The clock of a fabric has come to a message.
+    fn meet(&mut self, message: &Message) {
+        if let Self::Virtual(now) = self
+            && message.kind == Kind::PACKET_OUT
+        {
+            *now += TICK;
+        }
+    }
+
+    /// When to do what is due, if nothing comes in before.
+    fn wake(self, due: Duration) -> Instant {
+        match self {
+            Self::Real(start) => start + due,
+            Self::Virtual(_) => Instant::now() + PAUSE,
+        }
+    }
+
+    /// Nothing has come in before what is due.
+    fn reach(&mut self, due: Duration) {
+        if let Self::Virtual(now) = self {
+            *now = due.max(*now);
+        }
+    }
+}
+
 /// The right to have one reading dealt with; free again once each of its answers is written.
 type Turn = Arc<OwnedSemaphorePermit>;
 
@@ -77,17 +124,19 @@ fn cost(frame: &Message) -> usize {
 }
 
 impl Outbox {
-    fn put_frame(&mut self, client: ClientId, frame: Message) {
+    /// Reports whether there was room.
+    fn put_frame(&mut self, client: ClientId, frame: Message) -> bool {
         let cost = cost(&frame);
         if self.waiting.load(Relaxed) + cost > MAX_WAITING {
             if self.lost == 0 {
                 tracing::warn!(?client, "too slow: frames for it are lost");
             }
             self.lost += 1;
-            return;
+            return false;
         }
         self.waiting.fetch_add(cost, Relaxed);
         self.put(Item::Frame(frame));
+        true
     }
 
     fn put(&self, item: Item) {
@@ -97,9 +146,14 @@ impl Outbox {
 }
 
 /// Serves clients until `end`.
-pub async fn serve(listener: TcpListener, fabric: Fabric, end: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: TcpListener,
+    fabric: Fabric,
+    clock: Clock,
+    end: impl Future<Output = ()>,
+) {
     let (inputs, mut coming) = mpsc::channel(MAX_CLIENTS);
-    let mut server = Server { fabric, outboxes: BTreeMap::new(), out: Vec::new() };
+    let mut server = Server { fabric, clock, outboxes: BTreeMap::new(), out: Vec::new() };
     // Dropped at the end, which ends all of them.
     let mut clients = JoinSet::new();
     let mut closed_until = Instant::now();
@@ -109,8 +163,12 @@ pub async fn serve(listener: TcpListener, fabric: Fabric, end: impl Future<Outpu
             sleep_until(closed_until).await;
             listener.accept().await
         };
+        let due = server.fabric.next_due();
+        // Asked for in each turn: where there is nothing to wait for, it is not waited for.
+        let wake = clock.wake(due.unwrap_or_default());
         tokio::select! {
             () = &mut end => return,
+            () = sleep_until(wake), if due.is_some() => server.run(due.unwrap_or_default()),
             Some(input) = coming.recv() => server.take(input),
             Some(ended) = clients.join_next() => {
                 if let Err(error) = ended {
@@ -137,6 +195,7 @@ pub async fn serve(listener: TcpListener, fabric: Fabric, end: impl Future<Outpu
 
 struct Server {
     fabric: Fabric,
+    clock: Clock,
     outboxes: BTreeMap<ClientId, Outbox>,
     out: Outgoing,
 }
@@ -151,6 +210,7 @@ struct Admitted {
 impl Server {
     fn admit(&mut self) -> Option<Admitted> {
         if self.outboxes.len() >= MAX_CLIENTS {
+            self.fabric.count_refused();
             tracing::warn!("a client is closed at once: {MAX_CLIENTS} are connected");
             return None;
         }
@@ -167,8 +227,10 @@ impl Server {
         match input {
             Input::Messages(client, messages, turn) => {
                 for message in &messages {
-                    let then = self.fabric.take(client, message, &mut self.out);
-                    self.send(&turn);
+                    self.clock.meet(message);
+                    let now = self.clock.now();
+                    let then = self.fabric.take(client, message, now, &mut self.out);
+                    self.send(Some(&turn));
                     if then == Then::Close {
                         return self.let_go(client);
                     }
@@ -184,20 +246,33 @@ impl Server {
         }
     }
 
-    fn send(&mut self, turn: &Turn) {
+    /// Sends on what is due, and was at this time at the latest.
+    fn run(&mut self, due: Duration) {
+        self.clock.reach(due);
+        self.fabric.run(self.clock.now(), &mut self.out);
+        self.send(None);
+    }
+
+    /// Answers belong to a client's turn; frames to none.
+    fn send(&mut self, turn: Option<&Turn>) {
         for (client, message) in self.out.drain(..) {
             let Some(outbox) = self.outboxes.get_mut(&client) else { continue };
-            if message.kind == Kind::PACKET_IN {
-                outbox.put_frame(client, message);
-            } else {
-                outbox.put(Item::Answer(message, turn.clone()));
+            match turn.filter(|_| message.kind != Kind::PACKET_IN) {
+                Some(turn) => outbox.put(Item::Answer(message, turn.clone())),
+                None => {
+                    let endpoint = message.endpoint;
+                    if !outbox.put_frame(client, message) {
+                        self.fabric.count_lost(endpoint);
+                    }
+                }
             }
         }
     }
 
     /// What is in its outbox is still sent; its task then ends.
     fn let_go(&mut self, client: ClientId) {
-        self.fabric.disconnect(client);
+        self.fabric.disconnect(client, self.clock.now(), &mut self.out);
+        self.send(None);
         let lost = self.outboxes.remove(&client).map_or(0, |outbox| outbox.lost);
         if lost > 0 {
             tracing::warn!(?client, lost, "gone: it was too slow for so many frames");

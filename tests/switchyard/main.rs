@@ -5,8 +5,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod daemon;
+mod files;
 mod golden;
 mod hostile;
+mod lines;
 mod python;
 mod support;
 mod switching;

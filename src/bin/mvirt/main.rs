@@ -149,7 +149,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let out = cli.output;
     // These need no server, and work before there is one.
     let command = match cli.command {
-        Command::Yard(command) => return yard::run(command).await,
+        Command::Yard(command) => return yard::run(command, &out).await,
         other => other,
     };
     match &command {

@@ -74,6 +74,19 @@ pub struct Counters {
     pub corrupted: u64,
 }
 
+/// What became of a frame that was offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is held until it is due.
+    Held,
+    /// Dropped by chance.
+    Lost,
+    /// Dropped, as the queue was full.
+    QueueFull,
+    /// Dropped, as longer than `mtu`.
+    TooLong,
+}
+
 /// A line in one direction.
 #[derive(Debug)]
 pub struct Impairment<T> {
@@ -132,22 +145,24 @@ impl<T: Frame> Impairment<T> {
     }
 
     /// Takes a frame, if it is not dropped.
-    pub fn offer(&mut self, mut frame: T, now: Duration) {
+    pub fn offer(&mut self, mut frame: T, now: Duration) -> Fate {
         self.counters.frames += 1;
         if self.spec.mtu.is_some_and(|mtu| frame.octets() > mtu) {
             self.counters.exceeds_mtu += 1;
-            return;
+            return Fate::TooLong;
         }
         if self.is_lost() {
             self.counters.impaired_loss += 1;
-            return;
+            return Fate::Lost;
         }
         self.corrupt(&mut frame);
-        if self.random.happens(self.spec.dup) {
+        let copy = self.random.happens(self.spec.dup).then(|| frame.clone());
+        let fate = self.hold(frame, now);
+        if let Some(copy) = copy {
             self.counters.duplicated += 1;
-            self.hold(frame.clone(), now);
+            self.hold(copy, now);
         }
-        self.hold(frame, now);
+        fate
     }
 
     /// With bursts: two states, of which the bad one loses everything (Gilbert 1960). It is left
@@ -182,12 +197,12 @@ impl<T: Frame> Impairment<T> {
         self.counters.corrupted += u64::from(is_changed);
     }
 
-    fn hold(&mut self, frame: T, now: Duration) {
+    fn hold(&mut self, frame: T, now: Duration) -> Fate {
         let len = frame.octets();
         let cost = len + FRAME_COST;
         let Some(sent) = self.sent(len, now).filter(|_| self.held_octets + cost <= MAX_HELD) else {
             self.counters.impaired_queue += 1;
-            return;
+            return Fate::QueueFull;
         };
         self.free_at = sent;
         let delay = self.delay();
@@ -202,6 +217,7 @@ impl<T: Frame> Impairment<T> {
         self.held.insert((due, self.number), frame);
         self.held_octets += cost;
         self.number += 1;
+        Fate::Held
     }
 
     /// When a line of this rate has sent the frame; `None` if too much waits before it.
@@ -239,8 +255,8 @@ impl<T: Frame> Impairment<T> {
 
     /// When something is to be taken next.
     pub fn next_due(&self) -> Option<Duration> {
-        let due = self.held.first_key_value().map(|((due, _), _)| *due);
-        due.into_iter().chain(self.until).min()
+        let (due, _) = *self.held.first_key_value()?.0;
+        Some(self.until.map_or(due, |until| until.min(due)))
     }
 
     /// What it still holds, in order: where it is removed, all of that is due at once.
@@ -348,7 +364,9 @@ mod tests {
         assert_eq!(line.next_due(), None);
         // However much is asked for, memory is bounded.
         let mut line = self::line("delay=1h");
-        (0..100).for_each(|_| line.offer(vec![0; 65_000], Duration::ZERO));
+        (0..100).for_each(|_| {
+            line.offer(vec![0; 65_000], Duration::ZERO);
+        });
         assert_eq!(line.counters().impaired_queue, 36);
     }
 

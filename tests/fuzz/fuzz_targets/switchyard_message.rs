@@ -4,17 +4,23 @@
 
 use libfuzzer_sys::fuzz_target;
 use mvirt_net::switchyard::{
-    fabric::{Fabric, Rules, Then},
+    fabric::{Fabric, Settings, Then},
     protocol::{Decoder, Kind, Message},
 };
+use std::time::Duration;
 
 fuzz_target!(|octets: &[u8]| {
-    let mut fabric = Fabric::new(Rules::default());
+    let mut fabric = Fabric::new(Settings { capture_ring: 1 << 20, ..Settings::default() });
     let clients = [fabric.connect(), fabric.connect()];
     let mut decoders = [Decoder::default(), Decoder::default()];
     let mut out = Vec::new();
+    let mut now = Duration::ZERO;
+    let hello = Message::new(
+        Kind::HELLO,
+        *b"{\"extensions\": [\"stats\", \"capture\", \"impair\", \"filter\"]}",
+    );
     for client in clients {
-        let _ = fabric.take(client, &Message::new(Kind::HELLO, *b"{}"), &mut out);
+        let _ = fabric.take(client, &hello, now, &mut out);
     }
     // In pieces, each of which says whose it is and how long.
     let mut rest = octets;
@@ -26,7 +32,8 @@ fuzz_target!(|octets: &[u8]| {
         loop {
             match decoders[which].next_message() {
                 Ok(Some(message)) => {
-                    let then = fabric.take(clients[which], &message, &mut out);
+                    now += Duration::from_millis(1);
+                    let then = fabric.take(clients[which], &message, now, &mut out);
                     assert_eq!(then, Then::Continue);
                 }
                 Ok(None) => break,
@@ -41,5 +48,9 @@ fuzz_target!(|octets: &[u8]| {
             assert_eq!(decoder.next_message(), Ok(Some(message)));
         }
     }
-    fabric.disconnect(clients[0]);
+    fabric.disconnect(clients[0], now, &mut out);
+    while let Some(due) = fabric.next_due() {
+        now = due.max(now);
+        fabric.run(now, &mut out);
+    }
 });

@@ -1,16 +1,19 @@
 //! `mvirt yard …`: programs on a Switchyard fabric. They need no daemon, but a fabric.
 //!
 //! ```text
-//! mod: commands, the way to a fabric ── echo, ping, arp, ntp, sniff ── packet: frames
+//! mod: commands, the way to a fabric ── echo, ping, arp, ntp, sniff … ── packet, pcapng: frames
 //! ```
 //! Exit codes: 0 done or answered; 1 no name, no ARP, no answer, or the fabric has gone; 2 wrong
 //! usage; 3 the fabric cannot be reached.
 
 mod arp;
+mod control;
 mod echo;
 mod ntp;
 mod packet;
+mod pcapng;
 mod ping;
+mod replay;
 mod sniff;
 
 use super::{Failure, output, units};
@@ -18,7 +21,7 @@ use clap::{Args, Subcommand};
 use mvirt_net::switchyard::{
     Client,
     body::{EndpointInfo, Hello},
-    client::{ClientError, Frames},
+    client::{ClientError, Frames, Heard},
     protocol::DEFAULT_ADDRESS,
 };
 use packet::Host;
@@ -44,8 +47,18 @@ pub(crate) enum Command {
     Arp(arp::Flags),
     /// Answer NTP with this host's time
     Ntp(ntp::Flags),
-    /// Print every frame of the fabric, a line each
+    /// Print every frame of the fabric, a line each, or write it to a file
     Sniff(sniff::Flags),
+    /// Send the frames of a capture
+    Replay(replay::Flags),
+    /// Write the frames that the fabric has kept to a file
+    Capture(control::CaptureFlags),
+    /// Make the lines of an endpoint bad ones
+    Impair(Box<control::ImpairFlags>),
+    /// Put rules for what endpoints may send in force
+    Filter(control::FilterFlags),
+    /// Print what has been counted at each endpoint
+    Stats(control::StatsFlags),
 }
 
 /// Where the fabric is.
@@ -80,9 +93,12 @@ impl Fabric {
     }
 
     async fn connect(&self, name: &str) -> Result<(Client, Frames), Failure> {
+        self.hello(&Hello { client_name: name.into(), ..Hello::default() }).await
+    }
+
+    async fn hello(&self, hello: &Hello) -> Result<(Client, Frames), Failure> {
         let address = self.address();
-        let hello = Hello { client_name: name.into(), ..Hello::default() };
-        let connecting = Client::connect(&address, &hello);
+        let connecting = Client::connect(&address, hello);
         let late = |_| {
             let silent = "it accepts, and says no welcome: another program has this port";
             Failure::Fabric(format!("no fabric at {address}: {silent}"))
@@ -108,6 +124,16 @@ impl Member {
         Ok(self.client.send(self.endpoint.endpoint_id, frame).await?)
     }
 
+    /// Why a frame was not carried, if that has been heard of.
+    fn refused(&mut self) -> Option<Failure> {
+        while let Some(heard) = self.frames.try_next() {
+            if let Heard::NotCarried(reason) = heard {
+                return Some(Failure::Stopped(reason));
+            }
+        }
+        None
+    }
+
     /// Answers each frame as `answer` says, as long as the fabric is there.
     async fn serve(mut self, mut answer: impl FnMut(&[u8]) -> Option<Vec<u8>>) -> Failure {
         loop {
@@ -125,12 +151,17 @@ impl Member {
     }
 }
 
-pub(crate) async fn run(command: Command) -> Result<(), Failure> {
+pub(crate) async fn run(command: Command, out: &output::Output) -> Result<(), Failure> {
     match command {
         Command::Echo(flags) => echo::run(flags).await,
         Command::Ping(flags) => ping::run(flags).await,
         Command::Arp(flags) => arp::run(flags).await,
         Command::Ntp(flags) => ntp::run(flags).await,
         Command::Sniff(flags) => sniff::run(flags).await,
+        Command::Replay(flags) => replay::run(flags).await,
+        Command::Capture(flags) => control::capture(flags).await,
+        Command::Impair(flags) => control::impair(*flags).await,
+        Command::Filter(flags) => control::filter(flags).await,
+        Command::Stats(flags) => control::stats(flags, out).await,
     }
 }

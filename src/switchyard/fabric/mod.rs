@@ -1,19 +1,34 @@
 //! The fabric itself: messages of clients in, messages to clients out, and nothing else.
 //!
-//! No I/O, no clock, no chance: the same messages in the same order come to the same messages in
-//! the same order. Receivers of a frame are served by the ids of their endpoints, and at an
+//! No I/O, no clock, no chance but that of a seed: the same messages at the same times come to the
+//! same messages in the same order. Receivers of a frame are served by the ids of their endpoints, and at an
 //! endpoint in the order in which they subscribed.
 //!
 //! What is refused is answered with ERROR, in the words of the seed's program where it has any, and
 //! the client goes on; only one that does not begin with HELLO is to be let go.
 
+mod carry;
+mod extension;
+mod lines;
+
 use super::{
-    body::{self, EndpointCreate, EndpointInfo, EndpointLookup, Refusal, Subscribed, Welcome},
+    body::{
+        self, EndpointCounters, EndpointCreate, EndpointInfo, EndpointLookup, Hello, Nothing,
+        Refusal, Welcome,
+    },
+    capture::Ring,
+    filter::Filter,
+    impair::Spec,
     macs::Macs,
-    protocol::{Kind, MAX_PAYLOAD, Message, PROMISC, VERSION},
+    protocol::{Kind, Message, PROMISC, VERSION},
 };
-use crate::{addr::MacAddr, wire::ethernet};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::addr::MacAddr;
+use lines::{Lines, Way};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Endpoints at most.
 const MAX_ENDPOINTS: usize = 1024;
@@ -41,12 +56,22 @@ pub enum Senders {
 }
 
 /// What is left to whoever runs a fabric.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Rules {
+#[derive(Debug, Default)]
+pub struct Settings {
     /// How long endpoints are there.
     pub lifetime: Lifetime,
     /// Who may send as one.
     pub senders: Senders,
+    /// Where all chance comes from.
+    pub seed: u64,
+    /// The line by which each endpoint sends.
+    pub impair: Option<Spec>,
+    /// Rules for what they send.
+    pub filter: Filter,
+    /// Octets of the last frames that are kept; 0: none.
+    pub capture_ring: usize,
+    /// What time it is when the fabric's is zero, since 1970.
+    pub epoch: Duration,
 }
 
 /// A connected client.
@@ -69,16 +94,19 @@ pub type Outgoing = Vec<(ClientId, Message)>;
 #[derive(Debug, Default)]
 struct Client {
     is_greeted: bool,
+    /// Those that it has asked for and that there are.
+    extensions: BTreeSet<&'static str>,
     owned: BTreeSet<u32>,
     subscribed: BTreeSet<u32>,
 }
 
 #[derive(Debug)]
 struct Endpoint {
-    name: String,
+    name: Arc<str>,
     mac: MacAddr,
     owner: ClientId,
     subscriptions: Vec<Subscription>,
+    counters: EndpointCounters,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -93,41 +121,45 @@ impl Subscription {
     }
 }
 
-/// Who a frame goes to, promiscuous subscribers aside.
-#[derive(Debug, Clone, Copy)]
-enum Receivers {
-    One(u32),
-    AllBut(u32),
-}
-
-impl Receivers {
-    fn include(self, endpoint: u32) -> bool {
-        match self {
-            Self::One(receiver) => endpoint == receiver,
-            Self::AllBut(sender) => endpoint != sender,
-        }
-    }
-}
-
 /// Endpoints, who hears them, and where their MACs are.
 #[derive(Debug, Default)]
 pub struct Fabric {
-    rules: Rules,
+    settings: Settings,
     clients: BTreeMap<ClientId, Client>,
     last_client: u64,
     endpoints: BTreeMap<u32, Endpoint>,
     /// Never used twice: a client that knows an old one must not reach somebody else.
     last_endpoint: u32,
-    by_name: BTreeMap<String, u32>,
+    by_name: BTreeMap<Arc<str>, u32>,
     macs: Macs,
     /// Endpoints with promiscuous subscribers, which hear what goes to others.
     promiscuous: BTreeSet<u32>,
+    lines: Lines,
+    filter: Filter,
+    ring: Option<Ring>,
+    filtered: u64,
+    mac_not_learned: u64,
+    refused_clients: u64,
 }
 
 impl Fabric {
     /// A fabric without endpoints.
-    pub fn new(rules: Rules) -> Self {
-        Self { rules, ..Self::default() }
+    pub fn new(mut settings: Settings) -> Self {
+        let filter = std::mem::take(&mut settings.filter);
+        let ring = (settings.capture_ring > 0).then(|| Ring::new(settings.capture_ring));
+        Self { settings, filter, ring, ..Self::default() }
+    }
+
+    /// A client was not let in.
+    pub fn count_refused(&mut self) {
+        self.refused_clients += 1;
+    }
+
+    /// A frame that was to be heard at an endpoint was not taken in time.
+    pub fn count_lost(&mut self, endpoint: u32) {
+        if let Some(endpoint) = self.endpoints.get_mut(&endpoint) {
+            endpoint.counters.lost += 1;
+        }
     }
 
     /// A client is there, and has said nothing yet.
@@ -138,8 +170,9 @@ impl Fabric {
         id
     }
 
-    /// A client has gone, and its subscriptions with it; its endpoints as [`Lifetime`] says.
-    pub fn disconnect(&mut self, client: ClientId) {
+    /// A client has gone, and its subscriptions with it; its endpoints as [`Lifetime`] says. What
+    /// it has sent still arrives.
+    pub fn disconnect(&mut self, client: ClientId, now: Duration, out: &mut Outgoing) {
         let Some(gone) = self.clients.remove(&client) else { return };
         for id in gone.subscribed {
             if let Some(endpoint) = self.endpoints.get_mut(&id) {
@@ -149,12 +182,17 @@ impl Fabric {
                 }
             }
         }
-        if self.rules.lifetime == Lifetime::Owner {
-            gone.owned.into_iter().for_each(|id| self.remove(id));
+        if self.settings.lifetime == Lifetime::Owner {
+            gone.owned.into_iter().for_each(|id| self.remove(id, now, out));
         }
+        self.run(now, out);
     }
 
-    fn remove(&mut self, id: u32) {
+    fn remove(&mut self, id: u32, now: Duration, out: &mut Outgoing) {
+        for frame in self.lines.set((id, Way::From), None) {
+            self.switch(id, &frame, now, out);
+        }
+        self.lines.set((id, Way::To), None);
         let Some(endpoint) = self.endpoints.remove(&id) else { return };
         self.by_name.remove(&endpoint.name);
         self.macs.forget(id);
@@ -167,7 +205,15 @@ impl Fabric {
     }
 
     /// Takes a client's message, and appends what it comes to.
-    pub fn take(&mut self, client: ClientId, message: &Message, out: &mut Outgoing) -> Then {
+    pub fn take(
+        &mut self,
+        client: ClientId,
+        message: &Message,
+        now: Duration,
+        out: &mut Outgoing,
+    ) -> Then {
+        // What was due before it comes before it.
+        self.run(now, out);
         let Some(sender) = self.clients.get_mut(&client) else { return Then::Close };
         if !sender.is_greeted {
             if message.kind != Kind::HELLO {
@@ -175,26 +221,35 @@ impl Fabric {
                 return Then::Close;
             }
             sender.is_greeted = true;
-            out.push((client, welcome()));
+            // The seed's program does not look at it, so neither junk nor nothing is refused.
+            let hello: Hello = body::parse(&message.payload).unwrap_or_default();
+            let asked = |extension: &&str| hello.extensions.iter().any(|e| e == extension);
+            sender.extensions = extension::EXTENSIONS.into_iter().filter(asked).collect();
+            out.push((client, welcome(&sender.extensions)));
             return Then::Continue;
         }
         let answer = match message.kind {
-            Kind::ENDPOINT_CREATE => self.create(client, &message.payload).map(Some),
+            Kind::ENDPOINT_CREATE => self.create(client, &message.payload, now).map(Some),
             Kind::ENDPOINT_LOOKUP => self.look_up(&message.payload).map(Some),
             Kind::SUBSCRIBE => self.subscribe(client, message).map(Some),
-            Kind::PACKET_OUT => self.carry(client, message, out).map(|()| None),
-            kind => Err(format!("unknown message type: {kind}")),
+            Kind::PACKET_OUT => self.carry(client, message, now, out).map(|()| None),
+            _ => self.extend(client, message, now, out).map(Some),
         };
         let answer = answer.unwrap_or_else(|error| Some(refusal(&error)));
         out.extend(answer.map(|answer| (client, answer)));
         Then::Continue
     }
 
-    fn create(&mut self, client: ClientId, payload: &[u8]) -> Result<Message, String> {
+    fn create(
+        &mut self,
+        client: ClientId,
+        payload: &[u8],
+        now: Duration,
+    ) -> Result<Message, String> {
         let bad = |error: &dyn std::fmt::Display| format!("bad ENDPOINT_CREATE: {error}");
         let EndpointCreate { name, mac } =
             EndpointCreate::parse(payload).map_err(|error| bad(&error))?;
-        if self.by_name.contains_key(&name) {
+        if self.by_name.contains_key(&*name) {
             return Err(format!("endpoint name already exists: {name}"));
         }
         if let Some(mac) = mac.filter(|mac| self.macs.get(*mac).is_some()) {
@@ -210,11 +265,14 @@ impl Fabric {
         // Chosen only once nothing can be refused: no number of the sequence is left out.
         let mac = mac.unwrap_or_else(|| self.macs.choose());
         self.macs.own(mac, id);
+        let name = Arc::<str>::from(name);
         self.by_name.insert(name.clone(), id);
         if let Some(owner) = self.clients.get_mut(&client) {
             owner.owned.insert(id);
         }
-        let endpoint = Endpoint { name, mac, owner: client, subscriptions: Vec::new() };
+        let (subscriptions, counters) = (Vec::new(), EndpointCounters::default());
+        let endpoint = Endpoint { name, mac, owner: client, subscriptions, counters };
+        self.set_line((id, Way::From), self.settings.impair.clone(), now);
         let created = described(Kind::ENDPOINT_CREATED, id, &endpoint);
         self.endpoints.insert(id, endpoint);
         Ok(created)
@@ -223,7 +281,7 @@ impl Fabric {
     fn look_up(&self, payload: &[u8]) -> Result<Message, String> {
         let EndpointLookup { name } =
             body::parse(payload).map_err(|error| format!("bad ENDPOINT_LOOKUP: {error}"))?;
-        let found = self.by_name.get(&name).and_then(|id| self.endpoints.get_key_value(id));
+        let found = self.by_name.get(&*name).and_then(|id| self.endpoints.get_key_value(id));
         let (id, endpoint) = found.ok_or_else(|| format!("no such endpoint: {name}"))?;
         Ok(described(Kind::ENDPOINT_INFO, *id, endpoint))
     }
@@ -245,71 +303,14 @@ impl Fabric {
         if let Some(client) = self.clients.get_mut(&client) {
             client.subscribed.insert(id);
         }
-        let payload = body::write(&Subscribed {});
+        let payload = body::write(&Nothing {});
         Ok(Message::about(Kind::SUBSCRIBED, id, message.flags, payload))
-    }
-
-    fn carry(
-        &mut self,
-        client: ClientId,
-        message: &Message,
-        out: &mut Outgoing,
-    ) -> Result<(), String> {
-        let (id, frame) = (message.endpoint, &message.payload);
-        let endpoint = self.endpoints.get(&id);
-        let endpoint =
-            endpoint.ok_or_else(|| format!("PACKET_OUT: unknown src endpoint_id {id}"))?;
-        if endpoint.owner != client && self.rules.senders == Senders::Owner {
-            return Err(format!("PACKET_OUT: endpoint {id} belongs to another client"));
-        }
-        let header = ethernet::Header::parse(frame).filter(|_| frame.len() <= MAX_PAYLOAD);
-        let Some((header, _)) = header else {
-            return Err(format!(
-                "PACKET_OUT: bad ethernet frame: {} octets; expected {}-{MAX_PAYLOAD}",
-                frame.len(),
-                ethernet::HEADER_LEN
-            ));
-        };
-        self.macs.learn(header.source, id);
-        let receivers = match self.macs.get(header.destination) {
-            Some(receiver) => Receivers::One(receiver),
-            // Groups are never learned: they, too, are heard by all.
-            None => Receivers::AllBut(id),
-        };
-        self.deliver(receivers, message, out);
-        Ok(())
-    }
-
-    fn deliver(&self, receivers: Receivers, sent: &Message, out: &mut Outgoing) {
-        let mut hear = |id: u32, endpoint: &Endpoint| {
-            for subscription in &endpoint.subscriptions {
-                if receivers.include(id) || subscription.is_promiscuous() {
-                    let flags = subscription.flags;
-                    let frame = sent.payload.clone();
-                    let heard = Message::about(Kind::PACKET_IN, id, flags, frame);
-                    out.push((subscription.client, heard));
-                }
-            }
-        };
-        match receivers {
-            Receivers::AllBut(_) => self.endpoints.iter().for_each(|(id, at)| hear(*id, at)),
-            Receivers::One(receiver) => {
-                // By id, the receiver in its place among those that hear everything.
-                let before = self.promiscuous.range(..receiver);
-                let after = self.promiscuous.range(receiver..).filter(|id| **id != receiver);
-                for id in before.chain([&receiver]).chain(after) {
-                    if let Some(endpoint) = self.endpoints.get(id) {
-                        hear(*id, endpoint);
-                    }
-                }
-            }
-        }
     }
 }
 
-/// The answer to HELLO, whatever is in it: the seed's program does not look.
-fn welcome() -> Message {
-    let body = Welcome { server: "switchyardd".into(), version: VERSION, extensions: Vec::new() };
+fn welcome(extensions: &BTreeSet<&str>) -> Message {
+    let extensions = extensions.iter().map(ToString::to_string).collect();
+    let body = Welcome { server: "switchyardd".into(), version: VERSION, extensions };
     Message::new(Kind::WELCOME, body::write(&body))
 }
 
@@ -319,6 +320,6 @@ pub fn refusal(error: &str) -> Message {
 }
 
 fn described(kind: Kind, id: u32, endpoint: &Endpoint) -> Message {
-    let (name, mac) = (endpoint.name.clone(), endpoint.mac);
+    let (name, mac) = (endpoint.name.to_string(), endpoint.mac);
     Message::new(kind, body::write(&EndpointInfo { endpoint_id: id, name, mac }))
 }
