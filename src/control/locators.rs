@@ -6,7 +6,7 @@ use crate::{
     dataplane::{
         Access, MAX_CLIENTS, PortSpec, dial, dives, listen,
         socket::{Address, Framing, Prefix},
-        tap, vde,
+        tap, tunnel, vde,
     },
     dives::{advert::Policy, node::Settings},
     locator::{self, Listen, Locator, Reach},
@@ -120,6 +120,15 @@ pub(super) fn spec(locator: &Locator, description: &str) -> io::Result<PortSpec>
                 said => format!("{said} PID={}", std::process::id()),
             },
         })),
+        Locator::Vxvde(cloud) => {
+            let user_group = match cloud.user_group.as_deref() {
+                // As vde_plug has it: one's own.
+                Some("") => Some(rustix::process::getegid().as_raw()),
+                asked => asked.map(group).transpose()?,
+            };
+            Ok(PortSpec::Tunnel(tunnel::Spec::Vxvde { cloud: cloud.clone(), user_group }))
+        }
+        Locator::Vxlan(vxlan) => Ok(PortSpec::Tunnel(tunnel::Spec::Vxlan(vxlan.clone()))),
         Locator::SeqpacketListen(at) => Ok(PortSpec::Listen(listen::Spec {
             address: Address::Unix(at.path.clone()),
             framing: Framing::Packets,
@@ -178,14 +187,16 @@ fn mesh(at: &locator::Dives) -> io::Result<dives::Spec> {
 
 /// Returns who may open a socket; names are looked up now.
 fn access(access: &locator::Access) -> io::Result<Access> {
-    let group = match &access.group {
-        None => None,
-        Some(group) => match group.parse::<Group>() {
-            Ok(Group(number)) => Some(number),
-            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidInput, error)),
-        },
-    };
+    let group = access.group.as_deref().map(group).transpose()?;
     Ok(Access { owner: None, group, mode: access.mode })
+}
+
+/// Returns the number of a group.
+fn group(name: &str) -> io::Result<u32> {
+    match name.parse() {
+        Ok(Group(number)) => Ok(number),
+        Err(error) => Err(io::Error::new(io::ErrorKind::InvalidInput, error)),
+    }
 }
 
 /// Returns why a port could not be made.

@@ -20,6 +20,7 @@ pub mod udp;
 pub mod vde;
 pub mod vlan;
 pub mod vnet;
+pub mod vxlan;
 mod writer;
 
 pub use writer::{Full, Writer};

@@ -6,7 +6,8 @@
 //! device ─────────── tap ────────┼─ port_handle ── attach, detach ──▶ reactor
 //! client ─ listen ─ connection ──┤
 //! client ─ vde::switch ──────────┤
-//! switch ─ vde::plug ────────────┘
+//! switch ─ vde::plug ────────────┤
+//! hosts ──── tunnel ─────────────┘
 //! ```
 
 pub mod arrivals;
@@ -21,6 +22,7 @@ mod lockout;
 pub mod port_handle;
 pub mod socket;
 pub mod tap;
+pub mod tunnel;
 pub mod vde;
 pub mod vhost_user;
 
@@ -52,6 +54,8 @@ pub enum PortSpec {
     VdeSwitch(vde::switch::Spec),
     /// A client of somebody's VDE switch.
     VdePlug(vde::plug::Spec),
+    /// A tunnel to other hosts.
+    Tunnel(tunnel::Spec),
     /// A socket that is connected to others.
     Dial(dial::Spec),
     /// Who has connected to a socket that listens.
@@ -174,6 +178,7 @@ pub(super) fn serve(
             let source = dial::Source::new(spec, by, exported)?;
             tokio::spawn(dial::serve(source, port, stop))
         }
+        PortSpec::Tunnel(spec) => tokio::spawn(tunnel::serve(spec.open(exported)?, port, stop)),
         PortSpec::Member(arrival) => tokio::spawn(arrival.serve(port, stop)),
     };
     Ok(Served { socket, clients, task })

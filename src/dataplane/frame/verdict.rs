@@ -183,4 +183,8 @@ drop_reasons! {
     Absorbed = "absorbed",
     /// The guest asked the gateway more than 1000 times in a second.
     ReplyLimit = "reply_limit",
+    /// A tunnel's packet from a host that is none of its members.
+    UnknownVtep = "unknown_vtep",
+    /// A tunnel's packet for another network.
+    UnknownVni = "unknown_vni",
 }

@@ -45,6 +45,11 @@ pub trait Transport: fmt::Debug + Send + 'static {
     /// Readable when a frame waits, and writable when one can be sent.
     fn fd(&self) -> BorrowedFd<'_>;
 
+    /// What is writable when a frame can be sent, where that is another.
+    fn writable(&self) -> BorrowedFd<'_> {
+        self.fd()
+    }
+
     /// Reads what has come, until there is no more or the inbox is full.
     fn receive(&mut self, inbox: &mut Inbox) -> Result<(), PortFailure>;
 
@@ -137,6 +142,11 @@ impl Inbox {
         self.octets += received.octets.len();
         self.waiting[(self.first + self.len) % BURST] = Some(received);
         self.len += 1;
+    }
+
+    /// Returns one of the next buffers.
+    pub fn ahead(&mut self, ahead: usize) -> &[u8] {
+        self.slab.buffer((self.first + self.len) % BURST + ahead)
     }
 
     /// Takes what was read into one of the next buffers, those before which hold nothing.
@@ -342,7 +352,7 @@ impl<T: Transport> Port for DescriptorPort<T> {
     fn has_room(&mut self, _queue: usize) -> bool {
         if self.is_full {
             // Asked while a frame waits, and not for long (`HOLD`): nothing else would tell.
-            let mut fds = [PollFd::from_borrowed_fd(self.transport.fd(), PollFlags::OUT)];
+            let mut fds = [PollFd::from_borrowed_fd(self.transport.writable(), PollFlags::OUT)];
             self.is_full = poll(&mut fds, Some(&Timespec::default())) == Ok(0);
         }
         !self.is_full

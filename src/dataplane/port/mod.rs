@@ -29,6 +29,7 @@ pub mod null;
 pub mod pair;
 pub mod stream;
 pub mod tap;
+pub mod tunnel;
 pub mod vhost_user;
 
 use super::frame::{Burst, FrameSet, Outgoing, verdict::DropReason};

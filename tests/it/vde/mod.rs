@@ -1,5 +1,7 @@
 //! VDE's programs and ours, each in the place of the other.
 
+mod clouds;
 mod hostile;
+mod lan;
 mod stock;
 mod switches;

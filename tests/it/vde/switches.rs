@@ -116,6 +116,18 @@ fn plugs_of_vde_talk_by_our_switch_each_hearing_what_is_its_own() {
     assert_eq!(left.count(), 3, "the control socket and one each");
 }
 
+// seed H.5.18
+#[test]
+fn all_plugs_of_vde_at_our_hub_hear_all() {
+    let mut daemon = lab();
+    let directory = serve(&mut daemon, "hub", "");
+    let [mut a, mut b, c] = plugs(&mut daemon, &directory);
+    a.sends(&frame(ALL, 1, 60));
+    assert_eq!((b.hears(), c.hears()), (frame(ALL, 1, 60), frame(ALL, 1, 60)));
+    b.sends(&frame(mac(1), 2, 60));
+    assert_eq!((a.hears(), c.hears()), (frame(mac(1), 2, 60), frame(mac(1), 2, 60)));
+}
+
 /// `vde_switch` of Debian's, until dropped.
 struct Switch(Child);
 
@@ -219,7 +231,11 @@ fn a_switch_that_is_served_is_left_alone_and_one_that_died_is_replaced() {
     assert!(refused.message().contains("a VDE switch is serving"), "{refused}");
     // Killed, it leaves its sockets.
     let plug = Plug::stock(&theirs.display().to_string());
-    wait_until("it has a socket", || fs::read_dir(&theirs).unwrap().count() > 1);
+    wait_until("it has a socket, and the plug none any more", || {
+        let names = fs::read_dir(&theirs).unwrap().map(|entry| entry.unwrap().file_name());
+        let names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+        names.len() == 2 && !names.iter().any(|name| name.starts_with('.'))
+    });
     drop((switch, plug));
     serve(&mut daemon, "switch", "");
     let names = fs::read_dir(&theirs).unwrap().map(|entry| entry.unwrap().file_name());

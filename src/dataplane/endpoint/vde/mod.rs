@@ -1,5 +1,5 @@
-//! VDE's switches and plugs (`wire/vde.rs`): a stream socket by which a client comes and goes, and a
-//! datagram socket each for frames.
+//! VDE's switches and plugs (`wire/vde.rs`): a stream socket by which a client comes and goes, and
+//! a datagram socket each for frames.
 //!
 //! `switch` serves a directory to clients, each of whom is a port; `plug` is a client of somebody's
 //! directory.

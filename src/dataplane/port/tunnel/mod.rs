@@ -1,0 +1,330 @@
+//! Frames in datagrams of UDP, to whoever has their MAC: VXLAN (RFC 7348), and VDE's clouds
+//! (vdeplug4, libvdeplug_vxvde), which have its header and other rules.
+//!
+//! | | VXLAN | VDE |
+//! |---|---|---|
+//! | sends from | the port that all have | a port of one's own, from which none is told apart |
+//! | a frame for all goes to | the group, or each of a list | the group |
+//! | one for a known MAC | its sender's address, and that port | its sender's address and port |
+//! | the header has to be | of the network | the same, to the last bit |
+//! | who leaves | is forgotten in time | says so by a header without a frame |
+
+pub mod remotes;
+
+use super::{
+    PortFailure, Undelivered,
+    descriptor::{Inbox, Received, Transport},
+    mmsg::{self, Named},
+};
+use crate::{
+    dataplane::frame::{BURST, MAX_FRAME_LEN, offload::Offloads, verdict::DropReason},
+    wire::{
+        ethernet,
+        vnet::Offload,
+        vxlan::{self, Header},
+    },
+};
+use ipnet::IpNet;
+use remotes::Remotes;
+use rustix::{
+    event::epoll,
+    io::Errno,
+    net::{AddressFamily, SocketAddrAny, SocketFlags, SocketType, bind, socket_with},
+};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    time::Instant,
+};
+use zerocopy::{FromBytes as _, IntoBytes as _};
+
+/// Octets of datagrams that wait to be sent together.
+// A burst of frames of an Ethernet's MTU, and any single frame.
+const TOGETHER: usize = 4 * (MAX_FRAME_LEN + 1);
+/// How many errors that say nothing of this frame are passed over: each is of a packet before.
+const RETRIES: usize = 4;
+
+/// By whose rules frames go.
+#[derive(Debug, Clone)]
+pub enum Rules {
+    /// Those of RFC 7348.
+    Vxlan {
+        /// The port that all members have.
+        port: u16,
+        /// Whether it is learned who has a MAC.
+        learn: bool,
+        /// Whom frames are taken from; empty: from everybody.
+        allow: Vec<IpNet>,
+    },
+    /// Those of VDE.
+    Vxvde {
+        /// The port of one's own.
+        port: u16,
+    },
+}
+
+/// What a tunnel is made of.
+#[derive(Debug)]
+pub struct Sockets {
+    /// What frames are sent from, and come to.
+    pub own: OwnedFd,
+    /// What hears the group, where that is another.
+    pub group: Option<OwnedFd>,
+}
+
+/// Whom a frame is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum To {
+    All,
+    One(SocketAddr),
+}
+
+/// A tunnel to all members of a network.
+#[derive(Debug)]
+pub struct Tunnel {
+    rules: Rules,
+    header: Header,
+    sockets: Sockets,
+    /// Readable when any of the sockets is.
+    ready: OwnedFd,
+    /// Where frames for all go.
+    floods: Vec<SocketAddr>,
+    remotes: Remotes,
+    /// Where one's own frames have come from, when they were heard last.
+    heard_from: Option<IpAddr>,
+    began: Instant,
+    /// Octets of the longest datagram that was received last.
+    longest: usize,
+    /// Datagrams to be sent: their octets, where each ends, and where it goes.
+    taken: Vec<u8>,
+    ends: Vec<(usize, To)>,
+    /// How many frames could not be sent since the last that could, and why.
+    refused: Option<(usize, Undelivered)>,
+}
+
+impl Tunnel {
+    /// Returns the tunnel of network `vni`, whose frames for all go to `floods`.
+    pub fn new(
+        rules: Rules,
+        vni: u32,
+        sockets: Sockets,
+        floods: Vec<SocketAddr>,
+        expire_time: u32,
+    ) -> io::Result<Self> {
+        let ready = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        for socket in [Some(&sockets.own), sockets.group.as_ref()].into_iter().flatten() {
+            epoll::add(&ready, socket, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+        }
+        Ok(Self {
+            rules,
+            header: Header::new(vni),
+            sockets,
+            ready,
+            floods,
+            remotes: Remotes::new(expire_time),
+            heard_from: None,
+            began: Instant::now(),
+            longest: 1,
+            taken: Vec::with_capacity(TOGETHER),
+            ends: Vec::with_capacity(BURST),
+            refused: None,
+        })
+    }
+
+    fn now(&self) -> u32 {
+        // 136 years.
+        self.began.elapsed().as_secs() as u32
+    }
+
+    /// Whether a datagram from there is one of our own that the group has brought back.
+    fn is_own(&mut self, from: SocketAddr) -> bool {
+        let Rules::Vxvde { port } = self.rules else { return false };
+        if from.port() != port {
+            return false;
+        }
+        if self.heard_from != Some(from.ip()) {
+            // Another host may have chosen the same port. An address that can be bound is ours.
+            let family = if from.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
+            let bound = socket.and_then(|socket| bind(&socket, &SocketAddr::new(from.ip(), 0)));
+            if bound.is_err() {
+                return false;
+            }
+            self.heard_from = Some(from.ip());
+        }
+        true
+    }
+
+    /// Returns what a datagram is: a frame behind its header, or why it is none. Nothing: it is
+    /// nobody's loss.
+    fn judge(&mut self, octets: &[u8], from: Option<SocketAddr>) -> Option<Received> {
+        let from = from?;
+        if self.is_own(from) {
+            return None;
+        }
+        let Some((header, frame)) = Header::parse(octets) else {
+            return Some(Received::invalid(DropReason::FrameTooShort));
+        };
+        match &self.rules {
+            Rules::Vxlan { allow, .. } => {
+                if !allow.is_empty() && !allow.iter().any(|net| net.contains(&from.ip())) {
+                    return Some(Received::invalid(DropReason::UnknownVtep));
+                }
+                if header.vni() != self.header.vni() {
+                    return Some(Received::invalid(DropReason::UnknownVni));
+                }
+            }
+            Rules::Vxvde { .. } => {
+                if header != self.header {
+                    return Some(Received::invalid(DropReason::UnknownVni));
+                }
+                if frame.is_empty() {
+                    self.remotes.forget(from);
+                    return None;
+                }
+            }
+        }
+        let (remote, learns) = match self.rules {
+            Rules::Vxlan { port, learn, .. } => (SocketAddr::new(from.ip(), port), learn),
+            Rules::Vxvde { .. } => (from, true),
+        };
+        if learns && let Ok((header, _)) = ethernet::Header::read_from_prefix(frame) {
+            let now = self.now();
+            self.remotes.learn(header.source, remote, now);
+        }
+        Some(Received::plain(vxlan::HEADER_LEN..octets.len()))
+    }
+
+    /// Receives some datagrams by `socket`. Returns how many; 0: those were all.
+    fn receive_by(&mut self, group: bool, inbox: &mut Inbox) -> Result<usize, Errno> {
+        let socket = match &self.sockets.group {
+            Some(socket) if group => socket,
+            _ => &self.sockets.own,
+        };
+        let buffers = inbox.buffers(self.longest);
+        let asked = buffers.len();
+        let datagrams = mmsg::receive(socket, buffers, Named::Yes)?;
+        self.longest = datagrams.iter().map(|datagram| datagram.len).max().unwrap_or(1);
+        let mut passed = 0;
+        for datagram in &datagrams {
+            // What is too long for the buffer shows by its length.
+            let len = datagram.len.min(vxlan::HEADER_LEN + MAX_FRAME_LEN + 1);
+            let from = datagram.from.clone().and_then(|from| SocketAddr::try_from(from).ok());
+            let judged = self.judge(&inbox.ahead(passed)[..len], from);
+            match judged {
+                Some(received) => inbox.push_from(passed, received),
+                None => passed += 1,
+            }
+        }
+        Ok(if datagrams.len() < asked { 0 } else { datagrams.len() })
+    }
+
+    fn send_now(&mut self) {
+        let (mut first, mut retries) = (0, 0);
+        while first < self.ends.len() {
+            let start = |at: usize| if at == 0 { 0 } else { self.ends[at - 1].0 };
+            let to = self.ends[first].1;
+            // Those that follow one another to the same go together.
+            let same = self.ends[first..].iter().take_while(|(_, other)| *other == to).count();
+            let frames = || (first..first + same).map(|at| &self.taken[start(at)..self.ends[at].0]);
+            let outcome = match to {
+                To::One(address) => send(&self.sockets.own, frames(), address),
+                To::All => {
+                    let mut outcomes =
+                        self.floods.iter().map(|to| send(&self.sockets.own, frames(), *to));
+                    // One copy speaks for all: others are missed as any flooded copy may be.
+                    let one = outcomes.next().unwrap_or(Ok(same));
+                    outcomes.for_each(drop);
+                    one
+                }
+            };
+            let why = match outcome {
+                Ok(sent) => {
+                    first += sent;
+                    continue;
+                }
+                Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => Undelivered::Full,
+                Err(Errno::MSGSIZE) => Undelivered::TooLarge,
+                // The error of a packet before is told instead of this one being sent (udp(7)).
+                Err(_) if retries < RETRIES => {
+                    retries += 1;
+                    continue;
+                }
+                Err(_) => Undelivered::NoGuest,
+            };
+            self.refused = Some((self.ends.len() - first, why));
+            break;
+        }
+        self.taken.clear();
+        self.ends.clear();
+    }
+}
+
+/// Sends datagrams to an address.
+fn send<'b>(
+    socket: &OwnedFd,
+    frames: impl Iterator<Item = &'b [u8]>,
+    to: SocketAddr,
+) -> Result<usize, Errno> {
+    mmsg::send(socket, frames, Some(&SocketAddrAny::from(to)))
+}
+
+impl Transport for Tunnel {
+    const ACCEPTS: Offloads = Offloads::NONE;
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.ready.as_fd()
+    }
+
+    fn writable(&self) -> BorrowedFd<'_> {
+        self.sockets.own.as_fd()
+    }
+
+    fn receive(&mut self, inbox: &mut Inbox) -> Result<(), PortFailure> {
+        for group in [false, true] {
+            if group && self.sockets.group.is_none() {
+                break;
+            }
+            let mut retries = 0;
+            while !inbox.is_full() {
+                match self.receive_by(group, inbox) {
+                    Ok(0) | Err(Errno::AGAIN) => break,
+                    Ok(_) => {}
+                    // Of packets sent before: nothing that would end the tunnel.
+                    Err(_) if retries < RETRIES => retries += 1,
+                    Err(_) => break,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, frame: &[u8], _offload: Offload) -> Result<(), Undelivered> {
+        let len = vxlan::HEADER_LEN + frame.len();
+        if self.ends.len() == BURST || self.taken.len() + len > TOGETHER {
+            self.send_now();
+        }
+        match &mut self.refused {
+            // In order: those behind one that waits wait, too.
+            Some((unsent, _)) => *unsent += 1,
+            None => {
+                let now = self.now();
+                let known = ethernet::Header::read_from_prefix(frame).ok();
+                let known =
+                    known.and_then(|(header, _)| self.remotes.find(header.destination, now));
+                self.taken.extend_from_slice(self.header.as_bytes());
+                self.taken.extend_from_slice(frame);
+                self.ends.push((self.taken.len(), known.map_or(To::All, To::One)));
+            }
+        }
+        Ok(())
+    }
+
+    fn send_taken(&mut self) -> Result<(), (usize, Undelivered)> {
+        if self.refused.is_none() {
+            self.send_now();
+        }
+        self.refused.take().map_or(Ok(()), Err)
+    }
+}
