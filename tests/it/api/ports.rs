@@ -11,8 +11,8 @@ use mvirt_net::proto::{
 };
 use prost_types::FieldMask;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType, bind, connect, listen, recv,
-    send, socket,
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect,
+    listen, recv, send, socket, socket_with,
 };
 use std::{
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
@@ -133,7 +133,9 @@ fn a_port_whose_place_is_taken_says_so_and_comes_back_by_itself() {
     daemon.kill();
     let path = daemon.path("s/lan");
     std::fs::remove_file(&path).unwrap();
-    let other = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    // Not the daemon's, which is started from here.
+    let flags = SocketFlags::CLOEXEC;
+    let other = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     bind(&other, &SocketAddrUnix::new(&path).unwrap()).unwrap();
     listen(&other, 1).unwrap();
     daemon.start_again_after_its_end();
