@@ -13,6 +13,7 @@ const ENUMS: &[(&str, &str)] = &[
     ("Port.role", "port_role_name"),
     ("Port.requested_role", "port_role_name"),
     ("Network.kind", "network_kind_name"),
+    ("Network.gateway", "toggle_name"),
     ("L2Policy.unknown_unicast", "unknown_unicast_name"),
     ("L2Policy.multicast_snooping", "toggle_name"),
     ("L2Policy.guest_vlans", "guest_vlans_name"),

@@ -10,10 +10,7 @@ use crate::{
         },
     },
     locator::Locator,
-    model::{
-        Network, NetworkKind, Nic, Port,
-        l2::{HasGateway, Members},
-    },
+    model::{Network, NetworkKind, Nic, Port, l2::Members},
     wire::dns,
 };
 use std::{net::IpAddr, sync::Arc};
@@ -50,7 +47,7 @@ pub fn compile<'a>(
     let domain = match network.kind {
         NetworkKind::Routed => Domain::Routed(routed(network, &members, seed)),
         NetworkKind::Switched => {
-            let rules = network.l2.in_force(HasGateway::No, who(&members));
+            let rules = network.l2.in_force(network.has_gateway(), who(&members));
             Domain::Switched(Switched::new(&members, rules))
         }
     };

@@ -77,6 +77,11 @@ pub(super) fn kind(value: i32) -> Result<NetworkKind, Refusal> {
     }
 }
 
+/// Returns whether something is to be so, none where it is not said.
+pub(super) fn toggle(field: &'static str, value: i32) -> Result<Option<bool>, Refusal> {
+    chosen(field, value, TOGGLES, "expected TOGGLE_ON or TOGGLE_OFF")
+}
+
 /// Returns what is asked of a network of this kind.
 pub(super) fn policy(kind: NetworkKind, l2: Option<&proto::L2Policy>) -> Result<L2Policy, Refusal> {
     let Some(l2) = l2 else { return Ok(L2Policy::default()) };
@@ -84,7 +89,6 @@ pub(super) fn policy(kind: NetworkKind, l2: Option<&proto::L2Policy>) -> Result<
         let expected = "only a network of NETWORK_KIND_SWITCHED has it";
         return Err(Refusal::invalid("l2", "given", expected));
     }
-    let toggle = |field, value| chosen(field, value, TOGGLES, "expected TOGGLE_ON or TOGGLE_OFF");
     Ok(L2Policy {
         mac_aging_seconds: number("l2.mac_aging_seconds", l2.mac_aging_seconds, AGING)?,
         mac_table_size: number("l2.mac_table_size", l2.mac_table_size, TABLE)?,
@@ -123,6 +127,11 @@ pub(super) fn policy(kind: NetworkKind, l2: Option<&proto::L2Policy>) -> Result<
 fn name<E: Copy + Into<i32>, T: PartialEq>(choice: Option<T>, choices: &[(E, T)]) -> i32 {
     let named = choice.and_then(|choice| choices.iter().find(|(_, this)| *this == choice));
     named.map_or(0, |(name, _)| (*name).into())
+}
+
+/// Returns the API's view of a choice.
+pub(super) fn toggled(choice: Option<bool>) -> i32 {
+    name(choice, TOGGLES)
 }
 
 /// Returns the API's view of what was asked for, if anything was.

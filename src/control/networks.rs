@@ -4,7 +4,7 @@ use super::{
     Control, Limits, NetworkState,
     change::Decided,
     changed_network_view, compile,
-    ipam::Pool,
+    ipam::{self, Pool},
     network_view,
     pages::Page,
     refusal::Refusal,
@@ -48,6 +48,8 @@ impl Control {
             name: new.name,
             kind: new.kind,
             l2: new.l2,
+            gateway: new.gateway,
+            gateway_ipv4: new.gateway_ipv4,
             ipv4_subnet: new.ipv4_subnet,
             ipv6_prefix: new.ipv6_prefix,
             dns_servers: new.dns_servers,
@@ -86,9 +88,14 @@ impl Control {
         // meet the tables of that.
         self.next_key += 1;
         self.network_names.insert(model.name.clone(), model.id);
+        let mut ipv4 = model.ipv4_subnet.map(Pool::ipv4);
+        if let (Some(pool), Some(gateway)) = (&mut ipv4, model.gateway_in_subnet()) {
+            let gateway = ipam::number(gateway.into());
+            pool.take(gateway..=gateway);
+        }
         let state = NetworkState {
             key: NetworkKey(self.next_key),
-            ipv4: model.ipv4_subnet.map(Pool::ipv4),
+            ipv4,
             ipv6: model.ipv6_prefix.map(Pool::ipv6),
             macs: HashSet::new(),
             members: BTreeMap::new(),

@@ -30,6 +30,8 @@ pub(super) struct NewNetwork {
     pub(super) name: Name,
     pub(super) kind: NetworkKind,
     pub(super) l2: L2Policy,
+    pub(super) gateway: Option<bool>,
+    pub(super) gateway_ipv4: Option<Ipv4Addr>,
     pub(super) ipv4_subnet: Option<Ipv4Net>,
     pub(super) ipv6_prefix: Option<Ipv6Net>,
     pub(super) dns_servers: Vec<IpAddr>,
@@ -87,6 +89,8 @@ impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
             name: parse("name", &request.name)?,
             kind,
             l2: l2::policy(kind, request.l2.as_ref())?,
+            gateway: l2::toggle("gateway", request.gateway)?,
+            gateway_ipv4: optional("gateway_ipv4", &request.gateway_ipv4, parse_address)?,
             ipv4_subnet: optional("ipv4_subnet", &request.ipv4_subnet, fields::ipv4_subnet)?,
             ipv6_prefix: optional("ipv6_prefix", &request.ipv6_prefix, fields::ipv6_prefix)?,
             dns_servers: fields::servers("dns_servers", &request.dns_servers)?,
@@ -112,6 +116,7 @@ impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
             }
             _ => Ok(()),
         }?;
+        new.check_gateway()?;
         // From the parsed values, so that spellings do not count. Without the id, by which it is
         // found, and validate_only, which makes nothing.
         new.asked = fingerprint(&proto::CreateNetworkRequest {
@@ -131,9 +136,35 @@ impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
                 NetworkKind::Switched => proto::NetworkKind::Switched.into(),
             },
             l2: l2::asked(&new.l2),
+            gateway: request.gateway,
+            gateway_ipv4: string(new.gateway_ipv4),
             ..Default::default()
         });
         Ok(new)
+    }
+}
+
+impl NewNetwork {
+    /// Refuses a gateway that its network cannot have.
+    fn check_gateway(&self) -> Result<(), Refusal> {
+        if self.kind == NetworkKind::Routed {
+            if self.gateway == Some(false) {
+                return Err(Refusal::invalid("gateway", "off", "a routed network has one always"));
+            }
+            if let Some(address) = self.gateway_ipv4 {
+                let expected = "that of a routed network is 169.254.0.1, and no other";
+                return Err(Refusal::invalid("gateway_ipv4", address, expected));
+            }
+        }
+        let Some(address) = self.gateway_ipv4 else { return Ok(()) };
+        let Some(subnet) = self.ipv4_subnet else {
+            let expected = "required with gateway_ipv4, which is in it";
+            return Err(Refusal::invalid("ipv4_subnet", "", expected));
+        };
+        let is_host = subnet.contains(&address)
+            && address != subnet.network()
+            && address != subnet.broadcast();
+        fields::check_usable("gateway_ipv4", address.into(), is_host, subnet)
     }
 }
 

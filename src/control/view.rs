@@ -2,10 +2,7 @@
 
 use super::l2;
 use crate::{
-    model::{
-        self, Addressing, NetworkKind, PortRole, PortSecurity, RateLimit,
-        l2::{HasGateway, Members},
-    },
+    model::{self, Addressing, NetworkKind, PortRole, PortSecurity, RateLimit, l2::Members},
     proto,
 };
 use jiff::Timestamp;
@@ -52,7 +49,7 @@ pub(super) fn network(
     let (kind, l2_in_force) = match network.kind {
         NetworkKind::Routed => (proto::NetworkKind::Routed, None),
         NetworkKind::Switched => {
-            let rules = network.l2.in_force(HasGateway::No, members);
+            let rules = network.l2.in_force(network.has_gateway(), members);
             (proto::NetworkKind::Switched, Some(l2::in_force(&rules)))
         }
     };
@@ -77,6 +74,8 @@ pub(super) fn network(
         etag: etag(network.updated_at),
         boot: network.boot.as_ref().map(boot),
         kind: kind.into(),
+        gateway: l2::toggled(network.gateway),
+        gateway_ipv4: string(network.gateway_in_subnet()),
         l2: l2::asked(&network.l2),
         l2_in_force,
     }

@@ -6,7 +6,7 @@
 pub mod l2;
 mod port;
 
-pub use l2::{L2Policy, L2Rules, NetworkKind, PortRole, PortSecurity};
+pub use l2::{HasGateway, L2Policy, L2Rules, NetworkKind, PortRole, PortSecurity};
 pub use port::{Port, PortSettings};
 
 use crate::{addr::MacAddr, wire::dns};
@@ -111,6 +111,12 @@ pub struct Network {
     /// How frames are treated where it is switched, as it was asked for.
     #[serde(default, skip_serializing_if = "L2Policy::is_default")]
     pub l2: L2Policy,
+    /// Whether there is a gateway where it is switched, as it was asked for; a routed one always has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<bool>,
+    /// The gateway's address in the subnet where it is switched, as it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway_ipv4: Option<Ipv4Addr>,
     /// At least one of both families is there in a routed network.
     pub ipv4_subnet: Option<Ipv4Net>,
     /// At least one of both families is there in a routed network.
@@ -139,6 +145,25 @@ pub struct Network {
     pub created_at: Timestamp,
     /// When it was changed last.
     pub updated_at: Timestamp,
+}
+
+impl Network {
+    /// Whether there is a gateway.
+    pub fn has_gateway(&self) -> HasGateway {
+        let has_addresses = self.ipv4_subnet.is_some() || self.ipv6_prefix.is_some();
+        match self.kind {
+            NetworkKind::Switched if !self.gateway.unwrap_or(has_addresses) => HasGateway::No,
+            NetworkKind::Switched | NetworkKind::Routed => HasGateway::Yes,
+        }
+    }
+
+    /// Returns the gateway's address in the subnet, of a switched network that has both.
+    pub fn gateway_in_subnet(&self) -> Option<Ipv4Addr> {
+        let subnet = self.ipv4_subnet?;
+        let has = self.kind == NetworkKind::Switched && self.has_gateway() == HasGateway::Yes;
+        // As most routers have it.
+        has.then(|| self.gateway_ipv4.or_else(|| subnet.hosts().next())).flatten()
+    }
 }
 
 /// How a guest sees its network's subnets.

@@ -29,7 +29,7 @@ enum Preset {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum OnOff {
+pub(crate) enum OnOff {
     On,
     Off,
 }
@@ -81,9 +81,12 @@ impl From<Security> for PortSecurity {
     }
 }
 
+/// Of the flags below, in --help.
+pub(crate) const HEADING: &str = "Switched networks";
+
 /// Flags of a switched network.
 #[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Switched networks")]
+#[command(next_help_heading = HEADING)]
 pub(crate) struct Flags {
     /// What the flags below begin with
     #[arg(long, value_name = "PRESET")]

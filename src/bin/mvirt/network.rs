@@ -11,7 +11,7 @@ use super::{
 use clap::{ArgGroup, Args, Subcommand};
 use mvirt_net::proto::{
     CreateNetworkRequest, DeleteNetworkRequest, GetNetworkRequest, ListNetworksRequest,
-    ListNetworksResponse, Network, NetworkKind, UpdateNetworkRequest,
+    ListNetworksResponse, Network, NetworkKind, Toggle, UpdateNetworkRequest,
     get_network_request::Identifier,
 };
 
@@ -90,6 +90,14 @@ pub(crate) struct Create {
     notes: Notes,
     #[command(flatten)]
     l2: l2::Flags,
+    /// Whether it has a gateway, with DHCP and router advertisements [default: where it has
+    /// addresses]
+    #[arg(long, help_heading = l2::HEADING)]
+    gateway: Option<l2::OnOff>,
+    /// The gateway's address [default: the first of the subnet]
+    #[arg(long, value_name = "ADDRESS", default_value = "", hide_default_value = true,
+          help_heading = l2::HEADING)]
+    gateway_ipv4: String,
     /// A UUID, which makes the command repeatable
     #[arg(long, value_name = "UUID", default_value = "", hide_default_value = true)]
     id: String,
@@ -205,6 +213,8 @@ fn request(create: Create) -> Result<CreateNetworkRequest, Failure> {
         domain: create.domain,
         kind: kind.into(),
         l2: create.l2.apply(None),
+        gateway: create.gateway.map_or(0, |choice| Toggle::from(choice).into()),
+        gateway_ipv4: create.gateway_ipv4,
         validate_only: create.dry_run,
     })
 }
@@ -299,6 +309,7 @@ fn show(network: &Network, out: &Output) -> Result<(), Failure> {
         ("kind", kind(network).into()),
         ("ipv4", network.ipv4_subnet.as_str().into()),
         ("ipv6", network.ipv6_prefix.as_str().into()),
+        ("gateway", network.gateway_ipv4.as_str().into()),
         ("dns", network.dns_servers.join(" ").into()),
         ("ntp", network.ntp_servers.join(" ").into()),
         ("domain", network.domain.as_str().into()),

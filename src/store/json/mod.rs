@@ -423,6 +423,8 @@ mod tests {
             name: "prod".parse().unwrap(),
             kind: crate::model::NetworkKind::Switched,
             l2: crate::model::L2Policy::plain(),
+            gateway: Some(false),
+            gateway_ipv4: None,
             ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
             ipv6_prefix: None,
             dns_servers: vec!["1.1.1.1".parse().unwrap()],

@@ -5,7 +5,7 @@ use crate::{
     guest::{Guest, parse_mac},
 };
 use mvirt_net::proto::{
-    CreateNetworkRequest, GetNetworkRequest, GuestVlans, L2Policy, Network, NetworkKind,
+    CreateNetworkRequest, DhcpGuard, GetNetworkRequest, GuestVlans, L2Policy, Network, NetworkKind,
     PortSecurity, Toggle, UnknownUnicast, UpdateNetworkRequest, get_network_request::Identifier,
 };
 use prost_types::FieldMask;
@@ -113,4 +113,39 @@ fn port_security_is_refused_where_it_says_nothing() {
     assert!(refused.unwrap_err().message().contains("NETWORK_KIND_SWITCHED"));
     let refused = daemon.try_nic_with("lab", "a", |request| request.mac_limit = 3);
     assert!(refused.unwrap_err().message().contains("PORT_SECURITY_OFF"));
+}
+
+#[test]
+fn the_gateways_address_is_nobodys() {
+    let mut daemon = Daemon::start();
+    let switched = |request: &mut CreateNetworkRequest| {
+        request.kind = NetworkKind::Switched.into();
+        request.ipv6_prefix.clear();
+    };
+    let lan = daemon.network_with("lan", switched);
+    assert_eq!(lan.gateway_ipv4, "10.0.0.1");
+    assert_eq!(lan.l2_in_force.unwrap().dhcp_guard(), DhcpGuard::On);
+    assert_eq!(daemon.nic("lan", "a").ipv4_address, "10.0.0.2");
+    let refused = daemon.try_nic_with("lan", "b", |nic| nic.ipv4_address = "10.0.0.1".into());
+    assert_eq!(refused.unwrap_err().code(), Code::AlreadyExists);
+    let last = daemon.network_with("last", |request| {
+        switched(request);
+        request.gateway_ipv4 = "10.0.0.254".into();
+    });
+    assert_eq!(last.gateway_ipv4, "10.0.0.254");
+    let none = daemon.network_with("none", |request| {
+        switched(request);
+        request.gateway = Toggle::Off.into();
+    });
+    assert_eq!((&*none.gateway_ipv4, none.gateway()), ("", Toggle::Off));
+    assert_eq!(none.l2_in_force.unwrap().dhcp_guard(), DhcpGuard::Off);
+    assert_eq!(daemon.nic("none", "c").ipv4_address, "10.0.0.1");
+    let request = CreateNetworkRequest {
+        name: "routed".into(),
+        ipv4_subnet: "10.0.0.0/24".into(),
+        gateway: Toggle::Off.into(),
+        ..Default::default()
+    };
+    let refused = daemon.call(async |client| client.create_network(request).await).unwrap_err();
+    assert!(refused.message().contains("a routed network has one always"), "{refused}");
 }
