@@ -395,17 +395,26 @@ impl NewProcess {
     /// Gets all vNICs for a `control` that has restored its state.
     pub async fn import(&self, control: &mut Control) -> Result<(), HandOverError> {
         self.0.send(&FromNew::Restored, &[]).await?;
+        let mut clients = Vec::new();
         loop {
             let (said, fds) = self.0.receive(START_TIMEOUT).await?;
             match said {
                 FromOld::Nic { id, guest, served } => {
                     control.take_over(Whose::Nic { id, guest }, served.with(fds))?;
                 }
+                // They come in any order, and a port is to be there before who is connected to it.
+                FromOld::Port { whose: whose @ Whose::Client { .. }, served } => {
+                    clients.push((whose, served.with(fds)));
+                }
                 FromOld::Port { whose, served } => control.take_over(whose, served.with(fds))?,
-                FromOld::End => return Ok(()),
+                FromOld::End => break,
                 FromOld::Service { .. } => return Err(HandOverError::Message(format!("{said:?}"))),
             }
         }
+        for (whose, exported) in clients {
+            control.take_over(whose, exported)?;
+        }
+        Ok(())
     }
 
     /// Says that this process serves.

@@ -221,6 +221,15 @@ pub enum Whose {
         /// Which.
         id: Uuid,
     },
+    /// Somebody's who is connected to a port.
+    Client {
+        /// Which port.
+        port: Uuid,
+        /// Who, as far as the connection says.
+        remote: String,
+        /// Since when.
+        since: jiff::Timestamp,
+    },
 }
 
 /// What becomes of a Control that waits.
@@ -367,6 +376,10 @@ impl Control {
                 self.open_socket(id, Some(exported))
             }
             Whose::Port { id } => self.take_port_over(id, exported),
+            Whose::Client { port, remote, since } => {
+                self.take_client_over(port, remote, since, exported);
+                Ok(())
+            }
         }
     }
 
@@ -429,7 +442,7 @@ impl Control {
         match (owner, event.change) {
             (Owner::Nic(id), change) => self.nic_changed(id, event.connection, change),
             (Owner::Port(id), PortChange::State(state, why)) => self.port_reported(id, state, why),
-            (Owner::Port(id), PortChange::Arrived(arrival)) => self.admit(id, arrival),
+            (Owner::Port(id), PortChange::Arrived(arrival)) => self.admit(id, arrival, None),
             (Owner::Client { port, slot }, PortChange::State(PortState::Left, _)) => {
                 self.client_left(port, slot);
             }

@@ -66,10 +66,18 @@ pub(super) struct Client {
 }
 
 impl PortEntry {
-    /// Returns the way to what it serves.
-    pub(super) fn quiesced(&self) -> Option<QuiescedPort> {
-        let exporter = self.attached.as_ref()?.exporter();
-        Some(QuiescedPort { whose: Whose::Port { id: self.model.id }, exporter })
+    /// Returns the ways to what it serves, and to who is connected to it.
+    pub(super) fn quiesced(&self) -> impl Iterator<Item = QuiescedPort> {
+        let id = self.model.id;
+        let port = self.attached.iter().map(move |attached| QuiescedPort {
+            whose: Whose::Port { id },
+            exporter: attached.exporter(),
+        });
+        let clients = self.clients.values().map(move |client| QuiescedPort {
+            whose: Whose::Client { port: id, remote: client.remote.clone(), since: client.since },
+            exporter: client.attached.exporter(),
+        });
+        port.chain(clients)
     }
 }
 
@@ -476,7 +484,7 @@ impl Control {
     }
 
     /// Makes somebody who has connected to a port a member of its network.
-    pub(super) fn admit(&mut self, id: Uuid, arrival: Arrival) {
+    pub(super) fn admit(&mut self, id: Uuid, arrival: Arrival, exported: Option<Exported>) {
         let Some(entry) = self.ports.get_mut(&id) else { return };
         let Some(network) = self.networks.get_mut(&entry.model.network_id) else { return };
         let place = self.dataplane.place(network.key);
@@ -488,7 +496,7 @@ impl Control {
             name: entry.model.name.to_string(),
             spec: PortSpec::Member(arrival),
         };
-        let attached = match self.dataplane.attach(new, None) {
+        let attached = match self.dataplane.attach(new, exported) {
             Ok(attached) => attached,
             Err(error) => {
                 if let Some(Said { unsaid }) = entry.log.line(Instant::now()) {
@@ -505,6 +513,26 @@ impl Control {
         entry.view = None;
         self.unpublished.insert(entry.model.network_id);
         self.tell_port(id);
+    }
+
+    /// Goes on with somebody who was connected to a port with another process of the daemon. Who
+    /// cannot stay is disconnected.
+    pub(super) fn take_client_over(
+        &mut self,
+        id: Uuid,
+        remote: String,
+        since: Timestamp,
+        mut exported: Exported,
+    ) {
+        let Some(entry) = self.ports.get(&id) else { return };
+        let Some(listener) = &entry.attached else { return };
+        match listener.returned(remote.clone(), since.into(), &mut exported) {
+            Ok(arrival) => self.admit(id, arrival, Some(exported)),
+            Err(error) => {
+                let port = entry.model.name.as_str();
+                tracing::warn!(port, %remote, %error, "a connection could not be taken over");
+            }
+        }
     }
 
     /// Lets go of somebody whose connection has ended.

@@ -46,7 +46,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     sync::{Arc, Weak},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -196,6 +196,18 @@ impl Attached {
     /// How many connections a listening port has refused.
     pub fn refused_clients(&self) -> u64 {
         self.clients.as_ref().map_or(0, |clients| clients.refused())
+    }
+
+    /// Returns the connection of `remote` to a listening port, which another process of the daemon
+    /// has `exported`: to be attached with that.
+    pub fn returned(
+        &self,
+        remote: String,
+        since: SystemTime,
+        exported: &mut Exported,
+    ) -> io::Result<Arrival> {
+        let clients = self.clients.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        clients.returned(remote, since, exported)
     }
 
     /// The way to what is served.

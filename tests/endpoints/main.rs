@@ -4,6 +4,7 @@
 
 mod arrivals;
 mod datagrams;
+mod handover;
 mod peer;
 mod rig;
 mod streams;

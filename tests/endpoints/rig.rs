@@ -4,8 +4,8 @@ use crate::peer::{TIMEOUT, mac};
 use mvirt_net::{
     addr::MacAddr,
     dataplane::{
-        Access, Arrival, Attached, Dataplane, Hugepages, NewPort, Placement, PortChange, PortEvent,
-        PortSpec, PortState, Reports, Settings,
+        Access, Arrival, Attached, Dataplane, Exported, Hugepages, NewPort, Paused, Placement,
+        PortChange, PortEvent, PortSpec, PortState, Reports, Settings,
         forward::{
             Domain, Network,
             switched::Switched,
@@ -22,7 +22,7 @@ use std::{
     io,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 pub(crate) const NETWORK: NetworkKey = NetworkKey(1);
@@ -34,6 +34,7 @@ pub(crate) struct Rig {
     /// The latest state of each port, and why.
     states: HashMap<PortId, (PortState, String)>,
     directory: tempfile::TempDir,
+    paused: Vec<Paused>,
     /// Who is a member, and the number in its MAC.
     pub(crate) members: Vec<(Placement, u8)>,
 }
@@ -55,6 +56,7 @@ impl Rig {
             reports,
             states: HashMap::new(),
             directory: tempfile::tempdir().unwrap(),
+            paused: Vec::new(),
             members: Vec::new(),
         }
     }
@@ -73,9 +75,68 @@ impl Rig {
     }
 
     fn attach(&self, spec: PortSpec, place: Placement, name: &str) -> io::Result<Attached> {
+        self.attach_with(spec, place, name, None)
+    }
+
+    fn attach_with(
+        &self,
+        spec: PortSpec,
+        place: Placement,
+        name: &str,
+        exported: Option<Exported>,
+    ) -> io::Result<Attached> {
         let _entered = self.runtime.enter();
         let new = NewPort { place, network: NETWORK, name: name.into(), spec };
-        self.dataplane.attach(new, None)
+        self.dataplane.attach(new, exported)
+    }
+
+    /// Goes on with a listener, and with who is connected to it, of another data plane.
+    pub(crate) fn take_over(
+        &mut self,
+        spec: PortSpec,
+        listener: Exported,
+        clients: impl IntoIterator<Item = (u8, Exported)>,
+    ) -> (Attached, Vec<Attached>) {
+        let place = self.dataplane.place(NETWORK);
+        let listener = self.attach_with(spec, place, "in", Some(listener)).unwrap();
+        let mut attached = Vec::new();
+        for (number, mut exported) in clients {
+            let (remote, since) = (format!("client {number}"), SystemTime::UNIX_EPOCH);
+            let returned = {
+                let _entered = self.runtime.enter();
+                listener.returned(remote, since, &mut exported).unwrap()
+            };
+            assert_eq!(returned.remote(), format!("client {number}"));
+            assert_eq!(returned.since(), since);
+            let place = self.dataplane.place(NETWORK);
+            self.members.push((place, number));
+            let spec = PortSpec::Member(returned);
+            let name = format!("port {number}");
+            attached.push(self.attach_with(spec, place, &name, Some(exported)).unwrap());
+        }
+        self.publish();
+        for (place, _) in self.members.clone() {
+            self.wait_for(place, PortState::Active);
+        }
+        (listener, attached)
+    }
+
+    /// Goes on with a member of another data plane.
+    pub(crate) fn rejoin(&mut self, spec: PortSpec, number: u8, exported: Exported) -> Attached {
+        let place = self.dataplane.place(NETWORK);
+        let attached = self.attach_with(spec, place, "again", Some(exported)).unwrap();
+        self.members.push((place, number));
+        self.publish();
+        attached
+    }
+
+    /// What a port gives to another process; it stands still from then on.
+    pub(crate) fn export(&mut self, port: &Attached) -> Exported {
+        let (answers, mut answered) = tokio::sync::mpsc::unbounded_channel();
+        // Resumed by nobody: kept until the rig ends.
+        self.paused.push(port.exporter().stop(0, answers));
+        let (_, exported) = self.runtime.block_on(answered.recv()).unwrap();
+        exported.unwrap()
     }
 
     /// Attaches a member with this number in its MAC.
@@ -178,7 +239,7 @@ fn network(members: &[(Placement, u8)]) -> Network {
         Member { reactor: place.reactor, role: Role::Guest(Arc::new(vnic)) }
     };
     let members: Vec<_> = members.iter().map(member).collect();
-    let rules = L2Policy::default().in_force(HasGateway::No, Members::Any);
+    let rules = L2Policy::plain().in_force(HasGateway::No, Members::Any);
     let domain = Domain::Switched(Switched::new(&members, rules));
     Network { key: NETWORK, members, domain }
 }

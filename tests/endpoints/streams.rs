@@ -18,7 +18,7 @@ use std::{
     os::unix::net::UnixListener,
 };
 
-fn listens(address: Address, max_clients: u32) -> PortSpec {
+pub(crate) fn listens(address: Address, max_clients: u32) -> PortSpec {
     let framing = Framing::Stream(Prefix::U32);
     PortSpec::Listen(Spec { address, framing, access: Access::default(), max_clients })
 }

@@ -8,9 +8,10 @@
 //! connection: each has a place, counters and limits of its own. The listener has a place, too, by
 //! which its events name it; it carries no frames and is in no table.
 
-use super::port_handle::PortHandle;
+use super::{export::Exported, port_handle::PortHandle};
 use std::{
-    fmt,
+    fmt, io, mem,
+    os::fd::OwnedFd,
     pin::Pin,
     sync::{
         Arc,
@@ -28,6 +29,17 @@ type Serve = Box<
     dyn FnOnce(PortHandle, oneshot::Receiver<()>) -> Pin<Box<dyn Future<Output = ()> + Send>>
         + Send,
 >;
+
+/// Returns what serves a connection that another process of the daemon has exported.
+type Restore = Box<dyn Fn(Vec<OwnedFd>) -> io::Result<Serve> + Send + Sync>;
+
+/// Returns what serves a connection by `serve`.
+fn boxed<F>(serve: impl FnOnce(PortHandle, oneshot::Receiver<()>) -> F + Send + 'static) -> Serve
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    Box::new(move |port, stop| Box::pin(serve(port, stop)))
+}
 
 /// A connection to a listening port. It becomes a port where it is attached; dropped, it is refused
 /// and closed.
@@ -56,16 +68,20 @@ impl Arrival {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        Self::since_then(remote, SystemTime::now(), client, boxed(serve))
+    }
+
+    fn since_then(remote: String, since: SystemTime, client: Client, serve: Serve) -> Self {
         let Client { clients, permit } = client;
-        let serve = move |port, stop| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let serve = boxed(move |port, stop| {
             let serve = serve(port, stop);
-            Box::pin(async move {
+            async move {
                 serve.await;
                 // Another may take its place.
                 drop(permit);
-            })
-        };
-        Self { remote, since: SystemTime::now(), clients, serve: Some(Box::new(serve)) }
+            }
+        });
+        Self { remote, since, clients, serve: Some(serve) }
     }
 
     /// Returns who has connected, as far as the socket says.
@@ -95,10 +111,16 @@ impl Drop for Arrival {
 }
 
 /// The connections of one listener.
-#[derive(Debug)]
 pub(in crate::dataplane) struct Clients {
     free: Arc<Semaphore>,
     refused: AtomicU64,
+    restore: Option<Restore>,
+}
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clients").field("refused", &self.refused).finish_non_exhaustive()
+    }
 }
 
 /// A place among the connections of a listener.
@@ -111,8 +133,40 @@ pub(super) struct Client {
 impl Clients {
     /// Returns those of a listener that takes `most` at a time.
     pub(super) fn new(most: u32) -> Arc<Self> {
+        Arc::new(Self::with(most, None))
+    }
+
+    /// As [`Clients::new`], of a listener whose connections go on in another process: `restore` is
+    /// given the descriptors that they have exported, and returns what serves one.
+    pub(super) fn restored_by<F, S>(
+        most: u32,
+        restore: impl Fn(Vec<OwnedFd>) -> io::Result<S> + Send + Sync + 'static,
+    ) -> Arc<Self>
+    where
+        F: Future<Output = ()> + Send + 'static,
+        S: FnOnce(PortHandle, oneshot::Receiver<()>) -> F + Send + 'static,
+    {
+        let restore = move |fds| restore(fds).map(boxed);
+        Arc::new(Self::with(most, Some(Box::new(restore))))
+    }
+
+    fn with(most: u32, restore: Option<Restore>) -> Self {
         let free = Arc::new(Semaphore::new(most as usize));
-        Arc::new(Self { free, refused: AtomicU64::new(0) })
+        Self { free, refused: AtomicU64::new(0), restore }
+    }
+
+    /// Returns a connection of another process of the daemon, of which descriptors are taken out of
+    /// `exported`.
+    pub(in crate::dataplane) fn returned(
+        self: &Arc<Self>,
+        remote: String,
+        since: SystemTime,
+        exported: &mut Exported,
+    ) -> io::Result<Arrival> {
+        let unable = || io::Error::new(io::ErrorKind::Unsupported, "it has no way to go on");
+        let serve = self.restore.as_ref().ok_or_else(unable)?(mem::take(&mut exported.fds))?;
+        let client = self.admit().ok_or(io::ErrorKind::QuotaExceeded)?;
+        Ok(Arrival::since_then(remote, since, client, serve))
     }
 
     /// Returns a place for another one; none where all are taken, which is counted.

@@ -3,9 +3,15 @@
 use super::port_handle::{PortHandle, Signal};
 use crate::dataplane::{
     PortState,
-    port::{Port, PortFailure},
+    port::{Port, PortFailure, rest::Rest},
 };
-use std::io;
+use rustix::fs::{MemfdFlags, memfd_create};
+use std::{
+    fs::File,
+    io::{self, Read as _, Seek as _, Write as _},
+    os::fd::OwnedFd,
+    time::Duration,
+};
 use tokio::sync::oneshot;
 
 /// Keeps `made` attached until it fails or `stop`, and says then that who was connected has left.
@@ -23,6 +29,30 @@ pub(super) async fn serve(
     port.tell_why(PortState::Left, &ended);
 }
 
+/// Returns the descriptors of a detached port, and behind them a file with what is in none of them.
+fn save(made: &dyn Port) -> io::Result<Vec<OwnedFd>> {
+    let (mut fds, rest) = made.save()?;
+    let mut file = File::from(memfd_create("rest", MemfdFlags::CLOEXEC)?);
+    file.write_all(&rest.write())?;
+    fds.push(file.into());
+    Ok(fds)
+}
+
+/// Returns what was saved of a port that had `count` descriptors. None where there was no port.
+pub(super) fn saved(
+    mut fds: Vec<OwnedFd>,
+    count: usize,
+) -> io::Result<Option<(Vec<OwnedFd>, Rest)>> {
+    // Without that file, nothing was connected.
+    let Some(file) = (fds.len() > count).then(|| fds.remove(count)) else { return Ok(None) };
+    let mut file = File::from(file);
+    file.rewind()?;
+    let mut octets = Vec::new();
+    file.read_to_end(&mut octets)?;
+    let rest = Rest::read(&octets).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Some((fds, rest)))
+}
+
 /// Keeps `made` attached until it fails.
 pub(super) async fn keep(mut made: Box<dyn Port>, port: &mut PortHandle) -> PortFailure {
     loop {
@@ -33,8 +63,8 @@ pub(super) async fn keep(mut made: Box<dyn Port>, port: &mut PortHandle) -> Port
             Signal::Failed(failure) => return failure,
             Signal::Moved => {}
             Signal::Export(request) => {
-                let error = io::Error::other("a connection cannot be handed over");
-                request.answer(Err(error)).await;
+                let fds = back.as_deref().map_or(Ok(Vec::new()), save);
+                request.answer(fds.map(|fds| port.exported(Duration::ZERO, None, fds))).await;
             }
         }
         made = match back {

@@ -97,10 +97,27 @@ impl fmt::Display for Source {
     }
 }
 
+/// What a connection of a stream carries.
+const STREAM: Framing = Framing::Stream(Prefix::U32);
+
 impl Source {
     /// Opens what is one's own, or goes on with what another process of the daemon `exported`.
-    pub(super) fn new(spec: Spec, access: Access, exported: Option<Exported>) -> io::Result<Self> {
-        let given = exported.and_then(|exported| exported.fds.into_iter().next());
+    /// Returns a port, too, where that process was connected.
+    pub(super) fn open(
+        spec: Spec,
+        access: Access,
+        exported: Option<Exported>,
+    ) -> io::Result<(Self, Option<Box<dyn Port>>)> {
+        let fds = exported.map(|exported| exported.fds).unwrap_or_default();
+        match spec {
+            Spec::Stream(to) => Ok((Self::Stream(to), STREAM.import(fds)?)),
+            Spec::Packets(path) => Ok((Self::Packets(path), Framing::Packets.import(fds)?)),
+            // Bound, they are never without their sockets, which are connected anew.
+            bound => Ok((Self::bound(bound, access, fds.into_iter().next())?, None)),
+        }
+    }
+
+    fn bound(spec: Spec, access: Access, given: Option<OwnedFd>) -> io::Result<Self> {
         match spec {
             Spec::Stream(to) => Ok(Self::Stream(to)),
             Spec::Packets(path) => Ok(Self::Packets(path)),
@@ -129,14 +146,13 @@ impl Source {
     }
 
     /// Connects, and returns a port.
-    async fn open(&self) -> io::Result<Box<dyn Port>> {
-        let framing = Framing::Stream(Prefix::U32);
+    async fn connect(&self) -> io::Result<Box<dyn Port>> {
         let (socket, peer) = match self {
             Self::Stream(Stream::Tcp(to)) => {
-                return framing.port(socket::connect_tcp(to).await?);
+                return STREAM.port(socket::connect_tcp(to).await?);
             }
             Self::Stream(Stream::Unix(path)) => {
-                return framing.port(socket::connect_unix(path, framing).await?);
+                return STREAM.port(socket::connect_unix(path, STREAM).await?);
             }
             Self::Packets(path) => {
                 return Framing::Packets.port(socket::connect_unix(path, Framing::Packets).await?);
@@ -247,12 +263,16 @@ fn group_sockets(Mcast { group, interface, ttl }: &Mcast) -> io::Result<(OwnedFd
 }
 
 /// Keeps the source attached until `stop`.
-pub(super) async fn serve(source: Source, mut port: PortHandle, mut stop: oneshot::Receiver<()>) {
+pub(super) async fn serve(
+    (source, mut connected): (Source, Option<Box<dyn Port>>),
+    mut port: PortHandle,
+    mut stop: oneshot::Receiver<()>,
+) {
     let mut log = LogLimit::default();
     let mut pause = Duration::ZERO;
     loop {
         let why = tokio::select! {
-            why = try_once(&source, &mut pause, &mut port) => why,
+            why = try_once(&source, connected.take(), &mut pause, &mut port) => why,
             _ = &mut stop => return drop(port.detach().await),
         };
         port.tell_why(PortState::Idle, &why);
@@ -263,11 +283,18 @@ pub(super) async fn serve(source: Source, mut port: PortHandle, mut stop: onesho
 }
 
 /// Attaches the source once, after a pause. Returns why it is not attached any more.
-async fn try_once(source: &Source, pause: &mut Duration, port: &mut PortHandle) -> String {
-    let opened = {
+async fn try_once(
+    source: &Source,
+    connected: Option<Box<dyn Port>>,
+    pause: &mut Duration,
+    port: &mut PortHandle,
+) -> String {
+    let opened = if let Some(connected) = connected {
+        Ok(connected)
+    } else {
         let mut opening = pin!(async {
             tokio::time::sleep(*pause).await;
-            source.open().await
+            source.connect().await
         });
         loop {
             tokio::select! {

@@ -151,7 +151,11 @@ pub(super) fn serve(
             if let Address::Unix(path) = spec.address {
                 socket = Some(Socket { path, access: common.access, device: None });
             }
-            let admitted = Clients::new(spec.max_clients);
+            let framing = spec.framing;
+            let admitted = Clients::restored_by(spec.max_clients, move |fds| {
+                let made = framing.import(fds)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+                Ok(move |port, stop| connection::serve(made, port, stop))
+            });
             clients = Some(Arc::clone(&admitted));
             tokio::spawn(listen::serve(start, admitted, port, stop))
         }
@@ -175,7 +179,7 @@ pub(super) fn serve(
                 let (path, access) = (local.clone(), common.access);
                 socket = Some(Socket { path, access, device: None });
             }
-            let source = dial::Source::new(spec, by, exported)?;
+            let source = dial::Source::open(spec, by, exported)?;
             tokio::spawn(dial::serve(source, port, stop))
         }
         PortSpec::Tunnel(spec) => tokio::spawn(tunnel::serve(spec.open(exported)?, port, stop)),

@@ -1,11 +1,15 @@
 //! Sockets that carry frames: how they are opened, and what each connection is as a port.
 
-use super::listener::{self, Access};
+use super::{
+    connection,
+    listener::{self, Access},
+};
 use crate::{
     dataplane::port::{
         Port,
         datagram::{Datagrams, Peer},
         descriptor::DescriptorPort,
+        rest::Rest,
         stream::Stream,
     },
     locator::{Host, HostPort},
@@ -72,14 +76,31 @@ impl Framing {
 
     /// Returns a port of a connected socket.
     pub(super) fn port(self, socket: OwnedFd) -> io::Result<Box<dyn Port>> {
-        match self {
+        if let Self::Stream(_) = self {
+            tune(&socket)?;
+        }
+        self.restore(socket, &Rest::default())
+    }
+
+    /// Returns a port that goes on with one of another process of the daemon.
+    fn restore(self, socket: OwnedFd, rest: &Rest) -> io::Result<Box<dyn Port>> {
+        Ok(match self {
             Self::Packets => {
-                Ok(Box::new(DescriptorPort::new(Datagrams::new(socket, Peer::Session))?))
+                let transport = Datagrams::new(socket, Peer::Session);
+                Box::new(DescriptorPort::with_frames(transport, &rest.frames)?)
             }
             Self::Stream(prefix) => {
-                tune(&socket)?;
-                Ok(Box::new(DescriptorPort::new(Stream::new(socket, prefix))?))
+                let transport = Stream::with(socket, prefix, rest);
+                Box::new(DescriptorPort::with_frames(transport, &rest.frames)?)
             }
+        })
+    }
+
+    /// Returns a port that goes on with what another process exported, if that was connected.
+    pub(super) fn import(self, fds: Vec<OwnedFd>) -> io::Result<Option<Box<dyn Port>>> {
+        match connection::saved(fds, 1)? {
+            Some((mut fds, rest)) => self.restore(fds.remove(0), &rest).map(Some),
+            None => Ok(None),
         }
     }
 }

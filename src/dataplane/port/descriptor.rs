@@ -6,7 +6,7 @@
 
 #![expect(unsafe_code, reason = "frames are spans of the port's own memory, which it keeps")]
 
-use super::{Delivered, Port, PortFailure, Undelivered, Wakeup, Watch};
+use super::{Delivered, Port, PortFailure, Undelivered, Wakeup, Watch, rest::Rest};
 use crate::{
     dataplane::frame::{
         BURST, BURST_OCTETS, Burst, FrameSet, HEAD_LEN, MAX_FRAME_LEN, Outgoing,
@@ -28,7 +28,7 @@ use std::{
     io::{self, IoSlice},
     mem,
     ops::Range,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     slice::ChunksExactMut,
 };
 use zerocopy::IntoBytes as _;
@@ -65,6 +65,11 @@ pub trait Transport: fmt::Debug + Send + 'static {
     /// Writes what frames were made into that it has taken for good, as far as that goes.
     fn flush(&mut self) -> Result<(), PortFailure> {
         Ok(())
+    }
+
+    /// Returns its descriptors, and puts into `rest` what is in none of them.
+    fn save(&self, _rest: &mut Rest) -> io::Result<Vec<OwnedFd>> {
+        Ok(vec![self.fd().try_clone_to_owned()?])
     }
 
     /// Whether something is left to be written: it is to be woken when it can go on.
@@ -159,6 +164,30 @@ impl Inbox {
         self.push(received);
     }
 
+    /// Takes frames that waited with another process, as far as there is room.
+    fn restore(&mut self, frames: &[Vec<u8>]) {
+        for frame in frames {
+            if self.is_full() || frame.len() > MAX_FRAME_LEN {
+                break;
+            }
+            self.buffer()[..frame.len()].copy_from_slice(frame);
+            self.push(Received::plain(0..frame.len()));
+        }
+    }
+
+    /// Returns the octets of a frame that waits, where nothing is left to be done about it.
+    fn whole(&self, at: usize) -> Option<Vec<u8>> {
+        let received = self.waiting[at].as_ref()?;
+        if received.offload != Ok(Offload::None) {
+            return None;
+        }
+        // SAFETY: the span is gone when this returns.
+        let span = unsafe { self.slab.span(at, received.octets.clone()) };
+        let mut octets = vec![0; received.octets.len()];
+        span.copy_to_slice(&mut octets);
+        Some(octets)
+    }
+
     fn remove_oldest(&mut self, count: usize) {
         for at in self.places().take(count) {
             self.octets -= self.waiting[at].take().map_or(0, |received| received.octets.len());
@@ -238,9 +267,11 @@ impl<T: Transport> DescriptorPort<T> {
         })
     }
 
-    /// Returns what carries its frames.
-    pub fn transport(&self) -> &T {
-        &self.transport
+    /// Returns a port that begins with frames that waited with another process.
+    pub fn with_frames(transport: T, frames: &[Vec<u8>]) -> io::Result<Self> {
+        let mut port = Self::new(transport)?;
+        port.inbox.restore(frames);
+        Ok(port)
     }
 
     /// Reads what has come, as far as it can wait here.
@@ -368,6 +399,15 @@ impl<T: Transport> Port for DescriptorPort<T> {
         if let Err(failure) = self.transport.flush() {
             self.failed = Some(failure);
         }
+    }
+
+    fn save(&self) -> io::Result<(Vec<OwnedFd>, Rest)> {
+        let waits = self.inbox.places().enumerate().filter(|(at, _)| !self.done.contains(*at));
+        // What its sender left to be done is not told on: such a frame is lost, as on a busy link.
+        let frames = waits.filter_map(|(_, at)| self.inbox.whole(at)).collect();
+        let mut rest = Rest { frames, ..Rest::default() };
+        let fds = self.transport.save(&mut rest)?;
+        Ok((fds, rest))
     }
 
     fn notify(&mut self) -> Result<Watch, PortFailure> {

@@ -27,13 +27,19 @@ pub mod descriptor;
 mod mmsg;
 pub mod null;
 pub mod pair;
+pub mod rest;
 pub mod stream;
 pub mod tap;
 pub mod tunnel;
 pub mod vhost_user;
 
 use super::frame::{Burst, FrameSet, Outgoing, verdict::DropReason};
-use std::{any::Any, os::fd::BorrowedFd, time::Duration};
+use rest::Rest;
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+    time::Duration,
+};
 
 /// What became of frames that were to be delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,8 +140,7 @@ pub enum Watch {
 }
 
 /// One way in and out of the switch. See the module for the order of calls.
-// `Any`, so that who has made a port and takes it back finds what it was made of.
-pub trait Port: Any + Send {
+pub trait Port: Send {
     /// How many queues it sends on.
     fn queues(&self) -> usize;
     /// Whether `queue` may be polled at all.
@@ -172,6 +177,11 @@ pub trait Port: Any + Send {
     // It reports failures since a guest that is silent may not be polled again for long.
     fn notify(&mut self) -> Result<Watch, PortFailure> {
         Ok(Watch::Same)
+    }
+    /// Returns what another process of the daemon goes on with: descriptors, and what is not in
+    /// them. Called of a port that is detached; of one that is not of descriptors, never.
+    fn save(&self) -> io::Result<(Vec<OwnedFd>, Rest)> {
+        Ok((Vec::new(), Rest::default()))
     }
     /// Ends the port: after this, no memory of the guest is touched.
     fn stop(&mut self) {}

@@ -7,6 +7,7 @@
 use super::{
     PortFailure, Undelivered,
     descriptor::{Inbox, Received, Transport},
+    rest::Rest,
 };
 use crate::{
     dataplane::frame::{MAX_FRAME_LEN, offload::Offloads, verdict::DropReason},
@@ -14,6 +15,7 @@ use crate::{
 };
 use rustix::io::{Errno, read, write};
 use std::{
+    io,
     ops::Range,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
@@ -75,6 +77,24 @@ impl Deframer {
         Self { prefix, buffer: vec![0; READ].into(), filled: 0..0, skip: 0 }
     }
 
+    /// Returns one for a stream of which this is [`Deframer::left`] already.
+    pub fn with(prefix: Prefix, left: &[u8]) -> Self {
+        let mut deframer = Self::new(prefix);
+        if let Some((skip, octets)) = left.split_first_chunk() {
+            // No more than it was given by another of its kind.
+            let len = octets.len().min(READ);
+            deframer.buffer[..len].copy_from_slice(&octets[..len]);
+            (deframer.filled, deframer.skip) = (0..len, u32::from_be_bytes(*skip) as usize);
+        }
+        deframer
+    }
+
+    /// Returns what another needs to go on: how many octets are to be passed over, in 32 bits, and
+    /// those that were not looked at yet.
+    pub fn left(&self) -> Vec<u8> {
+        [&(self.skip as u32).to_be_bytes(), self.rest()].concat()
+    }
+
     /// Returns where octets that come next are to be put: never nothing once [`Deframer::next`] has
     /// returned none.
     pub fn room(&mut self) -> &mut [u8] {
@@ -91,7 +111,7 @@ impl Deframer {
     }
 
     /// Returns the octets that were not looked at yet.
-    pub fn rest(&self) -> &[u8] {
+    fn rest(&self) -> &[u8] {
         &self.buffer[self.filled.clone()]
     }
 
@@ -143,7 +163,12 @@ pub struct Framer {
 impl Framer {
     /// Returns one for a stream that begins.
     pub fn new(prefix: Prefix) -> Self {
-        Self { prefix, octets: Vec::new(), written: 0 }
+        Self::with(prefix, &[])
+    }
+
+    /// Returns one for a stream of which these octets are to be written yet.
+    pub fn with(prefix: Prefix, unwritten: &[u8]) -> Self {
+        Self { prefix, octets: unwritten.to_vec(), written: 0 }
     }
 
     /// Takes a frame. False: there is no room for it now.
@@ -186,7 +211,18 @@ pub struct Stream {
 impl Stream {
     /// Returns the transport of a socket or pipe, which must not block.
     pub fn new(socket: OwnedFd, prefix: Prefix) -> Self {
-        Self { socket, reads: Deframer::new(prefix), writes: Framer::new(prefix), is_behind: false }
+        Self::with(socket, prefix, &Rest::default())
+    }
+
+    /// Returns the transport of one that another process had come so far with.
+    pub fn with(socket: OwnedFd, prefix: Prefix, rest: &Rest) -> Self {
+        Self {
+            socket,
+            reads: Deframer::with(prefix, &rest.read),
+            writes: Framer::with(prefix, &rest.unwritten),
+            // Tried before anything else is taken.
+            is_behind: !rest.unwritten.is_empty(),
+        }
     }
 }
 
@@ -260,6 +296,11 @@ impl Transport for Stream {
         }
         self.is_behind = false;
         Ok(())
+    }
+
+    fn save(&self, rest: &mut Rest) -> io::Result<Vec<OwnedFd>> {
+        (rest.read, rest.unwritten) = (self.reads.left(), self.writes.rest().to_vec());
+        Ok(vec![self.socket.try_clone()?])
     }
 
     fn has_rest(&self) -> bool {
