@@ -144,6 +144,7 @@ impl Relay {
             ntp_ipv4: Vec::new(),
             ntp_ipv6: Vec::new(),
             domain: None,
+            segment: None,
             fib: fib.build(7),
         });
         ports.publish(&Arc::new(Network { key: KEY, members, domain }));

@@ -79,6 +79,7 @@ fn routed(network: &Network, members: &[tables::Member], seed: u64) -> Routed {
         ntp_ipv4,
         ntp_ipv6,
         domain: network.domain,
+        segment: None,
         fib: fib.build(seed),
     }
 }

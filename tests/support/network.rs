@@ -56,6 +56,7 @@ pub(crate) fn network() -> Network {
         ntp_ipv4: vec![[10, 0, 0, 9].into()],
         ntp_ipv6: vec!["fd00::9".parse().unwrap()],
         domain: Some("prod.internal".parse().unwrap()),
+        segment: None,
         fib: fib.build(7),
     });
     Network { key: NetworkKey(1), members: members.into(), domain }

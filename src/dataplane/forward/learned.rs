@@ -68,7 +68,7 @@ impl Learned {
         now: Instant,
     ) -> Effects {
         self.with((key, table), now, |segment, now| {
-            for (at, frame) in burst.frames_mut().0.iter().enumerate() {
+            for (at, frame) in burst.frames_mut().0.iter_mut().enumerate() {
                 match table.decide(member, frame, segment, now) {
                     Ok(next_hop) => decisions.forward(at, next_hop),
                     Err(verdict) => decisions.end(at, verdict),

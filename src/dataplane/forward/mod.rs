@@ -15,6 +15,7 @@ pub mod guard;
 mod keyed;
 mod learned;
 pub mod limit;
+mod local;
 mod port_security;
 pub mod rewrite;
 pub mod routed;
@@ -112,7 +113,7 @@ impl Domain {
     pub fn routed(&self) -> Option<&Routed> {
         match self {
             Self::Routed(table) => Some(table),
-            Self::Switched(_) => None,
+            Self::Switched(table) => table.gateway(),
         }
     }
 }

@@ -11,7 +11,7 @@
 
 use super::{
     guard,
-    tables::{Member, PortId, Role, Vnic},
+    tables::{GATEWAY_IPV4, GATEWAY_IPV6, GATEWAY_MAC, Member, PortId, Role, Routed, Vnic},
 };
 use crate::{
     addr::MacAddr,
@@ -33,11 +33,20 @@ use zerocopy::{FromBytes as _, big_endian::U16};
 /// IGMP's number (RFC 1112, Appendix I).
 const IGMP: u8 = 2;
 
+/// Who has an address.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owner {
+    pub port: PortId,
+    pub mac: MacAddr,
+    /// It cannot use another.
+    is_strict: bool,
+}
+
 /// What vNICs have for their own, and what nobody may be.
 #[derive(Debug, Default)]
 pub(super) struct PortSecurity {
-    ipv4: HashMap<Ipv4Addr, PortId>,
-    ipv6: HashMap<Ipv6Addr, PortId>,
+    ipv4: HashMap<Ipv4Addr, Owner>,
+    ipv6: HashMap<Ipv6Addr, Owner>,
     /// DHCP servers and routers behind ports are silenced.
     dhcp_guard: bool,
 }
@@ -47,11 +56,35 @@ impl PortSecurity {
     pub(super) fn new(members: &[Member], dhcp_guard: bool) -> Self {
         let bound = members.iter().filter(|member| member.fixed_mac().is_some());
         let vnics = || bound.clone().filter_map(Member::vnic);
+        let owner = |vnic: &Vnic| Owner {
+            port: vnic.port,
+            mac: vnic.mac,
+            is_strict: vnic.settings.port_security.is_strict(),
+        };
         Self {
-            ipv4: vnics().filter_map(|vnic| Some((vnic.ipv4?, vnic.port))).collect(),
-            ipv6: vnics().filter_map(|vnic| Some((vnic.ipv6?, vnic.port))).collect(),
+            ipv4: vnics().filter_map(|vnic| Some((vnic.ipv4?, owner(vnic)))).collect(),
+            ipv6: vnics().filter_map(|vnic| Some((vnic.ipv6?, owner(vnic)))).collect(),
             dhcp_guard,
         }
+    }
+
+    /// Adds what is the gateway's.
+    pub(super) fn add_gateway(&mut self, gateway: &Routed) {
+        // No member has this port.
+        let port = PortId { slot: u32::MAX, generation: 0 };
+        let owner = Owner { port, mac: GATEWAY_MAC, is_strict: false };
+        self.ipv4.extend([GATEWAY_IPV4, gateway.gateway_ipv4()].map(|address| (address, owner)));
+        self.ipv6.insert(GATEWAY_IPV6, owner);
+    }
+
+    /// Returns the vNIC that has an address, and cannot use another.
+    pub(super) fn strict_ipv4(&self, address: Ipv4Addr) -> Option<Owner> {
+        self.ipv4.get(&address).copied().filter(|owner| owner.is_strict)
+    }
+
+    /// Returns the vNIC that has an address, and cannot use another.
+    pub(super) fn strict_ipv6(&self, address: Ipv6Addr) -> Option<Owner> {
+        self.ipv6.get(&address).copied().filter(|owner| owner.is_strict)
     }
 
     /// Refuses a frame that claims what `member` is not.
@@ -151,7 +184,7 @@ impl PortSecurity {
     ) -> Result<(), DropReason> {
         match &headers.packet {
             Packet::Arp(packet) => match self.ipv4.get(&packet.sender_ip()) {
-                Some(owner) if *owner != port => Err(DropReason::SpoofedArp),
+                Some(owner) if owner.port != port => Err(DropReason::SpoofedArp),
                 _ => Ok(()),
             },
             Packet::Ipv4(packet) if guarded => guard::refuse_servers_ipv4(packet),
@@ -166,7 +199,7 @@ impl PortSecurity {
                     _ => advertised(packet, head),
                 };
                 match told.and_then(|address| self.ipv6.get(&address)) {
-                    Some(owner) if *owner != port => Err(DropReason::SpoofedNeighbour),
+                    Some(owner) if owner.port != port => Err(DropReason::SpoofedNeighbour),
                     _ => Ok(()),
                 }
             }

@@ -13,7 +13,7 @@ use super::{
     Decisions, Fib,
     fast::{self, FastPath},
     guard, rewrite,
-    tables::{GATEWAY_IPV4, GATEWAY_IPV6, Routed, Vnic},
+    tables::{GATEWAY_IPV6, Routed, Vnic},
     withheld::Withheld,
 };
 use crate::{
@@ -115,7 +115,7 @@ fn is_deep(frame: &Frame, verdict: Verdict) -> bool {
 /// Where a frame of `vnic` goes on to, or what else is to become of it; leaves out its padding.
 // Apart from the loop over plain frames, which it would make longer for all of them.
 #[inline(never)]
-fn by_head(
+pub(super) fn by_head(
     table: &Routed,
     vnic: &Vnic,
     frame: &mut Frame,
@@ -158,7 +158,7 @@ fn finish(
         Packet::Arp(_) => Err(Verdict::Gateway),
         Packet::Ipv4(packet) => {
             let destination = packet.destination;
-            if destination == GATEWAY_IPV4 || destination.is_broadcast() {
+            if table.is_gateway_ipv4(destination) || destination.is_broadcast() {
                 return Err(for_gateway(vnic, packet.len));
             }
             // A packet to a group is refused by `route_ipv4`, with the reason that says so.
@@ -301,6 +301,7 @@ mod tests {
             ntp_ipv4: Vec::new(),
             ntp_ipv6: Vec::new(),
             domain: None,
+            segment: None,
             fib: fib.build(7),
         };
         (table, vnics)

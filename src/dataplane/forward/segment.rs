@@ -1,6 +1,6 @@
 //! What one reactor has learned of one switched network.
 
-use super::fdb::Fdb;
+use super::{fdb::Fdb, withheld::Withheld};
 use std::time::Instant;
 
 /// What was learned of one network.
@@ -9,17 +9,29 @@ pub(super) struct Segment {
     /// Times are kept as seconds since then: they take less room than moments, and less work.
     since: Instant,
     pub(super) fdb: Fdb,
+    /// First fragments that the gateway has refused.
+    pub(super) withheld: Withheld,
     /// How many frames had a source that could not be learned.
     pub(super) macs_not_learned: u64,
 }
 
 impl Segment {
     pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, fdb: Fdb::default(), macs_not_learned: 0 }
+        Self { since: now, fdb: Fdb::default(), withheld: Withheld::default(), macs_not_learned: 0 }
     }
 
     /// Returns the time as this network counts it.
     pub(super) fn seconds(&self, now: Instant) -> u32 {
         now.saturating_duration_since(self.since).as_secs() as u32
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// One that has learned nothing yet.
+    pub(in crate::dataplane::forward) fn segment() -> Segment {
+        Segment::new(Instant::now())
     }
 }

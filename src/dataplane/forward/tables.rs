@@ -227,7 +227,14 @@ impl Vnic {
     }
 }
 
-/// What a routed network is made of, beside its members.
+/// What guests see of a gateway that is in a switched network, beside them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Its address in the network's subnet.
+    pub gateway_ipv4: Option<Ipv4Addr>,
+}
+
+/// What a routed network is made of, beside its members; or the gateway of a switched one.
 #[derive(Debug)]
 pub struct Routed {
     /// Its IPv4 subnet.
@@ -246,6 +253,8 @@ pub struct Routed {
     pub ntp_ipv6: Vec<Ipv6Addr>,
     /// Told to guests.
     pub domain: Option<dns::Name>,
+    /// Where the network is a segment: its members reach each other without the gateway.
+    pub segment: Option<Segment>,
     /// Where addresses are.
     pub fib: Fib,
 }

@@ -1,6 +1,8 @@
 //! What becomes of a frame that is not forwarded: a [`Verdict`], perhaps with a [`DropReason`] with
 //! a name, a counter and a line in `docs/operations.md`.
 
+use crate::addr::MacAddr;
+
 /// Names a next hop of one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NextHopId(pub(in crate::dataplane) u32);
@@ -16,6 +18,8 @@ impl NextHopId {
 pub enum Verdict {
     /// To the gateway's responders.
     Gateway,
+    /// To nobody: it asks for a neighbour, who is known to be at this MAC.
+    Neighbour(MacAddr),
     /// On to a next hop, in fragments.
     Fragment(NextHopId),
     /// On to all ports of its network but its own.

@@ -26,6 +26,7 @@ use crate::{
         vnet::Offload,
     },
 };
+use arrayvec::ArrayVec;
 use dhcproto::{
     Decodable as _, Encodable as _,
     v4::{DhcpOption, DhcpOptions, Message, MessageType, Opcode, OptionCode, UnknownOption},
@@ -69,13 +70,14 @@ pub(super) fn respond(
 ) -> Result<GatewayEvent, DropReason> {
     let address = question.vnic.ipv4.ok_or(DropReason::NotServed)?;
     let (request, hostname) = parse(question, packet)?;
-    let kind = answer_kind(&request, address).ok_or(DropReason::Absorbed)?;
+    let gateway = question.table.gateway_ipv4();
+    let kind = answer_kind(&request, address, gateway).ok_or(DropReason::Absorbed)?;
     let reply = reply(question, &request, kind, address);
     let mut payload = reply.to_vec().map_err(|_| DropReason::MalformedMessage)?;
     payload.resize(payload.len().max(MIN_LEN), 0);
     let (to, mac) = destination(&request, kind, question.vnic.mac, address);
     write_ethernet(writer, mac, ethernet::IPV4)?;
-    let (from, to) = ((GATEWAY_IPV4, udp::DHCPV4_SERVER), (to, udp::DHCPV4_CLIENT));
+    let (from, to) = ((gateway, udp::DHCPV4_SERVER), (to, udp::DHCPV4_CLIENT));
     udp::write_ipv4(writer, from, to, &payload)?;
     let inform = request.opts().msg_type() == Some(MessageType::Inform);
     Ok(if kind == MessageType::Ack && !inform {
@@ -175,7 +177,7 @@ fn matters(code: OptionCode, value: &[u8]) -> bool {
 }
 
 /// What a message is answered with (RFC 2131 §4.3), if at all.
-fn answer_kind(request: &Message, address: Ipv4Addr) -> Option<MessageType> {
+fn answer_kind(request: &Message, address: Ipv4Addr, gateway: Ipv4Addr) -> Option<MessageType> {
     let options = request.opts();
     match options.msg_type()? {
         MessageType::Discover if options.contains(OptionCode::RapidCommit) => {
@@ -187,7 +189,7 @@ fn answer_kind(request: &Message, address: Ipv4Addr) -> Option<MessageType> {
             // The client declines our offer for another server's (RFC 2131 §3.1, step 4).
             if let Some(DhcpOption::ServerIdentifier(server)) =
                 options.get(OptionCode::ServerIdentifier)
-                && *server != GATEWAY_IPV4
+                && *server != gateway
             {
                 return None;
             }
@@ -238,7 +240,7 @@ fn reply(
         .set_chaddr(request.chaddr());
     let mut told = Fitting::new(request, vnic.mtu);
     told.insert(DhcpOption::MessageType(kind));
-    told.insert(DhcpOption::ServerIdentifier(GATEWAY_IPV4));
+    told.insert(DhcpOption::ServerIdentifier(question.table.gateway_ipv4()));
     if let Some(id) = request.opts().get(OptionCode::ClientIdentifier) {
         told.insert(id.clone()); // RFC 6842
     }
@@ -292,7 +294,12 @@ impl Fitting {
 }
 
 /// What a guest needs to send anything at all.
-fn routes(table: &Routed, vnic: &Vnic, request: &Message) -> [DhcpOption; 3] {
+fn routes(table: &Routed, vnic: &Vnic, request: &Message) -> ArrayVec<DhcpOption, 3> {
+    if let (Some(_), Some(net)) = (table.segment, table.ipv4_subnet) {
+        // As on any other segment: the gateway is in the subnet, and has the default route.
+        let router = DhcpOption::Router(vec![table.gateway_ipv4()]);
+        return [DhcpOption::SubnetMask(net.netmask()), router].into_iter().collect();
+    }
     // iPXE before June 2024 takes all the world for a broadcast where the mask is /32.
     let subnet =
         vnic.settings.addressing == Addressing::Subnet || class(request).starts_with(PXE_CLIENT);
@@ -308,6 +315,7 @@ fn routes(table: &Routed, vnic: &Vnic, request: &Message) -> [DhcpOption; 3] {
         DhcpOption::Router(vec![GATEWAY_IPV4]),
         DhcpOption::ClasslessStaticRoute(routes),
     ]
+    .into()
 }
 
 /// Everything else: what the client asks for in its order, then the rest, most important first;

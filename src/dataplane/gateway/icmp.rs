@@ -4,7 +4,7 @@
 use super::{Question, write_ethernet};
 use crate::{
     dataplane::{
-        forward::tables::{GATEWAY_IPV4, GATEWAY_IPV6, Routed, Vnic},
+        forward::tables::{GATEWAY_IPV6, Routed, Vnic},
         frame::{
             classify::{Headers, Ipv4, Ipv6, Packet, Upper},
             verdict::{DropReason, Rejection},
@@ -30,7 +30,8 @@ pub(super) fn echo_ipv4(
         icmpv4::Header::ref_from_prefix(message).map_err(|_| DropReason::MalformedMessage)?;
     write_ethernet(writer, question.vnic.mac, ethernet::IPV4)?;
     let words = (icmpv4::ECHO_REPLY, 0, header.rest.get());
-    icmpv4::write(writer, GATEWAY_IPV4, packet.source, words, body)?;
+    // From the address that was asked: in a switched network the gateway has two.
+    icmpv4::write(writer, packet.destination, packet.source, words, body)?;
     Ok(())
 }
 
@@ -81,7 +82,7 @@ pub fn reject(
         Packet::Ipv4(packet) if answerable_ipv4(packet) => {
             write_ethernet(writer, vnic.mac, ethernet::IPV4)?;
             let error = error_ipv4(rejection, packet.upper);
-            let source = source_ipv4(vnic, packet.source);
+            let source = source_ipv4(table, vnic, packet.source);
             icmpv4::write_error(writer, source, packet.source, error, packet_octets)?;
         }
         Packet::Ipv6(packet) if answerable_ipv6(packet) => {
@@ -122,11 +123,11 @@ fn error_ipv6(rejection: Rejection, upper: Upper) -> icmpv6::Error {
 /// (RFC 7600 §4.8).
 const DUMMY_IPV4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
-/// Returns the source of an error that is sent to `to`: the gateway's link-local address on
-/// the link, the dummy address for hosts behind a guest.
+/// Returns the source of an error that is sent to `to`: the gateway's address on the link, the
+/// dummy address for hosts behind a guest.
 // A guest must not forward a packet from a link-local address (RFC 3927 §2.7).
-fn source_ipv4(vnic: &Vnic, to: Ipv4Addr) -> Ipv4Addr {
-    if vnic.ipv4 == Some(to) { GATEWAY_IPV4 } else { DUMMY_IPV4 }
+fn source_ipv4(table: &Routed, vnic: &Vnic, to: Ipv4Addr) -> Ipv4Addr {
+    if vnic.ipv4 == Some(to) { table.gateway_ipv4() } else { DUMMY_IPV4 }
 }
 
 /// Returns the source of an error that is sent to `to`: the gateway's link-local address on

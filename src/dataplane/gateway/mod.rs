@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! ARP who-has ─────────── arp       NS, RS ──── ndp       DHCPv4 ── dhcpv4
+//! the same for others ─── proxy
 //! echo, ICMP errors ───── icmp                            DHCPv6 ── dhcpv6
 //! ```
 //! Takes a private copy of the whole frame and the network's table, writes the answering frame, or
@@ -15,9 +16,11 @@ mod dhcpv4;
 mod dhcpv6;
 mod icmp;
 mod ndp;
+mod proxy;
 
 pub use icmp::reject;
 pub use ndp::{FIRST_ADVERTISEMENTS, next_advertisement, router_advertisement};
+pub use proxy::speak_for;
 
 use super::{
     forward::tables::{GATEWAY_MAC, Routed, Vnic},
@@ -225,11 +228,17 @@ fn silence(multicast: bool) -> DropReason {
 
 /// The Ethernet header of an answer.
 fn write_ethernet(writer: &mut Writer<'_>, to: MacAddr, ether_type: u16) -> Result<(), Full> {
-    writer.push(&ethernet::Header {
-        destination: to,
-        source: GATEWAY_MAC,
-        ether_type: U16::new(ether_type),
-    })
+    write_ethernet_from(GATEWAY_MAC, writer, to, ether_type)
+}
+
+/// As [`write_ethernet`], from somebody else.
+fn write_ethernet_from(
+    source: MacAddr,
+    writer: &mut Writer<'_>,
+    to: MacAddr,
+    ether_type: u16,
+) -> Result<(), Full> {
+    writer.push(&ethernet::Header { destination: to, source, ether_type: U16::new(ether_type) })
 }
 
 #[cfg(test)]
@@ -237,13 +246,18 @@ mod tests {
     use super::*;
     use crate::{
         dataplane::{
-            forward::{FibBuilder, tables::PortId},
+            forward::{
+                FibBuilder,
+                tables::{PortId, Segment},
+            },
             frame::classify::classify,
         },
         model::Boot,
+        wire::arp as arp_packet,
     };
     use dhcproto::{Decodable as _, v4, v6};
     use std::net::Ipv6Addr;
+    use zerocopy::IntoBytes as _;
 
     /// A network of one guest, 10.0.0.2 and fd00::2, that boots from it.
     fn network(boot: Boot) -> (Routed, Vnic) {
@@ -263,6 +277,7 @@ mod tests {
             ntp_ipv4: vec![],
             ntp_ipv6: vec![],
             domain: None,
+            segment: None,
             fib: FibBuilder::default().build(7),
         };
         (table, vnic)
@@ -329,6 +344,63 @@ mod tests {
         let nothing = discover(&network(Boot::default()), b"PXEClient");
         assert_eq!((nothing.siaddr().is_unspecified(), nothing.fname()), (true, None));
         assert_eq!(option(&nothing, v4::OptionCode::BootfileName), None);
+    }
+
+    #[test]
+    fn on_a_segment_the_gateway_is_in_the_subnet() {
+        let (table, vnic) = network(Boot::default());
+        let segment = Some(Segment { gateway_ipv4: Some([10, 0, 0, 1].into()) });
+        let network = (Routed { segment, ..table }, vnic);
+        let offer = discover(&network, b"");
+        let option = |code| offer.opts().get(code).cloned();
+        let gateway = [10, 0, 0, 1].into();
+        let mask = v4::DhcpOption::SubnetMask([255, 255, 255, 0].into());
+        assert_eq!(option(v4::OptionCode::SubnetMask), Some(mask));
+        assert_eq!(option(v4::OptionCode::Router), Some(v4::DhcpOption::Router(vec![gateway])));
+        let server = v4::DhcpOption::ServerIdentifier(gateway);
+        assert_eq!(option(v4::OptionCode::ServerIdentifier), Some(server));
+        assert_eq!(option(v4::OptionCode::ClasslessStaticRoute), None);
+        let mut advertised = [0; 1514];
+        let mut writer = Writer::new(&mut advertised);
+        router_advertisement(&network.0, &network.1, &mut writer).unwrap();
+        // A prefix of 64 bits that is on link, and of which nobody chooses (RFC 4861 §4.6.2).
+        let prefix = [3, 4, 64, 0x80];
+        assert!(writer.since(0).windows(4).any(|octets| octets == prefix));
+    }
+
+    #[test]
+    fn who_is_spoken_for_seems_to_answer() {
+        let (asker, mac) = (MacAddr([2, 0, 0, 0, 0, 9]), MacAddr([0x52, 0x54, 0, 0, 0, 2]));
+        let speak = |ether_type: u16, packet: &[u8]| {
+            let frame = [&[0xff; 6][..], &asker.0, &ether_type.to_be_bytes(), packet].concat();
+            let headers = classify(&frame, frame.len(), Offload::None).unwrap();
+            let mut answer = [0; 200];
+            let mut writer = Writer::new(&mut answer);
+            speak_for(mac, &headers, &frame, &mut writer).map(|()| writer.since(0).to_vec())
+        };
+        let request = arp_packet::Packet::request(asker, [0; 4].into(), [10, 0, 0, 2].into());
+        let answer = speak(ethernet::ARP, request.as_bytes()).unwrap();
+        let expected =
+            [&asker.0[..], &mac.0, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2], &mac.0, &[10, 0, 0, 2]];
+        assert!(answer.starts_with(&expected.concat()));
+        let solicitation = |source: &str, to: &str| {
+            let (source, to): (Ipv6Addr, Ipv6Addr) = (source.parse().unwrap(), to.parse().unwrap());
+            let target: Ipv6Addr = "fd00::2".parse().unwrap();
+            let mut packet = [0; 200];
+            let mut writer = Writer::new(&mut packet);
+            let words = (icmpv6::NEIGHBOUR_SOLICITATION, 0, 0);
+            icmpv6::write(&mut writer, (source, to, 255), words, &target.octets()).unwrap();
+            writer.since(0).to_vec()
+        };
+        let answer = speak(ethernet::IPV6, &solicitation("fd00::9", "ff02::1:ff00:2")).unwrap();
+        assert!(answer.starts_with(&[asker.0, mac.0].concat()));
+        assert_eq!(answer[22..38], answer[62..78], "from the address that is told");
+        assert_eq!((answer[54], answer[58]), (136, 0x60), "solicited, and to be believed");
+        let probe = speak(ethernet::IPV6, &solicitation("::", "ff02::1:ff00:2")).unwrap();
+        assert!(probe.starts_with(&[0x33, 0x33, 0, 0, 0, 1]));
+        assert_eq!(probe[58], 0x20);
+        let odd = speak(ethernet::IPV6, &solicitation("::", "ff02::1"));
+        assert_eq!(odd, Err(DropReason::MalformedMessage));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! The gateway stands for every other address of the prefix (RFC 4861 §7.2.8), whatever the
 //! addressing and whomever a solicitation is sent to.
 
-use super::{DropReason, GatewayEvent, Question, bounded, write_ethernet};
+use super::{DropReason, GatewayEvent, Question, bounded, write_ethernet, write_ethernet_from};
 use crate::{
     addr::MacAddr,
     dataplane::{
@@ -66,7 +66,8 @@ fn advertise(
     if vnic.ipv6.is_none() {
         return Err(DropReason::NotServed);
     }
-    let on_link = table.ipv6_prefix.filter(|_| vnic.settings.addressing == Addressing::Subnet);
+    let is_on_link = table.segment.is_some() || vnic.settings.addressing == Addressing::Subnet;
+    let on_link = table.ipv6_prefix.filter(|_| is_on_link);
     let on_link = on_link.map(|prefix| (prefix, ndp::PrefixUse::OnLink));
     let autonomous = vnic.slaac.map(|prefix| (prefix, ndp::PrefixUse::Autonomous));
     let prefixes: ArrayVec<_, 2> = on_link.into_iter().chain(autonomous).collect();
@@ -94,7 +95,7 @@ pub(super) fn respond(
     packet: &Ipv6,
     writer: &mut Writer<'_>,
 ) -> Result<GatewayEvent, DropReason> {
-    let message = message(question, packet)?;
+    let message = message(question.frame, packet)?;
     match packet.upper {
         Upper::Icmp(icmpv6::ROUTER_SOLICITATION) => {
             router_solicitation(question, packet, message, writer).map(|()| GatewayEvent::Router)
@@ -112,8 +113,8 @@ pub(super) fn respond(
 
 /// The message, if it could only come from the link itself, in one piece (RFC 6980): hop limit 255,
 /// code 0, a right checksum.
-fn message<'a>(question: &Question<'a>, packet: &Ipv6) -> Result<&'a [u8], DropReason> {
-    let message = question.frame.get(ethernet::HEADER_LEN + packet.header_len..).unwrap_or(&[]);
+fn message<'a>(frame: &'a [u8], packet: &Ipv6) -> Result<&'a [u8], DropReason> {
+    let message = frame.get(ethernet::HEADER_LEN + packet.header_len..).unwrap_or(&[]);
     let message = bounded(message)?;
     // No router lets 255 through undiminished, so it was sent on this link (RFC 4861 §3.1).
     if packet.part != Part::Whole || packet.hop_limit != 255 || message.get(1) != Some(&0) {
@@ -156,32 +157,60 @@ fn neighbour_solicitation(
     message: &[u8],
     writer: &mut Writer<'_>,
 ) -> Result<(), DropReason> {
-    let (target, options) = ndp::target(message).ok_or(DropReason::MalformedMessage)?;
-    check_options(packet, options)?;
-    let is_probe = packet.source.is_unspecified();
-    if is_probe && !ndp::is_solicited_node(packet.destination) {
-        return Err(DropReason::MalformedMessage); // RFC 4861 §7.1.1
-    }
+    let target = solicited(packet, message)?;
     if !is_ours(question.vnic, question.table, target) {
         return Err(DropReason::Absorbed);
     }
     // Those the gateway stands for are no routers, and another answer than a proxy's is better (RFC
     // 4861 §7.2.4).
     let own = if target == GATEWAY_IPV6 { ndp::ROUTER | ndp::OVERRIDE } else { 0 };
+    let asker = (packet.source, question.vnic.mac);
+    write_advertisement(writer, (GATEWAY_IPV6, GATEWAY_MAC), asker, (target, own))
+}
+
+/// Returns the address that a solicitation asks for.
+fn solicited(packet: &Ipv6, message: &[u8]) -> Result<Ipv6Addr, DropReason> {
+    let (target, options) = ndp::target(message).ok_or(DropReason::MalformedMessage)?;
+    check_options(packet, options)?;
+    if packet.source.is_unspecified() && !ndp::is_solicited_node(packet.destination) {
+        return Err(DropReason::MalformedMessage); // RFC 4861 §7.1.1
+    }
+    Ok(target)
+}
+
+/// Writes the advertisement of `target` to who asked for it, from `speaker`, which it is at.
+fn write_advertisement(
+    writer: &mut Writer<'_>,
+    (speaker, at): (Ipv6Addr, MacAddr),
+    (asker, asker_mac): (Ipv6Addr, MacAddr),
+    (target, flags): (Ipv6Addr, u32),
+) -> Result<(), DropReason> {
     // Who probes has no address yet: all nodes are told, and it does not count as solicited (RFC
     // 4861 §7.2.4).
-    let (to, mac, flags) = if is_probe {
-        (ALL_NODES, MacAddr::ipv6_multicast(ALL_NODES), own)
+    let (to, mac, flags) = if asker.is_unspecified() {
+        (ALL_NODES, MacAddr::ipv6_multicast(ALL_NODES), flags)
     } else {
-        (packet.source, question.vnic.mac, own | ndp::SOLICITED)
+        (asker, asker_mac, flags | ndp::SOLICITED)
     };
     let mut body = [0; 24];
     let mut options = Writer::new(&mut body);
-    ndp::write_neighbour_advertisement(&mut options, target, GATEWAY_MAC)?;
-    write_ethernet(writer, mac, ethernet::IPV6)?;
+    ndp::write_neighbour_advertisement(&mut options, target, at)?;
+    write_ethernet_from(at, writer, mac, ethernet::IPV6)?;
     let words = (icmpv6::NEIGHBOUR_ADVERTISEMENT, 0, flags);
-    icmpv6::write(writer, (GATEWAY_IPV6, to, 255), words, options.since(0))?;
+    icmpv6::write(writer, (speaker, to, 255), words, options.since(0))?;
     Ok(())
+}
+
+/// Answers a solicitation for another neighbour, which is at `mac`, as that would do itself.
+pub(super) fn speak_for(
+    mac: MacAddr,
+    packet: &Ipv6,
+    (frame, asker): (&[u8], MacAddr),
+    writer: &mut Writer<'_>,
+) -> Result<(), DropReason> {
+    let target = solicited(packet, message(frame, packet)?)?;
+    let asker = (packet.source, asker);
+    write_advertisement(writer, (target, mac), asker, (target, ndp::OVERRIDE))
 }
 
 fn is_ours(vnic: &Vnic, table: &Routed, target: Ipv6Addr) -> bool {

@@ -3,6 +3,7 @@
 
 use super::{Context, Pipeline};
 use crate::{
+    addr::MacAddr,
     dataplane::{
         forward::tables::PortId,
         frame::{
@@ -45,6 +46,31 @@ impl Pipeline {
                 Ok(())
             }
             // Not held, where the ring is full: it is the asker's own.
+            Some(why) => Err(context.ports.drop_for(context.ingress, why)),
+        }
+    }
+
+    /// Answers a frame that asks for a neighbour at `mac`, to where it came from.
+    pub(super) fn speak_for<L: Ways>(
+        &mut self,
+        at: usize,
+        mac: MacAddr,
+        context: &mut Context<'_, L>,
+    ) -> Result<(), DropReason> {
+        let whole = self.burst.linearise(at, &mut self.whole);
+        let headers = classify(whole, whole.len(), Offload::None)?;
+        let slot = context.ports.healthy_mut(context.ingress).ok_or(DropReason::NoGuest)?;
+        if !slot.allowance.may_reply(context.now) {
+            return Err(DropReason::ReplyLimit);
+        }
+        let mut writer = Writer::new(&mut self.answer);
+        gateway::speak_for(mac, &headers, whole, &mut writer)?;
+        let answer = Outgoing::private(writer.since(0), Offload::None);
+        match slot.put(&[answer], self.burst.queue, context.now).refused {
+            None => {
+                context.ports.touch(context.ingress);
+                Ok(())
+            }
             Some(why) => Err(context.ports.drop_for(context.ingress, why)),
         }
     }

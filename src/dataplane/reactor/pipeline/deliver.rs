@@ -109,6 +109,7 @@ impl Pipeline {
                 }
                 answered.map(|()| Done::Answered)
             }
+            Verdict::Neighbour(mac) => self.speak_for(at, mac, context).map(|()| Done::Answered),
             Verdict::Reject(reason, rejection) => {
                 self.reject(at, rejection, context);
                 Err(reason)
