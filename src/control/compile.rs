@@ -10,7 +10,10 @@ use crate::{
         },
     },
     locator::Locator,
-    model::{Network, NetworkKind, Nic, Port, l2::Members},
+    model::{
+        Network, NetworkKind, Nic, Port,
+        l2::{HasGateway, Members},
+    },
     wire::dns,
 };
 use std::{net::IpAddr, sync::Arc};
@@ -48,7 +51,11 @@ pub fn compile<'a>(
         NetworkKind::Routed => Domain::Routed(routed(network, &members, seed)),
         NetworkKind::Switched => {
             let rules = network.l2.in_force(network.has_gateway(), who(&members));
-            Domain::Switched(Switched::new(&members, rules))
+            let switched = Switched::new(&members, rules);
+            Domain::Switched(match network.has_gateway() {
+                HasGateway::No => switched,
+                HasGateway::Yes => switched.with_gateway(routed(network, &members, seed)),
+            })
         }
     };
     forward::Network { key, members, domain }
@@ -79,7 +86,8 @@ fn routed(network: &Network, members: &[tables::Member], seed: u64) -> Routed {
         ntp_ipv4,
         ntp_ipv6,
         domain: network.domain,
-        segment: None,
+        segment: (network.kind == NetworkKind::Switched)
+            .then(|| tables::Segment { gateway_ipv4: network.gateway_in_subnet() }),
         fib: fib.build(seed),
     }
 }

@@ -6,4 +6,5 @@ mod lease;
 mod limits;
 mod offload;
 mod reported;
+mod segment;
 mod tap;
