@@ -8,6 +8,7 @@ const ENUMS: &[(&str, &str)] = &[
     ("Nic.state", "nic_state_name"),
     ("Nic.addressing", "addressing_name"),
     ("Nic.ipv6_mode", "ipv6_mode_name"),
+    ("Nic.transport", "transport_name"),
     ("Nic.port_security", "port_security_name"),
     ("Port.state", "port_state_name"),
     ("Port.role", "port_role_name"),

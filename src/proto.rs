@@ -57,6 +57,7 @@ names! {
     nic_state_name: NicState
     addressing_name: Addressing
     ipv6_mode_name: Ipv6Mode
+    transport_name: Transport
     port_security_name: PortSecurity
     port_state_name: PortState
     port_role_name: PortRole

@@ -5,7 +5,7 @@ use crate::{
     account::Mode,
     addr::MacAddr,
     dataplane::forward::tables::{GATEWAY_IPV4, GATEWAY_MAC},
-    model::{Addressing, Boot, Labels, PortSecurity, RateLimit},
+    model::{Addressing, Boot, Labels, PortSecurity, RateLimit, Transport},
     proto,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -22,6 +22,8 @@ const MAX_SERVERS: usize = 16;
 const MAX_PREFIXES: usize = 256;
 /// MACs that may be learned behind a vNIC or port: as many as a network's table may have.
 const MAX_MACS: u32 = 1_000_000;
+/// Octets of an interface's name (IFNAMSIZ, one of which ends it).
+const MAX_INTERFACE: usize = 15;
 /// Queue pairs a vNIC may have.
 const MAX_QUEUE_PAIRS: u32 = 8;
 /// Labels an object may have, and octets of a key and of a value: enough for what orchestrators
@@ -73,6 +75,36 @@ pub(super) fn mac_limit(macs: u32) -> Result<Option<u32>, Refusal> {
         0 => Ok(None),
         1..=MAX_MACS => Ok(Some(macs)),
         _ => Err(Refusal::invalid("mac_limit", macs, format!("expected 1-{MAX_MACS}"))),
+    }
+}
+
+/// Returns how a guest is reached; a TAP device without a name is to be given one.
+pub(super) fn transport(value: i32, interface: &str) -> Result<Transport, Refusal> {
+    let transport = match proto::Transport::try_from(value) {
+        Ok(proto::Transport::Unspecified | proto::Transport::VhostUser) => Transport::VhostUser,
+        Ok(proto::Transport::Stream) => Transport::Stream,
+        Ok(proto::Transport::Seqpacket) => Transport::Seqpacket,
+        Ok(proto::Transport::Tap) => Transport::Tap(interface.into()),
+        Err(_) => {
+            let expected = "expected TRANSPORT_VHOST_USER, TRANSPORT_STREAM, TRANSPORT_SEQPACKET \
+                            or TRANSPORT_TAP";
+            return Err(Refusal::invalid("transport", value, expected));
+        }
+    };
+    // As the kernel takes them (dev_valid_name).
+    let is_valid = interface.len() <= MAX_INTERFACE
+        && !matches!(interface, "." | "..")
+        && interface.bytes().all(|octet| octet.is_ascii_graphic() && !b"/:%".contains(&octet));
+    match &transport {
+        Transport::Tap(_) if !is_valid => {
+            let expected = "expected at most 15 octets without blanks, `/`, `:` and `%`";
+            Err(Refusal::invalid("tap_interface", interface, expected))
+        }
+        Transport::Tap(_) => Ok(transport),
+        _ if !interface.is_empty() => {
+            Err(Refusal::invalid("tap_interface", interface, "only with TRANSPORT_TAP"))
+        }
+        _ => Ok(transport),
     }
 }
 

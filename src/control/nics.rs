@@ -15,15 +15,18 @@ use super::{
 use crate::{
     dataplane::{
         self, Access, Attached, Closing, Device, Exported, NewPort, PortSpec,
-        counters::PortCounters, vhost_user,
+        counters::PortCounters,
+        single,
+        socket::{Framing, Prefix},
+        tap, vhost_user,
     },
     log_limit::LogLimit,
-    model::{Name, Network, NetworkKind, Nic, PortSecurity, SocketAccess},
+    model::{Name, Network, NetworkKind, Nic, PortSecurity, SocketAccess, Transport},
     proto,
     store::{Change, Put},
 };
 use jiff::Timestamp;
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, path::PathBuf};
 use uuid::Uuid;
 
 impl Control {
@@ -84,7 +87,10 @@ impl Control {
             self.forget_nic(id);
             self.tell_network(network);
             self.commit(&[&Change::DeleteNic(id)])?;
-            return Err(socket_refused(&nic.socket, error));
+            return Err(match &nic.transport {
+                Transport::Tap(interface) => tap_refused(interface, error),
+                _ => socket_refused(&nic.socket, error),
+            });
         }
         tracing::info!(nic = nic.name.as_str(), %id, "vNIC created");
         self.tell_nic(id);
@@ -160,6 +166,17 @@ impl Control {
         let wanted =
             Wanted { mac: new.mac, ipv4: new.ipv4, ipv6: new.ipv6, ipv6_mode: new.ipv6_mode };
         let chosen = addresses::choose(network, wanted, None)?;
+        let transport = match new.transport {
+            Transport::Tap(interface) if interface.is_empty() => {
+                let [a, b, c, d, ..] = *id.as_bytes();
+                Transport::Tap(format!("mv-{:08x}", u32::from_be_bytes([a, b, c, d])))
+            }
+            given => given,
+        };
+        if !transport.is_vhost_user() && new.queue_pairs > 1 {
+            let expected = "a vNIC that is not TRANSPORT_VHOST_USER has one";
+            return Err(Refusal::invalid("queue_pairs", new.queue_pairs, expected));
+        }
         let now = Timestamp::now();
         let nic = Nic {
             id,
@@ -173,6 +190,7 @@ impl Control {
             settings: new.settings,
             mtu: new.mtu,
             slaac: chosen.slaac,
+            transport,
             queue_pairs: new.queue_pairs,
             labels: new.labels,
             description: new.description,
@@ -222,11 +240,7 @@ impl Control {
             place: nic.place,
             network: network.key,
             name: nic.model.name.to_string(),
-            spec: PortSpec::VhostUser(vhost_user::Spec {
-                path,
-                access: access(&nic.model.socket),
-                device: device(&network.model, &nic.model),
-            }),
+            spec: spec(&network.model, &nic.model, path),
         };
         nic.attached = Some(self.dataplane.attach(port, exported)?);
         if !nic.error.is_empty() {
@@ -484,11 +498,42 @@ pub(super) fn device(network: &Network, nic: &Nic) -> Device {
     }
 }
 
+/// Returns what a vNIC's guest is to be reached by.
+fn spec(network: &Network, nic: &Nic, path: PathBuf) -> PortSpec {
+    let single = |path, framing| {
+        PortSpec::Single(single::Spec { path, framing, access: access(&nic.socket) })
+    };
+    match &nic.transport {
+        Transport::VhostUser => PortSpec::VhostUser(vhost_user::Spec {
+            path,
+            access: access(&nic.socket),
+            device: device(network, nic),
+        }),
+        Transport::Stream => single(path, Framing::Stream(Prefix::U32)),
+        Transport::Seqpacket => single(path, Framing::Packets),
+        Transport::Tap(interface) => PortSpec::Tap(tap::Spec { interface: interface.clone() }),
+    }
+}
+
 fn access(socket: &SocketAccess) -> Access {
     Access {
         owner: socket.owner.as_ref().map(|owner| owner.number),
         group: socket.group.as_ref().map(|group| group.number),
         mode: socket.mode,
+    }
+}
+
+/// Why a TAP device could not be made.
+fn tap_refused(interface: &str, error: io::Error) -> Refusal {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Refusal::Forbidden(format!(
+            "{interface}: {error}: to make a TAP device the daemon needs CAP_NET_ADMIN; or make one \
+             for its user: ip tuntap add {interface} mode tap user USER"
+        )),
+        io::ErrorKind::ResourceBusy => {
+            Refusal::InUse(format!("{interface}: {error}: another process has it"))
+        }
+        _ => Refusal::Unready(format!("{interface}: {error}")),
     }
 }
 

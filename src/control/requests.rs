@@ -13,7 +13,7 @@ use crate::{
     config,
     model::{
         Addressing, Boot, GuestSettings, L2Policy, Labels, Name, Network, NetworkKind, Nic,
-        SocketAccess,
+        SocketAccess, Transport,
     },
     proto,
     wire::dns,
@@ -59,6 +59,8 @@ pub(super) struct NewNic {
     pub(super) mtu: Option<u16>,
     pub(super) ipv6_mode: Ipv6Mode,
     pub(super) queue_pairs: u16,
+    /// The interface of a TAP device may be empty: then it is to be chosen.
+    pub(super) transport: Transport,
     pub(super) labels: Labels,
     pub(super) description: String,
     pub(super) boot: Option<Boot>,
@@ -193,6 +195,7 @@ impl NewNic {
             mtu: fields::mtu(request.mtu)?,
             ipv6_mode: fields::ipv6_mode(request.ipv6_mode)?,
             queue_pairs: fields::queue_pairs(request.queue_pairs)?,
+            transport: fields::transport(request.transport, &request.tap_interface)?,
             labels: fields::labels(&request.labels)?,
             description: fields::description(&request.description)?,
             boot: fields::boot(request.boot.as_ref())?,
@@ -219,6 +222,8 @@ impl NewNic {
             limit_from_guest: view::rate_limit(new.settings.from_guest),
             limit_to_guest: view::rate_limit(new.settings.to_guest),
             port_security: view::asked_security(new.settings.port_security),
+            // A default that is named is the same as none: both are 0.
+            transport: if new.transport.is_vhost_user() { 0 } else { request.transport },
             id: String::new(),
             validate_only: false,
             ..request

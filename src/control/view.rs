@@ -2,7 +2,9 @@
 
 use super::l2;
 use crate::{
-    model::{self, Addressing, NetworkKind, PortRole, PortSecurity, RateLimit, l2::Members},
+    model::{
+        self, Addressing, NetworkKind, PortRole, PortSecurity, RateLimit, Transport, l2::Members,
+    },
     proto,
 };
 use jiff::Timestamp;
@@ -111,6 +113,12 @@ pub(super) fn nic(
         (_, None) => proto::Ipv6Mode::Dhcpv6,
         (_, Some(_)) => proto::Ipv6Mode::Slaac,
     };
+    let (transport, tap_interface) = match &nic.transport {
+        Transport::VhostUser => (proto::Transport::VhostUser, ""),
+        Transport::Stream => (proto::Transport::Stream, ""),
+        Transport::Seqpacket => (proto::Transport::Seqpacket, ""),
+        Transport::Tap(interface) => (proto::Transport::Tap, &**interface),
+    };
     let port_security = match nic.settings.port_security {
         PortSecurity::Strict => proto::PortSecurity::Strict,
         PortSecurity::MacOnly => proto::PortSecurity::MacOnly,
@@ -129,7 +137,8 @@ pub(super) fn nic(
         ipv6_address: string(nic.ipv6),
         routed_ipv4_prefixes: strings(&nic.routed_ipv4),
         routed_ipv6_prefixes: strings(&nic.routed_ipv6),
-        socket_path,
+        // A TAP device has none.
+        socket_path: if tap_interface.is_empty() { socket_path } else { String::new() },
         state: state.into(),
         created_at: nic.created_at.to_string(),
         updated_at: nic.updated_at.to_string(),
@@ -141,6 +150,8 @@ pub(super) fn nic(
         slaac_prefix: string(nic.slaac),
         limit_from_guest: rate_limit(nic.settings.from_guest),
         limit_to_guest: rate_limit(nic.settings.to_guest),
+        transport: transport.into(),
+        tap_interface: tap_interface.into(),
         port_security: port_security.into(),
         mac_limit: nic.settings.macs(),
         requested_mac_limit: nic.settings.mac_limit.unwrap_or(0),

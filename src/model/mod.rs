@@ -274,6 +274,28 @@ pub struct SocketAccess {
     pub mode: Option<u16>,
 }
 
+/// How a vNIC's guest is reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// By a VMM that shares the guest's memory.
+    #[default]
+    VhostUser,
+    /// By a stream with each frame's length before it.
+    Stream,
+    /// By a packet socket.
+    Seqpacket,
+    /// By a TAP device with this interface.
+    Tap(String),
+}
+
+impl Transport {
+    /// Whether it is [`Transport::VhostUser`].
+    pub fn is_vhost_user(&self) -> bool {
+        *self == Self::VhostUser
+    }
+}
+
 /// A virtual network interface.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Nic {
@@ -302,6 +324,9 @@ pub struct Nic {
     /// A /64 of which its guest chooses addresses itself (RFC 4862); the first is `ipv6`.
     #[serde(default)]
     pub slaac: Option<Ipv6Net>,
+    /// How its guest is reached.
+    #[serde(default, skip_serializing_if = "Transport::is_vhost_user")]
+    pub transport: Transport,
     /// Queue pairs offered to the VMM.
     pub queue_pairs: u16,
     /// The client's own.

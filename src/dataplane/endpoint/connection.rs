@@ -9,7 +9,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use std::{
     fs::File,
     io::{self, Read as _, Seek as _, Write as _},
-    os::fd::OwnedFd,
+    os::fd::{BorrowedFd, OwnedFd},
     time::Duration,
 };
 use tokio::sync::oneshot;
@@ -21,7 +21,7 @@ pub(super) async fn serve(
     mut stop: oneshot::Receiver<()>,
 ) {
     let ended = tokio::select! {
-        failure = keep(made, &mut port) => failure.to_string(),
+        failure = keep(made, &mut port, None) => failure.to_string(),
         _ = &mut stop => String::new(),
     };
     port.detach().await;
@@ -29,9 +29,13 @@ pub(super) async fn serve(
     port.tell_why(PortState::Left, &ended);
 }
 
-/// Returns the descriptors of a detached port, and behind them a file with what is in none of them.
-fn save(made: &dyn Port) -> io::Result<Vec<OwnedFd>> {
-    let (mut fds, rest) = made.save()?;
+/// Returns a descriptor of its endpoint's, if it has one, those of a detached port, and behind them a file with what is in none of them.
+fn save(own: Option<BorrowedFd<'_>>, made: Option<&dyn Port>) -> io::Result<Vec<OwnedFd>> {
+    let mut fds = Vec::new();
+    fds.extend(own.map(|own| own.try_clone_to_owned()).transpose()?);
+    let Some(made) = made else { return Ok(fds) };
+    let (port, rest) = made.save()?;
+    fds.extend(port);
     let mut file = File::from(memfd_create("rest", MemfdFlags::CLOEXEC)?);
     file.write_all(&rest.write())?;
     fds.push(file.into());
@@ -53,8 +57,13 @@ pub(super) fn saved(
     Ok(Some((fds, rest)))
 }
 
-/// Keeps `made` attached until it fails.
-pub(super) async fn keep(mut made: Box<dyn Port>, port: &mut PortHandle) -> PortFailure {
+/// Keeps `made` attached until it fails. A descriptor of the endpoint's `own` is handed over in front
+/// of those of the port.
+pub(super) async fn keep(
+    mut made: Box<dyn Port>,
+    port: &mut PortHandle,
+    own: Option<BorrowedFd<'_>>,
+) -> PortFailure {
     loop {
         port.attach(made, PortState::Active);
         let signal = port.next().await;
@@ -63,7 +72,7 @@ pub(super) async fn keep(mut made: Box<dyn Port>, port: &mut PortHandle) -> Port
             Signal::Failed(failure) => return failure,
             Signal::Moved => {}
             Signal::Export(request) => {
-                let fds = back.as_deref().map_or(Ok(Vec::new()), save);
+                let fds = save(own, back.as_deref());
                 request.answer(fds.map(|fds| port.exported(Duration::ZERO, None, fds))).await;
             }
         }

@@ -317,7 +317,7 @@ async fn try_once(
             port.begin();
             port.connected();
             let since = Instant::now();
-            let failure = connection::keep(made, port).await;
+            let failure = connection::keep(made, port, None).await;
             if since.elapsed() >= STEADY {
                 *pause = Duration::ZERO;
             }

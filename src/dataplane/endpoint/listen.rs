@@ -119,6 +119,20 @@ pub(super) async fn accept(socket: &UnixStream, not_before: Instant) -> io::Resu
     Ok(accepted)
 }
 
+/// Returns who connects next.
+pub(super) async fn accept_one(socket: &UnixStream) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    loop {
+        socket.readable().await?;
+        match socket.try_io(Interest::READABLE, || Ok(accept_with(socket, flags)?)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // Who gave up before it was accepted is nobody's trouble.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            accepted => return accepted,
+        }
+    }
+}
+
 /// Has a connection become a member, if there is a place for it. Otherwise it is closed.
 fn admit(
     socket: OwnedFd,

@@ -20,6 +20,7 @@ pub mod listen;
 pub mod listener;
 mod lockout;
 pub mod port_handle;
+pub mod single;
 pub mod socket;
 pub mod tap;
 pub mod tunnel;
@@ -58,6 +59,8 @@ pub enum PortSpec {
     Tunnel(tunnel::Spec),
     /// A socket that is connected to others.
     Dial(dial::Spec),
+    /// A vNIC's socket, for one client at a time.
+    Single(single::Spec),
     /// Who has connected to a socket that listens.
     Member(Arrival),
 }
@@ -158,6 +161,12 @@ pub(super) fn serve(
             });
             clients = Some(Arc::clone(&admitted));
             tokio::spawn(listen::serve(start, admitted, port, stop))
+        }
+        PortSpec::Single(spec) => {
+            let start = single::Start::new(&spec, spec.access.or(common.access), exported)?;
+            let (path, access) = (spec.path, common.access);
+            socket = Some(Socket { path, access, device: None });
+            tokio::spawn(single::serve(start, port, stop))
         }
         PortSpec::VdeSwitch(spec) => {
             let access = spec.access.or(Access { mode: None, ..common.access });

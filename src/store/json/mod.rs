@@ -477,6 +477,7 @@ mod tests {
             },
             mtu: Some(9000),
             slaac: None,
+            transport: crate::model::Transport::Tap("mv-1".into()),
             queue_pairs: 1,
             labels: Default::default(),
             description: String::new(),

@@ -2,12 +2,13 @@
 
 use crate::{
     daemon::{Daemon, wait_until},
-    guest::Guest,
+    frames::{Udp4, is_udp4},
+    guest::{Guest, parse_mac},
 };
 use mvirt_net::proto::{
     CreateNetworkRequest, CreatePortRequest, DeleteNetworkRequest, DeletePortRequest,
-    GetPortRequest, ListMacsRequest, ListPortsRequest, NetworkKind, Port, PortRole, PortState,
-    UpdatePortRequest, get_port_request::Identifier,
+    GetPortRequest, ListMacsRequest, ListPortsRequest, NetworkKind, NicState, Port, PortRole,
+    PortState, Transport, UpdatePortRequest, get_port_request::Identifier,
 };
 use prost_types::FieldMask;
 use rustix::net::{
@@ -16,7 +17,7 @@ use rustix::net::{
 };
 use std::{
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 use tonic::Code;
 
@@ -199,4 +200,50 @@ fn refusals_name_what_is_wrong_and_leave_nothing() {
     let request = ListPortsRequest::default();
     let none = daemon.call(async |client| client.list_ports(request).await).unwrap();
     assert_eq!(none.ports, []);
+}
+
+#[test]
+fn a_vnic_without_shared_memory_has_all_that_others_have() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let mut other = Guest::connect(&daemon.nic("prod", "other"));
+    let nic = daemon.nic_with("prod", "packets", |nic| {
+        nic.transport = Transport::Seqpacket.into();
+    });
+    assert_eq!((nic.transport(), &*nic.ipv4_address), (Transport::Seqpacket, "10.0.0.2"));
+    let refused = daemon.try_nic_with("prod", "two", |nic| {
+        nic.transport = Transport::Stream.into();
+        nic.queue_pairs = 2;
+    });
+    assert!(refused.unwrap_err().message().starts_with("queue_pairs: "));
+    let refused = daemon.try_nic_with("prod", "tap", |nic| {
+        nic.transport = Transport::Tap.into();
+        nic.tap_interface = "a/b".into();
+    });
+    assert!(refused.unwrap_err().message().starts_with("tap_interface: \"a/b\""));
+    let mac = parse_mac(&nic.mac_address);
+    let path = PathBuf::from(&nic.socket_path);
+    let mut client = dial(&path);
+    for round in 0..2 {
+        daemon.wait_for_state("packets", NicState::Active);
+        // The gateway is there, and nobody may send from another's address.
+        let ping = Udp4::new(mac, "10.0.0.2", "10.0.0.1", b"hello").frame();
+        send(&client, &ping, SendFlags::empty()).unwrap();
+        other.expect("the packet", |frame| is_udp4(frame, b"hello"));
+        let forged = Udp4::new(mac, "10.0.0.9", "10.0.0.1", b"forged").frame();
+        send(&client, &forged, SendFlags::empty()).unwrap();
+        wait_until("it is dropped", || daemon.drops("packets", "spoofed_source_ipv4") == round + 1);
+        if round == 0 {
+            // It goes on in another process.
+            assert!(daemon.hand_over());
+        } else {
+            client = {
+                drop(client);
+                daemon.wait_for_state("packets", NicState::Created);
+                dial(&path)
+            };
+            daemon.wait_for_state("packets", NicState::Active);
+        }
+    }
+    drop(client);
 }

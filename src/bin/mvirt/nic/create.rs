@@ -8,7 +8,7 @@ use crate::{
     rate::{self, Rate},
 };
 use clap::{ArgGroup, Args, ValueEnum};
-use mvirt_net::proto::{Addressing, CreateNicRequest, Ipv6Mode, PortSecurity};
+use mvirt_net::proto::{Addressing, CreateNicRequest, Ipv6Mode, PortSecurity, Transport};
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum AddressingFlag {
@@ -16,6 +16,29 @@ pub(super) enum AddressingFlag {
     Host,
     /// The subnet's own mask, everybody on link
     Subnet,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum TransportFlag {
+    /// A VMM that shares the guest's memory
+    VhostUser,
+    /// A stream, as QEMU's `-netdev stream`
+    Stream,
+    /// A packet socket
+    Seqpacket,
+    /// A TAP device, for a container
+    Tap,
+}
+
+impl From<TransportFlag> for Transport {
+    fn from(flag: TransportFlag) -> Self {
+        match flag {
+            TransportFlag::VhostUser => Self::VhostUser,
+            TransportFlag::Stream => Self::Stream,
+            TransportFlag::Seqpacket => Self::Seqpacket,
+            TransportFlag::Tap => Self::Tap,
+        }
+    }
 }
 
 impl From<AddressingFlag> for Addressing {
@@ -100,6 +123,12 @@ pub(crate) struct Create {
     /// What its guest may get, likewise
     #[arg(long, value_name = "RATE", value_delimiter = ',')]
     to_guest: Vec<Rate>,
+    /// How its guest is reached
+    #[arg(long, default_value = "vhost-user")]
+    transport: TransportFlag,
+    /// With --transport tap, the interface's name [default: chosen]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    tap_interface: String,
     /// In a switched network, what its guest may send from [default: strict]
     #[arg(long)]
     port_security: Option<Security>,
@@ -152,6 +181,8 @@ impl Create {
             limit_to_guest: limit("--to-guest", &self.to_guest)?,
             port_security: self.port_security.map_or(0, |to| PortSecurity::from(to).into()),
             mac_limit: self.mac_limit,
+            transport: Transport::from(self.transport).into(),
+            tap_interface: self.tap_interface,
             labels: self.notes.marks.labels(Default::default())?,
             boot: self.notes.boot(None),
             description: self.notes.marks.description.unwrap_or_default(),

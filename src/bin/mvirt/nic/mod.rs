@@ -165,7 +165,7 @@ async fn vmm_args(
 ) -> Result<(), Failure> {
     let nic = get(client, nic).await?;
     let vmm = machine.vmm();
-    let args = machine.network_args(vmm, &nic);
+    let args = machine.network_args(vmm, &nic)?;
     if out.is_document() {
         return out.end(&args);
     }

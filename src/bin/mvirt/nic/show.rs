@@ -43,6 +43,7 @@ pub(super) fn nic(nic: &Nic, out: &Output) -> Result<(), Failure> {
         ("from guest", rate::shown(nic.limit_from_guest_in_force).into()),
         ("to guest", rate::shown(nic.limit_to_guest_in_force).into()),
         ("queues", nic.queue_pairs.into()),
+        ("tap", nic.tap_interface.as_str().into()),
         ("socket", nic.socket_path.as_str().into()),
         ("socket has", access.join(", ").into()),
         ("security", security.into()),

@@ -1,8 +1,9 @@
 //! The arguments that connect each VMM to a vNIC, the memory that it must share included.
 
 use super::vmm::{Accel, Version, Vmm};
+use crate::Failure;
 use clap::Args;
-use mvirt_net::proto::Nic;
+use mvirt_net::proto::{Nic, Transport};
 
 /// What a guest takes without being told.
 const USUAL_MTU: u32 = 1500;
@@ -31,7 +32,34 @@ impl Machine {
     }
 
     /// The arguments of `vmm`; for libvirt, elements of XML.
-    pub(crate) fn network_args(&self, vmm: Vmm, nic: &Nic) -> Vec<String> {
+    ///
+    /// # Errors
+    ///
+    /// The vNIC's guest is reached in a way that this VMM does not have.
+    pub(crate) fn network_args(&self, vmm: Vmm, nic: &Nic) -> Result<Vec<String>, Failure> {
+        let name = &nic.name;
+        match (nic.transport(), vmm) {
+            (Transport::Unspecified | Transport::VhostUser, _) => Ok(self.shared_args(vmm, nic)),
+            (Transport::Stream, Vmm::Qemu) => Ok(self.qemu_stream_args(nic)),
+            (Transport::Stream, _) => Err(Failure::Stopped(format!(
+                "vNIC {name} has the transport stream, which only QEMU speaks\n  Give --vmm qemu, \
+                 or make a vNIC with --transport vhost-user."
+            ))),
+            (Transport::Seqpacket, _) => Err(Failure::Stopped(format!(
+                "vNIC {name} has the transport seqpacket, which no VMM here speaks\n  Its socket is \
+                 {}; User-mode Linux takes vec0:transport=bess,dst=PATH.",
+                nic.socket_path
+            ))),
+            (Transport::Tap, _) => Err(Failure::Stopped(format!(
+                "vNIC {name} is a TAP device, for a container\n  Move its interface: ip link set {} \
+                 netns PID",
+                nic.tap_interface
+            ))),
+        }
+    }
+
+    /// Those of a VMM that shares its guest's memory.
+    fn shared_args(&self, vmm: Vmm, nic: &Nic) -> Vec<String> {
         let (socket, mac, pairs, memory) =
             (&nic.socket_path, &nic.mac_address, nic.queue_pairs, &self.memory);
         match vmm {
@@ -58,6 +86,28 @@ impl Machine {
             ]),
             Vmm::Libvirt => libvirt(nic),
         }
+    }
+
+    /// QEMU without shared memory: it connects, and sends frames by a stream.
+    fn qemu_stream_args(&self, nic: &Nic) -> Vec<String> {
+        let vectors = if self.accel.is_tcg() { ",vectors=0" } else { "" };
+        strings(&[
+            "-accel",
+            if self.accel.is_tcg() { "tcg" } else { "kvm" },
+            "-m",
+            &self.memory,
+            "-netdev",
+            &format!(
+                "stream,id=net0,server=off,addr.type=unix,addr.path={}",
+                nic.socket_path.replace(',', ",,")
+            ),
+            "-device",
+            &format!(
+                "virtio-net-pci,netdev=net0,mac={}{vectors}{}",
+                nic.mac_address,
+                option(nic, ",host_mtu=")
+            ),
+        ])
     }
 
     fn qemu_args(&self, nic: &Nic) -> Vec<String> {

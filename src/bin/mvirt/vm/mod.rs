@@ -6,7 +6,7 @@ mod vmm;
 use super::{Failure, complete, connect::Client, nic, output};
 use args::{Machine, shell_line, strings};
 use clap::{Args, Subcommand, ValueHint};
-use mvirt_net::proto::Nic;
+use mvirt_net::proto::{Nic, Transport};
 use std::{
     env,
     os::unix::process::CommandExt as _,
@@ -74,8 +74,11 @@ pub(crate) async fn run(command: Command, client: &mut Client) -> Result<(), Fai
     start.check(vmm)?;
     let key = start.nic.clone().unwrap_or_else(|| start.name.clone());
     let nic = nic::unused(client, key, INSTEAD).await?;
-    knock(&nic)?;
-    let (program, args) = start.command(vmm, &nic);
+    let (program, args) = start.command(vmm, &nic)?;
+    // Others than vhost-user answer nothing.
+    if matches!(nic.transport(), Transport::Unspecified | Transport::VhostUser) {
+        knock(&nic)?;
+    }
     let mut command = process::Command::new(&program);
     command.args(&args);
     let mut line = format!("{program} {}", shell_line(&args));
@@ -180,7 +183,7 @@ impl Start {
         Ok(())
     }
 
-    fn command(&self, vmm: Vmm, nic: &Nic) -> (String, Vec<String>) {
+    fn command(&self, vmm: Vmm, nic: &Nic) -> Result<(String, Vec<String>), Failure> {
         // A queue pair serves one CPU.
         let cpus = self.cpus.unwrap_or(nic.queue_pairs.max(1));
         let mut args = match vmm {
@@ -190,7 +193,7 @@ impl Start {
             // A prefix for its files, so that several run on one host.
             Vmm::Dpdk | Vmm::Libvirt => strings(&["--no-pci", "--file-prefix", &self.name]),
         };
-        args.extend(self.machine.network_args(vmm, nic));
+        args.extend(self.machine.network_args(vmm, nic)?);
         args.extend(self.arguments.iter().cloned());
         let mut program = vmm.program();
         match vmm {
@@ -202,7 +205,7 @@ impl Start {
             Vmm::Dpdk => args.extend(strings(&["--", "--interactive"])),
             _ => {}
         }
-        (program, args)
+        Ok((program, args))
     }
 
     fn file(&self, flag: &str, file: Option<&PathBuf>) -> Vec<String> {
