@@ -8,7 +8,7 @@ use std::{
     io::{IsTerminal as _, Write as _},
     os::unix::fs::MetadataExt as _,
 };
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
     EnvFilter,
     fmt::{
@@ -17,6 +17,32 @@ use tracing_subscriber::{
     },
     registry::LookupSpan,
 };
+
+/// How the lines of another program than the daemon look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// For people, with the time.
+    Text {
+        /// For a terminal.
+        colour: bool,
+    },
+    /// With the priority in front, as syslog and the journal know it.
+    Priority,
+}
+
+/// Begins to log to `writer`, and to log panics, too: lines of `level` and those that matter more.
+pub fn start_at(level: LevelFilter, look: Look, writer: LogWriter) {
+    let log = tracing_subscriber::fmt().with_max_level(level);
+    let log = log.with_writer(move || writer.clone());
+    match look {
+        Look::Text { colour } => log.with_target(false).with_ansi(colour).init(),
+        Look::Priority => {
+            let line = format().with_target(false).with_level(false).with_ansi(false);
+            log.with_ansi(false).event_format(Priority(line.without_time())).init();
+        }
+    }
+    log_panics();
+}
 
 /// Begins to log to `writer`, and to log panics, too. `RUST_LOG` says which lines there are.
 pub fn start(format_of_lines: LogFormat, writer: LogWriter) {
@@ -40,6 +66,10 @@ pub fn start(format_of_lines: LogFormat, writer: LogWriter) {
     if let Some(refused) = refused {
         tracing::warn!("{refused}");
     }
+    log_panics();
+}
+
+fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         // Only with RUST_BACKTRACE set: else this costs nothing.
         let trace = Backtrace::capture();

@@ -15,8 +15,9 @@ mod support;
 mod traffic;
 mod vde;
 mod vmm;
+mod vswitch;
 
 use support::{
     certificates, command, daemon, driver, frames, frames::field, guest, hostile, innocents,
-    machine, network, numbered, random, rude, segments,
+    machine, network, numbered, random, rude, segments, streams,
 };

@@ -51,6 +51,13 @@ impl Machine {
         Self::on_console(&mut command, directory)
     }
 
+    /// One that a program boots, whose input and output is the console.
+    pub(crate) fn started(command: &mut Command) -> Self {
+        let mut machine = Self::on_console(command, tempfile::tempdir().unwrap());
+        machine.answer("boot", 180);
+        machine
+    }
+
     /// One whose console is a program's input and output.
     fn on_console(command: &mut Command, directory: tempfile::TempDir) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);

@@ -16,3 +16,4 @@ pub(crate) mod numbered;
 pub(crate) mod random;
 pub(crate) mod rude;
 pub(crate) mod segments;
+pub(crate) mod streams;

@@ -1,0 +1,54 @@
+//! QEMU itself, with the lines of the seed's README.
+
+use super::rig::{Place, list};
+use crate::{
+    machine::{Machine, artefact},
+    streams::free_ports,
+};
+use std::process::Command;
+
+/// A VM on a VLAN. Its interface has `address`.
+fn boot(port: u16, number: u8, address: &str) -> Machine {
+    let mac = format!("52:54:00:00:00:0{number}");
+    let network = ["-netdev", &format!("socket,id=net0,connect=:{port}")].map(str::to_owned);
+    let device = format!("virtio-net-pci,netdev=net0,mac={mac}");
+    let mut machine = spawn(&[&network[..], &["-device".into(), device]].concat());
+    machine.succeed(&format!("ip address add {address}/24 dev eth0 && ip link set eth0 up"));
+    machine
+}
+
+fn spawn(network: &[String]) -> Machine {
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args(["-accel", "tcg", "-m", "192M", "-nographic", "-no-reboot", "-nodefaults"]);
+    command.args(["-serial", "stdio", "-append", "console=ttyS0 quiet"]);
+    command.arg("-kernel").arg(artefact("vmlinuz"));
+    command.arg("-initrd").arg(artefact("qemu.cpio.gz"));
+    Machine::started(command.args(network))
+}
+
+// seed H.2.1, H.2.2, H.2.10, H.2.24, H.2.27, H.2.29
+#[test]
+fn vms_of_a_port_reach_each_other_and_none_of_another_port() {
+    let place = Place::new();
+    let ports = free_ports::<2>();
+    let _switch = place.start(&["-ports", &list(&ports)]);
+    std::thread::scope(|scope| {
+        // On the other port, with the MAC and the address of the first.
+        let starts =
+            [(0, 1, "10.0.0.1"), (0, 2, "10.0.0.2"), (0, 3, "10.0.0.3"), (1, 1, "10.0.0.1")];
+        let machines = starts
+            .map(|(vlan, number, address)| scope.spawn(move || boot(ports[vlan], number, address)));
+        let [mut a, mut b, mut c, mut other] = machines.map(|boot| boot.join().unwrap());
+        a.succeed("ping -c 2 -W 10 10.0.0.2 && ping -c 2 -W 10 10.0.0.3");
+        b.succeed("ping -c 2 -W 10 10.0.0.1 && ping -c 2 -W 10 10.0.0.3");
+        c.succeed("ping -c 2 -W 10 10.0.0.1 && ping -c 2 -W 10 10.0.0.2");
+        // Broadcasts of three, of which the fourth hears nothing.
+        a.run("arping -c 3 -w 5 -I eth0 10.0.0.9");
+        let heard = other.succeed("cat /sys/class/net/eth0/statistics/rx_packets");
+        assert_eq!(heard.trim(), "0");
+        assert_ne!(other.run("ping -c 1 -W 2 10.0.0.2").1, 0);
+        b.succeed("iperf3 -s -D --logfile /dev/null && usleep 500000");
+        let report = a.succeed("iperf3 -c 10.0.0.2 -n 4M -f m");
+        assert!(report.contains("receiver"), "{report}");
+    });
+}
