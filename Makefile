@@ -50,13 +50,14 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 at = $(DESTDIR)$(1)
 
 install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with completions, the manual and the systemd unit
-	@for binary in mvirt-net mvirt mvirt-switchyardd mvirt-vswitch; do test -x $(TARGET)/release/$$binary || \
+	@for binary in mvirt-net mvirt mvirt-switchyardd mvirt-vswitch mvirt-dives; do test -x $(TARGET)/release/$$binary || \
 	    { echo "$(TARGET)/release/$$binary is not there: run 'make build' first, as yourself" >&2; exit 1; }; done
 	install -D -m 755 $(TARGET)/release/mvirt-net $(call at,$(PREFIX)/bin/mvirt-net)
 	install -D -m 755 $(TARGET)/release/mvirt $(call at,$(PREFIX)/bin/mvirt)
 	install -D -m 755 $(TARGET)/release/mvirt-switchyardd $(call at,$(PREFIX)/bin/mvirt-switchyardd)
 	install -D -m 755 $(TARGET)/release/mvirt-vswitch $(call at,$(PREFIX)/bin/mvirt-vswitch)
 	ln -sf mvirt-vswitch $(call at,$(PREFIX)/bin/vswitch)
+	install -D -m 755 $(TARGET)/release/mvirt-dives $(call at,$(PREFIX)/bin/mvirt-dives)
 	install -d $(call at,$(UNITS))
 	sed 's|/usr/local/|$(PREFIX)/|' dist/mvirt-net.service >$(call at,$(UNITS)/mvirt-net.service)
 	chmod 644 $(call at,$(UNITS)/mvirt-net.service)
@@ -75,7 +76,7 @@ install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with co
 	@echo '  systemctl enable --now mvirt-net'
 
 uninstall: ## Remove what `make install` has installed; networks and vNICs stay in /var/lib/mvirt/net
-	rm -f $(call at,$(PREFIX)/bin)/{mvirt{-net,,-switchyardd,-vswitch},vswitch} $(call at,$(UNITS)/mvirt-net.service) \
+	rm -f $(call at,$(PREFIX)/bin)/{mvirt{-net,,-switchyardd,-vswitch,-dives},vswitch} $(call at,$(UNITS)/mvirt-net.service) \
 	    $(call at,$(SYSUSERS)/mvirt-net.conf) $(call at,$(PREFIX)/share/doc/mvirt-net/operations.md) \
 	    $(call at,$(PREFIX)/share/bash-completion/completions/mvirt) \
 	    $(call at,$(PREFIX)/share/zsh/site-functions/_mvirt) $(call at,$(PREFIX)/share/fish/vendor_completions.d/mvirt.fish) \

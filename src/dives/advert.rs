@@ -19,7 +19,7 @@ use std::{
 pub const LONGEST: usize = 261;
 /// How long a switch listens before it says anything.
 // More than the second between two adverts of another one: it is heard before.
-const LISTEN: Duration = Duration::from_millis(1300);
+pub const LISTEN: Duration = Duration::from_millis(1300);
 /// How long nothing but the binary form is sent after one was heard.
 const BINARY_HOLDS: Duration = Duration::from_secs(10);
 /// `AF_INET` and `AF_INET6` of Linux.

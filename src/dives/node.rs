@@ -10,7 +10,7 @@
 //! A VLAN is left when the other end of its pair is closed.
 
 use super::{
-    advert::Policy,
+    advert::{self, Policy},
     mesh::{self, Advert, Mesh, PeerMac, Totals},
     subnet,
 };
@@ -241,9 +241,14 @@ async fn receive(shared: Arc<Shared>) {
 
 /// Says that this switch is there, and hears who else is.
 async fn discover(shared: Arc<Shared>) {
-    let mut turns = tokio::time::interval(ADVERTISE);
+    // Not before: whoever has only listened so far knows no better what to say.
+    let first = match shared.settings.advert {
+        Policy::Auto => tokio::time::Instant::now() + advert::LISTEN,
+        Policy::Text | Policy::Binary | Policy::Both => tokio::time::Instant::now(),
+    };
+    let mut turns = tokio::time::interval_at(first, ADVERTISE);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut datagram = [0; super::advert::LONGEST + 1];
+    let mut datagram = [0; advert::LONGEST + 1];
     loop {
         tokio::select! {
             _ = turns.tick() => advertise(&shared).await,

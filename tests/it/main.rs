@@ -8,6 +8,7 @@
 mod api;
 mod attacks;
 mod cli;
+mod dives;
 mod guests;
 mod life;
 #[path = "../support/mod.rs"]

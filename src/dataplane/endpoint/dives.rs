@@ -49,8 +49,13 @@ impl Meshes {
         lock(&self.0).iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Returns the switch of these settings, started if need be: on `sockets`, where another
-    /// process of the daemon had it.
+    /// Returns the switch of these settings, started if need be. It is there for as long as who
+    /// asked, or a port, has it.
+    pub fn start(&self, settings: &Settings) -> io::Result<Arc<Node>> {
+        self.switch(settings, None)
+    }
+
+    /// As [`Meshes::start`], on `sockets`, where another process of the daemon had the switch.
     fn switch(&self, settings: &Settings, sockets: Option<Sockets>) -> io::Result<Arc<Node>> {
         let mut all = lock(&self.0);
         all.retain(|switch| switch.strong_count() > 0);

@@ -1,0 +1,92 @@
+//! `mvirt-dives`: a switch of a DiVES mesh, with the console of the program of that name.
+//!
+//! ```text
+//! flags ──▶ switch (the embedded daemon) ◀── session: -c FILE, the standard input, DIR/ctl
+//! ```
+//! Exit codes: 0 ended, 1 cannot start or go on, 2 wrong usage or a bad line of a file.
+
+mod flags;
+mod session;
+mod switch;
+
+use clap::Parser as _;
+use flags::Flags;
+use mvirt_net::{config::LogFormat, log, log_writer::LogWriter};
+use session::Ended;
+use std::{
+    error::Error,
+    fs,
+    io::{self, Write as _},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+use switch::Switch;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How long ports may take to close.
+const GRACE: Duration = Duration::from_millis(700);
+/// How long the last lines of the log may take.
+const LAST_LINES: Duration = Duration::from_millis(200);
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let outcome = LogWriter::start(io::stderr()).map_err(Box::from).and_then(|writer| {
+        log::start(LogFormat::Text, writer.clone());
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        // Few: frames are carried by threads of the reactors, and to peers by one task a VLAN.
+        let runtime = runtime.worker_threads(2).enable_all().build()?;
+        let outcome = runtime.block_on(run(flags));
+        // A thread of it may wait for ever; the process does not.
+        runtime.shutdown_background();
+        writer.flush(LAST_LINES);
+        outcome
+    });
+    outcome.unwrap_or_else(|error| {
+        // Nobody reads it where this fails.
+        writeln!(io::stderr(), "mvirt-dives: {error}").ok();
+        ExitCode::FAILURE
+    })
+}
+
+async fn run(flags: Flags) -> Result<ExitCode, Box<dyn Error>> {
+    // First: one that comes while it starts must end this process as any other.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (files, directory) = (flags.run_control.clone(), flags.directory.clone());
+    let has_console = flags.has_console();
+    let (mut daemon, switch) = Switch::start(flags).await?;
+    let switch = Arc::new(switch);
+    for file in &files {
+        if let Err(bad) = session::run_file(&switch, file).await {
+            writeln!(io::stderr(), "mvirt-dives: {bad}")?;
+            return Ok(ExitCode::from(2));
+        }
+    }
+    let socket = session::listen(&directory)?;
+    tokio::spawn(session::serve(socket, Arc::clone(&switch)));
+    tracing::info!("ready");
+    let mut console = has_console.then(|| tokio::spawn(session::console(Arc::clone(&switch))));
+    let outcome = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            () = daemon.ended() => break Err("internal error: see the log".into()),
+            Some(ended) = async { Some(console.as_mut()?.await) } => {
+                console = None;
+                match ended? {
+                    Ok(Ended::Terminal) => break Ok(()),
+                    Ok(Ended::Input) => {}
+                    // Nobody reads what is answered there.
+                    Err(error) => tracing::warn!(%error, "the console ended"),
+                }
+            }
+        }
+    };
+    // First, so that nobody connects to what is about to go.
+    fs::remove_file(directory.join("ctl"))?;
+    if tokio::time::timeout(GRACE, daemon.stop()).await.is_err() {
+        tracing::warn!("ports were not closed in time");
+    }
+    outcome.map(|()| ExitCode::SUCCESS)
+}
