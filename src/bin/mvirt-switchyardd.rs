@@ -3,15 +3,16 @@
 
 use clap::Parser;
 use mvirt_net::{
-    config::LogFormat,
+    config::{LogFormat, default_server},
     log,
     log_writer::LogWriter,
+    proto::{CreatePortRequest, DeletePortRequest, net_service_client::NetServiceClient},
     switchyard::{
         fabric::{Fabric, Lifetime, Senders, Settings},
         filter::{BadFilter, Filter},
         impair::Spec,
         protocol::DEFAULT_ADDRESS,
-        server::{self, Clock},
+        server::{Clock, MAX_CLIENTS, Server},
     },
 };
 use std::{
@@ -47,6 +48,14 @@ struct Flags {
         env = "SWITCHYARD_LISTEN"
     )]
     listen: SocketAddr,
+    /// Join a switched network of mvirt-net's: its members and the endpoints reach each other
+    #[arg(
+        long,
+        value_name = "NAME",
+        conflicts_with_all =
+            ["keep_endpoints", "any_sender", "impair", "seed", "capture_ring", "filter"]
+    )]
+    network: Option<String>,
     /// Keep endpoints when their clients disconnect; their names are then taken until the end
     #[arg(long)]
     keep_endpoints: bool,
@@ -72,11 +81,7 @@ struct Flags {
 
 impl Flags {
     fn clock(&self) -> Clock {
-        if self.deterministic {
-            Clock::Virtual(Duration::ZERO)
-        } else {
-            Clock::Real(tokio::time::Instant::now())
-        }
+        if self.deterministic { Clock::driven() } else { Clock::real() }
     }
 
     fn settings(&self) -> Result<Settings, StartError> {
@@ -113,6 +118,8 @@ impl Flags {
             filter,
             capture_ring: usize::from(self.capture_ring.unwrap_or_default()) << 20,
             epoch,
+            // From 02:53:59:00:00:01 on, as the seed's program does.
+            macs_after: 0,
         })
     }
 }
@@ -157,6 +164,10 @@ enum StartError {
     NoFilter(String, io::Error),
     #[error("--filter {0}: {1}")]
     BadFilter(String, BadFilter),
+    #[error("--network {0}: cannot reach mvirt-net at {1} (MVIRT_NET_SERVER): {2}")]
+    NoDaemon(String, String, tonic::transport::Error),
+    #[error("--network {0}: {1}")]
+    Network(String, String),
     #[error("{0}")]
     System(#[from] io::Error),
 }
@@ -168,28 +179,65 @@ fn run(flags: &Flags) -> Result<(), StartError> {
 }
 
 async fn serve(flags: &Flags) -> Result<(), StartError> {
-    let address = flags.listen;
-    let settings = flags.settings()?;
     // Before anybody is told that it serves: from then on it ends in order.
     let (mut ended, mut interrupted) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let listener = TcpListener::bind(address).await.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => StartError::InUse(address),
-        _ => StartError::Listen(address, error),
-    })?;
-    if !address.ip().is_loopback() {
-        tracing::warn!("--listen {address}: no loopback; whoever reaches it can send and hear");
-    }
-    // As the seed's program says it; scripts wait for this line.
-    let mut out = io::stdout();
-    writeln!(out, "[switchyardd] listening on {}", listener.local_addr()?)?;
-    out.flush()?;
-    server::serve(listener, Fabric::new(settings), flags.clock(), async {
+    let end = async {
         tokio::select! {
             _ = ended.recv() => {}
             _ = interrupted.recv() => {}
         }
-    })
-    .await;
-    Ok(())
+    };
+    let address = flags.listen;
+    if !address.ip().is_loopback() {
+        tracing::warn!("--listen {address}: no loopback; whoever reaches it can send and hear");
+    }
+    if let Some(network) = &flags.network {
+        return join(network, address, end).await;
+    }
+    let settings = flags.settings()?;
+    let listener = TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => StartError::InUse(address),
+        _ => StartError::Listen(address, error),
+    })?;
+    tell(listener.local_addr()?)?;
+    let server = Server::new(Fabric::new(settings), flags.clock(), MAX_CLIENTS);
+    Ok(server.serve(listener, end).await?)
+}
+
+/// As the seed's program says it; scripts wait for this line.
+fn tell(address: SocketAddr) -> io::Result<()> {
+    let mut out = io::stdout();
+    writeln!(out, "[switchyardd] listening on {address}")?;
+    out.flush()
+}
+
+/// Lets mvirt-net serve the fabric, as a port of one of its networks, until `end`.
+async fn join(
+    network: &str,
+    address: SocketAddr,
+    end: impl Future<Output = ()>,
+) -> Result<(), StartError> {
+    let given = std::env::var("MVIRT_NET_SERVER").ok().filter(|given| !given.is_empty());
+    let daemon = given.unwrap_or_else(default_server);
+    let has_scheme = daemon.contains("://") || daemon.starts_with("unix:");
+    let uri = if has_scheme { daemon.clone() } else { format!("http://{daemon}") };
+    let mut client = NetServiceClient::connect(uri)
+        .await
+        .map_err(|error| StartError::NoDaemon(network.into(), daemon, error))?;
+    let refused =
+        |status: tonic::Status| StartError::Network(network.into(), status.message().into());
+    // Beyond loopback it was asked for by --listen.
+    let insecure = if address.ip().is_loopback() { "" } else { "/insecure" };
+    let request = CreatePortRequest {
+        network_id: network.into(),
+        locator: format!("switchyard-listen://{address}{insecure}"),
+        description: "mvirt-switchyardd".into(),
+        ..Default::default()
+    };
+    let port = client.create_port(request).await.map_err(refused)?.into_inner();
+    tell(address)?;
+    end.await;
+    let request = DeletePortRequest { id: port.id, ..Default::default() };
+    client.delete_port(request).await.map_err(refused).map(|_| ())
 }

@@ -6,7 +6,7 @@ use crate::{
     dataplane::{
         Access, MAX_CLIENTS, PortSpec, dial, dives, listen,
         socket::{Address, Framing, Prefix},
-        tap, tunnel, vde,
+        switchyard, tap, tunnel, vde,
     },
     dives::{advert::Policy, node::Settings},
     locator::{self, Listen, Locator, Reach},
@@ -154,6 +154,10 @@ pub(super) fn spec(locator: &Locator, description: &str) -> io::Result<PortSpec>
             local: at.local.clone(),
             access: access(&at.access)?,
             remote: at.remote.clone(),
+        })),
+        Locator::SwitchyardListen(at) => Ok(PortSpec::Switchyard(switchyard::Spec {
+            address: at.address,
+            max_clients: at.max.map_or(MAX_CLIENTS, u32::from),
         })),
         Locator::Udp(to) => Ok(PortSpec::Dial(dial::Spec::Host(to.clone()))),
         Locator::Mcast(group) => Ok(PortSpec::Dial(dial::Spec::Group(group.clone()))),

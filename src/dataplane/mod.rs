@@ -29,7 +29,7 @@ pub use endpoint::{
     export::{Exported, SavedConnection, SavedLimits},
     listen,
     listener::{Access, longest_socket_path, room_for_listeners},
-    single, socket, tap, tunnel, vde, vhost_user,
+    single, socket, switchyard, tap, tunnel, vde, vhost_user,
 };
 pub use gateway::{Client, GatewayEvent};
 pub use port::vhost_user::session::{Device, features};

@@ -117,6 +117,8 @@ pub struct EndpointCounters {
 pub struct LineStats {
     /// What it does.
     pub spec: String,
+    /// Frames that it holds.
+    pub held: usize,
     /// What it has done.
     pub counters: Counters,
 }

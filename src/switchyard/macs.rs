@@ -33,12 +33,17 @@ pub(super) struct Macs {
 }
 
 impl Macs {
+    /// A table that chooses those after a number.
+    pub(super) fn after(chosen: u32) -> Self {
+        Self { chosen, ..Self::default() }
+    }
+
     /// The endpoint that a frame for this MAC goes to.
     pub(super) fn get(&self, mac: MacAddr) -> Option<u32> {
         self.entries.get(&mac).map(|entry| entry.endpoint)
     }
 
-    /// Chooses a MAC that nobody has: one more than the last, from 02:53:59:00:00:01 on.
+    /// Chooses a MAC that nobody has: one more than the last, after none 02:53:59:00:00:01.
     pub(super) fn choose(&mut self) -> MacAddr {
         loop {
             self.chosen = self.chosen.wrapping_add(1);

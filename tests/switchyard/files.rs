@@ -90,12 +90,14 @@ fn what_was_captured_is_sent_again_as_it_was() {
     assert_eq!(run(&mut yard(&fabric, &format!("capture -w {}", ring.display()))).0, 0);
     if let Some(times) = tshark(&ring, &["frame.time_relative"]) {
         let mut due = 0.0;
-        for (time, gap) in times.iter().zip(gaps) {
+        let late = times.iter().zip(gaps).map(|(time, gap)| {
             due += gap.as_secs_f64();
-            let late = time.parse::<f64>().unwrap() - due;
-            // A machine that is busy is late; nothing makes it early.
-            assert!((-0.002..0.05).contains(&late), "{times:?}");
-        }
+            time.parse::<f64>().unwrap() - due
+        });
+        let late = late.collect::<Vec<_>>();
+        let (min, max) = (late.iter().cloned().fold(0.0, f64::min), late.iter().cloned());
+        // A machine that is busy is late, also with the first; gaps are as they were otherwise.
+        assert!(max.fold(0.0, f64::max) - min < 0.04, "{times:?}");
     }
     // What was written is sent again, too, as fast as it goes.
     let line = format!("replay {} --speed max --name again", ring.display());

@@ -9,6 +9,7 @@ mod files;
 mod golden;
 mod hostile;
 mod lines;
+mod network;
 mod python;
 mod support;
 mod switching;

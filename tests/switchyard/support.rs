@@ -25,12 +25,22 @@ pub(crate) struct Fabric {
 impl Fabric {
     pub(crate) fn start(flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt-switchyardd"));
-        command.args(["--listen", "127.0.0.1:0"]).args(flags).stdout(Stdio::piped());
-        let mut process = command.spawn().unwrap();
+        Self::spawn(command.args(["--listen", "127.0.0.1:0"]).args(flags))
+    }
+
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim_end().strip_prefix("[switchyardd] listening on ").unwrap();
         Self { process, address: address.parse().unwrap() }
+    }
+
+    /// Ends it in order.
+    pub(crate) fn end(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(self.process.wait().unwrap().success());
     }
 
     /// A client that has said nothing.
@@ -41,8 +51,7 @@ impl Fabric {
     /// A client that has said HELLO.
     pub(crate) fn client(&self) -> Client {
         let mut client = self.connect();
-        client.send(Kind::HELLO, 0, 0, json!({"client_name": "test"}));
-        assert_eq!(client.answer(Kind::WELCOME)["version"], 1);
+        client.hello();
         client
     }
 
@@ -80,6 +89,11 @@ impl Client {
         stream.set_nodelay(true).unwrap();
         let (decoder, heard) = (Decoder::default(), Vec::new());
         Self { stream, decoder, heard, id: 0, mac: String::new() }
+    }
+
+    pub(crate) fn hello(&mut self) {
+        self.send(Kind::HELLO, 0, 0, json!({"client_name": "test"}));
+        assert_eq!(self.answer(Kind::WELCOME)["version"], 1);
     }
 
     pub(crate) fn send_raw(&mut self, octets: &[u8]) {

@@ -22,6 +22,7 @@ mod lockout;
 pub mod port_handle;
 pub mod single;
 pub mod socket;
+pub mod switchyard;
 pub mod tap;
 pub mod tunnel;
 pub mod vde;
@@ -57,6 +58,8 @@ pub enum PortSpec {
     VdePlug(vde::plug::Spec),
     /// A tunnel to other hosts.
     Tunnel(tunnel::Spec),
+    /// A Switchyard fabric.
+    Switchyard(switchyard::Spec),
     /// A socket that is connected to others.
     Dial(dial::Spec),
     /// A vNIC's socket, for one client at a time.
@@ -192,6 +195,10 @@ pub(super) fn serve(
             tokio::spawn(dial::serve(source, port, stop))
         }
         PortSpec::Tunnel(spec) => tokio::spawn(tunnel::serve(spec.open(exported)?, port, stop)),
+        PortSpec::Switchyard(spec) => {
+            let listener = switchyard::listen(&spec, exported)?;
+            tokio::spawn(switchyard::serve(spec, listener, port, stop))
+        }
         PortSpec::Member(arrival) => tokio::spawn(arrival.serve(port, stop)),
     };
     Ok(Served { socket, clients, task })

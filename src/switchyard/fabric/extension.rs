@@ -5,7 +5,7 @@ use super::{
     lines::{Key, Way},
 };
 use crate::switchyard::{
-    body::{self, CaptureStart, EndpointStats, ImpairSet, LineStats, Nothing, Stats, StatsAsked},
+    body::{self, CaptureStart, EndpointStats, ImpairSet, Nothing, Stats, StatsAsked},
     capture::Ring,
     filter::{Filter, RuleList},
     impair::{Impairment, Spec, mixed},
@@ -59,10 +59,6 @@ impl Fabric {
     fn stats(&self, payload: &[u8], now: Duration) -> Result<Message, String> {
         let StatsAsked { after } =
             body::parse(payload).map_err(|error| format!("bad STATS: {error}"))?;
-        let line = |key: Key| {
-            let (spec, counters) = self.lines.state(key, now)?;
-            Some(LineStats { spec: spec.to_string(), counters })
-        };
         let later = self.endpoints.range(after.saturating_add(1)..);
         let endpoints = later.take(MAX_STATS).map(|(id, endpoint)| EndpointStats {
             endpoint_id: *id,
@@ -70,8 +66,8 @@ impl Fabric {
             mac: endpoint.mac,
             subscribers: endpoint.subscriptions.len(),
             counters: endpoint.counters,
-            from: line((*id, Way::From)),
-            to: line((*id, Way::To)),
+            from: self.lines.stats((*id, Way::From), now),
+            to: self.lines.stats((*id, Way::To), now),
         });
         let endpoints = endpoints.collect::<Vec<_>>();
         // Only with the first page: they are the same on each.

@@ -1,6 +1,9 @@
 //! The bad lines of a fabric: of each endpoint at most one in each direction.
 
-use crate::switchyard::impair::{Counters, Fate, Impairment, Spec};
+use crate::switchyard::{
+    body::LineStats,
+    impair::{Fate, Impairment},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -29,9 +32,10 @@ pub(super) struct Lines {
 
 impl Lines {
     /// What a line does, and has done.
-    pub(super) fn state(&self, key: Key, now: Duration) -> Option<(&Spec, Counters)> {
-        let line = self.lines.get(&key).filter(|line| !line.is_over(now));
-        line.map(|line| (line.spec(), line.counters()))
+    pub(super) fn stats(&self, key: Key, now: Duration) -> Option<LineStats> {
+        let line = self.lines.get(&key).filter(|line| !line.is_over(now))?;
+        let (spec, counters) = (line.spec().to_string(), line.counters());
+        Some(LineStats { spec, held: line.held(), counters })
     }
 
     /// Changes a line, and its place in the agenda.

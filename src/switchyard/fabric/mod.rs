@@ -35,6 +35,13 @@ const MAX_ENDPOINTS: usize = 1024;
 /// Subscriptions of one endpoint at most.
 const MAX_SUBSCRIPTIONS: usize = 64;
 
+/// The endpoint that another network is: the last, so that those of clients count from 1.
+const UPLINK_ID: u32 = u32::MAX;
+/// Its name.
+const UPLINK_NAME: &str = "network";
+/// A MAC of its own, which nobody behind it has: endpoints have one.
+const UPLINK_MAC: MacAddr = MacAddr([0x02, 0x53, 0x59, 0xff, 0xff, 0xff]);
+
 /// How long an endpoint is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Lifetime {
@@ -72,6 +79,8 @@ pub struct Settings {
     pub capture_ring: usize,
     /// What time it is when the fabric's is zero, since 1970.
     pub epoch: Duration,
+    /// The MACs that are chosen are those after this number.
+    pub macs_after: u32,
 }
 
 /// A connected client.
@@ -147,7 +156,26 @@ impl Fabric {
     pub fn new(mut settings: Settings) -> Self {
         let filter = std::mem::take(&mut settings.filter);
         let ring = (settings.capture_ring > 0).then(|| Ring::new(settings.capture_ring));
-        Self { settings, filter, ring, ..Self::default() }
+        let macs = Macs::after(settings.macs_after);
+        Self { settings, macs, filter, ring, ..Self::default() }
+    }
+
+    /// Another network is there, as an endpoint that hears what is for it. Its MACs are learned.
+    pub fn connect_uplink(&mut self) -> (ClientId, u32) {
+        let client = self.connect();
+        let (id, name) = (UPLINK_ID, Arc::<str>::from(UPLINK_NAME));
+        let subscriptions = vec![Subscription { client, flags: 0 }];
+        if let Some(known) = self.clients.get_mut(&client) {
+            known.is_greeted = true;
+            known.owned.insert(id);
+            known.subscribed.insert(id);
+        }
+        self.macs.own(UPLINK_MAC, id);
+        self.by_name.insert(name.clone(), id);
+        let counters = EndpointCounters::default();
+        let endpoint = Endpoint { name, mac: UPLINK_MAC, owner: client, subscriptions, counters };
+        self.endpoints.insert(id, endpoint);
+        (client, id)
     }
 
     /// A client was not let in.
@@ -258,7 +286,8 @@ impl Fabric {
         if self.endpoints.len() >= MAX_ENDPOINTS {
             return Err(bad(&format_args!("there are {MAX_ENDPOINTS} endpoints already")));
         }
-        let Some(id) = self.last_endpoint.checked_add(1) else {
+        let id = self.last_endpoint.checked_add(1).filter(|id| *id != UPLINK_ID);
+        let Some(id) = id else {
             return Err(bad(&"every endpoint_id has been used: start the fabric again"));
         };
         self.last_endpoint = id;

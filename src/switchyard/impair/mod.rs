@@ -139,6 +139,11 @@ impl<T: Frame> Impairment<T> {
         self.counters
     }
 
+    /// How many frames it holds.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// Whether its time is over: what it holds is due, and it is to be removed.
     pub fn is_over(&self, now: Duration) -> bool {
         self.until.is_some_and(|until| now >= until)

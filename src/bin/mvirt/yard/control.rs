@@ -105,7 +105,7 @@ pub(super) async fn stats(flags: StatsFlags, out: &Output) -> Result<(), Failure
 
 fn row(endpoint: &EndpointStats) -> Vec<Cell> {
     let line = |line: &Option<LineStats>| {
-        let Some(LineStats { spec, counters }) = line else { return String::new() };
+        let Some(LineStats { spec, counters, .. }) = line else { return String::new() };
         let dropped = counters.impaired_loss + counters.impaired_queue + counters.exceeds_mtu;
         format!("{spec} dropped={dropped}")
     };
