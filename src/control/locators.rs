@@ -6,7 +6,7 @@ use crate::{
     dataplane::{
         Access, MAX_CLIENTS, PortSpec, dial, dives, listen,
         socket::{Address, Framing, Prefix},
-        switchyard, tap, tunnel, vde,
+        switchyard, tunnel, vde,
     },
     dives::{advert::Policy, node::Settings},
     locator::{self, Listen, Locator, Reach},
@@ -160,8 +160,9 @@ pub(super) fn spec(locator: &Locator, description: &str) -> io::Result<PortSpec>
             max_clients: at.max.map_or(MAX_CLIENTS, u32::from),
         })),
         Locator::Udp(to) => Ok(PortSpec::Dial(dial::Spec::Host(to.clone()))),
+        Locator::Packet(interface) => Ok(PortSpec::Dial(dial::Spec::Interface(interface.clone()))),
         Locator::Mcast(group) => Ok(PortSpec::Dial(dial::Spec::Group(group.clone()))),
-        Locator::Tap(tap) => Ok(PortSpec::Tap(tap::Spec { interface: tap.interface.clone() })),
+        Locator::Tap(tap) => Ok(PortSpec::Tap(tap.clone())),
         _ => {
             let kind = locator.kind().name;
             let why = format!("this daemon has no ports of the kind {kind}");

@@ -511,7 +511,9 @@ fn spec(network: &Network, nic: &Nic, path: PathBuf) -> PortSpec {
         }),
         Transport::Stream => single(path, Framing::Stream(Prefix::U32)),
         Transport::Seqpacket => single(path, Framing::Packets),
-        Transport::Tap(interface) => PortSpec::Tap(tap::Spec { interface: interface.clone() }),
+        Transport::Tap(interface) => {
+            PortSpec::Tap(tap::Spec { interface: interface.clone(), ..Default::default() })
+        }
     }
 }
 

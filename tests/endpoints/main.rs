@@ -4,7 +4,12 @@
 
 mod arrivals;
 mod datagrams;
+mod devices;
 mod handover;
+#[path = "../support/namespace.rs"]
+mod namespace;
+#[path = "../support/not_run.rs"]
+mod not_run;
 mod peer;
 mod rig;
 mod streams;

@@ -20,5 +20,5 @@ mod vswitch;
 
 use support::{
     certificates, command, daemon, driver, frames, frames::field, guest, hostile, innocents,
-    machine, network, numbered, random, rude, segments, streams,
+    machine, namespace, network, numbered, random, rude, segments, streams,
 };

@@ -1,5 +1,8 @@
 //! The daemon under test: the real binary on temporary directories, and a client of its API.
 
+#[path = "not_run.rs"]
+mod not_run;
+
 use hyper_util::rt::TokioIo;
 use mvirt_net::proto::{
     CreateNetworkRequest, CreateNicRequest, GetNicRequest, GetNicStatsRequest, ListNicsRequest,
@@ -11,7 +14,6 @@ use rustix::process::{
 };
 use std::{
     ffi::OsStr,
-    io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -32,15 +34,9 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Says that the running test cannot run here, and why: `make test` tells at its end
-/// (scripts/test.sh).
+/// See [`not_run::cannot_run`].
 pub(crate) fn cannot_run(why: &str) {
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    eprintln!("not run: {test}: {why}");
-    if let Some(list) = std::env::var_os("MVIRT_NOT_RUN") {
-        let mut list = std::fs::File::options().create(true).append(true).open(list).unwrap();
-        writeln!(list, "{test}: {why}").unwrap();
-    }
+    not_run::cannot_run(why);
 }
 
 pub(crate) type Client = NetServiceClient<Channel>;

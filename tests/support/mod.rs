@@ -11,6 +11,7 @@ pub(crate) mod guest;
 pub(crate) mod hostile;
 pub(crate) mod innocents;
 pub(crate) mod machine;
+pub(crate) mod namespace;
 pub(crate) mod network;
 pub(crate) mod numbered;
 pub(crate) mod random;

@@ -15,6 +15,7 @@ use crate::{
             Port,
             datagram::{Datagrams, Peer},
             descriptor::DescriptorPort,
+            packet::Packet,
         },
     },
     locator::{Host, HostPort, Mcast, Stream, Udp},
@@ -73,6 +74,8 @@ pub enum Spec {
     Host(Udp),
     /// A multicast group, by UDP.
     Group(Mcast),
+    /// An interface of the host's, by its name.
+    Interface(String),
 }
 
 /// What is opened as often as need be.
@@ -83,6 +86,7 @@ pub(super) enum Source {
     Datagrams { socket: OwnedFd, remote: PathBuf },
     Host { socket: OwnedFd, remote: HostPort },
     Group { socket: OwnedFd, sender: OwnedFd, group: SocketAddr },
+    Interface(String),
 }
 
 impl fmt::Display for Source {
@@ -93,6 +97,7 @@ impl fmt::Display for Source {
             Self::Datagrams { remote, .. } => remote.display().fmt(f),
             Self::Host { remote, .. } => remote.fmt(f),
             Self::Group { group, .. } => group.fmt(f),
+            Self::Interface(name) => name.fmt(f),
         }
     }
 }
@@ -112,6 +117,17 @@ impl Source {
         match spec {
             Spec::Stream(to) => Ok((Self::Stream(to), STREAM.import(fds)?)),
             Spec::Packets(path) => Ok((Self::Packets(path), Framing::Packets.import(fds)?)),
+            Spec::Interface(name) => {
+                let port = match connection::saved(fds, 1)? {
+                    Some((mut fds, rest)) => Box::new(DescriptorPort::with_frames(
+                        Packet::from(fds.remove(0)),
+                        &rest.frames,
+                    )?),
+                    // Now: what it lacks is told to who asks for it.
+                    None => interface_port(&name)?,
+                };
+                Ok((Self::Interface(name), Some(port)))
+            }
             // Bound, they are never without their sockets, which are connected anew.
             bound => Ok((Self::bound(bound, access, fds.into_iter().next())?, None)),
         }
@@ -121,6 +137,7 @@ impl Source {
         match spec {
             Spec::Stream(to) => Ok(Self::Stream(to)),
             Spec::Packets(path) => Ok(Self::Packets(path)),
+            Spec::Interface(name) => Ok(Self::Interface(name)),
             Spec::Datagrams { local, remote, .. } => {
                 let socket = match given {
                     Some(socket) => socket,
@@ -157,6 +174,7 @@ impl Source {
             Self::Packets(path) => {
                 return Framing::Packets.port(socket::connect_unix(path, Framing::Packets).await?);
             }
+            Self::Interface(name) => return Ok(interface_port(name)?),
             Self::Datagrams { socket, remote } => {
                 let address = SocketAddrUnix::new(remote)?;
                 // By another socket: who else sends to this one is to be heard, too.
@@ -191,9 +209,22 @@ impl Source {
                 Ok(vec![socket.try_clone()?])
             }
             // Opened anew: who listens takes another connection, and a group has any number.
-            Self::Stream(_) | Self::Packets(_) | Self::Group { .. } => Ok(Vec::new()),
+            Self::Stream(_) | Self::Packets(_) | Self::Group { .. } | Self::Interface(_) => {
+                Ok(Vec::new())
+            }
         }
     }
+}
+
+/// Returns a port of an interface.
+fn interface_port(name: &str) -> io::Result<Box<DescriptorPort<Packet>>> {
+    let opened = Packet::open(name).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            io::Error::new(error.kind(), format!("{name}: {error}; it needs CAP_NET_RAW"))
+        }
+        _ => socket::at(error, name),
+    })?;
+    Ok(Box::new(DescriptorPort::new(opened)?))
 }
 
 /// Returns a socket for UDP that is bound.

@@ -16,6 +16,7 @@ mod connection;
 pub mod dial;
 pub mod dives;
 pub mod export;
+mod links;
 pub mod listen;
 pub mod listener;
 mod lockout;

@@ -2,31 +2,115 @@
 
 use super::{
     export::Exported,
+    links::Links,
     port_handle::{PortHandle, Signal},
 };
 use crate::{
     dataplane::{
         PortState,
-        port::{descriptor::DescriptorPort, tap::Tap},
+        port::{
+            descriptor::DescriptorPort,
+            interface::Interface,
+            tap::{Make, Tap},
+        },
     },
     log_limit::{LogLimit, Said},
 };
 use std::{
     convert::Infallible,
-    io,
+    fs, io,
+    os::fd::OwnedFd,
+    path::Path,
     pin::pin,
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
 
+pub use crate::locator::Tap as Spec;
+
 /// How long until a device that is gone is looked for again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A vNIC whose guest is behind a TAP device.
+/// A device that is open.
 #[derive(Debug)]
-pub struct Spec {
-    /// The interface's name, in the daemon's network namespace.
-    pub interface: String,
+pub(in crate::dataplane) struct Device {
+    tap: Tap,
+    interface: Interface,
+    links: Links,
+}
+
+impl Device {
+    fn open(spec: &Spec) -> io::Result<Self> {
+        let make = if spec.create { Make::Always } else { Make::Unless };
+        let tap = Tap::open(&spec.interface, make).map_err(|error| explained(spec, error))?;
+        let device = Self::of(tap, spec)?;
+        let interface = &device.interface;
+        // Before it is up: nobody is to see it as it was.
+        spec.mtu.map_or(Ok(()), |mtu| interface.set_mtu(mtu))?;
+        spec.master.as_ref().map_or(Ok(()), |bridge| {
+            let named =
+                |error: io::Error| io::Error::new(error.kind(), format!("{bridge}: {error}"));
+            interface.join(bridge).map_err(named)
+        })?;
+        if spec.up {
+            interface.set_up()?;
+        }
+        Ok(device)
+    }
+
+    fn of(tap: Tap, spec: &Spec) -> io::Result<Self> {
+        // First, so that no change is missed after the state was asked for.
+        let links = Links::new()?;
+        Ok(Self { tap, interface: Interface::named(&spec.interface)?, links })
+    }
+
+    /// Returns the state of its port, and why.
+    fn state(&self) -> (PortState, &'static str) {
+        match self.interface.is_up() {
+            Ok(true) => (PortState::Active, ""),
+            Ok(false) => (PortState::Idle, "the interface is down: ip link set … up"),
+            // Its port fails.
+            Err(_) => (PortState::Idle, "the interface is gone"),
+        }
+    }
+}
+
+/// Returns an error with what can be done about it.
+fn explained(spec: &Spec, error: io::Error) -> io::Error {
+    let name = &spec.interface;
+    let text = match error.kind() {
+        io::ErrorKind::ResourceBusy if spec.create => format!("{name} is there already"),
+        io::ErrorKind::ResourceBusy => match holder(name) {
+            Some(holder) => format!("{name} is open already, by {holder}"),
+            None => format!("{name} is open already, by another process, or is no TAP device"),
+        },
+        io::ErrorKind::PermissionDenied => format!(
+            "cannot open {name}: {error}; it needs CAP_NET_ADMIN, or a device that is this user's: \
+             ip tuntap add {name} mode tap user NAME"
+        ),
+        io::ErrorKind::InvalidInput => format!("{name} is an interface, but no TAP device"),
+        io::ErrorKind::NotFound => format!("there is no /dev/net/tun: modprobe tun ({error})"),
+        _ => format!("cannot open {name}: {error}"),
+    };
+    io::Error::new(error.kind(), text)
+}
+
+/// Returns who has a TAP device open, if this process may see that.
+fn holder(interface: &str) -> Option<String> {
+    // proc(5): a descriptor of such a device says which one it is.
+    let wanted = format!("iff:\t{interface}");
+    let has_it = |process: &Path| {
+        let files = fs::read_dir(process.join("fdinfo")).into_iter().flatten().flatten();
+        let mut texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
+        texts.any(|text| text.lines().any(|line| line == wanted))
+    };
+    let processes = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
+    let mut numbered = processes.filter(|path| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit))
+    });
+    let process = numbered.find(|process| has_it(process))?;
+    let command = fs::read_to_string(process.join("comm")).unwrap_or_default();
+    Some(format!("process {} ({})", process.file_name()?.display(), command.trim_end()))
 }
 
 /// Opens the device, or goes on with what another process of the daemon `exported`: the device, if
@@ -34,36 +118,38 @@ pub struct Spec {
 pub(in crate::dataplane) fn open(
     spec: &Spec,
     exported: Option<Exported>,
-) -> io::Result<Option<Tap>> {
+) -> io::Result<Option<Device>> {
     match exported {
         // Without one, a hand-over must not fail for it: it is looked for as before.
-        Some(exported) => Ok(exported.fds.into_iter().next().map(Tap::from)),
-        None => Tap::open(&spec.interface).map(Some),
+        Some(exported) => {
+            let given = exported.fds.into_iter().next();
+            given.map(|fd: OwnedFd| Device::of(Tap::from(fd), spec)).transpose()
+        }
+        None => Device::open(spec).map(Some),
     }
 }
 
 /// Keeps the device attached until `stop`.
 pub(in crate::dataplane) async fn serve(
     spec: Spec,
-    mut tap: Option<Tap>,
+    mut device: Option<Device>,
     mut port: PortHandle,
     mut stop: oneshot::Receiver<()>,
 ) {
     let mut log = LogLimit::default();
     loop {
         let ended = tokio::select! {
-            ended = keep(&spec, &mut tap, &mut port) => ended,
+            ended = keep(&spec, &mut device, &mut port) => ended,
             _ = &mut stop => return drop(port.detach().await),
         };
         port.detach().await;
-        port.tell(PortState::Failed);
         // Closed, so that a device of this name can be made anew.
-        tap = None;
-        if let Err(error) = ended
-            && let Some(Said { unsaid }) = log.failure(&error.to_string(), Instant::now())
-        {
-            let (nic, interface) = (port.name(), &spec.interface);
-            tracing::warn!(nic, interface, %error, unsaid, "a vNIC is without its TAP device");
+        device = None;
+        let Err(error) = ended;
+        port.tell_why(PortState::Failed, &error.to_string());
+        if let Some(Said { unsaid }) = log.failure(&error.to_string(), Instant::now()) {
+            let (name, interface) = (port.name(), &spec.interface);
+            tracing::warn!(port = name, interface, %error, unsaid, "a port is without its device");
         }
         tokio::select! {
             () = wait(&mut port) => {}
@@ -72,21 +158,41 @@ pub(in crate::dataplane) async fn serve(
     }
 }
 
-/// Keeps the port of `tap`, which is opened where it is not yet, attached until it fails.
-async fn keep(spec: &Spec, tap: &mut Option<Tap>, port: &mut PortHandle) -> io::Result<Infallible> {
-    let tap = match tap {
-        Some(tap) => tap,
-        None => tap.insert(Tap::open(&spec.interface)?),
+/// Keeps the port of a device, which is opened where it is not yet, attached until it fails.
+async fn keep(
+    spec: &Spec,
+    device: &mut Option<Device>,
+    port: &mut PortHandle,
+) -> io::Result<Infallible> {
+    let device = match device {
+        Some(device) => device,
+        None => device.insert(Device::open(spec)?),
     };
     port.begin();
     port.connected();
     loop {
-        port.attach(Box::new(DescriptorPort::new(tap.clone())?), PortState::Active);
-        match port.next().await {
+        let (mut state, why) = device.state();
+        port.attach(Box::new(DescriptorPort::new(device.tap.clone())?), state);
+        if !why.is_empty() {
+            port.tell_why(state, why);
+        }
+        let signal = loop {
+            tokio::select! {
+                signal = port.next() => break signal,
+                changed = device.links.changed() => {
+                    changed?;
+                    let (now, why) = device.state();
+                    if std::mem::replace(&mut state, now) != now {
+                        port.tell_why(now, why);
+                    }
+                }
+            }
+        };
+        match signal {
             Signal::Moved => drop(port.detach().await),
             Signal::Export(request) => {
                 port.detach().await;
-                let fd = tap.share();
+                let fd = device.tap.share();
                 request.answer(fd.map(|fd| port.exported(Duration::ZERO, None, vec![fd]))).await;
             }
             Signal::Failed(failure) => return Err(io::Error::other(failure)),

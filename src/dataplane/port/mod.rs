@@ -24,8 +24,10 @@
 
 pub mod datagram;
 pub mod descriptor;
+pub mod interface;
 mod mmsg;
 pub mod null;
+pub mod packet;
 pub mod pair;
 pub mod rest;
 pub mod stream;

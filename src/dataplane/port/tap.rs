@@ -9,6 +9,7 @@
 use super::{
     PortFailure, Undelivered,
     descriptor::{Inbox, Transport, read_frames, write_frame},
+    interface::Request,
 };
 use crate::{
     dataplane::frame::offload::{Offloads, Segmentation},
@@ -29,26 +30,22 @@ use std::{
 #[derive(Debug, Clone)]
 pub struct Tap(Arc<OwnedFd>);
 
-/// What TUNSETIFF takes: `struct ifreq`, of which only these are looked at (netdevice(7)).
-#[repr(C)]
-struct InterfaceRequest {
-    name: [u8; libc::IFNAMSIZ],
-    flags: libc::c_short,
-    unused: [u8; 22],
+/// Whether a device may be there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Make {
+    /// It is opened where it is there, and made where it is not.
+    Unless,
+    /// It must not be there.
+    Always,
 }
 
 impl Tap {
     /// Opens the device `name` of the caller's network namespace, and makes it where it is not
     /// there: that needs CAP_NET_ADMIN, as does one that belongs to another user.
-    pub fn open(name: &str) -> io::Result<Self> {
-        let mut request = InterfaceRequest {
-            name: [0; libc::IFNAMSIZ],
-            flags: (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short,
-            unused: [0; 22],
-        };
-        // The last octet ends the name.
-        let room = request.name[..libc::IFNAMSIZ - 1].get_mut(..name.len());
-        room.ok_or(Errno::NAMETOOLONG)?.copy_from_slice(name.as_bytes());
+    pub fn open(name: &str, make: Make) -> io::Result<Self> {
+        let kind = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        let exclusive = if make == Make::Always { libc::IFF_TUN_EXCL } else { 0 };
+        let request = Request::new(name)?.with_flags(kind | exclusive);
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = open("/dev/net/tun", flags, Mode::empty())?;
         let header_len = vnet::HEADER_LEN as libc::c_int;

@@ -1,6 +1,11 @@
 //! A vNIC that is a TAP device: what is in its network namespace reaches guests, and they it.
 
-use crate::{daemon::cannot_run, guest::Guest, network};
+use crate::{
+    daemon::cannot_run,
+    guest::Guest,
+    namespace::{Namespace, run},
+    network,
+};
 use mvirt_net::{
     addr::MacAddr,
     dataplane::{
@@ -9,50 +14,12 @@ use mvirt_net::{
     },
     proto,
 };
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::{
-    fs::File,
-    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::Duration,
 };
-
-/// A network namespace, until dropped.
-struct Namespace(Child);
-
-impl Namespace {
-    fn new() -> Self {
-        let mut holder = Command::new("unshare");
-        // It ends with its input, and so with this process.
-        let holder = holder.args(["--net", "sh", "-c", "echo; cat"]);
-        let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut [0]).unwrap();
-        Self(holder)
-    }
-
-    /// Moves this thread into it, and what it starts from now on.
-    fn enter(&self) {
-        let file = File::open(format!("/proc/{}/ns/net", self.0.id())).unwrap();
-        let own = std::fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
-        assert_ne!(file.metadata().unwrap().ino(), own);
-        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        self.0.wait().unwrap();
-    }
-}
-
-fn run(command: &str) {
-    let words: Vec<_> = command.split(' ').collect();
-    let ran = Command::new(words[0]).args(&words[1..]).output().unwrap();
-    assert!(ran.status.success(), "{command}: {}", String::from_utf8_lossy(&ran.stderr));
-}
 
 #[test]
 fn a_namespace_behind_a_tap_device_and_a_guest_ping_each_other() {
@@ -91,7 +58,8 @@ fn ping_each_other(namespace: &Namespace) {
         access: Access::default(),
         device,
     });
-    let tap = PortSpec::Tap(dataplane::tap::Spec { interface: "tap0".into() });
+    let tap =
+        PortSpec::Tap(dataplane::tap::Spec { interface: "tap0".into(), ..Default::default() });
     let key = tables::NetworkKey(1);
     let attached = [("vm1", guest), ("tap0", tap)].map(|(name, spec)| {
         let place = dataplane.place(key);
