@@ -7,9 +7,9 @@ use mvirt_net::{
     dataplane::{
         counters::PortCounters,
         forward::{
-            Domain, MacTable, Network,
+            Domain, FibBuilder, MacTable, Network,
             switched::Switched,
-            tables::{Member, NetworkKey, PortId, Role, Vnic},
+            tables::{Member, NetworkKey, PortId, Role, Routed, Segment, Vnic},
         },
         frame::{Burst, FrameSet, Outgoing, verdict::DropReason},
         port::{Delivered, Port, PortFailure, Undelivered, Wakeup},
@@ -26,6 +26,7 @@ use mvirt_net::{
         PortSecurity::{self, Off, Strict},
         l2::{HasGateway, Members},
     },
+    wire::checksum,
 };
 use std::{
     collections::VecDeque,
@@ -348,6 +349,106 @@ fn a_storm_costs_its_sender_and_nobody_else() {
     assert_eq!(a.counters.drops().collect::<Vec<_>>(), dropped);
     assert_eq!(a.counters.ingress_flooded.get(), admitted as u64);
     assert_eq!(b.counters.drops().chain(c.counters.drops()).count(), 0);
+}
+
+/// A packet to 239.1.1.1 in a frame from `from`: IGMP of version 2, or UDP.
+fn to_group(from: [u8; 6], protocol: u8, kind: u8) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 1, protocol, 0, 0, 10, 0, 0, 9];
+    packet.extend([239, 1, 1, 1, kind, 0, 0, 0, 239, 1, 1, 1]);
+    for range in [0..20, 20..28] {
+        let sum = checksum::checksum(&packet[range.clone()]);
+        let at = if range.start == 0 { 10 } else { 22 };
+        packet[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+    [&[0x01, 0x00, 0x5e, 1, 1, 1][..], &from, &[0x08, 0x00], &packet].concat()
+}
+
+#[test]
+fn a_stream_goes_to_who_has_joined_its_group() {
+    for on in PLACES {
+        let (reactors, [a, b, c]) = network(on, None, STRICT);
+        let join = to_group(b.mac, 2, 0x16);
+        let stream = to_group(a.mac, 17, 0);
+        let query = to_group(c.mac, 2, 0x11);
+        let sends = |guest: &Guest, frame: &[u8]| guest.send.send(frame.to_vec()).unwrap();
+        sends(&a, &stream);
+        b.hears(&stream);
+        c.hears(&stream);
+        // c is a router: it asks, and hears reports and streams.
+        sends(&c, &query);
+        a.hears(&query);
+        b.hears(&query);
+        sends(&b, &join);
+        c.hears(&join);
+        sends(&a, &stream);
+        b.hears(&stream);
+        c.hears(&stream);
+        settle(&reactors);
+        let own = to_group(c.mac, 17, 0);
+        sends(&c, &own);
+        b.hears(&own);
+        let all = c.sends(EVERYBODY, "all");
+        b.hears(&all);
+        a.hears(&all);
+        assert!(a.received.try_recv().is_err(), "{on:?}: neither the report nor the stream");
+    }
+}
+
+#[test]
+fn a_gateway_asks_who_listens_and_then_relies_on_it() {
+    let (mut pipeline, mut ports, start) = (Pipeline::default(), Ports::default(), Instant::now());
+    let [a, b, c] = [0, 1, 2].map(|at| {
+        let (guest, attachment) = guest(at, false);
+        ports.attach(attachment, Duration::ZERO);
+        guest
+    });
+    let without = Arc::into_inner(switched([0; 3], STRICT)).unwrap();
+    let Domain::Switched(table) = without.domain else { panic!("it is switched") };
+    let gateway = Routed {
+        ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
+        ipv4_broadcast: None,
+        ipv6_prefix: None,
+        dns_ipv4: Vec::new(),
+        dns_ipv6: Vec::new(),
+        ntp_ipv4: Vec::new(),
+        ntp_ipv6: Vec::new(),
+        domain: None,
+        segment: Some(Segment { gateway_ipv4: Some([10, 0, 0, 1].into()) }),
+        fib: FibBuilder::default().build(7),
+    };
+    let domain = Domain::Switched(table.with_gateway(gateway));
+    let network = Arc::new(Network { domain, ..without });
+    for _ in 0..2 {
+        // Published again, it is not asked again.
+        pipeline.published(&network, start);
+        ports.publish(&network);
+    }
+    let run = |pipeline: &mut Pipeline, ports: &mut Ports, at: usize| {
+        let mut links = Links { room: 0, sent: Vec::new() };
+        assert_eq!(pipeline.run(ports, &mut links, (port(at), 0), start), Ok(1));
+    };
+    pipeline.handle_timeouts(&mut ports, start);
+    assert_eq!(pipeline.next_timeout(), Some(start + Duration::from_secs(31)));
+    for guest in [&a, &b, &c] {
+        let asked: Vec<_> = guest.received.try_iter().collect();
+        // From 10.0.0.1 to 224.0.0.1; from fe80::1 to ff02::1.
+        assert_eq!(asked[0][..14], [1, 0, 0x5e, 0, 0, 1, 2, 0, 0, 0, 0, 1, 8, 0]);
+        assert_eq!(asked[0][26..34], [10, 0, 0, 1, 224, 0, 0, 1]);
+        assert_eq!(asked[1][..14], [0x33, 0x33, 0, 0, 0, 1, 2, 0, 0, 0, 0, 1, 0x86, 0xdd]);
+        assert_eq!((asked.len(), asked[1][62]), (2, 130));
+    }
+    b.send.send(to_group(b.mac, 2, 0x16)).unwrap();
+    run(&mut pipeline, &mut ports, 1);
+    let stream = to_group(a.mac, 17, 0);
+    a.send.send(stream.clone()).unwrap();
+    run(&mut pipeline, &mut ports, 0);
+    b.hears(&stream);
+    assert!(c.received.try_recv().is_err(), "it has not joined");
+    assert_eq!(b.counters.ingress_flooded.get(), 1);
+    pipeline.handle_timeouts(&mut ports, start + Duration::from_secs(31));
+    let later = start + Duration::from_secs(31 + 125);
+    assert!(pipeline.next_timeout().is_some_and(|due| due <= later));
+    assert_eq!(c.received.try_iter().count(), 2);
 }
 
 #[test]

@@ -41,6 +41,8 @@ pub struct PortCounters {
     pub ingress_flooded: Count,
     /// Of those forwarded, from a MAC that there was no room to learn.
     pub macs_not_learned: Count,
+    /// Reports of a group that there was no room for.
+    pub snoop_full: Count,
     /// Frames given to the guest.
     pub egress_frames: Count,
     /// Their octets.
@@ -57,6 +59,7 @@ impl Default for PortCounters {
             ingress_answered: Count::default(),
             ingress_flooded: Count::default(),
             macs_not_learned: Count::default(),
+            snoop_full: Count::default(),
             egress_frames: Count::default(),
             egress_octets: Count::default(),
             drops: DropReason::ALL.iter().map(|_| Count::default()).collect(),
@@ -74,6 +77,7 @@ impl PortCounters {
             ("ingress_answered", &self.ingress_answered),
             ("ingress_flooded", &self.ingress_flooded),
             ("macs_not_learned", &self.macs_not_learned),
+            ("snoop_full", &self.snoop_full),
             ("egress_frames", &self.egress_frames),
             ("egress_octets", &self.egress_octets),
         ];

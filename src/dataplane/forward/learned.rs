@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     addr::MacAddr,
-    dataplane::frame::{Burst, Outgoing},
-    wire::{ethernet, vlan::tagging},
+    dataplane::frame::{Burst, Outgoing, classify::classify, verdict::Audience},
+    wire::{ethernet, vlan::tagging, vnet::Offload},
 };
 use std::{
     collections::HashMap,
@@ -100,6 +100,46 @@ impl Learned {
         })
     }
 
+    /// As [`super::Decider::audience`].
+    pub(super) fn audience(
+        &mut self,
+        (key, member): (NetworkKey, &Member),
+        frame: &Outgoing<'_>,
+        now: Instant,
+    ) -> Audience {
+        let Some(segment) = self.segments.get_mut(&key) else { return Audience::All };
+        let Ok(headers) = classify(frame.head, frame.len, Offload::None) else {
+            return Audience::All;
+        };
+        let (seconds, from) = (segment.seconds(now), (member.port(), member.hosts()));
+        segment.snoop.hear(from, &headers.packet, frame.head, seconds).audience
+    }
+
+    /// Notes that all members of a network are asked who listens to groups.
+    pub(super) fn note_query(&mut self, key: NetworkKey, now: Instant) {
+        let segment = self.segments.entry(key).or_insert_with(|| Segment::new(now));
+        let seconds = segment.seconds(now);
+        segment.snoop.note_query(seconds);
+    }
+
+    /// Returns how many ports want what is for an audience.
+    pub(super) fn listeners(&self, key: NetworkKey, audience: Audience) -> usize {
+        self.segments.get(&key).map_or(0, |segment| segment.snoop.listeners(audience))
+    }
+
+    /// Whether a port is to get what is for an audience.
+    pub(super) fn wants(
+        &self,
+        key: NetworkKey,
+        audience: Audience,
+        port: PortId,
+        now: Instant,
+    ) -> bool {
+        // What was forgotten meanwhile is flooded.
+        let segment = self.segments.get(&key);
+        segment.is_none_or(|segment| segment.snoop.wants(audience, port, segment.seconds(now)))
+    }
+
     /// Returns a copy of what is known of a network.
     pub(super) fn macs(&self, key: NetworkKey, now: Instant) -> MacTable {
         self.segments.get(&key).map_or_else(MacTable::default, |segment| MacTable {
@@ -113,7 +153,10 @@ impl Learned {
     pub(super) fn age(&mut self, key: NetworkKey, now: Instant) -> Option<Instant> {
         let segment = self.segments.get_mut(&key)?;
         let seconds = segment.seconds(now);
-        Some(now + Duration::from_secs(segment.fdb.age(seconds)?.into()))
+        segment.fdb.age(seconds);
+        segment.snoop.keep(seconds, |_| true);
+        let sweep = Duration::from_secs(segment.fdb.sweep().into());
+        (!segment.is_empty()).then(|| now + sweep)
     }
 
     /// Takes notice of a network's new truth: what was behind ports that have left is forgotten.
@@ -123,6 +166,7 @@ impl Learned {
             self.segments.remove(&network.key);
         } else if let Some(segment) = self.segments.get_mut(&network.key) {
             segment.fdb.keep(|port| network.find(port).is_some());
+            segment.snoop.keep(0, |port| network.find(port).is_some());
         }
     }
 
@@ -134,15 +178,16 @@ impl Learned {
     ) -> Effects {
         let segment = self.segments.entry(key).or_insert_with(|| Segment::new(now));
         segment.fdb.age_after(table.rules().mac_aging_seconds);
-        let was_empty = segment.fdb.is_empty();
+        let was_empty = segment.is_empty();
         let seconds = segment.seconds(now);
         learn(segment, seconds);
-        let first = was_empty && !segment.fdb.is_empty();
+        let first = was_empty && !segment.is_empty();
         // Nothing is older than that before.
         let ageing = Duration::from_secs(table.rules().mac_aging_seconds.into());
         Effects {
             due: first.then(|| now + ageing),
             macs_not_learned: std::mem::take(&mut segment.macs_not_learned),
+            snoop_full: std::mem::take(&mut segment.snoop_full),
         }
     }
 }

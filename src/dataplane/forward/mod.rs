@@ -20,6 +20,7 @@ mod port_security;
 pub mod rewrite;
 pub mod routed;
 mod segment;
+mod snoop;
 pub mod switched;
 pub mod tables;
 pub mod withheld;
@@ -29,7 +30,7 @@ pub use learned::{LearnedMac, MacTable};
 
 use super::frame::{
     BURST, Burst, Outgoing,
-    verdict::{DropReason, NextHopId, Verdict},
+    verdict::{Audience, DropReason, Flood, NextHopId, Verdict},
 };
 use learned::Learned;
 use std::time::Instant;
@@ -92,11 +93,11 @@ impl Domain {
         }
     }
 
-    /// Returns how many copies a flooded frame becomes at most.
-    pub fn copies(&self) -> usize {
+    /// Returns the gateway that is to ask who listens to groups.
+    pub fn asks_who_listens(&self) -> Option<&Routed> {
         match self {
-            Self::Routed(_) => 0,
-            Self::Switched(table) => table.copies(),
+            Self::Routed(_) => None,
+            Self::Switched(table) => table.gateway().filter(|_| table.rules().multicast_snooping),
         }
     }
 
@@ -165,6 +166,8 @@ pub struct Effects {
     pub due: Option<Instant>,
     /// How many frames had a source that could not be learned.
     pub macs_not_learned: u64,
+    /// How many were of a group that there was no room to learn.
+    pub snoop_full: u64,
 }
 
 /// What one reactor decides with, beside tables: made once.
@@ -220,6 +223,48 @@ impl Decider {
     /// Takes notice of a network's new truth.
     pub fn published(&mut self, network: &Network) {
         self.learned.published(network);
+    }
+
+    /// Notes that all members of a network are asked who listens to groups.
+    pub fn note_query(&mut self, network: NetworkKey, now: Instant) {
+        self.learned.note_query(network, now);
+    }
+
+    /// Returns how many copies a frame becomes at most that is flooded.
+    pub fn copies(&self, network: &Network, flood: Flood) -> usize {
+        match (&network.domain, flood.audience()) {
+            (Domain::Routed(_), _) => 0,
+            (Domain::Switched(table), Audience::All) => table.copies(),
+            (Domain::Switched(_), audience) => self.learned.listeners(network.key, audience),
+        }
+    }
+
+    /// Whether a port of a network is to get what is for an audience.
+    pub fn wants(&self, network: &Network, audience: Audience, port: PortId, now: Instant) -> bool {
+        match &network.domain {
+            Domain::Switched(table) if audience != Audience::All => {
+                table.is_uplink(port) || self.learned.wants(network.key, audience, port, now)
+            }
+            _ => true,
+        }
+    }
+
+    /// Returns whom a frame is for that was flooded by a port of another reactor, which must have
+    /// been heard before.
+    pub fn audience(
+        &mut self,
+        network: &Network,
+        from: PortId,
+        frame: &Outgoing<'_>,
+        now: Instant,
+    ) -> Audience {
+        match (&network.domain, network.find(from)) {
+            (Domain::Switched(table), Some(at)) if table.rules().multicast_snooping => {
+                let from = (network.key, &network.members[at]);
+                self.learned.audience(from, frame, now)
+            }
+            _ => Audience::All,
+        }
     }
 
     /// Returns a copy of the MACs that were learned in a network.

@@ -21,7 +21,7 @@ use crate::{
         verdict::DropReason,
     },
     model::PortRole,
-    wire::{ethernet, icmpv6, ipv4, ndp, protocol, udp, vlan::Tagging, vnet::Offload},
+    wire::{ethernet, icmpv6, igmp, ipv4, ndp, protocol, udp, vlan::Tagging, vnet::Offload},
 };
 use arrayvec::ArrayVec;
 use std::{
@@ -29,9 +29,6 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
 };
 use zerocopy::{FromBytes as _, big_endian::U16};
-
-/// IGMP's number (RFC 1112, Appendix I).
-const IGMP: u8 = 2;
 
 /// Who has an address.
 #[derive(Debug, Clone, Copy)]
@@ -232,7 +229,7 @@ fn is_plain(vnic: &Vnic, packet: &[u8]) -> bool {
 
 /// Whether a host without an address joins or leaves groups (RFC 3376 §4.2.13).
 fn joins_unconfigured(packet: &Ipv4) -> bool {
-    packet.source.is_unspecified() && packet.protocol == IGMP
+    packet.source.is_unspecified() && packet.protocol == igmp::PROTOCOL
 }
 
 /// Returns the address that a neighbour advertisement says something of.
@@ -378,7 +375,7 @@ mod tests {
         let asks = udp4((Ipv4Addr::UNSPECIFIED, 68), 67);
         assert_eq!(judge(true, ethernet::IPV4, &asks), [OK; 6]);
         let mut joins = asks;
-        joins[9] = IGMP;
+        joins[9] = igmp::PROTOCOL;
         joins[10..12].fill(0);
         let sum = crate::wire::checksum::checksum(&joins[..20]);
         joins[10..12].copy_from_slice(&sum.to_be_bytes());

@@ -1,6 +1,6 @@
 //! What one reactor has learned of one switched network.
 
-use super::{fdb::Fdb, withheld::Withheld};
+use super::{fdb::Fdb, snoop::Snoop, withheld::Withheld};
 use std::time::Instant;
 
 /// What was learned of one network.
@@ -9,15 +9,30 @@ pub(super) struct Segment {
     /// Times are kept as seconds since then: they take less room than moments, and less work.
     since: Instant,
     pub(super) fdb: Fdb,
+    pub(super) snoop: Snoop,
     /// First fragments that the gateway has refused.
     pub(super) withheld: Withheld,
     /// How many frames had a source that could not be learned.
     pub(super) macs_not_learned: u64,
+    /// How many reports were of a group that there was no room for.
+    pub(super) snoop_full: u64,
 }
 
 impl Segment {
     pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, fdb: Fdb::default(), withheld: Withheld::default(), macs_not_learned: 0 }
+        Self {
+            since: now,
+            fdb: Fdb::default(),
+            snoop: Snoop::default(),
+            withheld: Withheld::default(),
+            macs_not_learned: 0,
+            snoop_full: 0,
+        }
+    }
+
+    /// Whether nothing is known that would ever be forgotten.
+    pub(super) fn is_empty(&self) -> bool {
+        self.fdb.is_empty() && self.snoop.is_empty()
     }
 
     /// Returns the time as this network counts it.

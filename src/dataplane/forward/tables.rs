@@ -70,6 +70,15 @@ pub enum Role {
     Bridge(Arc<BridgePort>),
 }
 
+/// Whether a port has one host behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hosts {
+    /// Who leaves is the only one.
+    One,
+    /// Others may still listen.
+    Several,
+}
+
 impl Member {
     /// Returns the port.
     pub fn port(&self) -> PortId {
@@ -99,6 +108,14 @@ impl Member {
         match &self.role {
             Role::Guest(_) => false,
             Role::Bridge(bridge) => bridge.role != PortRole::Access,
+        }
+    }
+
+    /// Returns how many hosts are to be expected behind the port.
+    pub(super) fn hosts(&self) -> Hosts {
+        match self.fixed_mac() {
+            Some(_) => Hosts::One,
+            None => Hosts::Several,
         }
     }
 

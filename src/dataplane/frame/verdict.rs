@@ -45,6 +45,36 @@ pub enum Flood {
     Discovery,
     /// It is from a hub, or for one.
     Hub,
+    /// It is for a group whose listeners are known.
+    Listeners(GroupId),
+    /// It says who listens to a group.
+    Report,
+}
+
+/// Names a group of one network whose listeners are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupId(pub(in crate::dataplane) u32);
+
+/// Whom a frame is for that goes to several ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// All.
+    All,
+    /// Who listens to a group, and routers.
+    Group(GroupId),
+    /// Routers: they alone ask who listens.
+    Routers,
+}
+
+impl Flood {
+    /// Returns whom it is for.
+    pub fn audience(self) -> Audience {
+        match self {
+            Self::Ordinary | Self::Discovery | Self::Hub => Audience::All,
+            Self::Listeners(group) => Audience::Group(group),
+            Self::Report => Audience::Routers,
+        }
+    }
 }
 
 /// Which ICMP error a sender gets.

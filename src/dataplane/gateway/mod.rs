@@ -5,6 +5,7 @@
 //! ```text
 //! ARP who-has ─────────── arp       NS, RS ──── ndp       DHCPv4 ── dhcpv4
 //! the same for others ─── proxy
+//! who listens? (asked) ── listeners
 //! echo, ICMP errors ───── icmp                            DHCPv6 ── dhcpv6
 //! ```
 //! Takes a private copy of the whole frame and the network's table, writes the answering frame, or
@@ -15,10 +16,12 @@ mod arp;
 mod dhcpv4;
 mod dhcpv6;
 mod icmp;
+mod listeners;
 mod ndp;
 mod proxy;
 
 pub use icmp::reject;
+pub use listeners::{QUERY_INTERVALS, query_ipv4, query_ipv6};
 pub use ndp::{FIRST_ADVERTISEMENTS, next_advertisement, router_advertisement};
 pub use proxy::speak_for;
 

@@ -56,10 +56,10 @@ impl FloodLimit {
         }
         let admitted = match kind {
             _ if self.pps.is_none() => true,
-            Flood::Ordinary => self.frames.take(now),
+            Flood::Ordinary | Flood::Report => self.frames.take(now),
             Flood::Discovery => self.discovery.take(now),
-            // It is no storm: each frame there goes to all.
-            Flood::Hub => true,
+            // It is no storm: each frame of a hub goes to all, and listeners have asked.
+            Flood::Hub | Flood::Listeners(_) => true,
         };
         if admitted {
             self.copies.charge(copies as f64);

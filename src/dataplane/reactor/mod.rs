@@ -411,7 +411,7 @@ impl Reactor {
                     done(self.detach(port));
                 }
                 Command::Publish(table) => {
-                    self.pipeline.published(&table);
+                    self.pipeline.published(&table, now);
                     self.ports.publish(&table);
                 }
                 Command::Macs(network, answer) => answer(self.pipeline.macs(network, now)),

@@ -308,18 +308,19 @@ impl Ports {
         self.blame(port, timed(), now);
     }
 
-    /// Delivers frames from a queue of `from` to the other ports of its network that are of
-    /// reactor `here`, which this is, as [`Ports::deliver`].
+    /// Delivers frames from a queue of `from` to the other ports of its network that want them and
+    /// are of reactor `here`, which this is, as [`Ports::deliver`].
     // All frames to one port after the other: each ring is looked up and read once.
     pub fn flood(
         &mut self,
         (network, here): (&Network, u16),
         (from, queue): (PortId, usize),
         frames: &[Outgoing<'_>],
+        wants: impl Fn(PortId) -> bool,
         now: Instant,
         timed: &mut impl FnMut() -> Option<HeldUp>,
     ) {
-        for port in network.domain.receivers(from, here) {
+        for port in network.domain.receivers(from, here).filter(|port| wants(*port)) {
             self.deliver((port, queue), frames, now, timed);
         }
     }

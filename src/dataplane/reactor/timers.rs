@@ -33,6 +33,11 @@ impl<T: Ord + Hash + Copy> Timers<T> {
         self.due.insert((when, what));
     }
 
+    /// Whether `what` is due at any time.
+    pub(super) fn is_set(&self, what: T) -> bool {
+        self.of.contains_key(&what)
+    }
+
     /// `what` is due no longer.
     pub(super) fn clear(&mut self, what: T) {
         if let Some(when) = self.of.remove(&what) {

@@ -26,7 +26,7 @@ use crate::{
     dataplane::frame::{
         Frame, HEAD_LEN,
         classify::classify,
-        verdict::{DropReason, Flood, NextHopId, Verdict},
+        verdict::{Audience, DropReason, Flood, NextHopId, Verdict},
     },
     model::{
         L2Rules, PortRole,
@@ -50,6 +50,8 @@ struct Standing {
     peer: bool,
     /// What comes from it or goes to it goes to all others.
     hub: bool,
+    /// There are other networks behind it, and their routers.
+    uplink: bool,
 }
 
 impl Standing {
@@ -60,6 +62,7 @@ impl Standing {
                 protected: bridge.protected,
                 peer: bridge.role == PortRole::Peer,
                 hub: bridge.hub,
+                uplink: bridge.role == PortRole::Uplink,
             },
         }
     }
@@ -147,6 +150,11 @@ impl Switched {
         &self.next_hops[id.0 as usize]
     }
 
+    /// Whether a port leads to another network.
+    pub(super) fn is_uplink(&self, port: PortId) -> bool {
+        self.find(port).is_some_and(|at| self.standings[at].uplink)
+    }
+
     /// Returns the ports of a reactor that a frame from `from` is flooded to.
     pub(super) fn receivers(&self, from: PortId, reactor: u16) -> impl Iterator<Item = PortId> {
         // A port that has left meanwhile stands to the others as any.
@@ -202,7 +210,7 @@ impl Switched {
             self.learn(member, mac, segment, now)?;
         }
         if header.destination.is_multicast() {
-            return Err(self.group(member, frame, &header, tagging));
+            return Err(self.group(member, frame, &header, tagging, (segment, now)));
         }
         if let Some(gateway) = &self.gateway
             && header.destination == GATEWAY_MAC
@@ -282,6 +290,7 @@ impl Switched {
         frame: &Frame,
         header: &ethernet::Header,
         tagging: Tagging,
+        (segment, now): (&mut Segment, u32),
     ) -> Verdict {
         if self.is_reserved(header.destination) {
             return Verdict::Drop(DropReason::ReservedGroup);
@@ -300,8 +309,20 @@ impl Switched {
         if Standing::of(member).hub {
             return Verdict::Flood(Flood::Hub);
         }
-        let kind = packet.map(|headers| local::flooded_as(&headers.packet));
-        Verdict::Flood(kind.unwrap_or(Flood::Ordinary))
+        let Some(packet) = packet.map(|headers| headers.packet) else {
+            return Verdict::Flood(Flood::Ordinary);
+        };
+        if self.rules.multicast_snooping && header.destination != MacAddr::BROADCAST {
+            let from = (member.port(), member.hosts());
+            let heard = segment.snoop.hear(from, &packet, frame.head(), now);
+            segment.snoop_full += u64::from(heard.is_full);
+            match heard.audience {
+                Audience::All => {}
+                Audience::Group(group) => return Verdict::Flood(Flood::Listeners(group)),
+                Audience::Routers => return Verdict::Flood(Flood::Report),
+            }
+        }
+        Verdict::Flood(local::flooded_as(&packet))
     }
 
     /// Whether a frame to this MAC goes nowhere, since it is for the next bridge.

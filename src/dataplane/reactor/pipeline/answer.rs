@@ -5,7 +5,7 @@ use super::{Context, Pipeline};
 use crate::{
     addr::MacAddr,
     dataplane::{
-        forward::tables::PortId,
+        forward::tables::{NetworkKey, PortId},
         frame::{
             Outgoing,
             classify::classify,
@@ -17,7 +17,7 @@ use crate::{
     },
     wire::{Writer, vnet::Offload},
 };
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 impl Pipeline {
     /// Lets the gateway answer a frame, to where it came from.
@@ -134,6 +134,27 @@ impl Pipeline {
         let tried = slot.advertisements;
         ports.touch(port);
         Some(gateway::next_advertisement(now, tried, heard, self.random()))
+    }
+
+    /// Asks the members of a network who listens to groups.
+    // Each reactor asks its own, and relies on their reports from then on.
+    pub(super) fn ask_who_listens(&mut self, ports: &mut Ports, key: NetworkKey, now: Instant) {
+        let Some(network) = ports.network(key).map(Arc::clone) else { return };
+        let Some(gateway) = network.domain.asks_who_listens() else { return };
+        let mut writer = Writer::new(&mut self.answer);
+        let ipv4 = gateway::query_ipv4(gateway, &mut writer);
+        let end = writer.len();
+        // A buffer that fragments fit in holds both.
+        if ipv4.and_then(|()| gateway::query_ipv6(&mut writer)).is_err() {
+            return;
+        }
+        let (ipv4, ipv6) = writer.since(0).split_at(end);
+        let frames = [ipv4, ipv6].map(|frame| Outgoing::private(frame, Offload::None));
+        for member in &network.members {
+            // Those of other reactors are not found here.
+            ports.deliver((member.port(), 0), &frames, now, &mut || None);
+        }
+        self.decider.note_query(key, now);
     }
 
     fn random(&mut self) -> u64 {

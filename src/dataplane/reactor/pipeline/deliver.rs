@@ -8,7 +8,7 @@ use super::{Context, Pipeline};
 use crate::{
     dataplane::{
         forward::{
-            Network, rewrite,
+            Decider, Network, rewrite,
             tables::{NextHop, PortId},
         },
         frame::{
@@ -129,7 +129,7 @@ impl Pipeline {
     fn flood<L: Ways>(&mut self, group: FrameSet, kind: Flood, context: &mut Context<'_, L>) {
         let mut admitted = FrameSet::EMPTY;
         for at in group.iter() {
-            if context.may_flood(kind) {
+            if context.may_flood(kind, &self.decider) {
                 admitted.insert(at);
             } else {
                 context.count(Err(DropReason::StormLimited));
@@ -140,14 +140,14 @@ impl Pipeline {
         if !context.links.watches() {
             let frames: ArrayVec<_, BURST> =
                 admitted.iter().map(|at| self.burst.outgoing(at)).collect();
-            return context.flood(&frames, queue);
+            return context.flood(&frames, queue, (kind, &self.decider));
         }
         for at in admitted.iter() {
             context.links.start();
             let whole = self.burst.linearise(at, &mut self.whole);
             context.blame(context.ingress);
             let frame = Outgoing::private(whole, self.burst.frame(at).offload);
-            context.flood(&[frame], queue);
+            context.flood(&[frame], queue, (kind, &self.decider));
         }
         context.links.start();
     }
@@ -275,8 +275,20 @@ impl Pipeline {
             To::Network(key) => {
                 let Some(network) = ports.network(key).map(Arc::clone) else { return };
                 self.hear(&network, envelope.from, frames, now);
-                let here = (&*network, here);
-                ports.flood(here, (envelope.from, envelope.queue), frames, now, timed);
+                // Those that go on to the same ports go on together.
+                let mut rest = frames;
+                while let Some(first) = rest.first() {
+                    let audience = self.decider.audience(&network, envelope.from, first, now);
+                    let decider = &mut self.decider;
+                    let mut is_alike = |frame: &Outgoing<'_>| {
+                        decider.audience(&network, envelope.from, frame, now) == audience
+                    };
+                    let alike = 1 + rest[1..].iter().take_while(|frame| is_alike(frame)).count();
+                    let wants = |port| self.decider.wants(&network, audience, port, now);
+                    let from = (envelope.from, envelope.queue);
+                    ports.flood((&network, here), from, &rest[..alike], wants, now, timed);
+                    rest = &rest[alike..];
+                }
             }
         }
     }
@@ -330,16 +342,16 @@ impl<L: Ways> Context<'_, L> {
     }
 
     /// Whether the sender may have one more frame flooded, which is charged to it.
-    fn may_flood(&mut self, kind: Flood) -> bool {
+    fn may_flood(&mut self, kind: Flood, decider: &Decider) -> bool {
         let Some(slot) = self.ports.get_mut(self.ingress) else { return false };
-        let copies = slot.member().map_or(0, |(network, _)| network.domain.copies());
+        let copies = slot.member().map_or(0, |(network, _)| decider.copies(network, kind));
         slot.allowance.floods.admits(kind, copies, self.now)
     }
 
-    /// Sends frames to all other ports of their network, and waits for none: what one does not take
+    /// Sends frames to the other ports of their network that want them, and waits for none: what one does not take
     /// at once is dropped, and counted there. A frame that another reactor's ports do not get is
     /// counted as dropped.
-    fn flood(&mut self, frames: &[Outgoing<'_>], queue: usize) {
+    fn flood(&mut self, frames: &[Outgoing<'_>], queue: usize, (kind, decider): (Flood, &Decider)) {
         let member = self.ports.get_mut(self.ingress).and_then(|slot| slot.member.as_ref());
         let Some(network) = member.map(|(network, _)| Arc::clone(network)) else { return };
         let envelope = Envelope { from: self.ingress, to: To::Network(network.key), queue };
@@ -349,8 +361,9 @@ impl<L: Ways> Context<'_, L> {
         for reactor in network.domain.reactors().iter().filter(|reactor| **reactor != here) {
             sent = sent.min(self.links.send(*reactor, &envelope, frames));
         }
-        let links = &mut *self.links;
-        self.ports.flood((&network, here), (self.ingress, queue), frames, self.now, &mut || {
+        let (links, now) = (&mut *self.links, self.now);
+        let wants = |port| decider.wants(&network, kind.audience(), port, now);
+        self.ports.flood((&network, here), (self.ingress, queue), frames, wants, now, &mut || {
             let held_up = links.held_up();
             links.start();
             held_up

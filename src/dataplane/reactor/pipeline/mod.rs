@@ -24,6 +24,7 @@ use crate::dataplane::{
         Burst, FrameSet, MAX_FRAME_LEN, fragment,
         verdict::{DropReason, Verdict},
     },
+    gateway,
     port::PortFailure,
 };
 use std::{
@@ -38,6 +39,15 @@ enum Due {
     Advertise(PortId),
     /// A network forgets what was heard long ago.
     Forget(NetworkKey),
+    /// The members of a network are asked who listens to groups: for the first time, or again.
+    Query(NetworkKey, Again),
+}
+
+/// Whether something is done for the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Again {
+    No,
+    Yes,
 }
 
 /// What a reactor needs to carry frames, made once.
@@ -115,6 +125,7 @@ impl Pipeline {
                 let (burst, decisions) = (&mut self.burst, &mut self.decisions);
                 let effects = self.decider.decide((network, member), burst, decisions, now);
                 slot.counters.macs_not_learned.add(effects.macs_not_learned);
+                slot.counters.snoop_full.add(effects.snoop_full);
                 self.note(network.key, effects);
             }
             // Attached before its network was published: there is nowhere to go yet.
@@ -149,8 +160,15 @@ impl Pipeline {
     }
 
     /// A network is about to be published.
-    pub fn published(&mut self, network: &Network) {
+    pub fn published(&mut self, network: &Network, now: Instant) {
         self.decider.published(network);
+        let [first, later] = [Again::No, Again::Yes].map(|again| Due::Query(network.key, again));
+        if network.members.is_empty() || network.domain.asks_who_listens().is_none() {
+            self.timers.clear(first);
+            self.timers.clear(later);
+        } else if !self.timers.is_set(first) && !self.timers.is_set(later) {
+            self.timers.set(first, now);
+        }
     }
 
     /// A port was detached.
@@ -174,10 +192,16 @@ impl Pipeline {
     pub fn handle_timeouts(&mut self, ports: &mut Ports, now: Instant) {
         while let Some(due) = self.timers.pop(now) {
             let again = match due {
-                Due::Advertise(port) => self.advertise(ports, port, now),
-                Due::Forget(network) => self.decider.forget(network, now),
+                Due::Advertise(port) => self.advertise(ports, port, now).map(|when| (due, when)),
+                Due::Forget(network) => self.decider.forget(network, now).map(|when| (due, when)),
+                Due::Query(network, again) => {
+                    self.ask_who_listens(ports, network, now);
+                    let [first, later] = gateway::QUERY_INTERVALS;
+                    let wait = if again == Again::No { first } else { later };
+                    Some((Due::Query(network, Again::Yes), now + wait))
+                }
             };
-            if let Some(when) = again {
+            if let Some((due, when)) = again {
                 self.timers.set(due, when);
             }
         }
