@@ -80,6 +80,6 @@ uninstall: ## Remove what `make install` has installed; networks and vNICs stay 
 	    $(call at,$(SYSUSERS)/mvirt-net.conf) $(call at,$(PREFIX)/share/doc/mvirt-net/operations.md) \
 	    $(call at,$(PREFIX)/share/bash-completion/completions/mvirt) \
 	    $(call at,$(PREFIX)/share/zsh/site-functions/_mvirt) $(call at,$(PREFIX)/share/fish/vendor_completions.d/mvirt.fish) \
-	    $(call at,$(PREFIX)/share/man/man1)/mvirt{,-{network,nic,vm,probe,reactor,yard,version,completions,man}{,-*}}.1
+	    $(call at,$(PREFIX)/share/man/man1)/mvirt{,-{network,nic,port,mac,vm,probe,reactor,plug,yard,version,completions,man}{,-*}}.1
 
 .PHONY: help build clean demo check test soak fuzz instructions bench install uninstall

@@ -30,6 +30,7 @@ pub mod access;
 pub mod account;
 pub mod addr;
 pub mod api;
+pub mod cable;
 pub mod config;
 pub mod control;
 pub mod daemon;

@@ -4,7 +4,7 @@ use super::refusal::Refusal;
 use crate::account::Group;
 use crate::{
     dataplane::{
-        Access, MAX_CLIENTS, PortSpec, dial, dives, listen,
+        Access, MAX_CLIENTS, PortSpec, dial, dives, given, listen,
         socket::{Address, Framing, Prefix},
         switchyard, tunnel, vde,
     },
@@ -12,9 +12,11 @@ use crate::{
     locator::{self, Listen, Locator, Reach},
 };
 use ipnet::IpNet;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
     path::{Component, Path, PathBuf},
 };
 
@@ -80,7 +82,7 @@ fn shown<T: ToString>(values: impl IntoIterator<Item = T>) -> String {
 }
 
 /// Whether others connect to it, each of whom is a member of the network.
-pub(super) fn listens(locator: &Locator) -> bool {
+pub fn listens(locator: &Locator) -> bool {
     matches!(
         locator,
         Locator::StreamListen(_)
@@ -91,7 +93,7 @@ pub(super) fn listens(locator: &Locator) -> bool {
 }
 
 /// Returns what the data plane makes of a locator; others may be told its `description`.
-pub(super) fn spec(locator: &Locator, description: &str) -> io::Result<PortSpec> {
+pub fn spec(locator: &Locator, description: &str) -> io::Result<PortSpec> {
     match locator {
         Locator::Switch(node) | Locator::Hub(node) => {
             if node.directory.as_os_str().is_empty() {
@@ -159,6 +161,13 @@ pub(super) fn spec(locator: &Locator, description: &str) -> io::Result<PortSpec>
             address: at.address,
             max_clients: at.max.map_or(MAX_CLIENTS, u32::from),
         })),
+        Locator::Null => Ok(PortSpec::Given(given::Spec::Null)),
+        Locator::Seqpacket(number) => {
+            let socket = inherited(*number).map_err(|error| {
+                io::Error::new(error.kind(), format!("descriptor {number}: {error}"))
+            })?;
+            Ok(PortSpec::Given(given::Spec::Socket(socket, Framing::Packets)))
+        }
         Locator::Udp(to) => Ok(PortSpec::Dial(dial::Spec::Host(to.clone()))),
         Locator::Packet(interface) => Ok(PortSpec::Dial(dial::Spec::Interface(interface.clone()))),
         Locator::Mcast(group) => Ok(PortSpec::Dial(dial::Spec::Group(group.clone()))),
@@ -188,6 +197,13 @@ fn mesh(at: &locator::Dives) -> io::Result<dives::Spec> {
     let (host, port, allow) = (at.host, at.port, at.allow.clone());
     let switch = Settings { host, port, group, advert, allow };
     Ok(dives::Spec { switch, vlan: at.vlan })
+}
+
+/// Returns a descriptor of this process, by its number: another one of the same.
+fn inherited(number: u32) -> io::Result<OwnedFd> {
+    // By way of the kernel, which knows whether there is one: its number alone proves nothing.
+    let process = pidfd_open(getpid(), PidfdFlags::empty())?;
+    Ok(pidfd_getfd(process, number.cast_signed(), PidfdGetfdFlags::empty())?)
 }
 
 /// Returns who may open a socket; names are looked up now.

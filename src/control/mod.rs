@@ -40,7 +40,7 @@ mod watch;
 pub use accounts::Accounts;
 pub use actor::{ControlThread, Gone, Handle};
 pub use change::Decided;
-pub use locators::Reachable;
+pub use locators::{Reachable, listens, spec as port_spec};
 pub use long_lists::{LongList, LongLists};
 
 use crate::{

@@ -27,7 +27,7 @@ pub use endpoint::{
     arrivals::{Arrival, MAX_CLIENTS},
     dial, dives,
     export::{Exported, SavedConnection, SavedLimits},
-    listen,
+    given, listen,
     listener::{Access, longest_socket_path, room_for_listeners},
     single, socket, switchyard, tap, tunnel, vde, vhost_user,
 };

@@ -13,6 +13,7 @@ mod mask;
 mod network;
 mod nic;
 mod output;
+mod plug;
 mod port;
 mod probe;
 mod rate;
@@ -73,6 +74,8 @@ enum Command {
     /// Show the daemon's data-plane threads
     #[command(subcommand)]
     Reactor(reactor::Command),
+    /// Join two networks, as vde_plug does
+    Plug(plug::Command),
     /// Be a program on a Switchyard fabric
     #[command(subcommand)]
     Yard(yard::Command),
@@ -97,7 +100,7 @@ enum Command {
 fn main() -> ExitCode {
     // Before anything is parsed: a shell asks with half a line.
     CompleteEnv::with_factory(Cli::command).complete();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(plug::arguments()) {
         Ok(cli) => cli,
         Err(error) => return refuse(&without_nonsense(error)),
     };
@@ -150,6 +153,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     // These need no server, and work before there is one.
     let command = match cli.command {
         Command::Yard(command) => return yard::run(command, &out).await,
+        Command::Plug(command) => return plug::run(command).await,
         other => other,
     };
     match &command {
@@ -179,7 +183,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Probe(command) => probe::run(command, &mut client, &out).await,
         Command::Reactor(command) => reactor::run(command, &mut client, &out).await,
         Command::Version => version(&mut client, &out).await,
-        Command::Completions { .. } | Command::Man { .. } | Command::Yard(_) => Ok(()),
+        Command::Completions { .. } | Command::Man { .. } | Command::Yard(_) | Command::Plug(_) => {
+            Ok(())
+        }
     };
     ended.map_err(|failure| connection.explain(failure))
 }

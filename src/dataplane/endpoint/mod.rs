@@ -16,6 +16,7 @@ mod connection;
 pub mod dial;
 pub mod dives;
 pub mod export;
+pub mod given;
 mod links;
 pub mod listen;
 pub mod listener;
@@ -65,6 +66,8 @@ pub enum PortSpec {
     Dial(dial::Spec),
     /// A vNIC's socket, for one client at a time.
     Single(single::Spec),
+    /// What needs nothing opened.
+    Given(given::Spec),
     /// Who has connected to a socket that listens.
     Member(Arrival),
 }
@@ -200,6 +203,7 @@ pub(super) fn serve(
             let listener = switchyard::listen(&spec, exported)?;
             tokio::spawn(switchyard::serve(spec, listener, port, stop))
         }
+        PortSpec::Given(spec) => tokio::spawn(given::serve(spec.port(exported)?, port, stop)),
         PortSpec::Member(arrival) => tokio::spawn(arrival.serve(port, stop)),
     };
     Ok(Served { socket, clients, task })

@@ -3,5 +3,6 @@
 mod clouds;
 mod hostile;
 mod lan;
+mod plug;
 mod stock;
 mod switches;

@@ -1,8 +1,11 @@
 //! VDE's own programs, as Debian has them: a plug whose standard streams the test holds, and
 //! switches.
 
+use crate::daemon::wait_until;
 use std::{
     io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc,
     time::Duration,
@@ -72,6 +75,18 @@ impl Plug {
         self.frames.try_recv().is_err()
     }
 
+    /// Writes octets as they are.
+    pub(super) fn writes(&mut self, octets: &[u8]) {
+        self.input.write_all(octets).unwrap();
+    }
+
+    /// Ends its input, and waits until the program ends.
+    pub(super) fn ends_its_input(&mut self) -> std::process::ExitStatus {
+        let (_, closed) = std::os::unix::net::UnixStream::pair().unwrap();
+        self.input = ChildStdin::from(std::os::fd::OwnedFd::from(closed));
+        self.child.wait().unwrap()
+    }
+
     /// Waits until the program ends by itself.
     pub(super) fn ends(mut self) -> std::process::ExitStatus {
         self.child.wait().unwrap()
@@ -86,5 +101,26 @@ impl Drop for Plug {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
+    }
+}
+
+/// `vde_switch` of Debian's, until dropped.
+pub(super) struct Switch(Child);
+
+impl Switch {
+    pub(super) fn start(directory: &Path) -> Self {
+        let mut command = Command::new("vde_switch");
+        // It ends with its standard input unless it is a daemon.
+        let command = command.arg("-s").arg(directory).stdin(Stdio::piped());
+        let switch = Self(command.stdout(Stdio::null()).spawn().unwrap());
+        wait_until("vde_switch serves", || UnixStream::connect(directory.join("ctl")).is_ok());
+        switch
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
     }
 }

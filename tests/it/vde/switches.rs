@@ -1,7 +1,7 @@
 //! The daemon serves the directory of a VDE switch, and is a client of one: with programs of VDE's
 //! at the other end.
 
-use super::stock::{ALL, Plug, frame, mac};
+use super::stock::{ALL, Plug, Switch, frame, mac};
 use crate::daemon::{Daemon, wait_until};
 use mvirt_net::proto::{
     CreateNetworkRequest, CreatePortRequest, DeletePortRequest, GetPortRequest, GuestVlans,
@@ -19,7 +19,6 @@ use std::{
         net::UnixStream,
     },
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
 };
 
 /// A segment without addresses, as plain as a small switch.
@@ -126,27 +125,6 @@ fn all_plugs_of_vde_at_our_hub_hear_all() {
     assert_eq!((b.hears(), c.hears()), (frame(ALL, 1, 60), frame(ALL, 1, 60)));
     b.sends(&frame(mac(1), 2, 60));
     assert_eq!((a.hears(), c.hears()), (frame(mac(1), 2, 60), frame(mac(1), 2, 60)));
-}
-
-/// `vde_switch` of Debian's, until dropped.
-struct Switch(Child);
-
-impl Switch {
-    fn start(directory: &Path) -> Self {
-        let mut command = Command::new("vde_switch");
-        // It ends with its standard input unless it is a daemon.
-        let command = command.arg("-s").arg(directory).stdin(Stdio::piped());
-        let switch = Self(command.stdout(Stdio::null()).spawn().unwrap());
-        wait_until("vde_switch serves", || UnixStream::connect(directory.join("ctl")).is_ok());
-        switch
-    }
-}
-
-impl Drop for Switch {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
 }
 
 // seed H.5.14
