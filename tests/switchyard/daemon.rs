@@ -70,3 +70,15 @@ fn two_fabrics_know_nothing_of_each_other() {
     let (a, b) = (first.member("a"), second.member("a"));
     assert_eq!((a.id, a.mac), (b.id, b.mac));
 }
+
+// seed H.4.51
+#[test]
+fn its_licence_is_as_free_as_the_seeds() {
+    let text = |name: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        std::fs::read_to_string(path).unwrap()
+    };
+    assert_eq!(env!("CARGO_PKG_LICENSE"), "Apache-2.0 OR MIT");
+    assert!(text("LICENSE-APACHE").contains("Version 2.0, January 2004"));
+    assert!(text("LICENSE-MIT").contains("Permission is hereby granted, free of charge"));
+}

@@ -6,6 +6,7 @@ use serde_json::json;
 use std::{
     io::{Read as _, Write as _},
     net::Shutdown,
+    process::Command,
 };
 
 /// What the fabric says to octets before it closes.
@@ -183,4 +184,41 @@ fn more_connections_than_there_may_be_are_closed_at_once() {
             break;
         }
     }
+}
+
+#[test]
+fn who_says_nothing_is_closed_and_who_drips_is_not() {
+    let fabric = Fabric::start(&[]);
+    let (mut silent, mut half) = (fabric.connect(), fabric.connect());
+    half.send_raw(b"\0\0\0\x0e\0\x01");
+    // A message that comes octet by octet is one all the same, while others are served.
+    let (mut dripping, mut innocent) = (fabric.connect(), fabric.member("innocent"));
+    for octet in b"\0\0\0\x0e\0\x01\0\x01\0\0\0\0\0\0\0\0{}" {
+        dripping.send_raw(&[*octet]);
+        innocent.sync();
+    }
+    dripping.answer(Kind::WELCOME);
+    // Ten seconds later.
+    assert_eq!(silent.stream.read(&mut [0]).unwrap(), 0);
+    assert_eq!(half.stream.read(&mut [0]).unwrap(), 0);
+    dripping.sync();
+}
+
+#[test]
+fn without_descriptors_those_who_are_there_are_served() {
+    let mut command = Command::new("sh");
+    let script = "ulimit -n 24; exec \"$0\" --listen 127.0.0.1:0";
+    command.args(["-c", script, env!("CARGO_BIN_EXE_mvirt-switchyardd")]);
+    let fabric = Fabric::spawn(&mut command);
+    let (mut a, mut b) = (fabric.member("a"), fabric.member("b"));
+    // They wait in the kernel's queue.
+    let others: Vec<_> = (0..40).map(|_| fabric.connect()).collect();
+    for n in 0..50 {
+        let sent = frame(&b.mac, &a.mac, &[n; 60]);
+        a.send_frame(&sent);
+        assert_eq!(b.next_frame(), sent);
+    }
+    drop(others);
+    // As soon as there is room, others are let in.
+    fabric.client().sync();
 }

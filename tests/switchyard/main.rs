@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod daemon;
+mod dhcp;
 mod files;
 mod golden;
 mod hostile;

@@ -6,7 +6,7 @@ use crate::{
 };
 use std::{path::Path, process::Command};
 
-fn python(fabric: &Fabric, args: &[&str]) -> Command {
+pub(crate) fn python(fabric: &Fabric, args: &[&str]) -> Command {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python");
     let mut command = Command::new("python3");
     command.args(args).current_dir(&folder).env("PYTHONPATH", &folder);
