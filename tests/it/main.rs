@@ -11,6 +11,7 @@ mod cli;
 mod dives;
 mod guests;
 mod life;
+mod ports;
 #[path = "../support/mod.rs"]
 mod support;
 mod traffic;
