@@ -4,6 +4,7 @@
 //! `OKvlan5` in VLAN 5. A line that is no command here is answered `Bad command`; a command that
 //! cannot be carried out, `ERR` and why.
 
+use super::mesh::Totals;
 use std::{fmt::Write as _, net::SocketAddr, time::Duration};
 
 /// Octets of a line at most.
@@ -14,6 +15,7 @@ pub const BAD_COMMAND: &str = "Bad command";
 
 const SWITCH_HELP: &str = "\
 show peers                list the switches that were discovered
+show totals               what was sent to peers, received and dropped
 show vlans                list VLANs
 vlan ID                   enter a VLAN, 0-4294967295; it is made if need be
 save FILE                 write commands that make all this anew, for -c
@@ -37,6 +39,8 @@ exit                      back to the switch
 pub enum Command {
     /// The peers.
     ShowPeers,
+    /// What was carried.
+    ShowTotals,
     /// The VLANs.
     ShowVlans,
     /// To enter a VLAN.
@@ -99,6 +103,7 @@ pub fn parse(focus: Option<u32>, line: &str) -> Result<Command, Refused> {
 fn switch_command(words: &[&str]) -> Result<Command, Refused> {
     match *words {
         ["show", "peers"] => Ok(Command::ShowPeers),
+        ["show", "totals"] => Ok(Command::ShowTotals),
         ["show", "vlans"] => Ok(Command::ShowVlans),
         ["vlan", id] => number(id).map(Command::Vlan).ok_or_else(|| {
             Refused::Value(format!("vlan {id}: expected a number from 0 to 4294967295"))
@@ -156,6 +161,23 @@ pub fn peers(peers: impl IntoIterator<Item = (SocketAddr, Duration)>) -> String 
         writeln!(text, "{host:<16} {port:>5} {}", age.as_secs()).ok();
     }
     text
+}
+
+/// Returns what `show totals` shows.
+pub fn totals(totals: Totals) -> String {
+    let Totals { received, sent, unknown_peer, unknown_vlan, too_short, peer_table_full, lost } =
+        totals;
+    [
+        ("received", received),
+        ("sent", sent),
+        ("unknown_peer", unknown_peer),
+        ("unknown_vlan", unknown_vlan),
+        ("too_short", too_short),
+        ("peer_table_full", peer_table_full),
+        ("lost", lost),
+    ]
+    .map(|(name, count)| format!("{name} {count}\n"))
+    .concat()
 }
 
 /// Returns a line of `show macs`.
@@ -217,6 +239,7 @@ mod tests {
     #[test]
     fn blanks_count_as_one_and_commands_are_of_their_place() {
         assert_eq!(parse(None, "  show \t peers\r"), Ok(Command::ShowPeers));
+        assert_eq!(parse(None, "show totals"), Ok(Command::ShowTotals));
         assert_eq!(parse(None, "show vlans"), Ok(Command::ShowVlans));
         assert_eq!(parse(None, "save /tmp/x"), Ok(Command::Save("/tmp/x".into())));
         for focus in [None, Some(7)] {

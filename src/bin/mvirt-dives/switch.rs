@@ -80,6 +80,7 @@ impl Switch {
         let mut vlans = self.vlans.lock().await;
         match command {
             Command::ShowPeers => return Ok(console::peers(self.mesh.peers())),
+            Command::ShowTotals => return Ok(console::totals(self.mesh.totals())),
             Command::ShowVlans => return Ok(lines(vlans.keys())),
             Command::Help => return Ok(console::help(*focus).into()),
             Command::Exit => *focus = None,

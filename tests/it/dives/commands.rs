@@ -39,7 +39,7 @@ fn help_names_every_flag_with_its_default() {
     assert_eq!(wrong.status.code(), Some(2));
 }
 
-// seed H.3.10, H.3.12, H.3.13, H.3.15, H.3.28
+// seed H.3.8, H.3.10, H.3.12, H.3.13, H.3.15, H.3.28
 #[test]
 fn a_session_is_as_the_grammar_has_it() {
     let [mesh] = free_udp_ports();

@@ -2,9 +2,10 @@
 
 use super::rig::{Switch, free_udp_ports};
 use crate::{
-    daemon::{PATIENCE, wait_until},
-    streams::{BROADCAST, Client, frame, mac, meet},
+    daemon::{Daemon, PATIENCE, wait_until},
+    streams::{BROADCAST, Client, frame, free_ports, mac, meet},
 };
+use mvirt_net::proto::{CreatePortRequest, NetworkKind};
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -75,6 +76,37 @@ fn a_peer_that_dies_is_forgotten_within_six_seconds() {
     assert!(log.contains("timing out peer 127.0.0.1:"), "{log}");
 }
 
+// seed H.3.1
+#[test]
+fn a_port_of_the_daemon_is_in_the_mesh_before_and_after_a_hand_over() {
+    let mut daemon = Daemon::start();
+    daemon.network_with("lab", |request| {
+        request.kind = NetworkKind::Switched.into();
+        request.ipv4_subnet.clear();
+        request.ipv6_prefix.clear();
+    });
+    let ([mesh, own], [listen]) = (free_udp_ports(), free_ports());
+    for locator in [
+        format!("dives://239.13.13.13:{mesh}/port={own}/vlan=5"),
+        format!("stream-listen://127.0.0.1:{listen}"),
+    ] {
+        let network_id = "lab".into();
+        let request = CreatePortRequest { network_id, locator, ..Default::default() };
+        daemon.call(async |client| client.create_port(request).await).unwrap();
+    }
+    let switch = Switch::start(mesh, &[]);
+    wait_for_peers(std::slice::from_ref(&switch), 1);
+    let mut here = Client::new(listen, 1);
+    let mut there = Client::new(switch.listen(5), 2);
+    meet(&mut [&mut here, &mut there]);
+    assert!(daemon.hand_over());
+    // Another process now, at the same address.
+    meet(&mut [&mut here, &mut there]);
+    there.say(mac(1), "to one");
+    assert_eq!(here.hear(), "to one");
+    assert!(switch.console().ask("show peers").contains(&format!("127.0.0.1        {own:>5} ")));
+}
+
 /// A peer by hand: announces itself in one form, and says what it hears, in hexadecimal digits.
 /// Lines of digits at its input are sent to the peer that it has heard last.
 const PEER: &str = r#"
@@ -102,7 +134,8 @@ def discover():
         if len(heard) == 16 and heard[:2] == raw[:2]:
             peer = ("127.0.0.1", struct.unpack("!H", heard[2:4])[0]); say("binary", *peer)
         else:
-            host, at = heard.decode().split(":"); peer = (host, int(at)); say("text", heard.decode())
+            host, at = heard.decode().split(":")
+            peer = (host, int(at)); say("text", heard.decode())
 def frames():
     while True: say("frame", one.recv(65536).hex())
 for task in (adverts, discover, frames): threading.Thread(target=task, daemon=True).start()
@@ -206,6 +239,11 @@ fn a_peer_as_the_program_is_hears_no_text() {
     peer.send(&[0, 0, 0, 5, 1, 2, 3]);
     peer.send(&[&[0, 0, 0, 5][..], &frame(mac(1), 0x77, "last")].concat());
     assert_eq!(client.hear(), "last");
+    // Each is counted once.
+    let totals = switch[0].console().ask("show totals");
+    for line in ["unknown_vlan 2", "too_short 1", "unknown_peer 0", "lost 0"] {
+        assert!(totals.lines().any(|found| found == line), "{totals}");
+    }
     for _ in 0..3 {
         assert_eq!(peer.hear(&["text", "binary"]).0, "binary");
     }

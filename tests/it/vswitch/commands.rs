@@ -280,3 +280,38 @@ fn the_pages_commands_run_as_they_stand() {
     }
     assert!(fs::read_to_string(place.path("vswitch.log")).unwrap().contains("DEBUG"));
 }
+
+/// Runs `make` with what is built for this test as if it were built for release.
+fn make(place: &Place, target: &str) -> String {
+    let release = place.path("built/release");
+    fs::create_dir_all(&release).unwrap();
+    for program in [
+        env!("CARGO_BIN_EXE_mvirt-net"),
+        env!("CARGO_BIN_EXE_mvirt"),
+        env!("CARGO_BIN_EXE_mvirt-switchyardd"),
+        env!("CARGO_BIN_EXE_mvirt-vswitch"),
+        env!("CARGO_BIN_EXE_mvirt-dives"),
+    ] {
+        let name = std::path::Path::new(program).file_name().unwrap();
+        std::os::unix::fs::symlink(program, release.join(name)).ok();
+    }
+    let mut make = Command::new("make");
+    make.args(target.split(' ')).env("CARGO_TARGET_DIR", place.path("built"));
+    make.env("DESTDIR", place.path("root")).env_remove("MAKEFLAGS").env_remove("PREFIX");
+    said(&make.output().unwrap(), 0).0
+}
+
+// seed H.2.30
+#[test]
+fn make_installs_both_names_and_takes_them_away() {
+    let place = Place::new();
+    make(&place, "install");
+    let bin = place.path("root/usr/local/bin");
+    for name in ["vswitch", "mvirt-vswitch", "mvirt-dives"] {
+        let output = Command::new(bin.join(name)).arg("--version").output().unwrap();
+        assert!(said(&output, 0).0.contains(env!("CARGO_PKG_VERSION")));
+    }
+    make(&place, "uninstall");
+    assert_eq!(fs::read_dir(&bin).unwrap().count(), 0);
+    assert_eq!(make(&place, "-n build clean"), "cargo build --release --locked\ncargo clean\n");
+}

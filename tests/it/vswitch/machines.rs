@@ -9,10 +9,15 @@ use std::process::Command;
 
 /// A VM on a VLAN. Its interface has `address`.
 fn boot(port: u16, number: u8, address: &str) -> Machine {
-    let mac = format!("52:54:00:00:00:0{number}");
-    let network = ["-netdev", &format!("socket,id=net0,connect=:{port}")].map(str::to_owned);
-    let device = format!("virtio-net-pci,netdev=net0,mac={mac}");
-    let mut machine = spawn(&[&network[..], &["-device".into(), device]].concat());
+    let network =
+        format!("-netdev socket,id=net0,connect=:{port} -device virtio-net-pci,netdev=net0");
+    boot_with(&network, number, address)
+}
+
+/// A VM whose network is the last device of these arguments.
+fn boot_with(network: &str, number: u8, address: &str) -> Machine {
+    let network = format!("{network},mac=52:54:00:00:00:0{number}");
+    let mut machine = spawn(&network.split(' ').map(str::to_owned).collect::<Vec<_>>());
     machine.succeed(&format!("ip address add {address}/24 dev eth0 && ip link set eth0 up"));
     machine
 }
@@ -26,7 +31,7 @@ fn spawn(network: &[String]) -> Machine {
     Machine::started(command.args(network))
 }
 
-// seed H.2.1, H.2.2, H.2.10, H.2.24, H.2.27, H.2.29
+// seed H.2.1, H.2.2, H.2.24, H.2.27, H.2.29
 #[test]
 fn vms_of_a_port_reach_each_other_and_none_of_another_port() {
     let place = Place::new();
@@ -51,4 +56,31 @@ fn vms_of_a_port_reach_each_other_and_none_of_another_port() {
         let report = a.succeed("iperf3 -c 10.0.0.2 -n 4M -f m");
         assert!(report.contains("receiver"), "{report}");
     });
+}
+
+// seed H.2.28
+#[test]
+fn vms_of_a_hubport_are_moved_to_the_switch_as_the_page_says() {
+    let place = Place::new();
+    let [before, after] = free_ports();
+    let page = std::fs::read_to_string("docs/vswitch.md").unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `-netdev "));
+    let rows = rows.map(|row| {
+        let arguments: Vec<_> = format!("`-netdev {row}").split('`').map(str::to_owned).collect();
+        [&arguments[1], &arguments[3]]
+            .map(|line| line.replace(":5000", &format!(":{before}")))
+            .map(|line| line.replace(":9999", &format!(":{after}")))
+    });
+    let rows: Vec<_> = rows.collect();
+    let [hub, other] = <[_; 2]>::try_from(rows).unwrap();
+    let talk = |hub: &str, other: &str| {
+        // The one that listens first.
+        let mut a = boot_with(hub, 1, "10.0.0.1");
+        let mut b = boot_with(other, 2, "10.0.0.2");
+        a.succeed("ping -c 2 -W 10 10.0.0.2");
+        b.succeed("ping -c 2 -W 10 10.0.0.1");
+    };
+    talk(&hub[0], &other[0]);
+    let _switch = place.start(&["-ports", &after.to_string()]);
+    talk(&hub[1], &other[1]);
 }
