@@ -1,4 +1,4 @@
-//! `mvirt yard echo`: answers ARP for its address, and sends UDP datagrams back.
+//! `mvirt yard echo`: answers ARP for its address, and sends UDP datagrams back; pings, too, if asked.
 
 use super::{Fabric, Failure, output};
 use clap::Args;
@@ -17,9 +17,12 @@ pub(crate) struct Flags {
     /// The UDP port that is answered
     #[arg(long, default_value = "7007", value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
+    /// Answer pings, too
+    #[arg(long)]
+    pings: bool,
 }
 
-pub(super) async fn run(Flags { fabric, name, ip, port }: Flags) -> Result<(), Failure> {
+pub(super) async fn run(Flags { fabric, name, ip, port, pings }: Flags) -> Result<(), Failure> {
     let member = fabric.join(&name, 0).await?;
     let (id, mac) = (member.endpoint.endpoint_id, member.endpoint.mac);
     output::print(&format!("[{name}] endpoint_id={id} mac={mac} ip={ip} udp_port={port}\n"))?;
@@ -30,7 +33,8 @@ pub(super) async fn run(Flags { fabric, name, ip, port }: Flags) -> Result<(), F
                 let datagram = host.received(frame, port)?;
                 host.reply(&datagram, datagram.payload)
             };
-            host.answer_arp(frame).or_else(echo)
+            let pong = || if pings { host.pong(frame) } else { None };
+            host.answer_arp(frame).or_else(echo).or_else(pong)
         })
         .await)
 }

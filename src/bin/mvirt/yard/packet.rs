@@ -1,14 +1,14 @@
-//! The little that a host on a fabric needs to understand and to say: ARP, and UDP over IPv4.
+//! The little that a host on a fabric needs to understand and to say: ARP, UDP over IPv4, and ping.
 //!
 //! Takes frames and returns what is in them, or frames; refuses what is cut, fragments and other
 //! protocols by returning nothing, as services are silent about them.
 
 use mvirt_net::{
     addr::MacAddr,
-    wire::{self, Writer, arp, ethernet, ipv4, protocol, udp},
+    wire::{self, Writer, arp, ethernet, icmpv4, ipv4, protocol, udp},
 };
 use std::net::{Ipv4Addr, SocketAddrV4};
-use zerocopy::{IntoBytes as _, big_endian::U16};
+use zerocopy::{FromBytes as _, IntoBytes as _, big_endian::U16};
 
 /// Octets of a frame with the longest IPv4 packet.
 const MAX_FRAME: usize = ethernet::HEADER_LEN + 65_535;
@@ -65,6 +65,29 @@ impl Host {
         let reply = arp(frame).filter(|packet| packet.operation() == arp::REPLY)?;
         let is_it = (reply.sender_ip(), reply.target_ip()) == (address, self.address);
         is_it.then(|| reply.sender_mac())
+    }
+
+    /// The answer to a ping of this host's address (RFC 792, "Echo").
+    pub(super) fn pong(self, frame: &[u8]) -> Option<Vec<u8>> {
+        let (ethernet, packet) = ethernet::Header::parse(frame)?;
+        if ethernet.destination != self.mac || ethernet.ether_type.get() != ethernet::IPV4 {
+            return None;
+        }
+        let header = ipv4::Header::parse(packet, packet.len())?;
+        let is_here = header.destination() == self.address && header.protocol == protocol::ICMP;
+        if !is_here || header.part() != wire::Part::Whole {
+            return None;
+        }
+        let message = packet.get(header.header_len()..header.total_len())?;
+        let (icmp, body) = icmpv4::Header::ref_from_prefix(message).ok()?;
+        if icmp.kind != icmpv4::ECHO_REQUEST {
+            return None;
+        }
+        let mut octets = vec![0; MAX_FRAME];
+        let mut writer = Writer::new(&mut octets);
+        let reply = (icmpv4::ECHO_REPLY, 0, icmp.rest.get());
+        icmpv4::write(&mut writer, self.address, header.source(), reply, body).ok()?;
+        Some(self::frame(ethernet.source, self.mac, ethernet::IPV4, writer.since(0)))
     }
 
     /// The datagram in a frame, if it is for this host and this port.
@@ -163,6 +186,27 @@ mod tests {
         }
         assert!(a.datagram(1, b.mac, heard.from, &[0; 65_507]).is_some());
         assert_eq!(a.datagram(1, b.mac, heard.from, &[0; 65_508]), None);
+    }
+
+    #[test]
+    fn a_ping_is_answered_by_whom_it_is_for() {
+        let (a, b) = (host(1), host(2));
+        let mut octets = [0; 64];
+        let mut writer = Writer::new(&mut octets);
+        let echo = (icmpv4::ECHO_REQUEST, 0, 0x0007_0001);
+        icmpv4::write(&mut writer, a.address, b.address, echo, b"marco").unwrap();
+        let ping = frame(b.mac, a.mac, ethernet::IPV4, writer.since(0));
+        let pong = b.pong(&ping).unwrap();
+        assert_eq!((&pong[..6], &pong[6..12]), (&a.mac.0[..], &b.mac.0[..]));
+        assert_eq!((&pong[26..30], &pong[30..34]), (&[10, 0, 0, 2][..], &[10, 0, 0, 1][..]));
+        // Type, code, the sum of RFC 1071, identifier and sequence number as they came.
+        assert_eq!(pong[34..42], [0, 0, 0xb1, 0x32, 0, 7, 0, 1]);
+        assert_eq!(pong[42..], *b"marco");
+        assert_eq!(a.pong(&pong), None, "a reply is not answered");
+        assert_eq!(host(3).pong(&ping), None);
+        for cut in 0..ping.len() {
+            assert_eq!(b.pong(&ping[..cut]), None);
+        }
     }
 
     #[test]
