@@ -6,6 +6,7 @@ mod arrivals;
 mod datagrams;
 mod devices;
 mod handover;
+mod hostile;
 #[path = "../support/namespace.rs"]
 mod namespace;
 #[path = "../support/not_run.rs"]

@@ -41,7 +41,6 @@ fn is_up(daemon: &mut Daemon, name: &str) {
     wait_until("it is up", || get(daemon, name).state() == PortState::Up);
 }
 
-// seed H.2.1
 #[test]
 fn machines_behind_a_group_a_packet_socket_and_a_stream_reach_each_other() {
     let mut daemon = Daemon::start();
