@@ -4,16 +4,19 @@ use crate::{
     support::{Client, Fabric, frame},
     tools::{Service, run, yard},
 };
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
     net::{SocketAddr, TcpListener},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     time::{Duration, Instant},
 };
 
 /// A daemon; ended with its value.
 struct Daemon {
     process: Child,
+    /// To whom it has handed over.
+    successor: Option<Pid>,
     folder: tempfile::TempDir,
 }
 
@@ -22,19 +25,35 @@ fn spawn(folder: &Path) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt-net"));
     command.args(["--listen", &format!("unix:{}", at("api.sock")), "--reactors", "1"]);
     command.args(["--socket-dir", &at("s"), "--metadata-dir", &at("m"), "--hugepages", "off"]);
-    command.stderr(Stdio::null()).spawn().unwrap()
+    let log = std::fs::File::options().create(true).append(true).open(at("log")).unwrap();
+    command.stderr(log).spawn().unwrap()
 }
 
 impl Daemon {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let daemon = Self { process: spawn(folder.path()), folder };
+        let daemon = Self { process: spawn(folder.path()), successor: None, folder };
         let deadline = Instant::now() + Duration::from_secs(20);
         while run(&mut daemon.mvirt("version")).0 != 0 {
             assert!(Instant::now() < deadline, "the daemon does not serve");
             std::thread::park_timeout(Duration::from_millis(20));
         }
         daemon
+    }
+
+    /// Has it give everything to another process.
+    fn hand_over(&mut self) {
+        kill_process(Pid::from_child(&self.process), Signal::USR2).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.successor.is_none() {
+            assert!(Instant::now() < deadline, "nobody takes over");
+            std::thread::park_timeout(Duration::from_millis(5));
+            let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap();
+            let pid = log.split("handed over pid=").nth(1);
+            let pid = pid.and_then(|after| after.split_whitespace().next()?.parse().ok());
+            self.successor = pid.and_then(Pid::from_raw);
+        }
+        assert!(self.process.wait().unwrap().success());
     }
 
     fn server(&self) -> String {
@@ -50,6 +69,10 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if let Some(successor) = self.successor {
+            // It is nobody's child here: its end is seen by its sockets.
+            kill_process(successor, Signal::KILL).ok();
+        }
         self.process.kill().ok();
         self.process.wait().unwrap();
     }
@@ -120,6 +143,29 @@ fn a_fabric_that_the_daemon_serves_is_there_again_after_a_crash() {
     Client::connect(address).hello();
     assert_eq!(run(&mut daemon.mvirt("port delete yard")).0, 0);
     assert!(std::net::TcpStream::connect(address).is_err(), "nobody listens there any more");
+}
+
+#[test]
+fn a_fabric_goes_to_the_new_process_and_clients_come_back() {
+    let mut daemon = Daemon::start();
+    assert_eq!(run(&mut daemon.mvirt("network create lab --kind switched")).0, 0);
+    let addresses = [free(), free()];
+    for address in addresses {
+        let line = format!("port create lab switchyard-listen://{address}");
+        assert_eq!(run(&mut daemon.mvirt(&line)).0, 0);
+    }
+    let mut before = Client::connect(addresses[0]);
+    before.hello();
+    daemon.hand_over();
+    assert!(before.next().is_none(), "its place in the stream is lost");
+    let mut members = addresses.map(Client::connect);
+    for (n, member) in members.iter_mut().enumerate() {
+        member.join(&format!("member-{n}"));
+    }
+    let [a, b] = &mut members;
+    let sent = frame("ff:ff:ff:ff:ff:ff", &a.mac, b"across both");
+    a.send_frame(&sent);
+    assert_eq!(b.next_frame(), sent);
 }
 
 #[test]

@@ -57,11 +57,8 @@ impl Fabric {
 
     /// A client with an endpoint to which it is subscribed.
     pub(crate) fn member(&self, name: &str) -> Client {
-        let mut client = self.client();
-        let created = client.create(json!({"name": name}));
-        client.id = created["endpoint_id"].as_u64().unwrap().try_into().unwrap();
-        client.mac = created["mac"].as_str().unwrap().into();
-        client.subscribe(client.id, 0);
+        let mut client = self.connect();
+        client.join(name);
         client
     }
 }
@@ -94,6 +91,15 @@ impl Client {
     pub(crate) fn hello(&mut self) {
         self.send(Kind::HELLO, 0, 0, json!({"client_name": "test"}));
         assert_eq!(self.answer(Kind::WELCOME)["version"], 1);
+    }
+
+    /// Says HELLO, and becomes an endpoint to which it is subscribed.
+    pub(crate) fn join(&mut self, name: &str) {
+        self.hello();
+        let created = self.create(json!({"name": name}));
+        self.id = created["endpoint_id"].as_u64().unwrap().try_into().unwrap();
+        self.mac = created["mac"].as_str().unwrap().into();
+        self.subscribe(self.id, 0);
     }
 
     pub(crate) fn send_raw(&mut self, octets: &[u8]) {
