@@ -539,6 +539,10 @@ impl Control {
     pub(super) fn client_left(&mut self, id: Uuid, slot: u32) {
         let Some(entry) = self.ports.get_mut(&id) else { return };
         let Some(client) = entry.clients.remove(&slot) else { return };
+        // A listener carries nothing itself: it keeps what those have carried who are gone.
+        if let Some(listener) = &entry.attached {
+            listener.counters().add_all(client.attached.counters());
+        }
         let network_id = entry.model.network_id;
         if let Some(network) = self.networks.get_mut(&network_id) {
             network.bridges.remove(&slot);

@@ -102,6 +102,13 @@ impl PortCounters {
         counters
     }
 
+    /// Adds what a port has counted that is gone. Only for counters that no reactor writes.
+    pub fn add_all(&self, gone: &Self) {
+        for ((_, count), (_, more)) in self.named().zip(gone.named()) {
+            count.add(more.get());
+        }
+    }
+
     /// Counts a dropped frame.
     pub fn drop_frame(&self, reason: DropReason) {
         // `DropReason::ALL` is in the order of discriminants.

@@ -91,6 +91,13 @@ fn listen_until_stop(listener: &mut Client) {
     }
 }
 
+/// The statistics of the first VLAN.
+fn stats_of(port: u16) -> serde_json::Value {
+    let page = get(port, "/stats");
+    let body = page.split_once("\r\n\r\n").unwrap().1;
+    serde_json::from_str::<serde_json::Value>(body).unwrap()["vlans"][0].take()
+}
+
 // seed H.2.9
 #[test]
 fn many_clients_come_send_and_leave_at_once() {
@@ -125,10 +132,7 @@ fn many_clients_come_send_and_leave_at_once() {
         let clients = clients.map(|client| client.join().unwrap());
         // Each frame is sent on, or counted as dropped.
         wait_until("all is counted", || {
-            let page = get(stats, "/stats");
-            let body = page.split_once("\r\n\r\n").unwrap().1;
-            let frames =
-                &serde_json::from_str::<serde_json::Value>(body).unwrap()["vlans"][0]["frames"];
+            let frames = &stats_of(stats)["frames"];
             let count = |name: &str| frames[name].as_u64().unwrap();
             count("received") >= u64::from(CLIENTS) * FRAMES
                 && count("received") == count("forwarded") + count("dropped")
@@ -138,6 +142,12 @@ fn many_clients_come_send_and_leave_at_once() {
             listening.is_finished()
         });
         drop(clients);
+    });
+    // What they have sent stays counted.
+    wait_until("they are gone", || {
+        let vlan = stats_of(stats);
+        assert!(vlan["frames"]["received"].as_u64() >= Some(u64::from(CLIENTS) * FRAMES));
+        vlan["clients"].as_array().unwrap().len() == 2
     });
     meet(&mut [&mut listener, &mut first]);
 }
