@@ -11,7 +11,7 @@ use crate::switchyard::{
     impair::{Impairment, Spec, mixed},
     protocol::{Kind, Message},
 };
-use std::time::Duration;
+use std::{ops::Bound, time::Duration};
 
 /// The extensions there are.
 pub(super) const EXTENSIONS: [&str; 4] = ["capture", "impair", "stats", "filter"];
@@ -59,7 +59,7 @@ impl Fabric {
     fn stats(&self, payload: &[u8], now: Duration) -> Result<Message, String> {
         let StatsAsked { after } =
             body::parse(payload).map_err(|error| format!("bad STATS: {error}"))?;
-        let later = self.endpoints.range(after.saturating_add(1)..);
+        let later = self.endpoints.range((Bound::Excluded(after), Bound::Unbounded));
         let endpoints = later.take(MAX_STATS).map(|(id, endpoint)| EndpointStats {
             endpoint_id: *id,
             name: endpoint.name.to_string(),
