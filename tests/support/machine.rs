@@ -111,6 +111,31 @@ impl Machine {
         Self::spawn(daemon, nic, &[&vmm[..], &guest, arguments].concat())
     }
 
+    /// One of QEMU that is on no network of the daemon's but by these arguments.
+    pub(crate) fn alone_qemu(arguments: &[&str]) -> Self {
+        let mut command = Command::new("qemu-system-x86_64");
+        command.args(["-accel", "tcg", "-m", "192", "-nographic", "-no-reboot", "-nic", "none"]);
+        command.arg("-kernel").arg(artefact("vmlinuz"));
+        command.arg("-initrd").arg(artefact("qemu.cpio.gz"));
+        command.args(["-append", "console=ttyS0 quiet"]).args(arguments).stderr(Stdio::null());
+        let mut machine = Self::on_console(&mut command, tempfile::tempdir().unwrap());
+        machine.answer("boot", 120);
+        machine
+    }
+
+    /// Likewise, of User-mode Linux.
+    pub(crate) fn alone_uml(arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new("linux.uml");
+        command.env("HOME", directory.path()).env("TMPDIR", "/dev/shm");
+        command.env("LD_PRELOAD", artefact("uml-xstate.so"));
+        command.arg("mem=128M").arg(format!("initrd={}", artefact("uml.cpio.gz").display()));
+        command.args(["con=null", "con0=fd:0,fd:1", "quiet"]).args(arguments);
+        let mut machine = Self::on_console(command.stderr(Stdio::null()), directory);
+        machine.answer("boot", 120);
+        machine
+    }
+
     /// One that libvirt starts in namespaces of its own (tests/support/libvirt.sh), with these
     /// elements and devices.
     pub(crate) fn libvirt(elements: &str, devices: &str) -> Self {

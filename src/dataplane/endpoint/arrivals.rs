@@ -114,7 +114,7 @@ impl Drop for Arrival {
 pub(in crate::dataplane) struct Clients {
     free: Arc<Semaphore>,
     refused: AtomicU64,
-    restore: Option<Restore>,
+    restore: Restore,
 }
 
 impl fmt::Debug for Clients {
@@ -131,13 +131,8 @@ pub(super) struct Client {
 }
 
 impl Clients {
-    /// Returns those of a listener that takes `most` at a time.
-    pub(super) fn new(most: u32) -> Arc<Self> {
-        Arc::new(Self::with(most, None))
-    }
-
-    /// As [`Clients::new`], of a listener whose connections go on in another process: `restore` is
-    /// given the descriptors that they have exported, and returns what serves one.
+    /// Returns those of a listener that takes `most` at a time, and that go on in another process:
+    /// `restore` is given the descriptors that one has exported, and returns what serves it.
     pub(super) fn restored_by<F, S>(
         most: u32,
         restore: impl Fn(Vec<OwnedFd>) -> io::Result<S> + Send + Sync + 'static,
@@ -146,13 +141,9 @@ impl Clients {
         F: Future<Output = ()> + Send + 'static,
         S: FnOnce(PortHandle, oneshot::Receiver<()>) -> F + Send + 'static,
     {
-        let restore = move |fds| restore(fds).map(boxed);
-        Arc::new(Self::with(most, Some(Box::new(restore))))
-    }
-
-    fn with(most: u32, restore: Option<Restore>) -> Self {
+        let restore = Box::new(move |fds| restore(fds).map(boxed));
         let free = Arc::new(Semaphore::new(most as usize));
-        Self { free, refused: AtomicU64::new(0), restore }
+        Arc::new(Self { free, refused: AtomicU64::new(0), restore })
     }
 
     /// Returns a connection of another process of the daemon, of which descriptors are taken out of
@@ -163,8 +154,7 @@ impl Clients {
         since: SystemTime,
         exported: &mut Exported,
     ) -> io::Result<Arrival> {
-        let unable = || io::Error::new(io::ErrorKind::Unsupported, "it has no way to go on");
-        let serve = self.restore.as_ref().ok_or_else(unable)?(mem::take(&mut exported.fds))?;
+        let serve = (self.restore)(mem::take(&mut exported.fds))?;
         let client = self.admit().ok_or(io::ErrorKind::QuotaExceeded)?;
         Ok(Arrival::since_then(remote, since, client, serve))
     }

@@ -180,7 +180,7 @@ pub(super) fn serve(
             let spec = vde::switch::Spec { access, ..spec };
             let start = vde::switch::Start::new(&spec, exported)?;
             socket = Some(Socket { path: spec.control(), access, device: None });
-            let admitted = Clients::new(spec.max_clients);
+            let admitted = start.clients(spec.max_clients);
             clients = Some(Arc::clone(&admitted));
             tokio::spawn(vde::switch::serve(start, admitted, port, stop))
         }

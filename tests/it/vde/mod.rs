@@ -1,6 +1,7 @@
 //! VDE's programs and ours, each in the place of the other.
 
 mod clouds;
+mod guests;
 mod hostile;
 mod lan;
 mod plug;

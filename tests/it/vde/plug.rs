@@ -69,7 +69,7 @@ impl Lab {
 }
 
 /// Programs in a process group of their own, until dropped.
-struct Joined(Child);
+pub(super) struct Joined(pub(super) Child);
 
 impl Joined {
     /// Waits until it ends by itself. Returns its exit code, and what it says.

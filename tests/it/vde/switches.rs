@@ -115,6 +115,40 @@ fn plugs_of_vde_talk_by_our_switch_each_hearing_what_is_its_own() {
     assert_eq!(left.count(), 3, "the control socket and one each");
 }
 
+#[test]
+fn clients_and_uplinks_go_to_the_new_process() {
+    let mut daemon = lab();
+    let directory = serve(&mut daemon, "switch", "");
+    let [mut a, mut b] = plugs(&mut daemon, &directory);
+    let theirs = daemon.path("s/theirs");
+    let _switch = Switch::start(&theirs);
+    create(&mut daemon, "uplink", &format!("vde://{}", theirs.display())).unwrap();
+    let mut c = Plug::stock(&theirs.display().to_string());
+    wait_until("c is heard", || {
+        c.sends(&frame(ALL, 3, 60));
+        a.hears_within(100).is_some()
+    });
+    for turn in 0..3 {
+        assert!(daemon.hand_over());
+        wait_for_clients(&mut daemon, 2);
+        let len = 100 + turn;
+        a.sends(&frame(ALL, 1, len));
+        while b.hears() != frame(ALL, 1, len) {}
+        while c.hears() != frame(ALL, 1, len) {}
+        c.sends(&frame(mac(1), 3, len));
+        while a.hears() != frame(mac(1), 3, len) {}
+    }
+    // Who comes later has a name that is not taken.
+    let [mut d] = [Plug::stock(&directory.display().to_string())];
+    wait_for_clients(&mut daemon, 3);
+    d.sends(&frame(ALL, 4, 60));
+    while b.hears() != frame(ALL, 4, 60) {}
+    b.sends(&frame(mac(4), 2, 60));
+    assert_eq!(d.hears(), frame(mac(4), 2, 60));
+    drop(a);
+    wait_for_clients(&mut daemon, 2);
+}
+
 // seed H.5.18
 #[test]
 fn all_plugs_of_vde_at_our_hub_hear_all() {
@@ -182,6 +216,11 @@ fn the_directory_is_made_as_vde_switch_makes_it_and_goes_with_its_port() {
         assert_eq!((modes(&path.join("ctl")), modes(&path)), (socket, directory), "{options}");
         let client = Plug::stock(&path.display().to_string());
         wait_for_clients(&mut daemon, 1);
+        // As soon as it is connected, it takes its own file away.
+        wait_until("it is connected", || {
+            let names = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name());
+            !names.into_iter().any(|name| name.to_string_lossy().starts_with('.'))
+        });
         delete(&mut daemon);
         wait_until("it is gone", || !path.exists());
         assert!(client.ends().success(), "its cable was pulled out");

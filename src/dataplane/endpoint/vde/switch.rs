@@ -1,7 +1,7 @@
 //! A directory that VDE's clients connect to, as vde_switch serves one: each client is a port of
 //! its own, until its control connection ends.
 
-use super::{SocketFile, TIMEOUT, connect_named, datagram_socket, read, share, unplugged};
+use super::{TIMEOUT, connect_named, datagram_socket, read, share, unplugged};
 use crate::{
     dataplane::{
         PortState,
@@ -23,9 +23,13 @@ use crate::{
     log_limit::{LogLimit, Said},
     wire::vde::{self, Request, SocketName, WantedPort},
 };
-use rustix::net::{SocketType, sockopt::socket_peercred};
+use rustix::{
+    io::Errno,
+    net::{SocketAddrUnix, SocketType, bind, getsockname, sockopt::socket_peercred},
+};
 use std::{
     collections::VecDeque,
+    ffi::OsStr,
     fs, io,
     os::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
@@ -211,6 +215,34 @@ impl Start {
         let control = UnixStream::from_std(control.into())?;
         Ok(Self { control, directory: Arc::new(directory) })
     }
+
+    /// Returns its clients, `most` of them at a time, none of whom is there yet.
+    pub(in crate::dataplane::endpoint) fn clients(&self, most: u32) -> Arc<Clients> {
+        let directory = Arc::clone(&self.directory);
+        Clients::restored_by(most, move |fds| {
+            let (control, made, seat) = import(fds, &directory)?;
+            Ok(move |port, stop| serve_client(control, made, seat, port, stop))
+        })
+    }
+}
+
+/// Goes on with a client that another process of the daemon has exported.
+fn import(
+    fds: Vec<OwnedFd>,
+    directory: &Arc<Directory>,
+) -> io::Result<(UnixStream, Box<dyn Port>, Seat)> {
+    let saved = connection::saved(fds, 2)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let (mut fds, rest) = (saved.0.into_iter(), saved.1);
+    let (Some(control), Some(data)) = (fds.next(), fds.next()) else {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    };
+    let name = SocketAddrUnix::try_from(getsockname(&data)?)?;
+    let name = name.path_bytes().ok_or(io::ErrorKind::InvalidData)?;
+    let file = PathBuf::from(OsStr::from_bytes(name));
+    let seat = Seat { file, directory: Arc::clone(directory) };
+    let transport = Datagrams::new(data, Peer::Unix);
+    let made = Box::new(DescriptorPort::with_frames(transport, &rest.frames)?);
+    Ok((UnixStream::from_std(control.into())?, made, seat))
 }
 
 /// A client that has said what it wants, and got it.
@@ -218,10 +250,42 @@ struct Plugged {
     /// Its control connection.
     control: UnixStream,
     port: Box<dyn Port>,
-    /// Our socket's, as long as it is connected. Behind the port: closed first.
-    file: SocketFile,
-    directory: Arc<Directory>,
+    /// Behind the port: closed first.
+    seat: Seat,
     remote: String,
+}
+
+/// A client's place in the directory: the file of our socket for it, until dropped.
+struct Seat {
+    file: PathBuf,
+    directory: Arc<Directory>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        // Clients send by its name, which is still there when another process goes on with them.
+        if !self.directory.is_given.load(Relaxed) {
+            // Whose directory it is may have taken it away.
+            fs::remove_file(&self.file).ok();
+        }
+    }
+}
+
+impl Seat {
+    /// Binds a client's socket to a name that is free.
+    fn bind(data: &OwnedFd, directory: &Arc<Directory>) -> io::Result<Self> {
+        loop {
+            let number = directory.clients.fetch_add(1, Relaxed) % 1000;
+            let name = format!("{number:03}.{}", data.as_raw_fd());
+            let file = directory.path.join(name);
+            match bind(data, &SocketAddrUnix::new(&file)?) {
+                Ok(()) => return Ok(Self { file, directory: Arc::clone(directory) }),
+                // Of a client that another process had: there are fewer of those than numbers.
+                Err(Errno::ADDRINUSE) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
 }
 
 /// Accepts clients until `stop`. They outlive it: each is a port of its own.
@@ -297,11 +361,9 @@ async fn greet(socket: OwnedFd, directory: Arc<Directory>) -> io::Result<Plugged
     let data = datagram_socket()?;
     // First, so that nobody else can send to it once it has a name.
     connect_named(&data, &request.socket, &control)?;
-    let number = directory.clients.fetch_add(1, Relaxed) % 1000;
-    let path = directory.path.join(format!("{number:03}.{}", data.as_raw_fd()));
-    let file = SocketFile::bind(&data, path)?;
-    share(&file.0, peer.uid.as_raw(), directory.access)?;
-    let name = SocketName::at_path(file.0.as_os_str().as_bytes());
+    let seat = Seat::bind(&data, &directory)?;
+    share(&seat.file, peer.uid.as_raw(), directory.access)?;
+    let name = SocketName::at_path(seat.file.as_os_str().as_bytes());
     let name = name.ok_or(io::ErrorKind::InvalidFilename)?;
     // A new connection has room for it.
     if control.try_write(name.as_bytes())? != vde::REPLY_LEN {
@@ -313,22 +375,28 @@ async fn greet(socket: OwnedFd, directory: Arc<Directory>) -> io::Result<Plugged
         (description, _) => format!("{description}: {by}"),
     };
     let port = Box::new(DescriptorPort::new(Datagrams::new(data, Peer::Unix))?);
-    Ok(Plugged { control, port, file, directory, remote })
+    Ok(Plugged { control, port, seat, remote })
 }
 
-fn arrival(client: Client, plugged: Plugged) -> Arrival {
-    let Plugged { control, port: made, file, directory, remote } = plugged;
-    Arrival::new(remote, client, async move |port, stop| {
-        let (end, ended) = oneshot::channel();
-        let until_unplugged = async {
-            tokio::select! {
-                _ = stop => {}
-                () = unplugged(&control) => {}
-            }
-            // It may have ended by itself.
-            end.send(()).ok();
-        };
-        tokio::join!(connection::serve(made, port, ended), until_unplugged);
-        drop((file, directory));
-    })
+fn arrival(client: Client, Plugged { control, port: made, seat, remote }: Plugged) -> Arrival {
+    Arrival::new(remote, client, move |port, stop| serve_client(control, made, seat, port, stop))
+}
+
+/// Keeps a client attached until either of its sockets is closed, or `stop`.
+async fn serve_client(
+    control: UnixStream,
+    made: Box<dyn Port>,
+    seat: Seat,
+    mut port: PortHandle,
+    stop: oneshot::Receiver<()>,
+) {
+    let ended = tokio::select! {
+        failure = connection::keep(made, &mut port, Some(control.as_fd())) => failure.to_string(),
+        () = unplugged(&control) => "it was unplugged".into(),
+        _ = stop => String::new(),
+    };
+    port.detach().await;
+    drop(seat);
+    tracing::info!(port = port.name(), ended, "a VDE client is gone");
+    port.tell_why(PortState::Left, &ended);
 }
