@@ -170,6 +170,7 @@ pub fn spec(locator: &Locator, description: &str) -> io::Result<PortSpec> {
         }
         Locator::Udp(to) => Ok(PortSpec::Dial(dial::Spec::Host(to.clone()))),
         Locator::Packet(interface) => Ok(PortSpec::Dial(dial::Spec::Interface(interface.clone()))),
+        Locator::Macvtap(interface) => Ok(PortSpec::Dial(dial::Spec::Macvtap(interface.clone()))),
         Locator::Mcast(group) => Ok(PortSpec::Dial(dial::Spec::Group(group.clone()))),
         Locator::Tap(tap) => Ok(PortSpec::Tap(tap.clone())),
         _ => {

@@ -223,3 +223,63 @@ fn an_interface_carries_frames_both_ways_with_their_tags_and_no_echo() {
         assert_eq!(wire.hears(), frame(1, 2, b"up again"));
     });
 }
+
+/// The file of a macvtap device, until dropped.
+struct Node(Option<String>);
+
+impl Node {
+    /// As udev makes it; where /dev is devtmpfs, it is there already.
+    fn new(interface: &str) -> Self {
+        let show = format!(
+            "mount -t sysfs none /sys && cd /sys/class/net/{interface}/tap* && \
+             basename $PWD && cat dev"
+        );
+        let shown = Command::new("unshare").args(["--mount", "sh", "-c", &show]).output().unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        let (name, number) = shown.trim().split_once('\n').unwrap();
+        let path = format!("/dev/{name}");
+        if Path::new(&path).exists() {
+            return Self(None);
+        }
+        run(&format!("mknod {path} c {}", number.replace(':', " ")));
+        Self(Some(path))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    }
+}
+
+#[test]
+fn a_macvtap_device_is_a_card_of_its_own_on_another() {
+    in_namespace(|| {
+        run("ip link add v0 type veth peer name v1");
+        run("ip link add link v0 name m0 type macvtap mode passthru");
+        let [mut host, mut rig] = [Rig::new(), Rig::new()];
+        let spec = || PortSpec::Dial(dial::Spec::Macvtap("m0".into()));
+        let other = PortSpec::Dial(dial::Spec::Macvtap("lo".into()));
+        let refused = rig.join(other, 1).unwrap_err();
+        assert!(refused.to_string().starts_with("lo: /dev/tap1"), "{refused}");
+        let _node = Node::new("m0");
+        for link in ["v0", "v1", "m0"] {
+            run(&format!("ip link set {link} up"));
+        }
+        let _port = rig.join(spec(), 1).unwrap();
+        rig.wait_until(1, PortState::Active);
+        let (_listener, a, _port_a) = client(&mut rig, 2);
+        // At the other end of the cable, another segment.
+        let interface = PortSpec::Dial(dial::Spec::Interface("v1".into()));
+        let _cable = host.join(interface, 2).unwrap();
+        host.wait_until(2, PortState::Active);
+        let (_other, b, _port_b) = client(&mut host, 1);
+        a.sends(&frame(1, 2, b"out"));
+        assert_eq!(b.hears(), frame(1, 2, b"out"));
+        b.sends(&frame(2, 1, b"in"));
+        assert_eq!(a.hears(), frame(2, 1, b"in"));
+        let group = [&[0x33, 0x33, 0, 0, 0, 9][..], &mac(1), &[0x88, 0xb5], b"to a group"].concat();
+        b.sends(&group);
+        assert_eq!(a.hears(), group);
+    });
+}

@@ -15,7 +15,9 @@ use crate::{
             Port,
             datagram::{Datagrams, Peer},
             descriptor::DescriptorPort,
+            interface::Interface,
             packet::Packet,
+            tap::Tap,
         },
     },
     locator::{Host, HostPort, Mcast, Stream, Udp},
@@ -76,6 +78,8 @@ pub enum Spec {
     Group(Mcast),
     /// An interface of the host's, by its name.
     Interface(String),
+    /// A macvtap device, by its interface.
+    Macvtap(String),
 }
 
 /// What is opened as often as need be.
@@ -87,6 +91,7 @@ pub(super) enum Source {
     Host { socket: OwnedFd, remote: HostPort },
     Group { socket: OwnedFd, sender: OwnedFd, group: SocketAddr },
     Interface(String),
+    Macvtap(String),
 }
 
 impl fmt::Display for Source {
@@ -97,7 +102,7 @@ impl fmt::Display for Source {
             Self::Datagrams { remote, .. } => remote.display().fmt(f),
             Self::Host { remote, .. } => remote.fmt(f),
             Self::Group { group, .. } => group.fmt(f),
-            Self::Interface(name) => name.fmt(f),
+            Self::Interface(name) | Self::Macvtap(name) => name.fmt(f),
         }
     }
 }
@@ -128,6 +133,16 @@ impl Source {
                 };
                 Ok((Self::Interface(name), Some(port)))
             }
+            Spec::Macvtap(name) => {
+                let port = match connection::saved(fds, 1)? {
+                    Some((mut fds, rest)) => Box::new(DescriptorPort::with_frames(
+                        Tap::from(fds.remove(0)),
+                        &rest.frames,
+                    )?),
+                    None => macvtap_port(&name)?,
+                };
+                Ok((Self::Macvtap(name), Some(port)))
+            }
             // Bound, they are never without their sockets, which are connected anew.
             bound => Ok((Self::bound(bound, access, fds.into_iter().next())?, None)),
         }
@@ -138,6 +153,7 @@ impl Source {
             Spec::Stream(to) => Ok(Self::Stream(to)),
             Spec::Packets(path) => Ok(Self::Packets(path)),
             Spec::Interface(name) => Ok(Self::Interface(name)),
+            Spec::Macvtap(name) => Ok(Self::Macvtap(name)),
             Spec::Datagrams { local, remote, .. } => {
                 let socket = match given {
                     Some(socket) => socket,
@@ -175,6 +191,7 @@ impl Source {
                 return Framing::Packets.port(socket::connect_unix(path, Framing::Packets).await?);
             }
             Self::Interface(name) => return Ok(interface_port(name)?),
+            Self::Macvtap(name) => return Ok(macvtap_port(name)?),
             Self::Datagrams { socket, remote } => {
                 let address = SocketAddrUnix::new(remote)?;
                 // By another socket: who else sends to this one is to be heard, too.
@@ -209,9 +226,11 @@ impl Source {
                 Ok(vec![socket.try_clone()?])
             }
             // Opened anew: who listens takes another connection, and a group has any number.
-            Self::Stream(_) | Self::Packets(_) | Self::Group { .. } | Self::Interface(_) => {
-                Ok(Vec::new())
-            }
+            Self::Stream(_)
+            | Self::Packets(_)
+            | Self::Group { .. }
+            | Self::Interface(_)
+            | Self::Macvtap(_) => Ok(Vec::new()),
         }
     }
 }
@@ -225,6 +244,12 @@ fn interface_port(name: &str) -> io::Result<Box<DescriptorPort<Packet>>> {
         _ => socket::at(error, name),
     })?;
     Ok(Box::new(DescriptorPort::new(opened)?))
+}
+
+/// Returns a port of the macvtap device of an interface.
+fn macvtap_port(name: &str) -> io::Result<Box<DescriptorPort<Tap>>> {
+    let opened = Interface::named(name).and_then(|interface| Tap::open_macvtap(&interface));
+    Ok(Box::new(DescriptorPort::new(opened.map_err(|error| socket::at(error, name))?)?))
 }
 
 /// Returns a socket for UDP that is bound.

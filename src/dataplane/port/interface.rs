@@ -77,6 +77,11 @@ impl Interface {
         Ok(name_to_index(&self.socket, name)?)
     }
 
+    /// Whether a request has its name.
+    pub(super) fn is_named_in(&self, request: &Request) -> bool {
+        self.request.name == request.name
+    }
+
     /// Whether it is set up.
     pub fn is_up(&self) -> io::Result<bool> {
         let asked = self.ask::<{ libc::SIOCGIFFLAGS as Opcode }>(self.request)?;

@@ -9,7 +9,7 @@
 use super::{
     PortFailure, Undelivered,
     descriptor::{Inbox, Transport, read_frames, write_frame},
-    interface::Request,
+    interface::{Interface, Request},
 };
 use crate::{
     dataplane::frame::offload::{Offloads, Segmentation},
@@ -18,7 +18,7 @@ use crate::{
 use rustix::{
     fs::{Mode, OFlags, open},
     io::Errno,
-    ioctl::{IntegerSetter, Setter, ioctl},
+    ioctl::{IntegerSetter, Setter, Updater, ioctl},
 };
 use std::{
     io,
@@ -45,9 +45,34 @@ impl Tap {
     pub fn open(name: &str, make: Make) -> io::Result<Self> {
         let kind = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
         let exclusive = if make == Make::Always { libc::IFF_TUN_EXCL } else { 0 };
-        let request = Request::new(name)?.with_flags(kind | exclusive);
+        Self::prepared("/dev/net/tun", Request::new(name)?.with_flags(kind | exclusive))
+    }
+
+    /// Opens the macvtap device of an interface of the caller's network namespace.
+    pub fn open_macvtap(interface: &Interface) -> io::Result<Self> {
+        // As udev makes it: the only name that it has (linux/drivers/net/macvtap.c).
+        let path = format!("/dev/tap{}", interface.index()?);
+        let kind = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"));
+        // It takes no name: it is of one interface.
+        let tap = Self::prepared(&path, Request::new("")?.with_flags(kind)).map_err(named)?;
+        let mut found = Request::new("")?;
+        // SAFETY: it writes an ifreq (if_tun.h).
+        unsafe { ioctl(&*tap.0, Updater::<{ libc::TUNGETIFF as _ }, Request>::new(&mut found)) }?;
+        // Interfaces of all namespaces have their files there, by numbers that are not theirs alone.
+        if !interface.is_named_in(&found) {
+            let text = format!("{path} is of an interface elsewhere");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        // Else it takes only the groups that its own host has joined: guests' neighbour discovery
+        // would end here.
+        interface.hear_all_groups()?;
+        Ok(tap)
+    }
+
+    fn prepared(path: &str, request: Request) -> io::Result<Self> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd = open("/dev/net/tun", flags, Mode::empty())?;
+        let fd = open(path, flags, Mode::empty())?;
         let header_len = vnet::HEADER_LEN as libc::c_int;
         let accepts = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
         // SAFETY: each reads what its number says it is given (if_tun.h): an ifreq, two integers by
