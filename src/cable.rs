@@ -196,7 +196,9 @@ impl Cable {
                 }
                 self.is_over = true;
             }
-            PortChange::State(PortState::Listening, _) | PortChange::Gateway(_) => {}
+            // Between two ends no loop is looked for.
+            PortChange::State(PortState::Listening | PortState::Blocked, _)
+            | PortChange::Gateway(_) => {}
         }
         Ok(())
     }

@@ -41,6 +41,7 @@ fn network_of(ports: [Box<dyn Port>; 2]) -> (reactor::Handle, [Arc<PortCounters>
             allowance: Allowance::default(),
             on_failure: Box::new(|failure| panic!("{failure}")),
             on_gateway_event: Box::new(drop),
+            on_blocking: Box::new(drop),
         });
     }
     (reactor, counters)

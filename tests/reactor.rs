@@ -68,6 +68,7 @@ fn attachment(
         allowance: Allowance::default(),
         on_failure: Box::new(on_failure),
         on_gateway_event: Box::new(drop),
+        on_blocking: Box::new(drop),
     }
 }
 

@@ -9,9 +9,12 @@ use mvirt_net::{
         forward::{
             Domain, FibBuilder, MacTable, Network,
             switched::Switched,
-            tables::{Member, NetworkKey, PortId, Role, Routed, Segment, Vnic},
+            tables::{BridgePort, Member, NetworkKey, PortId, Role, Routed, Segment, Vnic},
         },
-        frame::{Burst, FrameSet, Outgoing, verdict::DropReason},
+        frame::{
+            Burst, FrameSet, Outgoing,
+            verdict::{Blocking, DropReason},
+        },
         port::{Delivered, Port, PortFailure, Undelivered, Wakeup},
         reactor::{
             self, Hugepages,
@@ -22,7 +25,7 @@ use mvirt_net::{
         },
     },
     model::{
-        L2Policy,
+        L2Policy, PortRole,
         PortSecurity::{self, Off, Strict},
         l2::{HasGateway, Members},
     },
@@ -156,6 +159,7 @@ fn guest(at: usize, is_full: bool) -> (Guest, Attachment) {
         allowance: Allowance::default(),
         on_failure: Box::new(|failure| panic!("{failure}")),
         on_gateway_event: Box::new(drop),
+        on_blocking: Box::new(drop),
     };
     (Guest { mac: mac(at), send, received, counters }, attachment)
 }
@@ -449,6 +453,106 @@ fn a_gateway_asks_who_listens_and_then_relies_on_it() {
     let later = start + Duration::from_secs(31 + 125);
     assert!(pipeline.next_timeout().is_some_and(|due| due <= later));
     assert_eq!(c.received.try_iter().count(), 2);
+}
+
+/// Two ports of somebody else's switch, with a guest beside them; and what is said of them.
+struct Looped {
+    pipeline: Pipeline,
+    ports: Ports,
+    guests: [Guest; 3],
+    said: Receiver<(usize, Option<Blocking>)>,
+}
+
+impl Looped {
+    fn new(now: Instant) -> Self {
+        let (mut pipeline, mut ports) = (Pipeline::default(), Ports::default());
+        let (say, said) = mpsc::channel();
+        let guests = [0, 1, 2].map(|at| {
+            let (guest, mut attachment) = guest(at, false);
+            let say = say.clone();
+            attachment.on_blocking = Box::new(move |why| say.send((at, why)).unwrap());
+            pipeline.attached(&attachment, now);
+            ports.attach(attachment, Duration::ZERO);
+            guest
+        });
+        let bridge = |at| Arc::new(BridgePort::new(port(at), PortRole::Uplink, 1500));
+        let member = |at: usize| Member {
+            reactor: 0,
+            role: match at {
+                2 => Role::Guest(Arc::new(Vnic::new(port(2), MacAddr(mac(2)), 1500))),
+                _ => Role::Bridge(bridge(at)),
+            },
+        };
+        let members: Vec<_> = [0, 1, 2].map(member).into();
+        let rules = L2Policy::default().in_force(HasGateway::No, Members::Any);
+        let domain = Domain::Switched(Switched::new(&members, rules));
+        ports.publish(&Arc::new(Network { key: NETWORK, members, domain }));
+        Self { pipeline, ports, guests, said }
+    }
+
+    fn sends(&mut self, at: usize, frame: &[u8], now: Instant) {
+        self.guests[at].send.send(frame.to_vec()).unwrap();
+        let mut links = Links { room: 0, sent: Vec::new() };
+        assert_eq!(self.pipeline.run(&mut self.ports, &mut links, (port(at), 0), now), Ok(1));
+    }
+
+    /// Sends a broadcast from a port; returns who hears it.
+    fn broadcasts(&mut self, at: usize, now: Instant) -> Vec<usize> {
+        let frame = [&EVERYBODY[..], &mac(at), &[0x88, 0xb5]].concat();
+        self.sends(at, &frame, now);
+        let heard = |at: &usize| self.guests[*at].received.try_iter().any(|heard| heard == frame);
+        [0, 1, 2].into_iter().filter(heard).collect()
+    }
+}
+
+#[test]
+fn a_port_whose_probes_come_back_by_another_is_blocked_until_the_loop_is_gone() {
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let mut looped = Looped::new(start);
+    looped.pipeline.handle_timeouts(&mut looped.ports, at(10));
+    let probes: Vec<_> = looped.guests[0].received.try_iter().collect();
+    assert_eq!((probes.len(), &probes[0][..6]), (1, &[0x01, 0x53, 0x59, 0, 0, 1][..]));
+    assert_eq!(looped.broadcasts(2, at(10)), [0, 1]);
+    assert_eq!(looped.said.try_recv().ok(), None);
+    // Forged, it blocks nobody; nor does it where it was sent.
+    let mut forged = probes[0].clone();
+    *forged.last_mut().unwrap() ^= 1;
+    looped.sends(1, &forged, at(10));
+    looped.sends(0, &probes[0], at(10));
+    assert_eq!(looped.broadcasts(2, at(10)), [0, 1]);
+    for (found, until) in [(20, 50), (60, 120)] {
+        looped.sends(1, &probes[0], at(found));
+        assert_eq!(looped.said.try_recv(), Ok((1, Some(Blocking::Loop))));
+        assert_eq!(looped.broadcasts(1, at(found)), [0; 0]);
+        assert_eq!(looped.broadcasts(2, at(found)), [0]);
+        looped.pipeline.handle_timeouts(&mut looped.ports, at(until - 1));
+        assert_eq!(looped.broadcasts(2, at(until - 1)), [0]);
+        looped.pipeline.handle_timeouts(&mut looped.ports, at(until));
+        assert_eq!(looped.said.try_recv(), Ok((1, None)), "twice as long the second time");
+        assert_eq!(looped.broadcasts(2, at(until)), [0, 1]);
+    }
+    let drops: Vec<_> = looped.guests[1].counters.drops().collect();
+    assert!(drops.contains(&(DropReason::BadProbe, 1)), "{drops:?}");
+    let guest = &looped.guests[2];
+    assert!(!guest.received.try_iter().any(|frame| frame.starts_with(&probes[0][..6])));
+}
+
+#[test]
+fn a_port_is_blocked_where_a_mac_flaps() {
+    let mut now = Instant::now();
+    let mut looped = Looped::new(now);
+    let frame = [&EVERYBODY[..], &STRANGER, &[0x88, 0xb5]].concat();
+    for turn in 0..7 {
+        assert_eq!(looped.said.try_recv().ok(), None);
+        looped.sends(turn % 2, &frame, now);
+    }
+    assert_eq!(looped.said.try_recv(), Ok((0, Some(Blocking::Flap))));
+    assert_eq!(looped.broadcasts(2, now), [1], "the other port goes on");
+    now += Duration::from_secs(10);
+    looped.pipeline.handle_timeouts(&mut looped.ports, now);
+    assert_eq!(looped.said.try_recv(), Ok((0, None)));
+    assert_eq!(looped.broadcasts(2, now), [0, 1]);
 }
 
 #[test]

@@ -464,7 +464,8 @@ impl Control {
             PortChange::State(PortState::Idle | PortState::Listening | PortState::Left, _) => {
                 proto::NicState::Created
             }
-            PortChange::State(PortState::Active, _) => proto::NicState::Active,
+            // A guest that is a bridge is blocked for a while only, and is there.
+            PortChange::State(PortState::Active | PortState::Blocked, _) => proto::NicState::Active,
             PortChange::State(PortState::Failed, _) => proto::NicState::Error,
         };
         // In the queue once, however often its VMM comes and goes.

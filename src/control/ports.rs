@@ -473,6 +473,7 @@ impl Control {
             PortState::Idle => proto::PortState::Down,
             PortState::Active => proto::PortState::Up,
             PortState::Listening => proto::PortState::Listening,
+            PortState::Blocked => proto::PortState::Blocked,
             PortState::Failed => proto::PortState::Error,
             // Said of a client alone.
             PortState::Left => return,

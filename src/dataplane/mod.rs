@@ -84,6 +84,8 @@ pub enum PortState {
     Active,
     /// They broke the protocol, or what it is to be reached by is not there.
     Failed,
+    /// It is in a loop: nothing comes from it or goes to it for a while.
+    Blocked,
     /// It waits for others to connect, each of whom is a port of its own.
     Listening,
     /// Who had connected has left: the port is of no more use.

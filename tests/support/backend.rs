@@ -76,6 +76,7 @@ pub(crate) fn attachment(id: PortId, network: NetworkKey, port: impl Port + 'sta
         counters: Arc::new(PortCounters::default()),
         on_failure: Box::new(|failure| panic!("{failure}")),
         on_gateway_event: Box::new(drop),
+        on_blocking: Box::new(drop),
     }
 }
 

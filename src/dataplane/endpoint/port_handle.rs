@@ -122,6 +122,7 @@ impl PortHandle {
     pub(super) fn attach(&mut self, port: Box<dyn Port>, state: PortState) {
         let failures = self.failures.0.clone();
         let reporter = self.reporter.clone();
+        let blocked = self.reporter.clone();
         let reactor = Arc::clone(&self.home.borrow_and_update());
         reactor.attach(Attachment {
             id: self.id,
@@ -132,6 +133,10 @@ impl PortHandle {
             // Who serves it may have begun anew.
             on_failure: Box::new(move |failure| drop(failures.send(failure))),
             on_gateway_event: Box::new(move |told| reporter.told(told)),
+            on_blocking: Box::new(move |why| match why {
+                Some(why) => blocked.state(PortState::Blocked, why.why()),
+                None => blocked.state(PortState::Active, ""),
+            }),
         });
         self.attached = Some(reactor);
         self.tell(state);

@@ -12,9 +12,9 @@ use std::collections::HashMap;
 /// How often what has aged is taken out, in seconds.
 // It is not found before either: this is for its memory, and that others of its port have room.
 const SWEEP: u32 = 30;
-/// How often a MAC may move, each time within a second of the last.
+/// How often a MAC may move within seconds, where loops are looked for.
 // A guest that moves to another host moves once. A loop moves a MAC with each frame.
-const MOVES: u8 = 5;
+pub(super) const MOVES: u8 = 5;
 
 /// A MAC in a VLAN of its guests' own, 0 where there is none: in one word, which is hashed fast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,6 +42,8 @@ pub(super) struct Limits {
     pub port: usize,
     /// In all.
     pub table: usize,
+    /// How often one may move, each time within a second of the last; none: as often as it likes.
+    pub moves: Option<u8>,
 }
 
 /// What a frame has taught.
@@ -100,12 +102,12 @@ impl Fdb {
                 return Lesson::Known;
             }
             if now.saturating_sub(entry.moved) <= 1 && !entry.has_aged(self.ageing, now) {
-                if entry.moves >= MOVES {
+                if limits.moves.is_some_and(|most| entry.moves >= most) {
                     return Lesson::Flaps;
                 }
                 moves = entry.moves;
             }
-            moves += 1;
+            moves = moves.saturating_add(1);
             // Whether there is room for it or not: it is there no longer.
             self.forget(mac);
         }
@@ -182,7 +184,7 @@ mod tests {
     use proptest::prelude::*;
 
     const AGEING: u32 = 300;
-    const LIMITS: Limits = Limits { port: 1024, table: 2000 };
+    const LIMITS: Limits = Limits { port: 1024, table: 2000, moves: Some(MOVES) };
 
     fn fdb() -> Fdb {
         Fdb { ageing: AGEING, ..Fdb::default() }
@@ -248,16 +250,19 @@ mod tests {
 
     #[test]
     fn a_mac_moves_at_once_but_not_to_and_fro_for_ever() {
-        let learn = |fdb: &mut Fdb, wait: u32, start: u32| {
-            let learn = |at| fdb.learn(mac(1), port(at % 2), LIMITS, start + wait * at);
+        let mut limits = LIMITS;
+        let learn = |fdb: &mut Fdb, limits: Limits, wait: u32, start: u32| {
+            let learn = |at| fdb.learn(mac(1), port(at % 2), limits, start + wait * at);
             (0..20).map(learn).filter(|lesson| *lesson == Lesson::Known).count()
         };
         let mut looped = fdb();
         // To its port and five times away; from where it stays then, it may go on sending.
-        assert_eq!(learn(&mut looped, 0, 0), 6 + 7);
+        assert_eq!(learn(&mut looped, limits, 0, 0), 6 + 7);
         assert_eq!(looped.lookup(mac(1), 0), Some(port(1)));
-        assert_eq!(learn(&mut looped, 0, 1), 10);
-        assert_eq!(learn(&mut fdb(), 2, 0), 20, "it takes its time");
+        assert_eq!(learn(&mut looped, limits, 0, 1), 10);
+        assert_eq!(learn(&mut fdb(), limits, 2, 0), 20, "it takes its time");
+        limits.moves = None;
+        assert_eq!(learn(&mut fdb(), limits, 0, 0), 20, "no loops are looked for");
     }
 
     #[test]

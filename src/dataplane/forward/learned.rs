@@ -4,13 +4,18 @@
 use super::{
     Decisions, Effects, Network,
     fdb::{Fdb, Key},
+    probe::{Finding, Prober},
     segment::Segment,
     switched::Switched,
     tables::{Member, NetworkKey, PortId},
 };
 use crate::{
     addr::MacAddr,
-    dataplane::frame::{Burst, Outgoing, classify::classify, verdict::Audience},
+    dataplane::frame::{
+        Burst, Outgoing,
+        classify::classify,
+        verdict::{Audience, Blocking, DropReason, Verdict},
+    },
     wire::{ethernet, vlan::tagging, vnet::Offload},
 };
 use std::{
@@ -56,9 +61,14 @@ impl MacTable {
 #[derive(Debug, Default)]
 pub(super) struct Learned {
     segments: HashMap<NetworkKey, Segment>,
+    prober: Prober,
 }
 
 impl Learned {
+    pub(super) fn new(prober: Prober) -> Self {
+        Self { prober, ..Self::default() }
+    }
+
     /// Decides about every frame of a burst of `member`.
     pub(super) fn decide(
         &mut self,
@@ -67,8 +77,15 @@ impl Learned {
         decisions: &mut Decisions,
         now: Instant,
     ) -> Effects {
+        let (prober, port) = (self.prober.clone(), member.port());
+        let guards = table.rules().loop_guard;
         self.with((key, table), now, |segment, now| {
             for (at, frame) in burst.frames_mut().0.iter_mut().enumerate() {
+                let probe = if guards { prober.judge(key, port, frame.head()) } else { None };
+                if let Some(finding) = probe {
+                    decisions.end(at, verdict(finding));
+                    continue;
+                }
                 match table.decide(member, frame, segment, now) {
                     Ok(next_hop) => decisions.forward(at, next_hop),
                     Err(verdict) => decisions.end(at, verdict),
@@ -189,6 +206,15 @@ impl Learned {
             macs_not_learned: std::mem::take(&mut segment.macs_not_learned),
             snoop_full: std::mem::take(&mut segment.snoop_full),
         }
+    }
+}
+
+/// Returns what becomes of a probe.
+fn verdict(finding: Finding) -> Verdict {
+    match finding {
+        Finding::Forged => DropReason::BadProbe.into(),
+        Finding::Loop => Verdict::Block(Blocking::Loop),
+        Finding::Own => DropReason::Hairpin.into(),
     }
 }
 

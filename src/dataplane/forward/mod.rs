@@ -17,6 +17,7 @@ mod learned;
 pub mod limit;
 mod local;
 mod port_security;
+mod probe;
 pub mod rewrite;
 pub mod routed;
 mod segment;
@@ -27,6 +28,7 @@ pub mod withheld;
 
 pub use fib::{Fib, FibBuilder};
 pub use learned::{LearnedMac, MacTable};
+pub use probe::Prober;
 
 use super::frame::{
     BURST, Burst, Outgoing,
@@ -93,6 +95,14 @@ impl Domain {
         }
     }
 
+    /// Whether loops through its ports are looked for.
+    pub fn guards_loops(&self) -> bool {
+        match self {
+            Self::Routed(_) => false,
+            Self::Switched(table) => table.rules().loop_guard,
+        }
+    }
+
     /// Returns the gateway that is to ask who listens to groups.
     pub fn asks_who_listens(&self) -> Option<&Routed> {
         match self {
@@ -146,6 +156,12 @@ impl Decisions {
         self.verdicts[at] = verdict;
     }
 
+    /// Ends all frames here.
+    pub fn end_all(&mut self, reason: DropReason) {
+        self.next_hops.fill(NextHopId::NONE);
+        self.verdicts.fill(Verdict::Drop(reason));
+    }
+
     /// Returns where each frame goes on to; [`NextHopId::NONE`] where its verdict says what becomes
     /// of it.
     pub fn next_hops(&self) -> &[NextHopId; BURST] {
@@ -178,6 +194,11 @@ pub struct Decider {
 }
 
 impl Decider {
+    /// One that knows the probes of others who have the same prober.
+    pub fn new(prober: Prober) -> Self {
+        Self { learned: Learned::new(prober), ..Self::default() }
+    }
+
     /// Decides about every frame of a burst of `member`. Those to be forwarded are made what they
     /// leave as.
     pub fn decide(

@@ -26,6 +26,8 @@ pub enum Verdict {
     Flood(Flood),
     /// Nowhere, and the sender is told by an ICMP error.
     Reject(DropReason, Rejection),
+    /// Nowhere, and its port is blocked for a while.
+    Block(Blocking),
     /// Nowhere, silently.
     Drop(DropReason),
 }
@@ -49,6 +51,25 @@ pub enum Flood {
     Listeners(GroupId),
     /// It says who listens to a group.
     Report,
+}
+
+/// Why a port is blocked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blocking {
+    /// What another port has sent came back by it.
+    Loop,
+    /// A MAC is behind it and behind others in turn.
+    Flap,
+}
+
+impl Blocking {
+    /// Returns the reason in words.
+    pub const fn why(self) -> &'static str {
+        match self {
+            Self::Loop => "loop_detected: what another port has sent came back by this one",
+            Self::Flap => "mac_flap: a MAC is behind this port and behind others in turn",
+        }
+    }
 }
 
 /// Names a group of one network whose listeners are known.
@@ -193,8 +214,10 @@ drop_reasons! {
     ProtectedPort = "protected_port",
     /// From one peer of a full mesh to another, which has got the frame from its sender.
     SplitHorizon = "split_horizon",
-    /// The port is blocked: MACs behind it were behind others, too, as in a loop.
+    /// The port is blocked for a while, since it is in a loop.
     PortBlocked = "port_blocked",
+    /// A probe for loops that the daemon has not made: somebody forges them.
+    BadProbe = "bad_probe",
     /// No vNIC of the network has the destination.
     NoRoute = "no_route",
     /// The TTL or hop limit ran out.

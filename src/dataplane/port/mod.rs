@@ -74,6 +74,8 @@ pub enum Undelivered {
     LinkFull,
     /// There is no port.
     NoGuest,
+    /// The port is blocked, since it is in a loop.
+    Blocked,
     /// The guest may not get as much.
     Limited,
     /// The frame fits no receive buffers of this guest.
@@ -88,6 +90,7 @@ impl Undelivered {
         match self {
             Self::Full => DropReason::RxRingFull,
             Self::LinkFull => DropReason::LinkFull,
+            Self::Blocked => DropReason::PortBlocked,
             Self::Limited => DropReason::RateLimited,
             Self::TooLarge => DropReason::RxBufferTooSmall,
             Self::NoGuest | Self::Failed(_) => DropReason::NoGuest,

@@ -33,7 +33,7 @@ pub use hugepage::Hugepages;
 use super::{
     counters::ReactorCounters,
     forward::{
-        MacTable, Network,
+        MacTable, Network, Prober,
         tables::{NetworkKey, PortId},
     },
     frame::Outgoing,
@@ -192,6 +192,8 @@ pub fn start(count: usize, cpus: &[usize], settings: Settings) -> Result<Vec<Han
     }
     let wakers = (0..count).map(|_| Waker::new().map(Arc::new)).collect::<io::Result<Vec<_>>>()?;
     let links = Links::all(&wakers, settings.hugepages);
+    // One for all: what one has sent may come back to another.
+    let prober = Prober::default();
     let spawn = |(at, (waker, links)): (usize, (Arc<Waker>, Links))| {
         let (commands, receiver) = mpsc::channel();
         let (ready, started) = mpsc::channel();
@@ -199,9 +201,10 @@ pub fn start(count: usize, cpus: &[usize], settings: Settings) -> Result<Vec<Han
         let own = Arc::clone(&waker);
         let counters = Arc::new(ReactorCounters::default());
         let counted = Arc::clone(&counters);
+        let prober = prober.clone();
         let thread =
             std::thread::Builder::new().name(format!("reactor-{at}")).spawn(move || {
-                match Reactor::new(receiver, own, links, counted, settings, cpu) {
+                match Reactor::new(receiver, own, links, counted, settings, (cpu, prober)) {
                     Ok(mut reactor) => {
                         drop(ready.send(Ok(())));
                         reactor.run();
@@ -304,7 +307,7 @@ impl Reactor {
         links: Links,
         counters: Arc<ReactorCounters>,
         settings: Settings,
-        cpu: Option<usize>,
+        (cpu, prober): (Option<usize>, Prober),
     ) -> Result<Self, StartError> {
         if let Some(cpu) = cpu {
             let mut set = CpuSet::new();
@@ -328,7 +331,7 @@ impl Reactor {
             // (io_uring_setup(2)).
             wakes: Vec::with_capacity(512),
             ports: Ports::default(),
-            pipeline: Pipeline::default(),
+            pipeline: Pipeline::new(prober),
             active: Vec::with_capacity(64),
             without_wakeup: Vec::new(),
         })

@@ -7,7 +7,10 @@ use crate::dataplane::{
         Network,
         tables::{Member, NetworkKey, PortId, Routed, Vnic},
     },
-    frame::{Outgoing, verdict::DropReason},
+    frame::{
+        Outgoing,
+        verdict::{Blocking, DropReason},
+    },
     gateway::GatewayEvent,
     port::{Delivered, HeldUp, Port, PortFailure, Undelivered, Watch},
 };
@@ -22,6 +25,13 @@ use std::{
 // A frame that waits keeps its buffers, and those behind it, from its sender: one receiver that
 // stands still must hold up nobody for longer (R40 in docs/reliability.md).
 pub const HOLD: Duration = Duration::from_micros(100);
+
+/// How long a port is blocked at first that is in a loop, and one whose MACs flap; and at most.
+// Twice as long each time that the loop is still there: who repairs it need not wait long, and who
+// does not, disturbs few.
+const LOOP_BLOCK: Duration = Duration::from_secs(30);
+const FLAP_BLOCK: Duration = Duration::from_secs(10);
+const LONGEST_BLOCK: Duration = Duration::from_secs(600);
 
 /// A port as it is given to a reactor.
 pub struct Attachment {
@@ -40,6 +50,8 @@ pub struct Attachment {
     /// Called when the gateway has told the guest something, at most once a second for each kind of
     /// it.
     pub on_gateway_event: Box<dyn FnMut(GatewayEvent) + Send>,
+    /// Called when the port is blocked, with the reason, and when it is so no longer.
+    pub on_blocking: Box<dyn FnMut(Option<Blocking>) + Send>,
 }
 
 /// A port that was taken back from a reactor, which calls it no more.
@@ -94,6 +106,13 @@ pub struct Slot {
     /// What its vNIC may.
     pub allowance: Allowance,
     on_gateway_event: Box<dyn FnMut(GatewayEvent) + Send>,
+    on_blocking: Box<dyn FnMut(Option<Blocking>) + Send>,
+    /// Whether nothing comes from it or goes to it, since it is in a loop.
+    is_blocked: bool,
+    /// How often that was found in a row, and when it last ended.
+    blocked: (u32, Option<Instant>),
+    /// How many probes for loops it was sent.
+    pub probes: u32,
     /// Absent once it was called: the port has failed.
     on_failure: Option<Box<dyn FnOnce(PortFailure) + Send>>,
     touched: bool,
@@ -124,8 +143,41 @@ impl Slot {
         }
     }
 
+    /// Whether nothing comes from it or goes to it.
+    pub fn is_blocked(&self) -> bool {
+        self.is_blocked
+    }
+
+    /// Blocks it. Returns until when.
+    pub fn block(&mut self, why: Blocking, now: Instant) -> Instant {
+        let (times, ended) = self.blocked;
+        // After a long time of peace it begins anew.
+        let again = ended.is_some_and(|ended| now.duration_since(ended) < LONGEST_BLOCK);
+        let times = if again { times + 1 } else { 0 };
+        if !std::mem::replace(&mut self.is_blocked, true) {
+            (self.on_blocking)(Some(why));
+        }
+        let wait = match why {
+            Blocking::Loop => LOOP_BLOCK * 2_u32.pow(times.min(8)),
+            Blocking::Flap => FLAP_BLOCK,
+        };
+        let until = now + wait.min(LONGEST_BLOCK);
+        self.blocked = (times, Some(until));
+        until
+    }
+
+    /// Lets it go on.
+    pub fn unblock(&mut self) {
+        if std::mem::take(&mut self.is_blocked) {
+            (self.on_blocking)(None);
+        }
+    }
+
     /// Puts frames into the port, and counts them there.
     pub fn put(&mut self, all: &[Outgoing<'_>], queue: usize, now: Instant) -> Delivered {
+        if self.is_blocked {
+            return Delivered::none(Undelivered::Blocked);
+        }
         let mut frames = all;
         if let Some(limiter) = &mut self.allowance.to_guest {
             limiter.refill(now);
@@ -216,6 +268,10 @@ impl Ports {
             advertisements: 0,
             allowance: attachment.allowance,
             on_gateway_event: attachment.on_gateway_event,
+            on_blocking: attachment.on_blocking,
+            is_blocked: false,
+            blocked: (0, None),
+            probes: 0,
             on_failure: Some(attachment.on_failure),
             touched: false,
         };

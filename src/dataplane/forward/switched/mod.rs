@@ -13,7 +13,7 @@
 //! checksum and the segmentation that their sender left to be done.
 
 use super::{
-    fdb::{Key, Lesson, Limits},
+    fdb::{Key, Lesson, Limits, MOVES},
     keyed::Keyed,
     local::{self, Local},
     port_security::PortSecurity,
@@ -26,7 +26,7 @@ use crate::{
     dataplane::frame::{
         Frame, HEAD_LEN,
         classify::classify,
-        verdict::{Audience, DropReason, Flood, NextHopId, Verdict},
+        verdict::{Audience, Blocking, DropReason, Flood, NextHopId, Verdict},
     },
     model::{
         L2Rules, PortRole,
@@ -175,7 +175,9 @@ impl Switched {
 
     /// Returns how many MACs may be known, behind a port of `member` and in all.
     pub(super) fn limits(&self, member: &Member) -> Limits {
-        Limits { port: member.mac_limit() as usize, table: self.rules.mac_table_size as usize }
+        let table = self.rules.mac_table_size as usize;
+        let moves = self.rules.loop_guard.then_some(MOVES);
+        Limits { port: member.mac_limit() as usize, table, moves }
     }
 
     /// Returns which next hop a port is, unless it has left the network.
@@ -270,16 +272,16 @@ impl Switched {
         mac: Key,
         segment: &mut Segment,
         now: u32,
-    ) -> Result<(), DropReason> {
+    ) -> Result<(), Verdict> {
         match segment.fdb.learn(mac, member.port(), self.limits(member), now) {
             Lesson::Known => Ok(()),
-            Lesson::PortFull if !member.may_exceed_mac_limit() => Err(DropReason::MacLimit),
+            Lesson::PortFull if !member.may_exceed_mac_limit() => Err(DropReason::MacLimit.into()),
             // Nothing is lost: what is sent to it is flooded.
             Lesson::PortFull | Lesson::TableFull => {
                 segment.macs_not_learned += 1;
                 Ok(())
             }
-            Lesson::Flaps => Err(DropReason::PortBlocked),
+            Lesson::Flaps => Err(Verdict::Block(Blocking::Flap)),
         }
     }
 

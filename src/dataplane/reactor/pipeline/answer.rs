@@ -136,6 +136,34 @@ impl Pipeline {
         Some(gateway::next_advertisement(now, tried, heard, self.random()))
     }
 
+    /// Sends a probe for loops by a port. Returns when to do so again, if ever.
+    pub(super) fn probe(
+        &mut self,
+        ports: &mut Ports,
+        port: PortId,
+        now: Instant,
+    ) -> Option<Instant> {
+        let slot = ports.healthy_mut(port)?;
+        let again = Some(now + super::PROBE_INTERVAL);
+        // Its network may be published later, and may look for loops then.
+        let Some((network, member)) = slot.member() else { return again };
+        let (key, guards) = (network.key, network.domain.guards_loops());
+        // A guest is in no loop: nobody else's frames come from it.
+        if member.fixed_mac().is_some() {
+            return None;
+        }
+        if !guards || slot.is_blocked() {
+            return again;
+        }
+        slot.probes = slot.probes.wrapping_add(1);
+        let mut writer = Writer::new(&mut self.answer);
+        if self.prober.write(key, port, slot.probes, &mut writer).is_ok() {
+            let probe = Outgoing::private(writer.since(0), Offload::None);
+            ports.deliver((port, 0), &[probe], now, &mut || None);
+        }
+        again
+    }
+
     /// Asks the members of a network who listens to groups.
     // Each reactor asks its own, and relies on their reports from then on.
     pub(super) fn ask_who_listens(&mut self, ports: &mut Ports, key: NetworkKey, now: Instant) {

@@ -4,7 +4,7 @@
 //! A frame that its receiver does not take waits with its sender, for as long as [`HOLD`] at most;
 //! one that came over a link waits for nobody.
 
-use super::{Context, Pipeline};
+use super::{Context, Due, Pipeline};
 use crate::{
     dataplane::{
         forward::{
@@ -116,6 +116,13 @@ impl Pipeline {
             }
             Verdict::Fragment(next_hop) => {
                 self.fragment(at, next_hop, context).map(|()| Done::Forwarded)
+            }
+            Verdict::Block(why) => {
+                let (port, now) = (context.ingress, context.now);
+                if let Some(slot) = context.ports.get_mut(port) {
+                    self.timers.set(Due::Unblock(port), slot.block(why, now));
+                }
+                Err(DropReason::PortBlocked)
             }
             // Together with the others of its kind, before.
             Verdict::Flood(_) => Err(DropReason::NoRoute),

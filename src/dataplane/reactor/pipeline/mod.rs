@@ -16,7 +16,7 @@ use super::{
 };
 use crate::dataplane::{
     forward::{
-        Decider, Decisions, Effects, MacTable, Network,
+        Decider, Decisions, Effects, MacTable, Network, Prober,
         limit::Limiter,
         tables::{NetworkKey, PortId},
     },
@@ -29,7 +29,7 @@ use crate::dataplane::{
 };
 use std::{
     hash::{BuildHasher as _, RandomState},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// What is done when its time comes, whatever frames come.
@@ -39,9 +39,16 @@ enum Due {
     Advertise(PortId),
     /// A network forgets what was heard long ago.
     Forget(NetworkKey),
+    /// A port sends a probe for loops.
+    Probe(PortId),
+    /// A port that was blocked goes on.
+    Unblock(PortId),
     /// The members of a network are asked who listens to groups: for the first time, or again.
     Query(NetworkKey, Again),
 }
+
+/// How often a port that may be in a loop is sent a probe.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Whether something is done for the first time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,20 +70,29 @@ pub struct Pipeline {
     /// Frames dealt with since this was last asked.
     carried: u64,
     timers: Timers<Due>,
+    prober: Prober,
     random: u64,
 }
 
 impl Default for Pipeline {
     fn default() -> Self {
+        Self::new(Prober::default())
+    }
+}
+
+impl Pipeline {
+    /// One whose probes for loops are known to others who have the same prober.
+    pub fn new(prober: Prober) -> Self {
         Self {
             burst: Burst::default(),
-            decider: Decider::default(),
+            decider: Decider::new(prober.clone()),
             decisions: Decisions::default(),
             whole: vec![0; MAX_FRAME_LEN].into(),
             // Fragments are what is longest: all of one frame are made before the first is sent.
             answer: vec![0; fragment::BUFFER_LEN].into(),
             carried: 0,
             timers: Timers::default(),
+            prober,
             // Only spreads what is due out in time: nothing secret depends on it. Xorshift never
             // leaves zero.
             random: RandomState::new().hash_one(0) | 1,
@@ -121,6 +137,7 @@ impl Pipeline {
             return Ok(0);
         }
         match slot.member() {
+            _ if slot.is_blocked() => self.decisions.end_all(DropReason::PortBlocked),
             Some((network, member)) => {
                 let (burst, decisions) = (&mut self.burst, &mut self.decisions);
                 let effects = self.decider.decide((network, member), burst, decisions, now);
@@ -152,6 +169,7 @@ impl Pipeline {
     pub fn attached(&mut self, attachment: &Attachment, now: Instant) {
         let when = attachment.allowance.next_advertisement(now);
         self.timers.set(Due::Advertise(attachment.id), when);
+        self.timers.set(Due::Probe(attachment.id), now + PROBE_INTERVAL);
     }
 
     /// Returns a copy of the MACs that were learned in a network.
@@ -174,6 +192,8 @@ impl Pipeline {
     /// A port was detached.
     pub fn detached(&mut self, port: PortId) {
         self.timers.clear(Due::Advertise(port));
+        self.timers.clear(Due::Probe(port));
+        self.timers.clear(Due::Unblock(port));
     }
 
     /// Sees to what deciding has brought about in a network.
@@ -193,6 +213,13 @@ impl Pipeline {
         while let Some(due) = self.timers.pop(now) {
             let again = match due {
                 Due::Advertise(port) => self.advertise(ports, port, now).map(|when| (due, when)),
+                Due::Probe(port) => self.probe(ports, port, now).map(|when| (due, when)),
+                Due::Unblock(port) => {
+                    if let Some(slot) = ports.get_mut(port) {
+                        slot.unblock();
+                    }
+                    None
+                }
                 Due::Forget(network) => self.decider.forget(network, now).map(|when| (due, when)),
                 Due::Query(network, again) => {
                     self.ask_who_listens(ports, network, now);
