@@ -303,7 +303,8 @@ impl Macs {
         for table in self.0 {
             let Ok(table) = table.await else { continue };
             for learned in table.iter() {
-                // Each reactor learns for itself, and one may have heard more of a MAC than another.
+                // Each reactor learns for itself, and one may have heard more of a MAC than
+                // another.
                 let known = last.entry((learned.mac, learned.vid)).or_insert(learned);
                 if learned.age < known.age {
                     *known = learned;

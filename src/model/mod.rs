@@ -111,7 +111,8 @@ pub struct Network {
     /// How frames are treated where it is switched, as it was asked for.
     #[serde(default, skip_serializing_if = "L2Policy::is_default")]
     pub l2: L2Policy,
-    /// Whether there is a gateway where it is switched, as it was asked for; a routed one always has.
+    /// Whether there is a gateway where it is switched, as it was asked for; a routed one always
+    /// has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<bool>,
     /// The gateway's address in the subnet where it is switched, as it was asked for.

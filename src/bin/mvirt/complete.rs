@@ -1,5 +1,5 @@
-//! What a shell offers for TAB: names of networks, vNICs and ports, as the server knows them at that
-//! moment.
+//! What a shell offers for TAB: names of networks, vNICs and ports, as the server knows them at
+//! that moment.
 
 use super::connect::{Client, Connection};
 use clap_complete::{

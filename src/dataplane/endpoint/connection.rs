@@ -29,7 +29,8 @@ pub(super) async fn serve(
     port.tell_why(PortState::Left, &ended);
 }
 
-/// Returns a descriptor of its endpoint's, if it has one, those of a detached port, and behind them a file with what is in none of them.
+/// Returns a descriptor of its endpoint's, if it has one, those of a detached port, and behind them
+/// a file with what is in none of them.
 fn save(own: Option<BorrowedFd<'_>>, made: Option<&dyn Port>) -> io::Result<Vec<OwnedFd>> {
     let mut fds = Vec::new();
     fds.extend(own.map(|own| own.try_clone_to_owned()).transpose()?);
@@ -57,8 +58,8 @@ pub(super) fn saved(
     Ok(Some((fds, rest)))
 }
 
-/// Keeps `made` attached until it fails. A descriptor of the endpoint's `own` is handed over in front
-/// of those of the port.
+/// Keeps `made` attached until it fails. A descriptor of the endpoint's `own` is handed over in
+/// front of those of the port.
 pub(super) async fn keep(
     mut made: Box<dyn Port>,
     port: &mut PortHandle,

@@ -1,5 +1,5 @@
-//! A vNIC's socket for a guest without shared memory: one client at a time, who is its guest. Others
-//! wait until it has left.
+//! A vNIC's socket for a guest without shared memory: one client at a time, who is its guest.
+//! Others wait until it has left.
 
 use super::{
     connection,

@@ -22,8 +22,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// How long a membership lasts after its last report, in seconds: two intervals between queries, and
-/// the time for an answer (RFC 3376 §8.4).
+/// How long a membership lasts after its last report, in seconds: two intervals between queries,
+/// and the time for an answer (RFC 3376 §8.4).
 const MEMBERSHIP: u32 = 260;
 /// How long a router is known after its last query, and reports are relied on, in seconds.
 // More than two intervals: one query may be lost.

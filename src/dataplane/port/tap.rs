@@ -59,7 +59,8 @@ impl Tap {
         let mut found = Request::new("")?;
         // SAFETY: it writes an ifreq (if_tun.h).
         unsafe { ioctl(&*tap.0, Updater::<{ libc::TUNGETIFF as _ }, Request>::new(&mut found)) }?;
-        // Interfaces of all namespaces have their files there, by numbers that are not theirs alone.
+        // Interfaces of all namespaces have their files there, by numbers that are not theirs
+        // alone.
         if !interface.is_named_in(&found) {
             let text = format!("{path} is of an interface elsewhere");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));

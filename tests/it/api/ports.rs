@@ -1,4 +1,5 @@
-//! Ports in the API: made, refused, shown, and kept; who connects to one is a member of its network.
+//! Ports in the API: made, refused, shown, and kept; who connects to one is a member of its
+//! network.
 
 use crate::{
     daemon::{Daemon, wait_until},

@@ -355,9 +355,9 @@ impl<L: Ways> Context<'_, L> {
         slot.allowance.floods.admits(kind, copies, self.now)
     }
 
-    /// Sends frames to the other ports of their network that want them, and waits for none: what one does not take
-    /// at once is dropped, and counted there. A frame that another reactor's ports do not get is
-    /// counted as dropped.
+    /// Sends frames to the other ports of their network that want them, and waits for none: what
+    /// one does not take at once is dropped, and counted there. A frame that another reactor's
+    /// ports do not get is counted as dropped.
     fn flood(&mut self, frames: &[Outgoing<'_>], queue: usize, (kind, decider): (Flood, &Decider)) {
         let member = self.ports.get_mut(self.ingress).and_then(|slot| slot.member.as_ref());
         let Some(network) = member.map(|(network, _)| Arc::clone(network)) else { return };
