@@ -67,10 +67,11 @@ impl Device {
     /// Returns the state of its port, and why.
     fn state(&self) -> (PortState, &'static str) {
         match self.interface.is_up() {
-            Ok(true) => (PortState::Active, ""),
             Ok(false) => (PortState::Idle, "the interface is down: ip link set … up"),
-            // Its port fails.
-            Err(_) => (PortState::Idle, "the interface is gone"),
+            Ok(true) => (PortState::Active, ""),
+            // In a namespace of a container's, most likely, where its state cannot be seen. Of one that
+            // was deleted the port fails.
+            Err(_) => (PortState::Active, ""),
         }
     }
 }
