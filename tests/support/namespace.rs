@@ -20,6 +20,11 @@ impl Namespace {
         Self(holder)
     }
 
+    /// A process in it.
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Moves this thread into it, and what it starts from now on.
     pub(crate) fn enter(&self) {
         let file = File::open(format!("/proc/{}/ns/net", self.0.id())).unwrap();

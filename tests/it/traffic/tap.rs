@@ -1,7 +1,7 @@
 //! A vNIC that is a TAP device: what is in its network namespace reaches guests, and they it.
 
 use crate::{
-    daemon::cannot_run,
+    daemon::{Daemon, cannot_run},
     guest::Guest,
     namespace::{Namespace, run},
     network,
@@ -97,4 +97,52 @@ fn ping_from_here(guest: &mut Guest) -> String {
     let mut ping = ping.stdout(Stdio::piped()).spawn().unwrap();
     guest.answer_echoes_while(|| ping.try_wait().unwrap().is_none());
     String::from_utf8(ping.wait_with_output().unwrap().stdout).unwrap()
+}
+
+/// A container has nothing but an interface: a vNIC's.
+fn a_container_is_a_guest(namespace: &Namespace) {
+    namespace.enter();
+    // In this namespace, where it makes devices.
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let mut guest = Guest::connect(&daemon.nic("prod", "vm1"));
+    let nic = daemon.nic_with("prod", "c1", |nic| {
+        nic.transport = proto::Transport::Tap.into();
+        nic.tap_interface = "c1".into();
+    });
+    assert_eq!((&*nic.ipv4_address, &*nic.socket_path), ("10.0.0.2", ""));
+    let container = Namespace::new();
+    run(&format!("ip link set c1 address {}", nic.mac_address));
+    run(&format!("ip link set c1 netns {}", container.pid()));
+    thread::scope(|scope| {
+        let inside = || {
+            container.enter();
+            run("ip link set c1 up");
+            run("ip address add 10.0.0.2/32 dev c1");
+            run("ip route add 169.254.0.1 dev c1");
+            run("ip route add default via 169.254.0.1");
+            let before = ping_from_here(&mut guest);
+            assert!(before.contains("3 packets received"), "{before}");
+            daemon.wait_for_state("c1", proto::NicState::Active);
+            // A new process goes on with the device, which it could not find by its name.
+            assert!(daemon.hand_over());
+            let after = ping_from_here(&mut guest);
+            assert!(after.contains("3 packets received"), "{after}");
+        };
+        scope.spawn(inside).join().unwrap();
+    });
+    let taken = daemon.try_nic_with("prod", "c2", |nic| {
+        nic.transport = proto::Transport::Tap.into();
+        nic.tap_interface = "lo".into();
+    });
+    assert!(taken.unwrap_err().message().contains("lo"), "it is no TAP device");
+}
+
+#[test]
+fn a_container_behind_a_vnic_of_its_own_outlives_a_hand_over() {
+    if !rustix::process::geteuid().is_root() || !Path::new("/dev/net/tun").exists() {
+        return cannot_run("only root can make a TAP device, where there is /dev/net/tun");
+    }
+    let namespace = Namespace::new();
+    thread::scope(|scope| scope.spawn(|| a_container_is_a_guest(&namespace)).join().unwrap());
 }
