@@ -99,6 +99,7 @@ impl Wire {
     }
 }
 
+// seed H.5.15
 #[test]
 fn a_tap_device_is_made_as_is_asked_and_says_what_is_wrong() {
     in_namespace(|| {
