@@ -529,8 +529,8 @@ fn access(socket: &SocketAccess) -> Access {
 fn tap_refused(interface: &str, error: io::Error) -> Refusal {
     match error.kind() {
         io::ErrorKind::PermissionDenied => Refusal::Forbidden(format!(
-            "{interface}: {error}: to make a TAP device the daemon needs CAP_NET_ADMIN; or make one \
-             for its user: ip tuntap add {interface} mode tap user USER"
+            "{interface}: {error}: to make a TAP device the daemon needs CAP_NET_ADMIN; or make \
+             one for its user: ip tuntap add {interface} mode tap user USER"
         )),
         io::ErrorKind::ResourceBusy => {
             Refusal::InUse(format!("{interface}: {error}: another process has it"))

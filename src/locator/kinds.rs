@@ -73,7 +73,13 @@ pub const KINDS: &[Kind] = &[
         "",
         "a client of a VDE switch",
     ),
-    kind(("ptp", "ptp://PATH"), &[MODE, GROUP], Access, "", "a VDE cable between two processes"),
+    kind(
+        ("ptp", "ptp://PATH"),
+        &[MODE, GROUP],
+        Access,
+        "",
+        "a VDE cable between two processes (not served yet)",
+    ),
     kind(("seqpacket", "seqpacket://FD"), &[], Access, "", "a packet socket that was inherited"),
     kind(
         ("seqpacket-listen", "seqpacket-listen://PATH"),
@@ -219,7 +225,7 @@ pub const KINDS: &[Kind] = &[
         ],
         Uplink,
         "",
-        "the world, without privileges",
+        "the world, without privileges (not served yet)",
     ),
 ];
 

@@ -1,8 +1,8 @@
 //! Rules at the entrance of a fabric: what an endpoint may send, what is counted, what is copied.
 //!
-//! Takes rules as TOML or as the JSON of FILTER_SET, and refuses with the number of the rule that is
-//! wrong. The first `allow` or `drop` that fits a frame decides about it; `count` and `mirror` do
-//! their work and leave that to the rules behind them. What no rule decides about is allowed.
+//! Takes rules as TOML or as the JSON of FILTER_SET, and refuses with the number of the rule that
+//! is wrong. The first `allow` or `drop` that fits a frame decides about it; `count` and `mirror`
+//! do their work and leave that to the rules behind them. What no rule decides about is allowed.
 //!
 //! ```toml
 //! [[rule]]

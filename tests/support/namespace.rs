@@ -8,7 +8,7 @@ use std::{
 };
 
 /// A network namespace, until dropped.
-pub(crate) struct Namespace(Child);
+pub(crate) struct Namespace(pub(crate) Child);
 
 impl Namespace {
     pub(crate) fn new() -> Self {
@@ -21,10 +21,6 @@ impl Namespace {
     }
 
     /// A process in it.
-    pub(crate) fn pid(&self) -> u32 {
-        self.0.id()
-    }
-
     /// Moves this thread into it, and what it starts from now on.
     pub(crate) fn enter(&self) {
         let file = File::open(format!("/proc/{}/ns/net", self.0.id())).unwrap();

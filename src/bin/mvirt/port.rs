@@ -22,9 +22,9 @@ use std::collections::BTreeMap;
 
 const EXAMPLES: &str = "\
 Examples:
-  mvirt port create lab stream-listen://127.0.0.1:9999 --name qemu    # QEMU: -netdev socket,connect=
+  mvirt port create lab stream-listen://127.0.0.1:9999   # QEMU: -netdev socket,connect=
   mvirt port create lab tap://tap0
-  mvirt port kinds                                                    # what else there is";
+  mvirt port kinds                                       # what else there is";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

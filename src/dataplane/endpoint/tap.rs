@@ -69,8 +69,8 @@ impl Device {
         match self.interface.is_up() {
             Ok(false) => (PortState::Idle, "the interface is down: ip link set … up"),
             Ok(true) => (PortState::Active, ""),
-            // In a namespace of a container's, most likely, where its state cannot be seen. Of one that
-            // was deleted the port fails.
+            // In a namespace of a container's, most likely, where its state cannot be seen. Of one
+            // that was deleted the port fails.
             Err(_) => (PortState::Active, ""),
         }
     }

@@ -1,9 +1,9 @@
 //! Probes that find loops: frames that a port sends, and that must come back by no other.
 //!
-//! Takes a port's name and writes its probe; takes a frame that came by a port and returns what that
-//! says. A probe of another daemon is a frame as any: two of them that are cabled twice each find
-//! their own. Only who has the key can make one, and who repeats one that it has heard says but that
-//! its own port is in a loop.
+//! Takes a port's name and writes its probe; takes a frame that came by a port and returns what
+//! that says. A probe of another daemon is a frame as any: two of them that are cabled twice each
+//! find their own. Only who has the key can make one, and who repeats one that it has heard says
+//! but that its own port is in a loop.
 
 use super::tables::{NetworkKey, PortId};
 use crate::{

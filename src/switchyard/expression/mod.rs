@@ -1,4 +1,5 @@
-//! Which frames are meant, in the words of pcap-filter(7): `udp dst port 7007 and not host 10.0.0.9`.
+//! Which frames are meant, in the words of pcap-filter(7): `udp dst port 7007 and not host
+//! 10.0.0.9`.
 //!
 //! Takes text and returns an [`Expression`], or says where it went wrong; an expression takes a
 //! frame and says whether it is meant. Of the language it knows what people type:

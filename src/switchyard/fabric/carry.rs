@@ -1,7 +1,8 @@
 //! The way of a frame through a fabric:
 //!
 //! ```text
-//! PACKET_OUT ─ may it? ─ filter ─ the sender's line ─ learn, look up ─ the hearer's line ─ PACKET_IN
+//! PACKET_OUT ─ may it? ─ filter ─ the sender's line ─ learn, look up ─ the hearer's line ─┐
+//!                                                                              PACKET_IN ◀┘
 //! ```
 //! Promiscuous subscribers hear it between the two lines: what a cable would show.
 

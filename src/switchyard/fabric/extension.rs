@@ -1,4 +1,5 @@
-//! What a fabric does beyond version 1 of the protocol, for clients that have asked for it in HELLO.
+//! What a fabric does beyond version 1 of the protocol, for clients that have asked for it in
+//! HELLO.
 
 use super::{
     ClientId, Fabric, Outgoing,

@@ -1,8 +1,8 @@
 //! The fabric itself: messages of clients in, messages to clients out, and nothing else.
 //!
 //! No I/O, no clock, no chance but that of a seed: the same messages at the same times come to the
-//! same messages in the same order. Receivers of a frame are served by the ids of their endpoints, and at an
-//! endpoint in the order in which they subscribed.
+//! same messages in the same order. Receivers of a frame are served by the ids of their endpoints,
+//! and at an endpoint in the order in which they subscribed.
 //!
 //! What is refused is answered with ERROR, in the words of the seed's program where it has any, and
 //! the client goes on; only one that does not begin with HELLO is to be let go.

@@ -46,13 +46,13 @@ impl Machine {
                  or make a vNIC with --transport vhost-user."
             ))),
             (Transport::Seqpacket, _) => Err(Failure::Stopped(format!(
-                "vNIC {name} has the transport seqpacket, which no VMM here speaks\n  Its socket is \
-                 {}; User-mode Linux takes vec0:transport=bess,dst=PATH.",
+                "vNIC {name} has the transport seqpacket, which no VMM here speaks\n  Its socket \
+                 is {}; User-mode Linux takes vec0:transport=bess,dst=PATH.",
                 nic.socket_path
             ))),
             (Transport::Tap, _) => Err(Failure::Stopped(format!(
-                "vNIC {name} is a TAP device, for a container\n  Move its interface: ip link set {} \
-                 netns PID",
+                "vNIC {name} is a TAP device, for a container\n  Move its interface: ip link set \
+                 {} netns PID",
                 nic.tap_interface
             ))),
         }

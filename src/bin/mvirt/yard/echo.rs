@@ -1,4 +1,5 @@
-//! `mvirt yard echo`: answers ARP for its address, and sends UDP datagrams back; pings, too, if asked.
+//! `mvirt yard echo`: answers ARP for its address, and sends UDP datagrams back; pings, too, if
+//! asked.
 
 use super::{Fabric, Failure, output};
 use clap::Args;
