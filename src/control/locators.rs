@@ -140,7 +140,10 @@ pub fn spec(locator: &Locator, description: &str) -> io::Result<PortSpec> {
         Locator::Dives(at) => mesh(at).map(PortSpec::Dives),
         Locator::StreamListen(at) => {
             let (address, access) = match &at.listen {
-                Listen::Tcp { address, .. } => (Address::Tcp(*address), Access::default()),
+                Listen::Tcp { address, insecure } => {
+                    check_exposed(address.ip(), *insecure)?;
+                    (Address::Tcp(*address), Access::default())
+                }
                 Listen::Unix { path, access: by } => (Address::Unix(path.clone()), access(by)?),
             };
             Ok(PortSpec::Listen(listen::Spec {
@@ -157,10 +160,13 @@ pub fn spec(locator: &Locator, description: &str) -> io::Result<PortSpec> {
             access: access(&at.access)?,
             remote: at.remote.clone(),
         })),
-        Locator::SwitchyardListen(at) => Ok(PortSpec::Switchyard(switchyard::Spec {
-            address: at.address,
-            max_clients: at.max.map_or(MAX_CLIENTS, u32::from),
-        })),
+        Locator::SwitchyardListen(at) => {
+            check_exposed(at.address.ip(), at.insecure)?;
+            Ok(PortSpec::Switchyard(switchyard::Spec {
+                address: at.address,
+                max_clients: at.max.map_or(MAX_CLIENTS, u32::from),
+            }))
+        }
         Locator::Null => Ok(PortSpec::Given(given::Spec::Null)),
         Locator::Seqpacket(number) => {
             let socket = inherited(*number).map_err(|error| {
@@ -179,6 +185,18 @@ pub fn spec(locator: &Locator, description: &str) -> io::Result<PortSpec> {
             Err(io::Error::new(io::ErrorKind::Unsupported, why))
         }
     }
+}
+
+/// Refuses an address that others than this host reach, where that was not said to be wanted.
+fn check_exposed(address: IpAddr, insecure: bool) -> io::Result<()> {
+    if insecure || address.is_loopback() {
+        return Ok(());
+    }
+    let why = format!(
+        "others than this host reach {address}, and nobody is asked who they are: say so by \
+         /insecure behind the port"
+    );
+    Err(io::Error::new(io::ErrorKind::InvalidInput, why))
 }
 
 fn mesh(at: &locator::Dives) -> io::Result<dives::Spec> {
@@ -237,5 +255,22 @@ pub(super) fn refused(locator: &Locator, error: io::Error) -> Refusal {
             Refusal::InUse(format!("{locator}: {error}"))
         }
         _ => Refusal::Unready(format!("{locator}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_listens_beyond_this_host_must_say_so() {
+        let spec = |locator: &str| spec(&locator.parse().unwrap(), "");
+        for kind in ["stream-listen", "switchyard-listen"] {
+            let refused = spec(&format!("{kind}://0.0.0.0:9999")).unwrap_err().to_string();
+            assert!(refused.contains("say so by /insecure"), "{refused}");
+            assert!(spec(&format!("{kind}://0.0.0.0:9999/insecure")).is_ok());
+            assert!(spec(&format!("{kind}://127.0.0.1:9999")).is_ok());
+            assert!(spec(&format!("{kind}://[::1]:9999")).is_ok());
+        }
     }
 }
