@@ -67,7 +67,6 @@ install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with co
 	install -d $(call at,$(PREFIX)/share/bash-completion/completions) $(call at,$(PREFIX)/share/zsh/site-functions) \
 	    $(call at,$(PREFIX)/share/fish/vendor_completions.d)
 	$(TARGET)/release/mvirt man $(call at,$(PREFIX)/share/man/man1)
-	$(TARGET)/release/mvirt man $(call at,$(PREFIX)/share/man/man1)
 	$(TARGET)/release/mvirt completions bash >$(call at,$(PREFIX)/share/bash-completion/completions/mvirt)
 	$(TARGET)/release/mvirt completions zsh >$(call at,$(PREFIX)/share/zsh/site-functions/_mvirt)
 	$(TARGET)/release/mvirt completions fish >$(call at,$(PREFIX)/share/fish/vendor_completions.d/mvirt.fish)

@@ -164,6 +164,8 @@ fn what_make_installs_it_removes() {
         env!("CARGO_BIN_EXE_mvirt-net"),
         env!("CARGO_BIN_EXE_mvirt"),
         env!("CARGO_BIN_EXE_mvirt-switchyardd"),
+        env!("CARGO_BIN_EXE_mvirt-vswitch"),
+        env!("CARGO_BIN_EXE_mvirt-dives"),
     ] {
         let name = Path::new(binary).file_name().unwrap();
         fs::copy(binary, built.join(name)).unwrap();
@@ -186,6 +188,9 @@ fn what_make_installs_it_removes() {
     for path in [
         "bin/mvirt",
         "bin/mvirt-switchyardd",
+        "bin/mvirt-vswitch",
+        "bin/vswitch",
+        "bin/mvirt-dives",
         "lib/sysusers.d/mvirt-net.conf",
         "share/bash-completion/completions/mvirt",
         "share/zsh/site-functions/_mvirt",
@@ -195,6 +200,6 @@ fn what_make_installs_it_removes() {
         assert!(fs::metadata(at(path)).unwrap().len() > 0, "{path}");
     }
     assert!(make("uninstall", scratch.path()).0);
-    let find = Command::new("find").arg(&root).args(["-type", "f"]).output().unwrap();
+    let find = Command::new("find").arg(&root).args(["-not", "-type", "d"]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&find.stdout), "");
 }
