@@ -22,11 +22,7 @@ fn qemu(network: &str, number: u8) -> Machine {
 }
 
 fn uml(network: &str, interface: &str, number: u8) -> Machine {
-    let mut command = Command::new("linux.uml");
-    command.env("LD_PRELOAD", artefact("uml-xstate.so")).env("TMPDIR", "/dev/shm");
-    command.args(["mem=128M", "con=null", "con0=fd:0,fd:1", "quiet", network]);
-    command.arg(format!("initrd={}", artefact("uml.cpio.gz").display()));
-    with_address(Machine::started(&mut command), interface, number)
+    with_address(Machine::alone_uml(&[network]), interface, number)
 }
 
 fn with_address(mut machine: Machine, interface: &str, number: u8) -> Machine {
