@@ -95,8 +95,8 @@ impl Deframer {
         [&(self.skip as u32).to_be_bytes(), self.rest()].concat()
     }
 
-    /// Returns where octets that come next are to be put: never nothing once [`Deframer::next`] has
-    /// returned none.
+    /// Returns where octets that come next are to be put: never nothing once
+    /// [`Deframer::next_frame`] has returned none.
     pub fn room(&mut self) -> &mut [u8] {
         // What is left is less than a frame, and mostly nothing.
         self.buffer.copy_within(self.filled.clone(), 0);
