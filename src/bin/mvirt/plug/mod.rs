@@ -71,7 +71,7 @@ pub(crate) struct Command {
     #[arg(short = 'G', long, value_name = "GROUP")]
     group2: Option<String>,
 
-    /// The port of the first locator's switch; LOCATOR[PORT] says it, too
+    /// The port of the first locator's switch, as brackets behind the locator say it
     #[arg(long, value_name = "PORT")]
     port: Option<String>,
 
