@@ -174,8 +174,7 @@ pub(super) fn nic(
 fn role(role: Option<PortRole>) -> proto::PortRole {
     match role {
         None => proto::PortRole::Unspecified,
-        // The API makes none that leads to several networks.
-        Some(PortRole::Access | PortRole::Trunk) => proto::PortRole::Access,
+        Some(PortRole::Access) => proto::PortRole::Access,
         Some(PortRole::Uplink) => proto::PortRole::Uplink,
         Some(PortRole::Peer) => proto::PortRole::Peer,
     }

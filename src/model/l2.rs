@@ -26,8 +26,6 @@ impl NetworkKind {
 pub enum PortRole {
     /// One guest, or few behind a small bridge.
     Access,
-    /// A switch that carries several networks, told apart by their VLAN tags.
-    Trunk,
     /// Another network: a bridge, a physical card, somebody else's switch.
     Uplink,
     /// Another node of a full mesh: what comes from one never goes to another.
@@ -41,7 +39,7 @@ impl PortRole {
             // A guest with containers, or a small bridge.
             Self::Access => 32,
             // A rack's worth of guests: half of a network's table.
-            Self::Trunk | Self::Uplink | Self::Peer => 4096,
+            Self::Uplink | Self::Peer => 4096,
         }
     }
 }

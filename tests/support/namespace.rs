@@ -20,7 +20,6 @@ impl Namespace {
         Self(holder)
     }
 
-    /// A process in it.
     /// Moves this thread into it, and what it starts from now on.
     pub(crate) fn enter(&self) {
         let file = File::open(format!("/proc/{}/ns/net", self.0.id())).unwrap();

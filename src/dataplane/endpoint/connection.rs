@@ -10,7 +10,6 @@ use std::{
     fs::File,
     io::{self, Read as _, Seek as _, Write as _},
     os::fd::{BorrowedFd, OwnedFd},
-    time::Duration,
 };
 use tokio::sync::oneshot;
 
@@ -73,8 +72,7 @@ pub(super) async fn keep(
             Signal::Failed(failure) => return failure,
             Signal::Moved => {}
             Signal::Export(request) => {
-                let fds = save(own, back.as_deref());
-                request.answer(fds.map(|fds| port.exported(Duration::ZERO, None, fds))).await;
+                port.export(request, save(own, back.as_deref())).await;
             }
         }
         made = match back {

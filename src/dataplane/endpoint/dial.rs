@@ -358,9 +358,7 @@ async fn try_once(
                 signal = port.next() => {
                     // Nothing is attached that could move or fail.
                     if let Signal::Export(request) = signal {
-                        let fds = source.share();
-                        let export = |fds| port.exported(Duration::ZERO, None, fds);
-                        request.answer(fds.map(export)).await;
+                        port.export(request, source.share()).await;
                     }
                 }
             }

@@ -21,7 +21,6 @@ use std::{
     convert::Infallible,
     io,
     os::fd::OwnedFd,
-    pin::pin,
     sync::{Arc, Mutex, Weak},
     time::{Duration, Instant},
 };
@@ -116,7 +115,7 @@ pub(in crate::dataplane) async fn serve(
             tracing::warn!(port = port.name(), %error, unsaid, "a port is without its mesh");
         }
         tokio::select! {
-            () = wait(&mut port) => {}
+            () = port.pause(RETRY) => {}
             _ = &mut stop => return,
         }
     }
@@ -142,28 +141,12 @@ async fn keep(
                 let fds = switch.share();
                 // Nothing is read here any more: the other process is to find it.
                 drop(switch);
-                request.answer(fds.map(|fds| port.exported(Duration::ZERO, None, fds))).await;
+                port.export(request, fds).await;
                 switch = meshes.switch(&spec.switch, None)?;
             }
             Signal::Failed(failure) => return Err(io::Error::other(failure)),
         }
         // The end of the pair went with the port.
         socket = switch.rejoin(spec.vlan)?;
-    }
-}
-
-/// Returns when the mesh is to be joined again.
-async fn wait(port: &mut PortHandle) {
-    let mut retry = pin!(tokio::time::sleep(RETRY));
-    loop {
-        tokio::select! {
-            () = &mut retry => return,
-            signal = port.next() => {
-                // Another process joins by itself.
-                if let Signal::Export(request) = signal {
-                    request.answer(Ok(port.exported(Duration::ZERO, None, vec![]))).await;
-                }
-            }
-        }
     }
 }

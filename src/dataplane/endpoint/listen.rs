@@ -15,7 +15,7 @@ use crate::{
 use rustix::net::{SocketFlags, accept_with};
 use std::{
     io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -78,9 +78,7 @@ pub(super) async fn serve(
             signal = port.next() => {
                 // It has no port at any reactor: nothing moves, and nothing fails.
                 if let Signal::Export(request) = signal {
-                    let fd = socket.as_fd().try_clone_to_owned();
-                    let export = |fd| port.exported(Duration::ZERO, None, vec![fd]);
-                    request.answer(fd.map(export)).await;
+                    port.export_copy(request, &socket).await;
                 }
             }
             accepted = accept(&socket, not_before) => {

@@ -14,7 +14,13 @@ use crate::dataplane::{
     },
     reports::Reporter,
 };
-use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// What an endpoint is told of its port.
@@ -159,6 +165,32 @@ impl PortHandle {
         let Detached { port, allowance } = detached.ok()??;
         self.allowance = allowance;
         Some(port)
+    }
+
+    /// Answers a request for what another process is to go on with: these descriptors, or why there
+    /// are none. Returns when nobody took over.
+    pub(super) async fn export(&self, request: ExportRequest, fds: io::Result<Vec<OwnedFd>>) {
+        request.answer(fds.map(|fds| self.exported(Duration::ZERO, None, fds))).await;
+    }
+
+    /// As [`PortHandle::export`], with a copy of one descriptor.
+    pub(super) async fn export_copy(&self, request: ExportRequest, fd: impl AsFd) {
+        self.export(request, fd.as_fd().try_clone_to_owned().map(|fd| vec![fd])).await;
+    }
+
+    /// Returns when what the port is made of is to be looked for again, after `how_long`. Another
+    /// process that takes over meanwhile looks for it by itself.
+    pub(super) async fn pause(&mut self, how_long: Duration) {
+        let mut over = pin!(tokio::time::sleep(how_long));
+        loop {
+            tokio::select! {
+                () = &mut over => return,
+                // Without a port, nothing moves and nothing fails.
+                signal = self.next() => if let Signal::Export(request) = signal {
+                    self.export(request, Ok(Vec::new())).await;
+                }
+            }
+        }
     }
 
     /// Returns what is given to another process: a port that is not to be served for as long as

@@ -13,12 +13,7 @@ use crate::{
     dataplane::{PortState, port::Port},
     log_limit::{LogLimit, Said},
 };
-use std::{
-    io,
-    os::fd::{AsFd as _, OwnedFd},
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{io, os::fd::AsFd as _, path::PathBuf, time::Instant};
 use tokio::{net::UnixStream, sync::oneshot};
 
 /// Where a vNIC's guest connects.
@@ -108,9 +103,7 @@ async fn next(
             accepted = accept_one(socket) => return framing.port(accepted?),
             // Without a port, nothing moves and nothing fails.
             signal = port.next() => if let Signal::Export(request) = signal {
-                let fd = socket.as_fd().try_clone_to_owned();
-                let export = |fd: OwnedFd| port.exported(Duration::ZERO, None, vec![fd]);
-                request.answer(fd.map(export)).await;
+                port.export_copy(request, socket).await;
             }
         }
     }

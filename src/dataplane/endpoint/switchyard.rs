@@ -30,7 +30,6 @@ use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},
     os::fd::{AsFd as _, OwnedFd},
-    pin::pin,
     time::{Duration, Instant},
 };
 use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
@@ -76,7 +75,7 @@ pub(in crate::dataplane) async fn serve(
             tracing::warn!(port = port.name(), %error, unsaid, "a fabric has failed");
         }
         tokio::select! {
-            () = wait(&mut port) => {}
+            () = port.pause(RETRY) => {}
             _ = &mut stop => return,
         }
     }
@@ -104,9 +103,7 @@ async fn keep(spec: &Spec, listener: &OwnedFd, port: &mut PortHandle) -> io::Res
                     port.detach().await;
                     // Nobody is accepted here any more: the other process is to find them.
                     drop(fabric);
-                    let fd = listener.as_fd().try_clone_to_owned();
-                    let export = |fd| port.exported(Duration::ZERO, None, vec![fd]);
-                    request.answer(fd.map(export)).await;
+                    port.export_copy(request, listener).await;
                     break;
                 }
                 Signal::Failed(failure) => return Err(io::Error::other(failure)),
@@ -138,21 +135,5 @@ fn ended_by(ended: Option<Result<io::Result<()>, tokio::task::JoinError>>) -> io
         Some(Ok(Err(error))) => error,
         Some(Err(error)) => io::Error::other(error),
         Some(Ok(Ok(()))) | None => io::Error::other("its socket was closed"),
-    }
-}
-
-/// Returns when the fabric is to be started again.
-async fn wait(port: &mut PortHandle) {
-    let mut retry = pin!(tokio::time::sleep(RETRY));
-    loop {
-        tokio::select! {
-            () = &mut retry => return,
-            signal = port.next() => {
-                // Another process listens by itself.
-                if let Signal::Export(request) = signal {
-                    request.answer(Ok(port.exported(Duration::ZERO, None, vec![]))).await;
-                }
-            }
-        }
     }
 }

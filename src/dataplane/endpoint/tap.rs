@@ -21,7 +21,6 @@ use std::{
     fs, io,
     os::fd::OwnedFd,
     path::Path,
-    pin::pin,
     time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
@@ -153,7 +152,7 @@ pub(in crate::dataplane) async fn serve(
             tracing::warn!(port = name, interface, %error, unsaid, "a port is without its device");
         }
         tokio::select! {
-            () = wait(&mut port) => {}
+            () = port.pause(RETRY) => {}
             _ = &mut stop => return,
         }
     }
@@ -193,26 +192,9 @@ async fn keep(
             Signal::Moved => drop(port.detach().await),
             Signal::Export(request) => {
                 port.detach().await;
-                let fd = device.tap.share();
-                request.answer(fd.map(|fd| port.exported(Duration::ZERO, None, vec![fd]))).await;
+                port.export(request, device.tap.share().map(|fd| vec![fd])).await;
             }
             Signal::Failed(failure) => return Err(io::Error::other(failure)),
-        }
-    }
-}
-
-/// Returns when the device is to be looked for again.
-async fn wait(port: &mut PortHandle) {
-    let mut retry = pin!(tokio::time::sleep(RETRY));
-    loop {
-        tokio::select! {
-            () = &mut retry => return,
-            signal = port.next() => {
-                // Another process opens the device itself.
-                if let Signal::Export(request) = signal {
-                    request.answer(Ok(port.exported(Duration::ZERO, None, vec![]))).await;
-                }
-            }
         }
     }
 }

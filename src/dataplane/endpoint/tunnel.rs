@@ -30,7 +30,6 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
-    time::Duration,
 };
 use tokio::sync::oneshot;
 use zerocopy::IntoBytes as _;
@@ -290,8 +289,7 @@ async fn keep(open: &Open, port: &mut PortHandle) -> io::Error {
                 drop(port.detach().await);
                 let fds = [Some(&open.own), open.group.as_ref()].into_iter().flatten();
                 let fds = fds.map(OwnedFd::try_clone).collect::<io::Result<_>>();
-                let export = |fds| port.exported(Duration::ZERO, None, fds);
-                request.answer(fds.map(export)).await;
+                port.export(request, fds).await;
             }
             Signal::Failed(failure) => return io::Error::other(failure),
         }

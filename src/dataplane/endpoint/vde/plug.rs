@@ -34,7 +34,6 @@ use std::{
         unix::ffi::OsStrExt as _,
     },
     path::{Path, PathBuf},
-    pin::pin,
     sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::Duration,
 };
@@ -118,7 +117,7 @@ pub(in crate::dataplane::endpoint) async fn serve(
         port.tell_why(PortState::Idle, &error.to_string());
         retry = if begun.elapsed() > LASTING { RETRY } else { (retry * 2).min(MAX_RETRY) };
         tokio::select! {
-            () = wait(&mut port, retry) => {}
+            () = port.pause(retry) => {}
             _ = &mut stop => return,
         }
     }
@@ -149,25 +148,9 @@ async fn keep(
                     drop(port.detach().await);
                     let fds = [control.as_fd(), data.as_fd()].map(|fd| fd.try_clone_to_owned());
                     let fds = fds.into_iter().collect::<io::Result<_>>();
-                    let export = |fds| port.exported(Duration::ZERO, None, fds);
-                    request.answer(fds.map(export)).await;
+                    port.export(request, fds).await;
                 }
                 Signal::Failed(failure) => return Err(io::Error::other(failure)),
-            }
-        }
-    }
-}
-
-/// Returns when the switch is to be looked for again.
-async fn wait(port: &mut PortHandle, retry: Duration) {
-    let mut retry = pin!(tokio::time::sleep(retry));
-    loop {
-        tokio::select! {
-            () = &mut retry => return,
-            signal = port.next() => {
-                if let Signal::Export(request) = signal {
-                    request.answer(Ok(port.exported(Duration::ZERO, None, vec![]))).await;
-                }
             }
         }
     }

@@ -43,7 +43,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::{
     net::UnixStream,
@@ -306,10 +306,8 @@ pub(in crate::dataplane::endpoint) async fn serve(
             signal = port.next() => {
                 // It has no port at any reactor: nothing moves, and nothing fails.
                 if let Signal::Export(request) = signal {
-                    let fd = control.as_fd().try_clone_to_owned();
-                    let export = |fd| port.exported(Duration::ZERO, None, vec![fd]);
                     directory.is_given.store(true, Relaxed);
-                    request.answer(fd.map(export)).await;
+                    port.export_copy(request, &control).await;
                     directory.is_given.store(false, Relaxed);
                 }
             }
