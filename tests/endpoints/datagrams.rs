@@ -36,7 +36,7 @@ fn a_unix_socket_of_datagrams_reaches_whoever_is_at_the_path() {
         })
     };
     let _port = rig.join(between(&local, &remote), 1).unwrap();
-    let why = rig.wait_until(1, PortState::Idle);
+    let why = rig.why_it_is(1, PortState::Idle);
     assert!(why.contains("No such file"), "{why}");
     let end = UnixDatagram::bind(&other).unwrap();
     let _port_b = rig.join(between(&rig.path("second"), &other), 2).unwrap();
@@ -58,7 +58,7 @@ fn a_unix_socket_of_datagrams_reaches_whoever_is_at_the_path() {
         drop(a);
         std::fs::remove_file(&remote).unwrap();
         b.sends(&frame(1, 2, b"nobody is there"));
-        let why = rig.wait_until(1, PortState::Idle);
+        let why = rig.why_it_is(1, PortState::Idle);
         // It fails, and is not found when it is looked for again.
         assert!(why.contains("gone") || why.contains("No such file"), "{why}");
     }

@@ -161,7 +161,7 @@ fn a_device_that_goes_down_or_away_is_said_to_be() {
         let (_listener, a, port_a) = client(&mut rig, 1);
         run("ip tuntap add t0 mode tap");
         let _port = rig.join(PortSpec::Tap(tap("t0")), 2).unwrap();
-        let why = rig.wait_until(2, PortState::Idle);
+        let why = rig.why_it_is(2, PortState::Idle);
         assert!(why.contains("down"), "{why}");
         a.sends(&frame(2, 1, b"nobody hears this"));
         has_counted(&port_a, &[("no_guest", 1)]);
@@ -172,7 +172,7 @@ fn a_device_that_goes_down_or_away_is_said_to_be() {
         run("ip link set t0 down");
         rig.wait_until(2, PortState::Idle);
         run("ip link delete t0");
-        let why = rig.wait_until(2, PortState::Failed);
+        let why = rig.why_it_is(2, PortState::Failed);
         assert!(!why.is_empty());
         // It is there again, and is found.
         run("ip tuntap add t0 mode tap");
@@ -216,7 +216,7 @@ fn an_interface_carries_frames_both_ways_with_their_tags_and_no_echo() {
         assert_eq!(totals["egress_frames"], 2, "{totals:?}");
         assert!(totals["ingress_forwarded"] >= 3, "{totals:?}");
         run("ip link set t0 down");
-        let why = rig.wait_until(1, PortState::Idle);
+        let why = rig.why_it_is(1, PortState::Idle);
         assert_eq!(why, "the interface is down");
         run("ip link set t0 up");
         rig.wait_until(1, PortState::Active);

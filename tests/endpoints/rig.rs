@@ -185,7 +185,7 @@ impl Rig {
         }
     }
 
-    /// Waits until a member is in `state`. Returns why it is.
+    /// Waits until a member is in `state`. Returns why it is, where it was told.
     pub(crate) fn wait_for(&mut self, place: Placement, state: PortState) -> String {
         let deadline = Instant::now() + TIMEOUT;
         while let Some(event) = self.reports.try_recv() {
@@ -201,10 +201,22 @@ impl Rig {
         }
     }
 
-    /// Waits until the member of this number is in `state`. Returns why it is.
+    /// As [`Rig::wait_for`], for the member of this number.
     pub(crate) fn wait_until(&mut self, number: u8, state: PortState) -> String {
         let (place, _) = *self.members.iter().find(|(_, is)| *is == number).unwrap();
         self.wait_for(place, state)
+    }
+
+    /// Waits until the member of this number is in `state`, and returns why. Before it, it may be
+    /// in that state without a reason, as every port is at first.
+    pub(crate) fn why_it_is(&mut self, number: u8, state: PortState) -> String {
+        loop {
+            let why = self.wait_until(number, state);
+            if !why.is_empty() {
+                return why;
+            }
+            self.event();
+        }
     }
 
     pub(crate) fn publish(&mut self) {

@@ -63,7 +63,7 @@ fn clients_of_tcp_and_of_a_path_are_members_of_one_network() {
     has_counted(&port_b, &[("frame_too_short", 1), ("frame_too_long", 1)]);
     b.writes(&[0xff; 4]);
     assert!(b.hears().is_empty());
-    let why = rig.wait_until(2, PortState::Left);
+    let why = rig.why_it_is(2, PortState::Left);
     assert!(why.starts_with("a frame of 4294967295 octets"), "{why}");
 }
 
@@ -134,9 +134,9 @@ fn a_port_that_connects_does_so_again_and_again() {
     let _port_a = rig.join(to(Stream::Unix(path.clone())), 1).unwrap();
     let tcp = Stream::Tcp(address.to_string().parse().unwrap());
     let _port_b = rig.join(to(tcp), 2).unwrap();
-    let why = rig.wait_until(1, PortState::Idle);
+    let why = rig.why_it_is(1, PortState::Idle);
     assert!(why.contains("peer: No such file"), "{why}");
-    let why = rig.wait_until(2, PortState::Idle);
+    let why = rig.why_it_is(2, PortState::Idle);
     assert!(why.contains(&address.to_string()) && why.contains("refused"), "{why}");
     let unix = UnixListener::bind(&path).unwrap();
     let tcp = TcpListener::bind(address).unwrap();
@@ -154,7 +154,7 @@ fn a_port_that_connects_does_so_again_and_again() {
         assert_eq!(heard, frame(2, 1, &[round]));
     }
     drop((unix, tcp));
-    let why = rig.wait_until(1, PortState::Idle);
+    let why = rig.why_it_is(1, PortState::Idle);
     assert!(why == "the connection was closed" || why.contains("refused"), "{why}");
 }
 
