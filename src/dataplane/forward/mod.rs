@@ -8,6 +8,7 @@
 //! A network is published whole. A reactor holds an `Arc` of it and swaps that between two bursts;
 //! nothing in it changes with traffic. What does is the reactor's own, in its [`Decider`].
 
+mod asker;
 pub mod fast;
 mod fdb;
 mod fib;
@@ -26,6 +27,7 @@ pub mod switched;
 pub mod tables;
 pub mod withheld;
 
+pub use asker::{Asker, Host};
 pub use fib::{Fib, FibBuilder};
 pub use learned::{LearnedMac, MacTable};
 pub use probe::Prober;

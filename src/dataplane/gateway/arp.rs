@@ -5,7 +5,10 @@
 
 use super::{DropReason, write_ethernet};
 use crate::{
-    dataplane::forward::tables::{GATEWAY_IPV4, GATEWAY_MAC, Routed, Vnic},
+    dataplane::forward::{
+        Asker,
+        tables::{GATEWAY_IPV4, GATEWAY_MAC, Routed},
+    },
     wire::{Writer, arp, ethernet},
 };
 use std::net::Ipv4Addr;
@@ -13,22 +16,23 @@ use std::net::Ipv4Addr;
 /// Answers a request; a probe (RFC 5227) for the guest's own address gets none, so that it may take
 /// it.
 pub(super) fn respond(
-    vnic: &Vnic,
+    asker: Asker<'_>,
     table: &Routed,
     packet: &arp::Packet,
     writer: &mut Writer<'_>,
 ) -> Result<(), DropReason> {
-    if packet.operation() != arp::REQUEST || !is_ours(vnic, table, packet.target_ip()) {
+    if packet.operation() != arp::REQUEST || !is_ours(asker, table, packet.target_ip()) {
         return Err(DropReason::Absorbed);
     }
-    write_ethernet(writer, vnic.mac, ethernet::ARP)?;
+    write_ethernet(writer, asker.mac(), ethernet::ARP)?;
     writer.push(&packet.reply_from(GATEWAY_MAC))?;
     Ok(())
 }
 
-fn is_ours(vnic: &Vnic, table: &Routed, target: Ipv4Addr) -> bool {
+fn is_ours(asker: Asker<'_>, table: &Routed, target: Ipv4Addr) -> bool {
     // Whether anybody has the address is not asked here: a packet to one that nobody has gets "host
     // unreachable", which says more than silence.
     let in_subnet = table.ipv4_subnet.is_some_and(|subnet| subnet.contains(&target));
-    target == GATEWAY_IPV4 || (in_subnet && !vnic.owns_ipv4(target))
+    target == GATEWAY_IPV4
+        || (in_subnet && !asker.vnic().is_some_and(|vnic| vnic.owns_ipv4(target)))
 }

@@ -68,14 +68,15 @@ pub(super) fn respond(
     packet: &Ipv4,
     writer: &mut Writer<'_>,
 ) -> Result<GatewayEvent, DropReason> {
-    let address = question.vnic.ipv4.ok_or(DropReason::NotServed)?;
+    let vnic = question.asker.vnic().ok_or(DropReason::NotServed)?;
+    let address = vnic.ipv4.ok_or(DropReason::NotServed)?;
     let (request, hostname) = parse(question, packet)?;
     let gateway = question.table.gateway_ipv4();
     let kind = answer_kind(&request, address, gateway).ok_or(DropReason::Absorbed)?;
-    let reply = reply(question, &request, kind, address);
+    let reply = reply((question.table, vnic), &request, kind, address);
     let mut payload = reply.to_vec().map_err(|_| DropReason::MalformedMessage)?;
     payload.resize(payload.len().max(MIN_LEN), 0);
-    let (to, mac) = destination(&request, kind, question.vnic.mac, address);
+    let (to, mac) = destination(&request, kind, question.asker.mac(), address);
     write_ethernet(writer, mac, ethernet::IPV4)?;
     let (from, to) = ((gateway, udp::DHCPV4_SERVER), (to, udp::DHCPV4_CLIENT));
     udp::write_ipv4(writer, from, to, &payload)?;
@@ -118,7 +119,7 @@ fn parse(question: &Question<'_>, packet: &Ipv4) -> Result<(Message, String), Dr
         return Err(DropReason::MalformedMessage);
     }
     // The frame's own source the guard has checked; this is a second claim.
-    if request.chaddr() != question.vnic.mac.0 {
+    if request.chaddr() != question.asker.mac().0 {
         return Err(DropReason::SpoofedMac);
     }
     Ok((request, hostname))
@@ -225,12 +226,11 @@ fn destination(
 }
 
 fn reply(
-    question: &Question<'_>,
+    (table, vnic): (&Routed, &Vnic),
     request: &Message,
     kind: MessageType,
     address: Ipv4Addr,
 ) -> Message {
-    let vnic = question.vnic;
     let inform = request.opts().msg_type() == Some(MessageType::Inform);
     let mut reply = Message::default();
     reply
@@ -240,7 +240,7 @@ fn reply(
         .set_chaddr(request.chaddr());
     let mut told = Fitting::new(request, vnic.mtu);
     told.insert(DhcpOption::MessageType(kind));
-    told.insert(DhcpOption::ServerIdentifier(question.table.gateway_ipv4()));
+    told.insert(DhcpOption::ServerIdentifier(table.gateway_ipv4()));
     if let Some(id) = request.opts().get(OptionCode::ClientIdentifier) {
         told.insert(id.clone()); // RFC 6842
     }
@@ -254,10 +254,10 @@ fn reply(
         if kind == MessageType::Ack && request.opts().msg_type() == Some(MessageType::Discover) {
             told.insert(DhcpOption::RapidCommit);
         }
-        routes(question.table, vnic, request).into_iter().for_each(|option| {
+        routes(table, vnic, request).into_iter().for_each(|option| {
             told.insert(option);
         });
-        insert_configuration(question.table, vnic, request, &mut told);
+        insert_configuration(table, vnic, request, &mut told);
         set_boot_fields(&vnic.boot, &mut reply);
     }
     reply.set_opts(told.options);

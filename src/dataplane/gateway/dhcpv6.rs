@@ -70,19 +70,20 @@ pub(super) fn respond(
     packet: &Ipv6,
     writer: &mut Writer<'_>,
 ) -> Result<GatewayEvent, DropReason> {
-    let address = question.vnic.ipv6.ok_or(DropReason::NotServed)?;
+    let vnic = question.asker.vnic().ok_or(DropReason::NotServed)?;
+    let address = vnic.ipv6.ok_or(DropReason::NotServed)?;
     if packet.destination.is_multicast() && packet.destination != SERVERS {
         return Err(DropReason::Multicast);
     }
     let request = parse(question, packet)?;
     check_ids(&request)?;
     let reply = if packet.destination == SERVERS {
-        reply(question.table, question.vnic, &request, address)?
+        reply(question.table, vnic, &request, address)?
     } else {
         use_multicast(&request)?
     };
     let payload = reply.to_vec().map_err(|_| DropReason::MalformedMessage)?;
-    write_ethernet(writer, question.vnic.mac, ethernet::IPV6)?;
+    write_ethernet(writer, question.asker.mac(), ethernet::IPV6)?;
     let from = (GATEWAY_IPV6, udp::DHCPV6_SERVER);
     udp::write_ipv6(writer, from, (packet.source, udp::DHCPV6_CLIENT), &payload)?;
     let leases =

@@ -4,7 +4,10 @@
 use super::{Question, write_ethernet};
 use crate::{
     dataplane::{
-        forward::tables::{GATEWAY_IPV6, Routed, Vnic},
+        forward::{
+            Asker,
+            tables::{GATEWAY_IPV6, Routed},
+        },
         frame::{
             classify::{Headers, Ipv4, Ipv6, Packet, Upper},
             verdict::{DropReason, Rejection},
@@ -28,7 +31,7 @@ pub(super) fn echo_ipv4(
     }
     let (header, body) =
         icmpv4::Header::ref_from_prefix(message).map_err(|_| DropReason::MalformedMessage)?;
-    write_ethernet(writer, question.vnic.mac, ethernet::IPV4)?;
+    write_ethernet(writer, question.asker.mac(), ethernet::IPV4)?;
     let words = (icmpv4::ECHO_REPLY, 0, header.rest.get());
     // From the address that was asked: in a switched network the gateway has two.
     icmpv4::write(writer, packet.destination, packet.source, words, body)?;
@@ -58,7 +61,7 @@ pub(super) fn echo_ipv6(
     }
     let (header, body) =
         icmpv6::Header::ref_from_prefix(message).map_err(|_| DropReason::MalformedMessage)?;
-    write_ethernet(writer, question.vnic.mac, ethernet::IPV6)?;
+    write_ethernet(writer, question.asker.mac(), ethernet::IPV6)?;
     let words = (icmpv6::ECHO_REPLY, 0, header.rest.get());
     icmpv6::write(writer, (GATEWAY_IPV6, packet.source, 64), words, body)?;
     Ok(())
@@ -67,7 +70,7 @@ pub(super) fn echo_ipv6(
 /// Writes the ICMP error for a packet that was rejected, unless it is one that no error may answer
 /// (RFC 1122 §3.2.2, RFC 4443 §2.4 e). `frame` is the frame without padding.
 pub fn reject(
-    (table, vnic): (&Routed, &Vnic),
+    (table, asker): (&Routed, Asker<'_>),
     headers: &Headers,
     frame: &[u8],
     rejection: Rejection,
@@ -80,14 +83,14 @@ pub fn reject(
     let packet_octets = frame.get(ethernet::HEADER_LEN..).unwrap_or(&[]);
     match &headers.packet {
         Packet::Ipv4(packet) if answerable_ipv4(packet) => {
-            write_ethernet(writer, vnic.mac, ethernet::IPV4)?;
+            write_ethernet(writer, asker.mac(), ethernet::IPV4)?;
             let error = error_ipv4(rejection, packet.upper);
-            let source = source_ipv4(table, vnic, packet.source);
+            let source = source_ipv4(table, asker, packet.source);
             icmpv4::write_error(writer, source, packet.source, error, packet_octets)?;
         }
         Packet::Ipv6(packet) if answerable_ipv6(packet) => {
-            write_ethernet(writer, vnic.mac, ethernet::IPV6)?;
-            let source = source_ipv6(table, vnic, packet.source);
+            write_ethernet(writer, asker.mac(), ethernet::IPV6)?;
+            let source = source_ipv6(table, asker, packet.source);
             let error = error_ipv6(rejection, packet.upper);
             icmpv6::write_error(writer, source, packet.source, error, packet_octets)?;
         }
@@ -126,16 +129,23 @@ const DUMMY_IPV4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 /// Returns the source of an error that is sent to `to`: the gateway's address on the link, the
 /// dummy address for hosts behind a guest.
 // A guest must not forward a packet from a link-local address (RFC 3927 §2.7).
-fn source_ipv4(table: &Routed, vnic: &Vnic, to: Ipv4Addr) -> Ipv4Addr {
-    if vnic.ipv4 == Some(to) { table.gateway_ipv4() } else { DUMMY_IPV4 }
+fn source_ipv4(table: &Routed, asker: Asker<'_>, to: Ipv4Addr) -> Ipv4Addr {
+    // A host sends from no other address than one of the link (`guard::check_host`).
+    if asker.vnic().is_none_or(|vnic| vnic.ipv4 == Some(to)) {
+        table.gateway_ipv4()
+    } else {
+        DUMMY_IPV4
+    }
 }
 
 /// Returns the source of an error that is sent to `to`: the gateway's link-local address on
 /// the link, the subnet-router anycast address of the network (RFC 4291 §2.6.1) for hosts behind a
 /// guest.
 // A guest must not forward a packet from a link-local address (RFC 4291 §2.5.6).
-fn source_ipv6(table: &Routed, vnic: &Vnic, to: Ipv6Addr) -> Ipv6Addr {
-    let own = vnic.ipv6 == Some(to) || vnic.slaac.is_some_and(|prefix| prefix.contains(&to));
+fn source_ipv6(table: &Routed, asker: Asker<'_>, to: Ipv6Addr) -> Ipv6Addr {
+    let own = asker.vnic().is_none_or(|vnic| {
+        vnic.ipv6 == Some(to) || vnic.slaac.is_some_and(|prefix| prefix.contains(&to))
+    });
     let on_link = own || to.is_unicast_link_local();
     let prefix = table.ipv6_prefix.filter(|_| !on_link);
     prefix.map_or(GATEWAY_IPV6, |prefix| prefix.network())

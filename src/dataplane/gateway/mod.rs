@@ -26,7 +26,10 @@ pub use ndp::{FIRST_ADVERTISEMENTS, next_advertisement, router_advertisement};
 pub use proxy::speak_for;
 
 use super::{
-    forward::tables::{GATEWAY_MAC, Routed, Vnic},
+    forward::{
+        Asker,
+        tables::{GATEWAY_MAC, Routed},
+    },
     frame::{
         classify::{Headers, Ipv4, Ipv6, Packet, Upper},
         verdict::DropReason,
@@ -42,10 +45,10 @@ use zerocopy::big_endian::U16;
 /// A frame to the gateway, with whom it is from.
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
-    /// The network of the asking vNIC.
+    /// The network.
     pub table: &'a Routed,
-    /// The asking vNIC.
-    pub vnic: &'a Vnic,
+    /// Who asks.
+    pub asker: Asker<'a>,
     /// What the frame is.
     pub headers: &'a Headers,
     /// The whole frame without padding.
@@ -165,7 +168,7 @@ pub fn respond(
     writer: &mut Writer<'_>,
 ) -> Result<GatewayEvent, DropReason> {
     match &question.headers.packet {
-        Packet::Arp(packet) => arp::respond(question.vnic, question.table, packet, writer)
+        Packet::Arp(packet) => arp::respond(question.asker, question.table, packet, writer)
             .map(|()| GatewayEvent::Neighbour4),
         Packet::Ipv4(packet) => respond_ipv4(question, packet, writer),
         Packet::Ipv6(packet) => respond_ipv6(question, packet, writer),
@@ -251,7 +254,7 @@ mod tests {
         dataplane::{
             forward::{
                 FibBuilder,
-                tables::{PortId, Segment},
+                tables::{PortId, Segment, Vnic},
             },
             frame::classify::classify,
         },
@@ -309,7 +312,8 @@ mod tests {
         let frame = writer.since(0);
         let headers = classify(frame, frame.len(), Offload::None).unwrap();
         let offload = Offload::None;
-        let question = Question { table, vnic, headers: &headers, frame, offload };
+        let asker = Asker::Guest(vnic);
+        let question = Question { table, asker, headers: &headers, frame, offload };
         let mut writer = Writer::new(&mut answer);
         respond(&question, &mut writer).unwrap();
         writer.since(0).to_vec()
@@ -365,7 +369,7 @@ mod tests {
         assert_eq!(option(v4::OptionCode::ClasslessStaticRoute), None);
         let mut advertised = [0; 1514];
         let mut writer = Writer::new(&mut advertised);
-        router_advertisement(&network.0, &network.1, &mut writer).unwrap();
+        router_advertisement(&network.0, Asker::Guest(&network.1), &mut writer).unwrap();
         // A prefix of 64 bits that is on link, and of which nobody chooses (RFC 4861 §4.6.2).
         let prefix = [3, 4, 64, 0x80];
         assert!(writer.since(0).windows(4).any(|octets| octets == prefix));

@@ -9,8 +9,8 @@ use crate::{
     addr::MacAddr,
     dataplane::{
         forward::{
-            guard,
-            tables::{GATEWAY_IPV6, GATEWAY_MAC, Routed, Vnic},
+            Asker, guard,
+            tables::{GATEWAY_IPV6, GATEWAY_MAC, Routed},
         },
         frame::classify::{Ipv6, Upper},
     },
@@ -47,29 +47,33 @@ pub fn next_advertisement(now: Instant, tried: u8, heard: bool, random: u64) -> 
     now + Duration::from_secs(MIN_INTERVAL_SECONDS) + Duration::from_millis(spread)
 }
 
-/// Writes an advertisement to all nodes of the vNIC's link; there is none on a network without
+/// Writes an advertisement to all nodes of a link; there is none on a network without
 /// IPv6.
 pub fn router_advertisement(
     table: &Routed,
-    vnic: &Vnic,
+    asker: Asker<'_>,
     writer: &mut Writer<'_>,
 ) -> Result<(), DropReason> {
-    advertise(table, vnic, (ALL_NODES, MacAddr::ipv6_multicast(ALL_NODES)), writer)
+    advertise(table, asker, (ALL_NODES, MacAddr::ipv6_multicast(ALL_NODES)), writer)
 }
 
 fn advertise(
     table: &Routed,
-    vnic: &Vnic,
+    asker: Asker<'_>,
     (to, mac): (Ipv6Addr, MacAddr),
     writer: &mut Writer<'_>,
 ) -> Result<(), DropReason> {
-    if vnic.ipv6.is_none() {
+    let vnic = asker.vnic();
+    let has_ipv6 = vnic.map_or(table.ipv6_prefix.is_some(), |vnic| vnic.ipv6.is_some());
+    if !has_ipv6 {
         return Err(DropReason::NotServed);
     }
-    let is_on_link = table.segment.is_some() || vnic.settings.addressing == Addressing::Subnet;
+    let has_subnet = vnic.is_some_and(|vnic| vnic.settings.addressing == Addressing::Subnet);
+    let is_on_link = table.segment.is_some() || has_subnet;
     let on_link = table.ipv6_prefix.filter(|_| is_on_link);
     let on_link = on_link.map(|prefix| (prefix, ndp::PrefixUse::OnLink));
-    let autonomous = vnic.slaac.map(|prefix| (prefix, ndp::PrefixUse::Autonomous));
+    let autonomous = vnic.and_then(|vnic| vnic.slaac);
+    let autonomous = autonomous.map(|prefix| (prefix, ndp::PrefixUse::Autonomous));
     let prefixes: ArrayVec<_, 2> = on_link.into_iter().chain(autonomous).collect();
     // The longest is 616: two prefixes, 16 servers, which is what control admits, and a domain of
     // 255 octets.
@@ -77,7 +81,7 @@ fn advertise(
     let mut options = Writer::new(&mut body);
     ndp::RouterAdvertisement {
         mac: GATEWAY_MAC,
-        mtu: vnic.mtu.into(),
+        mtu: asker.mtu().into(),
         prefixes: prefixes.as_slice(),
         dns: &table.dns_ipv6,
         domain: table.domain.as_ref(),
@@ -105,7 +109,7 @@ pub(super) fn respond(
                 .map(|()| GatewayEvent::Neighbour6)
         }
         Upper::Icmp(icmpv6::NEIGHBOUR_ADVERTISEMENT) => {
-            Err(neighbour_advertisement(question.vnic, message))
+            Err(neighbour_advertisement(question.asker, message))
         }
         _ => Err(DropReason::RogueRouter),
     }
@@ -146,9 +150,9 @@ fn router_solicitation(
     let to = if packet.source.is_unspecified() {
         (ALL_NODES, MacAddr::ipv6_multicast(ALL_NODES))
     } else {
-        (packet.source, question.vnic.mac)
+        (packet.source, question.asker.mac())
     };
-    advertise(question.table, question.vnic, to, writer)
+    advertise(question.table, question.asker, to, writer)
 }
 
 fn neighbour_solicitation(
@@ -158,13 +162,13 @@ fn neighbour_solicitation(
     writer: &mut Writer<'_>,
 ) -> Result<(), DropReason> {
     let target = solicited(packet, message)?;
-    if !is_ours(question.vnic, question.table, target) {
+    if !is_ours(question.asker, question.table, target) {
         return Err(DropReason::Absorbed);
     }
     // Those the gateway stands for are no routers, and another answer than a proxy's is better (RFC
     // 4861 §7.2.4).
     let own = if target == GATEWAY_IPV6 { ndp::ROUTER | ndp::OVERRIDE } else { 0 };
-    let asker = (packet.source, question.vnic.mac);
+    let asker = (packet.source, question.asker.mac());
     write_advertisement(writer, (GATEWAY_IPV6, GATEWAY_MAC), asker, (target, own))
 }
 
@@ -213,17 +217,20 @@ pub(super) fn speak_for(
     write_advertisement(writer, (target, mac), asker, (target, ndp::OVERRIDE))
 }
 
-fn is_ours(vnic: &Vnic, table: &Routed, target: Ipv6Addr) -> bool {
+fn is_ours(asker: Asker<'_>, table: &Routed, target: Ipv6Addr) -> bool {
+    let is_own = || asker.vnic().is_some_and(|vnic| vnic.owns_ipv6(target));
     let in_prefix = table.ipv6_prefix.is_some_and(|prefix| prefix.contains(&target));
-    target == GATEWAY_IPV6 || (in_prefix && !vnic.owns_ipv6(target))
+    target == GATEWAY_IPV6 || (in_prefix && !is_own())
 }
 
 /// A guest may say where it is itself; nothing is learnt from it.
-fn neighbour_advertisement(vnic: &Vnic, message: &[u8]) -> DropReason {
+fn neighbour_advertisement(asker: Asker<'_>, message: &[u8]) -> DropReason {
+    // Of a host behind a port that was looked at where it entered.
+    let may = |target| asker.vnic().is_none_or(|vnic| guard::may_advertise(vnic, target));
     match ndp::target(message).map(|(target, options)| (target, ndp::tells_source(options))) {
         None => DropReason::MalformedMessage,
         Some((_, Err(unreadable))) => unreadable.into(),
-        Some((target, Ok(_))) if guard::may_advertise(vnic, target) => DropReason::Absorbed,
+        Some((target, Ok(_))) if may(target) => DropReason::Absorbed,
         Some(_) => DropReason::SpoofedNeighbour,
     }
 }

@@ -1,18 +1,21 @@
 //! The ports a reactor owns, each with what is known of it between two bursts.
 
 use super::{allowance::Allowance, poll_window::PollWindow};
-use crate::dataplane::{
-    counters::PortCounters,
-    forward::{
-        Network,
-        tables::{Member, NetworkKey, PortId, Routed, Vnic},
+use crate::{
+    addr::MacAddr,
+    dataplane::{
+        counters::PortCounters,
+        forward::{
+            Asker, Network,
+            tables::{Member, NetworkKey, PortId, Routed},
+        },
+        frame::{
+            Outgoing,
+            verdict::{Blocking, DropReason},
+        },
+        gateway::GatewayEvent,
+        port::{Delivered, HeldUp, Port, PortFailure, Undelivered, Watch},
     },
-    frame::{
-        Outgoing,
-        verdict::{Blocking, DropReason},
-    },
-    gateway::GatewayEvent,
-    port::{Delivered, HeldUp, Port, PortFailure, Undelivered, Watch},
 };
 use std::{
     fmt,
@@ -125,10 +128,10 @@ impl Slot {
         Some((network, network.members.get(*at)?))
     }
 
-    /// Its vNIC, where the network has a gateway.
-    pub fn routed(&self) -> Option<(&Routed, &Vnic)> {
+    /// Who sends by it from `mac`, where the network has a gateway.
+    pub fn asker(&self, mac: MacAddr) -> Option<(&Routed, Asker<'_>)> {
         let (network, member) = self.member()?;
-        Some((network.domain.routed()?, member.vnic()?))
+        Some((network.domain.routed()?, member.asker(mac)))
     }
 
     /// Whether it may be called.

@@ -297,7 +297,10 @@ fn make(place: &Place, target: &str) -> String {
     }
     let mut make = Command::new("make");
     // Run by another make, it would say where it is.
-    make.arg("--no-print-directory").args(target.split(' ')).arg("CARGO=cargo").env("CARGO_TARGET_DIR", place.path("built"));
+    make.arg("--no-print-directory")
+        .args(target.split(' '))
+        .arg("CARGO=cargo")
+        .env("CARGO_TARGET_DIR", place.path("built"));
     make.env("DESTDIR", place.path("root")).env_remove("MAKEFLAGS").env_remove("PREFIX");
     said(&make.output().unwrap(), 0).0
 }

@@ -5,7 +5,10 @@ use super::{Context, Pipeline};
 use crate::{
     addr::MacAddr,
     dataplane::{
-        forward::tables::{NetworkKey, PortId},
+        forward::{
+            Asker,
+            tables::{NetworkKey, PortId},
+        },
         frame::{
             Outgoing,
             classify::classify,
@@ -36,8 +39,8 @@ impl Pipeline {
             return Err(DropReason::ReplyLimit);
         }
         let mut writer = Writer::new(&mut self.answer);
-        let (table, vnic) = slot.routed().ok_or(DropReason::NoRoute)?;
-        let question = Question { table, vnic, headers: &headers, frame: whole, offload };
+        let (table, asker) = slot.asker(headers.source).ok_or(DropReason::NoRoute)?;
+        let question = Question { table, asker, headers: &headers, frame: whole, offload };
         let told = gateway::respond(&question, &mut writer)?;
         let answer = Outgoing::private(writer.since(0), Offload::None);
         match slot.put(&[answer], self.burst.queue, context.now).refused {
@@ -90,7 +93,7 @@ impl Pipeline {
         if !slot.allowance.may_reply(context.now) {
             return;
         }
-        let Some(who) = slot.routed() else { return };
+        let Some(who) = slot.asker(headers.source) else { return };
         let mut writer = Writer::new(&mut self.answer);
         if gateway::reject(who, &headers, whole, rejection, &mut writer).is_err() {
             return;
@@ -114,8 +117,9 @@ impl Pipeline {
         let slot = ports.healthy_mut(port)?;
         let mut writer = Writer::new(&mut self.answer);
         let mut heard = Delivered::all(0);
-        if let Some((table, vnic)) = slot.routed()
-            && gateway::router_advertisement(table, vnic, &mut writer).is_ok()
+        if let Some((network, member)) = slot.member()
+            && let (Some(table), Some(vnic)) = (network.domain.routed(), member.vnic())
+            && gateway::router_advertisement(table, Asker::Guest(vnic), &mut writer).is_ok()
         {
             let advertisement = Outgoing::private(writer.since(0), Offload::None);
             // The first queue pair is always in use, others only once the driver asks
