@@ -1,8 +1,9 @@
 //! Who a guest may claim to be: a vNIC sends only from its MAC, its addresses and its routed
 //! prefixes, plus what RFCs require of a host without an address. Advertisements of routers and
-//! DHCP servers are not for guests.
+//! DHCP servers are not for guests. A host behind a port has no address of its own: through the
+//! gateway it sends from any of the network that is nobody else's.
 
-use super::tables::{GATEWAY_IPV6, GATEWAY_MAC, Vnic};
+use super::tables::{GATEWAY_IPV6, GATEWAY_MAC, PortId, Routed, Vnic};
 use crate::{
     addr::MacAddr,
     dataplane::frame::{
@@ -77,7 +78,7 @@ fn is_unconfigured(packet: &Ipv4) -> bool {
 /// Refuses an IPv6 packet that `vnic` must not send.
 #[inline]
 pub fn check_ipv6(vnic: &Vnic, packet: &Ipv6) -> Result<(), DropReason> {
-    if !source_ipv6_is_honest(vnic, packet) {
+    if !source_ipv6_is_honest(packet, |source| vnic.owns_ipv6(source)) {
         return Err(DropReason::SpoofedIpv6);
     }
     refuse_servers_ipv6(packet)
@@ -97,7 +98,7 @@ pub fn refuse_servers_ipv6(packet: &Ipv6) -> Result<(), DropReason> {
     }
 }
 
-fn source_ipv6_is_honest(vnic: &Vnic, packet: &Ipv6) -> bool {
+fn source_ipv6_is_honest(packet: &Ipv6, owns: impl Fn(Ipv6Addr) -> bool) -> bool {
     let source = packet.source;
     if source.is_unspecified() {
         // Duplicate address detection (RFC 4862 §5.4), and what a host may send before it has
@@ -115,7 +116,43 @@ fn source_ipv6_is_honest(vnic: &Vnic, packet: &Ipv6) -> bool {
         // Any link-local address is the guest's own: nothing from one goes beyond the gateway.
         return source != GATEWAY_IPV6;
     }
-    vnic.owns_ipv6(source)
+    owns(source)
+}
+
+/// Refuses a packet that a host behind `port` must not send to the gateway or through it.
+pub fn check_host(table: &Routed, port: PortId, headers: &Headers) -> Result<(), DropReason> {
+    match &headers.packet {
+        // What it claims was looked at where it entered the segment.
+        Packet::Arp(_) => Ok(()),
+        Packet::Ipv4(packet) => {
+            if !is_hosts_ipv4(table, port, packet.source) && !is_unconfigured(packet) {
+                return Err(DropReason::SpoofedIpv4);
+            }
+            refuse_servers_ipv4(packet)
+        }
+        Packet::Ipv6(packet) => {
+            let is_honest = source_ipv6_is_honest(packet, |source| {
+                let owner = table.fib.lookup_ipv6(source).map(|id| table.fib.next_hop(id).port);
+                table.ipv6_prefix.is_some_and(|prefix| prefix.contains(&source))
+                    && owner.is_none_or(|owner| owner == port)
+            });
+            if !is_honest {
+                return Err(DropReason::SpoofedIpv6);
+            }
+            refuse_servers_ipv6(packet)
+        }
+    }
+}
+
+/// Whether a host behind `port` may have an address: one of the network, or one that hosts choose
+/// themselves (RFC 3927), which is neither the gateway's nor of another's vNIC.
+fn is_hosts_ipv4(table: &Routed, port: PortId, source: Ipv4Addr) -> bool {
+    let in_subnet = table.ipv4_subnet.is_some_and(|subnet| subnet.contains(&source));
+    let owner = table.fib.lookup_ipv4(source).map(|id| table.fib.next_hop(id).port);
+    (in_subnet || source.is_link_local())
+        && table.ipv4_broadcast != Some(source)
+        && !table.is_gateway_ipv4(source)
+        && owner.is_none_or(|owner| owner == port)
 }
 
 /// Whether `vnic` may advertise `target` as its own.

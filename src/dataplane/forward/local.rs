@@ -37,53 +37,44 @@ impl Local<'_> {
         packet: &Packet,
         head: &[u8],
     ) -> Option<Verdict> {
-        // Only a vNIC has a gateway: answers to it follow from what it is.
-        let is_vnic = member.vnic().is_some_and(|vnic| vnic.mac == source);
-        let gateway = self.gateway.filter(|_| is_vnic);
+        let is_guest = member.asker(source).vnic().is_some();
         let answer = match packet {
             Packet::Arp(packet) if packet.operation() == arp::REQUEST => {
-                return self.answers_arp(gateway, member, packet);
+                return self.answers_arp(member, packet);
             }
             Packet::Arp(_) => false,
+            // A host behind a port has no address that could be told to it.
             Packet::Ipv4(packet) => {
-                matches!(packet.upper, Upper::Udp { destination: udp::DHCPV4_SERVER, .. })
+                is_guest
+                    && matches!(packet.upper, Upper::Udp { destination: udp::DHCPV4_SERVER, .. })
             }
             Packet::Ipv6(packet) => match packet.upper {
                 Upper::Icmp(icmpv6::NEIGHBOUR_SOLICITATION) => {
-                    return self.answers_solicitation(gateway, member, packet, head);
+                    return self.answers_solicitation(member, packet, head);
                 }
-                Upper::Icmp(icmpv6::ROUTER_SOLICITATION) => true,
-                Upper::Udp { destination: udp::DHCPV6_SERVER, .. } => true,
+                Upper::Icmp(icmpv6::ROUTER_SOLICITATION) => {
+                    is_guest || self.gateway?.ipv6_prefix.is_some()
+                }
+                Upper::Udp { destination: udp::DHCPV6_SERVER, .. } => is_guest,
                 _ => false,
             },
         };
-        (answer && gateway.is_some()).then_some(Verdict::Gateway)
+        (answer && self.gateway.is_some()).then_some(Verdict::Gateway)
     }
 
-    fn answers_arp(
-        &self,
-        gateway: Option<&Routed>,
-        member: &Member,
-        packet: &arp::Packet,
-    ) -> Option<Verdict> {
+    fn answers_arp(&self, member: &Member, packet: &arp::Packet) -> Option<Verdict> {
         let target = packet.target_ip();
-        if gateway.is_some_and(|gateway| gateway.is_gateway_ipv4(target)) {
+        if self.gateway.is_some_and(|gateway| gateway.is_gateway_ipv4(target)) {
             return Some(Verdict::Gateway);
         }
         let owner = self.neighbours?.strict_ipv4(target)?;
         (owner.port != member.port()).then_some(Verdict::Neighbour(owner.mac))
     }
 
-    fn answers_solicitation(
-        &self,
-        gateway: Option<&Routed>,
-        member: &Member,
-        packet: &Ipv6,
-        head: &[u8],
-    ) -> Option<Verdict> {
+    fn answers_solicitation(&self, member: &Member, packet: &Ipv6, head: &[u8]) -> Option<Verdict> {
         let message = head.get(ethernet::HEADER_LEN + packet.header_len..)?;
         let (target, _) = ndp::target(message)?;
-        if gateway.is_some() && target == GATEWAY_IPV6 {
+        if self.gateway.is_some() && target == GATEWAY_IPV6 {
             return Some(Verdict::Gateway);
         }
         let owner = self.neighbours?.strict_ipv6(target)?;

@@ -10,10 +10,10 @@
 //! each, leaves out padding, and rewrites the heads of those that go on.
 
 use super::{
-    Decisions, Fib,
+    Decisions, Fib, Host,
     fast::{self, FastPath},
     guard, rewrite,
-    tables::{GATEWAY_IPV6, Routed, Vnic},
+    tables::{GATEWAY_IPV6, PortId, Routed, Vnic},
     withheld::Withheld,
 };
 use crate::{
@@ -125,7 +125,20 @@ pub(super) fn by_head(
         return Err(reason.into());
     }
     let headers = classify(frame.head(), frame.len, frame.offload)?;
-    finish(table, vnic, frame, &headers, withheld)
+    let checked = guard::check(vnic, &headers);
+    finish(table, (vnic.port, vnic.mtu, checked), frame, &headers, withheld)
+}
+
+/// As [`by_head`], of a frame of `host`, which is behind a port of a switched network.
+pub(super) fn by_head_of_host(
+    table: &Routed,
+    (port, host): (PortId, Host),
+    frame: &mut Frame,
+    withheld: &mut Withheld,
+) -> Result<NextHopId, Verdict> {
+    let headers = classify(frame.head(), frame.len, frame.offload)?;
+    let checked = guard::check_host(table, port, &headers);
+    finish(table, (port, host.mtu, checked), frame, &headers, withheld)
 }
 
 /// As [`by_head`], of a deep frame of which these are all octets.
@@ -140,26 +153,29 @@ fn by_whole(
         return Err(DropReason::BadVnetHeader.into());
     }
     let headers = classify(whole, whole.len(), Offload::None)?;
-    finish(table, vnic, frame, &headers, withheld)
+    let checked = guard::check(vnic, &headers);
+    finish(table, (vnic.port, vnic.mtu, checked), frame, &headers, withheld)
 }
 
-/// As [`by_head`], of a frame whose headers are known.
+/// As [`by_head`], of a frame whose headers are known: it came by a port, whose link has an MTU,
+/// and was checked.
+#[inline(always)]
 fn finish(
     table: &Routed,
-    vnic: &Vnic,
+    (port, mtu, checked): (PortId, u16, Result<(), DropReason>),
     frame: &mut Frame,
     headers: &Headers,
     withheld: &mut Withheld,
 ) -> Result<NextHopId, Verdict> {
     // The guard's refusal goes through it: of a first fragment it must be remembered.
-    withheld.check(vnic.port, headers, guard::check(vnic, headers))?;
+    withheld.check(port, headers, checked)?;
     frame.truncate(headers.frame_len());
     match &headers.packet {
         Packet::Arp(_) => Err(Verdict::Gateway),
         Packet::Ipv4(packet) => {
             let destination = packet.destination;
             if table.is_gateway_ipv4(destination) || destination.is_broadcast() {
-                return Err(for_gateway(vnic, packet.len));
+                return Err(for_gateway(mtu, packet.len));
             }
             // A packet to a group is refused by `route_ipv4`, with the reason that says so.
             if !destination.is_multicast() {
@@ -173,7 +189,7 @@ fn finish(
             let is_discovery =
                 matches!(packet.upper, Upper::Icmp(kind) if icmpv6::is_discovery(kind));
             if destination == GATEWAY_IPV6 || destination.is_multicast() || is_discovery {
-                return Err(for_gateway(vnic, packet.len));
+                return Err(for_gateway(mtu, packet.len));
             }
             refuse_group(headers.destination)?;
             route_ipv6(table, packet)
@@ -183,8 +199,8 @@ fn finish(
 
 /// What becomes of a packet of `len` octets for the gateway. One that is longer than the link's
 /// packets, to be cut or not, is no question.
-fn for_gateway(vnic: &Vnic, len: usize) -> Verdict {
-    if len > usize::from(vnic.mtu) {
+fn for_gateway(mtu: u16, len: usize) -> Verdict {
+    if len > usize::from(mtu) {
         return Verdict::Drop(DropReason::MessageTooLong);
     }
     Verdict::Gateway

@@ -1,4 +1,5 @@
-//! ARP: the gateway is at its MAC, and so is every other address of the subnet (RFC 826, RFC 1027).
+//! ARP: the gateway is at its MAC, and so is, in a routed network, every other address of the
+//! subnet (RFC 826, RFC 1027).
 //!
 //! Also for guests that are told a single address: firmware asks for its neighbours all the same
 //! (iPXE before June 2024 knows no /32).
@@ -7,7 +8,7 @@ use super::{DropReason, write_ethernet};
 use crate::{
     dataplane::forward::{
         Asker,
-        tables::{GATEWAY_IPV4, GATEWAY_MAC, Routed},
+        tables::{GATEWAY_MAC, Routed},
     },
     wire::{Writer, arp, ethernet},
 };
@@ -32,7 +33,8 @@ pub(super) fn respond(
 fn is_ours(asker: Asker<'_>, table: &Routed, target: Ipv4Addr) -> bool {
     // Whether anybody has the address is not asked here: a packet to one that nobody has gets "host
     // unreachable", which says more than silence.
-    let in_subnet = table.ipv4_subnet.is_some_and(|subnet| subnet.contains(&target));
-    target == GATEWAY_IPV4
+    let in_subnet =
+        table.segment.is_none() && table.ipv4_subnet.is_some_and(|subnet| subnet.contains(&target));
+    table.is_gateway_ipv4(target)
         || (in_subnet && !asker.vnic().is_some_and(|vnic| vnic.owns_ipv4(target)))
 }

@@ -253,7 +253,7 @@ mod tests {
     use crate::{
         dataplane::{
             forward::{
-                FibBuilder,
+                FibBuilder, Host,
                 tables::{PortId, Segment, Vnic},
             },
             frame::classify::classify,
@@ -373,6 +373,55 @@ mod tests {
         // A prefix of 64 bits that is on link, and of which nobody chooses (RFC 4861 §4.6.2).
         let prefix = [3, 4, 64, 0x80];
         assert!(writer.since(0).windows(4).any(|octets| octets == prefix));
+    }
+
+    /// What a host behind a port is answered by a gateway on its segment.
+    fn answers_host(frame: &[u8]) -> Result<Vec<u8>, DropReason> {
+        let (table, _) = network(Boot::default());
+        let segment = Some(Segment { gateway_ipv4: Some([10, 0, 0, 1].into()) });
+        let table = Routed { segment, ..table };
+        let headers = classify(frame, frame.len(), Offload::None).unwrap();
+        let asker = Asker::Host(Host { mac: headers.source, mtu: 1500 });
+        let offload = Offload::None;
+        let question = Question { table: &table, asker, headers: &headers, frame, offload };
+        let mut answer = [0; 1514];
+        let mut writer = Writer::new(&mut answer);
+        respond(&question, &mut writer)?;
+        Ok(writer.since(0).to_vec())
+    }
+
+    #[test]
+    fn hosts_behind_ports_are_answered_as_guests_are() {
+        let host = MacAddr([2, 0, 0, 0, 0, 9]);
+        let asks = |to: MacAddr, ether_type: u16, packet: &[u8]| {
+            answers_host(&[&to.0[..], &host.0, &ether_type.to_be_bytes(), packet].concat())
+        };
+        let to_host = [host.0, GATEWAY_MAC.0].concat();
+        for target in [[10, 0, 0, 1], [169, 254, 0, 1]] {
+            let request = arp_packet::Packet::request(host, [10, 0, 0, 9].into(), target.into());
+            let answer = asks(MacAddr::BROADCAST, ethernet::ARP, request.as_bytes()).unwrap();
+            assert!(answer.starts_with(&to_host));
+            assert_eq!((&answer[22..28], &answer[28..32]), (&GATEWAY_MAC.0[..], &target[..]));
+        }
+        let request = arp_packet::Packet::request(host, [10, 0, 0, 9].into(), [10, 0, 0, 7].into());
+        let other = asks(GATEWAY_MAC, ethernet::ARP, request.as_bytes());
+        assert_eq!(other, Err(DropReason::Absorbed), "on a segment others answer themselves");
+        let mut packet = [0; 200];
+        let mut writer = Writer::new(&mut packet);
+        let ends = ([10, 0, 0, 9].into(), [10, 0, 0, 1].into());
+        let words = (icmpv4::ECHO_REQUEST, 0, 7);
+        icmpv4::write(&mut writer, ends.0, ends.1, words, b"hello").unwrap();
+        let pong = asks(GATEWAY_MAC, ethernet::IPV4, writer.since(0)).unwrap();
+        assert!(pong.starts_with(&to_host) && pong.ends_with(b"hello"));
+        assert_eq!((&pong[26..34], pong[34]), (&[10, 0, 0, 1, 10, 0, 0, 9][..], 0));
+        let mut writer = Writer::new(&mut packet);
+        let ends = ("fe80::9".parse().unwrap(), "ff02::2".parse().unwrap(), 255);
+        icmpv6::write(&mut writer, ends, (icmpv6::ROUTER_SOLICITATION, 0, 0), &[]).unwrap();
+        let to = MacAddr([0x33, 0x33, 0, 0, 0, 2]);
+        let router = asks(to, ethernet::IPV6, writer.since(0)).unwrap();
+        assert!(router.starts_with(&to_host) && router[54] == 134);
+        // The network's prefix is on link, and addresses come by DHCPv6.
+        assert!(router.windows(4).any(|octets| octets == [3, 4, 64, 0x80]));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Neighbour discovery and router advertisements (RFC 4861, RFC 8106): the gateway is `fe80::1` and
 //! the default router; addresses come by DHCPv6 (M=1, O=1). No prefix is on link but with the
 //! addressing `subnet`, and guests choose addresses themselves only in a /64 that is theirs alone.
-//! The gateway stands for every other address of the prefix (RFC 4861 §7.2.8), whatever the
-//! addressing and whomever a solicitation is sent to.
+//! In a routed network the gateway stands for every other address of the prefix (RFC 4861 §7.2.8),
+//! whatever the addressing and whomever a solicitation is sent to.
 
 use super::{DropReason, GatewayEvent, Question, bounded, write_ethernet, write_ethernet_from};
 use crate::{
@@ -219,7 +219,9 @@ pub(super) fn speak_for(
 
 fn is_ours(asker: Asker<'_>, table: &Routed, target: Ipv6Addr) -> bool {
     let is_own = || asker.vnic().is_some_and(|vnic| vnic.owns_ipv6(target));
-    let in_prefix = table.ipv6_prefix.is_some_and(|prefix| prefix.contains(&target));
+    // On a segment its neighbours speak for themselves.
+    let in_prefix =
+        table.segment.is_none() && table.ipv6_prefix.is_some_and(|prefix| prefix.contains(&target));
     target == GATEWAY_IPV6 || (in_prefix && !is_own())
 }
 

@@ -13,6 +13,7 @@
 //! checksum and the segmentation that their sender left to be done.
 
 use super::{
+    Asker,
     fdb::{Key, Lesson, Limits, MOVES},
     keyed::Keyed,
     local::{self, Local},
@@ -217,12 +218,17 @@ impl Switched {
         if let Some(gateway) = &self.gateway
             && header.destination == GATEWAY_MAC
         {
-            let is_own = member.vnic().filter(|vnic| vnic.mac == header.source);
-            // Others have no address that an answer would be sent to, nor have VLANs a gateway.
-            let Some(vnic) = is_own.filter(|_| !is_tagged) else {
+            // VLANs of guests' own have none.
+            if is_tagged {
                 return Err(DropReason::NotServed.into());
+            }
+            let withheld = &mut segment.withheld;
+            let decided = match member.asker(header.source) {
+                Asker::Guest(vnic) => routed::by_head(gateway, vnic, frame, withheld),
+                Asker::Host(host) => {
+                    routed::by_head_of_host(gateway, (member.port(), host), frame, withheld)
+                }
             };
-            let decided = routed::by_head(gateway, vnic, frame, &mut segment.withheld);
             return self.routed(gateway, frame, decided);
         }
         self.unicast(member, header.destination, tagging.vid(), segment, now)

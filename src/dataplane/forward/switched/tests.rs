@@ -14,12 +14,12 @@ use crate::{
         l2::{HasGateway, Members},
     },
     wire::{
-        Writer, arp, udp,
+        Writer, arp, icmpv6, udp,
         vnet::{SegmentKind, Segments},
     },
 };
 use proptest::prelude::*;
-use std::sync::Arc;
+use std::{net::Ipv6Addr, sync::Arc};
 use zerocopy::IntoBytes as _;
 
 pub(in crate::dataplane::forward) const UNKNOWN: [u8; 6] = [0x02, 0, 0, 0, 0, 0x99];
@@ -304,11 +304,63 @@ fn who_is_known_is_not_asked_and_the_gateway_answers_its_vnics() {
         let taken = rig.sends(4, &asks(9, target, [10, 0, 0, 99]));
         assert_eq!(taken, dropped(DropReason::SpoofedArp));
     }
-    // A port's guests hear of vNICs; the gateway has no answer for them.
+    // A port's hosts hear of vNICs, and of the gateway.
     assert_eq!(rig.sends(4, &asks(9, [10, 0, 0, 50], [10, 0, 0, 13])), known(3));
-    assert_eq!(rig.sends(4, &asks(9, [10, 0, 0, 50], [10, 0, 0, 1])), discovery);
+    for target in [[10, 0, 0, 1], [169, 254, 0, 1]] {
+        assert_eq!(rig.sends(4, &asks(9, [10, 0, 0, 50], target)), Err(Verdict::Gateway));
+    }
+    // So do those behind a guest that is a bridge.
+    assert_eq!(rig.sends(2, &asks(8, [10, 0, 0, 51], [10, 0, 0, 1])), Err(Verdict::Gateway));
+    assert_eq!(rig.sends(4, &asks(9, [10, 0, 0, 50], [10, 0, 0, 12])), discovery);
     assert_eq!(rig.plain(4, GATEWAY_MAC.0, ALL), dropped(DropReason::SpoofedMac));
-    assert_eq!(rig.plain(4, mac(9), GATEWAY_MAC.0), dropped(DropReason::NotServed));
+    let unknown = rig.plain(4, mac(9), GATEWAY_MAC.0);
+    assert_eq!(unknown, dropped(DropReason::UnknownEtherType));
+}
+
+/// A packet with a link-local hop limit from `source` to a group of all routers or nodes.
+fn solicits(from: [u8; 6], kind: u8, body: &[u8]) -> Frame {
+    let mut buffer = [0; 100];
+    let mut writer = Writer::new(&mut buffer);
+    let ends = ("fe80::9".parse().unwrap(), "ff02::2".parse().unwrap(), 255);
+    icmpv6::write(&mut writer, ends, (kind, 0, 0), body).unwrap();
+    with(from, [0x33, 0x33, 0, 0, 0, 2], &[&[0x86, 0xdd][..], writer.since(0)].concat())
+}
+
+#[test]
+fn hosts_behind_a_port_find_a_router_where_there_is_ipv6() {
+    let mut rig = with_gateway();
+    let of = |target: &str| target.parse::<Ipv6Addr>().unwrap().octets();
+    let discovery = Err(Verdict::Flood(Flood::Discovery));
+    let router = solicits(mac(9), icmpv6::ROUTER_SOLICITATION, &[]);
+    assert_eq!(rig.sends(4, &router), Err(Verdict::Gateway));
+    let neighbour = |target| solicits(mac(9), icmpv6::NEIGHBOUR_SOLICITATION, &of(target));
+    assert_eq!(rig.sends(4, &neighbour("fe80::1")), Err(Verdict::Gateway));
+    assert_eq!(rig.sends(4, &neighbour("fd00::99")), discovery);
+    let gateway = rig.network.gateway.as_mut().unwrap();
+    gateway.ipv6_prefix = None;
+    assert_eq!(rig.sends(4, &router), discovery, "it has nothing to say of IPv6");
+}
+
+#[test]
+fn hosts_behind_a_port_send_through_the_gateway_but_from_nobody_elses_address() {
+    let mut rig = with_gateway();
+    let mut sends = |from: [u8; 4], to: [u8; 4]| {
+        let mut buffer = [0; 100];
+        let mut writer = Writer::new(&mut buffer);
+        udp::write_ipv4(&mut writer, (from.into(), 1), (to.into(), 2), b"hello").unwrap();
+        let packet = [&[0x08, 0x00][..], writer.since(0)].concat();
+        rig.sends(4, &with(mac(9), GATEWAY_MAC.0, &packet))
+    };
+    let (host, vnic, gateway) = ([10, 0, 0, 50], [10, 0, 0, 13], [10, 0, 0, 1]);
+    assert_eq!(sends(host, vnic), Ok(NextHopId(2)));
+    assert_eq!(sends(host, gateway), Err(Verdict::Gateway));
+    assert_eq!(sends([169, 254, 7, 7], [169, 254, 0, 1]), Err(Verdict::Gateway));
+    let nowhere = Verdict::Reject(DropReason::NoRoute, Rejection::NoRoute);
+    assert_eq!(sends(host, [192, 0, 2, 1]), Err(nowhere));
+    for from in [vnic, gateway, [169, 254, 0, 1], [10, 0, 0, 255], [192, 0, 2, 1], [0; 4]] {
+        let spoofed = dropped(DropReason::SpoofedIpv4);
+        assert_eq!(sends(from, [10, 0, 0, 12]), spoofed, "{from:?}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::{
     dataplane::{
         forward::{
             Asker,
-            tables::{NetworkKey, PortId},
+            tables::{Member, NetworkKey, PortId, Role},
         },
         frame::{
             Outgoing,
@@ -18,6 +18,7 @@ use crate::{
         port::{Delivered, Undelivered},
         reactor::{ports::Ports, ways::Ways},
     },
+    model::PortRole,
     wire::{Writer, vnet::Offload},
 };
 use std::{sync::Arc, time::Instant};
@@ -41,11 +42,15 @@ impl Pipeline {
         let mut writer = Writer::new(&mut self.answer);
         let (table, asker) = slot.asker(headers.source).ok_or(DropReason::NoRoute)?;
         let question = Question { table, asker, headers: &headers, frame: whole, offload };
+        // What others behind its port are told is not the guest's.
+        let is_guest = asker.vnic().is_some();
         let told = gateway::respond(&question, &mut writer)?;
         let answer = Outgoing::private(writer.since(0), Offload::None);
         match slot.put(&[answer], self.burst.queue, context.now).refused {
             None => {
-                slot.tell(told, context.now);
+                if is_guest {
+                    slot.tell(told, context.now);
+                }
                 Ok(())
             }
             // Not held, where the ring is full: it is the asker's own.
@@ -118,8 +123,9 @@ impl Pipeline {
         let mut writer = Writer::new(&mut self.answer);
         let mut heard = Delivered::all(0);
         if let Some((network, member)) = slot.member()
-            && let (Some(table), Some(vnic)) = (network.domain.routed(), member.vnic())
-            && gateway::router_advertisement(table, Asker::Guest(vnic), &mut writer).is_ok()
+            && let Some(table) = network.domain.routed()
+            && let Some(asker) = listener(member)
+            && gateway::router_advertisement(table, asker, &mut writer).is_ok()
         {
             let advertisement = Outgoing::private(writer.since(0), Offload::None);
             // The first queue pair is always in use, others only once the driver asks
@@ -195,5 +201,16 @@ impl Pipeline {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.random
+    }
+}
+
+/// Returns who hears by a port of a router unasked.
+fn listener(member: &Member) -> Option<Asker<'_>> {
+    match &member.role {
+        Role::Guest(vnic) => Some(Asker::Guest(vnic)),
+        // Behind other ports is another network, with routers of its own: who asks is told.
+        Role::Bridge(bridge) if bridge.role != PortRole::Access => None,
+        // Whoever they are: it goes to all nodes.
+        Role::Bridge(_) => Some(member.asker(MacAddr::BROADCAST)),
     }
 }
