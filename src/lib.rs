@@ -41,6 +41,7 @@ pub mod embedded;
 mod file_limit;
 pub mod handover;
 pub mod heartbeat;
+pub mod impair;
 pub mod locator;
 pub mod lock;
 pub mod log;

@@ -77,13 +77,17 @@ const RULES: &[Rule] = &[
             "Box",
         ],
     },
+    Rule { place: "src/impair", never: STATE_MACHINE },
+    Rule {
+        place: "src/impair",
+        never: &["crate::dataplane", "crate::control", "crate::model", "crate::switchyard"],
+    },
     Rule { place: "src/switchyard/protocol.rs", never: STATE_MACHINE },
     Rule { place: "src/switchyard/body.rs", never: STATE_MACHINE },
     Rule { place: "src/switchyard/macs.rs", never: STATE_MACHINE },
     Rule { place: "src/switchyard/fabric", never: STATE_MACHINE },
     Rule { place: "src/switchyard/filter.rs", never: STATE_MACHINE },
     Rule { place: "src/switchyard/capture.rs", never: STATE_MACHINE },
-    Rule { place: "src/switchyard/impair", never: STATE_MACHINE },
     Rule { place: "src/switchyard/expression", never: STATE_MACHINE },
     Rule {
         place: "src/switchyard",

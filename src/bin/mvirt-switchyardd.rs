@@ -4,13 +4,13 @@
 use clap::Parser;
 use mvirt_net::{
     config::{LogFormat, default_server},
+    impair::Spec,
     log,
     log_writer::LogWriter,
     proto::{CreatePortRequest, DeletePortRequest, net_service_client::NetServiceClient},
     switchyard::{
         fabric::{Fabric, Lifetime, Senders, Settings},
         filter::{BadFilter, Filter},
-        impair::Spec,
         protocol::DEFAULT_ADDRESS,
         server::{Clock, MAX_CLIENTS, Server},
     },

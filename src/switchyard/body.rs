@@ -4,8 +4,8 @@
 //! that a client which compares text instead of parsing it goes on working. What is read may be
 //! any JSON of at most 4 KiB that is at most 8 deep; fields that are not known are not looked at.
 
-use super::{filter::RuleText, impair::Counters};
-use crate::addr::MacAddr;
+use super::filter::RuleText;
+use crate::{addr::MacAddr, impair::Counters};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::ser::{Formatter, Serializer};
 use std::io::{self, Write};

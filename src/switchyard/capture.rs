@@ -3,7 +3,7 @@
 //! They are read in pages from any place on; what has left the ring before it was read is told. A
 //! frame is kept with its first 24,576 octets: what a page can carry as text.
 
-use super::impair::Fate;
+use crate::impair::Fate;
 use serde::{Deserialize, Serialize};
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 

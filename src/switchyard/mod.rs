@@ -13,7 +13,6 @@ pub mod client;
 pub mod expression;
 pub mod fabric;
 pub mod filter;
-pub mod impair;
 mod macs;
 pub mod protocol;
 pub mod server;

@@ -5,12 +5,14 @@ use super::{
     ClientId, Fabric, Outgoing,
     lines::{Key, Way},
 };
-use crate::switchyard::{
-    body::{self, CaptureStart, EndpointStats, ImpairSet, Nothing, Stats, StatsAsked},
-    capture::Ring,
-    filter::{Filter, RuleList},
+use crate::{
     impair::{Impairment, Spec, mixed},
-    protocol::{Kind, Message},
+    switchyard::{
+        body::{self, CaptureStart, EndpointStats, ImpairSet, Nothing, Stats, StatsAsked},
+        capture::Ring,
+        filter::{Filter, RuleList},
+        protocol::{Kind, Message},
+    },
 };
 use std::{ops::Bound, time::Duration};
 

@@ -1,8 +1,8 @@
 //! The bad lines of a fabric: of each endpoint at most one in each direction.
 
-use crate::switchyard::{
-    body::LineStats,
+use crate::{
     impair::{Fate, Impairment},
+    switchyard::body::LineStats,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},

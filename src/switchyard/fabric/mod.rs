@@ -18,11 +18,10 @@ use super::{
     },
     capture::Ring,
     filter::Filter,
-    impair::Spec,
     macs::Macs,
     protocol::{Kind, Message, PROMISC, VERSION},
 };
-use crate::addr::MacAddr;
+use crate::{addr::MacAddr, impair::Spec};
 use lines::{Lines, Way};
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -3,11 +3,13 @@
 use super::{Fabric, Failure, output, pcapng::Writer};
 use crate::output::{Cell, Output, Table};
 use clap::{ArgGroup, Args, ValueHint};
-use mvirt_net::switchyard::{
-    Client,
-    body::{CaptureStart, EndpointStats, Hello, ImpairSet, LineStats},
-    filter::{Filter, RuleList},
+use mvirt_net::{
     impair::Spec,
+    switchyard::{
+        Client,
+        body::{CaptureStart, EndpointStats, Hello, ImpairSet, LineStats},
+        filter::{Filter, RuleList},
+    },
 };
 use std::{fs, path::PathBuf, time::Duration};
 

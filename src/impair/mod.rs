@@ -1,5 +1,5 @@
 //! A bad line on purpose: frames in, and the same frames out later, elsewhere in the order,
-//! changed, twice or never.
+//! changed, twice or never. Fabrics of Switchyard have such lines.
 //!
 //! ```text
 //! frame ─ mtu ─ loss ─ corrupt ─ dup ─ rate (a line that is busy) ─ delay ± jitter ─ due
