@@ -49,37 +49,51 @@ SYSUSERS ?= $(PREFIX)/lib/sysusers.d
 # Where cargo has put the binaries. Nothing is built here: sudo's PATH has no cargo, and root need not run compilers.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 at = $(DESTDIR)$(1)
+share = $(call at,$(PREFIX)/share)
+MAN = $(share)/man/man1
+BASH = $(share)/bash-completion/completions
+ZSH = $(share)/zsh/site-functions
+FISH = $(share)/fish/vendor_completions.d
+PROGRAMS := mvirt-net mvirt mvirt-switchyardd mvirt-vswitch mvirt-dives
+# Whose page and completions are made of their flags by --generate. mvirt has a page a command, and completions that ask the daemon;
+# the flags of vswitch are those of another program, in its style.
+GENERATED := mvirt-net mvirt-switchyardd mvirt-dives
 
 install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with completions, the manual and the systemd unit
-	@for binary in mvirt-net mvirt mvirt-switchyardd mvirt-vswitch mvirt-dives; do test -x $(TARGET)/release/$$binary || \
+	@for binary in $(PROGRAMS); do test -x $(TARGET)/release/$$binary || \
 	    { echo "$(TARGET)/release/$$binary is not there: run 'make build' first, as yourself" >&2; exit 1; }; done
-	install -D -m 755 $(TARGET)/release/mvirt-net $(call at,$(PREFIX)/bin/mvirt-net)
-	install -D -m 755 $(TARGET)/release/mvirt $(call at,$(PREFIX)/bin/mvirt)
-	install -D -m 755 $(TARGET)/release/mvirt-switchyardd $(call at,$(PREFIX)/bin/mvirt-switchyardd)
-	install -D -m 755 $(TARGET)/release/mvirt-vswitch $(call at,$(PREFIX)/bin/mvirt-vswitch)
+	install -D -m 755 -t $(call at,$(PREFIX)/bin) $(PROGRAMS:%=$(TARGET)/release/%)
 	ln -sf mvirt-vswitch $(call at,$(PREFIX)/bin/vswitch)
-	install -D -m 755 $(TARGET)/release/mvirt-dives $(call at,$(PREFIX)/bin/mvirt-dives)
 	install -d $(call at,$(UNITS))
 	sed 's|/usr/local/|$(PREFIX)/|' dist/mvirt-net.service >$(call at,$(UNITS)/mvirt-net.service)
 	chmod 644 $(call at,$(UNITS)/mvirt-net.service)
-	install -D -m 644 docs/operations.md $(call at,$(PREFIX)/share/doc/mvirt-net/operations.md)
+	install -D -m 644 docs/operations.md $(share)/doc/mvirt-net/operations.md
 	install -D -m 644 dist/mvirt-net.sysusers $(call at,$(SYSUSERS)/mvirt-net.conf)
-	install -d $(call at,$(PREFIX)/share/bash-completion/completions) $(call at,$(PREFIX)/share/zsh/site-functions) \
-	    $(call at,$(PREFIX)/share/fish/vendor_completions.d)
-	$(TARGET)/release/mvirt man $(call at,$(PREFIX)/share/man/man1)
-	$(TARGET)/release/mvirt completions bash >$(call at,$(PREFIX)/share/bash-completion/completions/mvirt)
-	$(TARGET)/release/mvirt completions zsh >$(call at,$(PREFIX)/share/zsh/site-functions/_mvirt)
-	$(TARGET)/release/mvirt completions fish >$(call at,$(PREFIX)/share/fish/vendor_completions.d/mvirt.fish)
+	install -d $(MAN) $(BASH) $(ZSH) $(FISH)
+	$(TARGET)/release/mvirt man $(MAN)
+	$(TARGET)/release/mvirt completions bash >$(BASH)/mvirt
+	$(TARGET)/release/mvirt completions zsh >$(ZSH)/_mvirt
+	$(TARGET)/release/mvirt completions fish >$(FISH)/mvirt.fish
+	@set -e; for program in $(GENERATED); do generate="$(TARGET)/release/$$program --generate"; echo "$$generate …"; \
+	    $$generate man >$(MAN)/$$program.1; $$generate bash >$(BASH)/$$program; \
+	    $$generate zsh >$(ZSH)/_$$program; $$generate fish >$(FISH)/$$program.fish; done
+	install -m 644 dist/mvirt-vswitch.1 $(MAN)/mvirt-vswitch.1
+	ln -sf mvirt-vswitch.1 $(MAN)/vswitch.1
+	install -m 644 dist/completions/vswitch.bash $(BASH)/vswitch
+	install -m 644 dist/completions/_vswitch $(ZSH)/_vswitch
+	install -m 644 dist/completions/vswitch.fish $(FISH)/vswitch.fish
+# By each of its names it is looked for.
+	ln -sf vswitch $(BASH)/mvirt-vswitch
+	ln -sf vswitch.fish $(FISH)/mvirt-vswitch.fish
 	@echo
 	@echo 'To start the service, as root:'
 	@echo '  systemd-sysusers $(SYSUSERS)/mvirt-net.conf && systemctl daemon-reload'
 	@echo '  systemctl enable --now mvirt-net'
 
 uninstall: ## Remove what `make install` has installed; networks and vNICs stay in /var/lib/mvirt/net
-	rm -f $(call at,$(PREFIX)/bin)/{mvirt{-net,,-switchyardd,-vswitch,-dives},vswitch} $(call at,$(UNITS)/mvirt-net.service) \
-	    $(call at,$(SYSUSERS)/mvirt-net.conf) $(call at,$(PREFIX)/share/doc/mvirt-net/operations.md) \
-	    $(call at,$(PREFIX)/share/bash-completion/completions/mvirt) \
-	    $(call at,$(PREFIX)/share/zsh/site-functions/_mvirt) $(call at,$(PREFIX)/share/fish/vendor_completions.d/mvirt.fish) \
-	    $(call at,$(PREFIX)/share/man/man1)/mvirt{,-{network,nic,port,mac,vm,probe,reactor,plug,yard,version,completions,man}{,-*}}.1
+	rm -f $(addprefix $(call at,$(PREFIX)/bin)/,$(PROGRAMS) vswitch) $(call at,$(UNITS)/mvirt-net.service) \
+	    $(call at,$(SYSUSERS)/mvirt-net.conf) $(share)/doc/mvirt-net/operations.md
+	for name in $(PROGRAMS) vswitch; do rm -f $(BASH)/$$name $(ZSH)/_$$name $(FISH)/$$name.fish $(MAN)/$$name.1; done
+	rm -f $(MAN)/mvirt-{network,nic,port,mac,vm,probe,reactor,plug,yard,version,completions,man}{,-*}.1
 
 .PHONY: help build clean demo check test soak fuzz instructions bench install uninstall

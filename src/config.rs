@@ -3,6 +3,7 @@
 use crate::{
     account::{Group, Mode, User},
     dataplane::{Access, Hugepages},
+    manual::Generated,
 };
 use clap::{
     Arg, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum,
@@ -186,11 +187,25 @@ impl LogFormat {
     }
 }
 
-/// Isolated, routed networks for virtual machines: the daemon.
+/// What is said behind the flags.
+const EXAMPLES: &str = "\
+Examples:
+  mvirt-net                                    networks of your own, without privileges
+  mvirt network create prod --ipv4-subnet 10.0.0.0/24
+  mvirt-net --listen unix:/run/mvirt/net-api.sock --allow-gid kvm --socket-group kvm
+
+Signals: SIGTERM and SIGINT end it; SIGUSR2 lets the program that is installed by now take over
+
+Exit codes: 0 ended, 1 cannot start or go on, 2 a flag or variable is wrong";
+
+/// The daemon that carries the frames of virtual machines, in networks that are routed or switched.
+///
+/// VMs come in by a vhost-user socket for each of their cards, or by other ports. Networks, vNICs
+/// and ports are made by `mvirt`, or another client of the gRPC API.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "mvirt-net", version, about)]
+#[command(name = "mvirt-net", version, after_help = EXAMPLES)]
 pub struct Config {
-    /// gRPC address, or unix:/path; may be given several times
+    /// Where the gRPC API is: ADDRESS:PORT, or unix:/path; may be given several times
     #[arg(
         long,
         value_name = "ADDR", env = "MVIRT_NET_LISTEN",
@@ -296,12 +311,12 @@ pub struct Config {
           default_value_t = DEFAULT_MAX_PORTS)]
     pub max_ports: usize,
 
-    /// Folders that sockets of ports may be in, with commas between [default: that of
+    /// Folders that sockets of ports may be in, separated by commas [default: that of
     /// --socket-dir, and /run/vde]
     #[arg(long, value_name = "DIR", env = "MVIRT_NET_PORT_DIR", value_delimiter = ',')]
     pub port_dir: Vec<PathBuf>,
 
-    /// Networks that ports may be reached from, beside this host, with commas between: 0.0.0.0/0
+    /// Networks that ports may be reached from, beside this host, separated by commas: 0.0.0.0/0
     /// for all
     #[arg(long, value_name = "CIDR", env = "MVIRT_NET_PORT_LISTEN", value_delimiter = ',')]
     pub port_listen: Vec<IpNet>,
@@ -312,13 +327,17 @@ pub struct Config {
     // The highest value, in octets, is still far from 2^64: it is shifted by 30 bits.
     pub max_guest_memory: u64,
 
-    /// How log lines look, on stderr; RUST_LOG says which there are
+    /// How log lines look, on stderr; the variable RUST_LOG says which there are, like debug
     #[arg(long, value_name = "FORMAT", env = "MVIRT_NET_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
     /// Take over from the daemon at the standard input, which starts this one with that flag
     #[arg(long, hide = true)]
     pub take_over: bool,
+
+    /// Print what `make install` installs beside this program
+    #[arg(long, hide = true, value_name = "WHAT")]
+    pub generate: Option<Generated>,
 }
 
 impl Config {

@@ -47,6 +47,7 @@ pub mod lock;
 pub mod log;
 pub mod log_limit;
 pub mod log_writer;
+pub mod manual;
 pub mod model;
 mod mutex;
 pub mod proto;

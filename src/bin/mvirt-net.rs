@@ -1,6 +1,7 @@
 //! The daemon's command line: flags to a configuration, errors to exit codes (1: cannot start, 2:
 //! bad flag).
 
+use clap::CommandFactory as _;
 use mvirt_net::{
     config::{Config, LogFormat},
     daemon::{self, StartError},
@@ -31,6 +32,9 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Some(asked) = config.generate {
+        return asked.print(env!("CARGO_BIN_NAME"), Config::command());
+    }
     let format = config.log_format;
     log::start(format, writer.clone());
     let remains = Arc::<Remains>::default();

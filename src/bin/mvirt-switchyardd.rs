@@ -1,12 +1,13 @@
 //! A Switchyard fabric as a program of its own: flags to a fabric, errors to exit codes (1: cannot
 //! start, 2: bad flag).
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use mvirt_net::{
     config::{LogFormat, default_server},
     impair::Spec,
     log,
     log_writer::LogWriter,
+    manual::Generated,
     proto::{CreatePortRequest, DeletePortRequest, net_service_client::NetServiceClient},
     switchyard::{
         fabric::{Fabric, Lifetime, Senders, Settings},
@@ -33,7 +34,9 @@ const EXAMPLES: &str = "\
 Examples, each in a terminal of its own:
   mvirt-switchyardd
   mvirt yard echo
-  mvirt yard ping";
+  mvirt yard ping
+
+Exit codes: 0 ended, 1 cannot start or go on, 2 wrong usage or a bad --filter";
 
 /// A small switch for programs: they send and hear raw Ethernet frames over TCP (Switchyard's
 /// fabric protocol, version 1).
@@ -48,7 +51,8 @@ struct Flags {
         env = "SWITCHYARD_LISTEN"
     )]
     listen: SocketAddr,
-    /// Join a switched network of mvirt-net's: its members and the endpoints reach each other
+    /// Be a port of a switched network of mvirt-net's (at MVIRT_NET_SERVER): its members and the
+    /// clients reach each other
     #[arg(
         long,
         value_name = "NAME",
@@ -56,7 +60,7 @@ struct Flags {
             ["keep_endpoints", "any_sender", "impair", "seed", "capture_ring", "filter"]
     )]
     network: Option<String>,
-    /// Keep endpoints when their clients disconnect; their names are then taken until the end
+    /// Keep endpoints when their clients disconnect; their names then stay taken
     #[arg(long)]
     keep_endpoints: bool,
     /// Let any client send as any endpoint
@@ -65,18 +69,22 @@ struct Flags {
     /// Make the line of every endpoint a bad one, like loss=2%,delay=20ms,jitter=5ms
     #[arg(long, value_name = "SPEC")]
     impair: Option<Spec>,
-    /// Where all chance comes from [default: another each time, which the log tells]
+    /// Number that chance begins with, so that --impair does the same again [default: another
+    /// each time, which the log tells]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Do the same for the same messages: a clock that goes on with frames, and a seed
+    /// Do the same for the same messages: time goes on with frames alone; with --seed
     #[arg(long, requires = "seed")]
     deterministic: bool,
-    /// Keep the last frames, so many megabytes of them, for `mvirt yard capture`
+    /// Keep the last frames, up to so many megabytes, for `mvirt yard capture`
     #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u16).range(1..=16_384))]
     capture_ring: Option<u16>,
     /// Rules for what endpoints may send, as TOML (docs/switchyard.md)
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     filter: Option<PathBuf>,
+    /// Print what `make install` installs beside this program
+    #[arg(long, hide = true, value_name = "WHAT")]
+    generate: Option<Generated>,
 }
 
 impl Flags {
@@ -126,6 +134,9 @@ impl Flags {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
+    if let Some(asked) = flags.generate {
+        return asked.print(env!("CARGO_BIN_NAME"), Flags::command());
+    }
     match LogWriter::start(io::stderr()) {
         Ok(mut writer) => {
             log::start(LogFormat::Text, writer.clone());

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use mvirt_net::{
     dives::{advert::Policy, node::Settings},
     locator,
+    manual::Generated,
 };
 use std::{
     io::{self, IsTerminal as _},
@@ -16,6 +17,10 @@ use std::{
 
 /// What is said behind the flags.
 const COMMANDS: &str = "\
+Two hosts find each other with no more than -h:
+  mvirt-dives -h 10.0.0.1   on the one, with its own address
+  mvirt-dives -h 10.0.0.2   on the other
+
 VMs and TAP devices are attached to VLANs by commands, at the console or the socket DIR/ctl:
   vlan 5
   tap t0
@@ -45,25 +50,25 @@ pub(crate) struct Flags {
     #[arg(short = 'c', value_name = "FILE")]
     pub(crate) run_control: Vec<PathBuf>,
 
-    /// Unicast address
+    /// Address of this host, which peers send to
     #[arg(short = 'h', value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: Ipv4Addr,
 
-    /// Unicast port number
+    /// UDP port there
     #[arg(
         short = 'p', value_name = "PORT", default_value = "3333",
         value_parser = clap::value_parser!(u16).range(1..)
     )]
     port: u16,
 
-    /// Discovery port number
+    /// UDP port that peers are found by
     #[arg(
         short = 'd', value_name = "PORT", default_value = "3535",
         value_parser = clap::value_parser!(u16).range(1..)
     )]
     discovery_port: u16,
 
-    /// Discovery address
+    /// Group that peers are found by
     #[arg(short = 'm', value_name = "ADDRESS", default_value = "239.13.13.13")]
     group: Ipv4Addr,
 
@@ -71,7 +76,7 @@ pub(crate) struct Flags {
     #[arg(short = 'u', value_name = "DIR", default_value = "./")]
     pub(crate) directory: PathBuf,
 
-    /// How to say that one is there; auto: as text, but as a socket address where others do
+    /// How peers are told of this switch; auto: as text, but as a socket address where others do
     #[arg(long, value_name = "FORM", default_value = "auto")]
     advert: Form,
 
@@ -79,9 +84,13 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "WHEN")]
     console: Option<Switch>,
 
-    /// Networks that peers may be in [default: the one of the unicast address]
+    /// Networks that peers may be in [default: the one of -h]
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     allow_peers: Vec<IpNet>,
+
+    /// Print what `make install` installs beside this program
+    #[arg(long, hide = true, value_name = "WHAT")]
+    pub(crate) generate: Option<Generated>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -9,7 +9,7 @@ mod flags;
 mod session;
 mod switch;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use flags::Flags;
 use mvirt_net::{config::LogFormat, log, log_writer::LogWriter};
 use session::Ended;
@@ -31,6 +31,9 @@ const LAST_LINES: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
+    if let Some(asked) = flags.generate {
+        return asked.print(env!("CARGO_BIN_NAME"), Flags::command());
+    }
     let outcome = LogWriter::start(io::stderr()).map_err(Box::from).and_then(|writer| {
         log::start(LogFormat::Text, writer.clone());
         let mut runtime = tokio::runtime::Builder::new_multi_thread();

@@ -8,7 +8,6 @@ use std::{
         ffi::OsStrExt as _,
         fs::{MetadataExt as _, PermissionsExt as _},
     },
-    path::Path,
     process::{Command, Stdio},
 };
 
@@ -153,53 +152,4 @@ fn sockets_belong_to_whom_flags_say() {
         assert_eq!((found.gid().to_string(), found.mode() & 0o777), (group.clone(), 0o620));
         daemon.crash_and_restart();
     }
-}
-
-#[test]
-fn what_make_installs_it_removes() {
-    let scratch = tempfile::tempdir().unwrap();
-    let built = scratch.path().join("built/release");
-    fs::create_dir_all(&built).unwrap();
-    for binary in [
-        env!("CARGO_BIN_EXE_mvirt-net"),
-        env!("CARGO_BIN_EXE_mvirt"),
-        env!("CARGO_BIN_EXE_mvirt-switchyardd"),
-        env!("CARGO_BIN_EXE_mvirt-vswitch"),
-        env!("CARGO_BIN_EXE_mvirt-dives"),
-    ] {
-        let name = Path::new(binary).file_name().unwrap();
-        fs::copy(binary, built.join(name)).unwrap();
-    }
-    let root = scratch.path().join("root");
-    let make = |goal: &str, target: &Path| {
-        let mut make = Command::new("make");
-        make.current_dir(env!("CARGO_MANIFEST_DIR")).arg(goal).env("CARGO_TARGET_DIR", target);
-        // Who installs has no cargo.
-        make.arg("CARGO=false").arg(format!("DESTDIR={}", root.display())).arg("PREFIX=/opt/net");
-        let output = make.output().unwrap();
-        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    assert!(!make("install", scratch.path()).0, "nothing is built there");
-    let (is_done, told) = make("install", &scratch.path().join("built"));
-    assert!(is_done && told.contains("systemctl enable --now mvirt-net"), "{told}");
-    let at = |path: &str| root.join("opt/net").join(path);
-    let unit = fs::read_to_string(at("lib/systemd/system/mvirt-net.service")).unwrap();
-    assert!(unit.contains("ExecStart=/opt/net/bin/mvirt-net\n"), "{unit}");
-    for path in [
-        "bin/mvirt",
-        "bin/mvirt-switchyardd",
-        "bin/mvirt-vswitch",
-        "bin/vswitch",
-        "bin/mvirt-dives",
-        "lib/sysusers.d/mvirt-net.conf",
-        "share/bash-completion/completions/mvirt",
-        "share/zsh/site-functions/_mvirt",
-        "share/fish/vendor_completions.d/mvirt.fish",
-        "share/man/man1/mvirt-nic-create.1",
-    ] {
-        assert!(fs::metadata(at(path)).unwrap().len() > 0, "{path}");
-    }
-    assert!(make("uninstall", scratch.path()).0);
-    let find = Command::new("find").arg(&root).args(["-not", "-type", "d"]).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&find.stdout), "");
 }

@@ -1,7 +1,8 @@
-//! Stories of the command lines of both programs: what they take, print and refuse.
+//! Stories of the command lines of the programs: what they take, print and refuse.
 
 mod commands;
 mod flags;
+mod install;
 mod output;
 mod probe;
 mod reach;
