@@ -51,13 +51,6 @@ impl Machine {
         Self::on_console(&mut command, directory)
     }
 
-    /// One that a program boots, whose input and output is the console.
-    pub(crate) fn started(command: &mut Command) -> Self {
-        let mut machine = Self::on_console(command, tempfile::tempdir().unwrap());
-        machine.answer("boot", 180);
-        machine
-    }
-
     /// One whose console is a program's input and output.
     fn on_console(command: &mut Command, directory: tempfile::TempDir) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
@@ -113,13 +106,17 @@ impl Machine {
 
     /// One of QEMU that is on no network of the daemon's but by these arguments.
     pub(crate) fn alone_qemu(arguments: &[&str]) -> Self {
-        let mut command = Command::new("qemu-system-x86_64");
-        command.args(["-accel", "tcg", "-m", "192", "-nographic", "-no-reboot", "-nic", "none"]);
+        Self::qemu_by(Command::new("qemu-system-x86_64"), arguments)
+    }
+
+    /// Likewise, by a command that starts QEMU somewhere.
+    pub(crate) fn qemu_by(mut command: Command, arguments: &[&str]) -> Self {
+        command.args(["-accel", "tcg", "-m", "192M", "-nographic", "-no-reboot", "-nodefaults"]);
         command.arg("-kernel").arg(artefact("vmlinuz"));
         command.arg("-initrd").arg(artefact("qemu.cpio.gz"));
-        command.args(["-append", "console=ttyS0 quiet"]).args(arguments).stderr(Stdio::null());
+        command.args(["-serial", "stdio", "-append", "console=ttyS0 quiet"]).args(arguments);
         let mut machine = Self::on_console(&mut command, tempfile::tempdir().unwrap());
-        machine.answer("boot", 120);
+        machine.answer("boot", 180);
         machine
     }
 

@@ -10,6 +10,8 @@ pub(crate) mod frontend;
 pub(crate) mod guest;
 pub(crate) mod hostile;
 pub(crate) mod innocents;
+pub(crate) mod lab;
+pub(crate) mod lan;
 pub(crate) mod machine;
 pub(crate) mod namespace;
 pub(crate) mod network;

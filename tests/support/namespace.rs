@@ -36,9 +36,10 @@ impl Drop for Namespace {
     }
 }
 
-/// Runs a command of words, which must succeed.
-pub(crate) fn run(command: &str) {
+/// Runs a command of words, which must succeed. Returns what it says.
+pub(crate) fn run(command: &str) -> String {
     let words: Vec<_> = command.split(' ').collect();
     let ran = Command::new(words[0]).args(&words[1..]).output().unwrap();
     assert!(ran.status.success(), "{command}: {}", String::from_utf8_lossy(&ran.stderr));
+    String::from_utf8_lossy(&ran.stdout).into_owned()
 }

@@ -5,11 +5,11 @@ use crate::{
     daemon::{Daemon, wait_until},
     frames::{Udp4, is_udp4},
     guest::{Guest, parse_mac},
+    lab::{get, segment},
 };
 use mvirt_net::proto::{
-    CreateNetworkRequest, CreatePortRequest, DeleteNetworkRequest, DeletePortRequest,
-    GetPortRequest, ListMacsRequest, ListPortsRequest, NetworkKind, NicState, Port, PortRole,
-    PortState, Transport, UpdatePortRequest, get_port_request::Identifier,
+    CreatePortRequest, DeleteNetworkRequest, DeletePortRequest, ListMacsRequest, ListPortsRequest,
+    NicState, Port, PortRole, PortState, Transport, UpdatePortRequest,
 };
 use prost_types::FieldMask;
 use rustix::net::{
@@ -21,13 +21,6 @@ use std::{
     path::{Path, PathBuf},
 };
 use tonic::Code;
-
-/// A segment without addresses.
-fn segment(request: &mut CreateNetworkRequest) {
-    request.kind = NetworkKind::Switched.into();
-    request.ipv4_subnet.clear();
-    request.ipv6_prefix.clear();
-}
 
 fn create(
     daemon: &mut Daemon,
@@ -42,11 +35,6 @@ fn create(
     };
     change(&mut request);
     daemon.call(async |client| client.create_port(request).await)
-}
-
-fn get(daemon: &mut Daemon, name: &str) -> Port {
-    let request = GetPortRequest { identifier: Some(Identifier::Name(name.into())) };
-    daemon.call(async |client| client.get_port(request).await).unwrap()
 }
 
 fn dial(path: &Path) -> OwnedFd {

@@ -3,6 +3,7 @@
 use crate::{
     daemon::Daemon,
     guest::{Guest, parse_mac},
+    lab::segment,
 };
 use mvirt_net::proto::{
     CreateNetworkRequest, DhcpGuard, GetNetworkRequest, GuestVlans, L2Policy, Network, NetworkKind,
@@ -10,13 +11,6 @@ use mvirt_net::proto::{
 };
 use prost_types::FieldMask;
 use tonic::Code;
-
-/// A segment without addresses.
-fn segment(request: &mut CreateNetworkRequest) {
-    request.kind = NetworkKind::Switched.into();
-    request.ipv4_subnet.clear();
-    request.ipv6_prefix.clear();
-}
 
 fn change(daemon: &mut Daemon, id: &str, l2: L2Policy) -> Result<Network, tonic::Status> {
     let request = UpdateNetworkRequest {

@@ -1,9 +1,11 @@
 //! Hosts of their own: namespaces on one link, TAP devices, and QEMU.
 
-use super::rig::{Namespace, Switch, hosts, no_hosts};
+use super::rig::{Switch, no_hosts};
 use crate::{
     daemon::{cannot_run, wait_until},
-    machine::{Machine, artefact},
+    lan::Lan,
+    machine::Machine,
+    namespace::Namespace,
 };
 use std::time::{Duration, Instant};
 
@@ -15,8 +17,8 @@ fn start(host: &Namespace, number: u8) -> Switch {
 /// Attaches a TAP device with an address to a VLAN.
 fn tap(host: &Namespace, switch: &Switch, vlan: u32, device: &str, address: &str) {
     assert_eq!(switch.vlan(vlan).ask(&format!("tap {device}")), "");
-    host.succeed(&format!("ip address add {address}/24 dev {device}"));
-    host.succeed(&format!("ip link set {device} up"));
+    host.run(&format!("ip address add {address}/24 dev {device}"));
+    host.run(&format!("ip link set {device} up"));
 }
 
 // seed H.3.4, H.3.5, H.3.6, H.3.7, H.3.9, H.3.14, H.3.15, H.3.16, H.3.17, H.3.24, H.3.27
@@ -25,9 +27,10 @@ fn taps_of_two_hosts_reach_each_other_in_their_vlan() {
     if let Some(why) = no_hosts() {
         return cannot_run(why);
     }
-    let (_link, [a, b]) = hosts::<2>();
-    let one = start(&a, 1);
-    let two = start(&b, 2);
+    let lan = Lan::<2>::new();
+    let [a, b] = &lan.hosts;
+    let one = start(a, 1);
+    let two = start(b, 2);
     let began = Instant::now();
     wait_until("they find each other", || {
         two.console().ask("show peers").contains("10.9.0.1 ")
@@ -35,14 +38,14 @@ fn taps_of_two_hosts_reach_each_other_in_their_vlan() {
     });
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     // 239.13.13.13 as /proc has it, and 3333 at 10.9.0.1.
-    assert!(a.succeed("cat /proc/net/igmp").contains("0D0D0DEF"));
-    assert!(a.succeed("cat /proc/net/udp").contains("0100090A:0D05"));
-    tap(&a, &one, 5, "t0", "10.5.0.1");
-    tap(&b, &two, 5, "t0", "10.5.0.2");
-    tap(&b, &two, 6, "t6", "10.6.0.2");
-    a.succeed("busybox ping -c 2 -W 10 10.5.0.2");
+    assert!(a.run("cat /proc/net/igmp").contains("0D0D0DEF"));
+    assert!(a.run("cat /proc/net/udp").contains("0100090A:0D05"));
+    tap(a, &one, 5, "t0", "10.5.0.1");
+    tap(b, &two, 5, "t0", "10.5.0.2");
+    tap(b, &two, 6, "t6", "10.6.0.2");
+    a.run("busybox ping -c 2 -W 10 10.5.0.2");
     // Its first number after the octets is of frames that it was sent.
-    let devices = b.succeed("cat /proc/net/dev");
+    let devices = b.run("cat /proc/net/dev");
     let sixth = devices.lines().find_map(|line| line.trim().strip_prefix("t6:")).unwrap();
     assert_eq!(sixth.split_whitespace().nth(1), Some("0"), "another VLAN");
     let mut vlan = one.vlan(5);
@@ -57,7 +60,7 @@ fn taps_of_two_hosts_reach_each_other_in_their_vlan() {
     assert_eq!(vlan.ask("show taps"), "");
     assert!(!vlan.ask("show macs").contains("  t0  "));
     // It is free for another process.
-    a.succeed("ip tuntap add t0 mode tap");
+    a.run("ip tuntap add t0 mode tap");
 }
 
 // seed H.3.1, H.3.19, H.3.20
@@ -66,20 +69,16 @@ fn a_vm_on_one_host_reaches_a_device_of_another() {
     if let Some(why) = no_hosts() {
         return cannot_run(why);
     }
-    let (_link, [a, b]) = hosts::<2>();
-    let (one, two) = (start(&a, 1), start(&b, 2));
-    tap(&b, &two, 5, "t0", "10.5.0.2");
+    let lan = Lan::<2>::new();
+    let [a, b] = &lan.hosts;
+    let (one, two) = (start(a, 1), start(b, 2));
+    tap(b, &two, 5, "t0", "10.5.0.2");
     assert_eq!(one.vlan(5).ask("listen 10.9.0.1 4001"), "");
-    let mut command = a.command("qemu-system-x86_64");
-    command.args(["-accel", "tcg", "-m", "192M", "-nographic", "-no-reboot", "-nodefaults"]);
-    command.args(["-serial", "stdio", "-append", "console=ttyS0 quiet"]);
-    command.arg("-kernel").arg(artefact("vmlinuz"));
-    command.arg("-initrd").arg(artefact("qemu.cpio.gz"));
-    command.args(["-net", "nic,model=virtio", "-net", "socket,connect=10.9.0.1:4001"]);
-    let mut vm = Machine::started(&mut command);
+    let network = ["-net", "nic,model=virtio", "-net", "socket,connect=10.9.0.1:4001"];
+    let mut vm = Machine::qemu_by(a.command("qemu-system-x86_64"), &network);
     vm.succeed("ip address add 10.5.0.1/24 dev eth0 && ip link set eth0 up");
     vm.succeed("ping -c 2 -W 10 10.5.0.2");
-    b.succeed("busybox ping -c 2 -W 10 10.5.0.1");
+    b.run("busybox ping -c 2 -W 10 10.5.0.1");
     // With frames of their full length: the kernel cuts the datagrams.
     vm.succeed("ping -c 2 -W 10 -s 1472 10.5.0.2");
     assert!(one.vlan(5).ask("show macs").contains("  vlan5/unix  "));

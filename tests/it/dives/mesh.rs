@@ -3,9 +3,9 @@
 use super::rig::{Switch, free_udp_ports};
 use crate::{
     daemon::{Daemon, PATIENCE, wait_until},
+    lab::{create, segment},
     streams::{BROADCAST, Client, frame, free_ports, mac, meet},
 };
-use mvirt_net::proto::{CreatePortRequest, NetworkKind};
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -80,19 +80,13 @@ fn a_peer_that_dies_is_forgotten_within_six_seconds() {
 #[test]
 fn a_port_of_the_daemon_is_in_the_mesh_before_and_after_a_hand_over() {
     let mut daemon = Daemon::start();
-    daemon.network_with("lab", |request| {
-        request.kind = NetworkKind::Switched.into();
-        request.ipv4_subnet.clear();
-        request.ipv6_prefix.clear();
-    });
+    daemon.network_with("lab", segment);
     let ([mesh, own], [listen]) = (free_udp_ports(), free_ports());
     for locator in [
         format!("dives://239.13.13.13:{mesh}/port={own}/vlan=5"),
         format!("stream-listen://127.0.0.1:{listen}"),
     ] {
-        let network_id = "lab".into();
-        let request = CreatePortRequest { network_id, locator, ..Default::default() };
-        daemon.call(async |client| client.create_port(request).await).unwrap();
+        create(&mut daemon, "", &locator).unwrap();
     }
     let switch = Switch::start(mesh, &[]);
     wait_for_peers(std::slice::from_ref(&switch), 1);

@@ -8,7 +8,7 @@ use std::{
     net::UdpSocket,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 /// UDP ports that nobody has, for now.
@@ -158,66 +158,6 @@ impl Console {
         self.stream.read_to_string(&mut rest).unwrap();
         rest
     }
-}
-
-/// A network namespace, until dropped.
-pub(crate) struct Namespace(Child);
-
-impl Namespace {
-    pub(crate) fn new() -> Self {
-        let mut holder = Command::new("unshare");
-        // It ends with its input, and so with this process.
-        let holder = holder.args(["--net", "sh", "-c", "echo; cat"]);
-        let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        holder.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
-        Self(holder)
-    }
-
-    /// A program within.
-    pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.0.id())).arg(program);
-        command
-    }
-
-    pub(crate) fn output(&self, line: &str) -> Output {
-        let mut words = line.split(' ');
-        self.command(words.next().unwrap()).args(words).output().unwrap()
-    }
-
-    /// Runs a command within, which must succeed.
-    pub(crate) fn succeed(&self, line: &str) -> String {
-        let ran = self.output(line);
-        assert!(ran.status.success(), "{line}: {}", String::from_utf8_lossy(&ran.stderr));
-        String::from_utf8_lossy(&ran.stdout).into_owned()
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        self.0.wait().unwrap();
-    }
-}
-
-/// Hosts on one link, 10.9.0.1 and so on.
-pub(crate) fn hosts<const N: usize>() -> (Namespace, [Namespace; N]) {
-    let link = Namespace::new();
-    link.succeed("ip link add br0 type bridge");
-    link.succeed("ip link set br0 up");
-    let mut number = 0;
-    let hosts = [(); N].map(|()| {
-        let host = Namespace::new();
-        number += 1;
-        let pid = host.0.id();
-        link.succeed(&format!("ip link add p{number} type veth peer name eth0 netns {pid}"));
-        link.succeed(&format!("ip link set p{number} master br0 up"));
-        host.succeed(&format!("ip address add 10.9.0.{number}/24 dev eth0"));
-        host.succeed("ip link set eth0 up");
-        host.succeed("ip link set lo up");
-        host
-    });
-    (link, hosts)
 }
 
 /// Says why hosts cannot be made here; none: they can.

@@ -4,21 +4,15 @@
 use super::{create, get, lab};
 use crate::{
     daemon::{Daemon, wait_until},
-    machine::{Machine, artefact},
+    machine::Machine,
     streams::free_ports,
 };
 use mvirt_net::proto::PortState;
-use std::process::Command;
 
 fn qemu(network: &str, number: u8) -> Machine {
-    let mut command = Command::new("qemu-system-x86_64");
-    command.args(["-accel", "tcg", "-m", "192M", "-nographic", "-no-reboot", "-nodefaults"]);
-    command.args(["-serial", "stdio", "-append", "console=ttyS0 quiet"]);
-    command.arg("-kernel").arg(artefact("vmlinuz"));
-    command.arg("-initrd").arg(artefact("qemu.cpio.gz"));
-    command.args(["-netdev", network, "-device"]);
-    command.arg(format!("virtio-net-pci,netdev=n0,mac=52:54:00:00:00:0{number}"));
-    with_address(Machine::started(&mut command), "eth0", number)
+    let card = format!("virtio-net-pci,netdev=n0,mac=52:54:00:00:00:0{number}");
+    let machine = Machine::alone_qemu(&["-netdev", network, "-device", &card]);
+    with_address(machine, "eth0", number)
 }
 
 fn uml(network: &str, interface: &str, number: u8) -> Machine {

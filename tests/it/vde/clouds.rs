@@ -2,16 +2,20 @@
 //! devices in others.
 
 use super::{
-    lan::{Host, Lan},
     stock::{ALL, Plug, frame, mac},
-    switches::{create, get, lab, serve, wait_for_clients},
+    switches::{lab, serve, wait_for_clients},
 };
-use crate::daemon::{Daemon, cannot_run, wait_until};
+use crate::{
+    daemon::{Daemon, cannot_run, wait_until},
+    lab::{create, get},
+    lan::Lan,
+    namespace::Namespace,
+};
 use mvirt_net::proto::{DeletePortRequest, PortState};
 use std::net::UdpSocket;
 
 /// A plug of the daemon's own network, and the daemon in `host`.
-fn station(host: &Host, locator: &str) -> (Daemon, Plug) {
+fn station(host: &Namespace, locator: &str) -> (Daemon, Plug) {
     host.enter();
     let mut daemon = lab();
     let directory = serve(&mut daemon, "switch", "");
@@ -22,7 +26,7 @@ fn station(host: &Host, locator: &str) -> (Daemon, Plug) {
     (daemon, plug)
 }
 
-fn stock(host: &Host, locator: &str) -> Plug {
+fn stock(host: &Namespace, locator: &str) -> Plug {
     Plug::of(host.command("vde_plug").arg(locator))
 }
 
@@ -151,7 +155,7 @@ fn strangers_and_junk_cost_a_tunnel_nothing_but_a_count() {
     let lan = Lan::<3>::new();
     let locator = "vxlan:///vni=42/remote=10.9.0.2/local=10.9.0.1";
     let (mut daemon, mut a) = station(&lan.hosts[0], locator);
-    let socket = |host: &Host| {
+    let socket = |host: &Namespace| {
         host.enter();
         let socket = UdpSocket::bind("0.0.0.0:4789").unwrap();
         socket.connect("10.9.0.1:4789").unwrap();

@@ -2,9 +2,12 @@
 
 use super::{
     stock::{ALL, Plug, frame},
-    switches::{get, lab, serve, wait_for_clients},
+    switches::{lab, serve, wait_for_clients},
 };
-use crate::daemon::{cannot_run, wait_until};
+use crate::{
+    daemon::{cannot_run, wait_until},
+    lab::get,
+};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::{
     fs::File,

@@ -3,7 +3,6 @@
 mod clouds;
 mod guests;
 mod hostile;
-mod lan;
 mod plug;
 mod stock;
 mod switches;

@@ -2,11 +2,11 @@
 //! at the other end.
 
 use super::stock::{ALL, Plug, Switch, frame, mac};
-use crate::daemon::{Daemon, wait_until};
-use mvirt_net::proto::{
-    CreateNetworkRequest, CreatePortRequest, DeletePortRequest, GetPortRequest, GuestVlans,
-    L2Policy, NetworkKind, Port, PortState, Toggle, get_port_request::Identifier,
+use crate::{
+    daemon::{Daemon, wait_until},
+    lab::{create, get, segment},
 };
+use mvirt_net::proto::{DeletePortRequest, GuestVlans, L2Policy, Port, PortState, Toggle};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType, bind, connect, recv, send,
     sendto, socket,
@@ -21,43 +21,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A segment without addresses, as plain as a small switch.
-fn segment(request: &mut CreateNetworkRequest) {
-    request.kind = NetworkKind::Switched.into();
-    request.ipv4_subnet.clear();
-    request.ipv6_prefix.clear();
-    request.l2 = Some(L2Policy {
-        storm_pps: u32::MAX,
-        guest_vlans: GuestVlans::Pass.into(),
-        loop_guard: Toggle::Off.into(),
-        ..Default::default()
-    });
-}
-
-/// A daemon with a segment.
+/// A daemon with a segment that is as plain as a small switch.
 pub(super) fn lab() -> Daemon {
     let mut daemon = Daemon::start();
-    daemon.network_with("lab", segment);
+    daemon.network_with("lab", |request| {
+        segment(request);
+        request.l2 = Some(L2Policy {
+            storm_pps: u32::MAX,
+            guest_vlans: GuestVlans::Pass.into(),
+            loop_guard: Toggle::Off.into(),
+            ..Default::default()
+        });
+    });
     daemon
-}
-
-pub(super) fn create(
-    daemon: &mut Daemon,
-    name: &str,
-    locator: &str,
-) -> Result<Port, tonic::Status> {
-    let request = CreatePortRequest {
-        network_id: "lab".into(),
-        name: name.into(),
-        locator: locator.into(),
-        ..Default::default()
-    };
-    daemon.call(async |client| client.create_port(request).await)
-}
-
-pub(super) fn get(daemon: &mut Daemon, name: &str) -> Port {
-    let request = GetPortRequest { identifier: Some(Identifier::Name(name.into())) };
-    daemon.call(async |client| client.get_port(request).await).unwrap()
 }
 
 /// Serves a directory by a port of this kind. Returns the directory.

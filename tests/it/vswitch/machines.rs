@@ -1,11 +1,7 @@
 //! QEMU itself, with the lines of the seed's README.
 
 use super::rig::{Place, list};
-use crate::{
-    machine::{Machine, artefact},
-    streams::free_ports,
-};
-use std::process::Command;
+use crate::{machine::Machine, streams::free_ports};
 
 /// A VM on a VLAN. Its interface has `address`.
 fn boot(port: u16, number: u8, address: &str) -> Machine {
@@ -17,18 +13,9 @@ fn boot(port: u16, number: u8, address: &str) -> Machine {
 /// A VM whose network is the last device of these arguments.
 fn boot_with(network: &str, number: u8, address: &str) -> Machine {
     let network = format!("{network},mac=52:54:00:00:00:0{number}");
-    let mut machine = spawn(&network.split(' ').map(str::to_owned).collect::<Vec<_>>());
+    let mut machine = Machine::alone_qemu(&network.split(' ').collect::<Vec<_>>());
     machine.succeed(&format!("ip address add {address}/24 dev eth0 && ip link set eth0 up"));
     machine
-}
-
-fn spawn(network: &[String]) -> Machine {
-    let mut command = Command::new("qemu-system-x86_64");
-    command.args(["-accel", "tcg", "-m", "192M", "-nographic", "-no-reboot", "-nodefaults"]);
-    command.args(["-serial", "stdio", "-append", "console=ttyS0 quiet"]);
-    command.arg("-kernel").arg(artefact("vmlinuz"));
-    command.arg("-initrd").arg(artefact("qemu.cpio.gz"));
-    Machine::started(command.args(network))
 }
 
 // seed H.2.1, H.2.2, H.2.24, H.2.27, H.2.29
