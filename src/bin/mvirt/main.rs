@@ -20,6 +20,7 @@ mod rate;
 mod reactor;
 mod units;
 mod vm;
+mod watch;
 mod yard;
 
 use clap::{

@@ -4,18 +4,19 @@ use super::{
     Failure, complete,
     connect::Client,
     mask::{self, Marks, Mask},
-    nic::show,
+    nic::{InNetwork, show},
     output::{Cell, Output, Table},
     rate::{self, Rate},
     units,
+    watch::Lines,
 };
 use clap::{Args, Subcommand, ValueEnum};
 use mvirt_net::{
     locator::KINDS,
     proto::{
         CreatePortRequest, DeletePortRequest, GetNicStatsRequest, GetPortRequest, ListPortsRequest,
-        ListPortsResponse, Port, PortEvent, PortRole, RateLimit, UpdatePortRequest,
-        WatchPortsRequest, get_port_request::Identifier,
+        ListPortsResponse, Port, PortRole, RateLimit, UpdatePortRequest, WatchPortsRequest,
+        get_port_request::Identifier,
     },
 };
 use std::collections::BTreeMap;
@@ -62,20 +63,6 @@ pub(crate) enum Command {
     Watch(InNetwork),
     /// Show which kinds of port there are, and how they are written
     Kinds,
-}
-
-// No documentation: that would be the commands'.
-#[derive(Debug, Args)]
-pub(crate) struct InNetwork {
-    /// Only those of this network, by name or id
-    #[arg(
-        short,
-        long,
-        default_value = "",
-        hide_default_value = true,
-        add = complete::networks()
-    )]
-    network: String,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -341,38 +328,15 @@ pub(crate) fn kinds(out: &Output) -> Result<(), Failure> {
 async fn watch(client: &mut Client, network_id: String, out: &Output) -> Result<(), Failure> {
     let request = WatchPortsRequest { network_id, ..Default::default() };
     let mut events = client.watch_ports(request).await?.into_inner();
-    let mut names = BTreeMap::new();
-    out.header(&line(["TIME", "NAME", "STATE", "CLIENTS", "LOCATOR"]))?;
+    // `listening`; a header.
+    let mut lines = Lines::begin(out, [("STATE", 9), ("CLIENTS", 7), ("LOCATOR", 0)])?;
     while let Some(event) = events.message().await? {
-        if out.is_document() {
-            out.event(&event)?;
-        } else {
-            print(&event, &mut names, out)?;
-        }
+        let clients = event.port.as_ref().map_or(0, |port| port.attachments.len()).to_string();
+        let port = event.port.as_ref();
+        let port = port.map(|port| (&*port.name, [port.state().word(), &clients, &port.locator]));
+        lines.event(&event, (event.timestamp, &event.port_id), port)?;
     }
     Ok(())
-}
-
-/// Prints an event; one of a port that is gone has no name of its own.
-fn print(
-    event: &PortEvent,
-    names: &mut BTreeMap<String, String>,
-    out: &Output,
-) -> Result<(), Failure> {
-    let time = units::time_of_day(event.timestamp);
-    let Some(port) = &event.port else {
-        let name = names.remove(&event.port_id).unwrap_or_else(|| event.port_id.clone());
-        return out.line(&line([&time, &name, "deleted", "-", "-"]));
-    };
-    names.insert(port.id.clone(), port.name.clone());
-    let clients = port.attachments.len().to_string();
-    out.line(&line([&time, &port.name, port.state().word(), &clients, &port.locator]))
-}
-
-fn line(cells: [&str; 5]) -> [(&str, usize); 5] {
-    let [time, name, state, clients, locator] = cells;
-    // A time; names as most are; `listening`; a header.
-    [(time, 8), (name, 15), (state, 9), (clients, 7), (locator, 0)]
 }
 
 /// Returns a port's role in one word.

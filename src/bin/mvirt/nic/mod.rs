@@ -86,7 +86,7 @@ pub(crate) struct InNetwork {
         hide_default_value = true,
         add = complete::networks()
     )]
-    network: String,
+    pub(crate) network: String,
 }
 
 const VMM_ARGS_EXAMPLES: &str = "\

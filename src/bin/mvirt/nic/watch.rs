@@ -1,13 +1,10 @@
 //! `mvirt nic watch` and `mvirt nic wait`
 
 use super::get;
-use crate::{Failure, complete, connect::Client, output::Output, units};
+use crate::{Failure, complete, connect::Client, output::Output, units, watch::Lines};
 use clap::{Args, ValueEnum};
-use mvirt_net::proto::{Nic, NicEvent, NicState, WatchNicsRequest};
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use mvirt_net::proto::{Nic, NicState, WatchNicsRequest};
+use std::time::{Duration, Instant};
 
 /// Between two looks at what no event tells of.
 // Leases make no events. Ten small requests a second are no load, and nobody feels the delay.
@@ -93,39 +90,18 @@ pub(super) async fn watch(
 ) -> Result<(), Failure> {
     let request = WatchNicsRequest { network_id: network, ..Default::default() };
     let mut events = client.watch_nics(request).await?.into_inner();
-    let mut names = BTreeMap::new();
-    out.header(&line(["TIME", "NAME", "STATE", "IPV4", "IPV6"]))?;
+    // `created` and `deleted`; the longest IPv4 address.
+    let mut lines = Lines::begin(out, [("STATE", 7), ("IPV4", 15), ("IPV6", 0)])?;
     while let Some(event) = events.message().await? {
-        if out.is_document() {
-            out.event(&event)?;
-        } else {
-            print(&event, &mut names, out)?;
-        }
+        let nic = event.nic.as_ref().map(|nic| {
+            let (ipv4, ipv6) = (or_none(&nic.ipv4_address), or_none(&nic.ipv6_address));
+            (&*nic.name, [nic.state().word(), ipv4, ipv6])
+        });
+        lines.event(&event, (event.timestamp, &event.nic_id), nic)?;
     }
     Ok(())
 }
 
-/// Prints an event; one of a vNIC that is gone has no name of its own.
-fn print(
-    event: &NicEvent,
-    names: &mut BTreeMap<String, String>,
-    out: &Output,
-) -> Result<(), Failure> {
-    let time = units::time_of_day(event.timestamp);
-    let Some(nic) = &event.nic else {
-        let name = names.remove(&event.nic_id).unwrap_or_else(|| event.nic_id.clone());
-        return out.line(&line([&time, &name, "deleted", "-", "-"]));
-    };
-    // A later event says only that its id is gone.
-    names.insert(nic.id.clone(), nic.name.clone());
-    let or_none =
-        |address: &'_ String| if address.is_empty() { "-".into() } else { address.clone() };
-    let (ipv4, ipv6) = (or_none(&nic.ipv4_address), or_none(&nic.ipv6_address));
-    out.line(&line([&time, &nic.name, nic.state().word(), &ipv4, &ipv6]))
-}
-
-fn line(cells: [&str; 5]) -> [(&str, usize); 5] {
-    let [time, name, state, ipv4, ipv6] = cells;
-    // A time; names as most are; `created` and `deleted`; the longest IPv4 address.
-    [(time, 8), (name, 15), (state, 7), (ipv4, 15), (ipv6, 0)]
+fn or_none(address: &str) -> &str {
+    if address.is_empty() { "-" } else { address }
 }
