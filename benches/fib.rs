@@ -31,7 +31,8 @@ fn main() {
         for number in 0..routes {
             let port = PortId { slot: number, generation: 1 };
             let mac = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
-            let next_hop = builder.next_hop(NextHop { port, reactor: 0, mtu: 1500, mac });
+            let next_hop =
+                builder.next_hop(NextHop { port, reactor: 0, mtu: 1500, mac, vlan: None });
             builder.host_ipv4(host(number), next_hop);
             trie.insert(Ipv4Net::new(host(number), 32).unwrap(), number);
         }

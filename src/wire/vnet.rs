@@ -66,6 +66,22 @@ pub enum Offload {
     },
 }
 
+impl Offload {
+    /// Returns what is left to be done about a frame that has `by` octets more in front of its
+    /// packet; none where the sum would start outside of what 16 bits can name.
+    pub fn moved(self, by: i16) -> Option<Self> {
+        Some(match self {
+            Self::None => Self::None,
+            Self::Checksum { start, offset } => {
+                Self::Checksum { start: start.checked_add_signed(by)?, offset }
+            }
+            Self::Segmentation { start, offset, segments } => {
+                Self::Segmentation { start: start.checked_add_signed(by)?, offset, segments }
+            }
+        })
+    }
+}
+
 /// How a frame is to be cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segments {
@@ -176,6 +192,18 @@ mod tests {
         let segmented = Offload::Segmentation { start: 34, offset: 16, segments };
         assert_eq!(Header::from(tso).offload(), Ok(segmented));
         assert_eq!(Header::to_guest(segmented, 54, 1).as_bytes(), tso);
+    }
+
+    #[test]
+    fn sums_start_behind_what_is_put_in_front_of_a_packet() {
+        let sum = |start| Offload::Checksum { start, offset: 16 };
+        assert_eq!(sum(34).moved(4), Some(sum(38)));
+        assert_eq!(sum(38).moved(-4), Some(sum(34)));
+        assert_eq!((sum(3).moved(-4), sum(u16::MAX).moved(4)), (None, None));
+        let segments = Segments { kind: SegmentKind::Udp, size: 1000, ecn: false };
+        let cut = |start| Offload::Segmentation { start, offset: 6, segments };
+        assert_eq!(cut(34).moved(4), Some(cut(38)));
+        assert_eq!(Offload::None.moved(4), Some(Offload::None));
     }
 
     #[test]

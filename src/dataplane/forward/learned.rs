@@ -12,7 +12,7 @@ use super::{
 use crate::{
     addr::MacAddr,
     dataplane::frame::{
-        Burst, Outgoing,
+        Frame, Outgoing,
         classify::classify,
         verdict::{Audience, Blocking, DropReason, Verdict},
     },
@@ -69,18 +69,18 @@ impl Learned {
         Self { prober, ..Self::default() }
     }
 
-    /// Decides about every frame of a burst of `member`.
-    pub(super) fn decide(
+    /// Decides about frames of `member`, each with its number in their burst.
+    pub(super) fn decide<'f>(
         &mut self,
         (key, table, member): (NetworkKey, &Switched, &Member),
-        burst: &mut Burst,
+        frames: impl Iterator<Item = (usize, &'f mut Frame)>,
         decisions: &mut Decisions,
         now: Instant,
     ) -> Effects {
         let (prober, port) = (self.prober.clone(), member.port());
         let guards = table.rules().loop_guard;
         self.with((key, table), now, |segment, now| {
-            for (at, frame) in burst.frames_mut().0.iter_mut().enumerate() {
+            for (at, frame) in frames {
                 let probe = if guards { prober.judge(key, port, frame.head()) } else { None };
                 if let Some(finding) = probe {
                     decisions.end(at, verdict(finding));

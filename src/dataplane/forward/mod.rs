@@ -33,7 +33,7 @@ pub use learned::{LearnedMac, MacTable};
 pub use probe::Prober;
 
 use super::frame::{
-    BURST, Burst, Outgoing,
+    BURST, Burst, FrameSet, Outgoing,
     verdict::{Audience, DropReason, Flood, NextHopId, Verdict},
 };
 use learned::Learned;
@@ -114,7 +114,7 @@ impl Domain {
     }
 
     /// Returns the ports of a reactor that a frame from `from` is flooded to.
-    pub fn receivers(&self, from: PortId, reactor: u16) -> impl Iterator<Item = PortId> {
+    pub fn receivers(&self, from: PortId, reactor: u16) -> impl Iterator<Item = &NextHop> {
         let table = match self {
             Self::Routed(_) => None,
             Self::Switched(table) => Some(table),
@@ -221,7 +221,30 @@ impl Decider {
                 Effects::default()
             }
             (Domain::Switched(table), _) => {
-                self.learned.decide((network.key, table, member), burst, decisions, now)
+                let all = burst.frames_mut().0.iter_mut().enumerate();
+                self.learned.decide((network.key, table, member), all, decisions, now)
+            }
+        }
+    }
+
+    /// As [`Decider::decide`], about those frames of a trunk's burst alone that are of the network.
+    pub fn decide_some(
+        &mut self,
+        (network, member): (&Network, &Member),
+        (burst, which): (&mut Burst, FrameSet),
+        decisions: &mut Decisions,
+        now: Instant,
+    ) -> Effects {
+        match &network.domain {
+            // Control puts no trunk there, which is a bridge's.
+            Domain::Routed(_) => {
+                which.iter().for_each(|at| decisions.end(at, DropReason::NoRoute.into()));
+                Effects::default()
+            }
+            Domain::Switched(table) => {
+                let all = burst.frames_mut().0.iter_mut().enumerate();
+                let some = all.filter(|(at, _)| which.contains(*at));
+                self.learned.decide((network.key, table, member), some, decisions, now)
             }
         }
     }

@@ -300,7 +300,7 @@ mod tests {
             let port = PortId { slot: n.into(), generation: 1 };
             let mac = MacAddr([0x52, 0x54, 0, 0, 0, n]);
             let ipv4 = Ipv4Addr::new(10, 0, 0, n);
-            let next_hop = fib.next_hop(NextHop { port, reactor: 0, mtu: 80, mac });
+            let next_hop = fib.next_hop(NextHop { port, reactor: 0, mtu: 80, mac, vlan: None });
             fib.host_ipv4(ipv4, next_hop);
             let routed = [["10.1.0.0/16"; 3], ["169.254.0.0/16", "224.0.0.0/3", "10.0.0.128/25"]];
             let routed_ipv4 = routed[usize::from(n - 1)].map(|prefix| prefix.parse().unwrap());

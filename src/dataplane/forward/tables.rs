@@ -6,7 +6,7 @@ use super::Fib;
 use crate::{
     addr::MacAddr,
     model::{Boot, GuestSettings, PortRole, PortSecurity, RateLimit},
-    wire::dns,
+    wire::{dns, vlan::VlanId},
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::{
@@ -49,6 +49,20 @@ pub struct NextHop {
     pub mtu: u16,
     /// The MAC of its guest; zero where that is not a vNIC's: nothing is addressed to it.
     pub mac: MacAddr,
+    /// The VLAN that it is tagged with there, by a trunk.
+    pub vlan: Option<VlanId>,
+}
+
+/// Which frames of a port are of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Membership {
+    /// All: it is in no other.
+    #[default]
+    Access,
+    /// Of a trunk, those without a tag, or whose tag names a priority alone.
+    Native,
+    /// Of a trunk, those that are tagged with this VLAN. The network sees them without the tag.
+    Tagged(VlanId),
 }
 
 /// A member of a network: a port, and who is behind it.
@@ -111,6 +125,22 @@ impl Member {
         }
     }
 
+    /// Returns which frames of the port are of the network.
+    pub fn membership(&self) -> Membership {
+        match &self.role {
+            Role::Guest(_) => Membership::Access,
+            Role::Bridge(bridge) => bridge.membership,
+        }
+    }
+
+    /// Returns the VLAN that its frames are tagged with, where that is what makes it a member.
+    pub fn vlan(&self) -> Option<VlanId> {
+        match self.membership() {
+            Membership::Access | Membership::Native => None,
+            Membership::Tagged(vlan) => Some(vlan),
+        }
+    }
+
     /// Returns how many hosts are to be expected behind the port.
     pub(super) fn hosts(&self) -> Hosts {
         match self.fixed_mac() {
@@ -139,9 +169,12 @@ impl Member {
     pub fn next_hop(&self) -> NextHop {
         let (port, reactor) = (self.port(), self.reactor);
         match &self.role {
-            Role::Guest(vnic) => NextHop { port, reactor, mtu: vnic.mtu, mac: vnic.mac },
+            Role::Guest(vnic) => {
+                NextHop { port, reactor, mtu: vnic.mtu, mac: vnic.mac, vlan: None }
+            }
             Role::Bridge(bridge) => {
-                NextHop { port, reactor, mtu: bridge.mtu, mac: MacAddr([0; 6]) }
+                let (mtu, vlan) = (bridge.mtu, self.vlan());
+                NextHop { port, reactor, mtu, mac: MacAddr([0; 6]), vlan }
             }
         }
     }
@@ -154,6 +187,8 @@ pub struct BridgePort {
     pub port: PortId,
     /// Octets of an IP packet.
     pub mtu: u16,
+    /// Which of its frames are of the network.
+    pub membership: Membership,
     /// What it leads to.
     pub role: PortRole,
     /// How many MACs are learned behind it.
@@ -174,6 +209,7 @@ impl BridgePort {
         Self {
             port,
             mtu,
+            membership: Membership::default(),
             role,
             mac_limit: role.mac_limit(),
             protected: false,

@@ -13,6 +13,7 @@ pub mod segment;
 mod set;
 pub mod slab;
 mod span;
+pub mod tag;
 pub mod verdict;
 
 pub use set::FrameSet;

@@ -159,6 +159,9 @@ drop_reasons! {
     UnknownEtherType = "unknown_ethertype",
     /// The frame carries a VLAN tag.
     VlanTagged = "vlan_tagged",
+    /// The frame has no tag, or a VLAN's, that its trunk does not list; or one of its sender's own
+    /// that it would leave a trunk with as if it were of that VLAN.
+    VlanNotAllowed = "vlan_not_allowed",
     /// The ARP packet is cut or not of Ethernet and IPv4.
     MalformedArp = "malformed_arp",
     /// The IPv4 header is cut or its lengths disagree.

@@ -80,11 +80,18 @@ pub enum Undelivered {
     Limited,
     /// The frame fits no receive buffers of this guest.
     TooLarge,
+    /// The frame has a tag of its own that the other end of the trunk would take for a VLAN's.
+    VlanNotAllowed,
     /// The port is broken.
     Failed(PortFailure),
 }
 
 impl Undelivered {
+    /// Whether it is for what the frame is: the next one may be taken.
+    pub fn is_of_the_frame(&self) -> bool {
+        matches!(self, Self::TooLarge | Self::VlanNotAllowed)
+    }
+
     /// Returns what a frame is counted as that is dropped for it.
     pub fn reason(&self) -> DropReason {
         match self {
@@ -93,6 +100,7 @@ impl Undelivered {
             Self::Blocked => DropReason::PortBlocked,
             Self::Limited => DropReason::RateLimited,
             Self::TooLarge => DropReason::RxBufferTooSmall,
+            Self::VlanNotAllowed => DropReason::VlanNotAllowed,
             Self::NoGuest | Self::Failed(_) => DropReason::NoGuest,
         }
     }

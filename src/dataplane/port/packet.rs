@@ -162,20 +162,6 @@ fn tag(message: &libc::msghdr) -> Option<[u8; TAG_LEN]> {
     Some([a, b, c, d])
 }
 
-/// Returns what a frame leaves to be done that is this much longer in front.
-fn moved(offload: Offload, by: usize) -> Offload {
-    let by = by as u16;
-    match offload {
-        Offload::None => Offload::None,
-        Offload::Checksum { start, offset } => {
-            Offload::Checksum { start: start.saturating_add(by), offset }
-        }
-        Offload::Segmentation { start, offset, segments } => {
-            Offload::Segmentation { start: start.saturating_add(by), offset, segments }
-        }
-    }
-}
-
 fn failed(errno: Errno) -> PortFailure {
     PortFailure::Broken(match errno {
         Errno::NETDOWN => "the interface is down".into(),
@@ -214,7 +200,9 @@ impl Transport for Packet {
                         // The MACs move in front of it.
                         buffer.copy_within(TAG_LEN..TAG_LEN + TAG_AT, 0);
                         buffer[TAG_AT..TAG_AT + TAG_LEN].copy_from_slice(&tag);
-                        let offload = offload.map(|offload| moved(offload, TAG_LEN));
+                        let offload = offload.and_then(|offload| {
+                            offload.moved(TAG_LEN as i16).ok_or(DropReason::BadVnetHeader)
+                        });
                         Received { octets: 0..end, offload }
                     }
                     None => Received { octets: TAG_LEN..end, offload },

@@ -24,6 +24,7 @@ mod sleep;
 mod sleep_model;
 mod stopwatch;
 mod timers;
+mod trunk;
 mod uring;
 pub mod ways;
 

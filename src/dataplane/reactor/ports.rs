@@ -1,23 +1,25 @@
 //! The ports a reactor owns, each with what is known of it between two bursts.
 
-use super::{allowance::Allowance, poll_window::PollWindow};
+use super::{allowance::Allowance, poll_window::PollWindow, trunk::Trunk};
 use crate::{
     addr::MacAddr,
     dataplane::{
         counters::PortCounters,
         forward::{
             Asker, Network,
-            tables::{Member, NetworkKey, PortId, Routed},
+            tables::{Member, Membership, NetworkKey, PortId, Routed},
         },
         frame::{
             Outgoing,
-            verdict::{Blocking, DropReason},
+            verdict::{Blocking, DropReason, Flood},
         },
         gateway::GatewayEvent,
         port::{Delivered, HeldUp, Port, PortFailure, Undelivered, Watch},
     },
+    wire::vlan::VlanId,
 };
 use std::{
+    collections::{BTreeSet, HashMap},
     fmt,
     sync::Arc,
     time::{Duration, Instant},
@@ -92,10 +94,13 @@ pub struct Slot {
     pub id: PortId,
     /// The port.
     pub port: Box<dyn Port>,
-    /// The network it is in.
+    /// The network it is in; of a trunk, the one it is placed by.
     pub network: NetworkKey,
-    /// Its network as it was published, and which of its members this is.
-    pub member: Option<(Arc<Network>, usize)>,
+    /// Its network as it was published, and which of its members this is; of a trunk, its native
+    /// one.
+    member: Option<(Arc<Network>, usize)>,
+    /// Absent where it is in one network alone.
+    trunk: Option<Box<Trunk>>,
     /// What it has carried.
     pub counters: Arc<PortCounters>,
     /// It had no receive buffers for [`HOLD`]: nobody waits for it until it takes a frame.
@@ -122,15 +127,37 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Its network and what it is there, once that was published.
-    pub fn member(&self) -> Option<(&Network, &Member)> {
-        let (network, at) = self.member.as_ref()?;
+    /// Returns the network of its frames of a VLAN, or without one, as that was published; and
+    /// which of its members it is there.
+    #[inline]
+    pub fn place(&self, vlan: Option<VlanId>) -> Option<&(Arc<Network>, usize)> {
+        match vlan {
+            None => self.member.as_ref(),
+            Some(vlan) => Some(&self.trunk.as_ref()?.lane(vlan)?.place),
+        }
+    }
+
+    /// Returns that network, and what it is there.
+    #[inline]
+    pub fn member(&self, vlan: Option<VlanId>) -> Option<(&Network, &Member)> {
+        let (network, at) = self.place(vlan)?;
         Some((network, network.members.get(*at)?))
     }
 
-    /// Who sends by it from `mac`, where the network has a gateway.
-    pub fn asker(&self, mac: MacAddr) -> Option<(&Routed, Asker<'_>)> {
-        let (network, member) = self.member()?;
+    /// Whether its frames belong to networks by their tags.
+    pub fn is_trunk(&self) -> bool {
+        self.trunk.is_some()
+    }
+
+    /// Returns all networks it is in, as far as they were published.
+    pub fn networks(&self) -> impl Iterator<Item = &Arc<Network>> {
+        let lanes = self.trunk.iter().flat_map(|trunk| trunk.lanes()).map(|lane| &lane.place);
+        self.member.iter().chain(lanes).map(|(network, _)| network)
+    }
+
+    /// Who sends by it from `mac`, where the network of their frames has a gateway.
+    pub fn asker(&self, vlan: Option<VlanId>, mac: MacAddr) -> Option<(&Routed, Asker<'_>)> {
+        let (network, member) = self.member(vlan)?;
         Some((network.domain.routed()?, member.asker(mac)))
     }
 
@@ -176,8 +203,31 @@ impl Slot {
         }
     }
 
-    /// Puts frames into the port, and counts them there.
-    pub fn put(&mut self, all: &[Outgoing<'_>], queue: usize, now: Instant) -> Delivered {
+    /// Whether it may have one more frame of a network flooded, which is charged to it.
+    pub fn may_flood(
+        &mut self,
+        vlan: Option<VlanId>,
+        (kind, copies): (Flood, usize),
+        now: Instant,
+    ) -> bool {
+        let floods = match vlan {
+            None => Some(&mut self.allowance.floods),
+            Some(vlan) => {
+                let lane = self.trunk.as_mut().and_then(|trunk| trunk.lane_mut(vlan));
+                lane.map(|lane| &mut lane.floods)
+            }
+        };
+        floods.is_some_and(|floods| floods.admits(kind, copies, now))
+    }
+
+    /// Puts frames from a queue of their sender into the port, and counts them there. Those of a
+    /// trunk's VLAN are tagged; limits and counters are of frames as their network sees them.
+    pub fn put(
+        &mut self,
+        all: &[Outgoing<'_>],
+        (queue, vlan): (usize, Option<VlanId>),
+        now: Instant,
+    ) -> Delivered {
         if self.is_blocked {
             return Delivered::none(Undelivered::Blocked);
         }
@@ -187,7 +237,10 @@ impl Slot {
             // Cut before the port sees them, since what it takes cannot be taken back.
             frames = &all[..limiter.admitted(all.iter().map(|frame| (frame.len, frame.offload)))];
         }
-        let Delivered { taken, mut refused } = self.port.deliver(frames, queue);
+        let Delivered { taken, mut refused } = match &mut self.trunk {
+            None => self.port.deliver(frames, queue),
+            Some(trunk) => trunk.deliver(&mut *self.port, frames, (queue, vlan)),
+        };
         if let Some(limiter) = &mut self.allowance.to_guest {
             frames[..taken].iter().for_each(|frame| limiter.charge(frame.len, frame.offload));
         }
@@ -222,12 +275,35 @@ impl Slot {
         }
     }
 
+    /// Whether it is in a network, or was when that was published last.
+    fn is_in(&self, network: NetworkKey) -> bool {
+        self.network == network || self.trunk.as_ref().is_some_and(|trunk| trunk.is_in(network))
+    }
+
+    /// Takes over what it is in a network now.
     fn adopt(&mut self, network: &Arc<Network>) {
-        let found = network.find(self.id);
-        self.member = found.map(|at| (Arc::clone(network), at));
-        if let Some(at) = found {
-            self.allowance.keep_to(&network.members[at]);
-            self.allowance.floods.keep_to(network.domain.storm_pps());
+        let at = network.find(self.id);
+        let is_own = |place: &(Arc<Network>, usize)| place.0.key == network.key;
+        self.member.take_if(|place| is_own(place));
+        if let Some(trunk) = &mut self.trunk
+            && at.is_none_or(|at| network.members[at].vlan().is_none())
+        {
+            trunk.leave(network.key);
+        }
+        let Some(at) = at else { return };
+        self.allowance.keep_to(&network.members[at]);
+        match network.members[at].membership() {
+            Membership::Tagged(vlan) => {
+                self.trunk.get_or_insert_default().join(vlan, network, at);
+            }
+            untagged => {
+                match untagged {
+                    Membership::Native => drop(self.trunk.get_or_insert_default()),
+                    _ => self.trunk = None,
+                }
+                self.member = Some((Arc::clone(network), at));
+                self.allowance.floods.keep_to(network.domain.storm_pps());
+            }
         }
     }
 }
@@ -242,7 +318,9 @@ impl fmt::Debug for Slot {
 #[derive(Debug, Default)]
 pub struct Ports {
     slots: Vec<Option<Slot>>,
-    networks: std::collections::HashMap<NetworkKey, Arc<Network>>,
+    networks: HashMap<NetworkKey, Arc<Network>>,
+    /// Those with members by VLANs.
+    trunked: BTreeSet<NetworkKey>,
     /// Slots with something to publish.
     touched: Vec<u32>,
     /// Ports that are to be woken by something else than before.
@@ -265,6 +343,7 @@ impl Ports {
             port: attachment.port,
             network: attachment.network,
             member: None,
+            trunk: None,
             counters: attachment.counters,
             stalled: false,
             held: None,
@@ -278,8 +357,12 @@ impl Ports {
             on_failure: Some(attachment.on_failure),
             touched: false,
         };
-        if let Some(network) = self.networks.get(&slot.network) {
-            slot.adopt(network);
+        let own = slot.network;
+        let others = self.trunked.iter().filter(|key| **key != own);
+        for key in others.chain([&own]) {
+            if let Some(network) = self.networks.get(key) {
+                slot.adopt(network);
+            }
         }
         self.slots[at] = Some(slot);
         // Its guest is called, whatever was published before.
@@ -298,8 +381,22 @@ impl Ports {
 
     /// Takes a network's new truth over.
     pub fn publish(&mut self, network: &Arc<Network>) {
-        for slot in self.slots.iter_mut().flatten().filter(|slot| slot.network == network.key) {
+        for slot in self.slots.iter_mut().flatten().filter(|slot| slot.is_in(network.key)) {
             slot.adopt(network);
+        }
+        // Those that are in it since now, and in others.
+        let tagged = network.members.iter().filter(|member| member.vlan().is_some());
+        let mut has_trunks = false;
+        for member in tagged {
+            has_trunks = true;
+            if let Some(slot) = self.get_mut(member.port()) {
+                slot.adopt(network);
+            }
+        }
+        if has_trunks {
+            self.trunked.insert(network.key);
+        } else {
+            self.trunked.remove(&network.key);
         }
         // A network without members has no ports, and may be gone for good.
         if network.members.is_empty() {
@@ -338,11 +435,12 @@ impl Ports {
         self.networks.get(&key)
     }
 
-    /// Delivers frames that nobody waits with: what their port does not take at once is dropped,
-    /// and counted there. `timed` is called around that, as in [`Ports::publish_touched`].
+    /// Delivers frames that nobody waits with, by a trunk as those of `vlan`: what their port does
+    /// not take at once is dropped, and counted there. `timed` is called around that, as in [`Ports::publish_touched`].
     pub fn deliver(
         &mut self,
-        (port, queue): (PortId, usize),
+        (port, vlan): (PortId, Option<VlanId>),
+        queue: usize,
         mut frames: &[Outgoing<'_>],
         now: Instant,
         timed: &mut impl FnMut() -> Option<HeldUp>,
@@ -351,7 +449,7 @@ impl Ports {
         let Some(slot) = self.healthy_mut(port) else { return };
         timed();
         while !frames.is_empty() {
-            let Delivered { taken, refused } = slot.put(frames, queue, now);
+            let Delivered { taken, refused } = slot.put(frames, (queue, vlan), now);
             frames = &frames[taken..];
             let Some(why) = refused else { break };
             if let Undelivered::Failed(failure) = why {
@@ -359,7 +457,7 @@ impl Ports {
                 return;
             }
             // The next one may fit.
-            let dropped = if why == Undelivered::TooLarge { 1 } else { frames.len() };
+            let dropped = if why.is_of_the_frame() { 1 } else { frames.len() };
             (0..dropped).for_each(|_| slot.counters.drop_frame(why.reason()));
             frames = &frames[dropped..];
         }
@@ -379,8 +477,8 @@ impl Ports {
         now: Instant,
         timed: &mut impl FnMut() -> Option<HeldUp>,
     ) {
-        for port in network.domain.receivers(from, here).filter(|port| wants(*port)) {
-            self.deliver((port, queue), frames, now, timed);
+        for next_hop in network.domain.receivers(from, here).filter(|to| wants(to.port)) {
+            self.deliver((next_hop.port, next_hop.vlan), queue, frames, now, timed);
         }
     }
 

@@ -23,6 +23,8 @@ pub struct Envelope {
 pub enum To {
     /// A port of that reactor.
     Port(PortId),
+    /// A trunk of that reactor, as a member of this network by a VLAN of its own.
+    Trunk(PortId, NetworkKey),
     /// All ports of a network that are that reactor's. It sends them to no further one, which has
     /// its own: no frame goes round.
     Network(NetworkKey),

@@ -157,7 +157,7 @@ impl Switched {
     }
 
     /// Returns the ports of a reactor that a frame from `from` is flooded to.
-    pub(super) fn receivers(&self, from: PortId, reactor: u16) -> impl Iterator<Item = PortId> {
+    pub(super) fn receivers(&self, from: PortId, reactor: u16) -> impl Iterator<Item = &NextHop> {
         // A port that has left meanwhile stands to the others as any.
         let sender = self.find(from).map_or_else(Standing::default, |at| self.standings[at]);
         let all = self.next_hops.iter().zip(&self.standings);
@@ -166,7 +166,7 @@ impl Switched {
                 && next_hop.port != from
                 && sender.reaches(**standing).is_ok()
         })
-        .map(|(next_hop, _)| next_hop.port)
+        .map(|(next_hop, _)| next_hop)
     }
 
     /// Whether a MAC is a vNIC's that has no other.
@@ -386,14 +386,7 @@ fn check_offload(frame: &Frame) -> Result<(), DropReason> {
     let (macs, rest) = frame.head().split_at(2 * size_of::<MacAddr>());
     let rest = rest.get(tags..).unwrap_or(&[]);
     let head: ArrayVec<u8, HEAD_LEN> = macs.iter().chain(rest).copied().collect();
-    let moved = |start: u16| start.checked_sub(tags as u16).ok_or(DropReason::BadVnetHeader);
-    let offload = match frame.offload {
-        Offload::None => Offload::None,
-        Offload::Checksum { start, offset } => Offload::Checksum { start: moved(start)?, offset },
-        Offload::Segmentation { start, offset, segments } => {
-            Offload::Segmentation { start: moved(start)?, offset, segments }
-        }
-    };
+    let offload = frame.offload.moved(-(tags as i16)).ok_or(DropReason::BadVnetHeader)?;
     match classify(&head, frame.len - tags, offload) {
         Ok(_) => Ok(()),
         // Not dropped for what they are: nobody finds in them what is to be done.

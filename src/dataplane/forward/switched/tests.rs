@@ -91,7 +91,8 @@ impl Rig {
 
     fn receivers(&self, sender: u8) -> Vec<u32> {
         let of = |reactor| self.network.receivers(port(sender), reactor);
-        let mut slots: Vec<_> = of(0).chain(of(1)).map(|port| port.slot - 10).collect();
+        let mut slots: Vec<_> =
+            of(0).chain(of(1)).map(|next_hop| next_hop.port.slot - 10).collect();
         slots.sort_unstable();
         slots
     }

@@ -15,7 +15,7 @@ use crate::{
             verdict::{DropReason, Rejection},
         },
         gateway::{self, Question},
-        port::{Delivered, Undelivered},
+        port::Undelivered,
         reactor::{ports::Ports, ways::Ways},
     },
     model::PortRole,
@@ -40,13 +40,14 @@ impl Pipeline {
             return Err(DropReason::ReplyLimit);
         }
         let mut writer = Writer::new(&mut self.answer);
-        let (table, asker) = slot.asker(headers.source).ok_or(DropReason::NoRoute)?;
+        let asker = slot.asker(context.vlan, headers.source);
+        let (table, asker) = asker.ok_or(DropReason::NoRoute)?;
         let question = Question { table, asker, headers: &headers, frame: whole, offload };
         // What others behind its port are told is not the guest's.
         let is_guest = asker.vnic().is_some();
         let told = gateway::respond(&question, &mut writer)?;
         let answer = Outgoing::private(writer.since(0), Offload::None);
-        match slot.put(&[answer], self.burst.queue, context.now).refused {
+        match slot.put(&[answer], (self.burst.queue, context.vlan), context.now).refused {
             None => {
                 if is_guest {
                     slot.tell(told, context.now);
@@ -74,7 +75,7 @@ impl Pipeline {
         let mut writer = Writer::new(&mut self.answer);
         gateway::speak_for(mac, &headers, whole, &mut writer)?;
         let answer = Outgoing::private(writer.since(0), Offload::None);
-        match slot.put(&[answer], self.burst.queue, context.now).refused {
+        match slot.put(&[answer], (self.burst.queue, context.vlan), context.now).refused {
             None => {
                 context.ports.touch(context.ingress);
                 Ok(())
@@ -98,20 +99,21 @@ impl Pipeline {
         if !slot.allowance.may_reply(context.now) {
             return;
         }
-        let Some(who) = slot.asker(headers.source) else { return };
+        let Some(who) = slot.asker(context.vlan, headers.source) else { return };
         let mut writer = Writer::new(&mut self.answer);
         if gateway::reject(who, &headers, whole, rejection, &mut writer).is_err() {
             return;
         }
         // The packet's own drop is counted; an error that finds no buffer is not another one.
         let error = Outgoing::private(writer.since(0), Offload::None);
-        let told = slot.put(&[error], self.burst.queue, context.now);
+        let told = slot.put(&[error], (self.burst.queue, context.vlan), context.now);
         if let Some(why) = told.refused {
             context.ports.drop_for(context.ingress, why);
         }
     }
 
-    /// Advertises the router to a guest unasked. Returns when to do so again, if ever.
+    /// Advertises the router to a guest unasked, in each network that its port is in. Returns when
+    /// to do so again, if ever.
     pub(super) fn advertise(
         &mut self,
         ports: &mut Ports,
@@ -120,23 +122,28 @@ impl Pipeline {
     ) -> Option<Instant> {
         ports.in_hand = Some(port);
         let slot = ports.healthy_mut(port)?;
-        let mut writer = Writer::new(&mut self.answer);
-        let mut heard = Delivered::all(0);
-        if let Some((network, member)) = slot.member()
-            && let Some(table) = network.domain.routed()
-            && let Some(asker) = listener(member)
-            && gateway::router_advertisement(table, asker, &mut writer).is_ok()
-        {
-            let advertisement = Outgoing::private(writer.since(0), Offload::None);
-            // The first queue pair is always in use, others only once the driver asks
-            // (VIRTIO_NET_F_MQ).
-            heard = slot.put(&[advertisement], 0, now);
+        let mut heard = true;
+        for at in 0.. {
+            let Some(network) = slot.networks().nth(at).map(Arc::clone) else { break };
+            let Some(member) = network.find(port).map(|at| &network.members[at]) else { continue };
+            let mut writer = Writer::new(&mut self.answer);
+            if let Some(table) = network.domain.routed()
+                && let Some(asker) = listener(member)
+                && gateway::router_advertisement(table, asker, &mut writer).is_ok()
+            {
+                let advertisement = Outgoing::private(writer.since(0), Offload::None);
+                // The first queue pair is always in use, others only once the driver asks
+                // (VIRTIO_NET_F_MQ).
+                match slot.put(&[advertisement], (0, member.vlan()), now).refused {
+                    None => {}
+                    Some(Undelivered::Failed(failure)) => {
+                        ports.fail(port, failure);
+                        return None;
+                    }
+                    Some(_) => heard = false,
+                }
+            }
         }
-        if let Some(Undelivered::Failed(failure)) = heard.refused {
-            ports.fail(port, failure);
-            return None;
-        }
-        let heard = heard.refused.is_none();
         if heard {
             slot.allowance.note_advertisement(now);
         }
@@ -146,7 +153,8 @@ impl Pipeline {
         Some(gateway::next_advertisement(now, tried, heard, self.random()))
     }
 
-    /// Sends a probe for loops by a port. Returns when to do so again, if ever.
+    /// Sends a probe for loops by a port, into each network that it is in. Returns when to do so
+    /// again, if ever.
     pub(super) fn probe(
         &mut self,
         ports: &mut Ports,
@@ -155,21 +163,28 @@ impl Pipeline {
     ) -> Option<Instant> {
         let slot = ports.healthy_mut(port)?;
         let again = Some(now + super::PROBE_INTERVAL);
-        // Its network may be published later, and may look for loops then.
-        let Some((network, member)) = slot.member() else { return again };
-        let (key, guards) = (network.key, network.domain.guards_loops());
-        // A guest is in no loop: nobody else's frames come from it.
-        if member.fixed_mac().is_some() {
-            return None;
-        }
-        if !guards || slot.is_blocked() {
+        if slot.is_blocked() {
             return again;
         }
-        slot.probes = slot.probes.wrapping_add(1);
-        let mut writer = Writer::new(&mut self.answer);
-        if self.prober.write(key, port, slot.probes, &mut writer).is_ok() {
-            let probe = Outgoing::private(writer.since(0), Offload::None);
-            ports.deliver((port, 0), &[probe], now, &mut || None);
+        // A guest is in no loop: nobody else's frames come from it.
+        if slot.member(None).is_some_and(|(_, member)| member.fixed_mac().is_some()) {
+            return None;
+        }
+        // Its network may be published later, and may look for loops then.
+        for at in 0.. {
+            let slot = ports.healthy_mut(port)?;
+            let Some(network) = slot.networks().nth(at).map(Arc::clone) else { break };
+            let Some(at) = network.find(port) else { continue };
+            if !network.domain.guards_loops() {
+                continue;
+            }
+            slot.probes = slot.probes.wrapping_add(1);
+            let mut writer = Writer::new(&mut self.answer);
+            if self.prober.write(network.key, port, slot.probes, &mut writer).is_ok() {
+                let probe = Outgoing::private(writer.since(0), Offload::None);
+                let to = (port, network.members[at].vlan());
+                ports.deliver(to, 0, &[probe], now, &mut || None);
+            }
         }
         again
     }
@@ -190,7 +205,8 @@ impl Pipeline {
         let frames = [ipv4, ipv6].map(|frame| Outgoing::private(frame, Offload::None));
         for member in &network.members {
             // Those of other reactors are not found here.
-            ports.deliver((member.port(), 0), &frames, now, &mut || None);
+            let member = (member.port(), member.vlan());
+            ports.deliver(member, 0, &frames, now, &mut || None);
         }
         self.decider.note_query(key, now);
     }

@@ -9,7 +9,7 @@ use crate::{
     dataplane::{
         forward::{
             Decider, Network, rewrite,
-            tables::{NextHop, PortId},
+            tables::{Member, NetworkKey, NextHop, PortId},
         },
         frame::{
             BURST, FrameSet, Outgoing, fragment,
@@ -45,12 +45,15 @@ enum Backpressure {
 }
 
 impl Pipeline {
-    /// Carries out the decisions, those towards one next hop together, and counts. Returns the
-    /// frames that are dealt with; the others wait for their receiver.
-    pub(super) fn deliver<L: Ways>(&mut self, context: &mut Context<'_, L>) -> FrameSet {
+    /// Carries out the decisions about the frames in `left`, those towards one next hop together,
+    /// and counts. Returns the frames that are dealt with; the others wait for their receiver.
+    pub(super) fn deliver<L: Ways>(
+        &mut self,
+        mut left: FrameSet,
+        context: &mut Context<'_, L>,
+    ) -> FrameSet {
         // By next hop, in the order of each group's oldest frame: frames of one flow stay in order,
         // and a receiver is looked up, and its ring read, once for all of them.
-        let mut left = self.waiting();
         let mut dealt = FrameSet::EMPTY;
         while let Some(at) = left.first() {
             match self.decisions.of(at) {
@@ -167,8 +170,7 @@ impl Pipeline {
         next_hop: NextHopId,
         context: &mut Context<'_, L>,
     ) -> Result<(), DropReason> {
-        let member = context.ports.get_mut(context.ingress).and_then(|slot| slot.member());
-        let (network, _) = member.ok_or(DropReason::NoRoute)?;
+        let (network, _) = context.member().ok_or(DropReason::NoRoute)?;
         let next_hop = *network.domain.next_hop(next_hop);
         let whole = self.burst.linearise(at, &mut self.whole);
         context.blame(context.ingress);
@@ -198,8 +200,9 @@ impl Pipeline {
         next_hop: NextHopId,
         context: &mut Context<'_, L>,
     ) -> FrameSet {
-        let member = context.ports.get_mut(context.ingress).and_then(|slot| slot.member());
-        let Some(next_hop) = member.map(|(network, _)| *network.domain.next_hop(next_hop)) else {
+        let Some(next_hop) =
+            context.member().map(|(network, _)| *network.domain.next_hop(next_hop))
+        else {
             return FrameSet::EMPTY;
         };
         let next_hop = &next_hop;
@@ -274,10 +277,19 @@ impl Pipeline {
         // Nothing is held here: the frames are copies in a link, which others are waiting to fill.
         match envelope.to {
             To::Port(port) => {
-                if let Some((network, _)) = ports.get_mut(port).and_then(|slot| slot.member()) {
+                if let Some((network, _)) = ports.get_mut(port).and_then(|slot| slot.member(None)) {
                     self.hear(network, envelope.from, frames, now);
                 }
-                ports.deliver((port, envelope.queue), frames, now, timed);
+                ports.deliver((port, None), envelope.queue, frames, now, timed);
+            }
+            To::Trunk(port, key) => {
+                let Some(network) = ports.network(key).map(Arc::clone) else { return };
+                self.hear(&network, envelope.from, frames, now);
+                // By what it is there now: another network may have its VLAN meanwhile.
+                if let Some(at) = network.find(port) {
+                    let vlan = network.members[at].vlan();
+                    ports.deliver((port, vlan), envelope.queue, frames, now, timed);
+                }
             }
             To::Network(key) => {
                 let Some(network) = ports.network(key).map(Arc::clone) else { return };
@@ -307,6 +319,11 @@ impl Pipeline {
 }
 
 impl<L: Ways> Context<'_, L> {
+    /// Returns the network of the frames in hand, and what their port is there.
+    fn member(&mut self) -> Option<(&Network, &Member)> {
+        self.ports.get_mut(self.ingress)?.member(self.vlan)
+    }
+
     /// Holds it against a port of this reactor if too much time has passed since timing began:
     /// something was done for the port meanwhile.
     fn blame(&mut self, port: PortId) {
@@ -350,17 +367,19 @@ impl<L: Ways> Context<'_, L> {
 
     /// Whether the sender may have one more frame flooded, which is charged to it.
     fn may_flood(&mut self, kind: Flood, decider: &Decider) -> bool {
+        let (vlan, now) = (self.vlan, self.now);
         let Some(slot) = self.ports.get_mut(self.ingress) else { return false };
-        let copies = slot.member().map_or(0, |(network, _)| decider.copies(network, kind));
-        slot.allowance.floods.admits(kind, copies, self.now)
+        let copies = slot.member(vlan).map_or(0, |(network, _)| decider.copies(network, kind));
+        slot.may_flood(vlan, (kind, copies), now)
     }
 
     /// Sends frames to the other ports of their network that want them, and waits for none: what
     /// one does not take at once is dropped, and counted there. A frame that another reactor's
     /// ports do not get is counted as dropped.
     fn flood(&mut self, frames: &[Outgoing<'_>], queue: usize, (kind, decider): (Flood, &Decider)) {
-        let member = self.ports.get_mut(self.ingress).and_then(|slot| slot.member.as_ref());
-        let Some(network) = member.map(|(network, _)| Arc::clone(network)) else { return };
+        let vlan = self.vlan;
+        let place = self.ports.get_mut(self.ingress).and_then(|slot| slot.place(vlan));
+        let Some(network) = place.map(|(network, _)| Arc::clone(network)) else { return };
         let envelope = Envelope { from: self.ingress, to: To::Network(network.key), queue };
         let here = self.links.here();
         let mut sent = frames.len();
@@ -395,17 +414,30 @@ impl<L: Ways> Context<'_, L> {
             let Some(slot) = self.ports.healthy_mut(next_hop.port) else {
                 return Delivered::none(Undelivered::NoGuest);
             };
-            let sent = slot.put(frames, queue, self.now);
+            let sent = slot.put(frames, (queue, next_hop.vlan), self.now);
             // A panic in between is the receiver's; from here on it is the sender's again.
             self.ports.in_hand = Some(self.ingress);
             // Whatever came of it: some of the frames may have been placed.
             self.ports.touch(next_hop.port);
             sent
         } else {
-            let envelope = Envelope { from: self.ingress, to: To::Port(next_hop.port), queue };
+            let to = match next_hop.vlan {
+                None => To::Port(next_hop.port),
+                Some(_) => self.trunk(next_hop.port),
+            };
+            let envelope = Envelope { from: self.ingress, to, queue };
             let taken = self.links.send(next_hop.reactor, &envelope, frames);
             Delivered { taken, refused: (taken < frames.len()).then_some(Undelivered::LinkFull) }
         }
+    }
+
+    /// Returns a trunk of another reactor, as the member that it is of the network in hand.
+    #[cold]
+    fn trunk(&mut self, port: PortId) -> To {
+        // A network that is gone meanwhile: without a tag, the frame is of the trunk's native one.
+        // One that no reactor has is found by none.
+        let key = self.member().map_or(NetworkKey(u64::MAX), |(network, _)| network.key);
+        To::Trunk(port, key)
     }
 
     /// Returns what is to be done about a frame of `group` that its next hop refused.
@@ -417,8 +449,8 @@ impl<L: Ways> Context<'_, L> {
     ) -> Backpressure {
         match why {
             Undelivered::Full | Undelivered::LinkFull => self.hold(next_hop, &why, group),
-            // The next one may fit.
-            Undelivered::TooLarge => Backpressure::Drop(why.reason()),
+            // The next one may be taken.
+            _ if why.is_of_the_frame() => Backpressure::Drop(why.reason()),
             _ => Backpressure::DropRest(self.ports.drop_for(next_hop.port, why)),
         }
     }

@@ -8,6 +8,7 @@
 
 mod answer;
 mod deliver;
+mod trunk;
 
 use super::{
     ports::{Attachment, HOLD, Ports},
@@ -27,6 +28,7 @@ use crate::dataplane::{
     gateway,
     port::PortFailure,
 };
+use crate::wire::vlan::VlanId;
 use std::{
     hash::{BuildHasher as _, RandomState},
     time::{Duration, Instant},
@@ -105,6 +107,9 @@ struct Context<'a, L> {
     ports: &'a mut Ports,
     links: &'a mut L,
     ingress: PortId,
+    /// The VLAN of a trunk's frames in hand; none: they are of its native network, or of its only
+    /// one.
+    vlan: Option<VlanId>,
     now: Instant,
 }
 
@@ -136,7 +141,12 @@ impl Pipeline {
         if polled == 0 {
             return Ok(0);
         }
-        match slot.member() {
+        if slot.is_trunk() {
+            let dealt = self.run_trunk(ports, links, ingress, now);
+            self.complete(ports, ingress, dealt);
+            return Ok(polled);
+        }
+        match slot.member(None) {
             _ if slot.is_blocked() => self.decisions.end_all(DropReason::PortBlocked),
             Some((network, member)) => {
                 let (burst, decisions) = (&mut self.burst, &mut self.decisions);
@@ -154,8 +164,8 @@ impl Pipeline {
             // for once, when it is dealt with (`complete`).
             self.limit(*limiter);
         }
-        let mut context = Context { ports, links, ingress, now };
-        let dealt = self.deliver(&mut context);
+        let mut context = Context { ports, links, ingress, vlan: None, now };
+        let dealt = self.deliver(self.waiting(), &mut context);
         self.complete(context.ports, ingress, dealt);
         Ok(polled)
     }

@@ -1,6 +1,9 @@
 //! Frames between three ports of a switched network, on one reactor and on two: everybody hears
-//! what is for everybody once, and nobody what is known to be another's.
+//! what is for everybody once, and nobody what is known to be another's. And between several
+//! networks' and a trunk's.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod trunk;
 
 use mvirt_net::{
     addr::MacAddr,
