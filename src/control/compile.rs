@@ -6,7 +6,7 @@ use crate::{
         forward::{
             self, Domain, FibBuilder,
             switched::Switched,
-            tables::{self, BridgePort, NetworkKey, Role, Routed, Vnic},
+            tables::{self, BridgePort, Membership, NetworkKey, Role, Routed, Vnic},
         },
     },
     locator::Locator,
@@ -117,7 +117,13 @@ pub fn member(network: &Network, nic: &Nic, place: Placement) -> Member {
 
 /// A port of `network` at its place, or who is connected to it there.
 pub fn bridge(network: &Network, port: &Port, place: Placement) -> Member {
+    let membership = match port.vlan_in(network.id) {
+        Some(vlan) => Membership::Tagged(vlan),
+        None if port.vlans.is_empty() => Membership::Access,
+        None => Membership::Native,
+    };
     let bridge = BridgePort {
+        membership,
         mac_limit: port.mac_limit(),
         protected: port.settings.protected,
         hub: matches!(port.locator, Locator::Hub(_)),

@@ -54,14 +54,14 @@ impl Control {
                 ..Default::default()
             })
         });
-        let learned = learned.into_iter().filter_map(|learned| self.learned_mac(&learned));
+        let learned = learned.into_iter().filter_map(|learned| self.learned_mac(network, &learned));
         let mut macs: Vec<_> = fixed.chain(learned).collect();
         macs.sort_by(|a, b| (&a.mac, a.vid).cmp(&(&b.mac, b.vid)));
         macs
     }
 
     /// Returns a MAC with who is behind it; none where that has left.
-    fn learned_mac(&self, learned: &LearnedMac) -> Option<proto::Mac> {
+    fn learned_mac(&self, network: Uuid, learned: &LearnedMac) -> Option<proto::Mac> {
         let mac = proto::Mac {
             mac: learned.mac.to_string(),
             vid: learned.vid.into(),
@@ -74,13 +74,15 @@ impl Control {
                 Some(proto::Mac { nic, ..mac })
             }
             Owner::Port(id) => {
-                let port = self.ports.get(&id)?.model.name.to_string();
-                Some(proto::Mac { port, ..mac })
+                let port = &self.ports.get(&id)?.model;
+                let port_vid = port.vlan_in(network).map_or(0, |vid| vid.get().into());
+                Some(proto::Mac { port: port.name.to_string(), port_vid, ..mac })
             }
             Owner::Client { port, slot } => {
                 let entry = self.ports.get(&port)?;
                 let remote = entry.clients.get(&slot)?.remote.clone();
-                Some(proto::Mac { port: entry.model.name.to_string(), remote, ..mac })
+                let port_vid = entry.model.vlan_in(network).map_or(0, |vid| vid.get().into());
+                Some(proto::Mac { port: entry.model.name.to_string(), remote, port_vid, ..mac })
             }
         }
     }

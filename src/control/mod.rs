@@ -34,6 +34,7 @@ mod rebalance;
 pub mod refusal;
 mod requests;
 pub mod service;
+mod trunks;
 mod view;
 mod watch;
 
@@ -508,11 +509,11 @@ impl Control {
         let network = nic.model.network_id;
         let object = self.shared_nic_view(id);
         // Without watchers there is nobody to tell.
-        self.nic_events.send(watch::Change { id, network, at: unix_ms(), object }).ok();
+        self.nic_events.send(watch::Change::new(id, vec![network], object)).ok();
     }
 
     fn tell_nic_gone(&self, id: Uuid, network: Uuid) {
-        let gone = watch::Change { id, network, at: unix_ms(), object: None };
+        let gone = watch::Change::new(id, vec![network], None);
         self.nic_events.send(gone).ok();
     }
 
@@ -521,7 +522,7 @@ impl Control {
             network.view = None;
         }
         let object = self.shared_network_view(id);
-        let change = watch::Change { id, network: id, at: unix_ms(), object };
+        let change = watch::Change::new(id, vec![id], object);
         self.network_events.send(change).ok();
     }
 
@@ -579,7 +580,7 @@ impl Control {
                 return None;
             }
             let object = Some(self.shared_nic_view(id)?);
-            Some(watch::Change { id, network, at: unix_ms(), object })
+            Some(watch::Change::new(id, vec![network], object))
         });
         // Subscribed within the same turn on Control's thread: no change falls in between.
         let present = present.collect();
@@ -591,7 +592,7 @@ impl Control {
         let ids: Vec<_> = self.network_names.values().copied().collect();
         let present = ids.into_iter().filter_map(|id| {
             let object = Some(self.shared_network_view(id)?);
-            Some(watch::Change { id, network: id, at: unix_ms(), object })
+            Some(watch::Change::new(id, vec![id], object))
         });
         let present = present.collect();
         Watch { present, changes: self.network_events.subscribe(), network: None }

@@ -210,6 +210,7 @@ impl Control {
                 ports: ports.len(),
             });
         }
+        self.check_not_tagged(id)?;
         let nics_deleted = u32::try_from(nics.len()).unwrap_or(u32::MAX);
         let ports_deleted = u32::try_from(ports.len()).unwrap_or(u32::MAX);
         let response = proto::DeleteNetworkResponse { deleted: true, nics_deleted, ports_deleted };
@@ -222,6 +223,11 @@ impl Control {
     /// Puts the deletion of a network and what is in it in force.
     pub(super) fn apply_network_deletion(&mut self, id: Uuid, nics: &[Uuid], ports: &[Uuid]) {
         nics.iter().for_each(|nic| self.forget_nic(*nic));
+        // Trunks among them were in other networks, too.
+        let of = |port: &Uuid| Some((*port, self.ports.get(port)?.model.networks().collect()));
+        let gone: Vec<(Uuid, Vec<Uuid>)> = ports.iter().filter_map(of).collect();
+        let mut changed: BTreeSet<_> = gone.iter().flat_map(|(_, of)| of.clone()).collect();
+        changed.insert(id);
         ports.iter().for_each(|port| self.forget_port(*port));
         self.unpublished.remove(&id);
         if let Some(network) = self.networks.remove(&id) {
@@ -233,8 +239,8 @@ impl Control {
             self.deleted.push(network);
         }
         nics.iter().for_each(|nic| self.tell_nic_gone(*nic, id));
-        ports.iter().for_each(|port| self.tell_port_gone(*port, id));
-        self.tell_network(id);
+        gone.into_iter().for_each(|(port, networks)| self.tell_port_gone(port, networks));
+        changed.into_iter().for_each(|network| self.tell_network(network));
     }
 }
 

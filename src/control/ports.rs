@@ -6,19 +6,19 @@
 use super::{
     Control, Limits, Owner, QuiescedPort, RestoreError, Whose,
     change::Decided,
-    compile,
     fields::{self, optional, parse, uuid},
     locators,
     mask::Mask,
     pages::Page,
     refusal::Refusal,
     requests::fingerprint,
-    unix_ms, view, watch,
+    view, watch,
 };
 use crate::{
     dataplane::{Arrival, Attached, Exported, NewPort, Placement, PortSpec, PortState},
+    locator::Locator,
     log_limit::{LogLimit, Said},
-    model::{Labels, Name, NetworkKind, Port, PortRole, PortSettings},
+    model::{Labels, Name, NetworkKind, Port, PortRole, PortSettings, TaggedNetwork},
     proto,
     store::{Change, Put},
 };
@@ -66,6 +66,17 @@ pub(super) struct Client {
 }
 
 impl PortEntry {
+    /// Returns its place, and those of who is connected to it.
+    fn places(&self) -> Vec<Placement> {
+        self.clients.values().map(|client| client.place).chain([self.place]).collect()
+    }
+
+    /// Returns those that are members of networks.
+    fn members(&self) -> Vec<Placement> {
+        let own = (!locators::listens(&self.model.locator)).then_some(self.place);
+        self.clients.values().map(|client| client.place).chain(own).collect()
+    }
+
     /// Returns the ways to what it serves, and to who is connected to it.
     pub(super) fn quiesced(&self) -> impl Iterator<Item = QuiescedPort> {
         let id = self.model.id;
@@ -85,7 +96,8 @@ impl PortEntry {
 struct NewRequest {
     id: Option<Uuid>,
     name: Option<Name>,
-    locator: crate::locator::Locator,
+    vlans: Vec<TaggedNetwork>,
+    locator: Locator,
     settings: PortSettings,
     labels: Labels,
     description: String,
@@ -106,7 +118,11 @@ fn role(value: i32) -> Result<Option<PortRole>, Refusal> {
 }
 
 impl NewRequest {
-    fn new(request: &proto::CreatePortRequest, network: Uuid) -> Result<Self, Refusal> {
+    fn new(
+        request: &proto::CreatePortRequest,
+        network: Uuid,
+        vlans: impl FnOnce(&Locator) -> Result<Vec<TaggedNetwork>, Refusal>,
+    ) -> Result<Self, Refusal> {
         if request.locator.is_empty() {
             let expected = "required, like stream-listen://127.0.0.1:9999";
             return Err(Refusal::invalid("locator", "", expected));
@@ -114,6 +130,7 @@ impl NewRequest {
         let new = Self {
             id: optional("id", &request.id, uuid)?,
             name: optional("name", &request.name, parse)?,
+            vlans: Vec::new(),
             locator: parse("locator", &request.locator)?,
             settings: PortSettings {
                 role: role(request.role)?,
@@ -126,22 +143,28 @@ impl NewRequest {
             description: fields::description(&request.description)?,
             asked: Uuid::nil(),
         };
+        let vlans = vlans(&new.locator)?;
         // As of vNICs: from parsed values, without the id, by which it is found.
         let asked = fingerprint(&proto::CreatePortRequest {
             network_id: network.to_string(),
             locator: new.locator.to_string(),
             limit_from: view::rate_limit(new.settings.limit_from),
             limit_to: view::rate_limit(new.settings.limit_to),
+            vlans: vlans.iter().map(view::tagged).collect(),
             id: String::new(),
             validate_only: false,
             ..request.clone()
         });
-        Ok(Self { asked, ..new })
+        Ok(Self { asked, vlans, ..new })
     }
 }
 
 /// Returns `old` as the request would leave it; its time of change apart.
-fn changed(old: &Port, request: &proto::UpdatePortRequest) -> Result<Port, Refusal> {
+fn changed(
+    old: &Port,
+    request: &proto::UpdatePortRequest,
+    vlans: impl FnOnce() -> Result<Vec<TaggedNetwork>, Refusal>,
+) -> Result<Port, Refusal> {
     let mask = Mask::new(
         request.update_mask.as_ref(),
         &[],
@@ -152,6 +175,7 @@ fn changed(old: &Port, request: &proto::UpdatePortRequest) -> Result<Port, Refus
             ("limit_from", request.limit_from.is_some()),
             ("limit_to", request.limit_to.is_some()),
             ("protected", request.protected),
+            ("vlans", !request.vlans.is_empty()),
             ("labels", !request.labels.is_empty()),
             ("description", !request.description.is_empty()),
         ],
@@ -172,6 +196,9 @@ fn changed(old: &Port, request: &proto::UpdatePortRequest) -> Result<Port, Refus
     }
     if mask.names("protected") {
         settings.protected = request.protected;
+    }
+    if mask.names("vlans") {
+        new.vlans = vlans()?;
     }
     if mask.names("name") {
         new.name = parse("name", &request.name)?;
@@ -195,7 +222,8 @@ impl Control {
             return Err(Refusal::invalid("network_id", "", "required: a network's id or name"));
         }
         let network_id = self.find_network(&request.network_id)?;
-        let new = NewRequest::new(request, network_id)?;
+        let vlans = |locator: &Locator| self.parse_vlans(&request.vlans, locator);
+        let new = NewRequest::new(request, network_id, vlans)?;
         if let Some(existing) = new.id.and_then(|id| self.ports.get(&id)) {
             return if existing.model.asked == new.asked {
                 Ok(Decided::unchanged(self.port_view(existing)))
@@ -219,6 +247,7 @@ impl Control {
             id: new.id.unwrap_or_else(Uuid::new_v4),
             name: new.name.unwrap_or_else(|| self.choose_name("port")),
             network_id,
+            vlans: new.vlans,
             locator: new.locator,
             settings: new.settings,
             labels: new.labels,
@@ -228,7 +257,7 @@ impl Control {
             updated_at: now,
         };
         if request.validate_only {
-            return Ok(Decided::unchanged(view::port(&self.networks[&network_id].model, &port)));
+            return Ok(Decided::unchanged(self.new_port_view(&port)));
         }
         Ok(Self::put_port(None, port))
     }
@@ -241,16 +270,9 @@ impl Control {
 
     /// Takes a stored port into the state.
     pub(super) fn adopt_port(&mut self, model: Port) {
-        let network = self
-            .networks
-            .get_mut(&model.network_id)
-            .expect("the store and the API check the network");
-        let place = self.dataplane.place(network.key);
-        network.ports.insert(model.id);
-        if !locators::listens(&model.locator) {
-            let member = compile::bridge(&network.model, &model, place);
-            network.bridges.insert(place.port.slot, member);
-        }
+        // The store and the API check the network.
+        let place = self.dataplane.place(self.networks[&model.network_id].key);
+        self.enlist(&model, place);
         self.port_names.insert(model.name.clone(), model.id);
         self.by_port.insert(place.port, Owner::Port(model.id));
         let entry = PortEntry {
@@ -270,18 +292,18 @@ impl Control {
 
     /// Opens a port that is stored. One that cannot be is refused, and deleted.
     pub(super) fn begin_port(&mut self, port: &Port) -> Result<(), Refusal> {
-        let (id, network) = (port.id, port.network_id);
-        self.unpublished.insert(network);
+        let id = port.id;
+        self.unpublished.extend(port.networks());
         if let Err(error) = self.open_port(id, None) {
             tracing::warn!(%id, %error, "a port cannot be made: refused");
             self.forget_port(id);
-            self.tell_network(network);
+            port.networks().for_each(|network| self.tell_network(network));
             self.commit(&[&Change::DeletePort(id)])?;
             return Err(locators::refused(&port.locator, error));
         }
         tracing::info!(port = port.name.as_str(), %id, locator = %port.locator, "port created");
         self.tell_port(id);
-        self.tell_network(network);
+        port.networks().for_each(|network| self.tell_network(network));
         Ok(())
     }
 
@@ -343,7 +365,7 @@ impl Control {
         }
     }
 
-    /// Takes a port and who is connected to it out of the state; its network is still to be
+    /// Takes a port and who is connected to it out of the state; its networks are still to be
     /// published.
     pub(super) fn forget_port(&mut self, id: Uuid) {
         let Some(entry) = self.ports.remove(&id) else { return };
@@ -351,14 +373,14 @@ impl Control {
         self.by_port.remove(&entry.place.port);
         let clients = entry.clients.into_values();
         let clients: Vec<_> = clients.map(|client| (client.place, client.attached)).collect();
-        if let Some(network) = self.networks.get_mut(&entry.model.network_id) {
-            network.ports.remove(&id);
-            let places = clients.iter().map(|(place, _)| *place).chain([entry.place]);
-            for place in places {
-                network.bridges.remove(&place.port.slot);
-                self.by_port.remove(&place.port);
-                self.dataplane.release(network.key, place);
-            }
+        let places: Vec<_> = clients.iter().map(|(place, _)| *place).chain([entry.place]).collect();
+        for network in entry.model.networks() {
+            self.strike(id, network, &places);
+        }
+        let home = self.networks[&entry.model.network_id].key;
+        for place in places {
+            self.by_port.remove(&place.port);
+            self.dataplane.release(home, place);
         }
         let attached = clients.into_iter().map(|(_, attached)| attached).chain(entry.attached);
         self.closing.extend(attached.map(Attached::stop));
@@ -384,7 +406,7 @@ impl Control {
         let page = Page::new(request.page_size, &request.page_token, &request.name_prefix)?;
         let view = |id| {
             let entry = self.ports.get(&id)?;
-            let is_wanted = only.is_none_or(|only| only == entry.model.network_id);
+            let is_wanted = only.is_none_or(|only| entry.model.is_in(only));
             is_wanted.then(|| self.port_view(entry))
         };
         let (ports, next_page_token) = page.of(&self.port_names, view);
@@ -400,7 +422,8 @@ impl Control {
         let entry = &self.ports[&id];
         let old = entry.model.clone();
         Refusal::unless_etag("port", &old.name, &request.etag, view::etag(old.updated_at))?;
-        let mut new = changed(&old, request)?;
+        let vlans = || self.parse_vlans(&request.vlans, &old.locator);
+        let mut new = changed(&old, request, vlans)?;
         if new == old {
             return Ok(Decided::unchanged(self.port_view(entry)));
         }
@@ -416,14 +439,23 @@ impl Control {
 
     /// Puts a changed port in the place of what it was.
     pub(super) fn change_port(&mut self, old: &Port, new: Port) {
-        let (id, network_id) = (new.id, new.network_id);
+        let id = new.id;
         self.port_names.remove(&old.name);
         self.port_names.insert(new.name.clone(), id);
-        if let Some(entry) = self.ports.get_mut(&id) {
-            entry.model = new;
-        }
+        let Some(entry) = self.ports.get_mut(&id) else { return };
+        entry.model = new.clone();
+        let (place, places) = (entry.place, entry.places());
+        let left: Vec<_> = old.networks().filter(|network| !new.is_in(*network)).collect();
+        left.iter().for_each(|network| self.strike(id, *network, &places));
+        self.enlist(&new, place);
         self.follow_port(id);
-        self.unpublished.insert(network_id);
+        let joined = new.networks().filter(|network| !old.is_in(*network));
+        // They have other members than before.
+        joined.chain(left.iter().copied()).for_each(|network| self.tell_network(network));
+        if !left.is_empty() {
+            // Without watchers there is nobody to tell.
+            self.port_events.send(watch::Change::left(id, left)).ok();
+        }
         self.tell_port(id);
     }
 
@@ -431,13 +463,8 @@ impl Control {
     pub(super) fn follow_port(&mut self, id: Uuid) {
         let Some(entry) = self.ports.get_mut(&id) else { return };
         entry.view = None;
-        let Some(network) = self.networks.get_mut(&entry.model.network_id) else { return };
-        let places = entry.clients.values().map(|client| client.place).chain([entry.place]);
-        for place in places {
-            if let Some(member) = network.bridges.get_mut(&place.port.slot) {
-                *member = compile::bridge(&network.model, &entry.model, place);
-            }
-        }
+        let (port, places) = (entry.model.clone(), entry.members());
+        places.into_iter().for_each(|place| self.join(&port, place));
     }
 
     /// Deletes a port.
@@ -458,12 +485,11 @@ impl Control {
     /// Puts the deletion of a port in force.
     pub(super) fn apply_port_deletion(&mut self, id: Uuid) {
         let Some(entry) = self.ports.get(&id) else { return };
-        let (name, network_id) = (entry.model.name.clone(), entry.model.network_id);
+        let model = entry.model.clone();
         self.forget_port(id);
-        self.unpublished.insert(network_id);
-        tracing::info!(port = name.as_str(), %id, "port deleted");
-        self.tell_port_gone(id, network_id);
-        self.tell_network(network_id);
+        tracing::info!(port = model.name.as_str(), %id, "port deleted");
+        self.tell_port_gone(id, model.networks().collect());
+        model.networks().for_each(|network| self.tell_network(network));
     }
 
     /// Takes over what a port's endpoint reports.
@@ -487,13 +513,15 @@ impl Control {
     /// Makes somebody who has connected to a port a member of its network.
     pub(super) fn admit(&mut self, id: Uuid, arrival: Arrival, exported: Option<Exported>) {
         let Some(entry) = self.ports.get_mut(&id) else { return };
-        let Some(network) = self.networks.get_mut(&entry.model.network_id) else { return };
-        let place = self.dataplane.place(network.key);
+        let Some(network) = self.networks.get(&entry.model.network_id).map(|it| it.key) else {
+            return;
+        };
+        let place = self.dataplane.place(network);
         let remote = arrival.remote().to_owned();
         let since = Timestamp::try_from(arrival.since()).unwrap_or_else(|_| Timestamp::now());
         let new = NewPort {
             place,
-            network: network.key,
+            network,
             name: entry.model.name.to_string(),
             spec: PortSpec::Member(arrival),
         };
@@ -504,15 +532,14 @@ impl Control {
                     let port = entry.model.name.as_str();
                     tracing::warn!(port, %remote, %error, unsaid, "a connection is refused");
                 }
-                return self.dataplane.release(network.key, place);
+                return self.dataplane.release(network, place);
             }
         };
-        let member = compile::bridge(&network.model, &entry.model, place);
-        network.bridges.insert(place.port.slot, member);
         self.by_port.insert(place.port, Owner::Client { port: id, slot: place.port.slot });
         entry.clients.insert(place.port.slot, Client { place, remote, since, attached });
         entry.view = None;
-        self.unpublished.insert(entry.model.network_id);
+        let port = entry.model.clone();
+        self.join(&port, place);
         self.tell_port(id);
     }
 
@@ -544,15 +571,16 @@ impl Control {
         if let Some(listener) = &entry.attached {
             listener.counters().add_all(client.attached.counters());
         }
-        let network_id = entry.model.network_id;
-        if let Some(network) = self.networks.get_mut(&network_id) {
+        for id in entry.model.networks() {
+            let Some(network) = self.networks.get_mut(&id) else { continue };
             network.bridges.remove(&slot);
-            self.dataplane.release(network.key, client.place);
+            self.unpublished.insert(id);
         }
+        let home = self.networks[&entry.model.network_id].key;
+        self.dataplane.release(home, client.place);
         self.by_port.remove(&client.place.port);
         // Its task has ended, or soon does; nobody waits for it.
         drop(client.attached.stop());
-        self.unpublished.insert(network_id);
         self.tell_port(id);
     }
 
@@ -573,15 +601,14 @@ impl Control {
     pub(super) fn tell_port(&mut self, id: Uuid) {
         let Some(entry) = self.ports.get_mut(&id) else { return };
         (entry.view, entry.told) = (None, entry.state);
-        let network = entry.model.network_id;
+        let networks = entry.model.networks().collect();
         let object = self.shared_port_view(id);
         // Without watchers there is nobody to tell.
-        self.port_events.send(watch::Change { id, network, at: unix_ms(), object }).ok();
+        self.port_events.send(watch::Change::new(id, networks, object)).ok();
     }
 
-    pub(super) fn tell_port_gone(&self, id: Uuid, network: Uuid) {
-        let gone = watch::Change { id, network, at: unix_ms(), object: None };
-        self.port_events.send(gone).ok();
+    pub(super) fn tell_port_gone(&self, id: Uuid, networks: Vec<Uuid>) {
+        self.port_events.send(watch::Change::new(id, networks, None)).ok();
     }
 
     fn port_view(&self, entry: &PortEntry) -> proto::Port {
@@ -599,7 +626,7 @@ impl Control {
             error: entry.error.to_string(),
             attachments: attachments.collect(),
             refused_clients: entry.attached.as_ref().map_or(0, Attached::refused_clients),
-            ..view::port(&self.networks[&model.network_id].model, model)
+            ..self.new_port_view(model)
         }
     }
 
@@ -618,12 +645,13 @@ impl Control {
         let only = self.find_only(&request.network_id)?;
         let ids: Vec<_> = self.port_names.values().copied().collect();
         let present = ids.into_iter().filter_map(|id| {
-            let network = self.ports.get(&id)?.model.network_id;
-            if only.is_some_and(|only| only != network) {
+            let port = &self.ports.get(&id)?.model;
+            if only.is_some_and(|only| !port.is_in(only)) {
                 return None;
             }
+            let networks = port.networks().collect();
             let object = Some(self.shared_port_view(id)?);
-            Some(watch::Change { id, network, at: unix_ms(), object })
+            Some(watch::Change::new(id, networks, object))
         });
         let present = present.collect();
         Ok(watch::Watch { present, changes: self.port_events.subscribe(), network: only })

@@ -56,22 +56,17 @@ impl Control {
                 network.members.insert(nic.place.port.slot, member);
                 (nic.model.name.to_string(), nic.model.network_id)
             }
-            Owner::Port(id) => self.relocate_port(id, None, reactor)?,
-            Owner::Client { port, slot } => self.relocate_port(port, Some(slot), reactor)?,
+            Owner::Port(id) => return self.relocate_port(id, None, reactor),
+            Owner::Client { port, slot } => return self.relocate_port(port, Some(slot), reactor),
         };
         // Until this is published, frames for it go to the reactor that it has left.
         self.unpublished.insert(network);
         Some(name)
     }
 
-    fn relocate_port(
-        &mut self,
-        id: Uuid,
-        client: Option<u32>,
-        reactor: u16,
-    ) -> Option<(String, Uuid)> {
+    fn relocate_port(&mut self, id: Uuid, client: Option<u32>, reactor: u16) -> Option<String> {
         let entry = self.ports.get_mut(&id)?;
-        let network = self.networks.get_mut(&entry.model.network_id)?;
+        let network = self.networks.get(&entry.model.network_id)?;
         let (place, attached) = match client {
             None => (&mut entry.place, entry.attached.as_ref()?),
             Some(slot) => {
@@ -80,10 +75,7 @@ impl Control {
             }
         };
         self.dataplane.relocate(network.key, place, attached, reactor);
-        // A listener is in no table.
-        if let Some(member) = network.bridges.get_mut(&place.port.slot) {
-            *member = compile::bridge(&network.model, &entry.model, *place);
-        }
-        Some((entry.model.name.to_string(), entry.model.network_id))
+        self.follow_port(id);
+        Some(self.ports.get(&id)?.model.name.to_string())
     }
 }

@@ -180,7 +180,16 @@ fn role(role: Option<PortRole>) -> proto::PortRole {
     }
 }
 
-/// The API's view of a port, as one that is just made.
+/// The API's view of a VLAN of a port; without its network's name.
+pub(super) fn tagged(tagged: &model::TaggedNetwork) -> proto::TaggedNetwork {
+    proto::TaggedNetwork {
+        vid: tagged.vid.get().into(),
+        network_id: tagged.network_id.to_string(),
+        network_name: String::new(),
+    }
+}
+
+/// The API's view of a port, as one that is just made; without its VLANs.
 pub(super) fn port(network: &model::Network, port: &model::Port) -> proto::Port {
     proto::Port {
         id: port.id.to_string(),
@@ -204,5 +213,6 @@ pub(super) fn port(network: &model::Network, port: &model::Port) -> proto::Port 
         requested_role: role(port.settings.role).into(),
         requested_mac_limit: port.settings.mac_limit.unwrap_or(0),
         refused_clients: 0,
+        vlans: Vec::new(),
     }
 }

@@ -31,12 +31,33 @@ const SETTLING: Duration = Duration::from_millis(100);
 /// An object is there, has changed, or is gone.
 #[derive(Debug, Clone)]
 pub(super) struct Change<T> {
-    pub(super) id: Uuid,
-    /// The network that it is, or was, in.
-    pub(super) network: Uuid,
-    pub(super) at: i64,
+    id: Uuid,
+    /// The networks that it is, or was, in: several of a trunk alone.
+    networks: Arc<[Uuid]>,
+    at: i64,
     /// Absent: it is gone.
-    pub(super) object: Option<Arc<T>>,
+    object: Option<Arc<T>>,
+    /// It is gone from these networks alone.
+    is_elsewhere: bool,
+}
+
+impl<T> Change<T> {
+    pub(super) fn new(id: Uuid, networks: Vec<Uuid>, object: Option<Arc<T>>) -> Self {
+        Self { id, networks: networks.into(), at: unix_ms(), object, is_elsewhere: false }
+    }
+
+    /// That it is in these networks no longer, but in others.
+    pub(super) fn left(id: Uuid, networks: Vec<Uuid>) -> Self {
+        Self { is_elsewhere: true, ..Self::new(id, networks, None) }
+    }
+
+    /// Whether it is told to who watches this network, or all.
+    fn is_for(&self, network: Option<Uuid>) -> bool {
+        match network {
+            Some(network) => self.networks.contains(&network),
+            None => !self.is_elsewhere,
+        }
+    }
 }
 
 /// What one watcher is to be told.
@@ -131,7 +152,7 @@ pub(super) fn stream<E: Event>(
 ) -> Response<Events<E>> {
     let Watch { present, changes, network } = watch;
     let changes = BroadcastStream::new(changes).filter_map(move |change| match change {
-        Ok(change) if network.is_some_and(|network| network != change.network) => None,
+        Ok(change) if !change.is_for(network) => None,
         Ok(change) => Some(Ok(event(change))),
         Err(lost) => Some(Err(Status::resource_exhausted(format!(
             "the watcher is too slow ({lost}): watch again"

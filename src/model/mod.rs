@@ -7,7 +7,7 @@ pub mod l2;
 mod port;
 
 pub use l2::{HasGateway, L2Policy, L2Rules, NetworkKind, PortRole, PortSecurity};
-pub use port::{Port, PortSettings};
+pub use port::{Port, PortSettings, TaggedNetwork};
 
 use crate::{addr::MacAddr, wire::dns};
 use ipnet::{Ipv4Net, Ipv6Net};

@@ -31,7 +31,11 @@ pub(crate) async fn run(
         // Of a vNIC's own MAC nothing is learned, and so nothing ages.
         let age = if mac.r#static { "static".into() } else { format!("{}s", mac.age_seconds) };
         let vlan = if mac.vid == 0 { String::new() } else { mac.vid.to_string() };
-        let behind = if mac.nic.is_empty() { &mac.port } else { &mac.nic };
+        let behind = match mac.port_vid {
+            0 if mac.nic.is_empty() => mac.port.clone(),
+            0 => mac.nic.clone(),
+            vid => format!("{}, VLAN {vid}", mac.port),
+        };
         let cells = vec![
             mac.mac.as_str().into(),
             vlan.into(),

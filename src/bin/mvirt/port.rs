@@ -15,16 +15,17 @@ use mvirt_net::{
     locator::KINDS,
     proto::{
         CreatePortRequest, DeletePortRequest, GetNicStatsRequest, GetPortRequest, ListPortsRequest,
-        ListPortsResponse, Port, PortRole, RateLimit, UpdatePortRequest, WatchPortsRequest,
-        get_port_request::Identifier,
+        ListPortsResponse, Port, PortRole, RateLimit, TaggedNetwork, UpdatePortRequest,
+        WatchPortsRequest, get_port_request::Identifier,
     },
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, str::FromStr};
 
 const EXAMPLES: &str = "\
 Examples:
   mvirt port create lab stream-listen://127.0.0.1:9999   # QEMU: -netdev socket,connect=
   mvirt port create lab tap://tap0
+  mvirt port create lab tap://tap0 --vlan 10=red,20=blue  # a trunk: untagged frames are of lab
   mvirt port kinds                                       # what else there is";
 
 #[derive(Debug, Subcommand)]
@@ -88,10 +89,29 @@ impl From<Role> for PortRole {
     }
 }
 
+/// A VLAN of a trunk, written `10=lab`.
+#[derive(Debug, Clone)]
+struct Vlan(TaggedNetwork);
+
+impl FromStr for Vlan {
+    type Err = String;
+
+    fn from_str(written: &str) -> Result<Self, String> {
+        let (vid, network) = written.split_once('=').unwrap_or((written, ""));
+        let network_id = network.to_owned();
+        match vid.parse() {
+            Ok(vid) if (1..=4094).contains(&vid) && !network_id.is_empty() => {
+                Ok(Self(TaggedNetwork { vid, network_id, ..Default::default() }))
+            }
+            _ => Err("expected a VLAN from 1 to 4094 and a network, like 10=lab".into()),
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Create {
-    /// Network, by name or id
+    /// Network, by name or id; of a trunk, that of frames without a tag, unless a --vlan has it, too
     #[arg(add = complete::networks())]
     network: String,
     /// What it is made of, like stream-listen://127.0.0.1:9999
@@ -102,6 +122,9 @@ pub(crate) struct Create {
     /// What it leads to
     #[arg(long, default_value = "auto")]
     role: Role,
+    /// Make it a trunk: frames with the tag of a VLAN are of its network, like 10=lab
+    #[arg(long, value_name = "VID=NETWORK", value_delimiter = ',')]
+    vlan: Vec<Vlan>,
     /// MACs that are learned behind it [default: as its role has it]
     #[arg(long, value_name = "COUNT", default_value = "0", hide_default_value = true)]
     mac_limit: u32,
@@ -136,6 +159,12 @@ pub(crate) struct Update {
     /// What it leads to
     #[arg(long)]
     role: Option<Role>,
+    /// The VLANs of a trunk, in place of all that it has
+    #[arg(long, value_name = "VID=NETWORK", value_delimiter = ',')]
+    vlan: Vec<Vlan>,
+    /// Make it no trunk: all its frames are of its network
+    #[arg(long, conflicts_with = "vlan")]
+    clear_vlans: bool,
     /// MACs that are learned behind it; 0: as its role has it
     #[arg(long, value_name = "COUNT")]
     mac_limit: Option<u32>,
@@ -213,6 +242,7 @@ impl Create {
             name: self.name,
             locator: self.locator,
             role: PortRole::from(self.role).into(),
+            vlans: self.vlan.into_iter().map(|Vlan(tagged)| tagged).collect(),
             mac_limit: self.mac_limit,
             limit_from: limit("--limit-from", &self.limit_from)?,
             limit_to: limit("--limit-to", &self.limit_to)?,
@@ -239,6 +269,9 @@ impl Update {
         mask.set("role", &mut request.role, self.role.map(|role| PortRole::from(role).into()));
         mask.set("mac_limit", &mut request.mac_limit, self.mac_limit);
         mask.set("protected", &mut request.protected, self.protected);
+        let vlans = self.vlan.into_iter().map(|Vlan(tagged)| tagged).collect::<Vec<_>>();
+        let vlans = (self.clear_vlans || !vlans.is_empty()).then_some(vlans);
+        mask.set("vlans", &mut request.vlans, vlans);
         let from = rates("--limit-from", self.clear_limit_from, &self.limit_from)?;
         mask.set("limit_from", &mut request.limit_from, from);
         let to = rates("--limit-to", self.clear_limit_to, &self.limit_to)?;
@@ -275,8 +308,9 @@ async fn list(client: &mut Client, network_id: String, out: &Output) -> Result<(
         request.page_token = page.next_page_token;
     }
     // The first five fit a terminal of 80 columns; `-o wide` has the rest.
-    const HEADER: &[&str] =
-        &["NAME", "NETWORK", "STATE", "CLIENTS", "LOCATOR", "ROLE", "MACS", "ID", "LABELS"];
+    const HEADER: &[&str] = &[
+        "NAME", "NETWORK", "STATE", "CLIENTS", "LOCATOR", "ROLE", "MACS", "VLANS", "ID", "LABELS",
+    ];
     let mut table = Table::new(HEADER, 5);
     for port in &response.ports {
         let cells = vec![
@@ -287,6 +321,7 @@ async fn list(client: &mut Client, network_id: String, out: &Output) -> Result<(
             port.locator.as_str().into(),
             role(port).into(),
             port.mac_limit.into(),
+            vlans(port).into(),
             port.id.as_str().into(),
             mask::labels(&port.labels).into(),
         ];
@@ -339,6 +374,12 @@ async fn watch(client: &mut Client, network_id: String, out: &Output) -> Result<
     Ok(())
 }
 
+/// Returns the VLANs of a trunk, as they are written.
+fn vlans(port: &Port) -> String {
+    let vlans = port.vlans.iter().map(|it| format!("{}={}", it.vid, it.network_name));
+    vlans.collect::<Vec<_>>().join(",")
+}
+
 /// Returns a port's role in one word.
 fn role(port: &Port) -> &'static str {
     match port.role() {
@@ -353,6 +394,7 @@ fn show(port: &Port, out: &Output) -> Result<(), Failure> {
         ("name", port.name.as_str().into()),
         ("id", port.id.as_str().into()),
         ("network", port.network_name.as_str().into()),
+        ("vlans", vlans(port).into()),
         ("locator", port.locator.as_str().into()),
         ("state", Cell::port_state(port.state())),
         ("error", port.error.as_str().into()),

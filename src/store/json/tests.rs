@@ -116,6 +116,7 @@ fn ports_are_kept_and_go_with_their_network() {
         id: Uuid::new_v4(),
         name: "lan".parse().unwrap(),
         network_id: network.id,
+        vlans: Vec::new(),
         locator: "stream-listen://127.0.0.1:9999".parse().unwrap(),
         settings: PortSettings::default(),
         labels: Labels::new(),
