@@ -253,7 +253,7 @@ fn guests_whose_tags_pass_reach_no_other_network_by_them() {
     assert_eq!(manual.drops(TRUNK), [(DropReason::VlanNotAllowed, 2)]);
     // Within a VLAN they are nobody else's, and go both ways.
     let inner = frame(EVERYBODY, mac(RED_GUEST), &tag(20), "inner");
-    manual.sends(RED_GUEST, &[inner.clone()]);
+    manual.sends(RED_GUEST, std::slice::from_ref(&inner));
     let outer = frame(EVERYBODY, mac(RED_GUEST), &[tag(10), tag(20)].concat(), "inner");
     assert_eq!(manual.heard(TRUNK), [outer]);
     let back = frame(EVERYBODY, STRANGER, &[tag(10), tag(20)].concat(), "back");

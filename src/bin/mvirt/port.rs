@@ -111,7 +111,7 @@ impl FromStr for Vlan {
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Create {
-    /// Network, by name or id; of a trunk, that of frames without a tag, unless a --vlan has it, too
+    /// Network, by name or id; of a trunk, that of untagged frames, unless a --vlan has it, too
     #[arg(add = complete::networks())]
     network: String,
     /// What it is made of, like stream-listen://127.0.0.1:9999

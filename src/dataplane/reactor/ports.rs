@@ -436,7 +436,8 @@ impl Ports {
     }
 
     /// Delivers frames that nobody waits with, by a trunk as those of `vlan`: what their port does
-    /// not take at once is dropped, and counted there. `timed` is called around that, as in [`Ports::publish_touched`].
+    /// not take at once is dropped, and counted there. `timed` is called around that, as in
+    /// [`Ports::publish_touched`].
     pub fn deliver(
         &mut self,
         (port, vlan): (PortId, Option<VlanId>),

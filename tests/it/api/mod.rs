@@ -6,4 +6,5 @@ mod objects;
 mod ports;
 mod strangers;
 mod switched;
+mod trunks;
 mod watches;

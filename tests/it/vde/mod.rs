@@ -6,3 +6,4 @@ mod hostile;
 mod plug;
 mod stock;
 mod switches;
+mod trunk;

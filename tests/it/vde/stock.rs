@@ -109,7 +109,15 @@ pub(super) struct Switch(Child);
 
 impl Switch {
     pub(super) fn start(directory: &Path) -> Self {
+        Self::told(directory, "")
+    }
+
+    /// With commands of its console.
+    pub(super) fn told(directory: &Path, commands: &str) -> Self {
+        let file = directory.with_extension("rc");
+        std::fs::write(&file, commands).unwrap();
         let mut command = Command::new("vde_switch");
+        command.arg("-f").arg(file);
         // It ends with its standard input unless it is a daemon.
         let command = command.arg("-s").arg(directory).stdin(Stdio::piped());
         let switch = Self(command.stdout(Stdio::null()).spawn().unwrap());
