@@ -1,21 +1,23 @@
 //! The packet path from ring to ring on one core: hot, every line in its cache; with many routes;
 //! with many vNICs.
 //!
-//! `cargo bench --bench pipeline` times it; `-- --bursts N LEN` carries N bursts of frames of LEN
-//! octets and nothing else, for `scripts/instructions.sh` to count.
+//! `cargo bench --bench pipeline` times it; `-- --bursts N LEN [switched]` carries N bursts of
+//! frames of LEN octets and nothing else, for `scripts/instructions.sh` to count.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 
 mod relay;
 
 use criterion::{Criterion, Throughput};
 use mvirt_net::dataplane::frame::BURST;
-use relay::Relay;
+use relay::{Kind, Relay};
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     if let Some(at) = args.iter().position(|arg| arg == "--bursts") {
         let number = |at: usize| args[at].parse::<usize>().unwrap();
-        let mut relay = Relay::new(number(at + 2), 2, 0);
+        let switched = args.get(at + 3).is_some_and(|kind| kind == "switched");
+        let kind = if switched { Kind::Switched } else { Kind::Routed(0) };
+        let mut relay = Relay::new(number(at + 2), 2, kind);
         (0..number(at + 1)).for_each(|_| relay.burst());
         assert_eq!(relay.delivered(), (number(at + 1) * BURST) as u64);
         return;
@@ -24,17 +26,20 @@ fn main() {
     let mut group = criterion.benchmark_group("pipeline");
     group.throughput(Throughput::Elements(BURST as u64));
     for len in [64, 512, 1500] {
-        let mut relay = Relay::new(len, 2, 0);
-        group.bench_function(format!("{len} octets"), |bencher| bencher.iter(|| relay.burst()));
+        for (kind, name) in [(Kind::Routed(0), "routed"), (Kind::Switched, "switched")] {
+            let mut relay = Relay::new(len, 2, kind);
+            let name = format!("{len} octets, {name}");
+            group.bench_function(name, |bencher| bencher.iter(|| relay.burst()));
+        }
     }
     for routes in [10, 10_000, 1_000_000] {
-        let mut relay = Relay::new(64, 2, routes);
+        let mut relay = Relay::new(64, 2, Kind::Routed(routes));
         group.bench_function(format!("64 octets, {routes} routes"), |bencher| {
             bencher.iter(|| relay.burst_to_routes());
         });
     }
     for guests in [2, 16, 128, 1000] {
-        let mut relay = Relay::new(64, guests, 0);
+        let mut relay = Relay::new(64, guests, Kind::Routed(0));
         group.throughput(Throughput::Elements(BURST as u64 * u64::from(guests)));
         group.bench_function(format!("64 octets, {guests} vNICs send"), |bencher| {
             bencher.iter(|| relay.turn());

@@ -8,20 +8,22 @@ command -v valgrind >/dev/null || { apt-get update -qq && apt-get install -y -qq
 program=$(cargo bench --locked --bench pipeline --no-run --message-format=json-render-diagnostics |
     sed -n 's/.*"name":"pipeline".*"executable":"\([^"]*\)".*/\1/p')
 
-# Of so many bursts of 64 frames.
+# Of so many bursts of 64 frames in a network of this kind.
 count() {
-    valgrind --tool=callgrind --callgrind-out-file=/dev/null "$program" --bursts "$1" "$2" 2>&1 |
+    valgrind --tool=callgrind --callgrind-out-file=/dev/null "$program" --bursts "$1" "$2" "$3" 2>&1 |
         sed -n 's/.*Collected : //p'
 }
 
 check() {
-    local len=$1 bound=$2 few many
-    few=$(count 1000 "$len")
-    many=$(count 3000 "$len")
+    local kind=$1 len=$2 bound=$3 few many
+    few=$(count 1000 "$len" "$kind")
+    many=$(count 3000 "$len" "$kind")
     local frame=$(((many - few) / (2000 * 64)))
-    echo "$frame instructions a frame of $len octets (at most $bound)"
+    echo "$frame instructions a $kind frame of $len octets (at most $bound)"
     [ "$frame" -le "$bound" ]
 }
 
-check 64 675
-check 1500 1030
+check routed 64 675
+check routed 1500 1030
+check switched 64 700
+check switched 1500 1100

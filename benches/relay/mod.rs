@@ -18,12 +18,14 @@ use mvirt_net::{
     dataplane::{
         forward::{
             Domain, FibBuilder, Network,
+            switched::Switched,
             tables::{Member, NetworkKey, PortId, Role, Routed, Vnic},
         },
         frame::{BURST, offload::Offloads},
         port::vhost_user::{Plan, VhostUserPort},
         reactor::{pipeline::Pipeline, ports::Ports},
     },
+    model::l2::{HasGateway, L2Policy, Members},
     wire::{ethernet, ipv4, udp},
 };
 use std::{
@@ -105,23 +107,36 @@ fn route(number: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(0x0b00_0000 + number)
 }
 
-/// A UDP datagram in a frame of `len` octets between two vNICs, by way of the gateway.
-fn frame(from: u32, to: u32, len: usize) -> Vec<u8> {
+/// A UDP datagram in a frame of `len` octets between two vNICs: to the gateway's MAC, or the
+/// receiver's own.
+fn frame(from: u32, to: u32, len: usize, kind: Kind) -> Vec<u8> {
     let addresses = [from, to].map(|slot| ipv4(slot).to_string());
     let payload = vec![0; len - (ethernet::HEADER_LEN + ipv4::HEADER_LEN + udp::HEADER_LEN)];
-    Udp4::new(mac(from).0, &addresses[0], &addresses[1], &payload).frame()
+    let mut frame = Udp4::new(mac(from).0, &addresses[0], &addresses[1], &payload).frame();
+    if kind == Kind::Switched {
+        frame[..6].copy_from_slice(&mac(to).0);
+    }
+    frame
+}
+
+/// What the guests' network is.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Kind {
+    /// A routed one, in which so many addresses are routed to the second guest besides.
+    Routed(u32),
+    Switched,
 }
 
 impl Relay {
-    /// Between so many guests, each of which sends frames of `len` octets to the next; besides, so
-    /// many addresses are routed to the second one.
-    pub(crate) fn new(len: usize, guests: u32, routes: u32) -> Self {
+    /// Between so many guests, each of which sends frames of `len` octets to the next.
+    pub(crate) fn new(len: usize, guests: u32, kind: Kind) -> Self {
+        let routes = if let Kind::Routed(routes) = kind { routes } else { 0 };
         let now = Instant::now();
         let mut ports = Ports::default();
         let mut fib = FibBuilder::default();
         let mut members = Vec::new();
         let guest = |slot| {
-            let (guest, vhost_user) = Guest::new(&frame(slot, (slot + 1) % guests, len));
+            let (guest, vhost_user) = Guest::new(&frame(slot, (slot + 1) % guests, len, kind));
             let vnic = Vnic::new(port(slot), mac(slot), 1500);
             let vnic = Arc::new(Vnic { ipv4: Some(ipv4(slot)), ..vnic });
             let member = Member { reactor: 0, role: Role::Guest(vnic) };
@@ -135,7 +150,7 @@ impl Relay {
             guest
         };
         let guests = (0..guests).map(guest).collect();
-        let domain = Domain::Routed(Routed {
+        let routed = |fib: FibBuilder| Routed {
             ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
             ipv4_broadcast: Some(Ipv4Addr::new(10, 0, 0, 255)),
             ipv6_prefix: None,
@@ -146,7 +161,14 @@ impl Relay {
             domain: None,
             segment: None,
             fib: fib.build(7),
-        });
+        };
+        let domain = match kind {
+            Kind::Routed(_) => Domain::Routed(routed(fib)),
+            Kind::Switched => {
+                let rules = L2Policy::default().in_force(HasGateway::No, Members::AllStrict);
+                Domain::Switched(Switched::new(&members, rules))
+            }
+        };
         ports.publish(&Arc::new(Network { key: KEY, members, domain }));
         Self { guests, ports, pipeline: Pipeline::default(), now, routes, random: 1 }
     }

@@ -6,7 +6,7 @@ use super::{
     fdb::{Fdb, Key},
     probe::{Finding, Prober},
     segment::Segment,
-    switched::Switched,
+    switched::{FastPath, Switched},
     tables::{Member, NetworkKey, PortId},
 };
 use crate::{
@@ -79,8 +79,16 @@ impl Learned {
     ) -> Effects {
         let (prober, port) = (self.prober.clone(), member.port());
         let guards = table.rules().loop_guard;
+        let fast_path = FastPath::new(member);
         self.with((key, table), now, |segment, now| {
             for (at, frame) in frames {
+                if let Some(to) = fast_path.as_ref().and_then(|path| path.check(frame)) {
+                    match table.unicast(member, to, 0, segment, now) {
+                        Ok(next_hop) => decisions.forward(at, next_hop),
+                        Err(verdict) => decisions.end(at, verdict),
+                    }
+                    continue;
+                }
                 let probe = if guards { prober.judge(key, port, frame.head()) } else { None };
                 if let Some(finding) = probe {
                     decisions.end(at, verdict(finding));

@@ -12,6 +12,10 @@
 //! hop or another verdict. Frames go on as they are: whatever their EtherType and tags, with the
 //! checksum and the segmentation that their sender left to be done.
 
+mod fast;
+
+pub(super) use fast::FastPath;
+
 use super::{
     Asker,
     fdb::{Key, Lesson, Limits, MOVES},
@@ -341,7 +345,7 @@ impl Switched {
     }
 
     /// Returns where a frame to a single MAC goes.
-    fn unicast(
+    pub(super) fn unicast(
         &self,
         member: &Member,
         to: MacAddr,

@@ -14,7 +14,7 @@ use crate::{
         l2::{HasGateway, Members},
     },
     wire::{
-        Writer, arp, icmpv6, udp,
+        Writer, arp, checksum, icmpv6, udp,
         vnet::{SegmentKind, Segments},
     },
 };
@@ -454,7 +454,56 @@ fn what_is_left_to_be_done_must_fit_the_packet_behind_all_tags() {
     assert_eq!(check_offload(&cut_off), Err(DropReason::FrameTooShort));
 }
 
+/// The vNIC of the number, which is 10.0.0.number.
+fn vnic_with_address(number: u8, security: PortSecurity) -> Member {
+    let mut vnic = Vnic::new(port(number), MacAddr(mac(number)), 1500);
+    (vnic.ipv4, vnic.settings.port_security) = (Some([10, 0, 0, number].into()), security);
+    Member { reactor: 0, role: Role::Guest(Arc::new(vnic)) }
+}
+
+/// A packet of vNIC 1 with its address, which is `len` octets long with its Ethernet header.
+fn packet(to: [u8; 6], protocol: u8, len: usize) -> Vec<u8> {
+    let mut octets = [&to[..], &mac(1), &[8, 0], &[0; 60]].concat();
+    octets[14..24].copy_from_slice(&[0x45, 0, 0, len as u8 - 14, 0, 0, 0, 0, 64, protocol]);
+    octets[26..38].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2, 4, 210, 0, 53]);
+    octets[46] = 0x50;
+    make_right(&mut octets);
+    octets
+}
+
+/// Makes the checksum of an IPv4 header right.
+fn make_right(octets: &mut [u8]) {
+    octets[24..26].fill(0);
+    let sum = checksum::checksum(&octets[14..34]);
+    octets[24..26].copy_from_slice(&sum.to_be_bytes());
+}
+
+#[test]
+fn ordinary_packets_go_the_short_way_and_others_do_not() {
+    let path = |security| FastPath::new(&vnic_with_address(1, security));
+    assert!(path(PortSecurity::Off).is_none(), "its MACs are learned");
+    let path = path(PortSecurity::Strict).unwrap();
+    for (protocol, offset) in [(6, 16), (17, 6)] {
+        for offload in [Offload::None, Offload::Checksum { start: 34, offset }] {
+            let plain = frame(&packet(UNKNOWN, protocol, 74), offload);
+            assert_eq!(path.check(&plain), Some(MacAddr(UNKNOWN)), "{protocol} {offload:?}");
+        }
+    }
+    for to in [ALL, GATEWAY_MAC.0] {
+        assert_eq!(path.check(&frame(&packet(to, 6, 74), Offload::None)), None);
+    }
+    // A source of another MAC, a tag, another address, a fragment.
+    for at in [11, 12, 29, 20] {
+        let mut octets = packet(UNKNOWN, 6, 74);
+        octets[at] ^= 0x89;
+        make_right(&mut octets);
+        assert_eq!(path.check(&frame(&octets, Offload::None)), None, "{at}");
+    }
+    assert!(FastPath::new(&bridge(3, PortRole::Access, |_| {})).is_none());
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
     fn nothing_goes_back_or_from_the_mac_of_another(
         frames in proptest::collection::vec((1..4_u8, 0..7_usize, 0..7_usize), 1..50),
@@ -480,6 +529,43 @@ proptest! {
                 5.. => prop_assert_eq!(decided, FLOOD),
                 _ => {}
             }
+        }
+    }
+
+    #[test]
+    fn the_short_way_says_nothing_that_the_general_one_does_not(
+        to in prop::sample::select(vec![mac(1), mac(2), mac(3), UNKNOWN, GATEWAY_MAC.0, ALL]),
+        protocol in prop_oneof![Just(6_u8), Just(17), any::<u8>()],
+        len in 30..200_usize,
+        changes in proptest::collection::vec(
+            (0..60_usize, prop_oneof![any::<u8>(), (0..8_u32).prop_map(|bit| 1 << bit),
+                prop::sample::select(vec![0, 1, 10, 67, 68, 129, 255])]), 0..4),
+        start in prop_oneof![Just(34_u16), any::<u16>()],
+        offset in prop_oneof![Just(6_u16), Just(16), any::<u16>()],
+        checksum: bool,
+        right in prop::bool::weighted(0.9),
+        security in prop::sample::select(vec![PortSecurity::Strict, PortSecurity::MacOnly]),
+    ) {
+        let members = [
+            vnic_with_address(1, security),
+            vnic_with_address(2, security),
+            bridge(3, PortRole::Uplink, |_| {}),
+        ];
+        let mut rig = Rig::new(members, L2Policy::default());
+        let mut octets = packet(to, protocol, len);
+        changes.iter().for_each(|(at, to)| octets[*at] = *to);
+        if right {
+            make_right(&mut octets);
+        }
+        let open = Offload::Checksum { start, offset };
+        let mut frame = frame(&octets, if checksum { open } else { Offload::None });
+        (frame.len, frame.head_len) = (len, len.min(octets.len()));
+        let path = FastPath::new(&rig.members[0]).unwrap();
+        if let Some(destination) = path.check(&frame) {
+            let member = &rig.members[0];
+            let short = rig.network.unicast(member, destination, 0, &rig.segment, rig.now);
+            let general = rig.network.decide(member, &mut frame, &mut rig.segment, rig.now);
+            prop_assert_eq!(short, general);
         }
     }
 
