@@ -1,12 +1,15 @@
 #!/bin/bash
-# fuzz.sh SECONDS: fuzzes every target for so long, from tests/fuzz/seeds on. Installs cargo-fuzz where it is missing. What was found worth
-# keeping goes to tests/fuzz/corpus; a crash, or an input that takes seconds, ends it with status 1 and a file in tests/fuzz/artifacts.
+# fuzz.sh SECONDS: fuzzes every target for so long, from tests/fuzz/seeds on; 0: builds them. Installs cargo-fuzz where it is missing. What
+# was found worth keeping goes to tests/fuzz/corpus; a crash, or an input that takes seconds, ends it with status 1 and a file in
+# tests/fuzz/artifacts.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
 command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
 # Sanitizers are a nightly feature; a stable compiler has them all the same.
 export RUSTC_BOOTSTRAP=1
+cargo fuzz build --fuzz-dir tests/fuzz
+[ "$seconds" != 0 ] || exit 0
 for target in packet session switch store api locator switchyard_message dives_advert vde_request stream_framing; do
     # As long as the longest frame (64 KiB and an Ethernet header), or as the guest's whole memory: work that grows with the length
     # shows only there. Nothing a guest sends may take a second, even in this slow build; the clock ticks every two.
