@@ -1,12 +1,16 @@
-/* Two guests on one core: DPDK's virtio-user ports send frames into one vNIC and receive them from another, check each
- * and count. Driven by bench/run.py, one command a line on stdin, one JSON object a line on stdout:
+/* Guests on one core: DPDK's virtio-user ports send frames into one vNIC and receive them from another, check each and
+ * count. Driven by bench/run.py, one command a line on stdin, one JSON object a line on stdout:
  *
- *   run SECONDS SIZE WAYS HEADERS_ONLY RATE      sends frames of SIZE octets; WAYS 1: port 0 to 1, 2: both ways;
+ *   run SECONDS SIZE WHO HEADERS_ONLY RATE       sends frames of SIZE octets;
+ *                                                WHO one: port 0 to 1, two: both ways, all: every port to random others,
+ *                                                flood: port 0 to all, which counts each copy, attacked: as one, while
+ *                                                port 2 sends to all as much as goes;
  *                                                HEADERS_ONLY: octets behind the headers are written once only;
  *                                                RATE: frames a second and way, 0: as many as go
  *   distance CPU                                 nanoseconds a cache line takes from here to CPU
  *
- * Arguments behind those of DPDK's EAL: for each port the guest's MAC, its IPv4 address and the MAC to send to.
+ * Arguments behind those of DPDK's EAL: for each port the guest's MAC, its IPv4 address, which follows on the one
+ * before, and the MAC that frames to it are sent to.
  * Build: cc -O3 -march=native bench/generator.c $(pkg-config --cflags --libs libdpdk) -pthread */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -24,7 +28,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BURST = 32, LARGEST = 1518, HEADERS = 42, DESCRIPTORS = 256 };
+enum { BURST = 32, LARGEST = 1518, HEADERS = 42, DESCRIPTORS = 256, PORTS = 16 };
+
+/* Whom a port sends to, beside the numbers of ports. */
+enum { ALL = PORTS, RANDOM, NOBODY };
 
 /* What follows the headers of every frame. */
 struct stamp {
@@ -33,16 +40,19 @@ struct stamp {
 } __attribute__((packed));
 
 struct way {
-    struct rte_ether_addr mac, to;
+    struct rte_ether_addr mac, by; /* its own, and that of whoever leads to it */
     uint32_t ip;
-    uint8_t frame[LARGEST];
+    uint8_t headers[PORTS + 1][HEADERS]; /* to each port, and to all */
+    unsigned to;
     struct rte_mbuf *ready[BURST]; /* written and not taken by the ring yet */
     unsigned readied;
     uint32_t next;
     uint64_t sent, received, bad, tries, full;
 };
 
-static struct way ways[2];
+static struct way ways[PORTS];
+static int ports;
+static uint8_t payload[LARGEST];
 static struct rte_mempool *pool;
 
 /* Latencies in 10 ns, the last bin: longer. */
@@ -53,16 +63,27 @@ static void fail(const char *what) {
     exit(1);
 }
 
-static void write_frame(struct way *way, uint32_t to, int size) {
-    struct rte_ether_hdr *ethernet = (void *)way->frame;
+static void write_headers(struct way *way, int to, int size) {
+    struct rte_ether_hdr *ethernet = (void *)way->headers[to];
     struct rte_ipv4_hdr *ip = (void *)(ethernet + 1);
     struct rte_udp_hdr *udp = (void *)(ip + 1);
-    for (int at = HEADERS; at < size; at++) way->frame[at] = (uint8_t)(at * 31);
-    *ethernet = (struct rte_ether_hdr){way->to, way->mac, htons(RTE_ETHER_TYPE_IPV4)};
+    struct rte_ether_addr all = {{255, 255, 255, 255, 255, 255}};
+    *ethernet = (struct rte_ether_hdr){to == ALL ? all : ways[to].by, way->mac, htons(RTE_ETHER_TYPE_IPV4)};
     *ip = (struct rte_ipv4_hdr){.version_ihl = 0x45, .total_length = htons(size - 14), .time_to_live = 64,
-                                .next_proto_id = IPPROTO_UDP, .src_addr = way->ip, .dst_addr = to};
+                                .next_proto_id = IPPROTO_UDP, .src_addr = way->ip,
+                                .dst_addr = to == ALL ? 0xffffffff : ways[to].ip};
     ip->hdr_checksum = rte_ipv4_cksum(ip);
     *udp = (struct rte_udp_hdr){htons(4000), htons(4001), htons(size - 34), 0};
+}
+
+/* Returns whom the next frame of a port goes to. */
+static unsigned receiver(int port) {
+    static uint32_t random = 1;
+    if (ways[port].to != RANDOM) return ways[port].to;
+    /* Xorshift (Marsaglia 2003). */
+    random ^= random << 13, random ^= random >> 17, random ^= random << 5;
+    unsigned other = ((uint64_t)random * (ports - 1)) >> 32;
+    return other + (other >= (unsigned)port);
 }
 
 /* Writes up to `count` frames anew and gives them to the ring. */
@@ -75,7 +96,8 @@ static void send_some(int port, int size, int headers_only, unsigned count) {
         for (unsigned at = 0; at < missing; at++) {
             uint8_t *data = rte_pktmbuf_mtod(fresh[at], uint8_t *);
             struct stamp stamp = {way->next++, rte_rdtsc()};
-            memcpy(data, way->frame, headers_only ? HEADERS : size);
+            memcpy(data, way->headers[receiver(port)], HEADERS);
+            if (!headers_only) memcpy(data + HEADERS, payload + HEADERS, size - HEADERS);
             memcpy(data + HEADERS, &stamp, sizeof stamp);
             fresh[at]->data_len = fresh[at]->pkt_len = size;
         }
@@ -89,9 +111,9 @@ static void send_some(int port, int size, int headers_only, unsigned count) {
     memmove(way->ready, way->ready + taken, way->readied * sizeof *way->ready);
 }
 
-/* Receives at `port` what the other one sent, checks it, and counts it there. */
+/* Receives at `port` what others sent, checks it, and counts it there. */
 static unsigned receive_some(int port, int size, double ticks_per_10ns) {
-    struct way *from = &ways[!port], *here = &ways[port];
+    struct way *here = &ways[port];
     struct rte_mbuf *got[BURST];
     unsigned count = rte_eth_rx_burst(port, 0, got, BURST);
     uint64_t now = ticks_per_10ns ? rte_rdtsc() : 0;
@@ -99,12 +121,14 @@ static unsigned receive_some(int port, int size, double ticks_per_10ns) {
         const uint8_t *data = rte_pktmbuf_mtod(got[at], uint8_t *);
         const struct rte_ether_hdr *ethernet = (const void *)data;
         const struct rte_ipv4_hdr *ip = (const void *)(ethernet + 1);
-        if (got[at]->pkt_len != (unsigned)size || ip->src_addr != from->ip || ip->dst_addr != here->ip) {
-            from->bad++;
+        uint32_t from = ntohl(ip->src_addr) - ntohl(ways[0].ip);
+        uint32_t to = from < (uint32_t)ports && ways[from].to == ALL ? 0xffffffff : here->ip;
+        if (from >= (uint32_t)ports || got[at]->pkt_len != (unsigned)size || ip->dst_addr != to) {
+            here->bad++;
             continue;
         }
-        from->received++;
-        if (now) {
+        ways[from].received++;
+        if (now && from == 0) {
             struct stamp stamp;
             memcpy(&stamp, data + HEADERS, sizeof stamp);
             uint64_t bin = (now - stamp.sent) / ticks_per_10ns;
@@ -123,40 +147,65 @@ static uint64_t latency(double share, uint64_t of) {
     return 0;
 }
 
-static void run(double seconds, int size, int both, int headers_only, double rate) {
+/* Has the ports send to whom `who` says. Returns whether it is a word for that. */
+static int choose(const char *who) {
+    for (int port = 0; port < PORTS; port++) ways[port].to = NOBODY;
+    ways[0].to = 1;
+    if (!strcmp(who, "one")) return 1;
+    if (!strcmp(who, "two")) return ways[1].to = 0, 1;
+    if (!strcmp(who, "flood")) return ways[0].to = ALL, 1;
+    if (!strcmp(who, "attacked") && ports > 2) return ways[2].to = ALL, 1;
+    for (int port = 0; port < ports; port++) ways[port].to = RANDOM;
+    return !strcmp(who, "all");
+}
+
+/* Receives what is under way, until all is quiet: it still arrives, or is lost. */
+static void drain(int size) {
+    for (uint64_t quiet = rte_rdtsc(); rte_rdtsc() - quiet < rte_get_tsc_hz() / 100;)
+        for (int port = 0; port < ports; port++)
+            if (receive_some(port, size, 0)) quiet = rte_rdtsc();
+}
+
+static void run(double seconds, int size, int headers_only, double rate) {
     uint64_t hz = rte_get_tsc_hz(), interval = rate ? hz / rate : 0;
-    int directions = both ? 2 : 1;
-    unsigned burst = rate ? 1 : BURST;
     double ticks = rate ? hz / 1e8 : 0;
-    for (int port = 0; port < 2; port++) {
+    /* Who attacks sends as much as goes, whatever the others do. */
+    int attacker = ports > 2 && ways[0].to == 1 && ways[2].to == ALL ? 2 : -1;
+    int receives = ways[0].to == 1 && attacker < 0 ? 2 : ports;
+    for (int port = 0; port < ports; port++) {
         struct way *way = &ways[port];
         rte_pktmbuf_free_bulk(way->ready, way->readied);
         way->readied = way->next = way->sent = way->received = way->bad = way->tries = way->full = 0;
-        write_frame(way, ways[!port].ip, size);
+        for (int to = 0; to < ports; to++) write_headers(way, to, size);
+        write_headers(way, ALL, size);
     }
+    /* Whatever came before is of no interest. */
+    drain(size);
+    for (int port = 0; port < ports; port++) ways[port].received = ways[port].bad = 0;
     memset(latencies, 0, sizeof latencies);
     uint64_t start = rte_rdtsc(), end = start + seconds * hz, due = start, now;
     while ((now = rte_rdtsc()) < end) {
-        if (now >= due) {
-            due += interval;
-            for (int port = 0; port < directions; port++) send_some(port, size, headers_only, burst);
-        }
+        for (int port = 0; port < ports; port++)
+            if (ways[port].to != NOBODY && port != attacker && now >= due) send_some(port, size, headers_only, rate ? 1 : BURST);
+        if (now >= due) due += interval;
+        if (attacker >= 0) send_some(attacker, size, headers_only, BURST);
         /* All that is there: a ring that stays full would hold up the switch. */
-        for (int port = 0; port < directions; port++)
-            for (int more = DESCRIPTORS / BURST; more && receive_some(!port, size, ticks) == BURST; more--);
+        for (int port = 0; port < receives; port++)
+            for (int more = DESCRIPTORS / BURST; more && receive_some(port, size, ticks) == BURST; more--);
     }
     double took = (double)(now - start) / hz;
-    uint64_t within = ways[0].received + ways[1].received;
-    /* What is under way still arrives, or is lost. */
-    for (uint64_t quiet = rte_rdtsc(); rte_rdtsc() - quiet < hz / 100;)
-        for (int port = 0; port < directions; port++)
-            if (receive_some(!port, size, 0)) quiet = rte_rdtsc();
-    uint64_t sent = ways[0].sent + ways[1].sent, received = ways[0].received + ways[1].received;
-    uint64_t tries = ways[0].tries + ways[1].tries;
+    uint64_t sent = 0, received = 0, within = 0, bad = 0, tries = 0, full = 0;
+    for (int port = 0; port < ports; port++)
+        if (port != attacker) within += ways[port].received;
+    drain(size);
+    for (int port = 0; port < ports; port++) {
+        bad += ways[port].bad;
+        if (port == attacker) continue;
+        sent += ways[port].sent, received += ways[port].received, tries += ways[port].tries, full += ways[port].full;
+    }
     printf("{\"seconds\": %.6f, \"sent\": %lu, \"received\": %lu, \"bad\": %lu, \"mpps\": %.4f, \"loss\": %.6f, "
            "\"ring_full\": %.4f",
-           took, sent, received, ways[0].bad + ways[1].bad, within / took / 1e6,
-           sent ? 1 - (double)received / sent : 0, tries ? (double)(ways[0].full + ways[1].full) / tries : 0);
+           took, sent, received, bad, within / took / 1e6, sent ? 1 - (double)received / sent : 0, tries ? (double)full / tries : 0);
     if (rate) printf(", \"p50_ns\": %lu, \"p99_ns\": %lu", latency(0.5, within), latency(0.99, within));
     printf("}\n");
 }
@@ -193,15 +242,18 @@ static void distance(size_t cpu) {
 
 int main(int argc, char **argv) {
     int used = rte_eal_init(argc, argv);
-    if (used < 0 || argc - used != 7 || rte_eth_dev_count_avail() != 2) fail("wrong arguments, or a vNIC cannot be reached");
+    ports = rte_eth_dev_count_avail();
+    if (used < 0 || ports < 2 || ports > PORTS || argc - used != 1 + 3 * ports) fail("wrong arguments, or a vNIC cannot be reached");
     argv += used + 1;
-    pool = rte_pktmbuf_pool_create("frames", 8191, 256, 0, RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY);
+    /* Each port has two rings full, and some are under way. */
+    pool = rte_pktmbuf_pool_create("frames", ports > 2 ? 16383 : 8191, 256, 0, RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY);
     if (!pool) fail("no memory for frames");
-    for (int port = 0; port < 2; port++, argv += 3) {
+    for (int at = 0; at < LARGEST; at++) payload[at] = (uint8_t)(at * 31);
+    for (int port = 0; port < ports; port++, argv += 3) {
         struct way *way = &ways[port];
         struct rte_eth_conf conf = {0};
         if (rte_ether_unformat_addr(argv[0], &way->mac) || !inet_pton(AF_INET, argv[1], &way->ip) ||
-            rte_ether_unformat_addr(argv[2], &way->to))
+            rte_ether_unformat_addr(argv[2], &way->by))
             fail("wrong address");
         if (rte_eth_dev_configure(port, 1, 1, &conf) || rte_eth_rx_queue_setup(port, 0, DESCRIPTORS, 0, NULL, pool) ||
             rte_eth_tx_queue_setup(port, 0, DESCRIPTORS, 0, NULL) || rte_eth_dev_start(port))
@@ -209,19 +261,19 @@ int main(int argc, char **argv) {
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     printf("{\"ready\": true}\n");
-    char line[128];
+    char line[128], who[16];
     while (fgets(line, sizeof line, stdin)) {
         double seconds, rate;
-        int size, both, headers_only;
+        int size, headers_only;
         size_t cpu;
-        if (sscanf(line, "run %lf %d %d %d %lf", &seconds, &size, &both, &headers_only, &rate) == 5 &&
-            size >= HEADERS + (int)sizeof(struct stamp) && size <= LARGEST && (both == 1 || both == 2))
-            run(seconds, size, both == 2, headers_only, rate);
+        if (sscanf(line, "run %lf %d %15s %d %lf", &seconds, &size, who, &headers_only, &rate) == 5 &&
+            size >= HEADERS + (int)sizeof(struct stamp) && size <= LARGEST && choose(who))
+            run(seconds, size, headers_only, rate);
         else if (sscanf(line, "distance %zu", &cpu) == 1)
             distance(cpu);
         else
             fail("wrong command");
     }
-    for (int port = 0; port < 2; port++) rte_eth_dev_stop(port);
+    for (int port = 0; port < ports; port++) rte_eth_dev_stop(port);
     return 0;
 }

@@ -1,10 +1,10 @@
 //! The packet path from ring to ring on one core: hot, every line in its cache; with many routes;
 //! with many vNICs.
 //!
-//! `cargo bench --bench pipeline` times it; `-- --bursts N LEN [switched]` carries N bursts of
-//! frames of LEN octets and nothing else, for `scripts/instructions.sh` to count.
+//! `cargo bench --bench pipeline` times it.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 
+#[expect(dead_code, reason = "what counts instructions uses all of it")]
 mod relay;
 
 use criterion::{Criterion, Throughput};
@@ -12,16 +12,6 @@ use mvirt_net::dataplane::frame::BURST;
 use relay::{Kind, Relay};
 
 fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    if let Some(at) = args.iter().position(|arg| arg == "--bursts") {
-        let number = |at: usize| args[at].parse::<usize>().unwrap();
-        let switched = args.get(at + 3).is_some_and(|kind| kind == "switched");
-        let kind = if switched { Kind::Switched } else { Kind::Routed(0) };
-        let mut relay = Relay::new(number(at + 2), 2, kind);
-        (0..number(at + 1)).for_each(|_| relay.burst());
-        assert_eq!(relay.delivered(), (number(at + 1) * BURST) as u64);
-        return;
-    }
     let mut criterion = Criterion::default().configure_from_args();
     let mut group = criterion.benchmark_group("pipeline");
     group.throughput(Throughput::Elements(BURST as u64));

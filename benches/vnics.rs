@@ -1,5 +1,6 @@
 //! One reactor and many vNICs: what it forwards when 2, 16, 128 or 1,000 of them send, and what it
-//! costs while all are connected and silent. The guests' rings are driven by one thread on another
+//! costs while all are connected and silent, and while 1,000 on one segment look for each other now
+//! and then. The guests' rings are driven by one thread on another
 //! CPU. `cargo bench --bench vnics`
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
 #![expect(clippy::print_stdout, reason = "it is what a benchmark is for")]
@@ -20,7 +21,8 @@ use driver::{BUFFER, HEADER, Memory, QUIET, Ring, WRITE};
 use frames::Udp4;
 use mvirt_net::{
     addr::MacAddr,
-    proto::{Nic, NicState},
+    proto::{NetworkKind, Nic, NicState},
+    wire::{arp, ethernet},
 };
 use rustix::{
     process::{Resource, getrlimit, setrlimit},
@@ -38,11 +40,15 @@ use vhost::{
 };
 use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use zerocopy::IntoBytes as _;
 
 const SENDERS: [usize; 4] = [2, 16, 128, 1000];
 const ROUNDS: usize = 7;
 const SLOT: Duration = Duration::from_millis(300);
 const SILENCE: Duration = Duration::from_secs(5);
+/// vNICs of one segment, and how often each asks for another's MAC.
+const SEGMENT: usize = 1000;
+const ASKS_EVERY: Duration = Duration::from_secs(30);
 
 /// Entries of a ring, and frames sent at a time.
 const SIZE: u16 = 256;
@@ -67,10 +73,10 @@ struct Guest {
 }
 
 impl Guest {
-    /// Connected to `nic`, sending to `to`.
-    fn connect(nic: &Nic, to: &Nic) -> Self {
+    /// Connected to `nic`, sending `frame`.
+    fn connect(nic: &Nic, frame: &[u8]) -> Self {
         let memory = Memory::new(MEMORY);
-        let frame = [&[0; HEADER], &frame(nic, to)[..]].concat();
+        let frame = [&[0; HEADER], frame].concat();
         memory.fill(RX, BUFFER, WRITE);
         memory.fill(TX, frame.len() as u32, 0);
         [RX, TX].iter().for_each(|ring| memory.write_u16(ring.available, QUIET));
@@ -107,10 +113,10 @@ impl Guest {
         count
     }
 
-    /// Sends a burst, or what there is room for.
-    fn send(&mut self) {
+    /// Sends so many frames, or what there is room for.
+    fn send(&mut self, count: u16) {
         let room = SIZE - self.sent.wrapping_sub(self.memory.used(TX));
-        let count = room.min(BURST);
+        let count = room.min(count);
         for at in 0..count {
             let slot = self.sent.wrapping_add(at) % SIZE;
             self.memory.write(TX.buffer(slot), &self.frame);
@@ -133,13 +139,26 @@ fn frame(from: &Nic, to: &Nic) -> Vec<u8> {
     Udp4::new(mac.0, &from.ipv4_address, &to.ipv4_address, &[0; 22]).frame()
 }
 
+/// Asks all for the MAC of `to`.
+fn question(from: &Nic, to: &Nic) -> Vec<u8> {
+    let mac = from.mac_address.parse().unwrap();
+    let address = |nic: &Nic| nic.ipv4_address.parse().unwrap();
+    let header = ethernet::Header {
+        destination: MacAddr::BROADCAST,
+        source: mac,
+        ether_type: ethernet::ARP.into(),
+    };
+    let packet = arp::Packet::request(mac, address(from), address(to));
+    [header.as_bytes(), packet.as_bytes()].concat()
+}
+
 /// Frames a second that guests receive, of which each sends to the next.
 fn forward(guests: &mut [Guest]) -> f64 {
     let mut run = |time: Duration| {
         let (begun, mut frames) = (Instant::now(), 0);
         while begun.elapsed() < time {
             for guest in &mut *guests {
-                guest.send();
+                guest.send(BURST);
                 frames += u64::from(guest.receive());
             }
         }
@@ -165,7 +184,11 @@ fn main() {
     let mut set = CpuSet::new();
     set.set(here);
     sched_setaffinity(None, &set).unwrap();
-    let mut groups: Vec<Vec<Guest>> = SENDERS.map(|count| connect(&mut daemon, count)).into();
+    let senders = |count| {
+        let network = format!("senders{count}");
+        connect(&mut daemon, (&network, NetworkKind::Routed, count), frame)
+    };
+    let mut groups: Vec<Vec<Guest>> = SENDERS.map(senders).into();
     let mut rates = [const { Vec::new() }; SENDERS.len()];
     for _ in 0..ROUNDS {
         for (guests, rates) in groups.iter_mut().zip(&mut rates) {
@@ -187,12 +210,32 @@ fn main() {
             median / two
         );
     }
-    std::thread::park_timeout(Duration::from_secs(1));
-    let before = cpu_time(&daemon);
-    std::thread::park_timeout(SILENCE);
-    let used = (cpu_time(&daemon) - before).as_secs_f64() / SILENCE.as_secs_f64();
+    let used = used(&daemon, || std::thread::park_timeout(SILENCE));
     let all: usize = SENDERS.iter().sum();
-    println!("{all:5} vNICs are connected and silent: {:.2} % of a CPU", used * 100.0);
+    println!("{all:5} vNICs are connected and silent: {used:.2} % of a CPU");
+    drop(groups);
+    let segment = ("segment", NetworkKind::Switched, SEGMENT);
+    let mut guests = connect(&mut daemon, segment, question);
+    let mut asked = 0;
+    let used = self::used(&daemon, || {
+        let begun = Instant::now();
+        while begun.elapsed() < SILENCE {
+            guests[asked % SEGMENT].send(1);
+            asked += 1;
+            std::thread::park_timeout(ASKS_EVERY / SEGMENT as u32);
+        }
+    });
+    let answers: usize = guests.iter_mut().map(|guest| usize::from(guest.receive())).sum();
+    assert_eq!(answers, asked, "each is answered, and nobody else hears of it");
+    println!("{SEGMENT:5} vNICs of a segment ask now and then: {used:.2} % of a CPU");
+}
+
+/// The share of a CPU in percent that the daemon needs meanwhile.
+fn used(daemon: &Daemon, meanwhile: impl FnOnce()) -> f64 {
+    std::thread::park_timeout(Duration::from_secs(1));
+    let (before, begun) = (cpu_time(daemon), Instant::now());
+    meanwhile();
+    (cpu_time(daemon) - before).as_secs_f64() / begun.elapsed().as_secs_f64() * 100.0
 }
 
 /// What all threads of the daemon have run, to the nanosecond: ticks would miscount what runs for
@@ -206,14 +249,21 @@ fn cpu_time(daemon: &Daemon) -> Duration {
     Duration::from_nanos(run.sum())
 }
 
-/// A network of so many vNICs, each with its guest.
-fn connect(daemon: &mut Daemon, count: usize) -> Vec<Guest> {
-    let network = format!("senders{count}");
-    daemon.network_with(&network, |request| request.ipv4_subnet = "10.0.0.0/16".into());
+/// A network of so many vNICs, each with its guest, who sends a frame to the next.
+fn connect(
+    daemon: &mut Daemon,
+    (network, kind, count): (&str, NetworkKind, usize),
+    frame: fn(&Nic, &Nic) -> Vec<u8>,
+) -> Vec<Guest> {
+    daemon.network_with(network, |request| {
+        request.ipv4_subnet = "10.0.0.0/16".into();
+        request.kind = kind.into();
+    });
     let nics: Vec<Nic> =
-        (0..count).map(|at| daemon.nic(&network, &format!("{network}-{at}"))).collect();
+        (0..count).map(|at| daemon.nic(network, &format!("{network}-{at}"))).collect();
     let next = nics.iter().cycle().skip(1);
-    let guests = nics.iter().zip(next).map(|(nic, to)| Guest::connect(nic, to)).collect();
+    let guests = nics.iter().zip(next);
+    let guests = guests.map(|(nic, to)| Guest::connect(nic, &frame(nic, to))).collect();
     wait_until("all run", || {
         nics.iter().all(|nic| daemon.get_nic(&nic.name).state() == NicState::Active)
     });
