@@ -281,3 +281,18 @@ proptest! {
         prop_assert_eq!(command.to_string().parse(), Ok(command.clone()), "{}", command);
     }
 }
+
+#[test]
+fn the_locators_of_the_documentation_are_locators() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/ports.md")).unwrap();
+    // In a table they are code; what follows a command is read by the tests of README's commands.
+    let code = text.lines().filter(|line| line.starts_with('|')).flat_map(|line| line.split('`'));
+    let told: Vec<_> = code.filter(|code| code.contains("://") && !code.contains(' ')).collect();
+    assert!(told.len() > 15, "{told:?}");
+    for locator in told.into_iter().filter(|locator| !locator.contains("HOST")) {
+        // Which kinds there are is told by those without an address.
+        let is_kind = locator.ends_with("://");
+        assert!(is_kind || locator.parse::<Locator>().is_ok(), "{locator}");
+    }
+}
