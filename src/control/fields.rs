@@ -5,6 +5,7 @@ use crate::{
     account::Mode,
     addr::MacAddr,
     dataplane::forward::tables::{GATEWAY_IPV4, GATEWAY_MAC},
+    locator::Locator,
     model::{Addressing, Boot, Labels, PortSecurity, RateLimit, Transport},
     proto,
 };
@@ -78,16 +79,31 @@ pub(super) fn mac_limit(macs: u32) -> Result<Option<u32>, Refusal> {
     }
 }
 
-/// Returns how a guest is reached; a TAP device without a name is to be given one.
-pub(super) fn transport(value: i32, interface: &str) -> Result<Transport, Refusal> {
+/// Returns how a guest is reached; an interface without a name is to be given one.
+pub(super) fn transport(
+    value: i32,
+    interface: &str,
+    datagrams: &str,
+) -> Result<Transport, Refusal> {
+    let at = optional("datagrams", datagrams, |field, text| {
+        let locator: Locator = parse(field, text)?;
+        if matches!(locator, Locator::Dgram(_) | Locator::Udp(_)) {
+            return Ok(locator);
+        }
+        let expected = "expected dgram://OURS->THEIRS or udp://OURS->THEIRS";
+        Err(Refusal::invalid(field, text, expected))
+    })?;
     let transport = match proto::Transport::try_from(value) {
         Ok(proto::Transport::Unspecified | proto::Transport::VhostUser) => Transport::VhostUser,
         Ok(proto::Transport::Stream) => Transport::Stream,
         Ok(proto::Transport::Seqpacket) => Transport::Seqpacket,
+        Ok(proto::Transport::Dgram) => Transport::Dgram(at.clone()),
+        Ok(proto::Transport::Vde) => Transport::Vde,
         Ok(proto::Transport::Tap) => Transport::Tap(interface.into()),
+        Ok(proto::Transport::Packet) => Transport::Packet(interface.into()),
         Err(_) => {
-            let expected = "expected TRANSPORT_VHOST_USER, TRANSPORT_STREAM, TRANSPORT_SEQPACKET \
-                            or TRANSPORT_TAP";
+            let expected = "expected TRANSPORT_VHOST_USER, TRANSPORT_STREAM, TRANSPORT_DGRAM, \
+                            TRANSPORT_SEQPACKET, TRANSPORT_VDE, TRANSPORT_TAP or TRANSPORT_PACKET";
             return Err(Refusal::invalid("transport", value, expected));
         }
     };
@@ -95,17 +111,19 @@ pub(super) fn transport(value: i32, interface: &str) -> Result<Transport, Refusa
     let is_valid = interface.len() <= MAX_INTERFACE
         && !matches!(interface, "." | "..")
         && interface.bytes().all(|octet| octet.is_ascii_graphic() && !b"/:%".contains(&octet));
-    match &transport {
-        Transport::Tap(_) if !is_valid => {
-            let expected = "expected at most 15 octets without blanks, `/`, `:` and `%`";
-            Err(Refusal::invalid("tap_interface", interface, expected))
-        }
-        Transport::Tap(_) => Ok(transport),
-        _ if !interface.is_empty() => {
-            Err(Refusal::invalid("tap_interface", interface, "only with TRANSPORT_TAP"))
-        }
-        _ => Ok(transport),
+    let has_interface = matches!(transport, Transport::Tap(_) | Transport::Packet(_));
+    if at.is_some() && !matches!(transport, Transport::Dgram(_)) {
+        return Err(Refusal::invalid("datagrams", datagrams, "only with TRANSPORT_DGRAM"));
     }
+    if has_interface && !is_valid {
+        let expected = "expected at most 15 octets without blanks, `/`, `:` and `%`";
+        return Err(Refusal::invalid("tap_interface", interface, expected));
+    }
+    if !has_interface && !interface.is_empty() {
+        let expected = "only with TRANSPORT_TAP and TRANSPORT_PACKET";
+        return Err(Refusal::invalid("tap_interface", interface, expected));
+    }
+    Ok(transport)
 }
 
 pub(super) fn port_security(value: i32) -> Result<PortSecurity, Refusal> {

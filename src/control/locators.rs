@@ -9,7 +9,7 @@ use crate::{
         switchyard, tunnel, vde,
     },
     dives::{advert::Policy, node::Settings},
-    locator::{self, Listen, Locator, Reach},
+    locator::{self, Dgram, Listen, Locator, Reach},
 };
 use ipnet::IpNet;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
@@ -90,6 +90,15 @@ pub fn listens(locator: &Locator) -> bool {
             | Locator::Switch(_)
             | Locator::Hub(_)
     )
+}
+
+/// Returns where datagrams go of a vNIC whose socket is at `path`: its VMM makes the other one.
+pub(super) fn own_datagrams(path: &Path) -> Dgram {
+    Dgram {
+        local: path.into(),
+        remote: path.with_extension("guest"),
+        access: locator::Access::default(),
+    }
 }
 
 /// Returns what the data plane makes of a locator; others may be told its `description`.

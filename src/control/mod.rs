@@ -54,7 +54,7 @@ use crate::{
         forward::tables::{NetworkKey, PortId},
     },
     log_limit::{LogLimit, Said},
-    model::{Name, Network, NetworkKind, Nic, l2::Members},
+    model::{Name, Network, NetworkKind, Nic, Transport, l2::Members},
     proto,
     store::{Busy, Store, StoreError},
 };
@@ -362,7 +362,7 @@ impl Control {
     fn open_socket(&mut self, id: Uuid, exported: Option<Exported>) -> Result<(), RestoreError> {
         self.listen(id, exported).map_err(|source| RestoreError::Socket {
             name: self.nics[&id].model.name.clone(),
-            path: self.socket_path(id),
+            path: self.socket_path(&self.nics[&id].model),
             source,
         })
     }
@@ -403,8 +403,9 @@ impl Control {
         let entries = std::fs::read_dir(&self.socket_dir).into_iter().flatten().flatten();
         for path in entries.map(|entry| entry.path()) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let id = name.strip_suffix(".tmp").unwrap_or(&name).strip_suffix(".sock");
-            let id = id.and_then(|id| Uuid::try_parse(id).ok());
+            let plain = name.strip_suffix(".tmp").unwrap_or(&name);
+            let id = plain.rsplit_once('.').filter(|(_, kind)| ["sock", "guest"].contains(kind));
+            let id = id.and_then(|(id, _)| Uuid::try_parse(id).ok());
             // Only names that the daemon gives: the directory may hold files of others.
             let stale = id.is_some_and(|id| !self.nics.contains_key(&id) || name.ends_with(".tmp"));
             if stale && let Err(error) = std::fs::remove_file(&path) {
@@ -419,8 +420,10 @@ impl Control {
         self.health.stored(&result);
     }
 
-    fn socket_path(&self, nic: Uuid) -> PathBuf {
-        self.socket_dir.join(format!("{nic}.sock"))
+    fn socket_path(&self, nic: &Nic) -> PathBuf {
+        // A directory is called otherwise: a socket of its name could not take its place.
+        let kind = if nic.transport == Transport::Vde { "vde" } else { "sock" };
+        self.socket_dir.join(format!("{}.{kind}", nic.id))
     }
 
     /// Publishes to the data plane the whole truth of each network that has changed.
@@ -539,9 +542,8 @@ impl Control {
 
     /// A vNIC of a network that is there, as one that is just made.
     fn new_view(&self, nic: &Nic) -> proto::Nic {
-        let path = self.socket_path(nic.id).to_string_lossy().into_owned();
         let network = &self.networks[&nic.network_id].model;
-        view::nic(Some(network), nic, path, proto::NicState::Created)
+        view::nic(Some(network), nic, &self.socket_path(nic), proto::NicState::Created)
     }
 
     /// As watchers are told of it: all share it until it changes.

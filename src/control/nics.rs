@@ -7,6 +7,7 @@ use super::{
     change::Decided,
     compile,
     guest::Guest,
+    locators,
     pages::Page,
     refusal::Refusal,
     requests::{self, NewNic},
@@ -16,10 +17,11 @@ use crate::{
     dataplane::{
         self, Access, Attached, Closing, Device, Exported, NewPort, PortSpec,
         counters::PortCounters,
-        single,
+        dial, single,
         socket::{Framing, Prefix},
-        tap, vhost_user,
+        tap, vde, vhost_user,
     },
+    locator::{Dgram, Locator},
     log_limit::LogLimit,
     model::{Name, Network, NetworkKind, Nic, PortSecurity, SocketAccess, Transport},
     proto,
@@ -63,7 +65,7 @@ impl Control {
         self.check_route_count(&nic)?;
         self.check_security(&nic)?;
         // sun_path is short (unix(7)): found out before anything is stored.
-        self.check_socket_path(nic.id)?;
+        self.check_socket_path(&nic)?;
         if request.validate_only {
             return Ok(Decided::unchanged(self.new_view(&nic)));
         }
@@ -89,6 +91,10 @@ impl Control {
             self.commit(&[&Change::DeleteNic(id)])?;
             return Err(match &nic.transport {
                 Transport::Tap(interface) => tap_refused(interface, error),
+                Transport::Packet(interface) => {
+                    locators::refused(&Locator::Packet(interface.clone()), error)
+                }
+                Transport::Dgram(Some(at)) => locators::refused(at, error),
                 _ => socket_refused(&nic.socket, error),
             });
         }
@@ -121,7 +127,7 @@ impl Control {
         }
     }
 
-    fn check_socket_path(&self, nic: Uuid) -> Result<(), Refusal> {
+    fn check_socket_path(&self, nic: &Nic) -> Result<(), Refusal> {
         let (path, longest) = (self.socket_path(nic), dataplane::longest_socket_path());
         if path.as_os_str().len() <= longest {
             return Ok(());
@@ -166,13 +172,10 @@ impl Control {
         let wanted =
             Wanted { mac: new.mac, ipv4: new.ipv4, ipv6: new.ipv6, ipv6_mode: new.ipv6_mode };
         let chosen = addresses::choose(network, wanted, None)?;
-        let transport = match new.transport {
-            Transport::Tap(interface) if interface.is_empty() => {
-                let [a, b, c, d, ..] = *id.as_bytes();
-                Transport::Tap(format!("mv-{:08x}", u32::from_be_bytes([a, b, c, d])))
-            }
-            given => given,
-        };
+        let transport = name_interface(new.transport, id);
+        if let Transport::Dgram(Some(at)) = &transport {
+            self.reachable.check(at)?;
+        }
         if !transport.is_vhost_user() && new.queue_pairs > 1 {
             let expected = "a vNIC that is not TRANSPORT_VHOST_USER has one";
             return Err(Refusal::invalid("queue_pairs", new.queue_pairs, expected));
@@ -233,14 +236,14 @@ impl Control {
 
     /// Makes the socket of a vNIC, or goes on with what another process of the daemon `exported`.
     pub(super) fn listen(&mut self, id: Uuid, exported: Option<Exported>) -> io::Result<()> {
-        let path = self.socket_path(id);
+        let path = self.socket_path(&self.nics[&id].model);
         let nic = self.nics.get_mut(&id).expect("only vNICs of the state listen");
         let network = &self.networks[&nic.model.network_id];
         let port = NewPort {
             place: nic.place,
             network: network.key,
             name: nic.model.name.to_string(),
-            spec: spec(&network.model, &nic.model, path),
+            spec: spec(&network.model, &nic.model, path)?,
         };
         nic.attached = Some(self.dataplane.attach(port, exported)?);
         if !nic.error.is_empty() {
@@ -262,6 +265,11 @@ impl Control {
             self.dataplane.release(network.key, nic.place);
         }
         self.closing.extend(nic.attached.map(Attached::stop));
+        if nic.model.transport == Transport::Dgram(None) {
+            // Of a VMM that has ended, most likely: nobody else takes it away.
+            let left = locators::own_datagrams(&self.socket_path(&nic.model)).remote;
+            std::fs::remove_file(left).ok();
+        }
     }
 
     /// What is still to be waited for before a request is answered that has deleted vNICs.
@@ -498,23 +506,43 @@ pub(super) fn device(network: &Network, nic: &Nic) -> Device {
     }
 }
 
+/// Returns a transport whose interface has a name, which follows from its vNIC's `id`.
+fn name_interface(transport: Transport, id: Uuid) -> Transport {
+    let [a, b, c, d, ..] = *id.as_bytes();
+    let chosen = || format!("mv-{:08x}", u32::from_be_bytes([a, b, c, d]));
+    match transport {
+        Transport::Tap(name) if name.is_empty() => Transport::Tap(chosen()),
+        Transport::Packet(name) if name.is_empty() => Transport::Packet(chosen()),
+        named => named,
+    }
+}
+
 /// Returns what a vNIC's guest is to be reached by.
-fn spec(network: &Network, nic: &Nic, path: PathBuf) -> PortSpec {
-    let single = |path, framing| {
-        PortSpec::Single(single::Spec { path, framing, access: access(&nic.socket) })
-    };
-    match &nic.transport {
-        Transport::VhostUser => PortSpec::VhostUser(vhost_user::Spec {
-            path,
-            access: access(&nic.socket),
-            device: device(network, nic),
-        }),
+fn spec(network: &Network, nic: &Nic, path: PathBuf) -> io::Result<PortSpec> {
+    let access = access(&nic.socket);
+    let single = |path, framing| PortSpec::Single(single::Spec { path, framing, access });
+    Ok(match &nic.transport {
+        Transport::VhostUser => {
+            PortSpec::VhostUser(vhost_user::Spec { path, access, device: device(network, nic) })
+        }
         Transport::Stream => single(path, Framing::Stream(Prefix::U32)),
         Transport::Seqpacket => single(path, Framing::Packets),
         Transport::Tap(interface) => {
             PortSpec::Tap(tap::Spec { interface: interface.clone(), ..Default::default() })
         }
-    }
+        Transport::Dgram(None) => {
+            let Dgram { local, remote, .. } = locators::own_datagrams(&path);
+            PortSpec::Dial(dial::Spec::Datagrams { local, access, remote })
+        }
+        Transport::Dgram(Some(at)) => locators::spec(at, "")?,
+        Transport::Vde => PortSpec::VdeSingle(vde::switch::Spec {
+            directory: path,
+            access,
+            directory_mode: None,
+            max_clients: 1,
+        }),
+        Transport::Packet(interface) => PortSpec::Dial(dial::Spec::Guest(interface.clone())),
+    })
 }
 
 fn access(socket: &SocketAccess) -> Access {

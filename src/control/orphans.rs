@@ -27,8 +27,7 @@ impl Control {
     }
 
     pub(super) fn orphan_view(&self, nic: &Nic) -> proto::Nic {
-        let path = self.socket_path(nic.id).to_string_lossy().into_owned();
-        let view = view::nic(None, nic, path, proto::NicState::Error);
+        let view = view::nic(None, nic, &self.socket_path(nic), proto::NicState::Error);
         proto::Nic { error: reason(nic), ..view }
     }
 

@@ -195,7 +195,11 @@ impl NewNic {
             mtu: fields::mtu(request.mtu)?,
             ipv6_mode: fields::ipv6_mode(request.ipv6_mode)?,
             queue_pairs: fields::queue_pairs(request.queue_pairs)?,
-            transport: fields::transport(request.transport, &request.tap_interface)?,
+            transport: fields::transport(
+                request.transport,
+                &request.tap_interface,
+                &request.datagrams,
+            )?,
             labels: fields::labels(&request.labels)?,
             description: fields::description(&request.description)?,
             boot: fields::boot(request.boot.as_ref())?,
@@ -224,6 +228,10 @@ impl NewNic {
             port_security: view::asked_security(new.settings.port_security),
             // A default that is named is the same as none: both are 0.
             transport: if new.transport.is_vhost_user() { 0 } else { request.transport },
+            datagrams: match &new.transport {
+                Transport::Dgram(at) => string(at.as_ref()),
+                _ => String::new(),
+            },
             id: String::new(),
             validate_only: false,
             ..request

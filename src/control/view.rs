@@ -1,14 +1,15 @@
 //! The nouns as the API shows them.
 
-use super::l2;
+use super::{l2, locators};
 use crate::{
+    locator::Locator,
     model::{
         self, Addressing, NetworkKind, PortRole, PortSecurity, RateLimit, Transport, l2::Members,
     },
     proto,
 };
 use jiff::Timestamp;
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 /// Values as text.
 pub(super) fn strings<T: ToString>(values: &[T]) -> Vec<String> {
@@ -105,7 +106,7 @@ pub(super) fn asked_security(security: PortSecurity) -> i32 {
 pub(super) fn nic(
     network: Option<&model::Network>,
     nic: &model::Nic,
-    socket_path: String,
+    socket_path: &Path,
     state: proto::NicState,
 ) -> proto::Nic {
     let ipv6_mode = match (nic.ipv6, nic.slaac) {
@@ -116,9 +117,19 @@ pub(super) fn nic(
     let (transport, tap_interface) = match &nic.transport {
         Transport::VhostUser => (proto::Transport::VhostUser, ""),
         Transport::Stream => (proto::Transport::Stream, ""),
+        Transport::Dgram(_) => (proto::Transport::Dgram, ""),
         Transport::Seqpacket => (proto::Transport::Seqpacket, ""),
+        Transport::Vde => (proto::Transport::Vde, ""),
         Transport::Tap(interface) => (proto::Transport::Tap, &**interface),
+        Transport::Packet(interface) => (proto::Transport::Packet, &**interface),
     };
+    let datagrams = match &nic.transport {
+        Transport::Dgram(Some(at)) => at.to_string(),
+        Transport::Dgram(None) => Locator::Dgram(locators::own_datagrams(socket_path)).to_string(),
+        _ => String::new(),
+    };
+    let has_socket =
+        tap_interface.is_empty() && !matches!(nic.transport, Transport::Dgram(Some(_)));
     let port_security = match nic.settings.port_security {
         PortSecurity::Strict => proto::PortSecurity::Strict,
         PortSecurity::MacOnly => proto::PortSecurity::MacOnly,
@@ -137,8 +148,11 @@ pub(super) fn nic(
         ipv6_address: string(nic.ipv6),
         routed_ipv4_prefixes: strings(&nic.routed_ipv4),
         routed_ipv6_prefixes: strings(&nic.routed_ipv6),
-        // A TAP device has none.
-        socket_path: if tap_interface.is_empty() { socket_path } else { String::new() },
+        socket_path: match has_socket {
+            true => socket_path.to_string_lossy().into_owned(),
+            false => String::new(),
+        },
+        datagrams,
         state: state.into(),
         created_at: nic.created_at.to_string(),
         updated_at: nic.updated_at.to_string(),

@@ -5,9 +5,11 @@
 
 pub mod l2;
 mod port;
+mod transport;
 
 pub use l2::{HasGateway, L2Policy, L2Rules, NetworkKind, PortRole, PortSecurity};
 pub use port::{Port, PortSettings, TaggedNetwork};
+pub use transport::Transport;
 
 use crate::{addr::MacAddr, wire::dns};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -273,28 +275,6 @@ pub struct SocketAccess {
     /// Its permissions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<u16>,
-}
-
-/// How a vNIC's guest is reached.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Transport {
-    /// By a VMM that shares the guest's memory.
-    #[default]
-    VhostUser,
-    /// By a stream with each frame's length before it.
-    Stream,
-    /// By a packet socket.
-    Seqpacket,
-    /// By a TAP device with this interface.
-    Tap(String),
-}
-
-impl Transport {
-    /// Whether it is [`Transport::VhostUser`].
-    pub fn is_vhost_user(&self) -> bool {
-        *self == Self::VhostUser
-    }
 }
 
 /// A virtual network interface.

@@ -10,6 +10,7 @@ use std::{
     fs::File,
     io::{self, Read as _, Seek as _, Write as _},
     os::fd::{BorrowedFd, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 use tokio::sync::oneshot;
 
@@ -20,7 +21,7 @@ pub(super) async fn serve(
     mut stop: oneshot::Receiver<()>,
 ) {
     let ended = tokio::select! {
-        failure = keep(made, &mut port, None) => failure.to_string(),
+        failure = keep(made, &mut port, Own::default()) => failure.to_string(),
         _ = &mut stop => String::new(),
     };
     port.detach().await;
@@ -28,11 +29,28 @@ pub(super) async fn serve(
     port.tell_why(PortState::Left, &ended);
 }
 
-/// Returns a descriptor of its endpoint's, if it has one, those of a detached port, and behind them
-/// a file with what is in none of them.
-fn save(own: Option<BorrowedFd<'_>>, made: Option<&dyn Port>) -> io::Result<Vec<OwnedFd>> {
-    let mut fds = Vec::new();
-    fds.extend(own.map(|own| own.try_clone_to_owned()).transpose()?);
+/// What an endpoint has beside its port.
+#[derive(Default)]
+pub(super) struct Own<'a> {
+    /// Descriptors that are handed over in front of those of the port.
+    pub(super) fds: &'a [BorrowedFd<'a>],
+    /// Set while another process may be going on with them.
+    pub(super) is_given: Option<&'a AtomicBool>,
+}
+
+impl Own<'_> {
+    fn give(&self, given: bool) {
+        if let Some(is_given) = self.is_given {
+            is_given.store(given, Relaxed);
+        }
+    }
+}
+
+/// Returns descriptors of its endpoint's, those of a detached port, and behind them a file with
+/// what is in none of them.
+fn save(own: &[BorrowedFd<'_>], made: Option<&dyn Port>) -> io::Result<Vec<OwnedFd>> {
+    let own = own.iter().map(|own| own.try_clone_to_owned());
+    let mut fds = own.collect::<io::Result<Vec<_>>>()?;
     let Some(made) = made else { return Ok(fds) };
     let (port, rest) = made.save()?;
     fds.extend(port);
@@ -57,12 +75,11 @@ pub(super) fn saved(
     Ok(Some((fds, rest)))
 }
 
-/// Keeps `made` attached until it fails. A descriptor of the endpoint's `own` is handed over in
-/// front of those of the port.
+/// Keeps `made` attached until it fails.
 pub(super) async fn keep(
     mut made: Box<dyn Port>,
     port: &mut PortHandle,
-    own: Option<BorrowedFd<'_>>,
+    own: Own<'_>,
 ) -> PortFailure {
     loop {
         port.attach(made, PortState::Active);
@@ -72,7 +89,9 @@ pub(super) async fn keep(
             Signal::Failed(failure) => return failure,
             Signal::Moved => {}
             Signal::Export(request) => {
-                port.export(request, save(own, back.as_deref())).await;
+                own.give(true);
+                port.export(request, save(own.fds, back.as_deref())).await;
+                own.give(false);
             }
         }
         made = match back {

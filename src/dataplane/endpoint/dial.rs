@@ -2,8 +2,9 @@
 //! when it has failed.
 
 use super::{
-    connection,
+    connection::{self, Own},
     export::Exported,
+    links::Links,
     listener::{self, Access},
     port_handle::{PortHandle, Signal},
     socket::{self, Framing, Prefix},
@@ -78,6 +79,8 @@ pub enum Spec {
     Group(Mcast),
     /// An interface of the host's, by its name.
     Interface(String),
+    /// One that a guest's VMM has, or will have: it need not be there yet.
+    Guest(String),
     /// A macvtap device, by its interface.
     Macvtap(String),
 }
@@ -90,8 +93,8 @@ pub(super) enum Source {
     Datagrams { socket: OwnedFd, remote: PathBuf },
     Host { socket: OwnedFd, remote: HostPort },
     Group { socket: OwnedFd, sender: OwnedFd, group: SocketAddr },
-    Interface(String),
-    Macvtap(String),
+    Interface(String, Links),
+    Macvtap(String, Links),
 }
 
 impl fmt::Display for Source {
@@ -102,7 +105,7 @@ impl fmt::Display for Source {
             Self::Datagrams { remote, .. } => remote.display().fmt(f),
             Self::Host { remote, .. } => remote.fmt(f),
             Self::Group { group, .. } => group.fmt(f),
-            Self::Interface(name) | Self::Macvtap(name) => name.fmt(f),
+            Self::Interface(name, _) | Self::Macvtap(name, _) => name.fmt(f),
         }
     }
 }
@@ -119,62 +122,77 @@ impl Source {
         exported: Option<Exported>,
     ) -> io::Result<(Self, Option<Box<dyn Port>>)> {
         let fds = exported.map(|exported| exported.fds).unwrap_or_default();
-        match spec {
-            Spec::Stream(to) => Ok((Self::Stream(to), STREAM.import(fds)?)),
-            Spec::Packets(path) => Ok((Self::Packets(path), Framing::Packets.import(fds)?)),
+        let source = match spec {
+            Spec::Stream(to) => return Ok((Self::Stream(to), STREAM.import(fds)?)),
+            Spec::Packets(path) => {
+                return Ok((Self::Packets(path), Framing::Packets.import(fds)?));
+            }
             Spec::Interface(name) => {
-                let port = match connection::saved(fds, 1)? {
-                    Some((mut fds, rest)) => Box::new(DescriptorPort::with_frames(
-                        Packet::from(fds.remove(0)),
-                        &rest.frames,
-                    )?),
+                let port = match given(fds)? {
+                    Some(port) => port,
                     // Now: what it lacks is told to who asks for it.
                     None => interface_port(&name)?,
                 };
-                Ok((Self::Interface(name), Some(port)))
+                return Ok((Self::Interface(name, Links::new()?), Some(port)));
+            }
+            Spec::Guest(name) => {
+                let port = match given(fds)?.map_or_else(|| interface_port(&name), Ok) {
+                    Ok(port) => Some(port),
+                    // Its VMM may not have made it yet. What this process may not, it never may.
+                    Err(error) if error.kind() != io::ErrorKind::PermissionDenied => None,
+                    Err(error) => return Err(error),
+                };
+                return Ok((Self::Interface(name, Links::new()?), port));
             }
             Spec::Macvtap(name) => {
-                let port = match connection::saved(fds, 1)? {
-                    Some((mut fds, rest)) => Box::new(DescriptorPort::with_frames(
-                        Tap::from(fds.remove(0)),
-                        &rest.frames,
-                    )?),
+                let port: Box<dyn Port> = match connection::saved(fds, 1)? {
+                    Some((mut fds, rest)) => {
+                        let tap = Tap::from(fds.remove(0));
+                        Box::new(DescriptorPort::with_frames(tap, &rest.frames)?)
+                    }
                     None => macvtap_port(&name)?,
                 };
-                Ok((Self::Macvtap(name), Some(port)))
+                return Ok((Self::Macvtap(name, Links::new()?), Some(port)));
             }
             // Bound, they are never without their sockets, which are connected anew.
-            bound => Ok((Self::bound(bound, access, fds.into_iter().next())?, None)),
-        }
-    }
-
-    fn bound(spec: Spec, access: Access, given: Option<OwnedFd>) -> io::Result<Self> {
-        match spec {
-            Spec::Stream(to) => Ok(Self::Stream(to)),
-            Spec::Packets(path) => Ok(Self::Packets(path)),
-            Spec::Interface(name) => Ok(Self::Interface(name)),
-            Spec::Macvtap(name) => Ok(Self::Macvtap(name)),
             Spec::Datagrams { local, remote, .. } => {
-                let socket = match given {
+                let socket = match fds.into_iter().next() {
                     Some(socket) => socket,
                     None => {
                         listener::refuse_live(&local, SocketType::DGRAM)?;
                         listener::bind_aside(&local, access, SocketType::DGRAM)?
                     }
                 };
-                Ok(Self::Datagrams { socket, remote })
+                Self::Datagrams { socket, remote }
             }
             Spec::Host(udp) => {
-                let socket = match given {
+                let socket = match fds.into_iter().next() {
                     Some(socket) => socket,
                     None => host_socket(&udp)?,
                 };
-                Ok(Self::Host { socket, remote: udp.remote })
+                Self::Host { socket, remote: udp.remote }
             }
             Spec::Group(mcast) => {
                 let (socket, sender) = group_sockets(&mcast)?;
-                Ok(Self::Group { socket, sender, group: mcast.group })
+                Self::Group { socket, sender, group: mcast.group }
             }
+        };
+        Ok((source, None))
+    }
+
+    /// Returns when it is to be tried again: after `pause`, or sooner where something has changed.
+    async fn wait(&self, pause: Duration) {
+        let over = tokio::time::sleep(pause);
+        if let Self::Interface(_, links) | Self::Macvtap(_, links) = self {
+            // Interfaces of others may change without end.
+            tokio::time::sleep(pause.min(FIRST_PAUSE)).await;
+            tokio::select! {
+                () = over => {}
+                // An error says no more than that it is to be looked.
+                _ = links.changed() => {}
+            }
+        } else {
+            over.await;
         }
     }
 
@@ -190,8 +208,8 @@ impl Source {
             Self::Packets(path) => {
                 return Framing::Packets.port(socket::connect_unix(path, Framing::Packets).await?);
             }
-            Self::Interface(name) => return Ok(interface_port(name)?),
-            Self::Macvtap(name) => return Ok(macvtap_port(name)?),
+            Self::Interface(name, _) => return interface_port(name),
+            Self::Macvtap(name, _) => return macvtap_port(name),
             Self::Datagrams { socket, remote } => {
                 let address = SocketAddrUnix::new(remote)?;
                 // By another socket: who else sends to this one is to be heard, too.
@@ -229,14 +247,21 @@ impl Source {
             Self::Stream(_)
             | Self::Packets(_)
             | Self::Group { .. }
-            | Self::Interface(_)
-            | Self::Macvtap(_) => Ok(Vec::new()),
+            | Self::Interface(..)
+            | Self::Macvtap(..) => Ok(Vec::new()),
         }
     }
 }
 
+/// Returns a port of an interface that another process of the daemon had.
+fn given(fds: Vec<OwnedFd>) -> io::Result<Option<Box<dyn Port>>> {
+    let Some((mut fds, rest)) = connection::saved(fds, 1)? else { return Ok(None) };
+    let packet = Packet::from(fds.remove(0));
+    Ok(Some(Box::new(DescriptorPort::with_frames(packet, &rest.frames)?)))
+}
+
 /// Returns a port of an interface.
-fn interface_port(name: &str) -> io::Result<Box<DescriptorPort<Packet>>> {
+fn interface_port(name: &str) -> io::Result<Box<dyn Port>> {
     let opened = Packet::open(name).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => {
             io::Error::new(error.kind(), format!("{name}: {error}; it needs CAP_NET_RAW"))
@@ -247,7 +272,7 @@ fn interface_port(name: &str) -> io::Result<Box<DescriptorPort<Packet>>> {
 }
 
 /// Returns a port of the macvtap device of an interface.
-fn macvtap_port(name: &str) -> io::Result<Box<DescriptorPort<Tap>>> {
+fn macvtap_port(name: &str) -> io::Result<Box<dyn Port>> {
     let opened = Interface::named(name).and_then(|interface| Tap::open_macvtap(&interface));
     Ok(Box::new(DescriptorPort::new(opened.map_err(|error| socket::at(error, name))?)?))
 }
@@ -349,7 +374,7 @@ async fn try_once(
         Ok(connected)
     } else {
         let mut opening = pin!(async {
-            tokio::time::sleep(*pause).await;
+            source.wait(*pause).await;
             source.connect().await
         });
         loop {
@@ -371,7 +396,7 @@ async fn try_once(
             port.begin();
             port.connected();
             let since = Instant::now();
-            let failure = connection::keep(made, port, None).await;
+            let failure = connection::keep(made, port, Own::default()).await;
             if since.elapsed() >= STEADY {
                 *pause = Duration::ZERO;
             }

@@ -37,6 +37,9 @@ pub struct Access {
     pub mode: Option<u16>,
 }
 
+/// Where nobody says anything.
+pub(super) const DEFAULT: Access = Access { owner: None, group: None, mode: Some(MODE) };
+
 impl Access {
     /// This, and `other` where this does not say.
     pub(in crate::dataplane) fn or(self, other: Self) -> Self {

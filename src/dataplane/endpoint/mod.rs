@@ -56,6 +56,8 @@ pub enum PortSpec {
     Listen(listen::Spec),
     /// A directory that VDE's clients connect to, each of whom is a port of its own.
     VdeSwitch(vde::switch::Spec),
+    /// A vNIC's directory, for one VDE client at a time.
+    VdeSingle(vde::switch::Spec),
     /// A client of somebody's VDE switch.
     VdePlug(vde::plug::Spec),
     /// A tunnel to other hosts.
@@ -91,12 +93,22 @@ pub(super) struct Socket {
     access: Access,
     /// What a VMM that connects finds.
     device: Option<watch::Sender<Device>>,
+    /// Who may open it passes through this directory, which is for nothing else.
+    directory: Option<PathBuf>,
 }
 
 impl Socket {
+    fn new(path: PathBuf, access: Access) -> Self {
+        Self { path, access, device: None, directory: None }
+    }
+
     /// Lets others open it, from now on.
     pub(super) fn set_access(&self, access: Access) -> io::Result<()> {
-        access.or(self.access).apply(&self.path)
+        let access = access.or(self.access);
+        if let Some(directory) = &self.directory {
+            vde::switch::passing(access).apply(directory)?;
+        }
+        access.apply(&self.path)
     }
 
     /// Tells VMMs of another device, each at its next connection.
@@ -145,7 +157,7 @@ pub(super) fn serve(
                 device: device.subscribe(),
                 guest_memory: common.guest_memory,
             };
-            socket = Some(Socket { path, access: common.access, device: Some(device) });
+            socket = Some(Socket { device: Some(device), ..Socket::new(path, common.access) });
             tokio::spawn(vhost_user::serve(served, start, port, stop))
         }
         PortSpec::Tap(spec) => {
@@ -159,7 +171,7 @@ pub(super) fn serve(
         PortSpec::Listen(spec) => {
             let start = listen::Start::new(&spec, spec.access.or(common.access), exported)?;
             if let Address::Unix(path) = spec.address {
-                socket = Some(Socket { path, access: common.access, device: None });
+                socket = Some(Socket::new(path, common.access));
             }
             let framing = spec.framing;
             let admitted = Clients::restored_by(spec.max_clients, move |fds| {
@@ -172,17 +184,26 @@ pub(super) fn serve(
         PortSpec::Single(spec) => {
             let start = single::Start::new(&spec, spec.access.or(common.access), exported)?;
             let (path, access) = (spec.path, common.access);
-            socket = Some(Socket { path, access, device: None });
+            socket = Some(Socket::new(path, access));
             tokio::spawn(single::serve(start, port, stop))
         }
         PortSpec::VdeSwitch(spec) => {
             let access = spec.access.or(Access { mode: None, ..common.access });
             let spec = vde::switch::Spec { access, ..spec };
             let start = vde::switch::Start::new(&spec, exported)?;
-            socket = Some(Socket { path: spec.control(), access, device: None });
+            socket = Some(Socket::new(spec.control(), access));
             let admitted = start.clients(spec.max_clients);
             clients = Some(Arc::clone(&admitted));
             tokio::spawn(vde::switch::serve(start, admitted, port, stop))
+        }
+        PortSpec::VdeSingle(spec) => {
+            // As of other vNICs' sockets, and not as VDE has it.
+            let access = spec.access.or(common.access).or(listener::DEFAULT);
+            let spec = vde::switch::Spec { access, ..spec };
+            let start = vde::single::Start::new(&spec, exported)?;
+            let directory = Some(spec.directory.clone());
+            socket = Some(Socket { directory, ..Socket::new(spec.control(), access) });
+            tokio::spawn(vde::single::serve(start, port, stop))
         }
         PortSpec::VdePlug(spec) => {
             let plugged = exported.map(vde::plug::Plugged::import).transpose()?.flatten();
@@ -193,7 +214,7 @@ pub(super) fn serve(
             if let dial::Spec::Datagrams { local, access, .. } = &spec {
                 by = access.or(by);
                 let (path, access) = (local.clone(), common.access);
-                socket = Some(Socket { path, access, device: None });
+                socket = Some(Socket::new(path, access));
             }
             let source = dial::Source::open(spec, by, exported)?;
             tokio::spawn(dial::serve(source, port, stop))

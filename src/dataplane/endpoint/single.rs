@@ -2,7 +2,7 @@
 //! Others wait until it has left.
 
 use super::{
-    connection,
+    connection::{self, Own},
     export::Exported,
     listen::{ACCEPT_INTERVAL, accept_one},
     listener::Access,
@@ -89,7 +89,8 @@ async fn keep(
     };
     port.begin();
     port.connected();
-    connection::keep(made, port, Some(socket.as_fd())).await.to_string()
+    let own = Own { fds: &[socket.as_fd()], ..Own::default() };
+    connection::keep(made, port, own).await.to_string()
 }
 
 /// Returns a port of who connects next.

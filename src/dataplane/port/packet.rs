@@ -48,10 +48,11 @@ pub struct Packet(OwnedFd);
 impl Packet {
     /// Opens an interface of the caller's network namespace: that needs CAP_NET_RAW.
     pub fn open(interface: &str) -> io::Result<Self> {
-        let index = Interface::named(interface)?.index()? as libc::c_int;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        // Without a protocol it hears nothing before it is bound.
+        // Without a protocol it hears nothing before it is bound. Before the interface is looked
+        // for: that it may not be opened is told also where it is not there yet.
         let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
+        let index = Interface::named(interface)?.index()? as libc::c_int;
         for option in [
             libc::PACKET_VNET_HDR,
             libc::PACKET_AUXDATA,

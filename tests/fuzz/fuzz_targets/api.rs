@@ -64,10 +64,14 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
 /// Changes what would make something outside of this process.
 fn tame(request: &mut dyn std::any::Any) {
     if let Some(nic) = request.downcast_mut::<proto::CreateNicRequest>()
-        && nic.transport() == proto::Transport::Tap
+        && matches!(
+            nic.transport(),
+            proto::Transport::Tap | proto::Transport::Packet | proto::Transport::Dgram
+        )
     {
         nic.transport = proto::Transport::Stream.into();
         nic.tap_interface.clear();
+        nic.datagrams.clear();
     }
 }
 

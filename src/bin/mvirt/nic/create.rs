@@ -24,10 +24,16 @@ enum TransportFlag {
     VhostUser,
     /// A stream, as QEMU's `-netdev stream`
     Stream,
+    /// Datagrams, as QEMU's `-netdev dgram`
+    Dgram,
     /// A packet socket
     Seqpacket,
+    /// A VDE client
+    Vde,
     /// A TAP device, for a container
     Tap,
+    /// A TAP device that its VMM opens, as Firecracker does
+    Packet,
 }
 
 impl From<TransportFlag> for Transport {
@@ -35,8 +41,11 @@ impl From<TransportFlag> for Transport {
         match flag {
             TransportFlag::VhostUser => Self::VhostUser,
             TransportFlag::Stream => Self::Stream,
+            TransportFlag::Dgram => Self::Dgram,
             TransportFlag::Seqpacket => Self::Seqpacket,
+            TransportFlag::Vde => Self::Vde,
             TransportFlag::Tap => Self::Tap,
+            TransportFlag::Packet => Self::Packet,
         }
     }
 }
@@ -126,9 +135,13 @@ pub(crate) struct Create {
     /// How its guest is reached
     #[arg(long, default_value = "vhost-user")]
     transport: TransportFlag,
-    /// With --transport tap, the interface's name [default: chosen]
+    /// With --transport tap or packet, the interface's name [default: chosen]
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     tap_interface: String,
+    /// With --transport dgram, like udp://127.0.0.1:4000->127.0.0.1:4001, the daemon's end first
+    /// [default: UNIX sockets in --socket-dir]
+    #[arg(long, value_name = "LOCATOR", default_value = "", hide_default_value = true)]
+    datagrams: String,
     /// In a switched network, what its guest may send from [default: strict]
     #[arg(long)]
     port_security: Option<Security>,
@@ -183,6 +196,7 @@ impl Create {
             mac_limit: self.mac_limit,
             transport: Transport::from(self.transport).into(),
             tap_interface: self.tap_interface,
+            datagrams: self.datagrams,
             labels: self.notes.marks.labels(Default::default())?,
             boot: self.notes.boot(None),
             description: self.notes.marks.description.unwrap_or_default(),

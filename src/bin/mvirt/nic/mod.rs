@@ -93,7 +93,8 @@ const VMM_ARGS_EXAMPLES: &str = "\
 Examples:
   cloud-hypervisor --kernel vmlinux $(mvirt nic vmm-args vm1 --vmm cloud-hypervisor)
   mvirt nic vmm-args vm1 --vmm qemu --memory 2G
-  mvirt nic vmm-args vm1 --vmm libvirt          # elements of the domain's XML";
+  mvirt nic vmm-args vm1 --vmm libvirt          # elements of the domain's XML
+  mvirt nic vmm-args vm1 --vmm firecracker      # a part of its configuration file";
 
 /// IPv6 prefixes have colons.
 fn by_family(routes: Vec<String>) -> (Vec<String>, Vec<String>) {
@@ -168,6 +169,12 @@ async fn vmm_args(
     let args = machine.network_args(vmm, &nic)?;
     if out.is_document() {
         return out.end(&args);
+    }
+    let user = rustix::process::geteuid().as_raw().to_string();
+    let preparation = args::preparation(&nic, &user);
+    if !preparation.is_empty() {
+        output::say("Once before, as root; the device stays, and is this user's:");
+        preparation.iter().for_each(|line| output::say(&format!("  {line}")));
     }
     // For `$(…)`; XML is for an editor.
     let line = if vmm.is_pasted_into_a_shell() { args::shell_line(&args) } else { args.join("\n") };

@@ -6,7 +6,7 @@ use crate::{
     rate,
     units::{ago, counted, local, octets},
 };
-use mvirt_net::proto::{Addressing, Nic, NicStats, PortSecurity};
+use mvirt_net::proto::{Addressing, Nic, NicStats, PortSecurity, Transport};
 
 /// Prints a vNIC.
 pub(super) fn nic(nic: &Nic, out: &Output) -> Result<(), Failure> {
@@ -43,7 +43,9 @@ pub(super) fn nic(nic: &Nic, out: &Output) -> Result<(), Failure> {
         ("from guest", rate::shown(nic.limit_from_guest_in_force).into()),
         ("to guest", rate::shown(nic.limit_to_guest_in_force).into()),
         ("queues", nic.queue_pairs.into()),
+        ("transport", transport(nic.transport()).into()),
         ("tap", nic.tap_interface.as_str().into()),
+        ("datagrams", nic.datagrams.as_str().into()),
         ("socket", nic.socket_path.as_str().into()),
         ("socket has", access.join(", ").into()),
         ("security", security.into()),
@@ -61,6 +63,19 @@ pub(super) fn nic(nic: &Nic, out: &Output) -> Result<(), Failure> {
         ("updated", local(&nic.updated_at).into()),
     ];
     out.object(nic, &nic.name, &rows)
+}
+
+/// How a guest is reached; empty where that is as usual.
+fn transport(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Unspecified | Transport::VhostUser => "",
+        Transport::Stream => "stream",
+        Transport::Dgram => "dgram",
+        Transport::Seqpacket => "seqpacket",
+        Transport::Vde => "vde",
+        Transport::Tap => "tap",
+        Transport::Packet => "packet",
+    }
 }
 
 /// Prints what the vNIC or port called `name` has carried, from and to whom.

@@ -3,7 +3,11 @@
 use super::vmm::{Accel, Version, Vmm};
 use crate::Failure;
 use clap::Args;
-use mvirt_net::proto::{Nic, Transport};
+use mvirt_net::{
+    locator::{Host, Locator},
+    proto::{Nic, Transport},
+};
+use std::path::Path;
 
 /// What a guest takes without being told.
 const USUAL_MTU: u32 = 1500;
@@ -37,23 +41,57 @@ impl Machine {
     ///
     /// The vNIC's guest is reached in a way that this VMM does not have.
     pub(crate) fn network_args(&self, vmm: Vmm, nic: &Nic) -> Result<Vec<String>, Failure> {
-        let name = &nic.name;
+        let (name, path, tap) = (&nic.name, &nic.socket_path, &nic.tap_interface);
+        let qemu = |netdev: &str| Ok(self.qemu_backend_args(nic, netdev));
+        let quoted = path.replace(',', ",,");
         match (nic.transport(), vmm) {
+            (Transport::Packet, Vmm::Firecracker) => Ok(vec![firecracker(nic)]),
+            (_, Vmm::Firecracker) => Err(Failure::Stopped(format!(
+                "vNIC {name} is nothing that Firecracker connects to\n  It opens a TAP device: \
+                 make a vNIC with --transport packet."
+            ))),
             (Transport::Unspecified | Transport::VhostUser, _) => Ok(self.shared_args(vmm, nic)),
-            (Transport::Stream, Vmm::Qemu) => Ok(self.qemu_stream_args(nic)),
+            (Transport::Stream, Vmm::Qemu) => {
+                qemu(&format!("stream,server=off,addr.type=unix,addr.path={quoted}"))
+            }
+            (Transport::Dgram, Vmm::Qemu) => qemu(&format!("dgram,{}", qemu_ends(nic)?)),
+            (Transport::Vde, Vmm::Qemu) => qemu(&format!("vde,sock={quoted}")),
+            (Transport::Vde, Vmm::Uml) => {
+                Ok(strings(&[&format!("eth0=daemon,{},unix,{path}/ctl", nic.mac_address)]))
+            }
+            (Transport::Packet, Vmm::Qemu) => {
+                qemu(&format!("tap,ifname={tap},script=no,downscript=no"))
+            }
+            (Transport::Packet, Vmm::CloudHypervisor) => Ok(strings(&[
+                "--memory",
+                &format!("size={}", self.memory),
+                "--net",
+                &format!("tap={tap},mac={}{}", nic.mac_address, option(nic, ",mtu=")),
+            ])),
             (Transport::Stream, _) => Err(Failure::Stopped(format!(
                 "vNIC {name} has the transport stream, which only QEMU speaks\n  Give --vmm qemu, \
                  or make a vNIC with --transport vhost-user."
             ))),
+            (Transport::Dgram, _) => Err(Failure::Stopped(format!(
+                "vNIC {name} has the transport dgram, which only QEMU speaks of the VMMs here\n  \
+                 Give --vmm qemu; others are to use {}, from its right end.",
+                nic.datagrams
+            ))),
             (Transport::Seqpacket, _) => Err(Failure::Stopped(format!(
                 "vNIC {name} has the transport seqpacket, which no VMM here speaks\n  Its socket \
-                 is {}; User-mode Linux takes vec0:transport=bess,dst=PATH.",
-                nic.socket_path
+                 is {path}; User-mode Linux takes vec0:transport=bess,dst=PATH.",
+            ))),
+            (Transport::Vde, _) => Err(Failure::Stopped(format!(
+                "vNIC {name} has the transport vde, which of the VMMs here QEMU and User-mode \
+                 Linux speak\n  Give --vmm qemu or uml; other programs use vde://{path}"
+            ))),
+            (Transport::Packet, _) => Err(Failure::Stopped(format!(
+                "vNIC {name} is behind the TAP device {tap}, which its VMM opens\n  Give --vmm \
+                 firecracker, qemu or cloud-hypervisor."
             ))),
             (Transport::Tap, _) => Err(Failure::Stopped(format!(
                 "vNIC {name} is a TAP device, for a container\n  Move its interface: ip link set \
-                 {} netns PID",
-                nic.tap_interface
+                 {tap} netns PID"
             ))),
         }
     }
@@ -85,11 +123,13 @@ impl Machine {
                 &format!("net_virtio_user0,path={socket},queues={pairs},queue_size=256,mac={mac}"),
             ]),
             Vmm::Libvirt => libvirt(nic),
+            Vmm::Firecracker => Vec::new(),
         }
     }
 
-    /// QEMU without shared memory: it connects, and sends frames by a stream.
-    fn qemu_stream_args(&self, nic: &Nic) -> Vec<String> {
+    /// QEMU without shared memory: with a network backend of its own, which is called `net0`.
+    fn qemu_backend_args(&self, nic: &Nic, netdev: &str) -> Vec<String> {
+        let (kind, options) = netdev.split_once(',').unwrap_or((netdev, ""));
         let vectors = if self.accel.is_tcg() { ",vectors=0" } else { "" };
         strings(&[
             "-accel",
@@ -97,10 +137,7 @@ impl Machine {
             "-m",
             &self.memory,
             "-netdev",
-            &format!(
-                "stream,id=net0,server=off,addr.type=unix,addr.path={}",
-                nic.socket_path.replace(',', ",,")
-            ),
+            &format!("{kind},id=net0,{options}"),
             "-device",
             &format!(
                 "virtio-net-pci,netdev=net0,mac={}{vectors}{}",
@@ -156,6 +193,64 @@ impl Machine {
 /// The MTU behind `flag`, where it has to be said.
 fn option(nic: &Nic, flag: &str) -> String {
     if nic.mtu == USUAL_MTU { String::new() } else { format!("{flag}{}", nic.mtu) }
+}
+
+/// The ends of a vNIC's datagrams as QEMU has them, its own first.
+fn qemu_ends(nic: &Nic) -> Result<String, Failure> {
+    let unix = |end: &str, path: &Path| {
+        format!("{end}.type=unix,{end}.path={}", path.display().to_string().replace(',', ",,"))
+    };
+    let inet = |end: &str, host: &str, port| {
+        format!("{end}.type=inet,{end}.host={host},{end}.port={port}")
+    };
+    match nic.datagrams.parse() {
+        Ok(Locator::Dgram(at)) => {
+            Ok(format!("{},{}", unix("local", &at.remote), unix("remote", &at.local)))
+        }
+        Ok(Locator::Udp(udp)) => {
+            let ours = udp.address.map_or("127.0.0.1".into(), |address| address.to_string());
+            let theirs = match &udp.remote.host {
+                Host::Address(address) => address.to_string(),
+                Host::Name(name) => name.clone(),
+            };
+            let local = inet("local", &theirs, udp.remote.port);
+            Ok(format!("{local},{}", inet("remote", &ours, udp.port)))
+        }
+        _ => Err(Failure::Stopped(format!(
+            "vNIC {}: the daemon says nothing about its datagrams that this program knows",
+            nic.name
+        ))),
+    }
+}
+
+/// The part of Firecracker's configuration file that has its network interfaces.
+fn firecracker(nic: &Nic) -> String {
+    let interface = serde_json::json!({
+        "iface_id": "eth0",
+        "guest_mac": nic.mac_address,
+        "host_dev_name": nic.tap_interface,
+    });
+    format!("{:#}", serde_json::json!({ "network-interfaces": [interface] }))
+}
+
+/// A bridge that keeps hosts from hearing guests. It is never set up.
+const DEAF: &str = "mv-nohost";
+
+/// What prepares the TAP device that a VMM is to open, as root; nothing where it opens none.
+pub(crate) fn preparation(nic: &Nic, user: &str) -> Vec<String> {
+    if nic.transport() != Transport::Packet {
+        return Vec::new();
+    }
+    let (tap, mtu) = (&nic.tap_interface, nic.mtu);
+    vec![
+        format!("ip tuntap add dev {tap} mode tap user {user}"),
+        // The host is no member of the network: it is to say nothing there by itself.
+        format!("sysctl -qw net.ipv6.conf.{tap}.disable_ipv6=1"),
+        // Nor is it to hear what guests send. A bridge that is down takes that and drops it, behind
+        // packet sockets, which have heard it before.
+        format!("ip link show {DEAF} >/dev/null 2>&1 || ip link add {DEAF} type bridge"),
+        format!("ip link set dev {tap} master {DEAF} mtu {mtu} up"),
+    ]
 }
 
 /// The elements `memoryBacking` of a domain and `interface` of its devices. Of what is in them,

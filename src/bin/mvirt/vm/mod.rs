@@ -73,7 +73,11 @@ pub(crate) async fn run(command: Command, client: &mut Client) -> Result<(), Fai
     let vmm = start.machine.vmm();
     start.check(vmm)?;
     let key = start.nic.clone().unwrap_or_else(|| start.name.clone());
-    let nic = nic::unused(client, key, INSTEAD).await?;
+    let nic = match nic::get(client, key.clone()).await? {
+        // They are in use whether or not there is a VMM.
+        nic if matches!(nic.transport(), Transport::Dgram | Transport::Packet) => nic,
+        _ => nic::unused(client, key, INSTEAD).await?,
+    };
     let (program, args) = start.command(vmm, &nic)?;
     // Others than vhost-user answer nothing.
     if matches!(nic.transport(), Transport::Unspecified | Transport::VhostUser) {
@@ -135,6 +139,13 @@ impl Start {
                         .into(),
                 ));
             }
+            Vmm::Firecracker => {
+                return Err(Failure::Usage(
+                    "Firecracker is configured by a file: put what `mvirt nic vmm-args --vmm \
+                     firecracker` prints into it, and run firecracker --config-file FILE"
+                        .into(),
+                ));
+            }
             Vmm::CloudHypervisor => self.kernel.is_none() && self.arguments.is_empty(),
             Vmm::Qemu => self.kernel.is_none() && self.disk.is_none() && self.arguments.is_empty(),
             Vmm::Uml => {
@@ -191,7 +202,9 @@ impl Start {
             Vmm::Qemu => self.qemu(cpus),
             Vmm::CloudHypervisor => self.cloud_hypervisor(cpus),
             // A prefix for its files, so that several run on one host.
-            Vmm::Dpdk | Vmm::Libvirt => strings(&["--no-pci", "--file-prefix", &self.name]),
+            Vmm::Dpdk | Vmm::Libvirt | Vmm::Firecracker => {
+                strings(&["--no-pci", "--file-prefix", &self.name])
+            }
         };
         args.extend(self.machine.network_args(vmm, nic)?);
         args.extend(self.arguments.iter().cloned());

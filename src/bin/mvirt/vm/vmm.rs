@@ -15,6 +15,8 @@ pub(crate) enum Vmm {
     Dpdk,
     /// Elements of a domain's XML
     Libvirt,
+    /// A part of its configuration file
+    Firecracker,
 }
 
 /// What QEMU runs guests on.
@@ -27,7 +29,7 @@ pub(crate) enum Accel {
 }
 
 impl Vmm {
-    // Without libvirt, which `vm start` does not run.
+    // Without those that `vm start` does not run.
     const ALL: [Self; 4] = [Self::CloudHypervisor, Self::Qemu, Self::Uml, Self::Dpdk];
 
     /// The one to use where none is named: what is installed of those that run any guest.
@@ -45,6 +47,7 @@ impl Vmm {
             Self::Uml => "linux.uml".into(),
             Self::Dpdk => "dpdk-testpmd".into(),
             Self::Libvirt => "virsh".into(),
+            Self::Firecracker => "firecracker".into(),
         }
     }
 
@@ -55,7 +58,7 @@ impl Vmm {
 
     /// Whether its arguments are those of a program, on one line.
     pub(crate) fn is_pasted_into_a_shell(self) -> bool {
-        self != Self::Libvirt
+        !matches!(self, Self::Libvirt | Self::Firecracker)
     }
 
     fn is_installed(self) -> bool {

@@ -1,14 +1,15 @@
 //! VDE's switches and plugs (`wire/vde.rs`): a stream socket by which a client comes and goes, and
 //! a datagram socket each for frames.
 //!
-//! `switch` serves a directory to clients, each of whom is a port; `plug` is a client of somebody's
-//! directory.
+//! `switch` serves a directory to clients, each of whom is a port; `single` serves one to the guest
+//! of a vNIC; `plug` is a client of somebody's directory.
 //!
 //! Either side names its datagram socket, and the other connects to it, maybe with more rights than
 //! the one who named it has. So a named socket is opened once, looked at, and has to belong to who
 //! named it; what is connected to is what was looked at, whatever the name has become meanwhile.
 
 pub mod plug;
+pub(super) mod single;
 pub mod switch;
 
 use super::listener::Access;

@@ -7,7 +7,7 @@ use crate::{
         PortState,
         endpoint::{
             arrivals::{Arrival, Client, Clients},
-            connection,
+            connection::{self, Own},
             export::Exported,
             listen,
             listener::{self, Access},
@@ -81,15 +81,9 @@ pub struct Spec {
 impl Spec {
     /// The permissions of sockets and of the directory: of one the other follows, as in vde_switch.
     fn modes(&self) -> (u16, u16) {
-        // Who may read or write a socket may pass through the directory.
-        let passing = |mode: u16| {
-            let bits = [0o600, 0o060, 0o006].iter().zip([0o100, 0o010, 0o001]);
-            let passing = bits.filter(|(bits, _)| mode & **bits != 0).map(|(_, bit)| bit);
-            0o2000 | (mode & 0o666) | passing.sum::<u16>()
-        };
         match (self.access.mode, self.directory_mode) {
             (None, None) => (MODE, DIRECTORY_MODE),
-            (Some(mode), None) => (mode, passing(mode)),
+            (Some(mode), None) => (mode, passing_mode(mode)),
             (None, Some(directory)) => (directory & 0o666, directory),
             (Some(mode), Some(directory)) => (mode, directory),
         }
@@ -101,16 +95,29 @@ impl Spec {
     }
 }
 
+/// Returns the permissions of a directory whose sockets have `mode`: who may read or write them may
+/// pass through it.
+fn passing_mode(mode: u16) -> u16 {
+    let bits = [0o600, 0o060, 0o006].iter().zip([0o100, 0o010, 0o001]);
+    let passing = bits.filter(|(bits, _)| mode & **bits != 0).map(|(_, bit)| bit);
+    0o2000 | (mode & 0o666) | passing.sum::<u16>()
+}
+
+/// Returns who may pass through a directory whose sockets are opened as `access` says.
+pub(in crate::dataplane::endpoint) fn passing(access: Access) -> Access {
+    Access { mode: Some(access.mode.map_or(DIRECTORY_MODE, passing_mode)), ..access }
+}
+
 /// The directory, until nobody uses it any more.
 #[derive(Debug)]
-struct Directory {
+pub(super) struct Directory {
     /// As others find it: absolute.
     path: PathBuf,
     access: Access,
     /// It is to go when it is not used any more.
     is_ours: bool,
     /// Another process goes on with it.
-    is_given: AtomicBool,
+    pub(super) is_given: AtomicBool,
     clients: AtomicU32,
 }
 
@@ -186,8 +193,8 @@ fn is_data_name(name: &[u8]) -> bool {
 /// A directory that is served already.
 #[derive(Debug)]
 pub(in crate::dataplane::endpoint) struct Start {
-    control: UnixStream,
-    directory: Arc<Directory>,
+    pub(super) control: UnixStream,
+    pub(super) directory: Arc<Directory>,
 }
 
 impl Start {
@@ -227,7 +234,7 @@ impl Start {
 }
 
 /// Goes on with a client that another process of the daemon has exported.
-fn import(
+pub(super) fn import(
     fds: Vec<OwnedFd>,
     directory: &Arc<Directory>,
 ) -> io::Result<(UnixStream, Box<dyn Port>, Seat)> {
@@ -246,17 +253,17 @@ fn import(
 }
 
 /// A client that has said what it wants, and got it.
-struct Plugged {
+pub(super) struct Plugged {
     /// Its control connection.
-    control: UnixStream,
-    port: Box<dyn Port>,
+    pub(super) control: UnixStream,
+    pub(super) port: Box<dyn Port>,
     /// Behind the port: closed first.
-    seat: Seat,
+    pub(super) seat: Seat,
     remote: String,
 }
 
 /// A client's place in the directory: the file of our socket for it, until dropped.
-struct Seat {
+pub(super) struct Seat {
     file: PathBuf,
     directory: Arc<Directory>,
 }
@@ -347,7 +354,7 @@ pub(in crate::dataplane::endpoint) async fn serve(
 }
 
 /// Hears what a client wants, and makes its socket.
-async fn greet(socket: OwnedFd, directory: Arc<Directory>) -> io::Result<Plugged> {
+pub(super) async fn greet(socket: OwnedFd, directory: Arc<Directory>) -> io::Result<Plugged> {
     let peer = socket_peercred(&socket)?;
     let by = socket::remote(&socket);
     let control = UnixStream::from_std(socket.into())?;
@@ -388,8 +395,10 @@ async fn serve_client(
     mut port: PortHandle,
     stop: oneshot::Receiver<()>,
 ) {
+    let own = [control.as_fd()];
+    let own = Own { fds: &own, ..Own::default() };
     let ended = tokio::select! {
-        failure = connection::keep(made, &mut port, Some(control.as_fd())) => failure.to_string(),
+        failure = connection::keep(made, &mut port, own) => failure.to_string(),
         () = unplugged(&control) => "it was unplugged".into(),
         _ = stop => String::new(),
     };
