@@ -2,7 +2,8 @@
 
 use super::{
     NetworkState,
-    fields::{self, Ipv6Mode},
+    choices::Ipv6Mode,
+    fields,
     ipam::{Pool, number, range},
     refusal::Refusal,
 };

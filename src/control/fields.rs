@@ -1,6 +1,9 @@
 //! Values of the API's requests become valid ones, or a refusal that names field and value.
 
-use super::refusal::Refusal;
+use super::{
+    choices::{ADDRESSINGS, IPV6_MODES, Ipv6Mode, SECURITIES},
+    refusal::Refusal,
+};
 use crate::{
     account::Mode,
     addr::MacAddr,
@@ -39,15 +42,6 @@ const MAX_BOOT_FILE: usize = 127;
 /// Octets of a boot file's URL: what an option of DHCPv4 takes.
 // An option says its length in one octet (RFC 2132 §2).
 const MAX_BOOT_URL: usize = 255;
-
-/// How a guest comes by its IPv6 addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ipv6Mode {
-    /// By DHCPv6, one address.
-    Dhcpv6,
-    /// It chooses them in a /64 of its own.
-    Slaac,
-}
 
 /// A limit as it was asked for.
 pub(super) fn rate_limit(
@@ -127,18 +121,7 @@ pub(super) fn transport(
 }
 
 pub(super) fn port_security(value: i32) -> Result<PortSecurity, Refusal> {
-    match proto::PortSecurity::try_from(value) {
-        Ok(proto::PortSecurity::Unspecified | proto::PortSecurity::Strict) => {
-            Ok(PortSecurity::Strict)
-        }
-        Ok(proto::PortSecurity::MacOnly) => Ok(PortSecurity::MacOnly),
-        Ok(proto::PortSecurity::Off) => Ok(PortSecurity::Off),
-        Err(_) => Err(Refusal::invalid(
-            "port_security",
-            value,
-            "expected PORT_SECURITY_STRICT, PORT_SECURITY_MAC_ONLY or PORT_SECURITY_OFF",
-        )),
-    }
+    Ok(SECURITIES.chosen("port_security", value)?.unwrap_or(PortSecurity::Strict))
 }
 
 /// Returns nothing for zero: proto3 does not tell it from an absent field.
@@ -345,27 +328,11 @@ pub(super) fn queue_pairs(pairs: u32) -> Result<u16, Refusal> {
 }
 
 pub(super) fn addressing(value: i32) -> Result<Addressing, Refusal> {
-    match proto::Addressing::try_from(value) {
-        Ok(proto::Addressing::Unspecified | proto::Addressing::Host) => Ok(Addressing::Host),
-        Ok(proto::Addressing::Subnet) => Ok(Addressing::Subnet),
-        Err(_) => Err(Refusal::invalid(
-            "addressing",
-            value,
-            "expected ADDRESSING_HOST or ADDRESSING_SUBNET",
-        )),
-    }
+    Ok(ADDRESSINGS.chosen("addressing", value)?.unwrap_or_default())
 }
 
 pub(super) fn ipv6_mode(value: i32) -> Result<Ipv6Mode, Refusal> {
-    match proto::Ipv6Mode::try_from(value) {
-        Ok(proto::Ipv6Mode::Unspecified | proto::Ipv6Mode::Dhcpv6) => Ok(Ipv6Mode::Dhcpv6),
-        Ok(proto::Ipv6Mode::Slaac) => Ok(Ipv6Mode::Slaac),
-        Err(_) => Err(Refusal::invalid(
-            "ipv6_mode",
-            value,
-            "expected IPV6_MODE_DHCPV6 or IPV6_MODE_SLAAC",
-        )),
-    }
+    Ok(IPV6_MODES.chosen("ipv6_mode", value)?.unwrap_or(Ipv6Mode::Dhcpv6))
 }
 
 /// Refuses what is longer, and control characters: people read it on terminals.

@@ -1,11 +1,11 @@
 //! How a switched network treats frames: from requests, and to views.
 
-use super::refusal::Refusal;
+use super::{
+    choices::{GROUPS, GUARDS, KINDS, TOGGLES, UNKNOWN, VLANS},
+    refusal::Refusal,
+};
 use crate::{
-    model::{
-        L2Policy, L2Rules, NetworkKind,
-        l2::{DhcpGuard, GuestVlans, ReservedGroups, UnknownUnicast},
-    },
+    model::{L2Policy, L2Rules, NetworkKind, l2::DhcpGuard},
     proto,
 };
 use std::ops::RangeInclusive;
@@ -31,55 +31,14 @@ fn number(
     }
 }
 
-/// Returns what an enum's number means, none for what is unspecified.
-fn chosen<E: TryFrom<i32> + Copy + PartialEq, T: Copy>(
-    field: &'static str,
-    value: i32,
-    choices: &[(E, T)],
-    expected: &'static str,
-) -> Result<Option<T>, Refusal> {
-    if value == 0 {
-        return Ok(None);
-    }
-    let known = E::try_from(value).ok();
-    let found = known.and_then(|known| choices.iter().find(|(name, _)| *name == known));
-    let (_, choice) = found.ok_or_else(|| Refusal::invalid(field, value, expected))?;
-    Ok(Some(*choice))
-}
-
-const TOGGLES: &[(proto::Toggle, bool)] = &[(proto::Toggle::On, true), (proto::Toggle::Off, false)];
-const UNKNOWN: &[(proto::UnknownUnicast, UnknownUnicast)] = &[
-    (proto::UnknownUnicast::Flood, UnknownUnicast::Flood),
-    (proto::UnknownUnicast::Drop, UnknownUnicast::Drop),
-];
-const VLANS: &[(proto::GuestVlans, GuestVlans)] =
-    &[(proto::GuestVlans::Drop, GuestVlans::Drop), (proto::GuestVlans::Pass, GuestVlans::Pass)];
-const GUARDS: &[(proto::DhcpGuard, DhcpGuard)] = &[
-    (proto::DhcpGuard::Auto, DhcpGuard::Auto),
-    (proto::DhcpGuard::On, DhcpGuard::On),
-    (proto::DhcpGuard::Off, DhcpGuard::Off),
-];
-const GROUPS: &[(proto::ReservedGroups, ReservedGroups)] = &[
-    (proto::ReservedGroups::Drop, ReservedGroups::Drop),
-    (proto::ReservedGroups::Forward, ReservedGroups::Forward),
-];
-
 /// Returns the kind of a network.
 pub(super) fn kind(value: i32) -> Result<NetworkKind, Refusal> {
-    match proto::NetworkKind::try_from(value) {
-        Ok(proto::NetworkKind::Unspecified | proto::NetworkKind::Routed) => Ok(NetworkKind::Routed),
-        Ok(proto::NetworkKind::Switched) => Ok(NetworkKind::Switched),
-        Err(_) => Err(Refusal::invalid(
-            "kind",
-            value,
-            "expected NETWORK_KIND_ROUTED or NETWORK_KIND_SWITCHED",
-        )),
-    }
+    Ok(KINDS.chosen("kind", value)?.unwrap_or(NetworkKind::Routed))
 }
 
 /// Returns whether something is to be so, none where it is not said.
 pub(super) fn toggle(field: &'static str, value: i32) -> Result<Option<bool>, Refusal> {
-    chosen(field, value, TOGGLES, "expected TOGGLE_ON or TOGGLE_OFF")
+    TOGGLES.chosen(field, value)
 }
 
 /// Returns what is asked of a network of this kind.
@@ -92,46 +51,20 @@ pub(super) fn policy(kind: NetworkKind, l2: Option<&proto::L2Policy>) -> Result<
     Ok(L2Policy {
         mac_aging_seconds: number("l2.mac_aging_seconds", l2.mac_aging_seconds, AGING)?,
         mac_table_size: number("l2.mac_table_size", l2.mac_table_size, TABLE)?,
-        unknown_unicast: chosen(
-            "l2.unknown_unicast",
-            l2.unknown_unicast,
-            UNKNOWN,
-            "expected UNKNOWN_UNICAST_FLOOD or UNKNOWN_UNICAST_DROP",
-        )?,
+        unknown_unicast: UNKNOWN.chosen("l2.unknown_unicast", l2.unknown_unicast)?,
         storm_pps: number("l2.storm_pps", l2.storm_pps, 1..=u32::MAX)?,
         multicast_snooping: toggle("l2.multicast_snooping", l2.multicast_snooping)?,
-        guest_vlans: chosen(
-            "l2.guest_vlans",
-            l2.guest_vlans,
-            VLANS,
-            "expected GUEST_VLANS_DROP or GUEST_VLANS_PASS",
-        )?,
+        guest_vlans: VLANS.chosen("l2.guest_vlans", l2.guest_vlans)?,
         neighbour_proxy: toggle("l2.neighbour_proxy", l2.neighbour_proxy)?,
-        dhcp_guard: chosen(
-            "l2.dhcp_guard",
-            l2.dhcp_guard,
-            GUARDS,
-            "expected DHCP_GUARD_AUTO, DHCP_GUARD_ON or DHCP_GUARD_OFF",
-        )?,
-        reserved_groups: chosen(
-            "l2.reserved_groups",
-            l2.reserved_groups,
-            GROUPS,
-            "expected RESERVED_GROUPS_DROP or RESERVED_GROUPS_FORWARD",
-        )?,
+        dhcp_guard: GUARDS.chosen("l2.dhcp_guard", l2.dhcp_guard)?,
+        reserved_groups: GROUPS.chosen("l2.reserved_groups", l2.reserved_groups)?,
         loop_guard: toggle("l2.loop_guard", l2.loop_guard)?,
     })
 }
 
-/// Returns the number of what was chosen, zero where nothing was.
-fn name<E: Copy + Into<i32>, T: PartialEq>(choice: Option<T>, choices: &[(E, T)]) -> i32 {
-    let named = choice.and_then(|choice| choices.iter().find(|(_, this)| *this == choice));
-    named.map_or(0, |(name, _)| (*name).into())
-}
-
 /// Returns the API's view of a choice.
 pub(super) fn toggled(choice: Option<bool>) -> i32 {
-    name(choice, TOGGLES)
+    TOGGLES.number(choice)
 }
 
 /// Returns the API's view of what was asked for, if anything was.
@@ -161,14 +94,14 @@ impl From<&L2Policy> for proto::L2Policy {
         Self {
             mac_aging_seconds: policy.mac_aging_seconds.unwrap_or(0),
             mac_table_size: policy.mac_table_size.unwrap_or(0),
-            unknown_unicast: name(policy.unknown_unicast, UNKNOWN),
+            unknown_unicast: UNKNOWN.number(policy.unknown_unicast),
             storm_pps: policy.storm_pps.unwrap_or(0),
-            multicast_snooping: name(policy.multicast_snooping, TOGGLES),
-            guest_vlans: name(policy.guest_vlans, VLANS),
-            neighbour_proxy: name(policy.neighbour_proxy, TOGGLES),
-            dhcp_guard: name(policy.dhcp_guard, GUARDS),
-            reserved_groups: name(policy.reserved_groups, GROUPS),
-            loop_guard: name(policy.loop_guard, TOGGLES),
+            multicast_snooping: TOGGLES.number(policy.multicast_snooping),
+            guest_vlans: VLANS.number(policy.guest_vlans),
+            neighbour_proxy: TOGGLES.number(policy.neighbour_proxy),
+            dhcp_guard: GUARDS.number(policy.dhcp_guard),
+            reserved_groups: GROUPS.number(policy.reserved_groups),
+            loop_guard: TOGGLES.number(policy.loop_guard),
         }
     }
 }

@@ -15,6 +15,7 @@ mod actor;
 mod addresses;
 pub mod balance;
 mod change;
+mod choices;
 pub mod compile;
 mod fields;
 mod guest;

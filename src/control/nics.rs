@@ -632,7 +632,7 @@ fn is_same(existing: &Nic, network_id: Uuid, new: &NewNic) -> bool {
         && existing.routed_ipv6 == new.routed_ipv6
         && existing.settings.in_force() == new.settings.in_force()
         && existing.mtu == new.mtu
-        && existing.slaac.is_some() == (new.ipv6_mode == super::fields::Ipv6Mode::Slaac)
+        && existing.slaac.is_some() == (new.ipv6_mode == super::choices::Ipv6Mode::Slaac)
         && existing.queue_pairs == new.queue_pairs
         && (&existing.labels, &existing.description) == (&new.labels, &new.description)
         && (&existing.boot, &existing.socket) == (&new.boot, &new.socket)

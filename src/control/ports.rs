@@ -6,6 +6,7 @@
 use super::{
     Control, Limits, Owner, QuiescedPort, RestoreError, Whose,
     change::Decided,
+    choices::ROLES,
     fields::{self, optional, parse, uuid},
     locators,
     mask::Mask,
@@ -18,7 +19,7 @@ use crate::{
     dataplane::{Arrival, Attached, Exported, NewPort, Placement, PortSpec, PortState},
     locator::Locator,
     log_limit::{LogLimit, Said},
-    model::{Labels, Name, NetworkKind, Port, PortRole, PortSettings, TaggedNetwork},
+    model::{Labels, Name, NetworkKind, Port, PortSettings, TaggedNetwork},
     proto,
     store::{Change, Put},
 };
@@ -104,19 +105,6 @@ struct NewRequest {
     asked: Uuid,
 }
 
-fn role(value: i32) -> Result<Option<PortRole>, Refusal> {
-    match proto::PortRole::try_from(value) {
-        Ok(proto::PortRole::Unspecified) => Ok(None),
-        Ok(proto::PortRole::Access) => Ok(Some(PortRole::Access)),
-        Ok(proto::PortRole::Uplink) => Ok(Some(PortRole::Uplink)),
-        Ok(proto::PortRole::Peer) => Ok(Some(PortRole::Peer)),
-        Err(_) => {
-            let expected = "expected PORT_ROLE_ACCESS, PORT_ROLE_UPLINK or PORT_ROLE_PEER";
-            Err(Refusal::invalid("role", value, expected))
-        }
-    }
-}
-
 impl NewRequest {
     fn new(
         request: &proto::CreatePortRequest,
@@ -133,7 +121,7 @@ impl NewRequest {
             vlans: Vec::new(),
             locator: parse("locator", &request.locator)?,
             settings: PortSettings {
-                role: role(request.role)?,
+                role: ROLES.chosen("role", request.role)?,
                 mac_limit: fields::mac_limit(request.mac_limit)?,
                 protected: request.protected,
                 limit_from: fields::rate_limit("limit_from", request.limit_from)?,
@@ -183,7 +171,7 @@ fn changed(
     let mut new = old.clone();
     let settings = &mut new.settings;
     if mask.names("role") {
-        settings.role = role(request.role)?;
+        settings.role = ROLES.chosen("role", request.role)?;
     }
     if mask.names("mac_limit") {
         settings.mac_limit = fields::mac_limit(request.mac_limit)?;

@@ -2,7 +2,8 @@
 
 use super::{
     accounts::Accounts,
-    fields::{self, Ipv6Mode, optional, parse, parse_address, uuid},
+    choices::Ipv6Mode,
+    fields::{self, optional, parse, parse_address, uuid},
     l2,
     mask::Mask,
     refusal::Refusal,

@@ -1,11 +1,12 @@
 //! The nouns as the API shows them.
 
-use super::{l2, locators};
+use super::{
+    choices::{ADDRESSINGS, ROLES, SECURITIES},
+    l2, locators,
+};
 use crate::{
     locator::Locator,
-    model::{
-        self, Addressing, NetworkKind, PortRole, PortSecurity, RateLimit, Transport, l2::Members,
-    },
+    model::{self, NetworkKind, PortSecurity, RateLimit, Transport, l2::Members},
     proto,
 };
 use jiff::Timestamp;
@@ -95,11 +96,7 @@ pub(super) fn rate_limit(limit: RateLimit) -> Option<proto::RateLimit> {
 
 /// Returns it as a request has it; the default as 0, as if it were not named.
 pub(super) fn asked_security(security: PortSecurity) -> i32 {
-    match security {
-        PortSecurity::Strict => 0,
-        PortSecurity::MacOnly => proto::PortSecurity::MacOnly.into(),
-        PortSecurity::Off => proto::PortSecurity::Off.into(),
-    }
+    SECURITIES.number((security != PortSecurity::Strict).then_some(security))
 }
 
 /// The API's view of a vNIC.
@@ -130,15 +127,6 @@ pub(super) fn nic(
     };
     let has_socket =
         tap_interface.is_empty() && !matches!(nic.transport, Transport::Dgram(Some(_)));
-    let port_security = match nic.settings.port_security {
-        PortSecurity::Strict => proto::PortSecurity::Strict,
-        PortSecurity::MacOnly => proto::PortSecurity::MacOnly,
-        PortSecurity::Off => proto::PortSecurity::Off,
-    };
-    let addressing = match nic.settings.addressing {
-        Addressing::Host => proto::Addressing::Host,
-        Addressing::Subnet => proto::Addressing::Subnet,
-    };
     proto::Nic {
         id: nic.id.to_string(),
         name: nic.name.to_string(),
@@ -156,7 +144,7 @@ pub(super) fn nic(
         state: state.into(),
         created_at: nic.created_at.to_string(),
         updated_at: nic.updated_at.to_string(),
-        addressing: addressing.into(),
+        addressing: ADDRESSINGS.number(Some(nic.settings.addressing)),
         queue_pairs: nic.queue_pairs.into(),
         // An orphan has no network to take an MTU from.
         mtu: network.map_or(nic.mtu.unwrap_or(0), |network| nic.mtu_in(network)).into(),
@@ -166,7 +154,7 @@ pub(super) fn nic(
         limit_to_guest: rate_limit(nic.settings.to_guest),
         transport: transport.into(),
         tap_interface: tap_interface.into(),
-        port_security: port_security.into(),
+        port_security: SECURITIES.number(Some(nic.settings.port_security)),
         mac_limit: nic.settings.macs(),
         requested_mac_limit: nic.settings.mac_limit.unwrap_or(0),
         guest: None,
@@ -182,15 +170,6 @@ pub(super) fn nic(
         requested_mtu: nic.mtu.unwrap_or(0).into(),
         limit_from_guest_in_force: rate_limit(nic.settings.from_guest.in_force()),
         limit_to_guest_in_force: rate_limit(nic.settings.to_guest.in_force()),
-    }
-}
-
-fn role(role: Option<PortRole>) -> proto::PortRole {
-    match role {
-        None => proto::PortRole::Unspecified,
-        Some(PortRole::Access) => proto::PortRole::Access,
-        Some(PortRole::Uplink) => proto::PortRole::Uplink,
-        Some(PortRole::Peer) => proto::PortRole::Peer,
     }
 }
 
@@ -211,7 +190,7 @@ pub(super) fn port(network: &model::Network, port: &model::Port) -> proto::Port 
         network_id: port.network_id.to_string(),
         locator: port.locator.to_string(),
         state: proto::PortState::Down.into(),
-        role: role(Some(port.role())).into(),
+        role: ROLES.number(Some(port.role())),
         mac_limit: port.mac_limit(),
         attachments: Vec::new(),
         error: String::new(),
@@ -224,7 +203,7 @@ pub(super) fn port(network: &model::Network, port: &model::Port) -> proto::Port 
         description: port.description.clone(),
         etag: etag(port.updated_at),
         network_name: network.name.to_string(),
-        requested_role: role(port.settings.role).into(),
+        requested_role: ROLES.number(port.settings.role),
         requested_mac_limit: port.settings.mac_limit.unwrap_or(0),
         refused_clients: 0,
         vlans: Vec::new(),
