@@ -316,8 +316,8 @@ pub struct Config {
     #[arg(long, value_name = "DIR", env = "MVIRT_NET_PORT_DIR", value_delimiter = ',')]
     pub port_dir: Vec<PathBuf>,
 
-    /// Networks that ports may be reached from, beside this host, separated by commas: 0.0.0.0/0
-    /// for all
+    /// Networks whose addresses ports may listen at, beside loopback, separated by commas:
+    /// 0.0.0.0/0 for all, groups among them
     #[arg(long, value_name = "CIDR", env = "MVIRT_NET_PORT_LISTEN", value_delimiter = ',')]
     pub port_listen: Vec<IpNet>,
 

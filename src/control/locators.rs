@@ -272,6 +272,57 @@ mod tests {
     use super::*;
 
     #[test]
+    fn callers_reach_what_the_flags_allow() {
+        let may = |listen: &str, locator: &str| {
+            let listen = listen.split_terminator(',').map(|net| net.parse().unwrap()).collect();
+            let reachable = Reachable::Flags { directories: vec!["/run/vde".into()], listen };
+            reachable.check(&locator.parse().unwrap()).is_ok()
+        };
+        for (locator, networks) in [
+            ("stream-listen://10.0.0.1:9999/insecure", "10.0.0.0/8"),
+            ("switchyard-listen://10.0.0.1:9999/insecure", "10.0.0.0/8"),
+            ("udp://10.0.0.1:5->10.0.0.2:5", "10.0.0.0/8"),
+            ("udp://5->10.0.0.2:5", "0.0.0.0/0"),
+            ("udp://5->[fd00::2]:5", "::/0"),
+            ("mcast://239.192.1.1:1102", "239.0.0.0/8"),
+            ("mcast://239.192.1.1:1102/if=eth0", "239.0.0.0/8"),
+            ("vxvde://239.0.0.1/bind=127.0.0.1", "239.0.0.0/8"),
+            ("vxlan://239.0.0.1", "0.0.0.0/0"),
+            ("vxlan:///remote=10.0.0.2/local=10.0.0.1", "10.0.0.0/8"),
+            ("dives://239.13.13.13:3535/host=10.0.0.1/vlan=5", "10.0.0.0/8"),
+        ] {
+            assert!(!may("", locator) && !may("192.0.2.0/24,fd00::/8", locator), "{locator}");
+            assert!(may(networks, locator), "{locator}");
+        }
+        // Who connects to others needs no flag; nor does what stays on this host.
+        for locator in [
+            "stream://192.0.2.1:9999",
+            "stream://example.org:9999",
+            "udp://127.0.0.1:5->192.0.2.1:5",
+            "mcast://239.192.1.1:1102/if=lo",
+            "dives://239.13.13.13:3535/vlan=5",
+            "stream-listen://[::1]:9999",
+            "switch:///run/vde/lab",
+            "stream:///run/vde/lab",
+            "tap://t0",
+        ] {
+            assert!(may("", locator), "{locator}");
+        }
+        for locator in [
+            "cmd://sh",
+            "stdio://",
+            "seqpacket://3",
+            "switch:///run/vde2",
+            "vde:///run/vde/../docker.sock",
+            "stream:///var/run/docker.sock",
+            "dgram:///run/vde/a->/tmp/b",
+            "seqpacket-connect:///proc/self/fd/3",
+        ] {
+            assert!(!may("0.0.0.0/0,::/0", locator), "{locator}");
+        }
+    }
+
+    #[test]
     fn who_listens_beyond_this_host_must_say_so() {
         let spec = |locator: &str| spec(&locator.parse().unwrap(), "");
         for kind in ["stream-listen", "switchyard-listen"] {

@@ -22,7 +22,7 @@ pub use specs::*;
 use crate::model::PortRole;
 use read::{Parts, Rigour};
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -279,12 +279,16 @@ impl Locator {
             },
             Self::SwitchyardListen(listen) => Reach::Listens(listen.address.ip()),
             Self::Stream(Stream::Tcp(to)) => Reach::Connects(&to.host),
-            Self::Udp(udp) => Reach::Listens(udp.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into())),
+            Self::Udp(udp) => Reach::Listens(udp.bound().ip()),
+            Self::Vxlan(vxlan) => Reach::Listens(vxlan.bound().ip()),
+            Self::Dives(dives) => Reach::Listens(dives.host.into()),
+            // Groups are heard from this host alone by its loopback interface.
+            Self::Mcast(Mcast { interface: Some(own), .. }) if own == "lo" => Reach::Nothing,
+            Self::Mcast(mcast) => Reach::Listens(mcast.group.ip()),
+            Self::Vxvde(cloud) => Reach::Listens(cloud.group),
             Self::Tap(tap) => Reach::Interface(&tap.interface),
             Self::Macvtap(name) | Self::Packet(name) => Reach::Interface(name),
-            Self::Mcast(_) | Self::Vxvde(_) | Self::Vxlan(_) | Self::Dives(_) | Self::Slirp(_) => {
-                Reach::Network
-            }
+            Self::Slirp(_) => Reach::Network,
         }
     }
 }

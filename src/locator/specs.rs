@@ -3,7 +3,7 @@
 pub use super::places::{Forward, Host, HostPort};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
 };
 
@@ -134,6 +134,25 @@ pub struct Udp {
     pub remote: HostPort,
 }
 
+impl Udp {
+    /// Returns what is bound.
+    pub fn bound(&self) -> SocketAddr {
+        let any = match self.remote.host {
+            Host::Address(remote) => unspecified(remote),
+            Host::Name(_) => Ipv4Addr::UNSPECIFIED.into(),
+        };
+        SocketAddr::new(self.address.unwrap_or(any), self.port)
+    }
+}
+
+/// Returns all addresses of the family of one.
+pub fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
 /// `mcast://`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mcast {
@@ -211,6 +230,14 @@ pub struct Vxlan {
     pub learn: bool,
     /// Whom frames are taken from, beside `remote`; empty: from everybody in the group.
     pub allow: Vec<IpNet>,
+}
+
+impl Vxlan {
+    /// Returns what is bound.
+    pub fn bound(&self) -> SocketAddr {
+        let to = self.remote.first().unwrap_or(&self.group);
+        SocketAddr::new(self.local.unwrap_or(unspecified(*to)), self.port)
+    }
 }
 
 /// How a DiVES switch says that it is there.

@@ -242,7 +242,16 @@ fn each_says_what_of_the_host_it_reaches() {
     assert_eq!(reach("stream-listen://127.0.0.1:9"), "Listens(127.0.0.1)");
     assert_eq!(reach("udp://5->10.0.0.1:5"), "Listens(0.0.0.0)");
     assert_eq!(reach("tap://t0"), "Interface(\"t0\")");
-    assert_eq!(reach("vxvde://"), "Network");
+    assert_eq!(reach("udp://5->[::1]:5"), "Listens(::)");
+    assert_eq!(reach("udp://127.0.0.1:5->10.0.0.1:5"), "Listens(127.0.0.1)");
+    assert_eq!(reach("mcast://239.1.1.1:5"), "Listens(239.1.1.1)");
+    assert_eq!(reach("mcast://239.1.1.1:5/if=lo"), "Nothing");
+    assert_eq!(reach("vxvde://"), "Listens(239.0.0.1)");
+    assert_eq!(reach("vxlan://"), "Listens(0.0.0.0)");
+    assert_eq!(reach("vxlan:///remote=fd00::2"), "Listens(::)");
+    assert_eq!(reach("vxlan:///remote=10.0.0.2/local=127.0.0.1"), "Listens(127.0.0.1)");
+    assert_eq!(reach("dives://239.13.13.13:3535/vlan=5"), "Listens(127.0.0.1)");
+    assert_eq!(reach("dives://239.13.13.13:3535/host=10.0.0.1/vlan=5"), "Listens(10.0.0.1)");
     assert_eq!(locator("/d").role(), PortRole::Uplink);
     assert_eq!(locator("switch:///d").role(), PortRole::Access);
     assert_eq!(locator("vxlan://").role(), PortRole::Peer);

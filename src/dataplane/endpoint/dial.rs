@@ -40,7 +40,7 @@ use rustix::{
 };
 use std::{
     fmt, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
     path::PathBuf,
     pin::pin,
@@ -279,11 +279,7 @@ fn macvtap_port(name: &str) -> io::Result<Box<dyn Port>> {
 
 /// Returns a socket for UDP that is bound.
 fn host_socket(udp: &Udp) -> io::Result<OwnedFd> {
-    let any = match udp.remote.host {
-        Host::Address(IpAddr::V6(_)) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        Host::Address(IpAddr::V4(_)) | Host::Name(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-    };
-    let address = SocketAddr::new(udp.address.unwrap_or(any), udp.port);
+    let address = udp.bound();
     let socket = socket::inet(&address, SocketType::DGRAM)?;
     bind(&socket, &address).map_err(|errno| socket::at(errno, address))?;
     set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER)?;

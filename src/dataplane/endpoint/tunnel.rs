@@ -12,7 +12,7 @@ use crate::{
             tunnel::{Rules, Sockets, Tunnel},
         },
     },
-    locator::{self, Vxlan, Vxvde},
+    locator::{self, Vxlan, Vxvde, unspecified},
     wire::vxlan::Header,
 };
 use rustix::net::{
@@ -28,7 +28,7 @@ use rustix::net::{
 };
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
 };
 use tokio::sync::oneshot;
@@ -82,13 +82,6 @@ impl Spec {
 fn at(error: impl Into<io::Error>, what: impl std::fmt::Display) -> io::Error {
     let error = error.into();
     io::Error::new(error.kind(), format!("{what}: {error}"))
-}
-
-fn unspecified(like: IpAddr) -> IpAddr {
-    match like {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    }
 }
 
 fn udp(like: IpAddr) -> io::Result<OwnedFd> {
@@ -224,7 +217,7 @@ fn open_vxlan(vxlan: &Vxlan, given: Option<OwnedFd>) -> io::Result<Open> {
 
 fn vxlan_socket(vxlan: &Vxlan, address: IpAddr) -> io::Result<OwnedFd> {
     let own = udp(address)?;
-    let bound = SocketAddr::new(vxlan.local.unwrap_or(unspecified(address)), vxlan.port);
+    let bound = vxlan.bound();
     bind(&own, &bound).map_err(|errno| {
         at(errno, format_args!("{bound} (Linux's own VXLAN devices may have it)"))
     })?;

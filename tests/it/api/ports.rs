@@ -179,9 +179,20 @@ fn refusals_name_what_is_wrong_and_leave_nothing() {
     refused(Code::PermissionDenied, "--port-listen", &|request| {
         request.locator = "stream-listen://192.0.2.1:9999/insecure".into();
     });
-    refused(Code::PermissionDenied, "mvirt plug", &|request| {
-        request.locator = "cmd://cat".into();
-    });
+    for locator in [
+        "udp://4000->127.0.0.1:4001",
+        "mcast://239.192.1.1:1102",
+        "vxlan:///remote=127.0.0.1",
+        "vxvde://239.0.0.1",
+        "dives://239.13.13.13:3535/host=192.0.2.1/vlan=5",
+    ] {
+        refused(Code::PermissionDenied, "--port-listen", &|request| {
+            request.locator = locator.into();
+        });
+    }
+    for locator in ["cmd://cat", "stdio://", "seqpacket://3"] {
+        refused(Code::PermissionDenied, "mvirt plug", &|request| request.locator = locator.into());
+    }
     refused(Code::AlreadyExists, "vNIC", &|request| request.name = "vm1".into());
     refused(Code::InvalidArgument, "mac_limit: \"1000001\"", &|request| {
         request.mac_limit = 1_000_001;

@@ -3,7 +3,7 @@
 
 use super::{
     stock::{ALL, Plug, frame, mac},
-    switches::{lab, serve, wait_for_clients},
+    switches::{lab_with, serve, wait_for_clients},
 };
 use crate::{
     daemon::{Daemon, cannot_run, wait_until},
@@ -17,7 +17,7 @@ use std::net::UdpSocket;
 /// A plug of the daemon's own network, and the daemon in `host`.
 fn station(host: &Namespace, locator: &str) -> (Daemon, Plug) {
     host.enter();
-    let mut daemon = lab();
+    let mut daemon = lab_with(&["--port-listen", "0.0.0.0/0"]);
     let directory = serve(&mut daemon, "switch", "");
     let plug = Plug::stock(&directory.display().to_string());
     wait_for_clients(&mut daemon, 1);

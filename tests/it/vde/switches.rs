@@ -23,7 +23,12 @@ use std::{
 
 /// A daemon with a segment that is as plain as a small switch.
 pub(super) fn lab() -> Daemon {
-    let mut daemon = Daemon::start();
+    lab_with(&[])
+}
+
+/// Likewise, with flags of the daemon's.
+pub(super) fn lab_with(flags: &[&str]) -> Daemon {
+    let mut daemon = Daemon::start_with(flags);
     daemon.network_with("lab", |request| {
         segment(request);
         request.l2 = Some(L2Policy {
