@@ -3,203 +3,31 @@
 //! networks' and a trunk's.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod hostile;
+mod rig;
 mod trunk;
 
 use mvirt_net::{
     addr::MacAddr,
     dataplane::{
-        counters::PortCounters,
-        forward::{
-            Domain, FibBuilder, MacTable, Network,
-            switched::Switched,
-            tables::{BridgePort, Member, NetworkKey, PortId, Role, Routed, Segment, Vnic},
-        },
-        frame::{
-            Burst, FrameSet, Outgoing,
-            verdict::{Blocking, DropReason},
-        },
-        port::{Delivered, Port, PortFailure, Undelivered, Wakeup},
+        forward::{Domain, MacTable, Network},
+        frame::verdict::{Blocking, DropReason},
         reactor::{
-            self, Hugepages,
-            allowance::Allowance,
             pipeline::Pipeline,
-            ports::{Attachment, Ports},
-            ways::{Envelope, To, Ways},
+            ports::Ports,
+            ways::{Envelope, To},
         },
     },
-    model::{
-        L2Policy, PortRole,
-        PortSecurity::{self, Off, Strict},
-        l2::{HasGateway, Members},
-    },
-    wire::checksum,
+    model::PortSecurity::{Off, Strict},
+};
+use rig::{
+    EVERYBODY, Guest, Links, Looped, NETWORK, PLACES, STRANGER, STRICT, TIMEOUT, gateway, guest,
+    guests_alone, network, port, run, settle, switched, to_group,
 };
 use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        mpsc::{self, Receiver, Sender},
-    },
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
-
-const TIMEOUT: Duration = Duration::from_secs(20);
-const NETWORK: NetworkKey = NetworkKey(1);
-const EVERYBODY: [u8; 6] = [0xff; 6];
-/// A MAC that no vNIC has.
-const STRANGER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x99];
-
-/// A port whose frames come from a channel and go into another. It is looked at every millisecond.
-struct Wire {
-    sent: Receiver<Vec<u8>>,
-    waiting: VecDeque<Vec<u8>>,
-    received: Sender<Vec<u8>>,
-    /// It takes nothing.
-    is_full: bool,
-}
-
-impl Port for Wire {
-    fn queues(&self) -> usize {
-        1
-    }
-    fn runs(&self, _queue: usize) -> bool {
-        true
-    }
-    fn wakeup(&self, _queue: usize) -> Option<Wakeup<'_>> {
-        None
-    }
-    fn poll(&mut self, _queue: usize, burst: &mut Burst) -> Result<(), PortFailure> {
-        self.waiting.extend(self.sent.try_iter());
-        for octets in self.waiting.iter().take(64) {
-            let (frame, _) = burst.push();
-            frame.head[..octets.len()].copy_from_slice(octets);
-            (frame.head_len, frame.len) = (octets.len(), octets.len());
-            (frame.tail, frame.pieces) = Default::default();
-        }
-        Ok(())
-    }
-    fn complete(&mut self, _queue: usize, done: FrameSet) {
-        // None waits for a receiver here: all are dealt with.
-        self.waiting.drain(..done.leading());
-    }
-    fn arm(&mut self, _queue: usize) -> Result<bool, PortFailure> {
-        Ok(false)
-    }
-    fn has_room(&mut self, _queue: usize) -> bool {
-        !self.is_full
-    }
-    fn deliver(&mut self, frames: &[Outgoing<'_>], _queue: usize) -> Delivered {
-        if self.is_full {
-            return Delivered::none(Undelivered::Full);
-        }
-        for frame in frames {
-            assert_eq!(frame.head.len(), frame.len, "the frames of this test are short");
-            self.received.send(frame.head.to_vec()).unwrap();
-        }
-        Delivered::all(frames.len())
-    }
-}
-
-struct Guest {
-    mac: [u8; 6],
-    send: Sender<Vec<u8>>,
-    received: Receiver<Vec<u8>>,
-    counters: Arc<PortCounters>,
-}
-
-impl Guest {
-    /// Sends a frame from its own MAC, and returns it.
-    fn sends(&self, to: [u8; 6], text: &str) -> Vec<u8> {
-        self.sends_as(self.mac, to, text)
-    }
-
-    fn sends_as(&self, from: [u8; 6], to: [u8; 6], text: &str) -> Vec<u8> {
-        // An EtherType for experiments (IEEE 802, clause 9.2.3): no packet that a gateway knows.
-        let frame = [&to[..], &from, &[0x88, 0xb5], text.as_bytes()].concat();
-        self.send.send(frame.clone()).unwrap();
-        frame
-    }
-
-    #[track_caller]
-    fn hears(&self, frame: &[u8]) {
-        let heard = self.received.recv_timeout(TIMEOUT).unwrap();
-        assert_eq!(heard, frame, "{} instead", String::from_utf8_lossy(&heard[14..]));
-    }
-}
-
-fn port(at: usize) -> PortId {
-    PortId { slot: at as u32, generation: 1 }
-}
-
-fn mac(at: usize) -> [u8; 6] {
-    [0x52, 0x54, 0, 0, 0, at as u8 + 1]
-}
-
-/// A switched network of three vNICs, each on the reactor of its number.
-fn switched(on: [u16; 3], security: [PortSecurity; 3]) -> Arc<Network> {
-    let member = |at: usize| {
-        let mut vnic = Vnic::new(port(at), MacAddr(mac(at)), 1500);
-        vnic.settings.port_security = security[at];
-        Member { reactor: on[at], role: Role::Guest(Arc::new(vnic)) }
-    };
-    let members: Vec<_> = (0..3).map(member).collect();
-    let rules = L2Policy::default().in_force(HasGateway::No, Members::Any);
-    let domain = Domain::Switched(Switched::new(&members, rules));
-    Arc::new(Network { key: NETWORK, members, domain })
-}
-
-/// A guest, and its port as a reactor takes it.
-fn guest(at: usize, is_full: bool) -> (Guest, Attachment) {
-    let (send, sent) = mpsc::channel();
-    let (receives, received) = mpsc::channel();
-    let wire = Wire { sent, waiting: VecDeque::new(), received: receives, is_full };
-    let counters = Arc::new(PortCounters::default());
-    let attachment = Attachment {
-        id: port(at),
-        network: NETWORK,
-        port: Box::new(wire),
-        counters: Arc::clone(&counters),
-        allowance: Allowance::default(),
-        on_failure: Box::new(|failure| panic!("{failure}")),
-        on_gateway_event: Box::new(drop),
-        on_blocking: Box::new(drop),
-    };
-    (Guest { mac: mac(at), send, received, counters }, attachment)
-}
-
-/// A network as [`switched`], and its guests; `full` takes nothing.
-fn network(
-    on: [u16; 3],
-    full: Option<usize>,
-    security: [PortSecurity; 3],
-) -> (Vec<reactor::Handle>, [Guest; 3]) {
-    let settings = reactor::Settings { busy_poll: Duration::ZERO, hugepages: Hugepages::Off };
-    let count = usize::from(on.into_iter().max().unwrap()) + 1;
-    let reactors = reactor::start(count, &[], settings).unwrap();
-    let guests = [0, 1, 2].map(|at| {
-        let (guest, attachment) = guest(at, full == Some(at));
-        reactors[usize::from(on[at])].attach(attachment);
-        guest
-    });
-    let network = switched(on, security);
-    reactors.iter().for_each(|reactor| reactor.publish(Arc::clone(&network)));
-    // In force everywhere before the first frame.
-    settle(&reactors);
-    (reactors, guests)
-}
-
-/// Returns when each reactor has ended what it was doing.
-fn settle(reactors: &[reactor::Handle]) {
-    for reactor in reactors {
-        let (answer, answered) = mpsc::channel();
-        reactor.ask(move || answer.send(()).unwrap());
-        answered.recv_timeout(TIMEOUT).unwrap();
-    }
-}
-
-const STRICT: [PortSecurity; 3] = [Strict; 3];
-/// All on one reactor, and each alone with one of both.
-const PLACES: [[u16; 3]; 3] = [[0, 0, 0], [0, 1, 0], [0, 1, 1]];
 
 #[test]
 fn everybody_hears_a_broadcast_once_and_only_its_guest_what_is_for_a_vnic() {
@@ -291,23 +119,6 @@ fn a_full_receiver_misses_a_flooded_frame_and_holds_up_nobody() {
     }
 }
 
-/// Links to other reactors that take so many frames each.
-struct Links {
-    room: usize,
-    sent: Vec<(u16, Envelope)>,
-}
-
-impl Ways for Links {
-    fn here(&self) -> u16 {
-        0
-    }
-
-    fn send(&mut self, reactor: u16, envelope: &Envelope, frames: &[Outgoing<'_>]) -> usize {
-        self.sent.extend(frames.iter().take(self.room).map(|_| (reactor, *envelope)));
-        frames.len().min(self.room)
-    }
-}
-
 #[test]
 fn a_flood_is_one_frame_to_each_other_reactor() {
     for room in [1, 0] {
@@ -330,12 +141,8 @@ fn a_flood_is_one_frame_to_each_other_reactor() {
 // A.10: the pair keeps its rate while a third floods as fast as it can.
 #[test]
 fn a_storm_costs_its_sender_and_nobody_else() {
-    let (mut pipeline, mut ports, start) = (Pipeline::default(), Ports::default(), Instant::now());
-    let [a, b, c] = [0, 1, 2].map(|at| {
-        let (guest, attachment) = guest(at, false);
-        ports.attach(attachment, Duration::ZERO);
-        guest
-    });
+    let (mut pipeline, mut ports, [a, b, c]) = guests_alone();
+    let start = Instant::now();
     ports.publish(&switched([0; 3], STRICT));
     // A second of turns, each with a full burst of the attacker's.
     for turn in 0..1000 {
@@ -343,8 +150,7 @@ fn a_storm_costs_its_sender_and_nobody_else() {
         (0..64).for_each(|_| drop(a.sends(EVERYBODY, "storm")));
         let frames: Vec<_> = (0..10).map(|at| b.sends(c.mac, &format!("{turn} {at}"))).collect();
         for (at, polled) in [(0, 64), (1, 10)] {
-            let mut links = Links { room: 0, sent: Vec::new() };
-            assert_eq!(pipeline.run(&mut ports, &mut links, (port(at), 0), now), Ok(polled));
+            assert_eq!(run(&mut pipeline, &mut ports, at, now), polled);
         }
         let heard: Vec<_> = c.received.try_iter().collect();
         assert!(heard.ends_with(&frames), "turn {turn}");
@@ -356,18 +162,6 @@ fn a_storm_costs_its_sender_and_nobody_else() {
     assert_eq!(a.counters.drops().collect::<Vec<_>>(), dropped);
     assert_eq!(a.counters.ingress_flooded.get(), admitted as u64);
     assert_eq!(b.counters.drops().chain(c.counters.drops()).count(), 0);
-}
-
-/// A packet to 239.1.1.1 in a frame from `from`: IGMP of version 2, or UDP.
-fn to_group(from: [u8; 6], protocol: u8, kind: u8) -> Vec<u8> {
-    let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 1, protocol, 0, 0, 10, 0, 0, 9];
-    packet.extend([239, 1, 1, 1, kind, 0, 0, 0, 239, 1, 1, 1]);
-    for range in [0..20, 20..28] {
-        let sum = checksum::checksum(&packet[range.clone()]);
-        let at = if range.start == 0 { 10 } else { 22 };
-        packet[at..at + 2].copy_from_slice(&sum.to_be_bytes());
-    }
-    [&[0x01, 0x00, 0x5e, 1, 1, 1][..], &from, &[0x08, 0x00], &packet].concat()
 }
 
 #[test]
@@ -403,27 +197,11 @@ fn a_stream_goes_to_who_has_joined_its_group() {
 
 #[test]
 fn a_gateway_asks_who_listens_and_then_relies_on_it() {
-    let (mut pipeline, mut ports, start) = (Pipeline::default(), Ports::default(), Instant::now());
-    let [a, b, c] = [0, 1, 2].map(|at| {
-        let (guest, attachment) = guest(at, false);
-        ports.attach(attachment, Duration::ZERO);
-        guest
-    });
+    let (mut pipeline, mut ports, [a, b, c]) = guests_alone();
+    let start = Instant::now();
     let without = Arc::into_inner(switched([0; 3], STRICT)).unwrap();
     let Domain::Switched(table) = without.domain else { panic!("it is switched") };
-    let gateway = Routed {
-        ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
-        ipv4_broadcast: None,
-        ipv6_prefix: None,
-        dns_ipv4: Vec::new(),
-        dns_ipv6: Vec::new(),
-        ntp_ipv4: Vec::new(),
-        ntp_ipv6: Vec::new(),
-        domain: None,
-        segment: Some(Segment { gateway_ipv4: Some([10, 0, 0, 1].into()) }),
-        fib: FibBuilder::default().build(7),
-    };
-    let domain = Domain::Switched(table.with_gateway(gateway));
+    let domain = Domain::Switched(table.with_gateway(gateway()));
     let network = Arc::new(Network { domain, ..without });
     for _ in 0..2 {
         // Published again, it is not asked again.
@@ -431,8 +209,7 @@ fn a_gateway_asks_who_listens_and_then_relies_on_it() {
         ports.publish(&network);
     }
     let run = |pipeline: &mut Pipeline, ports: &mut Ports, at: usize| {
-        let mut links = Links { room: 0, sent: Vec::new() };
-        assert_eq!(pipeline.run(ports, &mut links, (port(at), 0), start), Ok(1));
+        assert_eq!(run(pipeline, ports, at, start), 1);
     };
     pipeline.handle_timeouts(&mut ports, start);
     assert_eq!(pipeline.next_timeout(), Some(start + Duration::from_secs(31)));
@@ -456,56 +233,6 @@ fn a_gateway_asks_who_listens_and_then_relies_on_it() {
     let later = start + Duration::from_secs(31 + 125);
     assert!(pipeline.next_timeout().is_some_and(|due| due <= later));
     assert_eq!(c.received.try_iter().count(), 2);
-}
-
-/// Two ports of somebody else's switch, with a guest beside them; and what is said of them.
-struct Looped {
-    pipeline: Pipeline,
-    ports: Ports,
-    guests: [Guest; 3],
-    said: Receiver<(usize, Option<Blocking>)>,
-}
-
-impl Looped {
-    fn new(now: Instant) -> Self {
-        let (mut pipeline, mut ports) = (Pipeline::default(), Ports::default());
-        let (say, said) = mpsc::channel();
-        let guests = [0, 1, 2].map(|at| {
-            let (guest, mut attachment) = guest(at, false);
-            let say = say.clone();
-            attachment.on_blocking = Box::new(move |why| say.send((at, why)).unwrap());
-            pipeline.attached(&attachment, now);
-            ports.attach(attachment, Duration::ZERO);
-            guest
-        });
-        let bridge = |at| Arc::new(BridgePort::new(port(at), PortRole::Uplink, 1500));
-        let member = |at: usize| Member {
-            reactor: 0,
-            role: match at {
-                2 => Role::Guest(Arc::new(Vnic::new(port(2), MacAddr(mac(2)), 1500))),
-                _ => Role::Bridge(bridge(at)),
-            },
-        };
-        let members: Vec<_> = [0, 1, 2].map(member).into();
-        let rules = L2Policy::default().in_force(HasGateway::No, Members::Any);
-        let domain = Domain::Switched(Switched::new(&members, rules));
-        ports.publish(&Arc::new(Network { key: NETWORK, members, domain }));
-        Self { pipeline, ports, guests, said }
-    }
-
-    fn sends(&mut self, at: usize, frame: &[u8], now: Instant) {
-        self.guests[at].send.send(frame.to_vec()).unwrap();
-        let mut links = Links { room: 0, sent: Vec::new() };
-        assert_eq!(self.pipeline.run(&mut self.ports, &mut links, (port(at), 0), now), Ok(1));
-    }
-
-    /// Sends a broadcast from a port; returns who hears it.
-    fn broadcasts(&mut self, at: usize, now: Instant) -> Vec<usize> {
-        let frame = [&EVERYBODY[..], &mac(at), &[0x88, 0xb5]].concat();
-        self.sends(at, &frame, now);
-        let heard = |at: &usize| self.guests[*at].received.try_iter().any(|heard| heard == frame);
-        [0, 1, 2].into_iter().filter(heard).collect()
-    }
 }
 
 #[test]
@@ -560,16 +287,11 @@ fn a_port_is_blocked_where_a_mac_flaps() {
 
 #[test]
 fn what_was_learned_is_forgotten_after_five_minutes() {
-    let (mut pipeline, mut ports, start) = (Pipeline::default(), Ports::default(), Instant::now());
-    let [a, b, c] = [0, 1, 2].map(|at| {
-        let (guest, attachment) = guest(at, false);
-        ports.attach(attachment, Duration::ZERO);
-        guest
-    });
+    let (mut pipeline, mut ports, [a, b, c]) = guests_alone();
+    let start = Instant::now();
     ports.publish(&switched([0; 3], [Strict, Off, Strict]));
     let mut run = |pipeline: &mut Pipeline, at: usize, now| {
-        let mut links = Links { room: 0, sent: Vec::new() };
-        assert_eq!(pipeline.run(&mut ports, &mut links, (port(at), 0), now), Ok(1));
+        assert_eq!(run(pipeline, &mut ports, at, now), 1);
     };
     let here = b.sends_as(STRANGER, a.mac, "I am behind b");
     run(&mut pipeline, 1, start);

@@ -2,7 +2,7 @@
 //! without a tag; with a guest in each, and another trunk that has other numbers.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use super::{EVERYBODY, Guest, Links, STRANGER, guest, mac, port, settle};
+use crate::rig::{EVERYBODY, Guest, Links, STRANGER, guest, mac, port, settle};
 use mvirt_net::{
     addr::MacAddr,
     dataplane::{
