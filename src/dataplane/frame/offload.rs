@@ -55,6 +55,12 @@ pub struct Offloads {
 }
 
 impl Offloads {
+    /// Everything.
+    pub const ALL: Self = Self {
+        checksum: true,
+        segmentation: Segmentation { tcp4: true, tcp6: true, ecn: true, udp: true },
+    };
+
     /// Nothing.
     pub const NONE: Self = Self {
         checksum: false,

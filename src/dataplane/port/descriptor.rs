@@ -109,12 +109,58 @@ pub struct Inbox {
     len: usize,
     /// Octets of them.
     octets: usize,
+    /// Those that are dealt with: they are behind one that is not.
+    done: FrameSet,
 }
 
 impl Inbox {
-    fn new() -> io::Result<Self> {
-        let slab = Slab::new(BURST, BUFFER)?;
-        Ok(Self { slab, waiting: vec![None; BURST].into(), first: 0, len: 0, octets: 0 })
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            slab: Slab::new(BURST, BUFFER)?,
+            waiting: vec![None; BURST].into(),
+            first: 0,
+            len: 0,
+            octets: 0,
+            done: FrameSet::EMPTY,
+        })
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends what waits to an empty burst.
+    pub(super) fn poll(&self, burst: &mut Burst) {
+        for at in self.places() {
+            let Some(received) = &self.waiting[at] else { continue };
+            let (frame, _) = burst.push();
+            frame.pieces = 0..0;
+            frame.len = received.octets.len().min(MAX_FRAME_LEN);
+            match received.offload {
+                Err(reason) => frame.invalid = Some(reason),
+                _ if received.octets.len() > MAX_FRAME_LEN => {
+                    frame.invalid = Some(DropReason::FrameTooLong);
+                }
+                _ if frame.len < ethernet::HEADER_LEN => {
+                    frame.invalid = Some(DropReason::FrameTooShort);
+                }
+                Ok(offload) => frame.offload = offload,
+            }
+            // SAFETY: a burst's spans are used while its port is there: both are the reactor's,
+            // which empties the burst before it polls again.
+            let whole = unsafe { self.slab.span(at, received.octets.clone()) };
+            frame.head_len = frame.len.min(HEAD_LEN);
+            frame.tail = whole.skip(whole.copy_to_slice(&mut frame.head[..frame.head_len]));
+        }
+        burst.done = self.done;
+    }
+
+    /// Takes which frames of the last burst are dealt with.
+    pub(super) fn complete(&mut self, done: FrameSet) {
+        let gone = done.leading().min(self.len);
+        self.remove_oldest(gone);
+        self.done = done.without_leading(gone);
     }
 
     /// Returns the places of the frames that wait, the oldest first.
@@ -238,8 +284,6 @@ pub(super) fn write_frame(fd: impl AsFd, frame: &[u8], offload: Offload) -> Resu
 pub struct DescriptorPort<T> {
     transport: T,
     inbox: Inbox,
-    /// Those that are dealt with: they are behind one that is not.
-    done: FrameSet,
     /// Nothing could be sent the last time.
     is_full: bool,
     /// It is watched for being writable, too.
@@ -258,7 +302,6 @@ impl<T: Transport> DescriptorPort<T> {
         Ok(Self {
             transport,
             inbox: Inbox::new()?,
-            done: FrameSet::EMPTY,
             is_full: false,
             wants_room: false,
             failed: None,
@@ -343,41 +386,18 @@ impl<T: Transport> Port for DescriptorPort<T> {
             self.transport.flush()?;
         }
         self.fill()?;
-        for at in self.inbox.places() {
-            let Some(received) = &self.inbox.waiting[at] else { continue };
-            let (frame, _) = burst.push();
-            frame.pieces = 0..0;
-            frame.len = received.octets.len().min(MAX_FRAME_LEN);
-            match received.offload {
-                Err(reason) => frame.invalid = Some(reason),
-                _ if received.octets.len() > MAX_FRAME_LEN => {
-                    frame.invalid = Some(DropReason::FrameTooLong);
-                }
-                _ if frame.len < ethernet::HEADER_LEN => {
-                    frame.invalid = Some(DropReason::FrameTooShort);
-                }
-                Ok(offload) => frame.offload = offload,
-            }
-            // SAFETY: a burst's spans are used while its port is there: both are the reactor's,
-            // which empties the burst before it polls again.
-            let whole = unsafe { self.inbox.slab.span(at, received.octets.clone()) };
-            frame.head_len = frame.len.min(HEAD_LEN);
-            frame.tail = whole.skip(whole.copy_to_slice(&mut frame.head[..frame.head_len]));
-        }
-        burst.done = self.done;
+        self.inbox.poll(burst);
         Ok(())
     }
 
     fn complete(&mut self, _queue: usize, done: FrameSet) {
-        let gone = done.leading().min(self.inbox.len);
-        self.inbox.remove_oldest(gone);
-        self.done = done.without_leading(gone);
+        self.inbox.complete(done);
     }
 
     fn arm(&mut self, _queue: usize) -> Result<bool, PortFailure> {
         // Whatever comes from now on finds the descriptor drained, and wakes.
         self.fill()?;
-        Ok(self.inbox.len > 0)
+        Ok(!self.inbox.is_empty())
     }
 
     fn has_room(&mut self, _queue: usize) -> bool {
@@ -402,7 +422,8 @@ impl<T: Transport> Port for DescriptorPort<T> {
     }
 
     fn save(&self) -> io::Result<(Vec<OwnedFd>, Rest)> {
-        let waits = self.inbox.places().enumerate().filter(|(at, _)| !self.done.contains(*at));
+        let waits = self.inbox.places().enumerate();
+        let waits = waits.filter(|(at, _)| !self.inbox.done.contains(*at));
         // What its sender left to be done is not told on: such a frame is lost, as on a busy link.
         let frames = waits.filter_map(|(_, at)| self.inbox.whole(at)).collect();
         let mut rest = Rest { frames, ..Rest::default() };

@@ -5,10 +5,7 @@ use super::{
     PortFailure, Undelivered,
     descriptor::{Inbox, Received, Transport, read_frame, read_frames, write_frame},
 };
-use crate::{
-    dataplane::frame::offload::{Offloads, Segmentation},
-    wire::vnet::Offload,
-};
+use crate::{dataplane::frame::offload::Offloads, wire::vnet::Offload};
 use rustix::{
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
@@ -43,10 +40,7 @@ fn gone(errno: Errno) -> PortFailure {
 }
 
 impl Transport for End {
-    const ACCEPTS: Offloads = Offloads {
-        checksum: true,
-        segmentation: Segmentation { tcp4: true, tcp6: true, ecn: true, udp: true },
-    };
+    const ACCEPTS: Offloads = Offloads::ALL;
 
     fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
