@@ -14,7 +14,11 @@ mod spec;
 pub use random::{Random, mixed};
 pub use spec::{BadSpec, Distribution, Spec};
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, binary_heap::PeekMut},
+    time::Duration,
+};
 
 /// Octets held at most, whatever rate and delay say.
 const MAX_HELD: usize = 4 << 20;
@@ -22,36 +26,85 @@ const MAX_HELD: usize = 4 << 20;
 const FRAME_COST: usize = 64;
 
 /// What can be impaired.
-pub trait Frame: Clone {
+pub trait Frame: Sized {
+    /// Where its octets are, if that is somewhere else.
+    type Store;
+
     /// How many octets.
     fn octets(&self) -> usize;
 
     /// Changes one bit of an octet.
-    fn flip(&mut self, octet: usize, bit: u8);
+    fn flip(&mut self, octet: usize, bit: u8, store: &mut Self::Store);
+
+    /// Returns another of the same octets.
+    fn copy(&self, store: &mut Self::Store) -> Self;
 }
 
 impl Frame for Vec<u8> {
+    type Store = ();
+
     fn octets(&self) -> usize {
         self.len()
     }
 
-    fn flip(&mut self, octet: usize, bit: u8) {
+    fn flip(&mut self, octet: usize, bit: u8, (): &mut ()) {
         if let Some(octet) = self.get_mut(octet) {
             *octet ^= 1 << (bit % 8);
         }
     }
+
+    fn copy(&self, (): &mut ()) -> Self {
+        self.clone()
+    }
 }
 
 impl Frame for std::sync::Arc<[u8]> {
+    type Store = ();
+
     fn octets(&self) -> usize {
         self.len()
     }
 
-    fn flip(&mut self, octet: usize, bit: u8) {
+    fn flip(&mut self, octet: usize, bit: u8, (): &mut ()) {
         // Others may have the same frame: they keep it as it was.
         if let Some(octet) = std::sync::Arc::make_mut(self).get_mut(octet) {
             *octet ^= 1 << (bit % 8);
         }
+    }
+
+    fn copy(&self, (): &mut ()) -> Self {
+        Self::clone(self)
+    }
+}
+
+/// When a frame is due; then in which order they came.
+type Place = (Duration, u64);
+
+/// A frame that is held.
+#[derive(Debug)]
+struct Waiting<T> {
+    // The first is the greatest of a heap.
+    place: Reverse<Place>,
+    frame: T,
+}
+
+impl<T> PartialEq for Waiting<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.place == other.place
+    }
+}
+
+impl<T> Eq for Waiting<T> {}
+
+impl<T> PartialOrd for Waiting<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> Ord for Waiting<T> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.place.cmp(&other.place)
     }
 }
 
@@ -102,8 +155,8 @@ pub struct Impairment<T> {
     free_at: Duration,
     /// When the last frame is due that keeps its place.
     last_due: Duration,
-    /// By when they are due; then in the order in which they came.
-    held: BTreeMap<(Duration, u64), T>,
+    // A heap, which grows to its working size once, and allocates nothing for a frame.
+    held: BinaryHeap<Waiting<T>>,
     held_octets: usize,
     number: u64,
     counters: Counters,
@@ -122,7 +175,7 @@ impl<T: Frame> Impairment<T> {
             sound,
             free_at: now,
             last_due: now,
-            held: BTreeMap::new(),
+            held: BinaryHeap::new(),
             held_octets: 0,
             number: 0,
             counters: Counters::default(),
@@ -149,9 +202,18 @@ impl<T: Frame> Impairment<T> {
         self.until.is_some_and(|until| now >= until)
     }
 
-    /// Takes a frame, if it is not dropped.
-    pub fn offer(&mut self, mut frame: T, now: Duration) -> Fate {
+    /// Ends it: what it holds is due, and nothing is done to frames any more.
+    pub fn end(&mut self) {
+        self.until = Some(Duration::ZERO);
+    }
+
+    /// Takes a frame, if it is not dropped. What it drops, it leaves in `store`.
+    pub fn offer(&mut self, mut frame: T, store: &mut T::Store, now: Duration) -> Fate {
         self.counters.frames += 1;
+        if self.is_over(now) {
+            // It is due at once, behind those that are held still.
+            (self.spec, self.is_bad, self.sound) = (Spec::default(), false, None);
+        }
         if self.spec.mtu.is_some_and(|mtu| frame.octets() > mtu) {
             self.counters.exceeds_mtu += 1;
             return Fate::TooLong;
@@ -160,14 +222,17 @@ impl<T: Frame> Impairment<T> {
             self.counters.impaired_loss += 1;
             return Fate::Lost;
         }
-        self.corrupt(&mut frame);
-        let copy = self.random.happens(self.spec.dup).then(|| frame.clone());
-        let fate = self.hold(frame, now);
-        if let Some(copy) = copy {
-            self.counters.duplicated += 1;
-            self.hold(copy, now);
+        self.corrupt(&mut frame, store);
+        let is_doubled = self.random.happens(self.spec.dup);
+        self.counters.duplicated += u64::from(is_doubled);
+        let first = self.place(frame.octets(), now);
+        let second = if is_doubled { self.place(frame.octets(), now) } else { None };
+        if let Some(place) = second {
+            self.held.push(Waiting { place: Reverse(place), frame: frame.copy(store) });
         }
-        fate
+        let Some(place) = first else { return Fate::QueueFull };
+        self.held.push(Waiting { place: Reverse(place), frame });
+        Fate::Held
     }
 
     /// With bursts: two states, of which the bad one loses everything (Gilbert 1960). It is left
@@ -182,7 +247,7 @@ impl<T: Frame> Impairment<T> {
         self.is_bad
     }
 
-    fn corrupt(&mut self, frame: &mut T) {
+    fn corrupt(&mut self, frame: &mut T, store: &mut T::Store) {
         let len = frame.octets() as u64;
         let mut at = 0;
         let mut is_changed = false;
@@ -194,7 +259,7 @@ impl<T: Frame> Impairment<T> {
             }
             at += gap;
             let bit = (self.random.next_u64() >> 61) as u8;
-            frame.flip(at as usize, bit);
+            frame.flip(at as usize, bit, store);
             is_changed = true;
             at += 1;
             self.sound = self.random.gap(self.spec.corrupt);
@@ -202,12 +267,13 @@ impl<T: Frame> Impairment<T> {
         self.counters.corrupted += u64::from(is_changed);
     }
 
-    fn hold(&mut self, frame: T, now: Duration) -> Fate {
-        let len = frame.octets();
+    /// Returns the place of a frame of so many octets, if there is room.
+    fn place(&mut self, len: usize, now: Duration) -> Option<Place> {
         let cost = len + FRAME_COST;
-        let Some(sent) = self.sent(len, now).filter(|_| self.held_octets + cost <= MAX_HELD) else {
+        let sent = self.sent(len, now).filter(|_| self.held_octets + cost <= MAX_HELD);
+        let Some(sent) = sent else {
             self.counters.impaired_queue += 1;
-            return Fate::QueueFull;
+            return None;
         };
         self.free_at = sent;
         let delay = self.delay();
@@ -219,10 +285,9 @@ impl<T: Frame> Impairment<T> {
             self.last_due = self.last_due.max(sent + delay);
             self.last_due
         };
-        self.held.insert((due, self.number), frame);
         self.held_octets += cost;
         self.number += 1;
-        Fate::Held
+        Some((due, self.number))
     }
 
     /// When a line of this rate has sent the frame; `None` if too much waits before it.
@@ -248,25 +313,26 @@ impl<T: Frame> Impairment<T> {
     /// Returns the next frame that is due by now, and when it was.
     pub fn take(&mut self, now: Duration) -> Option<(Duration, T)> {
         let is_over = self.is_over(now);
-        let first = self.held.first_entry()?;
-        let (due, _) = *first.key();
+        let first = self.held.peek_mut()?;
+        let Reverse((due, _)) = first.place;
         if due > now && !is_over {
             return None;
         }
-        let frame = first.remove();
+        let Waiting { frame, .. } = PeekMut::pop(first);
         self.held_octets -= frame.octets() + FRAME_COST;
         Some((due.min(now), frame))
     }
 
     /// When something is to be taken next.
     pub fn next_due(&self) -> Option<Duration> {
-        let (due, _) = *self.held.first_key_value()?.0;
+        let Reverse((due, _)) = self.held.peek()?.place;
         Some(self.until.map_or(due, |until| until.min(due)))
     }
 
     /// What it still holds, in order: where it is removed, all of that is due at once.
     pub fn release(self) -> impl Iterator<Item = T> {
-        self.held.into_values()
+        // The greatest of the heap, which is the first, comes last.
+        self.held.into_sorted_vec().into_iter().rev().map(|waiting| waiting.frame)
     }
 }
 
@@ -287,7 +353,7 @@ mod tests {
         for n in 0..count {
             let mut frame = vec![0; len];
             frame[..4].copy_from_slice(&n.to_be_bytes());
-            line.offer(frame, n * MS);
+            line.offer(frame, &mut (), n * MS);
             let end = if n + 1 == count { Duration::MAX } else { n * MS };
             while let Some((due, frame)) = line.take(end) {
                 out.push((due, u32::from_be_bytes(frame[..4].try_into().unwrap())));
@@ -339,7 +405,7 @@ mod tests {
             for n in 0..20_000 {
                 // One at a time: nothing before it keeps it back.
                 let now = n * 100 * MS;
-                line.offer(vec![0; 60], now);
+                line.offer(vec![0; 60], &mut (), now);
                 delays.push((line.next_due().unwrap() - now).as_secs_f64() * 1000.0);
                 line.take(now + 100 * MS).unwrap();
             }
@@ -360,7 +426,7 @@ mod tests {
         // 1,000 octets take 8 ms at 1 Mbit/s, and one comes each millisecond.
         let mut line = line("rate=1mbit,queue=4000");
         for n in 0..16 {
-            line.offer(vec![0; 1000], n * MS);
+            line.offer(vec![0; 1000], &mut (), n * MS);
         }
         assert_eq!(line.counters().impaired_queue, 11);
         let due = std::iter::from_fn(|| line.take(Duration::MAX)).map(|(due, _)| due);
@@ -370,7 +436,7 @@ mod tests {
         // However much is asked for, memory is bounded.
         let mut line = self::line("delay=1h");
         (0..100).for_each(|_| {
-            line.offer(vec![0; 65_000], Duration::ZERO);
+            line.offer(vec![0; 65_000], &mut (), Duration::ZERO);
         });
         assert_eq!(line.counters().impaired_queue, 36);
     }
@@ -380,7 +446,7 @@ mod tests {
         let mut line = line("corrupt=0.001,dup=50%");
         let mut flipped = 0;
         for _ in 0..1000 {
-            line.offer(vec![0; 1000], Duration::ZERO);
+            line.offer(vec![0; 1000], &mut (), Duration::ZERO);
             let (_, frame) = line.take(Duration::ZERO).unwrap();
             flipped += frame.iter().map(|octet| octet.count_ones()).sum::<u32>();
             if let Some((_, copy)) = line.take(Duration::ZERO) {
@@ -392,8 +458,8 @@ mod tests {
         assert!((450..550).contains(&counters.duplicated), "{counters:?}");
         assert!((580..690).contains(&counters.corrupted), "{counters:?}");
         let shared: std::sync::Arc<[u8]> = vec![0; 4].into();
-        let mut other = shared.clone();
-        other.flip(1, 7);
+        let mut other = shared.copy(&mut ());
+        other.flip(1, 7, &mut ());
         assert_eq!((&shared[..], &other[..]), (&[0; 4][..], &[0, 0x80, 0, 0][..]));
     }
 
@@ -401,15 +467,18 @@ mod tests {
     fn it_ends_by_itself_or_is_removed_and_keeps_nothing() {
         let mut line = line("delay=1h,until=60s,mtu=100");
         for n in 0..3 {
-            line.offer(vec![n], Duration::ZERO);
+            line.offer(vec![n], &mut (), Duration::ZERO);
         }
-        line.offer(vec![9; 101], Duration::ZERO);
+        line.offer(vec![9; 101], &mut (), Duration::ZERO);
         assert_eq!(line.counters().exceeds_mtu, 1);
         let end = Duration::from_secs(60);
         assert_eq!(line.next_due(), Some(end));
         assert!(line.take(end - MS).is_none() && !line.is_over(end - MS));
         assert_eq!(line.take(end), Some((end, vec![0])));
         assert!(line.is_over(end));
-        assert_eq!(line.release().collect::<Vec<_>>(), [[1], [2]]);
+        // What comes then is behind what is held still, and nothing is done to it.
+        assert_eq!(line.offer(vec![9; 101], &mut (), end), Fate::Held);
+        assert_eq!(line.take(end), Some((end, vec![1])));
+        assert_eq!(line.release().collect::<Vec<_>>(), [vec![2], vec![9; 101]]);
     }
 }

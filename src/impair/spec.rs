@@ -2,6 +2,7 @@
 //!
 //! Parsing is validating: what is returned can be done.
 
+use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr, time::Duration};
 
 /// Octets that a slow line queues, where nothing is said.
@@ -19,8 +20,9 @@ pub enum Distribution {
     Normal,
 }
 
-/// What is to be done to frames; by default nothing.
-#[derive(Debug, Clone, PartialEq)]
+/// What is to be done to frames; by default nothing. Stored as it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Spec {
     /// Share of frames that are lost.
     pub loss: f64,
@@ -67,6 +69,23 @@ impl Default for Spec {
             seed: None,
             until: None,
         }
+    }
+}
+
+// What is parsed is a number.
+impl Eq for Spec {}
+
+impl From<Spec> for String {
+    fn from(spec: Spec) -> Self {
+        spec.to_string()
+    }
+}
+
+impl TryFrom<String> for Spec {
+    type Error = BadSpec;
+
+    fn try_from(text: String) -> Result<Self, BadSpec> {
+        text.parse()
     }
 }
 
@@ -190,8 +209,9 @@ fn time(text: &str) -> Result<Duration, &'static str> {
         "h" => 3600.0,
         _ => return Err(TIME),
     };
-    let time = Duration::try_from_secs_f64(number * unit).ok();
-    time.filter(|time| *time <= MAX_TIME).ok_or(TIME)
+    // In whole microseconds, as it is written. What is too large is so still when it is cast.
+    let time = Duration::from_micros((number * unit * 1e6).round() as u64);
+    Some(time).filter(|time| *time <= MAX_TIME).ok_or(TIME)
 }
 
 fn rate(text: &str) -> Result<u64, &'static str> {
@@ -236,6 +256,11 @@ mod tests {
         assert_eq!(spec.to_string().parse::<Spec>().unwrap(), spec, "{spec}");
         assert_eq!("".parse::<Spec>().unwrap(), Spec::default());
         assert_eq!(Spec::default().to_string(), "");
+        let short: Spec = "delay=0.4us,jitter=1.5us,until=123.4567ms".parse().unwrap();
+        assert_eq!(short.to_string(), "jitter=2us,until=123457us");
+        let stored = serde_json::to_string(&short).unwrap();
+        assert_eq!(stored, r#""jitter=2us,until=123457us""#);
+        assert_eq!(serde_json::from_str::<Spec>(&stored).unwrap(), short);
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Lines {
             self.lines.remove(&key);
             return None;
         }
-        self.with(key, |line| line.offer(frame.clone(), now))
+        self.with(key, |line| line.offer(frame.clone(), &mut (), now))
     }
 
     /// Puts a line in place of what there was; returns the frames that were on that.
