@@ -122,7 +122,7 @@ impl Flags {
             lifetime: if self.keep_endpoints { Lifetime::Fabric } else { Lifetime::Owner },
             senders: if self.any_sender { Senders::Anyone } else { Senders::Owner },
             seed,
-            impair: self.impair.clone(),
+            impair: self.impair,
             filter,
             capture_ring: usize::from(self.capture_ring.unwrap_or_default()) << 20,
             epoch,

@@ -129,6 +129,7 @@ pub fn bridge(network: &Network, port: &Port, place: Placement) -> Member {
         hub: matches!(port.locator, Locator::Hub(_)),
         from_port: port.settings.limit_from.in_force(),
         to_port: port.settings.limit_to.in_force(),
+        impairments: port.settings.impairments,
         ..BridgePort::new(place.port, port.role(), network.mtu)
     };
     let entry = tables::Member { reactor: place.reactor, role: Role::Bridge(Arc::new(bridge)) };

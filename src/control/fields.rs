@@ -8,11 +8,13 @@ use crate::{
     account::Mode,
     addr::MacAddr,
     dataplane::forward::tables::{GATEWAY_IPV4, GATEWAY_MAC},
+    impair::Spec,
     locator::Locator,
-    model::{Addressing, Boot, Labels, PortSecurity, RateLimit, Transport},
+    model::{Addressing, Boot, Impairments, Labels, PortSecurity, RateLimit, Transport},
     proto,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
+use jiff::Timestamp;
 use std::{
     net::{IpAddr, Ipv4Addr},
     str::FromStr,
@@ -62,6 +64,20 @@ pub(super) fn rate_limit(
         burst_packets: limit.burst_packets,
         burst_bits: limit.burst_bits,
     })
+}
+
+/// Returns what takes the place of `old` lines.
+pub(super) fn impairments(
+    asked: Option<&proto::Impairments>,
+    old: Impairments,
+) -> Result<Impairments, Refusal> {
+    let line = |field, text: &str| -> Result<_, Refusal> {
+        let spec: Spec = parse(field, text)?;
+        Ok((spec != Spec::default()).then_some(spec))
+    };
+    let [from, to] = asked.map_or(["", ""], |asked| [&asked.from, &asked.to]);
+    let (from, to) = (line("impairments.from", from)?, line("impairments.to", to)?);
+    Ok(old.replaced_by(from, to, Timestamp::now()))
 }
 
 /// Returns nothing for zero: proto3 does not tell it from an absent field.

@@ -19,7 +19,7 @@ use crate::{
     dataplane::{Arrival, Attached, Exported, NewPort, Placement, PortSpec, PortState},
     locator::Locator,
     log_limit::{LogLimit, Said},
-    model::{Labels, Name, NetworkKind, Port, PortSettings, TaggedNetwork},
+    model::{Impairments, Labels, Name, NetworkKind, Port, PortSettings, TaggedNetwork},
     proto,
     store::{Change, Put},
 };
@@ -126,6 +126,10 @@ impl NewRequest {
                 protected: request.protected,
                 limit_from: fields::rate_limit("limit_from", request.limit_from)?,
                 limit_to: fields::rate_limit("limit_to", request.limit_to)?,
+                impairments: fields::impairments(
+                    request.impairments.as_ref(),
+                    Impairments::default(),
+                )?,
             },
             labels: fields::labels(&request.labels)?,
             description: fields::description(&request.description)?,
@@ -139,6 +143,7 @@ impl NewRequest {
             limit_from: view::rate_limit(new.settings.limit_from),
             limit_to: view::rate_limit(new.settings.limit_to),
             vlans: vlans.iter().map(view::tagged).collect(),
+            impairments: view::asked_lines(&new.settings.impairments),
             id: String::new(),
             validate_only: false,
             ..request.clone()
@@ -166,6 +171,7 @@ fn changed(
             ("vlans", !request.vlans.is_empty()),
             ("labels", !request.labels.is_empty()),
             ("description", !request.description.is_empty()),
+            ("impairments", request.impairments.is_some()),
         ],
     )?;
     let mut new = old.clone();
@@ -181,6 +187,10 @@ fn changed(
     }
     if mask.names("limit_to") {
         settings.limit_to = fields::rate_limit("limit_to", request.limit_to)?;
+    }
+    if mask.names("impairments") {
+        let lines = &mut settings.impairments;
+        *lines = fields::impairments(request.impairments.as_ref(), *lines)?;
     }
     if mask.names("protected") {
         settings.protected = request.protected;

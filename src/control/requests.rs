@@ -13,8 +13,8 @@ use crate::{
     addr::MacAddr,
     config,
     model::{
-        Addressing, Boot, GuestSettings, L2Policy, Labels, Name, Network, NetworkKind, Nic,
-        SocketAccess, Transport,
+        Addressing, Boot, GuestSettings, Impairments, L2Policy, Labels, Name, Network, NetworkKind,
+        Nic, SocketAccess, Transport,
     },
     proto,
     wire::dns,
@@ -192,6 +192,10 @@ impl NewNic {
                 to_guest: fields::rate_limit("limit_to_guest", request.limit_to_guest)?,
                 port_security: fields::port_security(request.port_security)?,
                 mac_limit: fields::mac_limit(request.mac_limit)?,
+                impairments: fields::impairments(
+                    request.impairments.as_ref(),
+                    Impairments::default(),
+                )?,
             },
             mtu: fields::mtu(request.mtu)?,
             ipv6_mode: fields::ipv6_mode(request.ipv6_mode)?,
@@ -227,6 +231,7 @@ impl NewNic {
             limit_from_guest: view::rate_limit(new.settings.from_guest),
             limit_to_guest: view::rate_limit(new.settings.to_guest),
             port_security: view::asked_security(new.settings.port_security),
+            impairments: view::asked_lines(&new.settings.impairments),
             // A default that is named is the same as none: both are 0.
             transport: if new.transport.is_vhost_user() { 0 } else { request.transport },
             datagrams: match &new.transport {
@@ -317,6 +322,7 @@ fn nic_mask(request: &proto::UpdateNicRequest) -> Result<Mask, Refusal> {
             ("queue_pairs", request.queue_pairs != 0),
             ("port_security", request.port_security != 0),
             ("mac_limit", request.mac_limit != 0),
+            ("impairments", request.impairments.is_some()),
         ],
     )
 }
@@ -385,6 +391,10 @@ pub(super) fn changed_nic(
     }
     if mask.names("mac_limit") {
         new.settings.mac_limit = fields::mac_limit(request.mac_limit)?;
+    }
+    if mask.names("impairments") {
+        let lines = &mut new.settings.impairments;
+        *lines = fields::impairments(request.impairments.as_ref(), *lines)?;
     }
     if mask.names("queue_pairs") {
         new.queue_pairs = fields::queue_pairs(request.queue_pairs)?;

@@ -5,8 +5,9 @@ use super::{
     l2, locators,
 };
 use crate::{
+    impair::Spec,
     locator::Locator,
-    model::{self, NetworkKind, PortSecurity, RateLimit, Transport, l2::Members},
+    model::{self, Impairments, NetworkKind, PortSecurity, RateLimit, Transport, l2::Members},
     proto,
 };
 use jiff::Timestamp;
@@ -94,6 +95,23 @@ pub(super) fn rate_limit(limit: RateLimit) -> Option<proto::RateLimit> {
     })
 }
 
+fn lines([from, to]: [Option<Spec>; 2]) -> Option<proto::Impairments> {
+    let lines = proto::Impairments { from: string(from), to: string(to) };
+    (from.is_some() || to.is_some()).then_some(lines)
+}
+
+/// Returns lines as a request has them.
+pub(super) fn asked_lines(asked: &Impairments) -> Option<proto::Impairments> {
+    lines([asked.from, asked.to])
+}
+
+/// Returns lines whose time is not over.
+fn impairments(asked: &Impairments) -> Option<proto::Impairments> {
+    let left = asked.left(Timestamp::now());
+    let [from, to] = [left[0].and(asked.from), left[1].and(asked.to)];
+    lines([from, to])
+}
+
 /// Returns it as a request has it; the default as 0, as if it were not named.
 pub(super) fn asked_security(security: PortSecurity) -> i32 {
     SECURITIES.number((security != PortSecurity::Strict).then_some(security))
@@ -170,6 +188,7 @@ pub(super) fn nic(
         requested_mtu: nic.mtu.unwrap_or(0).into(),
         limit_from_guest_in_force: rate_limit(nic.settings.from_guest.in_force()),
         limit_to_guest_in_force: rate_limit(nic.settings.to_guest.in_force()),
+        impairments: impairments(&nic.settings.impairments),
     }
 }
 
@@ -207,5 +226,6 @@ pub(super) fn port(network: &model::Network, port: &model::Port) -> proto::Port 
         requested_mac_limit: port.settings.mac_limit.unwrap_or(0),
         refused_clients: 0,
         vlans: Vec::new(),
+        impairments: impairments(&port.settings.impairments),
     }
 }

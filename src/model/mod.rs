@@ -3,10 +3,12 @@
 //! Values are made by `control`, which refuses what the API forbids, or read back from
 //! the store. Fields that came later have a default, so that older files load.
 
+mod impairments;
 pub mod l2;
 mod port;
 mod transport;
 
+pub use impairments::Impairments;
 pub use l2::{HasGateway, L2Policy, L2Rules, NetworkKind, PortRole, PortSecurity};
 pub use port::{Port, PortSettings, TaggedNetwork};
 pub use transport::Transport;
@@ -235,6 +237,9 @@ pub struct GuestSettings {
     /// How many MACs are learned behind it, where not as [`GuestSettings::macs`] says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac_limit: Option<u32>,
+    /// By what lines the guest sends and gets.
+    #[serde(default, skip_serializing_if = "Impairments::is_none")]
+    pub impairments: Impairments,
 }
 
 impl GuestSettings {

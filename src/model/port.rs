@@ -1,6 +1,6 @@
 //! Ports: ways into a switched network that are no vNICs.
 
-use super::{Labels, Name, PortRole, RateLimit};
+use super::{Impairments, Labels, Name, PortRole, RateLimit};
 use crate::{locator::Locator, wire::vlan::VlanId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -64,6 +64,9 @@ pub struct PortSettings {
     pub limit_from: RateLimit,
     /// How much it may get.
     pub limit_to: RateLimit,
+    /// By what lines frames come from it and go to it.
+    #[serde(skip_serializing_if = "Impairments::is_none")]
+    pub impairments: Impairments,
 }
 
 impl Port {

@@ -7,6 +7,7 @@
 mod complete;
 mod connect;
 mod failure;
+mod impair;
 mod l2;
 mod mac;
 mod mask;

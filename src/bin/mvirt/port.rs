@@ -3,6 +3,7 @@
 use super::{
     Failure, complete,
     connect::Client,
+    impair::{self, ImpairFlags, NewImpairFlags},
     mask::{self, Marks, Mask},
     nic::{InNetwork, show},
     output::{Cell, Output, Table},
@@ -27,6 +28,11 @@ Examples:
   mvirt port create lab tap://tap0
   mvirt port create lab tap://tap0 --vlan 10=red,20=blue  # a trunk: untagged frames are of lab
   mvirt port kinds                                       # what else there is";
+
+const UPDATE_EXAMPLES: &str = "\
+Examples:
+  mvirt port update qemu --limit-from 100Mbit --protected true
+  mvirt port update qemu --loss 1% --delay 20ms";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -138,6 +144,8 @@ pub(crate) struct Create {
     #[arg(long, value_name = "RATE", value_delimiter = ',')]
     limit_to: Vec<Rate>,
     #[command(flatten)]
+    impair: ImpairFlags,
+    #[command(flatten)]
     marks: Marks,
     /// Check only: create nothing
     #[arg(long)]
@@ -148,7 +156,7 @@ pub(crate) struct Create {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  mvirt port update qemu --limit-from 100Mbit --protected true")]
+#[command(after_help = UPDATE_EXAMPLES)]
 pub(crate) struct Update {
     /// Name or id
     #[arg(add = complete::ports())]
@@ -183,6 +191,8 @@ pub(crate) struct Update {
     /// Remove what limits what it may get
     #[arg(long, conflicts_with = "limit_to")]
     clear_limit_to: bool,
+    #[command(flatten)]
+    impair: NewImpairFlags,
     #[command(flatten)]
     marks: Marks,
     /// First remove all labels
@@ -251,6 +261,7 @@ impl Create {
             labels: self.marks.labels(BTreeMap::new())?,
             description: self.marks.description.unwrap_or_default(),
             validate_only: self.dry_run,
+            impairments: self.impair.asked(),
         })
     }
 }
@@ -276,6 +287,7 @@ impl Update {
         mask.set("limit_from", &mut request.limit_from, from);
         let to = rates("--limit-to", self.clear_limit_to, &self.limit_to)?;
         mask.set("limit_to", &mut request.limit_to, to);
+        self.impair.put(&mut mask, &mut request.impairments);
         let kept = if self.clear_labels { BTreeMap::new() } else { now.labels.clone() };
         let labels = self.marks.labels(kept)?;
         if self.clear_labels || labels != now.labels {
@@ -390,6 +402,7 @@ fn role(port: &Port) -> &'static str {
 }
 
 fn show(port: &Port, out: &Output) -> Result<(), Failure> {
+    let [line_from, line_to] = impair::shown(port.impairments.as_ref());
     let mut rows = vec![
         ("name", port.name.as_str().into()),
         ("id", port.id.as_str().into()),
@@ -403,6 +416,8 @@ fn show(port: &Port, out: &Output) -> Result<(), Failure> {
         ("protected", if port.protected { "yes" } else { "" }.into()),
         ("from port", rate::shown(port.limit_from).into()),
         ("to port", rate::shown(port.limit_to).into()),
+        ("line from", line_from.into()),
+        ("line to", line_to.into()),
     ];
     for client in &port.attachments {
         let since = units::local(&client.since);

@@ -5,7 +5,7 @@
 use super::Fib;
 use crate::{
     addr::MacAddr,
-    model::{Boot, GuestSettings, PortRole, PortSecurity, RateLimit},
+    model::{Boot, GuestSettings, Impairments, PortRole, PortSecurity, RateLimit},
     wire::{dns, vlan::VlanId},
 };
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -165,6 +165,14 @@ impl Member {
         }
     }
 
+    /// Returns by what lines frames come from the port and go to it.
+    pub fn impairments(&self) -> Impairments {
+        match &self.role {
+            Role::Guest(vnic) => vnic.settings.impairments,
+            Role::Bridge(bridge) => bridge.impairments,
+        }
+    }
+
     /// Returns the port as frames leave by it.
     pub fn next_hop(&self) -> NextHop {
         let (port, reactor) = (self.port(), self.reactor);
@@ -201,6 +209,8 @@ pub struct BridgePort {
     pub from_port: RateLimit,
     /// How much may go to it, likewise.
     pub to_port: RateLimit,
+    /// By what lines frames come from it and go to it.
+    pub impairments: Impairments,
 }
 
 impl BridgePort {
@@ -216,6 +226,7 @@ impl BridgePort {
             hub: false,
             from_port: RateLimit::default(),
             to_port: RateLimit::default(),
+            impairments: Impairments::default(),
         }
     }
 }

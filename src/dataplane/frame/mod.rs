@@ -107,6 +107,9 @@ pub struct Burst {
     pub queue: usize,
     /// Frames that an earlier poll returned already and that are dealt with.
     pub done: FrameSet,
+    /// The port has something to publish, though it has no frame.
+    // Whoever looks at it takes it back: of a burst with frames nobody does.
+    pub touched: bool,
 }
 
 impl Default for Burst {
@@ -117,6 +120,7 @@ impl Default for Burst {
             spans: Vec::with_capacity(BURST * 64),
             queue: 0,
             done: FrameSet::EMPTY,
+            touched: false,
         }
     }
 }

@@ -247,4 +247,8 @@ drop_reasons! {
     UnknownVtep = "unknown_vtep",
     /// A tunnel's packet for another network.
     UnknownVni = "unknown_vni",
+    /// Lost on purpose: the port has `impairments`.
+    ImpairedLoss = "impaired_loss",
+    /// A line that is slow on purpose holds as much as it may.
+    ImpairedQueue = "impaired_queue",
 }

@@ -24,6 +24,7 @@
 
 pub mod datagram;
 pub mod descriptor;
+pub mod impaired;
 pub mod interface;
 mod mmsg;
 pub mod null;
@@ -38,6 +39,7 @@ pub mod vhost_user;
 use super::frame::{Burst, FrameSet, Outgoing, verdict::DropReason};
 use rest::Rest;
 use std::{
+    any::Any,
     io,
     os::fd::{BorrowedFd, OwnedFd},
     time::Duration,
@@ -153,7 +155,8 @@ pub enum Watch {
 }
 
 /// One way in and out of the switch. See the module for the order of calls.
-pub trait Port: Send {
+// `Any`: a port behind bad lines is known as one by its reactor, which may take those away.
+pub trait Port: Send + Any {
     /// How many queues it sends on.
     fn queues(&self) -> usize;
     /// Whether `queue` may be polled at all.

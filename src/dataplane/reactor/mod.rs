@@ -13,6 +13,7 @@ pub mod allowance;
 mod cursors;
 pub mod flood_limit;
 mod hugepage;
+mod lines;
 pub mod link;
 #[cfg(test)]
 mod link_model;
@@ -38,7 +39,11 @@ use super::{
         tables::{NetworkKey, PortId},
     },
     frame::Outgoing,
-    port::{HeldUp, PortFailure, Wakeup, vhost_user::queue::call},
+    port::{
+        HeldUp, PortFailure, Wakeup,
+        impaired::{self, Budget},
+        vhost_user::queue::call,
+    },
 };
 use link::{Links, Waker};
 use pipeline::Pipeline;
@@ -276,6 +281,8 @@ struct Reactor {
     active: Vec<Active>,
     /// Queues without a wake-up descriptor, which are polled at intervals.
     without_wakeup: Vec<(PortId, usize)>,
+    /// What bad lines may hold.
+    line_budget: Budget,
 }
 
 /// Spins for [`PAUSE`]. Returns the time then.
@@ -335,6 +342,7 @@ impl Reactor {
             pipeline: Pipeline::new(prober),
             active: Vec::with_capacity(64),
             without_wakeup: Vec::new(),
+            line_budget: Budget::new(impaired::BUDGET),
         })
     }
 
@@ -412,11 +420,13 @@ impl Reactor {
             match command {
                 Command::Attach(attachment) => self.attach(*attachment, now),
                 Command::Detach(port, done) => {
+                    self.end_lines(port, now);
                     done(self.detach(port));
                 }
                 Command::Publish(table) => {
                     self.pipeline.published(&table, now);
                     self.ports.publish(&table);
+                    self.change_lines(now);
                 }
                 Command::Macs(network, answer) => answer(self.pipeline.macs(network, now)),
                 Command::Answer(answer) => answer(),
@@ -446,6 +456,7 @@ impl Reactor {
             // Polled at first: what came before the watch began may have been announced already.
             self.active.push(Active { port: id, queue, busy: now, window });
         }
+        self.change_lines(now);
     }
 
     fn detach(&mut self, id: PortId) -> Option<Detached> {

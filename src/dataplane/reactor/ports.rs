@@ -16,6 +16,7 @@ use crate::{
         gateway::GatewayEvent,
         port::{Delivered, HeldUp, Port, PortFailure, Undelivered, Watch},
     },
+    model::Impairments,
     wire::vlan::VlanId,
 };
 use std::{
@@ -113,6 +114,10 @@ pub struct Slot {
     pub advertisements: u8,
     /// What its vNIC may.
     pub allowance: Allowance,
+    /// The lines that it is behind, or was until their time was over.
+    pub lines: Impairments,
+    /// Those that it is to be behind.
+    pub wanted_lines: Impairments,
     on_gateway_event: Box<dyn FnMut(GatewayEvent) + Send>,
     on_blocking: Box<dyn FnMut(Option<Blocking>) + Send>,
     /// Whether nothing comes from it or goes to it, since it is in a loop.
@@ -291,6 +296,7 @@ impl Slot {
             trunk.leave(network.key);
         }
         let Some(at) = at else { return };
+        self.wanted_lines = network.members[at].impairments();
         self.allowance.keep_to(&network.members[at]);
         match network.members[at].membership() {
             Membership::Tagged(vlan) => {
@@ -349,6 +355,8 @@ impl Ports {
             held: None,
             advertisements: 0,
             allowance: attachment.allowance,
+            lines: Impairments::default(),
+            wanted_lines: Impairments::default(),
             on_gateway_event: attachment.on_gateway_event,
             on_blocking: attachment.on_blocking,
             is_blocked: false,
@@ -546,6 +554,12 @@ impl Ports {
     /// Returns a port whose wake-ups are to be others than before, until there is none.
     pub fn take_rewatched(&mut self) -> Option<PortId> {
         self.rewatched.pop()
+    }
+
+    /// Returns a port that is to be behind other lines than it is.
+    pub fn with_other_lines(&self) -> Option<PortId> {
+        let mut slots = self.slots.iter().flatten().filter(|slot| slot.is_healthy());
+        slots.find(|slot| slot.lines != slot.wanted_lines).map(|slot| slot.id)
     }
 
     fn with_touched(

@@ -300,7 +300,7 @@ impl Fabric {
         }
         let (subscriptions, counters) = (Vec::new(), EndpointCounters::default());
         let endpoint = Endpoint { name, mac, owner: client, subscriptions, counters };
-        self.set_line((id, Way::From), self.settings.impair.clone(), now);
+        self.set_line((id, Way::From), self.settings.impair, now);
         let created = described(Kind::ENDPOINT_CREATED, id, &endpoint);
         self.endpoints.insert(id, endpoint);
         Ok(created)

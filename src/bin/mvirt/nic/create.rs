@@ -3,6 +3,7 @@
 use super::by_family;
 use crate::{
     Failure, complete,
+    impair::ImpairFlags,
     l2::Security,
     mask::Notes,
     rate::{self, Rate},
@@ -151,6 +152,8 @@ pub(crate) struct Create {
     #[command(flatten)]
     socket: Socket,
     #[command(flatten)]
+    impair: ImpairFlags,
+    #[command(flatten)]
     notes: Notes,
     /// Check only: create nothing
     #[arg(long)]
@@ -204,6 +207,7 @@ impl Create {
             socket_group: self.socket.socket_group.unwrap_or_default(),
             socket_mode: self.socket.socket_mode.unwrap_or_default(),
             validate_only: self.dry_run,
+            impairments: self.impair.asked(),
         })
     }
 }

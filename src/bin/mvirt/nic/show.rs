@@ -1,7 +1,7 @@
 //! What people see of a vNIC.
 
 use crate::{
-    Failure, mask,
+    Failure, impair, mask,
     output::{Cell, Output},
     rate,
     units::{ago, counted, local, octets},
@@ -26,6 +26,7 @@ pub(super) fn nic(nic: &Nic, out: &Output) -> Result<(), Failure> {
         [("owner", &nic.socket_owner), ("group", &nic.socket_group), ("mode", &nic.socket_mode)];
     let access = access.iter().filter(|(_, given)| !given.is_empty());
     let access = access.map(|(what, given)| format!("{what} {given}")).collect::<Vec<_>>();
+    let [line_from, line_to] = impair::shown(nic.impairments.as_ref());
     let rows = [
         ("name", nic.name.as_str().into()),
         ("id", nic.id.as_str().into()),
@@ -42,6 +43,8 @@ pub(super) fn nic(nic: &Nic, out: &Output) -> Result<(), Failure> {
         // With the bursts that the server has chosen, which nobody asked for.
         ("from guest", rate::shown(nic.limit_from_guest_in_force).into()),
         ("to guest", rate::shown(nic.limit_to_guest_in_force).into()),
+        ("line from", line_from.into()),
+        ("line to", line_to.into()),
         ("queues", nic.queue_pairs.into()),
         ("transport", transport(nic.transport()).into()),
         ("tap", nic.tap_interface.as_str().into()),

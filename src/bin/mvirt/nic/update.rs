@@ -8,6 +8,7 @@ use super::{
 use crate::{
     Failure, complete,
     connect::Client,
+    impair::NewImpairFlags,
     l2::Security,
     mask::{Mask, NewNotes, Now, Places},
 };
@@ -63,6 +64,8 @@ pub(crate) struct Update {
     #[command(flatten)]
     socket: Socket,
     #[command(flatten)]
+    impair: NewImpairFlags,
+    #[command(flatten)]
     notes: NewNotes,
     /// Also what disturbs a VM that uses it
     #[arg(short, long)]
@@ -103,6 +106,7 @@ impl Update {
         mask.set("socket_owner", &mut request.socket_owner, self.socket.socket_owner);
         mask.set("socket_group", &mut request.socket_group, self.socket.socket_group);
         mask.set("socket_mode", &mut request.socket_mode, self.socket.socket_mode);
+        self.impair.put(&mut mask, &mut request.impairments);
         let places = Places {
             labels: &mut request.labels,
             description: &mut request.description,

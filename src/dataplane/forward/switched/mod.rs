@@ -381,7 +381,7 @@ impl Switched {
 
 /// Refuses a frame whose sender left to be done what its headers do not allow: as in a routed
 /// network, and behind VLAN tags, too.
-fn check_offload(frame: &Frame) -> Result<(), DropReason> {
+pub(in crate::dataplane) fn check_offload(frame: &Frame) -> Result<(), DropReason> {
     if frame.offload == Offload::None {
         return Ok(());
     }

@@ -139,6 +139,9 @@ impl Pipeline {
         slot.strike(links.held_up(), now)?;
         let polled = self.burst.len();
         if polled == 0 {
+            if std::mem::take(&mut self.burst.touched) {
+                ports.touch(ingress);
+            }
             return Ok(0);
         }
         if slot.is_trunk() {
