@@ -9,7 +9,7 @@ use mvirt_net::proto::{NetworkKind, PortState};
 use std::{path::Path, process::Command, thread};
 
 /// Does something in a namespace of its own, on a thread of its own, which stays there.
-fn inside(what: impl FnOnce() + Send) {
+pub(super) fn inside(what: impl FnOnce() + Send) {
     if !rustix::process::geteuid().is_root() || !Path::new("/dev/net/tun").exists() {
         return cannot_run("only root can make a TAP device, where there is /dev/net/tun");
     }

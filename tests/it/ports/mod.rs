@@ -3,6 +3,7 @@
 mod connections;
 mod gateway;
 mod machines;
+mod trunks;
 mod vnics;
 
 use crate::{
