@@ -250,6 +250,28 @@ fn what_is_there_is_changed_and_only_what_is_named() {
 }
 
 #[test]
+fn the_vlans_of_a_trunk_are_written_as_they_are_shown() {
+    let daemon = Daemon::start();
+    let run = |line: &str| mvirt(&daemon, &line.split(' ').collect::<Vec<_>>());
+    for network in ["lan", "red", "blue"] {
+        stdout(&run(&format!("network create {network} --kind switched")));
+    }
+    let locator = format!("seqpacket-listen://{}", daemon.path("s/up").display());
+    let create = format!("port create lan {locator} --name up --vlan 20=blue --vlan 10=red");
+    assert!(stdout(&run(&create)).contains("vlans      10=red,20=blue\n"));
+    let listed = stdout(&run("port list -n blue -o wide"));
+    assert!(listed.contains(" 10=red,20=blue "), "{listed}");
+    let shown = stdout(&run("port update up --vlan 10=red,4094=lan"));
+    assert!(shown.contains("vlans      10=red,4094=lan\n"), "{shown}");
+    for (wrong, said) in [("4095=red", "from 1 to 4094"), ("10", "like 10=lab"), ("=red", "10=lab")]
+    {
+        let error = stderr(&run(&format!("port update up --vlan {wrong}")), 2);
+        assert!(error.contains(said), "{error}");
+    }
+    assert!(stdout(&run("port update up --clear-vlans")).contains("network    lan\nlocator "));
+}
+
+#[test]
 fn changes_can_be_watched_and_waited_for() {
     let mut daemon = Daemon::start();
     daemon.network("prod");
