@@ -30,7 +30,7 @@ use crate::{
     addr::MacAddr,
     dataplane::frame::{
         Frame, HEAD_LEN,
-        classify::classify,
+        classify::{Packet, classify},
         verdict::{Audience, Blocking, DropReason, Flood, NextHopId, Verdict},
     },
     model::{
@@ -391,7 +391,9 @@ pub(in crate::dataplane) fn check_offload(frame: &Frame) -> Result<(), DropReaso
     let rest = rest.get(tags..).unwrap_or(&[]);
     let head: ArrayVec<u8, HEAD_LEN> = macs.iter().chain(rest).copied().collect();
     let offload = frame.offload.moved(-(tags as i16)).ok_or(DropReason::BadVnetHeader)?;
-    match classify(&head, frame.len - tags, offload) {
+    match classify(&head, frame.len - tags, offload).map(|headers| headers.packet) {
+        // It has no checksum: finishing it would write over what was found to be its sender's.
+        Ok(Packet::Arp(_)) => Err(DropReason::BadVnetHeader),
         Ok(_) => Ok(()),
         // Not dropped for what they are: nobody finds in them what is to be done.
         Err(DropReason::UnknownEtherType | DropReason::VlanTagged) => {

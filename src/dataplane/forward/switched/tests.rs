@@ -450,6 +450,12 @@ fn what_is_left_to_be_done_must_fit_the_packet_behind_all_tags() {
     }
     let offload = Offload::Checksum { start: 34, offset: 16 };
     assert_eq!(check_offload(&Frame { offload, ..tagged(mac(1), mac(3), 7) }), bad);
+    // The sum of an answer of ARP's would be written where its sender's address is.
+    let arp = [&[0, 1, 8, 0, 6, 4, 0, 2][..], &mac(1), &[10, 0, 0, 1], &[0; 10]].concat();
+    let arp = [&mac(3)[..], &mac(1), &[8, 6], &arp].concat();
+    let offset = Offload::Checksum { start: 14, offset: 14 };
+    assert_eq!(check_offload(&frame(&arp, Offload::None)), Ok(()));
+    assert_eq!(check_offload(&frame(&arp, offset)), bad);
     let cut_off = frame(&[&[0; 12][..], &[0x81, 0x00]].concat(), offload);
     assert_eq!(check_offload(&cut_off), Err(DropReason::FrameTooShort));
 }
