@@ -201,6 +201,8 @@ impl Control {
         let network = &self.networks[&id];
         let etag = view::etag(network.model.updated_at);
         Refusal::unless_etag("network", &network.model.name, &request.etag, etag)?;
+        // First: to set force would not help.
+        self.check_not_tagged(id)?;
         let nics: Vec<Uuid> = network.members.values().map(|member| member.id).collect();
         let ports: Vec<Uuid> = network.ports.iter().copied().collect();
         if !(nics.is_empty() && ports.is_empty() || request.force) {
@@ -210,7 +212,6 @@ impl Control {
                 ports: ports.len(),
             });
         }
-        self.check_not_tagged(id)?;
         let nics_deleted = u32::try_from(nics.len()).unwrap_or(u32::MAX);
         let ports_deleted = u32::try_from(ports.len()).unwrap_or(u32::MAX);
         let response = proto::DeleteNetworkResponse { deleted: true, nics_deleted, ports_deleted };

@@ -2,7 +2,7 @@
 //! without a tag; with a guest in each, and another trunk that has other numbers.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use crate::rig::{EVERYBODY, Guest, Links, STRANGER, guest, mac, port, settle};
+use crate::rig::{EVERYBODY, Guest, Links, STRANGER, gateway, guest, mac, port, settle};
 use mvirt_net::{
     addr::MacAddr,
     dataplane::{
@@ -326,6 +326,89 @@ fn a_trunk_follows_what_is_published() {
         assert!(guest.received.try_recv().is_err());
     }
     assert_eq!(trunk.counters.drops().collect::<Vec<_>>(), [(DropReason::VlanNotAllowed, 1)]);
+}
+
+#[test]
+fn who_asks_in_a_vlan_is_answered_there() {
+    let start = Instant::now();
+    let mut manual = Manual::new(None, GuestVlans::Drop);
+    // The red network has a gateway, 10.0.0.1, and its guest an address.
+    let bridge = BridgePort::new(port(TRUNK), PortRole::Uplink, 1500);
+    let role = Role::Bridge(Arc::new(BridgePort { membership: tagged(10), ..bridge }));
+    let mut vnic = Vnic::new(port(RED_GUEST), MacAddr(mac(RED_GUEST)), 1500);
+    vnic.ipv4 = Some([10, 0, 0, 7].into());
+    let members = [role, Role::Guest(Arc::new(vnic))].map(|role| Member { reactor: 0, role });
+    let rules = L2Policy::default().in_force(HasGateway::Yes, Members::Any);
+    let table = Switched::new(&members, rules).with_gateway(gateway());
+    let domain = Domain::Switched(table);
+    let red = Arc::new(Network { key: RED, members: members.into(), domain });
+    manual.pipeline.published(&red, start);
+    manual.ports.publish(&red);
+    // The members of the network are asked who listens to groups.
+    manual.pipeline.handle_timeouts(&mut manual.ports, start);
+    let asked = manual.heard(TRUNK);
+    assert!(asked.len() == 2 && asked.iter().all(|frame| frame[12..16] == tag(10)), "{asked:?}");
+    manual.heard(RED_GUEST);
+    let ask = |tags: &[u8], target: [u8; 4]| {
+        let arp = [&[0, 1, 8, 0, 6, 4, 0, 1][..], &STRANGER, &[10, 0, 0, 9], &[0; 6], &target];
+        [&EVERYBODY[..], &STRANGER, tags, &[8, 6], &arp.concat()].concat()
+    };
+    let told = |tags: &[u8], address: [u8; 4], at: [u8; 6]| {
+        let arp = [&[0, 1, 8, 0, 6, 4, 0, 2][..], &at, &address, &STRANGER, &[10, 0, 0, 9]];
+        [&STRANGER[..], &at, tags, &[8, 6], &arp.concat()].concat()
+    };
+    for (address, at) in [([10, 0, 0, 1], [2, 0, 0, 0, 0, 1]), ([10, 0, 0, 7], mac(RED_GUEST))] {
+        manual.sends(TRUNK, &[ask(&tag(10), address)]);
+        let heard = manual.heard(TRUNK);
+        let expected = told(&tag(10), address, at);
+        assert_eq!(heard.len(), 1, "{address:?}");
+        // Perhaps with padding.
+        assert_eq!(heard[0][..expected.len()], expected);
+    }
+    assert_eq!(manual.heard(RED_GUEST), [[0_u8; 0]; 0], "nobody else is asked");
+    // In the blue network nobody has that address.
+    manual.sends(TRUNK, &[ask(&tag(20), [10, 0, 0, 7])]);
+    assert_eq!(manual.heard(BLUE_GUEST), [ask(&[], [10, 0, 0, 7])]);
+    assert_eq!(manual.heard(TRUNK), [[0_u8; 0]; 0]);
+}
+
+proptest::proptest! {
+    // A.11: whatever comes, each frame is counted once, and none leaves where it came in.
+    #[test]
+    fn no_octets_are_too_strange(
+        frames in proptest::collection::vec(strange(), 1..64),
+        at in 0..5_usize,
+    ) {
+        for vlans in [GuestVlans::Drop, GuestVlans::Pass] {
+            let mut manual = Manual::new(None, vlans);
+            manual.sends(at, &frames);
+            let counters = &manual.guests[at].counters;
+            let dropped: u64 = counters.drops().map(|(_, count)| count).sum();
+            let answered = counters.ingress_answered.get();
+            let counted = counters.ingress_forwarded.get() + answered + dropped;
+            proptest::prop_assert_eq!(counted, frames.len() as u64);
+            proptest::prop_assert!(manual.heard(at).len() as u64 <= answered);
+        }
+    }
+}
+
+/// The EtherType and the number of a tag.
+type Tag = ([u8; 2], u16);
+
+/// A frame, or what may be taken for one: MACs, tags of all kinds, and what is behind them.
+fn strange() -> impl proptest::strategy::Strategy<Value = Vec<u8>> {
+    use proptest::{collection::vec, prelude::*};
+    let kind = prop_oneof![Just([0x81, 0]), Just([0x88, 0xa8]), Just([8, 0]), any::<[u8; 2]>()];
+    let number = prop_oneof![0..31_u16, Just(4095), any::<u16>()];
+    let tags = vec((kind, number), 0..5);
+    let octets = |(tags, rest, len): (Vec<Tag>, Vec<u8>, usize)| {
+        let tags = tags.iter().flat_map(|(kind, number)| [*kind, number.to_be_bytes()].concat());
+        let mut frame = [&EVERYBODY[..], &STRANGER].concat();
+        frame.extend(tags.chain(rest));
+        frame.truncate(len);
+        frame
+    };
+    (tags, vec(any::<u8>(), 0..40), prop_oneof![Just(100), 0..20_usize]).prop_map(octets)
 }
 
 #[test]

@@ -93,6 +93,7 @@ fn a_trunk_is_in_several_networks_and_stays_so() {
         let request = DeleteNetworkRequest { id: "blue".into(), force, ..Default::default() };
         let refused = daemon.call(async |client| client.delete_network(request).await).unwrap_err();
         assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        assert!(refused.message().contains("blue is VLAN 20 of port up"), "{refused}");
     }
     daemon.crash_and_restart();
     assert_eq!(shown(&get(&mut daemon, "up")), [(10, "red"), (20, "blue")]);
