@@ -143,6 +143,26 @@ fn vlans_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn a_damaged_network_costs_a_trunk_its_vlan_alone() {
+    let mut daemon = with_segments(&["green", "red", "blue"]);
+    let locator = format!("seqpacket-listen://{}", daemon.path("s/up").display());
+    let vlans = [(10, "red"), (20, "blue")];
+    let made = create(&mut daemon, ("green", "up"), &vlans, &locator).unwrap();
+    daemon.terminate();
+    let file = daemon.path("m/networks").join(format!("{}.json", made.vlans[1].network_id));
+    std::fs::write(file, b"{ torn").unwrap();
+    daemon.start_again();
+    let up = get(&mut daemon, "up");
+    assert_eq!(shown(&up), [(10, "red"), (20, "")], "it is not forgotten");
+    assert_eq!(up.vlans[1].network_id, made.vlans[1].network_id);
+    assert_eq!(ports_of(&mut daemon, "red"), ["up"]);
+    assert!(daemon.log().contains("a VLAN of a trunk is not served"), "{}", daemon.log());
+    let request = DeletePortRequest { id: "up".into(), ..Default::default() };
+    daemon.call(async |client| client.delete_port(request).await).unwrap();
+    assert_eq!(ports_of(&mut daemon, "red"), [""; 0]);
+}
+
+#[test]
 fn each_who_connects_to_a_trunk_is_in_all_of_its_networks() {
     let mut daemon = with_segments(&["green", "red", "blue"]);
     let [up, red] = free_ports();
