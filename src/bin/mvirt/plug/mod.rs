@@ -18,7 +18,8 @@ use std::{
     fs,
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
-    process::{Command as Program, Stdio},
+    process::{Child, Command as Program, Stdio},
+    time::Duration,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -168,20 +169,52 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
             let outcome = carry(&command, &mut cable, &mut streams, &mut ends).await;
             cable.settle().await;
             cable.close().await;
-            outcome
+            match outcome {
+                Ok(Over::Stream) => all_succeed(&mut children).await,
+                Ok(Over::Other) => Ok(()),
+                Err(failure) => Err(failure),
+            }
         }
     };
     if let Some(path) = &command.pid_file {
         // It may not have been written.
         fs::remove_file(path).ok();
     }
-    for child in children {
+    for mut child in children {
         // It has seen the end of its input; one that does not mind is told.
-        if let Some(process) = Pid::from_raw(child.id().cast_signed()) {
+        if child.try_wait()?.is_none()
+            && let Some(process) = Pid::from_raw(child.id().cast_signed())
+        {
             kill_process(process, Signal::TERM).ok();
         }
     }
     outcome
+}
+
+/// What ended first.
+enum Over {
+    /// A stream.
+    Stream,
+    /// A port, or the program was told to end.
+    Other,
+}
+
+/// How long a command may take to end that has closed its stream.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// An error if a command ends by itself and says that it failed, as ssh does whose connection is
+/// lost.
+async fn all_succeed(children: &mut [Child]) -> Result<(), Failure> {
+    let over = tokio::time::Instant::now() + ENDING;
+    for child in children {
+        while child.try_wait()?.is_none() && tokio::time::Instant::now() < over {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if let Some(status) = child.try_wait()?.filter(|status| !status.success()) {
+            return Err(Failure::Stopped(format!("the command has failed: {status}")));
+        }
+    }
+    Ok(())
 }
 
 /// Carries frames until something ends.
@@ -190,7 +223,7 @@ async fn carry(
     cable: &mut Cable,
     streams: &mut [relay::Ended],
     [terminate, interrupt]: &mut [tokio::signal::unix::Signal; 2],
-) -> Result<(), Failure> {
+) -> Result<Over, Failure> {
     if let Some(path) = &command.pid_file {
         fs::write(path, format!("{}\n", std::process::id())).map_err(|error| {
             Failure::Stopped(format!("cannot write {}: {error}", path.display()))
@@ -203,11 +236,11 @@ async fn carry(
     let mut streams = streams.iter_mut();
     let (first, second) = (streams.next(), streams.next());
     tokio::select! {
-        ended = cable.carry() => ended.map_err(said),
-        ended = wait(first) => ended.map_err(Failure::Stopped),
-        ended = wait(second) => ended.map_err(Failure::Stopped),
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        ended = cable.carry() => ended.map(|()| Over::Other).map_err(said),
+        ended = wait(first) => ended.map(|()| Over::Stream).map_err(Failure::Stopped),
+        ended = wait(second) => ended.map(|()| Over::Stream).map_err(Failure::Stopped),
+        _ = terminate.recv() => Ok(Over::Other),
+        _ = interrupt.recv() => Ok(Over::Other),
     }
 }
 
