@@ -20,6 +20,6 @@ mod vmm;
 mod vswitch;
 
 use support::{
-    certificates, command, daemon, driver, frames, frames::field, guest, hostile, innocents, lab,
-    lan, machine, namespace, network, numbered, random, rude, segments, streams,
+    certificates, command, daemon, driver, frames, frames::field, guest, hostile, innocents,
+    inside, lab, lan, machine, namespace, network, numbered, random, rude, segments, streams,
 };

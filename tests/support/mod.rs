@@ -10,6 +10,7 @@ pub(crate) mod frontend;
 pub(crate) mod guest;
 pub(crate) mod hostile;
 pub(crate) mod innocents;
+pub(crate) mod inside;
 pub(crate) mod lab;
 pub(crate) mod lan;
 pub(crate) mod machine;

@@ -2,30 +2,16 @@
 
 use super::{create, get};
 use crate::{
-    daemon::{Daemon, cannot_run, wait_until},
-    namespace::{Namespace, run},
+    daemon::{Daemon, wait_until},
+    inside::inside,
+    namespace::run,
 };
 use mvirt_net::proto::{NetworkKind, PortState};
-use std::{path::Path, process::Command, thread};
-
-/// Does something in a namespace of its own, on a thread of its own, which stays there.
-pub(super) fn inside(what: impl FnOnce() + Send) {
-    if !rustix::process::geteuid().is_root() || !Path::new("/dev/net/tun").exists() {
-        return cannot_run("only root can make a TAP device, where there is /dev/net/tun");
-    }
-    let namespace = Namespace::new();
-    thread::scope(|scope| {
-        let run = || {
-            namespace.enter();
-            what();
-        };
-        scope.spawn(run).join().unwrap();
-    });
-}
+use std::process::Command;
 
 /// Makes the segment "lab", 10.0.0.0/24 and fd00::/64, whose gateway is 10.0.0.1, and a TAP device
 /// of this name that is a port of it.
-fn lab_behind(daemon: &mut Daemon, tap: &str) {
+pub(super) fn lab_behind(daemon: &mut Daemon, tap: &str) {
     daemon.network_with("lab", |request| {
         request.kind = NetworkKind::Switched.into();
         request.ipv4_subnet = "10.0.0.0/24".into();

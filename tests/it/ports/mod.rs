@@ -3,6 +3,7 @@
 mod connections;
 mod gateway;
 mod machines;
+mod taps;
 mod trunks;
 mod vnics;
 

@@ -1,9 +1,10 @@
 //! A trunk to a bridge that filters VLANs, of a kernel of its own: each VLAN reaches its segment,
 //! with checksums and segmentation left to be done, and no other.
 
-use super::{gateway::inside, get};
+use super::get;
 use crate::{
     daemon::{Daemon, wait_until},
+    inside::inside,
     lab,
     machine::Machine,
     namespace::run,

@@ -3,6 +3,7 @@
 mod clouds;
 mod guests;
 mod hostile;
+mod media;
 mod plug;
 mod stock;
 mod switches;

@@ -13,18 +13,18 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-const MVIRT: &str = env!("CARGO_BIN_EXE_mvirt");
+pub(super) const MVIRT: &str = env!("CARGO_BIN_EXE_mvirt");
 
 /// Two switches of VDE's, and a station at each.
-struct Lab {
+pub(super) struct Lab {
     directory: tempfile::TempDir,
     switches: Vec<Switch>,
-    a: Plug,
-    b: Plug,
+    pub(super) a: Plug,
+    pub(super) b: Plug,
 }
 
 impl Lab {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         let switches = vec![Switch::start(&at("a")), Switch::start(&at("b"))];
@@ -33,12 +33,12 @@ impl Lab {
         Self { directory, switches, a, b }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// `text` as a command line, where A and B are the switches' directories and MVIRT is ours.
-    fn start(&self, text: &str) -> Joined {
+    pub(super) fn start(&self, text: &str) -> Joined {
         let word = |word: &str| match word {
             "A" => self.path("a").display().to_string(),
             "B" => self.path("b").display().to_string(),
@@ -52,7 +52,7 @@ impl Lab {
     }
 
     /// Waits until frames of all lengths go both ways.
-    fn converse(&mut self) {
+    pub(super) fn converse(&mut self) {
         let Self { a, b, .. } = self;
         wait_until("b hears a", || {
             a.sends(&frame(ALL, 1, 60));
@@ -73,7 +73,7 @@ pub(super) struct Joined(pub(super) Child);
 
 impl Joined {
     /// Waits until it ends by itself. Returns its exit code, and what it says.
-    fn ends(mut self) -> (Option<i32>, String) {
+    pub(super) fn ends(mut self) -> (Option<i32>, String) {
         let mut said = String::new();
         self.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         (self.0.wait().unwrap().code(), said)
