@@ -1,7 +1,7 @@
 //! QEMU itself, with the lines of the seed's README.
 
 use super::rig::{Place, list};
-use crate::{machine::Machine, streams::free_ports};
+use crate::{daemon::wait_until, machine::Machine, streams::free_ports};
 
 /// A VM on a VLAN. Its interface has `address`.
 fn boot(port: u16, number: u8, address: &str) -> Machine {
@@ -45,6 +45,17 @@ fn vms_of_a_port_reach_each_other_and_none_of_another_port() {
     });
 }
 
+/// Whether somebody listens at a port of this host; who connected to find out would be the one
+/// that QEMU takes.
+fn is_listened_at(port: u16) -> bool {
+    // From everywhere, in the state LISTEN (proc_net_tcp(5)).
+    let line = format!(":{port:04X} 00000000:0000 0A ");
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let sockets6 = std::fs::read_to_string("/proc/net/tcp6").unwrap();
+    let line6 = format!(":{port:04X} {}:0000 0A ", "0".repeat(32));
+    sockets.contains(&line) || sockets6.contains(&line6)
+}
+
 // seed H.2.28
 #[test]
 fn vms_of_a_hubport_are_moved_to_the_switch_as_the_page_says() {
@@ -60,14 +71,17 @@ fn vms_of_a_hubport_are_moved_to_the_switch_as_the_page_says() {
     });
     let rows: Vec<_> = rows.collect();
     let [hub, other] = <[_; 2]>::try_from(rows).unwrap();
-    let talk = |hub: &str, other: &str| {
-        // The one that listens first.
-        let mut a = boot_with(hub, 1, "10.0.0.1");
-        let mut b = boot_with(other, 2, "10.0.0.2");
+    let talk = |port: u16, hub: &str, other: &str| {
+        let [mut a, mut b] = std::thread::scope(|scope| {
+            let a = scope.spawn(|| boot_with(hub, 1, "10.0.0.1"));
+            wait_until("the one that others connect to listens", || is_listened_at(port));
+            let b = scope.spawn(|| boot_with(other, 2, "10.0.0.2"));
+            [a, b].map(|boot| boot.join().unwrap())
+        });
         a.succeed("ping -c 2 -W 10 10.0.0.2");
         b.succeed("ping -c 2 -W 10 10.0.0.1");
     };
-    talk(&hub[0], &other[0]);
+    talk(before, &hub[0], &other[0]);
     let _switch = place.start(&["-ports", &after.to_string()]);
-    talk(&hub[1], &other[1]);
+    talk(after, &hub[1], &other[1]);
 }
