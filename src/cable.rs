@@ -17,6 +17,7 @@ use crate::{
             tables::{BridgePort, Member, NetworkKey, PortId, Role},
         },
     },
+    descriptor_store::Slot,
     locator::Locator,
     model::{
         L2Policy,
@@ -131,7 +132,13 @@ impl Cable {
         };
         let place = self.dataplane.place(NETWORK);
         let attach = |spec| {
-            let new = NewPort { place, network: NETWORK, name: name.clone(), spec };
+            let new = NewPort {
+                place,
+                network: NETWORK,
+                name: name.clone(),
+                spec,
+                slot: Slot::default(),
+            };
             self.dataplane.attach(new, None)
         };
         match spec.and_then(attach) {
@@ -214,7 +221,7 @@ impl Cable {
     async fn admit(&mut self, end: usize, arrival: Arrival) {
         let place = self.dataplane.place(NETWORK);
         let (name, spec) = (arrival.remote().to_owned(), PortSpec::Member(arrival));
-        let new = NewPort { place, network: NETWORK, name, spec };
+        let new = NewPort { place, network: NETWORK, name, spec, slot: Slot::default() };
         match self.dataplane.attach(new, None) {
             Ok(attached) => {
                 self.clients.insert(place.port, (end, place, attached));

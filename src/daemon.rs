@@ -6,6 +6,7 @@ use crate::{
     config::Config,
     control::{Control, Handle, Limits, Reachable, RestoreError},
     dataplane::{self, Dataplane, Settings},
+    descriptor_store::{self, DescriptorStore},
     file_limit,
     handover::{self, HandOverError, Inherited, NewProcess, Shared},
     heartbeat::{self, Parts, tell_service_manager},
@@ -168,9 +169,15 @@ pub async fn run(
         (limits(&config), reachable(&config, &socket_dir)),
         rebalance_above,
     )?;
-    if let Some(new_process) = &new_process {
-        // Before sockets are opened: vNICs that are handed over bring their own.
-        new_process.import(&mut control).await?;
+    let descriptors = service_managers_store();
+    control.keep_in(descriptors.clone());
+    // Before sockets are opened: vNICs that are handed over, or were kept, bring their own.
+    match &new_process {
+        Some(new_process) => new_process.import(&mut control).await?,
+        None => control.take_back(descriptor_store::taken().unwrap_or_else(|error| {
+            tracing::warn!(%error, "what the service manager kept is lost");
+            Vec::new()
+        })),
     }
     control.open_sockets();
     let (control, mut thread) = Handle::spawn(control, events)?;
@@ -222,6 +229,7 @@ pub async fn run(
     drop((stop, copies));
     if !is_taken_over {
         control.shut_down().await;
+        descriptors.flush();
     }
     drain(servers).await;
     let ended_well = thread.join().await;
@@ -229,6 +237,14 @@ pub async fn run(
         api::remove(&paths);
     }
     if ended_well { Ok(()) } else { Err(StartError::Control) }
+}
+
+/// Returns where descriptors are kept while no process of the daemon has them.
+fn service_managers_store() -> DescriptorStore {
+    DescriptorStore::of_service_manager().unwrap_or_else(|error| {
+        tracing::warn!(%error, "no service manager to keep descriptors");
+        DescriptorStore::default()
+    })
 }
 
 /// Takes the folders for this process alone; from the old process, where this one takes over.

@@ -35,6 +35,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod dataplane;
+pub mod descriptor_store;
 mod descriptors;
 pub mod dives;
 pub mod embedded;

@@ -5,7 +5,7 @@ use clap::CommandFactory as _;
 use mvirt_net::{
     config::{Config, LogFormat},
     daemon::{self, StartError},
-    log,
+    descriptor_store, log,
     log_writer::LogWriter,
     remains::Remains,
     signals::{self, Orders},
@@ -22,6 +22,8 @@ use std::{
 const LAST_LINES: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
+    // First: where there is something, the program starts anew.
+    let gathered = descriptor_store::gather();
     // Both before either is judged: what is wrong with the flags may belong into the log.
     let (config, writer) = match (Config::read(), LogWriter::start(io::stderr())) {
         (Ok(config), Ok(writer)) => (config, writer),
@@ -37,6 +39,9 @@ fn main() -> ExitCode {
     }
     let format = config.log_format;
     log::start(format, writer.clone());
+    if let Err(error) = gathered {
+        tracing::warn!(%error, "what the service manager kept is lost");
+    }
     let remains = Arc::<Remains>::default();
     let leave = {
         let (remains, writer) = (Arc::clone(&remains), writer.clone());

@@ -21,6 +21,7 @@ mod fields;
 mod guest;
 pub mod health;
 pub mod ipam;
+mod kept;
 mod l2;
 mod locators;
 mod long_lists;
@@ -54,6 +55,7 @@ use crate::{
         dives::Meshes,
         forward::tables::{NetworkKey, PortId},
     },
+    descriptor_store::DescriptorStore,
     log_limit::{LogLimit, Said},
     model::{Name, Network, NetworkKind, Nic, Transport, l2::Members},
     proto,
@@ -177,6 +179,8 @@ pub struct Control {
     /// While the store is waited for.
     busy: Busy,
     dataplane: Dataplane,
+    /// Where descriptors are kept while no process has them.
+    kept_in: DescriptorStore,
     balance: Balance<Owner>,
     /// vNICs that a request has deleted, and that still let their VMMs go.
     closing: Vec<Closing>,
@@ -231,6 +235,9 @@ pub enum Whose {
         remote: String,
         /// Since when.
         since: jiff::Timestamp,
+        /// What it is called where its descriptors are kept.
+        #[serde(default = "Uuid::new_v4")]
+        kept_as: Uuid,
     },
 }
 
@@ -316,6 +323,7 @@ impl Control {
             store,
             busy: Busy::default(),
             dataplane,
+            kept_in: DescriptorStore::default(),
             balance: Balance::new(rebalance_above),
             closing: Vec::new(),
             retry_ports: None,
@@ -378,8 +386,8 @@ impl Control {
                 self.open_socket(id, Some(exported))
             }
             Whose::Port { id } => self.take_port_over(id, exported),
-            Whose::Client { port, remote, since } => {
-                self.take_client_over(port, remote, since, exported);
+            Whose::Client { .. } => {
+                self.take_client_over(whose, exported);
                 Ok(())
             }
         }
@@ -447,7 +455,7 @@ impl Control {
         match (owner, event.change) {
             (Owner::Nic(id), change) => self.nic_changed(id, event.connection, change),
             (Owner::Port(id), PortChange::State(state, why)) => self.port_reported(id, state, why),
-            (Owner::Port(id), PortChange::Arrived(arrival)) => self.admit(id, arrival, None),
+            (Owner::Port(id), PortChange::Arrived(arrival)) => self.admit(id, arrival),
             (Owner::Client { port, slot }, PortChange::State(PortState::Left, _)) => {
                 self.client_left(port, slot);
             }

@@ -1,7 +1,7 @@
 //! vNICs: created, found, changed and deleted.
 
 use super::{
-    Control, Limits, NicState, Owner,
+    Control, Limits, NicState, Owner, Whose,
     accounts::Accounts,
     addresses::{self, Wanted},
     change::Decided,
@@ -237,6 +237,7 @@ impl Control {
     /// Makes the socket of a vNIC, or goes on with what another process of the daemon `exported`.
     pub(super) fn listen(&mut self, id: Uuid, exported: Option<Exported>) -> io::Result<()> {
         let path = self.socket_path(&self.nics[&id].model);
+        let slot = self.slot(id, &Whose::Nic { id, guest: Vec::new() });
         let nic = self.nics.get_mut(&id).expect("only vNICs of the state listen");
         let network = &self.networks[&nic.model.network_id];
         let port = NewPort {
@@ -244,6 +245,7 @@ impl Control {
             network: network.key,
             name: nic.model.name.to_string(),
             spec: spec(&network.model, &nic.model, path)?,
+            slot,
         };
         nic.attached = Some(self.dataplane.attach(port, exported)?);
         if !nic.error.is_empty() {

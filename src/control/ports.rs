@@ -63,7 +63,16 @@ pub(super) struct Client {
     pub(super) place: Placement,
     pub(super) remote: String,
     pub(super) since: Timestamp,
+    /// What it is called where its descriptors are kept.
+    kept_as: Uuid,
     pub(super) attached: Attached,
+}
+
+impl Client {
+    fn whose(&self, port: Uuid) -> Whose {
+        let Self { since, kept_as, .. } = *self;
+        Whose::Client { port, remote: self.remote.clone(), since, kept_as }
+    }
 }
 
 impl PortEntry {
@@ -86,7 +95,7 @@ impl PortEntry {
             exporter: attached.exporter(),
         });
         let clients = self.clients.values().map(move |client| QuiescedPort {
-            whose: Whose::Client { port: id, remote: client.remote.clone(), since: client.since },
+            whose: client.whose(id),
             exporter: client.attached.exporter(),
         });
         port.chain(clients)
@@ -307,6 +316,7 @@ impl Control {
 
     /// Opens what a port is made of, or goes on with what another process of the daemon `exported`.
     pub(super) fn open_port(&mut self, id: Uuid, exported: Option<Exported>) -> io::Result<()> {
+        let slot = self.slot(id, &Whose::Port { id });
         let entry = self.ports.get_mut(&id).expect("only ports of the state are opened");
         let network = &self.networks[&entry.model.network_id];
         let new = NewPort {
@@ -314,6 +324,7 @@ impl Control {
             network: network.key,
             name: entry.model.name.to_string(),
             spec: locators::spec(&entry.model.locator, &entry.model.description)?,
+            slot,
         };
         entry.attached = Some(self.dataplane.attach(new, exported)?);
         // It listens now; of others their endpoint says when the other end is there.
@@ -509,19 +520,38 @@ impl Control {
     }
 
     /// Makes somebody who has connected to a port a member of its network.
-    pub(super) fn admit(&mut self, id: Uuid, arrival: Arrival, exported: Option<Exported>) {
+    pub(super) fn admit(&mut self, id: Uuid, arrival: Arrival) {
+        self.admit_as(id, arrival, Uuid::new_v4(), None);
+    }
+
+    /// As [`Control::admit`], where another process has `exported` it with so many descriptors,
+    /// which are kept.
+    fn admit_as(
+        &mut self,
+        id: Uuid,
+        arrival: Arrival,
+        kept_as: Uuid,
+        exported: Option<(Exported, usize)>,
+    ) {
+        let remote = arrival.remote().to_owned();
+        let since = Timestamp::try_from(arrival.since()).unwrap_or_else(|_| Timestamp::now());
+        let whose = Whose::Client { port: id, remote: remote.clone(), since, kept_as };
+        let mut slot = self.slot(kept_as, &whose);
+        let exported = exported.map(|(exported, descriptors)| {
+            slot.has(descriptors);
+            exported
+        });
         let Some(entry) = self.ports.get_mut(&id) else { return };
         let Some(network) = self.networks.get(&entry.model.network_id).map(|it| it.key) else {
             return;
         };
         let place = self.dataplane.place(network);
-        let remote = arrival.remote().to_owned();
-        let since = Timestamp::try_from(arrival.since()).unwrap_or_else(|_| Timestamp::now());
         let new = NewPort {
             place,
             network,
             name: entry.model.name.to_string(),
             spec: PortSpec::Member(arrival),
+            slot,
         };
         let attached = match self.dataplane.attach(new, exported) {
             Ok(attached) => attached,
@@ -534,7 +564,7 @@ impl Control {
             }
         };
         self.by_port.insert(place.port, Owner::Client { port: id, slot: place.port.slot });
-        entry.clients.insert(place.port.slot, Client { place, remote, since, attached });
+        entry.clients.insert(place.port.slot, Client { place, remote, since, kept_as, attached });
         entry.view = None;
         let port = entry.model.clone();
         self.join(&port, place);
@@ -543,17 +573,13 @@ impl Control {
 
     /// Goes on with somebody who was connected to a port with another process of the daemon. Who
     /// cannot stay is disconnected.
-    pub(super) fn take_client_over(
-        &mut self,
-        id: Uuid,
-        remote: String,
-        since: Timestamp,
-        mut exported: Exported,
-    ) {
+    pub(super) fn take_client_over(&mut self, whose: Whose, mut exported: Exported) {
+        let Whose::Client { port: id, remote, since, kept_as } = whose else { return };
+        let descriptors = exported.fds.len();
         let Some(entry) = self.ports.get(&id) else { return };
         let Some(listener) = &entry.attached else { return };
         match listener.returned(remote.clone(), since.into(), &mut exported) {
-            Ok(arrival) => self.admit(id, arrival, Some(exported)),
+            Ok(arrival) => self.admit_as(id, arrival, kept_as, Some((exported, descriptors))),
             Err(error) => {
                 let port = entry.model.name.as_str();
                 tracing::warn!(port, %remote, %error, "a connection could not be taken over");

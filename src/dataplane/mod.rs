@@ -36,6 +36,7 @@ pub use port::vhost_user::session::{Device, features};
 pub use reactor::{Hugepages, StartError};
 pub use reports::Reports;
 
+use crate::descriptor_store::Slot;
 use counters::{PortCounters, ReactorCounters};
 use endpoint::{Socket, arrivals::Clients, export::ExportRequest, port_handle::PortHandle};
 use forward::{
@@ -134,6 +135,8 @@ pub struct NewPort {
     pub name: String,
     /// What it is to be reached by.
     pub spec: PortSpec,
+    /// Where the service manager keeps its descriptors.
+    pub slot: Slot,
 }
 
 /// A port, until closed.
@@ -432,7 +435,7 @@ impl Dataplane {
     /// Makes a vNIC's port, whose socket listens when this returns, and replaces what is at its
     /// path; or goes on with what another process of the daemon `exported`.
     pub fn attach(&self, new: NewPort, exported: Option<Exported>) -> io::Result<Attached> {
-        let NewPort { place, network, name, spec } = new;
+        let NewPort { place, network, name, spec, slot } = new;
         let counters = exported.as_ref().map(|from| PortCounters::beginning_at(&from.counters));
         let counters = Arc::new(counters.unwrap_or_default());
         let (stop, stopped) = oneshot::channel();
@@ -445,7 +448,8 @@ impl Dataplane {
             reports::Reporter::new(place.port, self.reports.clone()),
             home.subscribe(),
             asked,
-            exported.as_ref().map(|from| &from.kept),
+            exported.as_ref(),
+            slot,
         );
         let endpoint::Served { socket, clients, task } =
             endpoint::serve(spec, port, &self.common, exported, stopped)?;

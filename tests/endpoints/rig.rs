@@ -12,6 +12,7 @@ use mvirt_net::{
             tables::{Member, NetworkKey, PortId, Role, Vnic},
         },
     },
+    descriptor_store::Slot,
     model::{
         L2Policy,
         l2::{HasGateway, Members},
@@ -86,7 +87,8 @@ impl Rig {
         exported: Option<Exported>,
     ) -> io::Result<Attached> {
         let _entered = self.runtime.enter();
-        let new = NewPort { place, network: NETWORK, name: name.into(), spec };
+        let new =
+            NewPort { place, network: NETWORK, name: name.into(), spec, slot: Slot::default() };
         self.dataplane.attach(new, exported)
     }
 

@@ -21,5 +21,6 @@ mod vswitch;
 
 use support::{
     certificates, command, daemon, driver, frames, frames::field, guest, hostile, innocents,
-    inside, lab, lan, machine, namespace, network, numbered, random, rude, segments, streams,
+    inside, lab, lan, machine, namespace, network, numbered, random, rude, segments,
+    service_manager, streams,
 };

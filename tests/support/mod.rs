@@ -20,4 +20,5 @@ pub(crate) mod numbered;
 pub(crate) mod random;
 pub(crate) mod rude;
 pub(crate) mod segments;
+pub(crate) mod service_manager;
 pub(crate) mod streams;

@@ -24,7 +24,7 @@ pub(super) async fn serve(
         failure = keep(made, &mut port, Own::default()) => failure.to_string(),
         _ = &mut stop => String::new(),
     };
-    port.detach().await;
+    port.end().await;
     tracing::info!(port = port.name(), ended, "a connection ended");
     port.tell_why(PortState::Left, &ended);
 }
@@ -48,7 +48,7 @@ impl Own<'_> {
 
 /// Returns descriptors of its endpoint's, those of a detached port, and behind them a file with
 /// what is in none of them.
-fn save(own: &[BorrowedFd<'_>], made: Option<&dyn Port>) -> io::Result<Vec<OwnedFd>> {
+pub(super) fn save(own: &[BorrowedFd<'_>], made: Option<&dyn Port>) -> io::Result<Vec<OwnedFd>> {
     let own = own.iter().map(|own| own.try_clone_to_owned());
     let mut fds = own.collect::<io::Result<Vec<_>>>()?;
     let Some(made) = made else { return Ok(fds) };
@@ -75,12 +75,16 @@ pub(super) fn saved(
     Ok(Some((fds, rest)))
 }
 
-/// Keeps `made` attached until it fails.
+/// Keeps `made` attached until it fails. What the service manager keeps of it is not forgotten
+/// then: that is for who calls.
 pub(super) async fn keep(
     mut made: Box<dyn Port>,
     port: &mut PortHandle,
     own: Own<'_>,
 ) -> PortFailure {
+    if made.is_of_messages() {
+        port.keep(|| save(own.fds, Some(&*made)));
+    }
     loop {
         port.attach(made, PortState::Active);
         let signal = port.next().await;

@@ -90,11 +90,17 @@ pub enum Spec {
 pub(super) enum Source {
     Stream(Stream),
     Packets(PathBuf),
+    Interface(String, Links),
+    Macvtap(String, Links),
+    Bound(Bound),
+}
+
+/// Sockets of one's own. They are never given up, but connected anew.
+#[derive(Debug)]
+pub(super) enum Bound {
     Datagrams { socket: OwnedFd, remote: PathBuf },
     Host { socket: OwnedFd, remote: HostPort },
     Group { socket: OwnedFd, sender: OwnedFd, group: SocketAddr },
-    Interface(String, Links),
-    Macvtap(String, Links),
 }
 
 impl fmt::Display for Source {
@@ -102,9 +108,9 @@ impl fmt::Display for Source {
         match self {
             Self::Stream(Stream::Tcp(to)) => to.fmt(f),
             Self::Stream(Stream::Unix(path)) | Self::Packets(path) => path.display().fmt(f),
-            Self::Datagrams { remote, .. } => remote.display().fmt(f),
-            Self::Host { remote, .. } => remote.fmt(f),
-            Self::Group { group, .. } => group.fmt(f),
+            Self::Bound(Bound::Datagrams { remote, .. }) => remote.display().fmt(f),
+            Self::Bound(Bound::Host { remote, .. }) => remote.fmt(f),
+            Self::Bound(Bound::Group { group, .. }) => group.fmt(f),
             Self::Interface(name, _) | Self::Macvtap(name, _) => name.fmt(f),
         }
     }
@@ -122,18 +128,16 @@ impl Source {
         exported: Option<Exported>,
     ) -> io::Result<(Self, Option<Box<dyn Port>>)> {
         let fds = exported.map(|exported| exported.fds).unwrap_or_default();
-        let source = match spec {
-            Spec::Stream(to) => return Ok((Self::Stream(to), STREAM.import(fds)?)),
-            Spec::Packets(path) => {
-                return Ok((Self::Packets(path), Framing::Packets.import(fds)?));
-            }
+        match spec {
+            Spec::Stream(to) => Ok((Self::Stream(to), STREAM.import(fds)?)),
+            Spec::Packets(path) => Ok((Self::Packets(path), Framing::Packets.import(fds)?)),
             Spec::Interface(name) => {
                 let port = match given(fds)? {
                     Some(port) => port,
                     // Now: what it lacks is told to who asks for it.
                     None => interface_port(&name)?,
                 };
-                return Ok((Self::Interface(name, Links::new()?), Some(port)));
+                Ok((Self::Interface(name, Links::new()?), Some(port)))
             }
             Spec::Guest(name) => {
                 let port = match given(fds)?.map_or_else(|| interface_port(&name), Ok) {
@@ -142,7 +146,7 @@ impl Source {
                     Err(error) if error.kind() != io::ErrorKind::PermissionDenied => None,
                     Err(error) => return Err(error),
                 };
-                return Ok((Self::Interface(name, Links::new()?), port));
+                Ok((Self::Interface(name, Links::new()?), port))
             }
             Spec::Macvtap(name) => {
                 let port: Box<dyn Port> = match connection::saved(fds, 1)? {
@@ -152,32 +156,32 @@ impl Source {
                     }
                     None => macvtap_port(&name)?,
                 };
-                return Ok((Self::Macvtap(name, Links::new()?), Some(port)));
+                Ok((Self::Macvtap(name, Links::new()?), Some(port)))
             }
-            // Bound, they are never without their sockets, which are connected anew.
-            Spec::Datagrams { local, remote, .. } => {
-                let socket = match fds.into_iter().next() {
-                    Some(socket) => socket,
-                    None => {
-                        listener::refuse_live(&local, SocketType::DGRAM)?;
-                        listener::bind_aside(&local, access, SocketType::DGRAM)?
-                    }
+            // Whether its name is another's by now: who is to send would not find it.
+            Spec::Datagrams { local, access: by, remote } => {
+                let given = Some(fds).filter(|fds| !fds.is_empty() && local.exists());
+                let new = || {
+                    listener::refuse_live(&local, SocketType::DGRAM)?;
+                    let access = by.or(access);
+                    Ok(vec![listener::bind_aside(&local, access, SocketType::DGRAM)?])
                 };
-                Self::Datagrams { socket, remote }
+                bound(given.unwrap_or_default(), new, |[socket]| Bound::Datagrams {
+                    socket,
+                    remote,
+                })
             }
             Spec::Host(udp) => {
-                let socket = match fds.into_iter().next() {
-                    Some(socket) => socket,
-                    None => host_socket(&udp)?,
-                };
-                Self::Host { socket, remote: udp.remote }
+                let new = || host_socket(&udp).map(|socket| vec![socket]);
+                let remote = udp.remote.clone();
+                bound(fds, new, |[socket]| Bound::Host { socket, remote })
             }
             Spec::Group(mcast) => {
-                let (socket, sender) = group_sockets(&mcast)?;
-                Self::Group { socket, sender, group: mcast.group }
+                let new = || group_sockets(&mcast).map(|(socket, sender)| vec![socket, sender]);
+                let group = mcast.group;
+                bound(fds, new, |[socket, sender]| Bound::Group { socket, sender, group })
             }
-        };
-        Ok((source, None))
+        }
     }
 
     /// Returns when it is to be tried again: after `pause`, or sooner where something has changed.
@@ -198,57 +202,100 @@ impl Source {
 
     /// Connects, and returns a port.
     async fn connect(&self) -> io::Result<Box<dyn Port>> {
-        let (socket, peer) = match self {
-            Self::Stream(Stream::Tcp(to)) => {
-                return STREAM.port(socket::connect_tcp(to).await?);
-            }
+        match self {
+            Self::Stream(Stream::Tcp(to)) => STREAM.port(socket::connect_tcp(to).await?),
             Self::Stream(Stream::Unix(path)) => {
-                return STREAM.port(socket::connect_unix(path, STREAM).await?);
+                STREAM.port(socket::connect_unix(path, STREAM).await?)
             }
             Self::Packets(path) => {
-                return Framing::Packets.port(socket::connect_unix(path, Framing::Packets).await?);
+                Framing::Packets.port(socket::connect_unix(path, Framing::Packets).await?)
             }
-            Self::Interface(name, _) => return interface_port(name),
-            Self::Macvtap(name, _) => return macvtap_port(name),
-            Self::Datagrams { socket, remote } => {
-                let address = SocketAddrUnix::new(remote)?;
+            Self::Interface(name, _) => interface_port(name),
+            Self::Macvtap(name, _) => macvtap_port(name),
+            Self::Bound(bound) => {
+                bound.connect().await?;
+                bound.port(&[])
+            }
+        }
+    }
+
+    /// Returns what another process of the daemon goes on with, where it is not connected.
+    fn share(&self) -> io::Result<Vec<OwnedFd>> {
+        match self {
+            Self::Bound(bound) => bound.share(),
+            // Opened anew: who listens takes another connection.
+            _ => Ok(Vec::new()),
+        }
+    }
+}
+
+/// Returns sockets that another process of the daemon had, of which `fds` are the descriptors, or
+/// `new` ones; and a port where they were connected.
+fn bound<const N: usize>(
+    mut fds: Vec<OwnedFd>,
+    new: impl FnOnce() -> io::Result<Vec<OwnedFd>>,
+    made: impl FnOnce([OwnedFd; N]) -> Bound,
+) -> io::Result<(Source, Option<Box<dyn Port>>)> {
+    let mut frames = None;
+    if fds.len() > N
+        && let Some((sockets, rest)) = connection::saved(fds.split_off(0), N)?
+    {
+        (fds, frames) = (sockets, Some(rest.frames));
+    }
+    if fds.is_empty() {
+        fds = new()?;
+    }
+    let bound = made(<[_; N]>::try_from(fds).map_err(|_| io::ErrorKind::InvalidData)?);
+    let port = frames.map(|frames| bound.port(&frames)).transpose()?;
+    Ok((Source::Bound(bound), port))
+}
+
+impl Bound {
+    async fn connect(&self) -> io::Result<()> {
+        match self {
+            Self::Datagrams { remote, .. } => {
                 // By another socket: who else sends to this one is to be heard, too.
                 let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
                 let probe = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
-                match connect(probe, &address) {
+                match connect(probe, &SocketAddrUnix::new(remote)?) {
                     // It is connected, to this one as is to be hoped, and hears no other.
-                    Ok(()) | Err(Errno::PERM) => {}
-                    Err(errno) => return Err(socket::at(errno, remote.display())),
+                    Ok(()) | Err(Errno::PERM) => Ok(()),
+                    Err(errno) => Err(socket::at(errno, remote.display())),
                 }
-                (socket, Peer::UnixAt(address.into()))
             }
             Self::Host { socket, remote } => {
                 let to = resolve(remote, getsockname(socket)?.address_family()).await?;
                 // The kernel takes datagrams from nobody else then.
-                connect(socket, &to)?;
-                (socket, Peer::Host)
+                Ok(connect(socket, &to)?)
             }
+            Self::Group { .. } => Ok(()),
+        }
+    }
+
+    /// Returns a port of what is connected, which begins with these frames.
+    fn port(&self, frames: &[Vec<u8>]) -> io::Result<Box<dyn Port>> {
+        let (socket, peer) = match self {
+            Self::Datagrams { socket, remote } => {
+                (socket, Peer::UnixAt(SocketAddrUnix::new(remote)?.into()))
+            }
+            Self::Host { socket, .. } => (socket, Peer::Host),
             Self::Group { socket, sender, .. } => {
                 let own = getsockname(sender)?;
                 (socket, Peer::Group { sender: sender.try_clone()?, own })
             }
         };
         let transport = Datagrams::new(socket.try_clone()?, peer);
-        Ok(Box::new(DescriptorPort::new(transport)?))
+        Ok(Box::new(DescriptorPort::with_frames(transport, frames)?))
     }
 
-    /// Returns what another process of the daemon goes on with.
     fn share(&self) -> io::Result<Vec<OwnedFd>> {
         match self {
             Self::Datagrams { socket, .. } | Self::Host { socket, .. } => {
                 Ok(vec![socket.try_clone()?])
             }
-            // Opened anew: who listens takes another connection, and a group has any number.
-            Self::Stream(_)
-            | Self::Packets(_)
-            | Self::Group { .. }
-            | Self::Interface(..)
-            | Self::Macvtap(..) => Ok(Vec::new()),
+            Self::Group { socket, sender, .. } => {
+                Ok(vec![socket.try_clone()?, sender.try_clone()?])
+            }
         }
     }
 }
@@ -347,11 +394,22 @@ pub(super) async fn serve(
 ) {
     let mut log = LogLimit::default();
     let mut pause = Duration::ZERO;
+    let is_bound = matches!(source, Source::Bound(_));
+    if connected.is_some() || is_bound {
+        port.goes_on();
+    }
+    if is_bound {
+        port.keep(|| source.share());
+    }
     loop {
         let why = tokio::select! {
             why = try_once(&source, connected.take(), &mut pause, &mut port) => why,
-            _ = &mut stop => return drop(port.detach().await),
+            _ = &mut stop => return port.end().await,
         };
+        // Sockets of one's own are kept until the end.
+        if !is_bound {
+            port.forget();
+        }
         port.tell_why(PortState::Idle, &why);
         if let Some(Said { unsaid }) = log.failure(&why, Instant::now()) {
             tracing::warn!(port = port.name(), to = %source, why, unsaid, "a port is down");

@@ -26,6 +26,14 @@ pub struct Exported {
     pub fds: Vec<OwnedFd>,
 }
 
+impl Exported {
+    /// Returns what descriptors alone say of it: it begins anew but for them.
+    pub fn kept(fds: Vec<OwnedFd>) -> Self {
+        let (counters, kept) = (BTreeMap::new(), SavedLimits::default());
+        Self { counters, kept, connection: None, fds }
+    }
+}
+
 /// A connection without its descriptors.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedConnection {

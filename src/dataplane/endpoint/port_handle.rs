@@ -2,20 +2,23 @@
 //! carried and may, and what becomes of it.
 
 use super::export::{ExportRequest, Exported, SavedConnection, SavedLimits};
-use crate::dataplane::{
-    PortState,
-    counters::PortCounters,
-    forward::tables::{NetworkKey, PortId},
-    port::{Port, PortFailure},
-    reactor::{
-        self,
-        allowance::Allowance,
-        ports::{Attachment, Detached},
+use crate::{
+    dataplane::{
+        PortState,
+        counters::PortCounters,
+        forward::tables::{NetworkKey, PortId},
+        port::{Port, PortFailure},
+        reactor::{
+            self,
+            allowance::Allowance,
+            ports::{Attachment, Detached},
+        },
+        reports::Reporter,
     },
-    reports::Reporter,
+    descriptor_store::Slot,
 };
 use std::{
-    io,
+    io, mem,
     os::fd::{AsFd, OwnedFd},
     pin::pin,
     sync::Arc,
@@ -50,22 +53,28 @@ pub(in crate::dataplane) struct PortHandle {
     failures: (mpsc::UnboundedSender<PortFailure>, mpsc::UnboundedReceiver<PortFailure>),
     /// The reactor that has the port.
     attached: Option<Arc<reactor::Handle>>,
+    /// What the service manager keeps of it.
+    slot: Slot,
+    /// How many descriptors another process has given.
+    given: usize,
     /// The port is on its way back.
     detached: Option<oneshot::Receiver<Option<Detached>>>,
 }
 
 impl PortHandle {
-    /// Returns the handle of a port that is not attached yet, and `may` what another process let
-    /// it.
+    /// Returns the handle of a port that is not attached yet, and may what another process let it
+    /// that has `exported` it.
     pub(in crate::dataplane) fn new(
         (id, network, name): (PortId, NetworkKey, String),
         counters: Arc<PortCounters>,
         reporter: Reporter,
         home: watch::Receiver<Arc<reactor::Handle>>,
         exports: mpsc::UnboundedReceiver<ExportRequest>,
-        may: Option<&SavedLimits>,
+        exported: Option<&Exported>,
+        slot: Slot,
     ) -> Self {
-        let allowance = may.map(|may| Allowance::restore(&may.allowance)).unwrap_or_default();
+        let may = exported.map(|from| Allowance::restore(&from.kept.allowance));
+        let (allowance, given) = (may.unwrap_or_default(), exported.map_or(0, |it| it.fds.len()));
         let failures = mpsc::unbounded_channel();
         let (attached, detached) = (None, None);
         Self {
@@ -79,8 +88,32 @@ impl PortHandle {
             allowance,
             failures,
             attached,
+            slot,
+            given,
             detached,
         }
+    }
+
+    /// Has the service manager keep what `fds` returns, until [`PortHandle::forget`]. Nothing where
+    /// something is kept already.
+    pub(super) fn keep(&mut self, fds: impl FnOnce() -> io::Result<Vec<OwnedFd>>) {
+        self.slot.keep(fds);
+    }
+
+    /// Says that what another process has given is what the service manager keeps.
+    pub(super) fn goes_on(&mut self) {
+        self.slot.has(self.given);
+    }
+
+    /// Has the service manager keep nothing any more.
+    pub(super) fn forget(&mut self) {
+        self.slot.forget();
+    }
+
+    /// Takes the port back for good: nothing of it is kept.
+    pub(super) async fn end(&mut self) {
+        self.detach().await;
+        self.forget();
     }
 
     /// Returns its name, for the log.
@@ -169,12 +202,15 @@ impl PortHandle {
 
     /// Answers a request for what another process is to go on with: these descriptors, or why there
     /// are none. Returns when nobody took over.
-    pub(super) async fn export(&self, request: ExportRequest, fds: io::Result<Vec<OwnedFd>>) {
+    pub(super) async fn export(&mut self, request: ExportRequest, fds: io::Result<Vec<OwnedFd>>) {
+        // Dropped with this future, unless it goes on: what is kept is the other process's then.
+        let slot = mem::take(&mut self.slot);
         request.answer(fds.map(|fds| self.exported(Duration::ZERO, None, fds))).await;
+        self.slot = slot;
     }
 
     /// As [`PortHandle::export`], with a copy of one descriptor.
-    pub(super) async fn export_copy(&self, request: ExportRequest, fd: impl AsFd) {
+    pub(super) async fn export_copy(&mut self, request: ExportRequest, fd: impl AsFd) {
         self.export(request, fd.as_fd().try_clone_to_owned().map(|fd| vec![fd])).await;
     }
 

@@ -56,12 +56,15 @@ impl Start {
 pub(super) async fn serve(start: Start, mut port: PortHandle, mut stop: oneshot::Receiver<()>) {
     let Start { socket, framing, mut connected } = start;
     let mut log = LogLimit::default();
+    if connected.is_some() {
+        port.goes_on();
+    }
     loop {
         let ended = tokio::select! {
             ended = keep(&socket, framing, connected.take(), &mut port) => ended,
-            _ = &mut stop => return drop(port.detach().await),
+            _ = &mut stop => return port.end().await,
         };
-        port.detach().await;
+        port.end().await;
         port.tell(PortState::Idle);
         if let Some(Said { unsaid }) = log.failure(&ended, Instant::now()) {
             tracing::info!(nic = port.name(), ended, unsaid, "a guest's connection ended");

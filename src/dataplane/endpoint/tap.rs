@@ -1,6 +1,7 @@
 //! One async task a TAP device: it is opened, made a port, and opened again when it is gone.
 
 use super::{
+    connection,
     export::Exported,
     links::Links,
     port_handle::{PortHandle, Signal},
@@ -9,8 +10,10 @@ use crate::{
     dataplane::{
         PortState,
         port::{
+            Port,
             descriptor::DescriptorPort,
             interface::Interface,
+            rest::Rest,
             tap::{Make, Tap},
         },
     },
@@ -18,8 +21,7 @@ use crate::{
 };
 use std::{
     convert::Infallible,
-    fs, io,
-    os::fd::OwnedFd,
+    fs, io, mem,
     path::Path,
     time::{Duration, Instant},
 };
@@ -34,6 +36,8 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(in crate::dataplane) struct Device {
     tap: Tap,
+    /// Frames that waited at another process.
+    frames: Vec<Vec<u8>>,
     interface: Interface,
     links: Links,
 }
@@ -60,7 +64,7 @@ impl Device {
     fn of(tap: Tap, spec: &Spec) -> io::Result<Self> {
         // First, so that no change is missed after the state was asked for.
         let links = Links::new()?;
-        Ok(Self { tap, interface: Interface::named(&spec.interface)?, links })
+        Ok(Self { tap, frames: Vec::new(), interface: Interface::named(&spec.interface)?, links })
     }
 
     /// Returns the state of its port, and why.
@@ -122,8 +126,15 @@ pub(in crate::dataplane) fn open(
     match exported {
         // Without one, a hand-over must not fail for it: it is looked for as before.
         Some(exported) => {
-            let given = exported.fds.into_iter().next();
-            given.map(|fd: OwnedFd| Device::of(Tap::from(fd), spec)).transpose()
+            let mut fds = exported.fds;
+            // As it comes from the service manager, and from versions before this one.
+            let alone = (fds.len() == 1).then(|| (mem::take(&mut fds), Rest::default()));
+            let given = alone.map_or_else(|| connection::saved(fds, 1), |alone| Ok(Some(alone)))?;
+            let device = given.map(|(mut fds, rest)| {
+                let device = Device::of(Tap::from(fds.remove(0)), spec)?;
+                Ok(Device { frames: rest.frames, ..device })
+            });
+            device.transpose()
         }
         None => Device::open(spec).map(Some),
     }
@@ -137,12 +148,13 @@ pub(in crate::dataplane) async fn serve(
     mut stop: oneshot::Receiver<()>,
 ) {
     let mut log = LogLimit::default();
+    port.goes_on();
     loop {
         let ended = tokio::select! {
             ended = keep(&spec, &mut device, &mut port) => ended,
-            _ = &mut stop => return drop(port.detach().await),
+            _ = &mut stop => return port.end().await,
         };
-        port.detach().await;
+        port.end().await;
         // Closed, so that a device of this name can be made anew.
         device = None;
         let Err(error) = ended;
@@ -170,9 +182,12 @@ async fn keep(
     };
     port.begin();
     port.connected();
+    port.keep(|| Ok(vec![device.tap.share()?]));
+    let mut made: Box<dyn Port> =
+        Box::new(DescriptorPort::with_frames(device.tap.clone(), &device.frames)?);
     loop {
         let (mut state, why) = device.state();
-        port.attach(Box::new(DescriptorPort::new(device.tap.clone())?), state);
+        port.attach(made, state);
         if !why.is_empty() {
             port.tell_why(state, why);
         }
@@ -188,13 +203,18 @@ async fn keep(
                 }
             }
         };
+        let back = port.detach().await;
         match signal {
-            Signal::Moved => drop(port.detach().await),
+            Signal::Moved => {}
             Signal::Export(request) => {
-                port.detach().await;
-                port.export(request, device.tap.share().map(|fd| vec![fd])).await;
+                port.export(request, connection::save(&[], back.as_deref())).await;
             }
             Signal::Failed(failure) => return Err(io::Error::other(failure)),
         }
+        made = match back {
+            Some(made) => made,
+            // It ends with the reactors.
+            None => std::future::pending().await,
+        };
     }
 }

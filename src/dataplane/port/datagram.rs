@@ -8,13 +8,17 @@ use super::{
     PortFailure, Undelivered,
     descriptor::{Inbox, Received, Transport},
     mmsg::{self, Named},
+    rest::Rest,
 };
 use crate::{
     dataplane::frame::{BURST, MAX_FRAME_LEN, offload::Offloads},
     wire::vnet::Offload,
 };
 use rustix::{io::Errno, net::SocketAddrAny};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+};
 
 /// Octets of frames that wait to be sent together.
 // A burst of frames of an Ethernet's MTU, and any single frame.
@@ -151,6 +155,14 @@ impl Transport for Datagrams {
 
     fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    fn save(&self, _rest: &mut Rest) -> io::Result<Vec<OwnedFd>> {
+        let mut fds = vec![self.socket.try_clone()?];
+        if let Peer::Group { sender, .. } = &self.peer {
+            fds.push(sender.try_clone()?);
+        }
+        Ok(fds)
     }
 
     fn receive(&mut self, inbox: &mut Inbox) -> Result<(), PortFailure> {

@@ -41,6 +41,8 @@ const BUFFER: usize = (64 + MAX_FRAME_LEN + 1).next_multiple_of(4096);
 pub trait Transport: fmt::Debug + Send + 'static {
     /// What it takes unfinished.
     const ACCEPTS: Offloads;
+    /// Whether each read is a whole frame.
+    const MESSAGES: bool = true;
 
     /// Readable when a frame waits, and writable when one can be sent.
     fn fd(&self) -> BorrowedFd<'_>;
@@ -429,6 +431,10 @@ impl<T: Transport> Port for DescriptorPort<T> {
         let mut rest = Rest { frames, ..Rest::default() };
         let fds = self.transport.save(&mut rest)?;
         Ok((fds, rest))
+    }
+
+    fn is_of_messages(&self) -> bool {
+        T::MESSAGES
     }
 
     fn notify(&mut self) -> Result<Watch, PortFailure> {

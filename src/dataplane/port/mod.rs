@@ -199,6 +199,11 @@ pub trait Port: Send + Any {
     fn save(&self) -> io::Result<(Vec<OwnedFd>, Rest)> {
         Ok((Vec::new(), Rest::default()))
     }
+    /// Whether its descriptors alone are enough to go on, wherever the process was that had them.
+    // Not of streams: how much of a frame was read, only that process knew.
+    fn is_of_messages(&self) -> bool {
+        false
+    }
     /// Ends the port: after this, no memory of the guest is touched.
     fn stop(&mut self) {}
 }

@@ -231,6 +231,7 @@ fn gone(errno: Errno) -> PortFailure {
 }
 
 impl Transport for Stream {
+    const MESSAGES: bool = false;
     const ACCEPTS: Offloads = Offloads::NONE;
 
     fn fd(&self) -> BorrowedFd<'_> {

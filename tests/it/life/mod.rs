@@ -5,6 +5,7 @@ mod crashes;
 mod disk;
 mod ends;
 mod handover;
+mod kept;
 mod locks;
 mod restart;
 mod soak;

@@ -12,6 +12,7 @@ use mvirt_net::{
         self, Access, Dataplane, Device, Hugepages, NewPort, PortSpec, Settings, forward::tables,
         vhost_user,
     },
+    descriptor_store::Slot,
     proto,
 };
 use std::{
@@ -63,7 +64,7 @@ fn ping_each_other(namespace: &Namespace) {
     let key = tables::NetworkKey(1);
     let attached = [("vm1", guest), ("tap0", tap)].map(|(name, spec)| {
         let place = dataplane.place(key);
-        let port = NewPort { place, network: key, name: name.into(), spec };
+        let port = NewPort { place, network: key, name: name.into(), spec, slot: Slot::default() };
         dataplane.attach(port, None).unwrap()
     });
     runtime.block_on(dataplane.publish([network]).passed());

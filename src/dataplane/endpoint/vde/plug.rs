@@ -6,11 +6,13 @@ use crate::{
     dataplane::{
         PortState,
         endpoint::{
+            connection::{self, Own},
             export::Exported,
             listener::Access,
-            port_handle::{PortHandle, Signal},
+            port_handle::PortHandle,
         },
         port::{
+            Port,
             datagram::{Datagrams, Peer},
             descriptor::DescriptorPort,
         },
@@ -80,18 +82,23 @@ pub struct Spec {
 }
 
 /// A connection to a switch.
-#[derive(Debug)]
 pub(in crate::dataplane::endpoint) struct Plugged {
     control: UnixStream,
-    data: OwnedFd,
+    port: Box<dyn Port>,
 }
 
 impl Plugged {
+    fn new(control: UnixStream, data: OwnedFd, frames: &[Vec<u8>]) -> io::Result<Self> {
+        let data = Datagrams::new(data, Peer::Unix);
+        Ok(Self { control, port: Box::new(DescriptorPort::with_frames(data, frames)?) })
+    }
+
     /// Goes on with what another process of the daemon `exported`, if that was a connection.
     pub(in crate::dataplane::endpoint) fn import(exported: Exported) -> io::Result<Option<Self>> {
-        let mut fds = exported.fds.into_iter();
+        let Some((fds, rest)) = connection::saved(exported.fds, 2)? else { return Ok(None) };
+        let mut fds = fds.into_iter();
         let (Some(control), Some(data)) = (fds.next(), fds.next()) else { return Ok(None) };
-        Ok(Some(Self { control: UnixStream::from_std(control.into())?, data }))
+        Self::new(UnixStream::from_std(control.into())?, data, &rest.frames).map(Some)
     }
 }
 
@@ -103,16 +110,16 @@ pub(in crate::dataplane::endpoint) async fn serve(
     mut stop: oneshot::Receiver<()>,
 ) {
     let mut retry = RETRY;
+    if plugged.is_some() {
+        port.goes_on();
+    }
     loop {
         let begun = tokio::time::Instant::now();
         let ended = tokio::select! {
             ended = keep(&spec, plugged.take(), &mut port) => ended,
-            _ = &mut stop => {
-                port.detach().await;
-                return;
-            }
+            _ = &mut stop => return port.end().await,
         };
-        port.detach().await;
+        port.end().await;
         let Err(error) = ended;
         port.tell_why(PortState::Idle, &error.to_string());
         retry = if begun.elapsed() > LASTING { RETRY } else { (retry * 2).min(MAX_RETRY) };
@@ -129,30 +136,18 @@ async fn keep(
     plugged: Option<Plugged>,
     port: &mut PortHandle,
 ) -> io::Result<Infallible> {
-    let Plugged { control, data } = match plugged {
+    let Plugged { control, port: made } = match plugged {
         Some(plugged) => plugged,
         None => plug(spec).await?,
     };
     port.begin();
     port.connected();
-    loop {
-        let made = DescriptorPort::new(Datagrams::new(data.try_clone()?, Peer::Unix))?;
-        port.attach(Box::new(made), PortState::Active);
-        tokio::select! {
-            () = unplugged(&control) => {
-                return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the switch is gone"));
-            }
-            signal = port.next() => match signal {
-                Signal::Moved => drop(port.detach().await),
-                Signal::Export(request) => {
-                    drop(port.detach().await);
-                    let fds = [control.as_fd(), data.as_fd()].map(|fd| fd.try_clone_to_owned());
-                    let fds = fds.into_iter().collect::<io::Result<_>>();
-                    port.export(request, fds).await;
-                }
-                Signal::Failed(failure) => return Err(io::Error::other(failure)),
-            }
+    let own = Own { fds: &[control.as_fd()], ..Own::default() };
+    tokio::select! {
+        () = unplugged(&control) => {
+            Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the switch is gone"))
         }
+        failure = connection::keep(made, port, own) => Err(io::Error::other(failure)),
     }
 }
 
@@ -188,7 +183,7 @@ async fn plug(spec: &Spec) -> io::Result<Plugged> {
     connect_named(&data, &name, &control)?;
     // The file goes: who is connected needs no name.
     drop(file);
-    Ok(Plugged { control, data })
+    Plugged::new(control, data, &[])
 }
 
 /// Returns a control connection, its socket, and what is to be asked for by it.

@@ -303,13 +303,16 @@ pub(in crate::dataplane::endpoint) async fn serve(
     mut stop: oneshot::Receiver<()>,
 ) {
     port.tell(PortState::Listening);
+    // Its clients find their sockets by this directory, and would lose them with it.
+    port.goes_on();
+    port.keep(|| Ok(vec![control.as_fd().try_clone_to_owned()?]));
     let mut log = LogLimit::default();
     let mut silent: VecDeque<AbortHandle> = VecDeque::new();
     let mut greeted = JoinSet::new();
     let mut not_before = Instant::now();
     loop {
         tokio::select! {
-            _ = &mut stop => return,
+            _ = &mut stop => return port.forget(),
             signal = port.next() => {
                 // It has no port at any reactor: nothing moves, and nothing fails.
                 if let Signal::Export(request) = signal {
@@ -402,7 +405,7 @@ async fn serve_client(
         () = unplugged(&control) => "it was unplugged".into(),
         _ = stop => String::new(),
     };
-    port.detach().await;
+    port.end().await;
     drop(seat);
     tracing::info!(port = port.name(), ended, "a VDE client is gone");
     port.tell_why(PortState::Left, &ended);
