@@ -11,6 +11,7 @@ use crate::{
 };
 use std::{
     os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -19,12 +20,8 @@ use std::{
 fn a_program_on_libvdeplug_talks_by_our_switch() {
     let mut daemon = lab();
     let directory = serve(&mut daemon, "switch", "");
-    let built = tempfile::tempdir().unwrap();
-    let program = built.path().join("program");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/vde/libvdeplug.c");
-    let mut compiler = Command::new("cc");
-    let compiled = compiler.arg("-o").arg(&program).args([source, "-lvdeplug"]).status().unwrap();
-    assert!(compiled.success(), "libvdeplug-dev is installed by scripts/install.sh");
+    let folder = tempfile::tempdir().unwrap();
+    let program = built(folder.path(), "libvdeplug.c", "-lvdeplug");
     let mut a = Plug::stock(&directory.display().to_string());
     let mut child = Command::new(&program);
     let mut child = child.arg(&directory).stdin(Stdio::piped()).spawn().unwrap();
@@ -37,6 +34,41 @@ fn a_program_on_libvdeplug_talks_by_our_switch() {
     // `wait` closes its input.
     assert!(child.wait().unwrap().success());
     wait_for_clients(&mut daemon, 1);
+}
+
+/// Builds a program of C in `folder`, on a library that scripts/install.sh has installed.
+fn built(folder: &Path, source: &str, library: &str) -> PathBuf {
+    let program = folder.join("program");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/vde").join(source);
+    let mut compiler = Command::new("cc");
+    let compiler = compiler.arg("-o").arg(&program).arg(source).arg(library);
+    assert!(compiler.status().unwrap().success(), "scripts/install.sh installs {library}");
+    program
+}
+
+/// Runs a program that has two stacks at our switch, which must hear each other.
+fn two_stacks(source: &str, library: &str) {
+    let mut daemon = lab();
+    let directory = serve(&mut daemon, "switch", "");
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Command::new(built(folder.path(), source, library));
+    assert!(program.arg(&directory).status().unwrap().success());
+    wait_for_clients(&mut daemon, 0);
+}
+
+// seed H.5.5
+#[test]
+fn stacks_of_lwipv6_reach_each_other_by_our_switch() {
+    two_stacks("lwipv6.c", "-llwipv6");
+}
+
+// seed H.5.7
+#[test]
+fn stacks_of_libvdestack_reach_each_other_by_our_switch() {
+    if !rustix::process::geteuid().is_root() {
+        return cannot_run("libvdestack makes network namespaces, as root may");
+    }
+    two_stacks("libvdestack.c", "-lvdestack");
 }
 
 // seed H.5.1, H.5.2, H.5.3
