@@ -5,6 +5,7 @@ use super::{
     Afterwards, Control, balance,
     change::{self, Answer, Batch, Decided},
     health::Degraded,
+    hosts,
     refusal::Refusal,
 };
 use crate::{
@@ -158,6 +159,8 @@ impl Handle {
                 let mut looks = tokio::time::interval(balance::INTERVAL);
                 // Looks never follow at once after a slow disk: each is about the time in between.
                 looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                let mut leases = tokio::time::interval(hosts::LOOK_INTERVAL);
+                leases.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 let several = control.dataplane.reactors().count() > 1;
                 while !control.is_ending {
                     tokio::select! {
@@ -173,6 +176,7 @@ impl Handle {
                             control.tell_states(Instant::now());
                         }
                         _ = looks.tick(), if several => control.rebalance(),
+                        _ = leases.tick() => control.keep_leases(),
                         else => return,
                     }
                 }

@@ -20,6 +20,9 @@ use uuid::Uuid;
 // with them (RFC 4862 §5.5.3).
 const SLAAC_PREFIX_LEN: u8 = 64;
 
+/// Who has addresses that are no vNIC's to have.
+const HOSTS: &str = "hosts behind ports, which lease it (dhcp_pool)";
+
 /// What a vNIC is to have; what is absent is to be chosen.
 #[derive(Debug)]
 pub(super) struct Wanted {
@@ -166,6 +169,14 @@ pub(super) fn check_routes(
                 "the address of another vNIC, which is inside",
             ));
         }
+        // One that it had before hosts leased anything stays: they lease nothing of it.
+        let had = old.is_some_and(|old| match prefix {
+            IpNet::V4(prefix) => old.routed_ipv4.contains(&prefix),
+            IpNet::V6(prefix) => old.routed_ipv6.contains(&prefix),
+        });
+        if !had && pool.leased_within(&range(prefix)).is_some() {
+            return Err(Refusal::taken(field, prefix, HOSTS));
+        }
     }
     Ok(())
 }
@@ -223,6 +234,11 @@ fn choose_prefix(
             address,
             format!("others of network {name}, with addresses in {block}"),
         ));
+    }
+    if own.as_ref() != Some(&range(block.into()))
+        && pool.leased_within(&range(block.into())).is_some()
+    {
+        return Err(Refusal::taken("ipv6_address", address, HOSTS));
     }
     if let Some((_, owner)) = pool.routed_last(&range(block.into()), old.map(|old| old.id)) {
         return Err(Refusal::taken(
@@ -304,6 +320,10 @@ fn choose_address(
                     address,
                     format!("another vNIC of network {name}"),
                 ));
+            }
+            let is_own = own.is_some_and(|own| own.contains(&number));
+            if !is_own && pool.leased_within(&(number..=number)).is_some() {
+                return Err(Refusal::taken(field, address, HOSTS));
             }
             if let Some((_, owner)) = pool.routed_over(number, old.map(|old| old.id)) {
                 return Err(Refusal::taken(

@@ -67,6 +67,7 @@ impl Control {
                 }
             }
             Change::PutNetwork(_)
+            | Change::PutLeases(_)
             | Change::DeleteNetwork { .. }
             | Change::DeleteNic(_)
             | Change::DeletePort(_) => {}
@@ -107,6 +108,8 @@ impl Control {
                 None => return self.begin_port(&port.new),
                 Some(old) => self.change_port(&old, port.new),
             },
+            // Is in force already (`store_leases`).
+            Change::PutLeases(_) => {}
             Change::DeleteNetwork { id, nics, ports } => {
                 self.apply_network_deletion(id, &nics, &ports);
             }

@@ -4,7 +4,7 @@ use crate::{
     dataplane::{
         Placement,
         forward::{
-            self, Domain, FibBuilder,
+            self, Domain, FibBuilder, Leases,
             switched::Switched,
             tables::{self, BridgePort, Membership, NetworkKey, Role, Routed, Vnic},
         },
@@ -37,31 +37,36 @@ pub fn who<'a>(members: impl IntoIterator<Item = &'a tables::Member>) -> Members
     if members.into_iter().all(is_strict) { Members::AllStrict } else { Members::Any }
 }
 
-/// Returns the whole truth of a network of these members. `seed` must be secret and random.
+/// Returns the whole truth of a network of these members, whose hosts have leased this. `seed` must
+/// be secret and random.
 pub fn compile<'a>(
     key: NetworkKey,
     network: &Network,
-    members: impl Iterator<Item = &'a Member>,
+    (members, leases): (impl Iterator<Item = &'a Member>, Option<Arc<Leases>>),
     seed: u64,
 ) -> forward::Network {
     let mut members: Vec<_> = members.map(|member| member.entry.clone()).collect();
     // A port finds its own by binary search.
     members.sort_unstable_by_key(|member| member.port().slot);
     let domain = match network.kind {
-        NetworkKind::Routed => Domain::Routed(routed(network, &members, seed)),
+        NetworkKind::Routed => Domain::Routed(routed(network, (&members, None), seed)),
         NetworkKind::Switched => {
             let rules = network.l2.in_force(network.has_gateway(), who(&members));
             let switched = Switched::new(&members, rules);
             Domain::Switched(match network.has_gateway() {
                 HasGateway::No => switched,
-                HasGateway::Yes => switched.with_gateway(routed(network, &members, seed)),
+                HasGateway::Yes => switched.with_gateway(routed(network, (&members, leases), seed)),
             })
         }
     };
     forward::Network { key, members, domain }
 }
 
-fn routed(network: &Network, members: &[tables::Member], seed: u64) -> Routed {
+fn routed(
+    network: &Network,
+    (members, leases): (&[tables::Member], Option<Arc<Leases>>),
+    seed: u64,
+) -> Routed {
     let mut fib = FibBuilder::default();
     for member in members {
         let Role::Guest(vnic) = &member.role else { continue };
@@ -86,8 +91,11 @@ fn routed(network: &Network, members: &[tables::Member], seed: u64) -> Routed {
         ntp_ipv4,
         ntp_ipv6,
         domain: network.domain,
-        segment: (network.kind == NetworkKind::Switched)
-            .then(|| tables::Segment { gateway_ipv4: network.gateway_in_subnet() }),
+        segment: (network.kind == NetworkKind::Switched).then(|| tables::Segment {
+            gateway_ipv4: network.gateway_in_subnet(),
+            leases,
+            boot: network.boot.clone().unwrap_or_default(),
+        }),
         fib: fib.build(seed),
     }
 }

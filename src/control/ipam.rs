@@ -38,6 +38,8 @@ pub struct Pool {
     taken: BTreeMap<u128, u128>,
     /// Prefixes routed to vNICs, which only their owners may have addresses in.
     routed: HashMap<(u128, u8), Uuid>,
+    /// What hosts behind ports lease: no vNIC is given any of it.
+    leased: Option<RangeInclusive<u128>>,
     bits: u8,
 }
 
@@ -55,7 +57,19 @@ impl Pool {
     }
 
     fn new(usable: RangeInclusive<u128>, bits: u8) -> Self {
-        Self { usable, taken: BTreeMap::new(), routed: HashMap::new(), bits }
+        Self { usable, taken: BTreeMap::new(), routed: HashMap::new(), leased: None, bits }
+    }
+
+    /// Keeps addresses from vNICs, in the place of those before.
+    pub fn set_leased(&mut self, range: Option<RangeInclusive<u128>>) {
+        self.leased = range;
+    }
+
+    /// Returns the last address that is kept from vNICs, if any of `range` is.
+    pub fn leased_within(&self, range: &RangeInclusive<u128>) -> Option<u128> {
+        let leased = self.leased.as_ref()?;
+        let meets = leased.start() <= range.end() && range.start() <= leased.end();
+        meets.then_some(*leased.end())
     }
 
     /// Whether `address` can be given to a vNIC at all.
@@ -97,7 +111,8 @@ impl Pool {
             // Goes on behind what is in the way: as many steps as ranges and routes, not as blocks.
             let taken = self.taken_within(block.clone());
             let routed = || self.routed_last(&block, None).map(|(last, _)| last);
-            let Some(last) = taken.or_else(routed) else {
+            let leased = || self.leased_within(&block);
+            let Some(last) = taken.or_else(routed).or_else(leased) else {
                 return Some(first);
             };
             first = up(last.checked_add(1)?)?;
@@ -122,9 +137,19 @@ impl Pool {
         })
     }
 
-    /// The lowest address that is neither taken nor in a routed prefix.
+    /// The lowest address that is neither taken nor in a routed prefix, nor leased.
     pub fn lowest_free(&self) -> Option<u128> {
-        let mut candidate = *self.usable.start();
+        let free = self.next_free(*self.usable.start())?;
+        // A block of many: to look behind it is one step more.
+        match self.leased_within(&(free..=free)) {
+            Some(last) => self.next_free(last.checked_add(1)?),
+            None => Some(free),
+        }
+    }
+
+    /// The lowest address from `first` on that is neither taken nor in a routed prefix.
+    pub fn next_free(&self, first: u128) -> Option<u128> {
+        let mut candidate = first.max(*self.usable.start());
         while self.usable.contains(&candidate) {
             let range = self.taken.range(..=candidate).next_back();
             if let Some((_, last)) = range.filter(|(_, last)| **last >= candidate) {
@@ -278,6 +303,28 @@ mod tests {
         assert!(pool.is_taken_by_others(block(5)..=block(7), Some(&own)));
         pool.give_back(own);
         assert_eq!(pool.lowest_free_block(64), Some(block(6)));
+    }
+
+    #[test]
+    fn what_hosts_lease_is_no_vnics() {
+        let base = number("10.0.0.0".parse().unwrap());
+        let mut pool = Pool::ipv4("10.0.0.0/29".parse().unwrap());
+        pool.set_leased(Some(base + 2..=base + 4));
+        let given = std::iter::from_fn(|| {
+            let free = pool.lowest_free()?;
+            pool.take(free..=free);
+            Some(free - base)
+        });
+        assert_eq!(given.collect::<Vec<_>>(), [1, 5, 6]);
+        assert_eq!(pool.next_free(base + 1), Some(base + 2));
+        pool.take(base + 2..=base + 3);
+        assert_eq!(pool.next_free(base + 2), Some(base + 4), "those that were vNICs' before");
+        assert_eq!(pool.leased_within(&(base + 4..=base + 9)), Some(base + 4));
+        assert_eq!(pool.leased_within(&(base + 5..=base + 9)), None);
+        let block = |n: u128| number("fd00::".parse().unwrap()) + (n << 64);
+        let mut pool = Pool::ipv6("fd00::/62".parse().unwrap());
+        pool.set_leased(Some(block(1) + 7..=block(2) - 1));
+        assert_eq!(pool.lowest_free_block(64), Some(block(2)));
     }
 
     proptest! {

@@ -2,12 +2,14 @@
 
 use super::{
     choices::{GROUPS, GUARDS, KINDS, TOGGLES, UNKNOWN, VLANS},
+    fields,
     refusal::Refusal,
 };
 use crate::{
-    model::{L2Policy, L2Rules, NetworkKind, l2::DhcpGuard},
+    model::{DhcpPool, L2Policy, L2Rules, Network, NetworkKind, l2::DhcpGuard},
     proto,
 };
+use ipnet::Ipv4Net;
 use std::ops::RangeInclusive;
 
 /// What OVS takes, too: less, and a host that is silent between two polls is flooded to.
@@ -59,7 +61,25 @@ pub(super) fn policy(kind: NetworkKind, l2: Option<&proto::L2Policy>) -> Result<
         dhcp_guard: GUARDS.chosen("l2.dhcp_guard", l2.dhcp_guard)?,
         reserved_groups: GROUPS.chosen("l2.reserved_groups", l2.reserved_groups)?,
         loop_guard: toggle("l2.loop_guard", l2.loop_guard)?,
+        dhcp_pool: fields::optional("l2.dhcp_pool", &l2.dhcp_pool, fields::parse)?,
     })
+}
+
+/// Refuses addresses for hosts behind ports that the network cannot lease.
+pub(super) fn check_pool(network: &Network) -> Result<(), Refusal> {
+    let Some(pool) = network.l2.dhcp_pool else { return Ok(()) };
+    let refused = |expected: &str| Err(Refusal::invalid("l2.dhcp_pool", pool, expected));
+    if network.dhcp_pool().is_none()
+        || network.ipv4_subnet.is_none() && network.ipv6_prefix.is_none()
+    {
+        return refused("only a network with a gateway and addresses leases any");
+    }
+    let DhcpPool::Range(first, last) = pool else { return Ok(()) };
+    let is_in = |subnet: Ipv4Net| subnet.network() < first && last < subnet.broadcast();
+    if !network.ipv4_subnet.is_some_and(is_in) {
+        return refused("expected hosts' addresses of ipv4_subnet");
+    }
+    Ok(())
 }
 
 /// Returns the API's view of a choice.
@@ -85,6 +105,8 @@ pub(super) fn in_force(rules: &L2Rules) -> proto::L2Policy {
         dhcp_guard: Some(if rules.dhcp_guard { DhcpGuard::On } else { DhcpGuard::Off }),
         reserved_groups: Some(rules.reserved_groups),
         loop_guard: Some(rules.loop_guard),
+        // Which addresses that is, follows from the network (`view::network`).
+        dhcp_pool: None,
     })
 }
 
@@ -102,6 +124,7 @@ impl From<&L2Policy> for proto::L2Policy {
             dhcp_guard: GUARDS.number(policy.dhcp_guard),
             reserved_groups: GROUPS.number(policy.reserved_groups),
             loop_guard: TOGGLES.number(policy.loop_guard),
+            dhcp_pool: policy.dhcp_pool.map(|pool| pool.to_string()).unwrap_or_default(),
         }
     }
 }

@@ -1,11 +1,16 @@
 //! Which MACs a switched network knows: those of vNICs, and what reactors have learned.
 
-use super::{Control, Gone, Handle, Owner, refusal::Refusal};
+use super::{Control, Gone, Handle, Owner, hosts::Host, refusal::Refusal, view::string};
 use crate::{
-    dataplane::{Macs, forward::LearnedMac},
+    addr::MacAddr,
+    dataplane::{
+        Macs,
+        forward::{LEASE, LearnedMac, tables::PortId},
+    },
     model::{NetworkKind, PortSecurity},
     proto,
 };
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 impl Handle {
@@ -38,10 +43,12 @@ impl Control {
         Ok((id, self.dataplane.macs(network.key)))
     }
 
-    /// Returns what was learned, and vNICs' own, as far as those are still there.
-    fn macs(&self, network: Uuid, learned: Vec<LearnedMac>) -> Vec<proto::Mac> {
-        let members = self.networks.get(&network).into_iter().flat_map(|it| it.members.values());
-        let fixed = members.filter_map(|member| {
+    /// Returns what was learned, vNICs' own, and hosts' that lease an address, as far as those are
+    /// still there.
+    fn macs(&self, id: Uuid, learned: Vec<LearnedMac>) -> Vec<proto::Mac> {
+        let Some(network) = self.networks.get(&id) else { return Vec::new() };
+        let mut hosts = network.hosts.leasing(Instant::now());
+        let fixed = network.members.values().filter_map(|member| {
             let vnic = member.entry.vnic()?;
             let is_fixed = vnic.settings.port_security != PortSecurity::Off;
             is_fixed.then(|| proto::Mac {
@@ -51,24 +58,36 @@ impl Control {
                     .get(&member.id)
                     .map_or_else(String::new, |it| it.model.name.to_string()),
                 r#static: true,
+                ipv4_address: string(vnic.ipv4),
+                ipv6_address: string(vnic.ipv6),
                 ..Default::default()
             })
         });
-        let learned = learned.into_iter().filter_map(|learned| self.learned_mac(network, &learned));
-        let mut macs: Vec<_> = fixed.chain(learned).collect();
+        let mut macs: Vec<_> = fixed.collect();
+        for learned in learned {
+            // In a VLAN of guests' own nothing is leased.
+            let host = if learned.vid == 0 { hosts.remove(&learned.mac) } else { None };
+            let mac = proto::Mac {
+                vid: learned.vid.into(),
+                age_seconds: seconds(learned.age),
+                ..leased(learned.mac, host.unwrap_or_default())
+            };
+            macs.extend(self.behind(id, learned.port, mac));
+        }
+        // They have been silent for long, and have their addresses all the same.
+        for (mac, host) in hosts {
+            let (port, silent) = (host.port, LEASE.saturating_sub(host.left));
+            let mac = proto::Mac { age_seconds: seconds(silent), ..leased(mac, host) };
+            let behind = port.and_then(|port| self.behind(id, port, mac.clone()));
+            macs.push(behind.unwrap_or(mac));
+        }
         macs.sort_by(|a, b| (&a.mac, a.vid).cmp(&(&b.mac, b.vid)));
         macs
     }
 
     /// Returns a MAC with who is behind it; none where that has left.
-    fn learned_mac(&self, network: Uuid, learned: &LearnedMac) -> Option<proto::Mac> {
-        let mac = proto::Mac {
-            mac: learned.mac.to_string(),
-            vid: learned.vid.into(),
-            age_seconds: u32::try_from(learned.age.as_secs()).unwrap_or(u32::MAX),
-            ..Default::default()
-        };
-        match *self.by_port.get(&learned.port)? {
+    fn behind(&self, network: Uuid, port: PortId, mac: proto::Mac) -> Option<proto::Mac> {
+        match *self.by_port.get(&port)? {
             Owner::Nic(id) => {
                 let nic = self.nics.get(&id)?.model.name.to_string();
                 Some(proto::Mac { nic, ..mac })
@@ -85,5 +104,23 @@ impl Control {
                 Some(proto::Mac { port: entry.model.name.to_string(), remote, port_vid, ..mac })
             }
         }
+    }
+}
+
+fn seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
+}
+
+/// Returns a MAC with what it leases.
+fn leased(mac: MacAddr, host: Host) -> proto::Mac {
+    let [ipv4, ipv6] = host.addresses;
+    proto::Mac {
+        mac: mac.to_string(),
+        ipv4_address: string(ipv4),
+        ipv6_address: string(ipv6),
+        lease_seconds: seconds(host.left),
+        hostname: host.client.hostname,
+        vendor_class: host.client.vendor_class,
+        ..Default::default()
     }
 }

@@ -20,9 +20,11 @@ pub mod compile;
 mod fields;
 mod guest;
 pub mod health;
+mod hosts;
 pub mod ipam;
 mod kept;
 mod l2;
+mod leases;
 mod locators;
 mod long_lists;
 mod macs;
@@ -49,8 +51,8 @@ pub use long_lists::{LongList, LongLists};
 use crate::{
     addr::MacAddr,
     dataplane::{
-        Attached, Barrier, Closing, Dataplane, Exported, Exporter, Placement, PortChange,
-        PortEvent, PortState,
+        Attached, Barrier, Closing, Dataplane, Exported, Exporter, GatewayEvent, Placement,
+        PortChange, PortEvent, PortState,
         counters::ReactorCounters,
         dives::Meshes,
         forward::tables::{NetworkKey, PortId},
@@ -65,6 +67,7 @@ use balance::Balance;
 use compile::Member;
 use guest::Guest;
 use health::Health;
+use hosts::Hosts;
 use ipam::Pool;
 use ports::PortEntry;
 use prost::Message as _;
@@ -117,6 +120,8 @@ struct NetworkState {
     /// Ports that are no vNICs, and who is connected to them, likewise.
     bridges: BTreeMap<u32, Member>,
     ports: BTreeSet<Uuid>,
+    /// What those behind its ports have leased.
+    hosts: Hosts,
     /// What watchers are told of it. They share it until it changes.
     view: Option<Arc<proto::Network>>,
 }
@@ -157,6 +162,10 @@ pub struct Control {
     networks: HashMap<Uuid, NetworkState>,
     /// Networks that are not yet published as they are.
     unpublished: HashSet<Uuid>,
+    /// Networks of which hosts have leased more than is stored.
+    unstored: HashSet<Uuid>,
+    /// Of hosts: answered with what is published next.
+    questions: Vec<hosts::Question>,
     /// Networks that are no more, which the data plane does not know yet.
     deleted: Vec<NetworkState>,
     network_names: BTreeMap<Name, Uuid>,
@@ -304,6 +313,8 @@ impl Control {
         let mut control = Self {
             networks: HashMap::new(),
             unpublished: HashSet::new(),
+            unstored: HashSet::new(),
+            questions: Vec::new(),
             deleted: Vec::new(),
             network_names: BTreeMap::new(),
             nics: HashMap::new(),
@@ -343,6 +354,9 @@ impl Control {
         }
         for port in contents.ports {
             control.adopt_port(port);
+        }
+        for leases in contents.leases {
+            control.adopt_leases(leases);
         }
         for nic in contents.orphans {
             control.keep_orphan(nic);
@@ -437,14 +451,17 @@ impl Control {
 
     /// Publishes to the data plane the whole truth of each network that has changed.
     fn settle(&mut self) -> Barrier {
+        self.store_leases();
         let changed = self.unpublished.drain().filter_map(|id| self.networks.get(&id));
         // An empty table tells reactors that a network is gone.
         let all = self.deleted.iter().chain(changed);
         let turn = self.dataplane.publish(all.map(|network| {
             let members = network.members.values().chain(network.bridges.values());
-            compile::compile(network.key, &network.model, members, self.seed)
+            let leases = network.hosts.leases();
+            compile::compile(network.key, &network.model, (members, leases), self.seed)
         }));
         self.deleted.clear();
+        self.return_questions();
         turn
     }
 
@@ -453,6 +470,9 @@ impl Control {
         // Late news of a deleted vNIC finds nobody: the slot's next owner has another generation.
         let Some(owner) = self.by_port.get(&event.port).copied() else { return };
         match (owner, event.change) {
+            (_, PortChange::Gateway(GatewayEvent::Asked(asked))) => {
+                self.host_asked(event.port, asked);
+            }
             (Owner::Nic(id), change) => self.nic_changed(id, event.connection, change),
             (Owner::Port(id), PortChange::State(state, why)) => self.port_reported(id, state, why),
             (Owner::Port(id), PortChange::Arrived(arrival)) => self.admit(id, arrival),
@@ -653,7 +673,9 @@ fn changed_network_view(network: &NetworkState, model: &Network) -> proto::Netwo
         NetworkKind::Routed => Members::AllStrict,
         NetworkKind::Switched => compile::who(members.map(|member| &member.entry)),
     };
-    view::network(model, (network.members.len(), network.ports.len()), who)
+    let view = view::network(model, (network.members.len(), network.ports.len()), who);
+    let dhcp_pool_empty_at = view::string(network.hosts.empty_at);
+    proto::Network { dhcp_pool_empty_at, ..view }
 }
 
 fn unix_ms() -> i64 {

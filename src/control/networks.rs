@@ -4,8 +4,9 @@ use super::{
     Control, Limits, NetworkState,
     change::Decided,
     changed_network_view, compile,
+    hosts::Hosts,
     ipam::{self, Pool},
-    network_view,
+    l2, network_view,
     pages::Page,
     refusal::Refusal,
     requests::{self, NewNetwork},
@@ -63,6 +64,7 @@ impl Control {
             created_at: now,
             updated_at: now,
         };
+        l2::check_pool(&network)?;
         if request.validate_only {
             return Ok(Decided::unchanged(view::network(&network, (0, 0), Members::AllStrict)));
         }
@@ -93,7 +95,7 @@ impl Control {
             let gateway = ipam::number(gateway.into());
             pool.take(gateway..=gateway);
         }
-        let state = NetworkState {
+        let mut state = NetworkState {
             key: NetworkKey(self.next_key),
             ipv4,
             ipv6: model.ipv6_prefix.map(Pool::ipv6),
@@ -101,9 +103,11 @@ impl Control {
             members: BTreeMap::new(),
             bridges: BTreeMap::new(),
             ports: BTreeSet::new(),
+            hosts: Hosts::default(),
             view: None,
             model,
         };
+        state.follow_pool();
         self.networks.insert(state.model.id, state);
     }
 
@@ -168,6 +172,7 @@ impl Control {
                 self.network_names.insert(name.clone(), id);
                 if let Some(network) = self.networks.get_mut(&id) {
                     network.model = new;
+                    network.follow_pool();
                 }
                 self.follow_network(id);
                 self.unpublished.insert(id);
@@ -237,6 +242,7 @@ impl Control {
                 network = network.model.name.as_str(), %id, nics = nics.len(), ports = ports.len(),
                 "network deleted"
             );
+            self.unstored.remove(&id);
             self.deleted.push(network);
         }
         nics.iter().for_each(|nic| self.tell_nic_gone(*nic, id));

@@ -294,6 +294,7 @@ pub(super) fn changed_network(
     }
     if mask.names("l2") {
         new.l2 = l2::policy(old.kind, request.l2.as_ref())?;
+        l2::check_pool(&new)?;
     }
     Ok(new)
 }

@@ -55,7 +55,11 @@ pub(super) fn network(
         NetworkKind::Routed => (proto::NetworkKind::Routed, None),
         NetworkKind::Switched => {
             let rules = network.l2.in_force(network.has_gateway(), members);
-            (proto::NetworkKind::Switched, Some(l2::in_force(&rules)))
+            let leased = network.leased_ipv4().or_else(|| network.leased_ipv6());
+            let leased = leased.map(|range| format!("{}-{}", range.start(), range.end()));
+            let dhcp_pool = leased.unwrap_or_default();
+            let in_force = proto::L2Policy { dhcp_pool, ..l2::in_force(&rules) };
+            (proto::NetworkKind::Switched, Some(in_force))
         }
     };
     proto::Network {
@@ -83,6 +87,7 @@ pub(super) fn network(
         gateway_ipv4: string(network.gateway_in_subnet()),
         l2: l2::asked(&network.l2),
         l2_in_force,
+        dhcp_pool_empty_at: String::new(),
     }
 }
 

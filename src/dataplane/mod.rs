@@ -31,7 +31,7 @@ pub use endpoint::{
     listener::{Access, longest_socket_path, room_for_listeners},
     single, socket, switchyard, tap, tunnel, vde, vhost_user,
 };
-pub use gateway::{Client, GatewayEvent};
+pub use gateway::{Asked, Client, GatewayEvent};
 pub use port::vhost_user::session::{Device, features};
 pub use reactor::{Hugepages, StartError};
 pub use reports::Reports;
@@ -480,6 +480,11 @@ impl Dataplane {
             answered
         };
         Macs(self.reactors.iter().map(ask).collect())
+    }
+
+    /// Has a question answered that came by a port at `place`, by what was published before.
+    pub fn answer(&self, place: Placement, asked: Asked) {
+        self.reactors[usize::from(place.reactor)].answer(place.port, asked);
     }
 
     /// Publishes new tables of networks to all reactors; an empty one says that the network is

@@ -1,7 +1,7 @@
 //! What happens at ports, on its way to control, which may be waiting for a disk: of each port at
 //! most its latest state and one message of each kind are under way, however often its VMM and
 //! guest change their minds; of a listening port, also those who have connected, whose number its
-//! endpoint limits.
+//! endpoint limits, and hosts that ask for an address, whose number its reactor limits.
 
 use super::{Arrival, GatewayEvent, PortChange, PortEvent, PortState, forward::tables::PortId};
 use crate::mutex::lock;
@@ -97,6 +97,9 @@ impl Reporter {
             // Taken now: when control reads this, another VMM may be connected, with another guest.
             let connection = self.0.connections.load(Ordering::Acquire);
             self.report(mark, Told::Gateway(connection, told));
+        } else if let GatewayEvent::Asked(_) = told {
+            // Reactors count those that wait.
+            self.send(Told::Gateway(0, told));
         }
     }
 

@@ -1,5 +1,6 @@
 //! How frames of switched networks are treated: what is asked for, and what follows from that.
 
+use super::DhcpPool;
 use serde::{Deserialize, Serialize};
 
 /// How the guests of a network reach each other.
@@ -141,6 +142,9 @@ pub struct L2Policy {
     /// Whether loops through ports are looked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loop_guard: Option<bool>,
+    /// What hosts behind ports lease.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dhcp_pool: Option<DhcpPool>,
 }
 
 /// Whether a network has a gateway.

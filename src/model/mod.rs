@@ -5,11 +5,13 @@
 
 mod impairments;
 pub mod l2;
+mod leases;
 mod port;
 mod transport;
 
 pub use impairments::Impairments;
 pub use l2::{HasGateway, L2Policy, L2Rules, NetworkKind, PortRole, PortSecurity};
+pub use leases::{DhcpPool, Leases, StoredLease};
 pub use port::{Port, PortSettings, TaggedNetwork};
 pub use transport::Transport;
 

@@ -12,7 +12,7 @@ pub use busy::Busy;
 
 use crate::{
     lock::LockError,
-    model::{Network, Nic, Port},
+    model::{Leases, Network, Nic, Port},
 };
 use std::{io, path::PathBuf};
 use uuid::Uuid;
@@ -28,6 +28,8 @@ pub struct Contents {
     pub orphans: Vec<Nic>,
     /// All ports; each one's network is there.
     pub ports: Vec<Port>,
+    /// What hosts behind ports have leased, of networks that are there.
+    pub leases: Vec<Leases>,
     /// How many files could not be understood.
     pub damaged: usize,
 }
@@ -50,6 +52,8 @@ pub enum Change {
     PutNic(Box<Put<Nic>>),
     /// A port is created or changed.
     PutPort(Box<Put<Port>>),
+    /// Hosts behind ports have leased other addresses.
+    PutLeases(Box<Put<Leases>>),
     /// A network goes, and its vNICs and ports with it.
     DeleteNetwork {
         /// The network.
@@ -83,7 +87,7 @@ pub enum StoreError {
     Lock(#[from] LockError),
 }
 
-/// Keeps networks, vNICs and ports.
+/// Keeps networks, vNICs, ports, and what hosts have leased.
 pub trait Store: Send {
     /// What was stored, at the start. What cannot be understood is set aside with a warning, not an
     /// error.

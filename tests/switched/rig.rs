@@ -170,7 +170,7 @@ pub(crate) fn gateway() -> Routed {
         ntp_ipv4: Vec::new(),
         ntp_ipv6: Vec::new(),
         domain: None,
-        segment: Some(Segment { gateway_ipv4: Some([10, 0, 0, 1].into()) }),
+        segment: Some(Segment { gateway_ipv4: Some([10, 0, 0, 1].into()), ..Default::default() }),
         fib: FibBuilder::default().build(7),
     }
 }

@@ -121,6 +121,10 @@ pub(crate) struct Flags {
     /// Whether loops through ports are looked for [default: on]
     #[arg(long)]
     loop_guard: Option<OnOff>,
+    /// What hosts behind ports lease by DHCP: "auto", the upper half of the subnet, FIRST-LAST, or
+    /// "none" [default: none]
+    #[arg(long, value_name = "ADDRESSES")]
+    dhcp_pool: Option<String>,
 }
 
 fn storm(text: &str) -> Result<u32, String> {
@@ -151,7 +155,7 @@ impl Flags {
             Some(Preset::Default) => L2Policy::default(),
             Some(Preset::Plain) => plain(),
         };
-        let (before, mut given) = (policy, self.l2.is_some());
+        let (before, mut given) = (policy.clone(), self.l2.is_some());
         set(&mut policy.mac_aging_seconds, self.mac_aging);
         set(&mut policy.mac_table_size, self.mac_table);
         set(&mut policy.storm_pps, self.storm);
@@ -188,6 +192,10 @@ impl Flags {
                 Groups::Forward => ReservedGroups::Forward.into(),
             }),
         );
+        if let Some(pool) = &self.dhcp_pool {
+            // The API has no word for it.
+            policy.dhcp_pool = if pool == "none" { String::new() } else { pool.clone() };
+        }
         given |= policy != before;
         given.then_some(policy)
     }
@@ -239,6 +247,10 @@ pub(crate) fn text(policy: Option<&L2Policy>) -> String {
             word(policy.reserved_groups().as_str_name(), "RESERVED_GROUPS_")
         ),
         format!("loop-guard {}", toggle(policy.loop_guard())),
+        format!(
+            "dhcp-pool {}",
+            if policy.dhcp_pool.is_empty() { "none" } else { &policy.dhcp_pool }
+        ),
     ]
     .join(", ")
 }

@@ -25,8 +25,8 @@ pub(crate) async fn run(
     out: &Output,
 ) -> Result<(), Failure> {
     let response = client.list_macs(ListMacsRequest { network_id }).await?.into_inner();
-    const HEADER: &[&str] = &["MAC", "VLAN", "BEHIND", "AGE", "CLIENT"];
-    let mut table = Table::new(HEADER, 5);
+    const HEADER: &[&str] = &["MAC", "VLAN", "BEHIND", "AGE", "ADDRESS", "LEASE", "CLIENT", "HOST"];
+    let mut table = Table::new(HEADER, 7);
     for mac in &response.macs {
         // Of a vNIC's own MAC nothing is learned, and so nothing ages.
         let age = if mac.r#static { "static".into() } else { format!("{}s", mac.age_seconds) };
@@ -36,12 +36,21 @@ pub(crate) async fn run(
             0 => mac.nic.clone(),
             vid => format!("{}, VLAN {vid}", mac.port),
         };
+        let addresses = [mac.ipv4_address.as_str(), mac.ipv6_address.as_str()];
+        let addresses: Vec<_> = addresses.into_iter().filter(|it| !it.is_empty()).collect();
+        let lease = match mac.lease_seconds {
+            0 => String::new(),
+            seconds => format!("{seconds}s"),
+        };
         let cells = vec![
             mac.mac.as_str().into(),
             vlan.into(),
             behind.as_str().into(),
             age.into(),
+            addresses.join(" ").into(),
+            lease.into(),
             mac.remote.as_str().into(),
+            mac.hostname.as_str().into(),
         ];
         table.row(&mac.mac, cells);
     }

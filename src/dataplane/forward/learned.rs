@@ -203,6 +203,7 @@ impl Learned {
     ) -> Effects {
         let segment = self.segments.entry(key).or_insert_with(|| Segment::new(now));
         segment.fdb.age_after(table.rules().mac_aging_seconds);
+        segment.now = now;
         let was_empty = segment.is_empty();
         let seconds = segment.seconds(now);
         learn(segment, seconds);

@@ -5,7 +5,9 @@
 //! is answered goes nowhere else.
 
 use super::{
+    Leases,
     port_security::PortSecurity,
+    segment::Segment,
     tables::{GATEWAY_IPV4, GATEWAY_IPV6, Member, Routed},
 };
 use crate::{
@@ -16,7 +18,7 @@ use crate::{
     },
     wire::{arp, ethernet, icmpv6, ndp, udp},
 };
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// What answers are made of.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +27,8 @@ pub(super) struct Local<'a> {
     pub gateway: Option<&'a Routed>,
     /// Whose addresses are known; none where nobody is spoken for.
     pub neighbours: Option<&'a PortSecurity>,
+    /// What was learned.
+    pub segment: &'a Segment,
 }
 
 impl Local<'_> {
@@ -40,45 +44,75 @@ impl Local<'_> {
         let is_guest = member.asker(source).vnic().is_some();
         let answer = match packet {
             Packet::Arp(packet) if packet.operation() == arp::REQUEST => {
-                return self.answers_arp(member, packet);
+                return self.answers_arp(member, source, packet);
             }
             Packet::Arp(_) => false,
-            // A host behind a port has no address that could be told to it.
             Packet::Ipv4(packet) => {
-                is_guest
-                    && matches!(packet.upper, Upper::Udp { destination: udp::DHCPV4_SERVER, .. })
+                matches!(packet.upper, Upper::Udp { destination: udp::DHCPV4_SERVER, .. })
+                    && (is_guest || self.leases().is_some())
             }
             Packet::Ipv6(packet) => match packet.upper {
                 Upper::Icmp(icmpv6::NEIGHBOUR_SOLICITATION) => {
-                    return self.answers_solicitation(member, packet, head);
+                    return self.answers_solicitation(member, source, (packet, head));
                 }
                 Upper::Icmp(icmpv6::ROUTER_SOLICITATION) => {
                     is_guest || self.gateway?.ipv6_prefix.is_some()
                 }
-                Upper::Udp { destination: udp::DHCPV6_SERVER, .. } => is_guest,
+                Upper::Udp { destination: udp::DHCPV6_SERVER, .. } => {
+                    is_guest || self.leases().is_some()
+                }
                 _ => false,
             },
         };
         (answer && self.gateway.is_some()).then_some(Verdict::Gateway)
     }
 
-    fn answers_arp(&self, member: &Member, packet: &arp::Packet) -> Option<Verdict> {
+    /// Returns what hosts behind ports have leased, where they lease anything.
+    fn leases(&self) -> Option<&Leases> {
+        self.gateway?.leases()
+    }
+
+    fn answers_arp(
+        &self,
+        member: &Member,
+        source: MacAddr,
+        packet: &arp::Packet,
+    ) -> Option<Verdict> {
         let target = packet.target_ip();
         if self.gateway.is_some_and(|gateway| gateway.is_gateway_ipv4(target)) {
             return Some(Verdict::Gateway);
         }
-        let owner = self.neighbours?.strict_ipv4(target)?;
-        (owner.port != member.port()).then_some(Verdict::Neighbour(owner.mac))
+        match self.neighbours?.strict_ipv4(target) {
+            Some(owner) => (owner.port != member.port()).then_some(owner.mac),
+            None => self.holder(member, source, target.into()),
+        }
+        .map(Verdict::Neighbour)
     }
 
-    fn answers_solicitation(&self, member: &Member, packet: &Ipv6, head: &[u8]) -> Option<Verdict> {
+    fn answers_solicitation(
+        &self,
+        member: &Member,
+        source: MacAddr,
+        (packet, head): (&Ipv6, &[u8]),
+    ) -> Option<Verdict> {
         let message = head.get(ethernet::HEADER_LEN + packet.header_len..)?;
         let (target, _) = ndp::target(message)?;
         if self.gateway.is_some() && target == GATEWAY_IPV6 {
             return Some(Verdict::Gateway);
         }
-        let owner = self.neighbours?.strict_ipv6(target)?;
-        (owner.port != member.port()).then_some(Verdict::Neighbour(owner.mac))
+        match self.neighbours?.strict_ipv6(target) {
+            Some(owner) => (owner.port != member.port()).then_some(owner.mac),
+            None => self.holder(member, source, target.into()),
+        }
+        .map(Verdict::Neighbour)
+    }
+
+    /// Returns the MAC of a host that has leased an address, unless it has heard the question of
+    /// `source`, which is behind a port of `member`.
+    fn holder(&self, member: &Member, source: MacAddr, address: IpAddr) -> Option<MacAddr> {
+        let mac = self.leases()?.holder(address, self.segment.now)?;
+        let is_near = || self.segment.port_of(mac) == Some(member.port());
+        (mac != source && !is_near()).then_some(mac)
     }
 }
 
@@ -86,6 +120,11 @@ impl Routed {
     /// Returns the gateway's IPv4 address as guests are told it.
     pub fn gateway_ipv4(&self) -> Ipv4Addr {
         self.segment.as_ref().and_then(|segment| segment.gateway_ipv4).unwrap_or(GATEWAY_IPV4)
+    }
+
+    /// Returns what hosts behind ports have leased; none where they lease nothing.
+    pub fn leases(&self) -> Option<&Leases> {
+        self.segment.as_ref()?.leases.as_deref()
     }
 
     /// Whether an IPv4 address is the gateway's.

@@ -15,6 +15,7 @@ mod fib;
 pub mod guard;
 mod keyed;
 mod learned;
+mod leases;
 pub mod limit;
 mod local;
 mod port_security;
@@ -30,6 +31,7 @@ pub mod withheld;
 pub use asker::{Asker, Host};
 pub use fib::{Fib, FibBuilder};
 pub use learned::{LearnedMac, MacTable};
+pub use leases::{LEASE, Lease, Leases, OFFER};
 pub use probe::Prober;
 
 use super::frame::{

@@ -1,6 +1,12 @@
 //! What one reactor has learned of one switched network.
 
-use super::{fdb::Fdb, snoop::Snoop, withheld::Withheld};
+use super::{
+    fdb::{Fdb, Key},
+    snoop::Snoop,
+    tables::PortId,
+    withheld::Withheld,
+};
+use crate::addr::MacAddr;
 use std::time::Instant;
 
 /// What was learned of one network.
@@ -8,6 +14,8 @@ use std::time::Instant;
 pub(super) struct Segment {
     /// Times are kept as seconds since then: they take less room than moments, and less work.
     since: Instant,
+    /// The time of the burst in hand, as others count it.
+    pub(super) now: Instant,
     pub(super) fdb: Fdb,
     pub(super) snoop: Snoop,
     /// First fragments that the gateway has refused.
@@ -22,6 +30,7 @@ impl Segment {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             since: now,
+            now,
             fdb: Fdb::default(),
             snoop: Snoop::default(),
             withheld: Withheld::default(),
@@ -33,6 +42,11 @@ impl Segment {
     /// Whether nothing is known that would ever be forgotten.
     pub(super) fn is_empty(&self) -> bool {
         self.fdb.is_empty() && self.snoop.is_empty()
+    }
+
+    /// Returns the port that an untagged MAC was learned behind, if it is known now.
+    pub(super) fn port_of(&self, mac: MacAddr) -> Option<PortId> {
+        self.fdb.lookup(Key::new(mac, 0), self.seconds(self.now))
     }
 
     /// Returns the time as this network counts it.

@@ -2,7 +2,7 @@
 //!
 //! Nothing in it changes with traffic.
 
-use super::Fib;
+use super::{Fib, Leases};
 use crate::{
     addr::MacAddr,
     model::{Boot, GuestSettings, Impairments, PortRole, PortSecurity, RateLimit},
@@ -292,10 +292,14 @@ impl Vnic {
 }
 
 /// What guests see of a gateway that is in a switched network, beside them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Segment {
     /// Its address in the network's subnet.
     pub gateway_ipv4: Option<Ipv4Addr>,
+    /// What hosts behind ports have leased; none where they lease nothing.
+    pub leases: Option<Arc<Leases>>,
+    /// What they boot, where that is to come from the network.
+    pub boot: Boot,
 }
 
 /// What a routed network is made of, beside its members; or the gateway of a switched one.

@@ -241,8 +241,12 @@ drop_reasons! {
     NotServed = "not_served",
     /// The gateway took the message and owes no answer.
     Absorbed = "absorbed",
-    /// The guest asked the gateway more than 1000 times in a second.
+    /// The guest asked the gateway more than 1000 times in a second, or hosts behind the port asked
+    /// for new addresses more than 20 times.
     ReplyLimit = "reply_limit",
+    /// A host behind a port is leased no address: none of `dhcp_pool` is free, or the port has one
+    /// for each MAC that may be behind it.
+    NoLease = "no_lease",
     /// A tunnel's packet from a host that is none of its members.
     UnknownVtep = "unknown_vtep",
     /// A tunnel's packet for another network.

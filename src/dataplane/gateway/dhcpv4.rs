@@ -1,7 +1,8 @@
 //! DHCPv4 (RFC 2131, options of RFC 2132, RFC 3397, RFC 3442, RFC 4039): one client, one address,
-//! leased for ever.
+//! leased for ever to a guest, for an hour to a host behind a port.
 //!
-//! There is no lease state: what a guest is told follows from its vNIC. A vNIC is leased its
+//! What a guest is told follows from its vNIC, what a host is told from its lease, which control
+//! has given it, and which is extended here. A vNIC is leased its
 //! address as /32 with the gateway on link, or with the subnet's mask where it asks for that;
 //! firmware gets that mask in any case. An answer is no longer than its client takes (RFC 2131 §2,
 //! RFC 2132 §9.10): what matters least is left out.
@@ -13,7 +14,10 @@ use super::{
 use crate::{
     addr::MacAddr,
     dataplane::{
-        forward::tables::{GATEWAY_IPV4, Routed, Vnic},
+        forward::{
+            Asker, Host, LEASE, Lease, OFFER,
+            tables::{GATEWAY_IPV4, Routed, Vnic},
+        },
         frame::classify::Ipv4,
     },
     model::{Addressing, Boot},
@@ -68,12 +72,20 @@ pub(super) fn respond(
     packet: &Ipv4,
     writer: &mut Writer<'_>,
 ) -> Result<GatewayEvent, DropReason> {
-    let vnic = question.asker.vnic().ok_or(DropReason::NotServed)?;
-    let address = vnic.ipv4.ok_or(DropReason::NotServed)?;
     let (request, hostname) = parse(question, packet)?;
+    let terms = match question.asker {
+        Asker::Guest(vnic) => Terms::of_guest(vnic)?,
+        Asker::Host(host) => Terms::of_host(question, host, &request)?,
+    };
+    let address = terms.address;
     let gateway = question.table.gateway_ipv4();
     let kind = answer_kind(&request, address, gateway).ok_or(DropReason::Absorbed)?;
-    let reply = reply((question.table, vnic), &request, kind, address);
+    // What is offered is kept for a while. It may have ended just now.
+    let lasts = if kind == MessageType::Ack { LEASE } else { OFFER };
+    if terms.lease.is_some_and(|lease| !lease.extend(question.now, lasts)) {
+        return Err(DropReason::NoLease);
+    }
+    let reply = reply((question.table, &terms), &request, kind);
     let mut payload = reply.to_vec().map_err(|_| DropReason::MalformedMessage)?;
     payload.resize(payload.len().max(MIN_LEN), 0);
     let (to, mac) = destination(&request, kind, question.asker.mac(), address);
@@ -86,6 +98,94 @@ pub(super) fn respond(
     } else {
         GatewayEvent::Other
     })
+}
+
+/// What a client is told that asks for an address.
+#[derive(Debug, Clone, Copy)]
+struct Terms<'a> {
+    address: Ipv4Addr,
+    /// Of a host behind a port; a guest's ends with its vNIC.
+    lease: Option<&'a Lease>,
+    mtu: u16,
+    addressing: Addressing,
+    hostname: Option<&'a String>,
+    boot: &'a Boot,
+}
+
+impl<'a> Terms<'a> {
+    fn of_guest(vnic: &'a Vnic) -> Result<Self, DropReason> {
+        Ok(Self {
+            address: vnic.ipv4.ok_or(DropReason::NotServed)?,
+            lease: None,
+            mtu: vnic.mtu,
+            addressing: vnic.settings.addressing,
+            hostname: vnic.hostname.as_ref(),
+            boot: &vnic.boot,
+        })
+    }
+
+    /// Of a host that has a lease, or has given itself an address and asks for the rest alone.
+    fn of_host(question: &Question<'a>, host: Host, request: &Message) -> Result<Self, DropReason> {
+        let (table, now) = (question.table, question.now);
+        let segment = table.segment.as_ref().ok_or(DropReason::NotServed)?;
+        let leases = segment.leases.as_ref().ok_or(DropReason::NotServed)?;
+        let terms = |address, lease| Self {
+            address,
+            lease,
+            mtu: host.mtu,
+            addressing: Addressing::Subnet,
+            hostname: None,
+            boot: &segment.boot,
+        };
+        let kind = request.opts().msg_type().ok_or(DropReason::MalformedMessage)?;
+        if kind == MessageType::Inform {
+            return Ok(terms(request.ciaddr(), None));
+        }
+        if is_for_another(request, table.gateway_ipv4()) {
+            return Err(DropReason::Absorbed);
+        }
+        let held = leases.ipv4(host.mac).filter(|(lease, _)| lease.runs(now));
+        match (kind, held) {
+            (MessageType::Discover | MessageType::Request, Some((lease, address))) => {
+                Ok(terms(address, Some(lease)))
+            }
+            (MessageType::Discover | MessageType::Request, None) => Err(DropReason::NoLease),
+            (MessageType::Release, Some((lease, address))) if address == request.ciaddr() => {
+                lease.end(now);
+                Err(DropReason::Absorbed)
+            }
+            (MessageType::Decline, Some((lease, address))) if wanted(request) == address => {
+                lease.decline(now);
+                Err(DropReason::Absorbed)
+            }
+            _ => Err(DropReason::Absorbed),
+        }
+    }
+}
+
+/// Whether the client has chosen another server's offer (RFC 2131 §3.1, step 4).
+fn is_for_another(request: &Message, gateway: Ipv4Addr) -> bool {
+    match request.opts().get(OptionCode::ServerIdentifier) {
+        Some(DhcpOption::ServerIdentifier(server)) => *server != gateway,
+        _ => false,
+    }
+}
+
+/// Returns the address that a client names.
+fn wanted(request: &Message) -> Ipv4Addr {
+    // One that renews or rebinds names it in `ciaddr` alone (RFC 2131 §4.3.2).
+    match request.opts().get(OptionCode::RequestedIpAddress) {
+        Some(DhcpOption::RequestedIpAddress(wanted)) => *wanted,
+        _ => request.ciaddr(),
+    }
+}
+
+/// What a client says of itself.
+pub(super) fn client(question: &Question<'_>, packet: &Ipv4) -> Client {
+    parse(question, packet).map_or_else(
+        |_| Client::default(),
+        |(request, hostname)| Client { hostname, vendor_class: printable(class(&request)) },
+    )
 }
 
 /// What a client calls its software.
@@ -186,22 +286,9 @@ fn answer_kind(request: &Message, address: Ipv4Addr, gateway: Ipv4Addr) -> Optio
         }
         MessageType::Discover => Some(MessageType::Offer),
         MessageType::Inform => Some(MessageType::Ack),
-        MessageType::Request => {
-            // The client declines our offer for another server's (RFC 2131 §3.1, step 4).
-            if let Some(DhcpOption::ServerIdentifier(server)) =
-                options.get(OptionCode::ServerIdentifier)
-                && *server != gateway
-            {
-                return None;
-            }
-            // A client that renews or rebinds names its address in `ciaddr` alone (RFC 2131
-            // §4.3.2).
-            let wanted = match options.get(OptionCode::RequestedIpAddress) {
-                Some(DhcpOption::RequestedIpAddress(wanted)) => *wanted,
-                _ => request.ciaddr(),
-            };
-            Some(if wanted == address { MessageType::Ack } else { MessageType::Nak })
-        }
+        MessageType::Request if is_for_another(request, gateway) => None,
+        MessageType::Request if wanted(request) == address => Some(MessageType::Ack),
+        MessageType::Request => Some(MessageType::Nak),
         _ => None,
     }
 }
@@ -225,12 +312,7 @@ fn destination(
     }
 }
 
-fn reply(
-    (table, vnic): (&Routed, &Vnic),
-    request: &Message,
-    kind: MessageType,
-    address: Ipv4Addr,
-) -> Message {
+fn reply((table, terms): (&Routed, &Terms<'_>), request: &Message, kind: MessageType) -> Message {
     let inform = request.opts().msg_type() == Some(MessageType::Inform);
     let mut reply = Message::default();
     reply
@@ -238,7 +320,7 @@ fn reply(
         .set_xid(request.xid())
         .set_flags(request.flags())
         .set_chaddr(request.chaddr());
-    let mut told = Fitting::new(request, vnic.mtu);
+    let mut told = Fitting::new(request, terms.mtu);
     told.insert(DhcpOption::MessageType(kind));
     told.insert(DhcpOption::ServerIdentifier(table.gateway_ipv4()));
     if let Some(id) = request.opts().get(OptionCode::ClientIdentifier) {
@@ -248,20 +330,34 @@ fn reply(
         reply.set_ciaddr(request.ciaddr());
         // Its address is its own affair: neither a lease nor a time (RFC 2131 §4.3.5).
         if !inform {
-            reply.set_yiaddr(address);
-            told.insert(DhcpOption::AddressLeaseTime(INFINITE));
+            reply.set_yiaddr(terms.address);
+            times(terms).into_iter().for_each(|option| told.insert(option));
         }
         if kind == MessageType::Ack && request.opts().msg_type() == Some(MessageType::Discover) {
             told.insert(DhcpOption::RapidCommit);
         }
-        routes(table, vnic, request).into_iter().for_each(|option| {
+        routes(table, terms, request).into_iter().for_each(|option| {
             told.insert(option);
         });
-        insert_configuration(table, vnic, request, &mut told);
-        set_boot_fields(&vnic.boot, &mut reply);
+        insert_configuration(table, terms, request, &mut told);
+        set_boot_fields(terms.boot, &mut reply);
     }
     reply.set_opts(told.options);
     reply
+}
+
+/// For how long a client has its address, and when it is to ask again (RFC 2131 §4.4.5).
+fn times(terms: &Terms<'_>) -> ArrayVec<DhcpOption, 3> {
+    if terms.lease.is_none() {
+        return [DhcpOption::AddressLeaseTime(INFINITE)].into_iter().collect();
+    }
+    let lasts = LEASE.as_secs() as u32;
+    [
+        DhcpOption::AddressLeaseTime(lasts),
+        DhcpOption::Renewal(lasts / 2),
+        DhcpOption::Rebinding(lasts / 8 * 7),
+    ]
+    .into()
 }
 
 /// The options of an answer, as many as its client takes.
@@ -294,15 +390,14 @@ impl Fitting {
 }
 
 /// What a guest needs to send anything at all.
-fn routes(table: &Routed, vnic: &Vnic, request: &Message) -> ArrayVec<DhcpOption, 3> {
-    if let (Some(_), Some(net)) = (table.segment, table.ipv4_subnet) {
+fn routes(table: &Routed, terms: &Terms<'_>, request: &Message) -> ArrayVec<DhcpOption, 3> {
+    if let (Some(_), Some(net)) = (&table.segment, table.ipv4_subnet) {
         // As on any other segment: the gateway is in the subnet, and has the default route.
         let router = DhcpOption::Router(vec![table.gateway_ipv4()]);
         return [DhcpOption::SubnetMask(net.netmask()), router].into_iter().collect();
     }
     // iPXE before June 2024 takes all the world for a broadcast where the mask is /32.
-    let subnet =
-        vnic.settings.addressing == Addressing::Subnet || class(request).starts_with(PXE_CLIENT);
+    let subnet = terms.addressing == Addressing::Subnet || class(request).starts_with(PXE_CLIENT);
     let mask = match table.ipv4_subnet {
         Some(net) if subnet => net.netmask(),
         _ => Ipv4Addr::BROADCAST,
@@ -320,18 +415,18 @@ fn routes(table: &Routed, vnic: &Vnic, request: &Message) -> ArrayVec<DhcpOption
 
 /// Everything else: what the client asks for in its order, then the rest, most important first;
 /// what finds no room is left out.
-fn insert_configuration(table: &Routed, vnic: &Vnic, request: &Message, told: &mut Fitting) {
+fn insert_configuration(table: &Routed, terms: &Terms<'_>, request: &Message, told: &mut Fitting) {
     let first = |servers: &[Ipv4Addr]| servers.iter().take(FIRST_SERVERS).copied().collect();
     let (dns, ntp) = (&table.dns_ipv4, &table.ntp_ipv4);
-    let mut options = boot_options(&vnic.boot, request);
-    options.push(DhcpOption::InterfaceMtu(vnic.mtu));
+    let mut options = boot_options(terms.boot, request);
+    options.push(DhcpOption::InterfaceMtu(terms.mtu));
     if !dns.is_empty() {
         options.push(DhcpOption::DomainNameServer(first(dns)));
     }
     if let Some(domain) = &table.domain {
         options.push(DhcpOption::DomainName(domain.to_string()));
     }
-    if let Some(hostname) = &vnic.hostname {
+    if let Some(hostname) = terms.hostname {
         options.push(DhcpOption::Hostname(hostname.clone()));
     }
     if !ntp.is_empty() {

@@ -1,8 +1,10 @@
 //! DHCPv6 (RFC 8415, options of RFC 3646, RFC 4075, RFC 5908): one client, one address as /128, for
-//! ever, and the prefixes that are routed to it (IA_PD).
+//! ever to a guest, for an hour to a host behind a port; and the prefixes that are routed to a
+//! guest (IA_PD).
 //!
-//! There is no lease state: what a guest is told follows from its vNIC. An answer is no longer than
-//! the link's packets: no more prefixes are delegated than fit, and what matters least is left out.
+//! What a guest is told follows from its vNIC, what a host is told from its lease. An answer is no
+//! longer than the link's packets: no more prefixes are delegated than fit, and what matters least
+//! is left out.
 
 use super::{
     Client, DropReason, GatewayEvent, Question, Room, bounded, encoded_len, printable,
@@ -10,9 +12,13 @@ use super::{
 };
 use crate::{
     dataplane::{
-        forward::tables::{GATEWAY_IPV6, GATEWAY_MAC, Routed, Vnic},
+        forward::{
+            Asker, Host, LEASE, Lease, OFFER,
+            tables::{GATEWAY_IPV6, GATEWAY_MAC, Routed, Vnic},
+        },
         frame::classify::Ipv6,
     },
+    model::Boot,
     wire::{
         Writer,
         checksum::Checksum as Sum,
@@ -30,7 +36,7 @@ use dhcproto::{
     },
 };
 use ipnet::Ipv6Net;
-use std::net::Ipv6Addr;
+use std::{net::Ipv6Addr, time::Instant};
 
 /// A client asks again after half an hour, so that it learns of a change; what it holds outlives
 /// two days without us.
@@ -50,6 +56,8 @@ const IA_TA_LEN: usize = 8;
 const SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
 // RFC 8415 §7.7. Its address is the guest's for as long as its vNIC exists.
 const INFINITE: u32 = u32::MAX;
+/// Of a host behind a port, in seconds.
+const LASTS: u32 = LEASE.as_secs() as u32;
 // RFC 3646 §4.
 const DOMAIN_SEARCH: u16 = 24;
 // RFC 4075, for clients that do not know the option of RFC 5908.
@@ -70,15 +78,17 @@ pub(super) fn respond(
     packet: &Ipv6,
     writer: &mut Writer<'_>,
 ) -> Result<GatewayEvent, DropReason> {
-    let vnic = question.asker.vnic().ok_or(DropReason::NotServed)?;
-    let address = vnic.ipv6.ok_or(DropReason::NotServed)?;
     if packet.destination.is_multicast() && packet.destination != SERVERS {
         return Err(DropReason::Multicast);
     }
     let request = parse(question, packet)?;
     check_ids(&request)?;
+    let terms = match question.asker {
+        Asker::Guest(vnic) => Terms::of_guest(vnic)?,
+        Asker::Host(host) => Terms::of_host(question, host, request.msg_type())?,
+    };
     let reply = if packet.destination == SERVERS {
-        reply(question.table, vnic, &request, address)?
+        reply((question.table, &terms), &request, question.now)?
     } else {
         use_multicast(&request)?
     };
@@ -89,6 +99,83 @@ pub(super) fn respond(
     let leases =
         reply.msg_type() == MessageType::Reply && reply.opts().get(OptionCode::IANA).is_some();
     Ok(if leases { GatewayEvent::Lease6(client(&request)) } else { GatewayEvent::Other })
+}
+
+/// What a client is told.
+#[derive(Debug, Clone, Copy)]
+struct Terms<'a> {
+    address: Ipv6Addr,
+    /// Of a host behind a port; a guest's ends with its vNIC.
+    lease: Option<&'a Lease>,
+    mtu: u16,
+    /// Prefixes behind it.
+    routed: &'a [Ipv6Net],
+    boot: &'a Boot,
+}
+
+impl<'a> Terms<'a> {
+    fn of_guest(vnic: &'a Vnic) -> Result<Self, DropReason> {
+        Ok(Self {
+            address: vnic.ipv6.ok_or(DropReason::NotServed)?,
+            lease: None,
+            mtu: vnic.mtu,
+            routed: &vnic.routed_ipv6,
+            boot: &vnic.boot,
+        })
+    }
+
+    /// Of a host that has a lease, or asks for other things than an address alone.
+    fn of_host(
+        question: &Question<'a>,
+        host: Host,
+        asked: MessageType,
+    ) -> Result<Self, DropReason> {
+        let segment = question.table.segment.as_ref().ok_or(DropReason::NotServed)?;
+        let leases = segment.leases.as_ref().ok_or(DropReason::NotServed)?;
+        let held = leases.ipv6(host.mac).filter(|(lease, _)| lease.runs(question.now));
+        let needs_none =
+            [MessageType::InformationRequest, MessageType::Release, MessageType::Decline];
+        let (lease, address) = match held {
+            Some((lease, address)) => (Some(lease), address),
+            // It is the address of nobody, and told to nobody.
+            None if needs_none.contains(&asked) => (None, Ipv6Addr::UNSPECIFIED),
+            None => return Err(DropReason::NoLease),
+        };
+        Ok(Self { address, lease, mtu: host.mtu, routed: &[], boot: &segment.boot })
+    }
+
+    /// Keeps to what a client is answered.
+    fn keep(&self, asked: MessageType, is_offer: bool, now: Instant) -> Result<(), DropReason> {
+        let Some(lease) = self.lease else { return Ok(()) };
+        let is_kept = match asked {
+            MessageType::Solicit if is_offer => lease.extend(now, OFFER),
+            MessageType::Solicit
+            | MessageType::Request
+            | MessageType::Renew
+            | MessageType::Rebind => lease.extend(now, LEASE),
+            _ => true,
+        };
+        // It may have ended just now.
+        if is_kept { Ok(()) } else { Err(DropReason::NoLease) }
+    }
+
+    /// Ends what a client gives up, if that is what it names.
+    fn give_up(&self, request: &Message, now: Instant) {
+        if let Some(lease) = self.lease
+            && confirm(request, self.address) == Some(true)
+        {
+            match request.msg_type() {
+                MessageType::Release => lease.end(now),
+                MessageType::Decline => lease.decline(now),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What the client of a message says of itself.
+pub(super) fn client_of(question: &Question<'_>, packet: &Ipv6) -> Client {
+    parse(question, packet).map_or_else(|_| Client::default(), |request| client(&request))
 }
 
 fn client(request: &Message) -> Client {
@@ -248,10 +335,9 @@ fn use_multicast(request: &Message) -> Result<Message, DropReason> {
 }
 
 fn reply(
-    table: &Routed,
-    vnic: &Vnic,
+    (table, terms): (&Routed, &Terms<'_>),
     request: &Message,
-    address: Ipv6Addr,
+    now: Instant,
 ) -> Result<Message, DropReason> {
     let asked = request.msg_type();
     let rapid =
@@ -260,22 +346,26 @@ fn reply(
     match asked {
         MessageType::Solicit if rapid => options.push(DhcpOption::RapidCommit),
         MessageType::Confirm => {
-            let on_link = confirm(request, address).ok_or(DropReason::Absorbed)?;
+            let on_link = confirm(request, terms.address).ok_or(DropReason::Absorbed)?;
             options.push(status(if on_link { Status::Success } else { Status::NotOnLink }));
         }
-        MessageType::Release | MessageType::Decline => options.push(status(Status::Success)),
+        MessageType::Release | MessageType::Decline => {
+            terms.give_up(request, now);
+            options.push(status(Status::Success));
+        }
         _ => {}
     }
+    terms.keep(asked, !rapid, now)?;
     let around = ipv6::HEADER_LEN + udp::HEADER_LEN + OPTIONS_AT;
     let taken = around + options.iter().map(encoded_len).sum::<usize>();
-    let mut room = Room(usize::from(vnic.mtu).saturating_sub(taken));
-    let (first, more) = configuration(table, vnic, asked);
+    let mut room = Room(usize::from(terms.mtu).saturating_sub(taken));
+    let (first, more) = configuration(table, terms, asked);
     options.extend(first.into_iter().filter(|option| room.take(encoded_len(option))));
     if matches!(
         asked,
         MessageType::Solicit | MessageType::Request | MessageType::Renew | MessageType::Rebind
     ) {
-        options.extend(identity_associations(request, vnic, address, &mut room));
+        options.extend(identity_associations(request, terms, &mut room));
     }
     options.extend(more.into_iter().filter(|option| room.take(encoded_len(option))));
     let kind = match asked {
@@ -312,23 +402,21 @@ fn confirm(request: &Message, address: Ipv6Addr) -> Option<bool> {
 /// Answers each identity association, in their order, for as long as there is room: the first IA_NA
 /// gets the address, the first IA_PD the prefixes that are routed to the vNIC, everything else that
 /// there is none.
-fn identity_associations(
-    request: &Message,
-    vnic: &Vnic,
-    address: Ipv6Addr,
-    room: &mut Room,
-) -> Vec<DhcpOption> {
+fn identity_associations(request: &Message, terms: &Terms<'_>, room: &mut Room) -> Vec<DhcpOption> {
     // One address and one set of prefixes: a second association of a kind gets none.
-    let (mut given, mut delegated) = (false, vnic.routed_ipv6.is_empty());
+    let (mut given, mut delegated) = (false, terms.routed.is_empty());
     let mut answers = Vec::new();
     for option in request.opts().iter() {
         answers.extend(match option {
             DhcpOption::IANA(ia) => {
-                let (t1, t2) = (INFINITE, INFINITE);
+                let (t1, t2, lasts) = match terms.lease {
+                    None => (INFINITE, INFINITE, INFINITE),
+                    Some(_) => (LASTS / 2, LASTS / 8 * 7, LASTS),
+                };
                 let told = if std::mem::replace(&mut given, true) {
                     vec![status(Status::NoAddrsAvail)]
                 } else {
-                    addresses(ia, address)
+                    addresses(ia, terms.address, lasts)
                 };
                 fitting(IA_LEN, told, room)
                     .map(|opts| DhcpOption::IANA(IANA { id: ia.id, t1, t2, opts }))
@@ -339,7 +427,7 @@ fn identity_associations(
                 let (t1, t2, told) = if std::mem::replace(&mut delegated, true) {
                     (0, 0, no_prefix(ia))
                 } else {
-                    (PREFIX_T1_SECONDS, PREFIX_T2_SECONDS, delegation(vnic, ia))
+                    (PREFIX_T1_SECONDS, PREFIX_T2_SECONDS, delegation(terms.routed, ia))
                 };
                 fitting(IA_LEN, told, room)
                     .map(|opts| DhcpOption::IAPD(IAPD { id: ia.id, t1, t2, opts }))
@@ -366,12 +454,12 @@ fn fitting(around: usize, options: Vec<DhcpOption>, room: &mut Room) -> Option<D
 
 /// The address; those that the client holds and that are not its own live no longer (RFC 8415
 /// §18.3.4).
-fn addresses(ia: &IANA, address: Ipv6Addr) -> Vec<DhcpOption> {
+fn addresses(ia: &IANA, address: Ipv6Addr, lasts: u32) -> Vec<DhcpOption> {
     let withdrawn = ia.opts.iter().filter_map(|option| match option {
         DhcpOption::IAAddr(held) if held.addr != address => Some(lease(held.addr, 0)),
         _ => None,
     });
-    [lease(address, INFINITE)].into_iter().chain(withdrawn).collect()
+    [lease(address, lasts)].into_iter().chain(withdrawn).collect()
 }
 
 fn no_prefix(ia: &IAPD) -> Vec<DhcpOption> {
@@ -379,12 +467,11 @@ fn no_prefix(ia: &IAPD) -> Vec<DhcpOption> {
 }
 
 /// The prefixes behind the guest, for a time: they can change (RFC 8415 §6.3).
-fn delegation(vnic: &Vnic, ia: &IAPD) -> Vec<DhcpOption> {
-    let own = vnic
-        .routed_ipv6
+fn delegation(routed: &[Ipv6Net], ia: &IAPD) -> Vec<DhcpOption> {
+    let own = routed
         .iter()
         .map(|prefix| prefix_option(*prefix, (PREFIX_PREFERRED_SECONDS, PREFIX_VALID_SECONDS)));
-    own.chain(withdrawn_prefixes(ia, &vnic.routed_ipv6)).collect()
+    own.chain(withdrawn_prefixes(ia, routed)).collect()
 }
 
 /// Prefixes that the client holds and that are not its own live no longer (RFC 8415 §18.3.4).
@@ -427,7 +514,7 @@ fn status(status: Status) -> DhcpOption {
 /// answer has no room for everything.
 fn configuration(
     table: &Routed,
-    vnic: &Vnic,
+    terms: &Terms<'_>,
     asked: MessageType,
 ) -> (Vec<DhcpOption>, Vec<DhcpOption>) {
     let (mut first, mut more) = (Vec::new(), Vec::new());
@@ -441,7 +528,7 @@ fn configuration(
     if let Some(domain) = &table.domain {
         first.push(unknown(DOMAIN_SEARCH, domain.octets().to_vec()));
     }
-    if let Some(url) = &vnic.boot.url {
+    if let Some(url) = &terms.boot.url {
         first.push(unknown(BOOT_FILE_URL, url.clone().into_bytes()));
     }
     if !table.ntp_ipv6.is_empty() {

@@ -28,7 +28,7 @@ pub use proxy::speak_for;
 use super::{
     forward::{
         Asker,
-        tables::{GATEWAY_MAC, Routed},
+        tables::{GATEWAY_MAC, NetworkKey, Routed},
     },
     frame::{
         classify::{Headers, Ipv4, Ipv6, Packet, Upper},
@@ -40,6 +40,7 @@ use crate::{
     wire::{Full, Part, Writer, ethernet, icmpv4, icmpv6, options::Unreadable, udp, vnet::Offload},
 };
 use dhcproto::Encodable;
+use std::{sync::Arc, time::Instant};
 use zerocopy::big_endian::U16;
 
 /// A frame to the gateway, with whom it is from.
@@ -55,6 +56,8 @@ pub struct Question<'a> {
     pub frame: &'a [u8],
     /// What its sender left to be done.
     pub offload: Offload,
+    /// When it is asked.
+    pub now: Instant,
 }
 
 impl Question<'_> {
@@ -71,6 +74,40 @@ impl From<Full> for DropReason {
     }
 }
 
+/// What a host behind a port asks that control must give an address first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The network that it is in.
+    pub network: NetworkKey,
+    /// Whom it is for.
+    pub mac: MacAddr,
+    /// What its client says of itself.
+    pub client: Client,
+    /// The whole frame, to be answered once there is an address, or none can be had.
+    pub frame: Box<[u8]>,
+    /// What its sender left to be done.
+    pub offload: Offload,
+    /// Held while it is waited for: there are not many at a time.
+    pub place: Arc<()>,
+}
+
+impl Asked {
+    /// Whether it asks for an IPv6 address.
+    pub fn is_ipv6(&self) -> bool {
+        ethernet::Header::parse(&self.frame)
+            .is_some_and(|(header, _)| header.ether_type.get() == ethernet::IPV6)
+    }
+}
+
+/// Returns what a client of DHCP says of itself.
+pub fn client(question: &Question<'_>) -> Client {
+    match &question.headers.packet {
+        Packet::Ipv4(packet) => dhcpv4::client(question, packet),
+        Packet::Ipv6(packet) => dhcpv6::client_of(question, packet),
+        Packet::Arp(_) => Client::default(),
+    }
+}
+
 /// What a guest was told. A person asks for it when "the VM has no network".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GatewayEvent {
@@ -84,6 +121,8 @@ pub enum GatewayEvent {
     Lease4(Client),
     /// That an IPv6 address is its own.
     Lease6(Client),
+    /// Nothing yet: a host behind a port needs an address that it has not leased.
+    Asked(Asked),
     /// Something that says nothing about its network.
     Other,
 }
@@ -100,7 +139,7 @@ impl GatewayEvent {
             Self::Router => 2,
             Self::Lease4(_) => 3,
             Self::Lease6(_) => 4,
-            Self::Other => Self::KINDS,
+            Self::Asked(_) | Self::Other => Self::KINDS,
         }
     }
 }
@@ -253,7 +292,7 @@ mod tests {
     use crate::{
         dataplane::{
             forward::{
-                FibBuilder, Host,
+                FibBuilder, Host, Lease, Leases, OFFER,
                 tables::{PortId, Segment, Vnic},
             },
             frame::classify::classify,
@@ -312,8 +351,8 @@ mod tests {
         let frame = writer.since(0);
         let headers = classify(frame, frame.len(), Offload::None).unwrap();
         let offload = Offload::None;
-        let asker = Asker::Guest(vnic);
-        let question = Question { table, asker, headers: &headers, frame, offload };
+        let (asker, now) = (Asker::Guest(vnic), Instant::now());
+        let question = Question { table, asker, headers: &headers, frame, offload, now };
         let mut writer = Writer::new(&mut answer);
         respond(&question, &mut writer).unwrap();
         writer.since(0).to_vec()
@@ -356,7 +395,8 @@ mod tests {
     #[test]
     fn on_a_segment_the_gateway_is_in_the_subnet() {
         let (table, vnic) = network(Boot::default());
-        let segment = Some(Segment { gateway_ipv4: Some([10, 0, 0, 1].into()) });
+        let segment =
+            Some(Segment { gateway_ipv4: Some([10, 0, 0, 1].into()), ..Default::default() });
         let network = (Routed { segment, ..table }, vnic);
         let offer = discover(&network, b"");
         let option = |code| offer.opts().get(code).cloned();
@@ -377,17 +417,163 @@ mod tests {
 
     /// What a host behind a port is answered by a gateway on its segment.
     fn answers_host(frame: &[u8]) -> Result<Vec<u8>, DropReason> {
+        answers_with(None, frame, Instant::now())
+    }
+
+    /// As [`answers_host`], where hosts have leased this.
+    fn answers_with(
+        leases: Option<Arc<Leases>>,
+        frame: &[u8],
+        now: Instant,
+    ) -> Result<Vec<u8>, DropReason> {
         let (table, _) = network(Boot::default());
-        let segment = Some(Segment { gateway_ipv4: Some([10, 0, 0, 1].into()) });
+        let gateway_ipv4 = Some([10, 0, 0, 1].into());
+        let segment = Some(Segment { gateway_ipv4, leases, boot: boot() });
         let table = Routed { segment, ..table };
         let headers = classify(frame, frame.len(), Offload::None).unwrap();
         let asker = Asker::Host(Host { mac: headers.source, mtu: 1500 });
         let offload = Offload::None;
-        let question = Question { table: &table, asker, headers: &headers, frame, offload };
+        let question = Question { table: &table, asker, headers: &headers, frame, offload, now };
         let mut answer = [0; 1514];
         let mut writer = Writer::new(&mut answer);
         respond(&question, &mut writer)?;
         Ok(writer.since(0).to_vec())
+    }
+
+    const HOST: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+
+    fn framed(ether_type: u16, write: impl FnOnce(&mut Writer<'_>) -> Result<(), Full>) -> Vec<u8> {
+        let mut frame = [0; 1514];
+        let mut writer = Writer::new(&mut frame);
+        let (destination, source) = (MacAddr::BROADCAST, HOST);
+        let header = ethernet::Header { destination, source, ether_type: U16::new(ether_type) };
+        writer.push(&header).unwrap();
+        write(&mut writer).unwrap();
+        writer.since(0).to_vec()
+    }
+
+    /// A message of a host's DHCPv4 client, which names an address and a server.
+    fn asks4(kind: v4::MessageType, wanted: Option<u8>, server: Option<u8>) -> Vec<u8> {
+        let mut request = v4::Message::default();
+        request.set_chaddr(&HOST.0);
+        let address = |last: u8| std::net::Ipv4Addr::new(10, 0, 0, last);
+        if let Some(last) = wanted {
+            request.set_ciaddr(address(last));
+            request.opts_mut().insert(v4::DhcpOption::RequestedIpAddress(address(last)));
+        }
+        if let Some(last) = server {
+            request.opts_mut().insert(v4::DhcpOption::ServerIdentifier(address(last)));
+        }
+        request.opts_mut().insert(v4::DhcpOption::MessageType(kind));
+        let payload = request.to_vec().unwrap();
+        framed(ethernet::IPV4, |writer| {
+            udp::write_ipv4(writer, ([0; 4].into(), 68), ([255; 4].into(), 67), &payload)
+        })
+    }
+
+    #[test]
+    fn a_host_is_told_what_it_leases_for_an_hour() {
+        use v4::{MessageType as Kind, OptionCode as Code};
+        let start = Instant::now();
+        let lease = Arc::new(Lease::new(HOST, [10, 0, 0, 200].into(), start, OFFER));
+        let leases: Arc<Leases> = Arc::new([Arc::clone(&lease)].into_iter().collect());
+        let at = |kind, wanted, server, seconds| {
+            let now = start + std::time::Duration::from_secs(seconds);
+            let answer =
+                answers_with(Some(Arc::clone(&leases)), &asks4(kind, wanted, server), now)?;
+            Ok(v4::Message::from_bytes(&answer[42..]).unwrap())
+        };
+        let kind = |answer: &v4::Message| answer.opts().msg_type().unwrap();
+        let offer: v4::Message = at(Kind::Discover, None, None, 0).unwrap();
+        assert_eq!((kind(&offer), offer.yiaddr()), (Kind::Offer, [10, 0, 0, 200].into()));
+        let told = |code| offer.opts().get(code).cloned();
+        let seconds = v4::DhcpOption::AddressLeaseTime(3600);
+        assert_eq!(told(Code::AddressLeaseTime), Some(seconds));
+        assert_eq!(told(Code::Renewal), Some(v4::DhcpOption::Renewal(1800)));
+        assert_eq!(told(Code::Rebinding), Some(v4::DhcpOption::Rebinding(3150)));
+        let router = v4::DhcpOption::Router(vec![[10, 0, 0, 1].into()]);
+        assert_eq!(told(Code::Router), Some(router));
+        let mask = v4::DhcpOption::SubnetMask([255, 255, 255, 0].into());
+        assert_eq!(told(Code::SubnetMask), Some(mask));
+        assert_eq!(offer.fname(), Some(&b"grub/x.efi\0"[..]), "it boots from the network");
+        let other = at(Kind::Request, Some(200), Some(7), 1);
+        assert_eq!(other, Err(DropReason::Absorbed), "it has chosen another server");
+        let taken = at(Kind::Request, Some(200), Some(1), 1).unwrap();
+        assert_eq!((kind(&taken), lease.left(start).as_secs()), (Kind::Ack, 3601));
+        let wrong = at(Kind::Request, Some(201), None, 2).unwrap();
+        assert_eq!(kind(&wrong), Kind::Nak);
+        let renewed = at(Kind::Request, Some(200), None, 1800).unwrap();
+        assert_eq!((kind(&renewed), lease.left(start).as_secs()), (Kind::Ack, 5400));
+        let inform = at(Kind::Inform, Some(50), None, 1900).unwrap();
+        assert_eq!((kind(&inform), inform.yiaddr().is_unspecified()), (Kind::Ack, true));
+        // Control is asked again once it is over.
+        assert_eq!(at(Kind::Release, Some(201), None, 1900), Err(DropReason::Absorbed));
+        assert!(lease.runs(start + std::time::Duration::from_secs(1900)), "not what it has");
+        assert_eq!(at(Kind::Release, Some(200), None, 1900), Err(DropReason::Absorbed));
+        assert_eq!(at(Kind::Discover, None, None, 1901), Err(DropReason::NoLease));
+        assert_eq!(at(Kind::Request, Some(200), None, 1901), Err(DropReason::NoLease));
+        lease.begin(start, OFFER);
+        assert_eq!(at(Kind::Decline, Some(200), None, 7), Err(DropReason::Absorbed));
+        assert!(lease.is_declined());
+        let nobody = answers_with(None, &asks4(Kind::Discover, None, None), start);
+        assert_eq!(nobody, Err(DropReason::NotServed), "where hosts lease nothing");
+    }
+
+    #[test]
+    fn a_host_leases_an_ipv6_address_for_an_hour() {
+        use v6::MessageType as Kind;
+        let start = Instant::now();
+        let address: Ipv6Addr = "fd00::8000:0:0:0".parse().unwrap();
+        let lease = Arc::new(Lease::new(HOST, address.into(), start, OFFER));
+        let leases: Arc<Leases> = Arc::new([Arc::clone(&lease)].into_iter().collect());
+        let asks = |kind: Kind| {
+            let mut request = v6::Message::new_with_id(kind, [1, 2, 3]);
+            let id = vec![0, 3, 0, 1, 2, 0, 0, 0, 0, 9];
+            request.opts_mut().insert(v6::DhcpOption::ClientId(id));
+            if kind != Kind::Solicit {
+                let server = [&[0, 3, 0, 1][..], &GATEWAY_MAC.0].concat();
+                request.opts_mut().insert(v6::DhcpOption::ServerId(server));
+            }
+            let mut opts = v6::DhcpOptions::new();
+            if kind == Kind::Release {
+                let (preferred_life, valid_life, addr) = (0, 0, address);
+                let opts_of = v6::DhcpOptions::new();
+                opts.insert(v6::DhcpOption::IAAddr(v6::IAAddr {
+                    addr,
+                    preferred_life,
+                    valid_life,
+                    opts: opts_of,
+                }));
+            }
+            let ia = v6::IANA { id: 7, t1: 0, t2: 0, opts };
+            request.opts_mut().insert(v6::DhcpOption::IANA(ia));
+            let payload = request.to_vec().unwrap();
+            let from: Ipv6Addr = "fe80::9".parse().unwrap();
+            let to: Ipv6Addr = "ff02::1:2".parse().unwrap();
+            framed(ethernet::IPV6, |writer| {
+                udp::write_ipv6(writer, (from, 546), (to, 547), &payload)
+            })
+        };
+        let at = |kind, seconds| {
+            let now = start + std::time::Duration::from_secs(seconds);
+            let answer = answers_with(Some(Arc::clone(&leases)), &asks(kind), now)?;
+            Ok(v6::Message::from_bytes(&answer[62..]).unwrap())
+        };
+        let told: v6::Message = at(Kind::Solicit, 0).unwrap();
+        assert_eq!(told.msg_type(), Kind::Advertise);
+        let Some(v6::DhcpOption::IANA(ia)) = told.opts().get(v6::OptionCode::IANA) else {
+            panic!("{told:?}");
+        };
+        assert_eq!((ia.t1, ia.t2), (1800, 3150));
+        let Some(v6::DhcpOption::IAAddr(given)) = ia.opts.get(v6::OptionCode::IAAddr) else {
+            panic!("{told:?}");
+        };
+        assert_eq!((given.addr, given.valid_life), (address, 3600));
+        assert_eq!(lease.left(start), OFFER);
+        assert_eq!(at(Kind::Request, 1).unwrap().msg_type(), Kind::Reply);
+        assert_eq!(lease.left(start).as_secs(), 3601);
+        assert_eq!(at(Kind::Release, 2).unwrap().msg_type(), Kind::Reply);
+        assert_eq!(at(Kind::Solicit, 3), Err(DropReason::NoLease));
     }
 
     #[test]

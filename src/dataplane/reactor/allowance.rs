@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 // To answer costs the reactor more than to carry. Errors are to be limited anyway (RFC 1812
 // §4.3.2.8, RFC 4443 §2.4(f)).
 const REPLIES_PER_SECOND: f64 = 1000.0;
+/// Hosts behind a port that may ask control for an address in a second, and how many at once.
+// Each makes control store something, and publish the network anew.
+const QUESTIONS_PER_SECOND: f64 = 20.0;
 /// How often it is noted that a guest was told the same kind of thing.
 // Each note is a message to Control, and to those who watch the vNIC.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
@@ -45,6 +48,7 @@ pub struct Allowance {
     /// How much of what it sends may go to several receivers.
     pub floods: FloodLimit,
     replies: TokenBucket,
+    questions: TokenBucket,
     /// When each kind of thing was last noted.
     told: [Option<Instant>; GatewayEvent::KINDS],
     /// When it last got a router advertisement that it had not asked for.
@@ -69,6 +73,7 @@ impl Default for Allowance {
             to_guest: None,
             floods: FloodLimit::default(),
             replies: TokenBucket::new(REPLIES_PER_SECOND, REPLIES_PER_SECOND),
+            questions: TokenBucket::new(QUESTIONS_PER_SECOND, QUESTIONS_PER_SECOND),
             told: [None; GatewayEvent::KINDS],
             advertised: None,
             strikes: 0,
@@ -97,6 +102,11 @@ impl Allowance {
     /// Takes one of the answers the gateway may give this second.
     pub fn may_reply(&mut self, now: Instant) -> bool {
         self.replies.take(now)
+    }
+
+    /// Takes one of the questions that control may be asked this second.
+    pub fn may_ask(&mut self, now: Instant) -> bool {
+        self.questions.take(now)
     }
 
     /// Whether it is to be noted that the guest was told something: once a second for each kind of

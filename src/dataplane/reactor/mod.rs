@@ -7,7 +7,7 @@
 //! A queue is ACTIVE (polled, the guest's kicks suppressed) or ARMED (not polled, its wake-up
 //! descriptor watched). It becomes armed when it was empty for as long as polling pays
 //! (`poll_window.rs`), and active by a wake-up. A reactor whose queues are all armed sleeps.
-//! Nothing changes a reactor but attach, detach and publish.
+//! Nothing changes a reactor but attach, detach and publish; what control hands back is answered.
 
 pub mod allowance;
 mod cursors;
@@ -46,7 +46,7 @@ use super::{
     },
 };
 use link::{Links, Waker};
-use pipeline::Pipeline;
+use pipeline::{Asked, Pipeline};
 use ports::{Attachment, Detached, Ports};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::{
@@ -119,6 +119,7 @@ enum Command {
     Detach(PortId, Box<dyn FnOnce(Option<Detached>) + Send>),
     Publish(Arc<Network>),
     Macs(NetworkKey, Box<dyn FnOnce(MacTable) + Send>),
+    Question(PortId, Asked),
     Answer(Box<dyn FnOnce() + Send>),
     Stop,
 }
@@ -157,6 +158,11 @@ impl Handle {
     /// Calls `answer` with what the reactor has learned of a network.
     pub fn macs(&self, network: NetworkKey, answer: impl FnOnce(MacTable) + Send + 'static) {
         self.send(Command::Macs(network, Box::new(answer)));
+    }
+
+    /// Has a question answered that came by a port, and that control has seen to.
+    pub fn answer(&self, port: PortId, asked: Asked) {
+        self.send(Command::Question(port, asked));
     }
 
     /// Calls `answer` between two turns. All commands sent before are in force by then.
@@ -429,6 +435,7 @@ impl Reactor {
                     self.change_lines(now);
                 }
                 Command::Macs(network, answer) => answer(self.pipeline.macs(network, now)),
+                Command::Question(port, asked) => self.pipeline.return_question(port, asked),
                 Command::Answer(answer) => answer(),
                 Command::Stop => return false,
             }
@@ -593,8 +600,9 @@ impl Reactor {
         });
     }
 
-    /// Does what is due.
+    /// Does what is due, and what no frame brings about.
     fn handle_timeouts(&mut self, now: Instant) {
+        self.pipeline.answer_questions(&mut self.ports, now);
         // Only what is due wakes the reactor: what soon is, is done with it.
         if self.pipeline.next_timeout().is_some_and(|due| due <= now) {
             self.pipeline.handle_timeouts(&mut self.ports, now);

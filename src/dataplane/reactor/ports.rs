@@ -13,7 +13,7 @@ use crate::{
             Outgoing,
             verdict::{Blocking, DropReason, Flood},
         },
-        gateway::GatewayEvent,
+        gateway::{Asked, GatewayEvent},
         port::{Delivered, HeldUp, Port, PortFailure, Undelivered, Watch},
     },
     model::Impairments,
@@ -176,6 +176,11 @@ impl Slot {
         if self.allowance.may_note(&told, now) {
             (self.on_gateway_event)(told);
         }
+    }
+
+    /// Passes a question on that control must see to.
+    pub fn ask(&mut self, asked: Asked) {
+        (self.on_gateway_event)(GatewayEvent::Asked(asked));
     }
 
     /// Whether nothing comes from it or goes to it.

@@ -7,6 +7,7 @@
 //! DIR/nics/UUID.json
 //! DIR/nics/UUID.gone            a vNIC that is being deleted
 //! DIR/ports/UUID.json, .gone    a port, likewise
+//! DIR/leases/UUID.json          what hosts behind ports of the network have leased
 //! DIR/quarantine/               files that could not be understood, as they were
 //! ```
 //! A commit has two steps. First, each new file is written under a temporary name and synced,
@@ -30,7 +31,7 @@ use super::{
 };
 use crate::{
     lock::DirLock,
-    model::{Network, Nic, Port},
+    model::{Leases, Network, Nic, Port},
 };
 use serde::de::DeserializeOwned;
 use std::{
@@ -48,6 +49,7 @@ use uuid::Uuid;
 const NETWORKS: &str = "networks";
 const NICS: &str = "nics";
 const PORTS: &str = "ports";
+const LEASES: &str = "leases";
 const QUARANTINE: &str = "quarantine";
 /// Threads that write the files of one commit.
 // The file system syncs files that are synced at the same time in one go. More than these gain
@@ -63,6 +65,7 @@ pub struct JsonStore {
     networks: Folder,
     nics: Folder,
     ports: Folder,
+    leases: Folder,
     lock: DirLock,
 }
 
@@ -89,6 +92,7 @@ impl JsonStore {
             networks: Folder::new(directory.join(NETWORKS)),
             nics: Folder::new(directory.join(NICS)),
             ports: Folder::new(directory.join(PORTS)),
+            leases: Folder::new(directory.join(LEASES)),
             directory: directory.into(),
             lock,
         }
@@ -100,6 +104,7 @@ impl JsonStore {
             Change::PutNetwork(network) => (&self.networks, network.new.id, "tmp"),
             Change::PutNic(nic) => (&self.nics, nic.new.id, "tmp"),
             Change::PutPort(port) => (&self.ports, port.new.id, "tmp"),
+            Change::PutLeases(leases) => (&self.leases, leases.new.network_id, "tmp"),
             // One rename stands for the network and all that is in it: they go together or not at
             // all.
             Change::DeleteNetwork { id, .. } => (&self.networks, *id, "deleting"),
@@ -125,6 +130,7 @@ impl JsonStore {
             }
             Change::PutNic(nic) => step.write(&nic.new),
             Change::PutPort(port) => step.write(&port.new),
+            Change::PutLeases(leases) => step.write(&leases.new),
             Change::DeleteNetwork { .. } | Change::DeleteNic(_) | Change::DeletePort(_) => Ok(()),
         }
     }
@@ -159,7 +165,7 @@ impl JsonStore {
     /// Makes what was renamed durable: each folder is synced once.
     fn sync(&self, steps: &[Step<'_>]) -> Result<(), StoreError> {
         let is_in = |folder| steps.iter().any(|step| std::ptr::eq(step.folder, folder));
-        let folders = [&self.networks, &self.nics, &self.ports];
+        let folders = [&self.networks, &self.nics, &self.ports, &self.leases];
         let mut touched = folders.into_iter().filter(|folder| is_in(*folder));
         touched.try_for_each(Folder::sync)
     }
@@ -285,6 +291,7 @@ impl JsonStore {
         if let Some(network) = network {
             self.remove_members(&self.nics, |nic: Nic| nic.network_id == network)?;
             self.remove_members(&self.ports, |port: Port| port.network_id == network)?;
+            remove(&self.leases.file(network))?;
         }
         self.unmark(marked)
     }
@@ -308,6 +315,7 @@ impl JsonStore {
     fn unmark(&self, marked: &Path) -> Result<(), StoreError> {
         self.nics.sync()?;
         self.ports.sync()?;
+        self.leases.sync()?;
         remove(marked)?;
         self.networks.sync()
     }
@@ -316,7 +324,7 @@ impl JsonStore {
 /// Makes the folders of a store that are missing. A disk that takes none is no error: there is
 /// nothing to serve in them.
 fn make_folders(directory: &Path) {
-    let made = ["", NETWORKS, NICS, PORTS, QUARANTINE].map(|name| {
+    let made = ["", NETWORKS, NICS, PORTS, LEASES, QUARANTINE].map(|name| {
         let path = directory.join(name);
         if path.is_dir() {
             return false;
@@ -361,8 +369,11 @@ impl Store for JsonStore {
             }
             is_served
         });
-        let damaged = damaged_networks + damaged_nics + damaged_ports;
-        Ok(Contents { networks, nics, orphans, ports, damaged })
+        let (mut leases, damaged_leases) =
+            self.load_all(&self.leases, |leases: &Leases| leases.network_id)?;
+        leases.retain(|leases| ids.contains(&leases.network_id));
+        let damaged = damaged_networks + damaged_nics + damaged_ports + damaged_leases;
+        Ok(Contents { networks, nics, orphans, ports, leases, damaged })
     }
 
     fn commit(&mut self, changes: &[&Change]) -> Result<(), StoreError> {
@@ -383,14 +394,18 @@ impl Store for JsonStore {
         }
         for Step { change, beside, .. } in &steps {
             let removed = match change {
-                Change::DeleteNetwork { nics, ports, .. } => {
+                Change::DeleteNetwork { id, nics, ports } => {
                     let nics = nics.iter().map(|nic| self.nics.file(*nic));
                     let ports = ports.iter().map(|port| self.ports.file(*port));
-                    let removed = nics.chain(ports).try_for_each(|file| remove(&file));
+                    let all = nics.chain(ports).chain([self.leases.file(*id)]);
+                    let removed = all.into_iter().try_for_each(|file| remove(&file));
                     removed.and_then(|()| self.unmark(beside))
                 }
                 Change::DeleteNic(_) | Change::DeletePort(_) => remove(beside),
-                Change::PutNetwork(_) | Change::PutNic(_) | Change::PutPort(_) => Ok(()),
+                Change::PutNetwork(_)
+                | Change::PutNic(_)
+                | Change::PutPort(_)
+                | Change::PutLeases(_) => Ok(()),
             };
             // No refusal: the deletion is in force.
             if let Err(error) = removed {

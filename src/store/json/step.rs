@@ -59,7 +59,8 @@ pub(super) struct Step<'a> {
 
 impl Step<'_> {
     pub(super) fn is_put(&self) -> bool {
-        matches!(self.change, Change::PutNetwork(_) | Change::PutNic(_) | Change::PutPort(_))
+        use Change::{PutLeases, PutNetwork, PutNic, PutPort};
+        matches!(self.change, PutNetwork(_) | PutNic(_) | PutPort(_) | PutLeases(_))
     }
 
     pub(super) fn write<T: Serialize>(&self, body: &T) -> Result<(), StoreError> {
@@ -85,6 +86,7 @@ impl Step<'_> {
             Change::PutNetwork(network) => self.put_back(network.old.as_ref()),
             Change::PutNic(nic) => self.put_back(nic.old.as_ref()),
             Change::PutPort(port) => self.put_back(port.old.as_ref()),
+            Change::PutLeases(leases) => self.put_back(leases.old.as_ref()),
             Change::DeleteNetwork { .. } | Change::DeleteNic(_) | Change::DeletePort(_) => {
                 fs::rename(&self.beside, &self.file).map_err(failed("rename to", &self.file))
             }

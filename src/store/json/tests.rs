@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::{
+    addr::MacAddr,
     lock::LockError,
-    model::{GuestSettings, Labels, PortSettings},
+    model::{GuestSettings, Labels, PortSettings, StoredLease},
     store::Put,
 };
 use proptest::prelude::*;
@@ -82,6 +83,34 @@ fn nic(network: &Network) -> Nic {
         created_at: jiff::Timestamp::UNIX_EPOCH,
         updated_at: jiff::Timestamp::UNIX_EPOCH,
     }
+}
+
+#[test]
+fn leases_are_of_a_network_and_go_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = JsonStore::open(directory.path()).unwrap();
+    let network = network();
+    let lease = |last: u8| StoredLease {
+        mac: MacAddr([2, 0, 0, 0, 0, last]),
+        address: [10, 0, 0, last].into(),
+        until: jiff::Timestamp::UNIX_EPOCH,
+        hostname: "host".into(),
+        vendor_class: String::new(),
+    };
+    let of = |network_id, last| Leases { network_id, leases: vec![lease(last)] };
+    store.put_network(&network);
+    let (first, later) = (of(network.id, 1), of(network.id, 2));
+    for (old, new) in [(None, first.clone()), (Some(first), later.clone())] {
+        store.commit(&[&Change::PutLeases(Put { old, new }.into())]).unwrap();
+    }
+    // Of a network that is not there.
+    let lost = Put { old: None, new: of(Uuid::new_v4(), 3) };
+    store.commit(&[&Change::PutLeases(lost.into())]).unwrap();
+    assert_eq!(store.load().unwrap().leases, [later]);
+    store.delete_network(network.id, &[]);
+    assert!(!store.leases.file(network.id).exists());
+    store.put_network(&network);
+    assert_eq!(store.load().unwrap().leases, []);
 }
 
 #[test]

@@ -47,7 +47,9 @@ impl Store for Memory {
                 }
                 Change::DeleteNic(id) => drop(kept.nics.remove(id)),
                 // None are asked for: they would reach out of this process.
-                Change::PutPort(_) | Change::DeletePort(_) => unreachable!(),
+                Change::PutPort(_) | Change::DeletePort(_) | Change::PutLeases(_) => {
+                    unreachable!()
+                }
             }
         }
         Ok(())

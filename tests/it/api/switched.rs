@@ -37,7 +37,7 @@ fn a_segment_is_made_shown_and_changed() {
     assert_eq!(in_force.loop_guard(), Toggle::On);
     let policy = L2Policy { guest_vlans: GuestVlans::Pass.into(), ..Default::default() };
     let changed = change(&mut daemon, "lab", policy).unwrap();
-    assert_eq!(changed.l2_in_force.unwrap().storm_pps, 2000, "it is replaced as a whole");
+    assert_eq!(changed.l2_in_force.clone().unwrap().storm_pps, 2000, "it is replaced as a whole");
     daemon.crash_and_restart();
     let request = GetNetworkRequest { identifier: Some(Identifier::Name("lab".into())) };
     let kept = daemon.call(async |client| client.get_network(request).await).unwrap();

@@ -2,6 +2,7 @@
 
 mod connections;
 mod gateway;
+mod leases;
 mod machines;
 mod taps;
 mod trunks;

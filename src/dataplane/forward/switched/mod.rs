@@ -313,7 +313,7 @@ impl Switched {
         };
         if let Some(packet) = packet.as_ref().map(|headers| &headers.packet) {
             let neighbours = self.rules.neighbour_proxy.then_some(&self.security);
-            let local = Local { gateway: self.gateway(), neighbours };
+            let local = Local { gateway: self.gateway(), neighbours, segment };
             if let Some(verdict) = local.answers(member, header.source, packet, frame.head()) {
                 return verdict;
             }

@@ -274,7 +274,10 @@ fn with_gateway() -> Rig {
         ntp_ipv4: Vec::new(),
         ntp_ipv6: Vec::new(),
         domain: None,
-        segment: Some(tables::Segment { gateway_ipv4: Some([10, 0, 0, 1].into()) }),
+        segment: Some(tables::Segment {
+            gateway_ipv4: Some([10, 0, 0, 1].into()),
+            ..Default::default()
+        }),
         fib: fib.build(7),
     };
     let mut rig = Rig::new(members, policy);

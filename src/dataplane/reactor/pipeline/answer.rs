@@ -1,7 +1,7 @@
 //! What guests are told by the gateway: answers to their frames, why a frame of theirs goes
 //! nowhere, and, when that is due, that it is there.
 
-use super::{Context, Pipeline};
+use super::{Context, Pipeline, deliver::Done};
 use crate::{
     addr::MacAddr,
     dataplane::{
@@ -14,14 +14,22 @@ use crate::{
             classify::classify,
             verdict::{DropReason, Rejection},
         },
-        gateway::{self, Question},
+        gateway::{self, Asked, Client, Question},
         port::Undelivered,
-        reactor::{ports::Ports, ways::Ways},
+        reactor::{
+            ports::{Ports, Slot},
+            ways::Ways,
+        },
     },
     model::PortRole,
-    wire::{Writer, vnet::Offload},
+    wire::{Writer, vlan::VlanId, vnet::Offload},
 };
 use std::{sync::Arc, time::Instant};
+
+/// Questions of a reactor's that wait for control, and octets that each has at most.
+// As many as control sees to in well under a second; who asks in vain asks again.
+const MOST_ASKED: usize = 64;
+const LONGEST_ASKED: usize = 1500;
 
 impl Pipeline {
     /// Lets the gateway answer a frame, to where it came from.
@@ -29,34 +37,58 @@ impl Pipeline {
         &mut self,
         at: usize,
         context: &mut Context<'_, L>,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Done, DropReason> {
         // Copied before it is looked at: the guest may write to its memory meanwhile.
         let whole = self.burst.linearise(at, &mut self.whole);
         let offload = self.burst.frame(at).offload;
-        // Again, on the whole: what the first look saw was the head alone.
-        let headers = classify(whole, whole.len(), offload)?;
-        let slot = context.ports.healthy_mut(context.ingress).ok_or(DropReason::NoGuest)?;
-        if !slot.allowance.may_reply(context.now) {
-            return Err(DropReason::ReplyLimit);
-        }
-        let mut writer = Writer::new(&mut self.answer);
-        let asker = slot.asker(context.vlan, headers.source);
-        let (table, asker) = asker.ok_or(DropReason::NoRoute)?;
-        let question = Question { table, asker, headers: &headers, frame: whole, offload };
-        // What others behind its port are told is not the guest's.
-        let is_guest = asker.vnic().is_some();
-        let told = gateway::respond(&question, &mut writer)?;
-        let answer = Outgoing::private(writer.since(0), Offload::None);
-        match slot.put(&[answer], (self.burst.queue, context.vlan), context.now).refused {
-            None => {
-                if is_guest {
-                    slot.tell(told, context.now);
-                }
-                Ok(())
-            }
+        let (ingress, now) = (context.ingress, context.now);
+        let slot = context.ports.healthy_mut(ingress).ok_or(DropReason::NoGuest)?;
+        let question = (&*whole, offload, (self.burst.queue, context.vlan));
+        match respond(slot, question, &mut self.answer, now)? {
+            Answer::Given => Ok(Done::Answered),
             // Not held, where the ring is full: it is the asker's own.
-            Some(why) => Err(context.ports.drop_for(context.ingress, why)),
+            Answer::Refused(why) => Err(context.ports.drop_for(ingress, why)),
+            Answer::NeedsLease(mac, client) => {
+                let has_room = Arc::strong_count(&self.asked) <= MOST_ASKED;
+                if !has_room || whole.len() > LONGEST_ASKED || !slot.allowance.may_ask(now) {
+                    return Err(DropReason::ReplyLimit);
+                }
+                let (network, _) = slot.member(context.vlan).ok_or(DropReason::NoRoute)?;
+                let (network, place) = (network.key, Arc::clone(&self.asked));
+                slot.ask(Asked { network, mac, client, frame: (&*whole).into(), offload, place });
+                Ok(Done::Asked)
+            }
         }
+    }
+
+    /// Answers a question that control has seen to, and counts it.
+    pub(super) fn answer_asked(
+        &mut self,
+        ports: &mut Ports,
+        (port, asked): (PortId, &Asked),
+        now: Instant,
+    ) {
+        ports.in_hand = Some(port);
+        // It may have left the network meanwhile.
+        let vlan = ports.network(asked.network).and_then(|network| {
+            let at = network.find(port)?;
+            Some(network.members[at].vlan())
+        });
+        let (Some(vlan), Some(slot)) = (vlan, ports.healthy_mut(port)) else { return };
+        // The first queue pair is always in use.
+        let question = (&*asked.frame, asked.offload, (0, vlan));
+        let outcome = match respond(slot, question, &mut self.answer, now) {
+            Ok(Answer::Given) => Ok(()),
+            Ok(Answer::Refused(why)) => Err(ports.drop_for(port, why)),
+            Ok(Answer::NeedsLease(..)) => Err(DropReason::NoLease),
+            Err(reason) => Err(reason),
+        };
+        let Some(slot) = ports.get_mut(port) else { return };
+        match outcome {
+            Ok(()) => slot.counters.ingress_answered.add(1),
+            Err(reason) => slot.counters.drop_frame(reason),
+        }
+        ports.touch(port);
     }
 
     /// Answers a frame that asks for a neighbour at `mac`, to where it came from.
@@ -217,6 +249,51 @@ impl Pipeline {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.random
+    }
+}
+
+/// What has become of a question.
+enum Answer {
+    /// It was answered.
+    Given,
+    /// The asker does not take the answer.
+    Refused(Undelivered),
+    /// A host must have an address first, whose client says this of itself.
+    NeedsLease(MacAddr, Client),
+}
+
+/// Has the gateway answer a frame that came by a queue of a port, and in a VLAN of it, in `buffer`.
+fn respond(
+    slot: &mut Slot,
+    (frame, offload, (queue, vlan)): (&[u8], Offload, (usize, Option<VlanId>)),
+    buffer: &mut [u8],
+    now: Instant,
+) -> Result<Answer, DropReason> {
+    // Again, on the whole: what the first look saw was the head alone.
+    let headers = classify(frame, frame.len(), offload)?;
+    if !slot.allowance.may_reply(now) {
+        return Err(DropReason::ReplyLimit);
+    }
+    let mut writer = Writer::new(buffer);
+    let (table, asker) = slot.asker(vlan, headers.source).ok_or(DropReason::NoRoute)?;
+    let question = Question { table, asker, headers: &headers, frame, offload, now };
+    // What others behind its port are told is not the guest's.
+    let is_guest = asker.vnic().is_some();
+    let told = match gateway::respond(&question, &mut writer) {
+        Err(DropReason::NoLease) => {
+            return Ok(Answer::NeedsLease(asker.mac(), gateway::client(&question)));
+        }
+        told => told?,
+    };
+    let answer = Outgoing::private(writer.since(0), Offload::None);
+    match slot.put(&[answer], (queue, vlan), now).refused {
+        Some(why) => Ok(Answer::Refused(why)),
+        None => {
+            if is_guest {
+                slot.tell(told, now);
+            }
+            Ok(Answer::Given)
+        }
     }
 }
 

@@ -27,9 +27,11 @@ use arrayvec::ArrayVec;
 use std::{sync::Arc, time::Instant};
 
 /// What became of a frame that was not dropped.
-enum Done {
+pub(super) enum Done {
     /// The gateway has answered it.
     Answered,
+    /// Control sees to it, and it is counted when that has answered.
+    Asked,
     /// It went on, in fragments.
     Forwarded,
 }
@@ -107,10 +109,10 @@ impl Pipeline {
                 let answered = self.answer(at, context);
                 // RFC 1122 §4.1.3.1: a port nobody listens on is told of. The asker need not wait
                 // for a timeout.
-                if answered == Err(DropReason::NotServed) {
+                if answered.as_ref().is_err_and(|reason| *reason == DropReason::NotServed) {
                     self.reject(at, Rejection::NotServed, context);
                 }
-                answered.map(|()| Done::Answered)
+                answered
             }
             Verdict::Neighbour(mac) => self.speak_for(at, mac, context).map(|()| Done::Answered),
             Verdict::Reject(reason, rejection) => {
@@ -335,6 +337,7 @@ impl<L: Ways> Context<'_, L> {
     fn count(&mut self, outcome: Result<Done, DropReason>) {
         if let Some(slot) = self.ports.get_mut(self.ingress) {
             match outcome {
+                Ok(Done::Asked) => {}
                 Ok(Done::Answered) => slot.counters.ingress_answered.add(1),
                 Ok(Done::Forwarded) => slot.counters.ingress_forwarded.add(1),
                 Err(reason) => slot.counters.drop_frame(reason),

@@ -10,6 +10,8 @@ mod answer;
 mod deliver;
 mod trunk;
 
+pub use crate::dataplane::gateway::Asked;
+
 use super::{
     ports::{Attachment, HOLD, Ports},
     timers::Timers,
@@ -31,6 +33,7 @@ use crate::dataplane::{
 use crate::wire::vlan::VlanId;
 use std::{
     hash::{BuildHasher as _, RandomState},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -73,6 +76,10 @@ pub struct Pipeline {
     carried: u64,
     timers: Timers<Due>,
     prober: Prober,
+    /// Held by each question that waits for control.
+    asked: Arc<()>,
+    /// Those that control has seen to.
+    seen_to: Vec<(PortId, Asked)>,
     random: u64,
 }
 
@@ -95,6 +102,8 @@ impl Pipeline {
             carried: 0,
             timers: Timers::default(),
             prober,
+            asked: Arc::default(),
+            seen_to: Vec::new(),
             // Only spreads what is due out in time: nothing secret depends on it. Xorshift never
             // leaves zero.
             random: RandomState::new().hash_one(0) | 1,
@@ -213,6 +222,18 @@ impl Pipeline {
     fn note(&mut self, network: NetworkKey, effects: Effects) {
         if let Some(when) = effects.due {
             self.timers.set(Due::Forget(network), when);
+        }
+    }
+
+    /// Control has seen to a question that came by a port.
+    pub fn return_question(&mut self, port: PortId, asked: Asked) {
+        self.seen_to.push((port, asked));
+    }
+
+    /// Answers what control has seen to.
+    pub fn answer_questions(&mut self, ports: &mut Ports, now: Instant) {
+        while let Some((port, asked)) = self.seen_to.pop() {
+            self.answer_asked(ports, (port, &asked), now);
         }
     }
 
