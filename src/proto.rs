@@ -24,7 +24,13 @@ impl NicState {
             Self::Created => "created",
             Self::Active => "active",
             Self::Error => "error",
+            Self::Blocked => "blocked",
         }
+    }
+
+    /// Whether a VMM is connected.
+    pub fn is_connected(self) -> bool {
+        matches!(self, Self::Active | Self::Blocked)
     }
 }
 

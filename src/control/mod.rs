@@ -489,6 +489,7 @@ impl Control {
         nic.view = None;
         // First: a new connection is of a new guest, of whom nothing is known.
         nic.guest.of(connection);
+        let was_blocked = nic.state == proto::NicState::Blocked;
         nic.state = match change {
             // Watchers are not woken: a guest can be told things as often as it asks.
             // Dropped, and so refused: a vNIC has no members.
@@ -497,10 +498,16 @@ impl Control {
             PortChange::State(PortState::Idle | PortState::Listening | PortState::Left, _) => {
                 proto::NicState::Created
             }
-            // A guest that is a bridge is blocked for a while only, and is there.
-            PortChange::State(PortState::Active | PortState::Blocked, _) => proto::NicState::Active,
+            PortChange::State(PortState::Active, _) => proto::NicState::Active,
+            PortChange::State(PortState::Blocked, why) => {
+                nic.error = why.to_string();
+                proto::NicState::Blocked
+            }
             PortChange::State(PortState::Failed, _) => proto::NicState::Error,
         };
+        if was_blocked && nic.state != proto::NicState::Blocked {
+            nic.error.clear();
+        }
         // In the queue once, however often its VMM comes and goes.
         if nic.state != nic.told && !std::mem::replace(&mut nic.is_untold, true) {
             self.untold.push(Instant::now(), Owner::Nic(id));

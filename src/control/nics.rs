@@ -434,7 +434,7 @@ impl Control {
         let nic = self.stored_nic(id).expect("it was found");
         check_etag(nic, &request.etag)?;
         let state = self.nics.get(&id).map(|nic| nic.state);
-        if request.unless_active && state == Some(proto::NicState::Active) {
+        if request.unless_active && state.is_some_and(|state| state.is_connected()) {
             return Err(Refusal::Connected {
                 name: nic.name.to_string(),
                 what: "its VM would lose its network".into(),
@@ -595,7 +595,7 @@ fn check_etag(nic: &Nic, expected: &str) -> Result<(), Refusal> {
 
 /// Refuses to change what a connected VMM, or its guest, was told once and does not ask for again.
 fn check_connected(nic: &NicState, new: &Nic) -> Result<(), Refusal> {
-    if nic.state != proto::NicState::Active {
+    if !nic.state.is_connected() {
         return Ok(());
     }
     let old = &nic.model;

@@ -240,8 +240,12 @@ fn a_port_whose_probes_come_back_by_another_is_blocked_until_the_loop_is_gone() 
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
     let mut looped = Looped::new(start);
-    looped.pipeline.handle_timeouts(&mut looped.ports, at(10));
+    looped.pipeline.handle_timeouts(&mut looped.ports, at(1));
     let probes: Vec<_> = looped.guests[0].received.try_iter().collect();
+    looped.pipeline.handle_timeouts(&mut looped.ports, at(10));
+    assert_eq!(looped.guests[0].received.try_iter().count(), 0);
+    looped.pipeline.handle_timeouts(&mut looped.ports, at(11));
+    assert_eq!(looped.guests[0].received.try_iter().count(), 1, "ten seconds later");
     assert_eq!((probes.len(), &probes[0][..6]), (1, &[0x01, 0x53, 0x59, 0, 0, 1][..]));
     assert_eq!(looped.broadcasts(2, at(10)), [0, 1]);
     assert_eq!(looped.said.try_recv().ok(), None);

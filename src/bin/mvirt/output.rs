@@ -82,7 +82,7 @@ impl Cell {
         let style = match state {
             NicState::Unspecified | NicState::Created => Style::new(),
             NicState::Active => AnsiColor::Green.on_default(),
-            NicState::Error => AnsiColor::Red.on_default(),
+            NicState::Blocked | NicState::Error => AnsiColor::Red.on_default(),
         };
         Self { text: state.word().into(), style }
     }

@@ -16,7 +16,7 @@ use super::{
 use clap::{Args, Subcommand};
 use mvirt_net::proto::{
     DeleteNicRequest, GetNicRequest, GetNicStatsRequest, ListNicsRequest, ListNicsResponse, Nic,
-    NicState, get_nic_request::Identifier,
+    get_nic_request::Identifier,
 };
 use std::{
     os::unix::net::UnixStream,
@@ -232,7 +232,7 @@ pub(crate) async fn unused(client: &mut Client, key: String, remedy: &str) -> Re
     let patient = Instant::now() + Duration::from_secs(1);
     loop {
         let nic = get(client, key.clone()).await?;
-        if nic.state() != NicState::Active {
+        if !nic.state().is_connected() {
             return Ok(nic);
         }
         if Instant::now() > patient {

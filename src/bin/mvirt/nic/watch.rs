@@ -3,7 +3,7 @@
 use super::get;
 use crate::{Failure, complete, connect::Client, output::Output, units, watch::Lines};
 use clap::{Args, ValueEnum};
-use mvirt_net::proto::{Nic, NicState, WatchNicsRequest};
+use mvirt_net::proto::{Nic, WatchNicsRequest};
 use std::time::{Duration, Instant};
 
 /// Between two looks at what no event tells of.
@@ -66,14 +66,14 @@ impl For {
     fn is_so(self, nic: &Nic) -> bool {
         let guest = nic.guest.as_ref();
         match self {
-            Self::Active => nic.state() == NicState::Active,
+            Self::Active => nic.state().is_connected(),
             // Of one that is gone what it was told can still be seen.
             Self::Lease => {
-                nic.state() == NicState::Active
+                nic.state().is_connected()
                     && guest
                         .is_some_and(|g| !g.ipv4_lease_at.is_empty() || !g.ipv6_lease_at.is_empty())
             }
-            Self::Unused => nic.state() != NicState::Active,
+            Self::Unused => !nic.state().is_connected(),
         }
     }
 

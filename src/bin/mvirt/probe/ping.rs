@@ -10,7 +10,7 @@ use crate::{
 };
 use mvirt_net::{
     dataplane::forward::tables::{GATEWAY_IPV4, GATEWAY_IPV6},
-    proto::{Nic, NicState},
+    proto::Nic,
 };
 use std::{
     future::Future,
@@ -60,7 +60,7 @@ impl Asking<'_> {
         // Asked of the daemon only then: most answers need no reason.
         if answer.what == NONE
             && let Some(nic) = owner(self.client, &self.network, echo.to).await?
-            && nic.state() != NicState::Active
+            && !nic.state().is_connected()
         {
             answer.what = format!("no guest on {}", nic.name).into();
         }

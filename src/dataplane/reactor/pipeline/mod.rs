@@ -52,8 +52,11 @@ enum Due {
     Query(NetworkKey, Again),
 }
 
-/// How often a port that may be in a loop is sent a probe.
+/// How often a port that may be in a loop is sent a probe, and how soon after it has come.
+// By then its network is published. A loop fills its links within milliseconds, and one that has
+// just been plugged together is found while it is remembered who did so.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+const FIRST_PROBE: Duration = Duration::from_secs(1);
 
 /// Whether something is done for the first time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -191,7 +194,7 @@ impl Pipeline {
     pub fn attached(&mut self, attachment: &Attachment, now: Instant) {
         let when = attachment.allowance.next_advertisement(now);
         self.timers.set(Due::Advertise(attachment.id), when);
-        self.timers.set(Due::Probe(attachment.id), now + PROBE_INTERVAL);
+        self.timers.set(Due::Probe(attachment.id), now + FIRST_PROBE);
     }
 
     /// Returns a copy of the MACs that were learned in a network.
