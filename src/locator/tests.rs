@@ -293,8 +293,7 @@ proptest! {
 
 #[test]
 fn the_locators_of_the_documentation_are_locators() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(root.join("docs/ports.md")).unwrap();
+    let text = include_str!("../../docs/ports.md");
     // In a table they are code; what follows a command is read by the tests of README's commands.
     let code = text.lines().filter(|line| line.starts_with('|')).flat_map(|line| line.split('`'));
     let told: Vec<_> = code.filter(|code| code.contains("://") && !code.contains(' ')).collect();

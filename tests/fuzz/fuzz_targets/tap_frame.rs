@@ -1,6 +1,6 @@
 //! Any octets as frames from a TAP device, each behind its virtio-net header, in a switched network
-//! by any of its policies: nothing panics, each frame is counted once, nobody hears one from the MAC
-//! of a vNIC, and what is left to be done about a frame fits it.
+//! by any of its policies: nothing panics, each frame is counted once, nobody hears one from a
+//! vNIC's MAC, and what is left to be done about a frame fits it.
 //!
 //! The first four octets are the policies. Then each frame follows two octets: its length in the
 //! lower 13 bits; from whom it comes and whether time passes before it, in the others.
