@@ -16,7 +16,7 @@ pub const MAX_LEN: usize = 4096;
 // No message needs more than three; a parser's stack is not for strangers to fill.
 const MAX_DEPTH: usize = 8;
 /// Characters of a name at most.
-const MAX_NAME: usize = 63;
+pub(super) const MAX_NAME: usize = 63;
 
 /// Of HELLO.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,24 +9,49 @@
 //! which its events name it; it carries no frames and is in no table.
 
 use super::{export::Exported, port_handle::PortHandle};
+use crate::{
+    log_limit::{LogLimit, Said},
+    mutex::lock,
+};
+use rustix::process::{Resource, getrlimit};
 use std::{
     fmt, io, mem,
     os::fd::OwnedFd,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, LazyLock, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// How many connections a listener has at a time, where it does not say.
 pub const MAX_CLIENTS: u32 = 256;
 
-/// Serves a connection until it ends, or is to end.
+/// Places for the connections of all listeners of this process: what limits descriptors is the
+/// process's, too.
+// Asked for by the first listener, after the daemon has raised the limit.
+static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    Arc::new(Semaphore::new(places(files)))
+});
+
+/// Returns how many connections all listeners have at a time, where so many files may be open.
+fn places(files: u64) -> usize {
+    // A quarter of the descriptors, of which a connection has two (VDE's control and data): the
+    // others are for the API, for vNICs and for their listeners.
+    usize::try_from(files / 4 / 2).unwrap_or(usize::MAX).clamp(4, Semaphore::MAX_PERMITS)
+}
+
+/// Returns the places of all listeners of this process, of which each connection takes one.
+pub(super) fn all_places() -> Arc<Semaphore> {
+    Arc::clone(&PLACES)
+}
+
+/// Serves a connection until it ends, or is to end. Returns why.
 type Serve = Box<
-    dyn FnOnce(PortHandle, oneshot::Receiver<()>) -> Pin<Box<dyn Future<Output = ()> + Send>>
+    dyn FnOnce(PortHandle, oneshot::Receiver<()>) -> Pin<Box<dyn Future<Output = String> + Send>>
         + Send,
 >;
 
@@ -36,7 +61,7 @@ type Restore = Box<dyn Fn(Vec<OwnedFd>) -> io::Result<Serve> + Send + Sync>;
 /// Returns what serves a connection by `serve`.
 fn boxed<F>(serve: impl FnOnce(PortHandle, oneshot::Receiver<()>) -> F + Send + 'static) -> Serve
 where
-    F: Future<Output = ()> + Send + 'static,
+    F: Future<Output = String> + Send + 'static,
 {
     Box::new(move |port, stop| Box::pin(serve(port, stop)))
 }
@@ -66,19 +91,26 @@ impl Arrival {
         serve: impl FnOnce(PortHandle, oneshot::Receiver<()>) -> F + Send + 'static,
     ) -> Self
     where
-        F: Future<Output = ()> + Send + 'static,
+        F: Future<Output = String> + Send + 'static,
     {
         Self::since_then(remote, SystemTime::now(), client, boxed(serve))
     }
 
     fn since_then(remote: String, since: SystemTime, client: Client, serve: Serve) -> Self {
-        let Client { clients, permit } = client;
-        let serve = boxed(move |port, stop| {
+        let Client { clients, permit, place } = client;
+        let (from, of) = (remote.clone(), Arc::clone(&clients));
+        let serve = boxed(move |port: PortHandle, stop| {
+            let name = port.name().to_owned();
             let serve = serve(port, stop);
             async move {
-                serve.await;
+                let ended = serve.await;
+                // One that comes back and sends rubbish again must not fill the disk.
+                if let Some(Said { unsaid }) = lock(&of.log).line(Instant::now()) {
+                    tracing::info!(port = name, client = from, ended, unsaid, "a client is gone");
+                }
                 // Another may take its place.
-                drop(permit);
+                drop((permit, place));
+                ended
             }
         });
         Self { remote, since, clients, serve: Some(serve) }
@@ -113,7 +145,10 @@ impl Drop for Arrival {
 /// The connections of one listener.
 pub(in crate::dataplane) struct Clients {
     free: Arc<Semaphore>,
+    places: Arc<Semaphore>,
     refused: AtomicU64,
+    /// Of those who leave.
+    log: Mutex<LogLimit>,
     restore: Restore,
 }
 
@@ -128,6 +163,8 @@ impl fmt::Debug for Clients {
 pub(super) struct Client {
     clients: Arc<Clients>,
     permit: OwnedSemaphorePermit,
+    /// Among the connections of all listeners.
+    place: OwnedSemaphorePermit,
 }
 
 impl Clients {
@@ -138,12 +175,17 @@ impl Clients {
         restore: impl Fn(Vec<OwnedFd>) -> io::Result<S> + Send + Sync + 'static,
     ) -> Arc<Self>
     where
-        F: Future<Output = ()> + Send + 'static,
+        F: Future<Output = String> + Send + 'static,
         S: FnOnce(PortHandle, oneshot::Receiver<()>) -> F + Send + 'static,
     {
         let restore = Box::new(move |fds| restore(fds).map(boxed));
-        let free = Arc::new(Semaphore::new(most as usize));
-        Arc::new(Self { free, refused: AtomicU64::new(0), restore })
+        Arc::new(Self {
+            free: Arc::new(Semaphore::new(most as usize)),
+            places: all_places(),
+            refused: AtomicU64::new(0),
+            log: Mutex::default(),
+            restore,
+        })
     }
 
     /// Returns a connection of another process of the daemon, of which descriptors are taken out of
@@ -161,9 +203,10 @@ impl Clients {
 
     /// Returns a place for another one; none where all are taken, which is counted.
     pub(super) fn admit(self: &Arc<Self>) -> Option<Client> {
-        match Arc::clone(&self.free).try_acquire_owned() {
-            Ok(permit) => Some(Client { clients: Arc::clone(self), permit }),
-            Err(_) => {
+        let permit = Arc::clone(&self.free).try_acquire_owned().ok();
+        match permit.zip(Arc::clone(&self.places).try_acquire_owned().ok()) {
+            Some((permit, place)) => Some(Client { clients: Arc::clone(self), permit, place }),
+            None => {
                 self.refused.fetch_add(1, Relaxed);
                 None
             }
@@ -173,5 +216,36 @@ impl Clients {
     /// Returns how many were refused.
     pub(in crate::dataplane) fn refused(&self) -> u64 {
         self.refused.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_listeners_have_a_quarter_of_the_descriptors() {
+        for (files, most) in [(0, 4), (1024, 128), (1 << 20, 1 << 17)] {
+            assert_eq!(places(files), most, "of {files}");
+        }
+        assert_eq!(places(u64::MAX), Semaphore::MAX_PERMITS);
+    }
+
+    #[test]
+    fn clients_of_one_listener_take_places_from_another_and_who_finds_none_is_counted() {
+        let places = Arc::new(Semaphore::new(3));
+        let listener = || {
+            let (free, places) = (Arc::new(Semaphore::new(2)), Arc::clone(&places));
+            let restore: Restore = Box::new(|_| Err(io::ErrorKind::Unsupported.into()));
+            let (refused, log) = (AtomicU64::new(0), Mutex::default());
+            Arc::new(Clients { free, places, refused, log, restore })
+        };
+        let (a, b) = (listener(), listener());
+        let clients = [&a, &a, &b].map(|listener| listener.admit().unwrap());
+        assert!(a.admit().is_none(), "it has as many as it may");
+        assert!(b.admit().is_none(), "it may have more, and all may not");
+        assert_eq!((a.refused(), b.refused()), (1, 1));
+        drop(clients);
+        assert!(b.admit().is_some());
     }
 }

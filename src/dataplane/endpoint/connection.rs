@@ -15,18 +15,19 @@ use std::{
 use tokio::sync::oneshot;
 
 /// Keeps `made` attached until it fails or `stop`, and says then that who was connected has left.
+/// Returns why.
 pub(super) async fn serve(
     made: Box<dyn Port>,
     mut port: PortHandle,
     mut stop: oneshot::Receiver<()>,
-) {
+) -> String {
     let ended = tokio::select! {
         failure = keep(made, &mut port, Own::default()) => failure.to_string(),
         _ = &mut stop => String::new(),
     };
     port.end().await;
-    tracing::info!(port = port.name(), ended, "a connection ended");
     port.tell_why(PortState::Left, &ended);
+    ended
 }
 
 /// What an endpoint has beside its port.

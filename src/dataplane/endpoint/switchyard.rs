@@ -5,6 +5,7 @@
 //! stream would be lost: clients connect again.
 
 use super::{
+    arrivals::all_places,
     export::Exported,
     listener::Access,
     port_handle::{PortHandle, Signal},
@@ -124,7 +125,8 @@ fn start(spec: &Spec, listener: &OwnedFd) -> io::Result<(Running, OwnedFd)> {
     // Several fabrics may be members of one network: the MACs of each are of its own TCP port.
     let macs_after = u32::from(spec.address.port()) << 8;
     let fabric = Fabric::new(Settings { macs_after, ..Settings::default() });
-    let server = Server::new(fabric, Clock::real(), spec.max_clients as usize + 1);
+    let server =
+        Server::new(fabric, Clock::real(), spec.max_clients as usize + 1).with_places(all_places());
     let mut running = JoinSet::new();
     running.spawn(server.with_uplink(theirs).serve(listener, std::future::pending()));
     Ok((running, ours))

@@ -102,6 +102,8 @@ pub type Outgoing = Vec<(ClientId, Message)>;
 #[derive(Debug, Default)]
 struct Client {
     is_greeted: bool,
+    /// As its HELLO has it.
+    name: String,
     /// Those that it has asked for and that there are.
     extensions: BTreeSet<&'static str>,
     owned: BTreeSet<u32>,
@@ -175,6 +177,11 @@ impl Fabric {
         let endpoint = Endpoint { name, mac: UPLINK_MAC, owner: client, subscriptions, counters };
         self.endpoints.insert(id, endpoint);
         (client, id)
+    }
+
+    /// Returns a client's name, as far as it has said one.
+    pub fn client_name(&self, client: ClientId) -> &str {
+        self.clients.get(&client).map_or("", |client| &client.name)
     }
 
     /// A client was not let in.
@@ -251,6 +258,8 @@ impl Fabric {
             // The seed's program does not look at it, so neither junk nor nothing is refused.
             let hello: Hello = body::parse(&message.payload).unwrap_or_default();
             let asked = |extension: &&str| hello.extensions.iter().any(|e| e == extension);
+            // As long as that of an endpoint: a client may send a long one, and is named in the log.
+            sender.name = hello.client_name.chars().take(body::MAX_NAME).collect();
             sender.extensions = extension::EXTENSIONS.into_iter().filter(asked).collect();
             out.push((client, welcome(&sender.extensions)));
             return Then::Continue;
@@ -350,4 +359,23 @@ pub fn refusal(error: &str) -> Message {
 fn described(kind: Kind, id: u32, endpoint: &Endpoint) -> Message {
     let (name, mac) = (endpoint.name.to_string(), endpoint.mac);
     Message::new(kind, body::write(&EndpointInfo { endpoint_id: id, name, mac }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_called_what_its_hello_says_up_to_a_length() {
+        let mut fabric = Fabric::new(Settings::default());
+        let name = "n".repeat(100);
+        let hello = Hello { client_name: name.clone(), ..Hello::default() };
+        let client = fabric.connect();
+        assert_eq!(fabric.client_name(client), "");
+        let mut out = Vec::new();
+        let message = Message::new(Kind::HELLO, body::write(&hello));
+        let then = fabric.take(client, &message, Duration::ZERO, &mut out);
+        assert_eq!(then, Then::Continue);
+        assert_eq!(fabric.client_name(client), &name[..63]);
+    }
 }

@@ -13,12 +13,20 @@ use super::{
     fabric::{ClientId, Fabric, Outgoing, Then, refusal},
     protocol::Kind,
 };
+use crate::log_limit::{LogLimit, Said};
 pub use clock::Clock;
 use outbox::{Inbox, Input, Item, Outbox, Turn};
-use std::{collections::BTreeMap, io, os::fd::OwnedFd, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant as StdInstant},
+};
 use tokio::{
     net::TcpListener,
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -34,16 +42,40 @@ pub struct Server {
     fabric: Fabric,
     clock: Clock,
     max_clients: usize,
+    /// Taken by clients of other servers, too, where they share what may be open.
+    places: Arc<Semaphore>,
     uplink: Option<OwnedFd>,
     outboxes: BTreeMap<ClientId, Outbox>,
     out: Outgoing,
+    /// Of clients that are not let in, and of those that are too slow.
+    log: LogLimit,
+}
+
+/// A client that is let in.
+struct Admitted {
+    client: ClientId,
+    inbox: Inbox,
+    place: OwnedSemaphorePermit,
 }
 
 impl Server {
     /// Serves a fabric to at most so many clients.
     pub fn new(fabric: Fabric, clock: Clock, max_clients: usize) -> Self {
-        let (outboxes, out) = (BTreeMap::new(), Vec::new());
-        Self { fabric, clock, max_clients, uplink: None, outboxes, out }
+        Self {
+            fabric,
+            clock,
+            max_clients,
+            places: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            uplink: None,
+            outboxes: BTreeMap::new(),
+            out: Vec::new(),
+            log: LogLimit::default(),
+        }
+    }
+
+    /// Lets clients in only while there is one of these places for each.
+    pub fn with_places(self, places: Arc<Semaphore>) -> Self {
+        Self { places, ..self }
     }
 
     /// Joins it to another network by a packet socket, each of whose messages is a frame.
@@ -72,6 +104,7 @@ impl Server {
             uplinks.spawn(uplink::attend(socket, (client, endpoint), inbox, inputs.clone())?);
         }
         let mut closed_until = Instant::now();
+        let at = listener.local_addr()?;
         let mut end = std::pin::pin!(end);
         loop {
             let accept = async {
@@ -92,15 +125,22 @@ impl Server {
                     }
                 }
                 accepted = accept => match accepted {
-                    Ok((stream, _)) => {
-                        if let Some(client) = self.admit() {
-                            clients.spawn(client::attend(stream, client, inputs.clone()));
+                    Ok((stream, from)) => {
+                        if let Some(Admitted { client, inbox, place }) = self.admit(at, from) {
+                            let attended = client::attend(stream, (client, inbox), inputs.clone());
+                            clients.spawn(async move {
+                                attended.await;
+                                // Only now is its descriptor free.
+                                drop(place);
+                            });
                         }
                     }
                     Err(error) => {
                         // One that left before it was let in is no reason to keep others out.
                         if error.kind() != io::ErrorKind::ConnectionAborted {
-                            tracing::warn!(%error, "nobody is let in for a moment");
+                            if let Some(Said { unsaid }) = self.log.line(StdInstant::now()) {
+                                tracing::warn!(%at, %error, unsaid, "nobody is let in for a moment");
+                            }
                             closed_until = Instant::now() + ACCEPT_PAUSE;
                         }
                     }
@@ -109,16 +149,21 @@ impl Server {
         }
     }
 
-    fn admit(&mut self) -> Option<(ClientId, Inbox)> {
-        if self.outboxes.len() >= self.max_clients {
+    fn admit(&mut self, at: SocketAddr, from: SocketAddr) -> Option<Admitted> {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok();
+        let place = place.filter(|_| self.outboxes.len() < self.max_clients);
+        let Some(place) = place else {
             self.fabric.count_refused();
-            tracing::warn!(clients = self.max_clients, "a client more is closed at once");
+            if let Some(Said { unsaid }) = self.log.line(StdInstant::now()) {
+                let most = self.max_clients;
+                tracing::warn!(%at, %from, most, unsaid, "a client more is closed at once");
+            }
             return None;
-        }
-        let id = self.fabric.connect();
+        };
+        let client = self.fabric.connect();
         let (outbox, inbox) = Outbox::new();
-        self.outboxes.insert(id, outbox);
-        Some((id, inbox))
+        self.outboxes.insert(client, outbox);
+        Some(Admitted { client, inbox, place })
     }
 
     fn take(&mut self, input: Input) {
@@ -159,7 +204,13 @@ impl Server {
                 Some(turn) => outbox.put(Item::Answer(message, turn.clone())),
                 None => {
                     let endpoint = message.endpoint;
-                    if !outbox.put_frame(client, message) {
+                    if !outbox.put_frame(message) {
+                        if outbox.lost == 1
+                            && let Some(Said { unsaid }) = self.log.line(StdInstant::now())
+                        {
+                            let client = self.fabric.client_name(client);
+                            tracing::warn!(?client, unsaid, "too slow: frames for it are lost");
+                        }
                         self.fabric.count_lost(endpoint);
                     }
                 }
@@ -169,11 +220,16 @@ impl Server {
 
     /// What is in its outbox is still sent; its task then ends.
     fn let_go(&mut self, client: ClientId) {
+        // First: the fabric forgets it.
+        let name = self.fabric.client_name(client).to_owned();
         self.fabric.disconnect(client, self.clock.now(), &mut self.out);
         self.send(None);
         let lost = self.outboxes.remove(&client).map_or(0, |outbox| outbox.lost);
-        if lost > 0 {
-            tracing::warn!(?client, lost, "gone: it was too slow for so many frames");
+        if lost > 0
+            && let Some(Said { unsaid }) = self.log.line(StdInstant::now())
+        {
+            let client = name;
+            tracing::warn!(?client, lost, unsaid, "gone: it was too slow for so many frames");
         }
     }
 }

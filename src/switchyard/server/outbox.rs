@@ -88,12 +88,9 @@ impl Outbox {
     }
 
     /// Reports whether there was room.
-    pub(super) fn put_frame(&mut self, client: ClientId, frame: Message) -> bool {
+    pub(super) fn put_frame(&mut self, frame: Message) -> bool {
         let cost = cost(&frame);
         if self.waiting.load(Relaxed) + cost > MAX_WAITING {
-            if self.lost == 0 {
-                tracing::warn!(?client, "too slow: frames for it are lost");
-            }
             self.lost += 1;
             return false;
         }

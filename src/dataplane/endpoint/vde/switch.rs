@@ -390,14 +390,14 @@ fn arrival(client: Client, Plugged { control, port: made, seat, remote }: Plugge
     Arrival::new(remote, client, move |port, stop| serve_client(control, made, seat, port, stop))
 }
 
-/// Keeps a client attached until either of its sockets is closed, or `stop`.
+/// Keeps a client attached until either of its sockets is closed, or `stop`. Returns why it ended.
 async fn serve_client(
     control: UnixStream,
     made: Box<dyn Port>,
     seat: Seat,
     mut port: PortHandle,
     stop: oneshot::Receiver<()>,
-) {
+) -> String {
     let own = [control.as_fd()];
     let own = Own { fds: &own, ..Own::default() };
     let ended = tokio::select! {
@@ -407,6 +407,6 @@ async fn serve_client(
     };
     port.end().await;
     drop(seat);
-    tracing::info!(port = port.name(), ended, "a VDE client is gone");
     port.tell_why(PortState::Left, &ended);
+    ended
 }
