@@ -1,6 +1,7 @@
 //! mvirt-net: the network between your virtual machines.
 //!
-//! One daemon per host: isolated, routed networks for VMs; every vNIC is a vhost-user socket.
+//! One daemon per host: isolated networks for VMs, routed and switched. A vNIC is a vhost-user
+//! socket; ports of other kinds lead to what has none, and to other hosts.
 //!
 //! ```text
 //! bin/mvirt-net ─ daemon ─ api/ (who comes) ─ control/ (desired state) ─ store/ (JSON on disk)
@@ -51,6 +52,7 @@ pub mod log_writer;
 pub mod manual;
 pub mod model;
 mod mutex;
+pub mod printable;
 pub mod proto;
 pub mod remains;
 pub mod signals;

@@ -8,6 +8,7 @@ use mvirt_net::{
     log,
     log_writer::LogWriter,
     manual::Generated,
+    printable::printable_lines,
     proto::{CreatePortRequest, DeletePortRequest, net_service_client::NetServiceClient},
     switchyard::{
         fabric::{Fabric, Lifetime, Senders, Settings},
@@ -143,7 +144,8 @@ fn main() -> ExitCode {
             let ended = run(&flags);
             if let Err(error) = &ended {
                 // The writer takes everything, or counts what it loses.
-                writeln!(writer, "mvirt-switchyardd: {error}").ok();
+                let why = printable_lines(&error.to_string());
+                writeln!(writer, "mvirt-switchyardd: {why}").ok();
             }
             // The last line must not be lost with the thread that writes it.
             writer.flush(Duration::from_millis(200));

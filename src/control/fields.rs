@@ -11,6 +11,7 @@ use crate::{
     impair::Spec,
     locator::Locator,
     model::{Addressing, Boot, Impairments, Labels, PortSecurity, RateLimit, Transport},
+    printable::is_printable,
     proto,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -351,7 +352,7 @@ pub(super) fn ipv6_mode(value: i32) -> Result<Ipv6Mode, Refusal> {
     Ok(IPV6_MODES.chosen("ipv6_mode", value)?.unwrap_or(Ipv6Mode::Dhcpv6))
 }
 
-/// Refuses what is longer, and control characters: people read it on terminals.
+/// Refuses what is longer, and what is not printable: people read it on terminals.
 fn check_text(
     field: &'static str,
     text: &str,
@@ -363,8 +364,8 @@ fn check_text(
         let expected = format!("expected at most {longest} octets, not {}", text.len());
         return Err(Refusal::invalid(field, text, expected));
     }
-    if text.contains(|c: char| c.is_control() && !allowed.contains(&c)) {
-        return Err(Refusal::invalid(field, text, "expected no control characters"));
+    if text.contains(|c| !is_printable(c) && !allowed.contains(&c)) {
+        return Err(Refusal::invalid(field, text, "expected printable characters"));
     }
     Ok(())
 }

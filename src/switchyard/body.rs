@@ -5,7 +5,7 @@
 //! any JSON of at most 4 KiB that is at most 8 deep; fields that are not known are not looked at.
 
 use super::filter::RuleText;
-use crate::{addr::MacAddr, impair::Counters};
+use crate::{addr::MacAddr, impair::Counters, printable::is_printable};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::ser::{Formatter, Serializer};
 use std::io::{self, Write};
@@ -275,7 +275,7 @@ impl EndpointCreate {
         let request: Self = parse(payload)?;
         let is_sound = (1..=MAX_NAME).contains(&request.name.chars().count());
         // A name is printed by every tool that shows it: nothing in it may move a cursor.
-        if !is_sound || request.name.chars().any(char::is_control) {
+        if !is_sound || !request.name.chars().all(is_printable) {
             return Err(BadBody::Name);
         }
         match request.mac {

@@ -11,7 +11,7 @@ mod switch;
 
 use clap::{CommandFactory as _, Parser as _};
 use flags::Flags;
-use mvirt_net::{config::LogFormat, log, log_writer::LogWriter};
+use mvirt_net::{config::LogFormat, log, log_writer::LogWriter, printable::printable_lines};
 use session::Ended;
 use std::{
     error::Error,
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     });
     outcome.unwrap_or_else(|error| {
         // Nobody reads it where this fails.
-        writeln!(io::stderr(), "mvirt-dives: {error}").ok();
+        writeln!(io::stderr(), "mvirt-dives: {}", printable_lines(&error.to_string())).ok();
         ExitCode::FAILURE
     })
 }
@@ -62,7 +62,7 @@ async fn run(flags: Flags) -> Result<ExitCode, Box<dyn Error>> {
     let switch = Arc::new(switch);
     for file in &files {
         if let Err(bad) = session::run_file(&switch, file).await {
-            writeln!(io::stderr(), "mvirt-dives: {bad}")?;
+            writeln!(io::stderr(), "mvirt-dives: {}", printable_lines(&bad))?;
             return Ok(ExitCode::from(2));
         }
     }

@@ -8,16 +8,20 @@ use std::{
     io::{self, BufRead as _, ErrorKind, IsTerminal as _, Write as _},
     os::unix::{fs::PermissionsExt as _, net::UnixStream as StdStream},
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc},
+    sync::{Notify, mpsc},
+    time::timeout,
 };
 
-/// Sessions at the socket at a time; others wait.
+/// Sessions at the socket at a time; one more takes the place of the one that is idle for longest.
 const SESSIONS: usize = 64;
 /// How long until it is tried again to accept, where no more files can be opened.
 const RETRY: Duration = Duration::from_millis(100);
@@ -94,20 +98,35 @@ pub(crate) fn listen(directory: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// A session at the socket, as seen from outside.
+struct Session {
+    /// When a command last came, by a clock that goes on with each. Shared with the session's task.
+    heard: Arc<AtomicU64>,
+    end: Arc<Notify>,
+}
+
 /// Serves sessions at the socket until it is dropped.
 pub(crate) async fn serve(listener: UnixListener, switch: Arc<Switch>) {
-    let places = Arc::new(Semaphore::new(SESSIONS));
+    let clock = Arc::<AtomicU64>::default();
+    let mut sessions = Vec::<Session>::new();
     loop {
-        // Never closed.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let switch = Arc::clone(&switch);
+                // Of a session that has ended, its task has no part any more.
+                sessions.retain(|session| Arc::strong_count(&session.heard) > 1);
+                if sessions.len() >= SESSIONS {
+                    end_idlest(&mut sessions);
+                }
+                let heard = Arc::new(AtomicU64::new(clock.fetch_add(1, Relaxed)));
+                let session = Session { heard, end: Arc::default() };
+                let (heard, end) = (Arc::clone(&session.heard), Arc::clone(&session.end));
+                let (switch, clock) = (Arc::clone(&switch), Arc::clone(&clock));
+                sessions.push(session);
                 tokio::spawn(async move {
-                    if let Err(error) = session(stream, &switch).await {
+                    let hear = || heard.store(clock.fetch_add(1, Relaxed), Relaxed);
+                    if let Err(error) = serve_one(stream, &switch, &end, hear).await {
                         tracing::debug!(%error, "a session of the console ended");
                     }
-                    drop(place);
                 });
             }
             Err(error) => {
@@ -118,10 +137,28 @@ pub(crate) async fn serve(listener: UnixListener, switch: Arc<Switch>) {
     }
 }
 
-async fn session(mut stream: UnixStream, switch: &Switch) -> io::Result<()> {
+/// Ends the session that has been silent for longest: who comes is not shut out by who is idle.
+fn end_idlest(sessions: &mut Vec<Session>) {
+    let heard = |(_, session): &(usize, &Session)| session.heard.load(Relaxed);
+    if let Some((at, _)) = sessions.iter().enumerate().min_by_key(heard) {
+        sessions.swap_remove(at).end.notify_one();
+    }
+}
+
+async fn serve_one(
+    mut stream: UnixStream,
+    switch: &Switch,
+    end: &Notify,
+    hear: impl Fn(),
+) -> io::Result<()> {
     let (mut focus, mut lines, mut octets) = (None, Lines::default(), [0; 4096]);
     loop {
-        let len = stream.read(&mut octets).await?;
+        // Only here and where an answer waits: a command is carried out as a whole.
+        let len = tokio::select! {
+            len = stream.read(&mut octets) => len?,
+            () = end.notified() => return Ok(()),
+        };
+        hear();
         let mut found = lines.take(&octets[..len]);
         if len == 0 {
             found.extend(lines.last());
@@ -132,10 +169,30 @@ async fn session(mut stream: UnixStream, switch: &Switch) -> io::Result<()> {
                 None => "ERR the line is too long\n".into(),
             };
             let answer = format!("{said}OK{}\n", console::path(focus));
-            tokio::time::timeout(PATIENCE, stream.write_all(answer.as_bytes())).await??;
+            tokio::select! {
+                written = timeout(PATIENCE, stream.write_all(answer.as_bytes())) => written??,
+                () = end.notified() => return Ok(()),
+            }
         }
         if len == 0 {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_silent_for_longest_makes_room() {
+        let sessions = [5, 2, 9]
+            .map(|heard| Session { heard: Arc::new(AtomicU64::new(heard)), end: Arc::default() });
+        sessions[0].heard.store(10, Relaxed);
+        let mut sessions = Vec::from(sessions);
+        end_idlest(&mut sessions);
+        let mut left = sessions.iter().map(|it| it.heard.load(Relaxed)).collect::<Vec<_>>();
+        left.sort_unstable();
+        assert_eq!(left, [9, 10]);
     }
 }

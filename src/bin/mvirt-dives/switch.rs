@@ -10,6 +10,7 @@ use mvirt_net::{
     },
     embedded::{self, Embedded, RequestError, Settings},
     locator,
+    printable::printable,
     proto::{CreatePortRequest, DeleteNetworkRequest, DeletePortRequest, ListMacsRequest},
 };
 use std::{
@@ -67,12 +68,12 @@ impl Switch {
     pub(crate) async fn execute(&self, focus: &mut Option<u32>, line: &str) -> (String, bool) {
         let command = match console::parse(*focus, line) {
             Ok(command) => command,
-            Err(refused) => return (format!("{refused}\n"), false),
+            Err(refused) => return (format!("{}\n", printable(&refused.to_string())), false),
         };
         match self.carry_out(focus, command).await {
             Ok(output) => (output, true),
             // One line: it may quote what a line of a file system or name service said.
-            Err(Failed(why)) => (format!("ERR {}\n", why.replace('\n', " ")), false),
+            Err(Failed(why)) => (format!("ERR {}\n", printable(&why.replace('\n', " "))), false),
         }
     }
 

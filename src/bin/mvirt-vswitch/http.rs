@@ -9,13 +9,13 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{convert::Infallible, io, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, io, net::Ipv4Addr, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    task::AbortHandle,
 };
 
-/// Connections at a time; others wait.
+/// Connections at a time; one more takes the place of the oldest, which has said the least.
 const CONNECTIONS: usize = 16;
 /// How long a request may take to come.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,17 +29,17 @@ pub(crate) async fn listen(port: u16) -> io::Result<TcpListener> {
 
 /// Serves until it is dropped.
 pub(crate) async fn serve(listener: TcpListener, vlans: Vlans) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut answers = VecDeque::<AbortHandle>::new();
     loop {
-        // Never closed.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let vlans = vlans.clone();
-                tokio::spawn(async move {
-                    answer_one(stream, vlans).await;
-                    drop(place);
-                });
+                answers.retain(|answer| !answer.is_finished());
+                if answers.len() == CONNECTIONS
+                    && let Some(oldest) = answers.pop_front()
+                {
+                    oldest.abort();
+                }
+                answers.push_back(tokio::spawn(answer_one(stream, vlans.clone())).abort_handle());
             }
             Err(error) => {
                 tracing::debug!(%error, "a connection for statistics was not accepted");

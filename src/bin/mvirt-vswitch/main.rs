@@ -19,7 +19,7 @@ mod switch;
 
 use flags::{Action, Flags};
 use log_lines::{Reopen, Sink};
-use mvirt_net::log_writer::LogWriter;
+use mvirt_net::{log_writer::LogWriter, printable::printable_lines};
 use pid_file::PidFile;
 use std::{
     env,
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
 /// Says what is wrong.
 fn complain(what: &dyn std::fmt::Display) {
     // Nobody reads it where this fails.
-    writeln!(io::stderr(), "vswitch: {what}").ok();
+    writeln!(io::stderr(), "vswitch: {}", printable_lines(&what.to_string())).ok();
 }
 
 /// In a folder of this user's own, if there is one; root's is where the program has it.

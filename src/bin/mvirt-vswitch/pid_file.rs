@@ -14,7 +14,7 @@ use rustix::{
 };
 use std::{
     fs::{self, File, OpenOptions, Permissions},
-    io::{self, Write as _},
+    io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) enum PidFileError {
     #[error("already running (PID: {0})")]
     Running(Pid),
+    #[error("{} is no pid file: it holds something else than a process's number", path.display())]
+    Foreign { path: PathBuf },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
 }
@@ -60,7 +62,7 @@ impl PidFile {
         loop {
             let mut options = OpenOptions::new();
             // In a folder that all may write to, a link could lead to any file of this user's.
-            let options = options.create(true).truncate(false).write(true).mode(0o644);
+            let options = options.create(true).truncate(false).read(true).write(true).mode(0o644);
             let nofollow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
             let file = options.custom_flags(nofollow).open(path).map_err(failed)?;
             match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -74,6 +76,10 @@ impl PidFile {
                 },
                 Err(errno) => return Err(failed(errno.into())),
             }
+            // A slip of the hand must cost no file: it is written now, and removed at the end.
+            if !is_pid_file(&file).map_err(failed)? {
+                return Err(PidFileError::Foreign { path: path.into() });
+            }
             let mut this = Self { path: path.into(), file };
             this.write().map_err(failed)?;
             return Ok(this);
@@ -84,6 +90,7 @@ impl PidFile {
         // Whatever the umask is: others may ask whether it runs.
         self.file.set_permissions(Permissions::from_mode(0o644))?;
         self.file.set_len(0)?;
+        self.file.rewind()?;
         self.file.write_all(format!("{}\n", std::process::id()).as_bytes())
     }
 }
@@ -97,6 +104,19 @@ impl Drop for PidFile {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the pid file");
         }
     }
+}
+
+/// Whether an open file is empty, or holds a process's number and no more.
+fn is_pid_file(file: &File) -> io::Result<bool> {
+    // What is read from a pipe or a device may never come.
+    if !file.metadata()?.is_file() {
+        return Ok(false);
+    }
+    let mut octets = Vec::new();
+    // More than the longest number, with white space.
+    file.take(32).read_to_end(&mut octets)?;
+    let text = octets.trim_ascii();
+    Ok(octets.len() < 32 && text.len() <= 10 && text.iter().all(u8::is_ascii_digit))
 }
 
 /// Whether a path leads to an open file.
@@ -173,6 +193,21 @@ mod tests {
         assert!(!path.exists());
         drop(foreign.stdin.take());
         foreign.wait().unwrap();
+    }
+
+    #[test]
+    fn a_file_of_something_else_is_refused_and_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notes");
+        for text in ["precious\n", "12 monkeys\n", "1\n2\n", &"1".repeat(100)] {
+            fs::write(&path, text).unwrap();
+            assert!(matches!(PidFile::take(&path), Err(PidFileError::Foreign { .. })), "{text}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        for text in ["", "4711", " 4711\n"] {
+            fs::write(&path, text).unwrap();
+            drop(PidFile::take(&path).unwrap());
+        }
     }
 
     #[test]

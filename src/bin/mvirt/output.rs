@@ -5,7 +5,10 @@
 use super::Failure;
 use anstyle::{AnsiColor, Style};
 use clap::{Args, ValueEnum};
-use mvirt_net::proto::{NicState, PortState};
+use mvirt_net::{
+    printable::{printable, printable_lines},
+    proto::{NicState, PortState},
+};
 use std::{ffi::OsString, io::Write as _};
 use tabwriter::TabWriter;
 
@@ -100,13 +103,6 @@ impl Cell {
     fn styled(&self) -> String {
         styled(self.style, &printable(&self.text))
     }
-}
-
-/// Text without what could move the cursor or begin another cell.
-fn printable(text: &str) -> String {
-    // Names and hostnames are what others chose, up to the guest: no terminal obeys them.
-    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
-    text.chars().map(escaped).collect()
 }
 
 fn styled(style: Style, text: &str) -> String {
@@ -253,7 +249,10 @@ impl Output {
 
     /// Says what went wrong, to stderr.
     pub(crate) fn failure(&self, failure: &Failure) {
-        say(&self.output.failure(failure).unwrap_or_else(|| format!("mvirt: {failure}")));
+        say(&self.output.failure(failure).unwrap_or_else(|| {
+            // It may quote what others chose.
+            printable_lines(&format!("mvirt: {failure}"))
+        }));
     }
 }
 
@@ -351,6 +350,6 @@ mod tests {
 
     #[test]
     fn what_others_chose_moves_no_cursor() {
-        assert_eq!(printable("a\tb\x1b[2Jü\n"), "a\\tb\\u{1b}[2Jü\\n");
+        assert_eq!(Cell::from("a\tb\x1b[2Jü\u{202e}").styled(), "a\\tb\\u{1b}[2Jü\\u{202e}");
     }
 }

@@ -139,7 +139,7 @@ impl Server {
                         // One that left before it was let in is no reason to keep others out.
                         if error.kind() != io::ErrorKind::ConnectionAborted {
                             if let Some(Said { unsaid }) = self.log.line(StdInstant::now()) {
-                                tracing::warn!(%at, %error, unsaid, "nobody is let in for a moment");
+                                tracing::warn!(%at, %error, unsaid, "nobody is let in now");
                             }
                             closed_until = Instant::now() + ACCEPT_PAUSE;
                         }
