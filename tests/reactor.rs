@@ -9,7 +9,12 @@ use mvirt_net::dataplane::{
     port::{Delivered, Port, PortFailure, Undelivered, Wakeup},
     reactor::{self, Hugepages, allowance::Allowance, ports::Attachment},
 };
+use rustix::{
+    event::{EventfdFlags, eventfd},
+    io::write,
+};
 use std::{
+    os::fd::{AsFd as _, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,8 +25,10 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A port without a wakeup, which is looked at every millisecond. Calls these.
+/// A port that calls these. Without a wakeup it is looked at every millisecond; with one, it wakes
+/// unasked.
 struct Strange {
+    event: Option<OwnedFd>,
     polled: Box<dyn FnMut() + Send>,
     published: Box<dyn FnMut() + Send>,
 }
@@ -34,7 +41,10 @@ impl Port for Strange {
         true
     }
     fn wakeup(&self, _queue: usize) -> Option<Wakeup<'_>> {
-        None
+        self.event.as_ref().map(|event| Wakeup::Read(event.as_fd()))
+    }
+    fn wakes_unasked(&self, _queue: usize) -> bool {
+        self.event.is_some()
     }
     fn poll(&mut self, _queue: usize, _burst: &mut Burst) -> Result<(), PortFailure> {
         (self.polled)();
@@ -55,6 +65,14 @@ impl Port for Strange {
     }
 }
 
+fn strange(
+    event: Option<OwnedFd>,
+    polled: impl FnMut() + Send + 'static,
+    published: impl FnMut() + Send + 'static,
+) -> Box<Strange> {
+    Box::new(Strange { event, polled: Box::new(polled), published: Box::new(published) })
+}
+
 fn attachment(
     slot: u32,
     polled: impl FnMut() + Send + 'static,
@@ -63,7 +81,7 @@ fn attachment(
     Attachment {
         id: PortId { slot, generation: 1 },
         network: NetworkKey(1),
-        port: Box::new(Strange { polled: Box::new(polled), published: Box::new(|| ()) }),
+        port: strange(None, polled, || ()),
         counters: Arc::new(PortCounters::default()),
         allowance: Allowance::default(),
         on_failure: Box::new(on_failure),
@@ -93,6 +111,33 @@ fn a_reactor_that_is_asked_answers_between_two_turns() {
 }
 
 #[test]
+fn a_port_that_wakes_unasked_is_polled_when_it_has_woken() {
+    // Its queue stays active to the end.
+    let busy_poll = Duration::from_secs(3600);
+    let settings = reactor::Settings { busy_poll, hugepages: Hugepages::Off };
+    let reactor = reactor::start(1, &[], settings).unwrap().remove(0);
+    let event = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    let ours = event.try_clone().unwrap();
+    let (polled, is_polled) = mpsc::channel();
+    let polled = move || {
+        polled.send(()).ok();
+    };
+    let port = strange(Some(event), polled, || ());
+    reactor.attach(Attachment { port, ..attachment(0, || (), |failure| panic!("{failure}")) });
+    for _ in 0..3 {
+        is_polled.recv_timeout(PATIENCE).unwrap();
+        // Some turns.
+        for _ in 0..3 {
+            let (answer, answered) = mpsc::channel();
+            reactor.ask(move || answer.send(()).unwrap());
+            answered.recv_timeout(PATIENCE).unwrap();
+        }
+        assert!(is_polled.try_recv().is_err(), "it was found empty, and has not woken since");
+        write(&ours, &1_u64.to_ne_bytes()).unwrap();
+    }
+}
+
+#[test]
 fn a_panic_while_a_turn_is_published_costs_its_own_port() {
     let settings = reactor::Settings { busy_poll: Duration::ZERO, hugepages: Hugepages::Off };
     let reactor = reactor::start(1, &[], settings).unwrap().remove(0);
@@ -108,7 +153,7 @@ fn a_panic_while_a_turn_is_published_costs_its_own_port() {
         };
         let on_failure = move |failure| failures.send((slot, failure)).unwrap();
         reactor.attach(Attachment {
-            port: Box::new(Strange { polled: Box::new(|| ()), published: Box::new(publish) }),
+            port: strange(None, || (), publish),
             ..attachment(slot, || (), on_failure)
         });
     }

@@ -402,6 +402,11 @@ impl<T: Transport> Port for DescriptorPort<T> {
         Ok(!self.inbox.is_empty())
     }
 
+    fn wakes_unasked(&self, _queue: usize) -> bool {
+        // Its descriptor is watched all the time, and an empty poll has drained it.
+        true
+    }
+
     fn has_room(&mut self, _queue: usize) -> bool {
         if self.is_full {
             // Asked while a frame waits, and not for long (`HOLD`): nothing else would tell.

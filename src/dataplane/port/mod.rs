@@ -174,6 +174,12 @@ pub trait Port: Send + Any {
     fn arm(&mut self, queue: usize) -> Result<bool, PortFailure>;
     /// Wants no wake-ups for `queue` any more.
     fn disarm(&mut self, _queue: usize) {}
+    /// Whether what comes to `queue` after an empty poll wakes unasked.
+    // To poll it before that is a system call that finds nothing, and takes the socket's lock from
+    // who sends to it.
+    fn wakes_unasked(&self, _queue: usize) -> bool {
+        false
+    }
     /// Whether the guest has a buffer for a frame from `queue` of its sender: frames of one flow
     /// keep to one queue.
     // Asked while the oldest frame of a sender waits: cheaper than to poll and decide again.

@@ -527,6 +527,8 @@ impl Reactor {
 
     fn activate(&mut self, port: PortId, queue: usize, now: Instant) {
         let Some(slot) = self.ports.healthy_mut(port) else { return };
+        // Also of one that is polled all along.
+        slot.is_quiet = false;
         if let Some(poll_window) = slot.poll_windows.get_mut(queue)
             && poll_window.wake(now)
         {
@@ -584,6 +586,7 @@ impl Reactor {
         // Frames came between the last poll and the guest's being asked to kick: nothing will
         // announce them (virtio 1.2 §2.7.10).
         if more {
+            slot.is_quiet = false;
             slot.port.disarm(queue);
         } else {
             slot.poll_windows[queue].arm(now);

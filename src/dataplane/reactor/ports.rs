@@ -110,6 +110,8 @@ pub struct Slot {
     pub poll_windows: Box<[PollWindow]>,
     /// Whether its oldest frame waits for a receiver.
     pub held: Option<Held>,
+    /// It was found empty, and wakes before it is not: it need not be polled until then.
+    pub is_quiet: bool,
     /// How many advertisements it was sent unasked, heard or not.
     pub advertisements: u8,
     /// What its vNIC may.
@@ -358,6 +360,7 @@ impl Ports {
             counters: attachment.counters,
             stalled: false,
             held: None,
+            is_quiet: false,
             advertisements: 0,
             allowance: attachment.allowance,
             lines: Impairments::default(),

@@ -136,6 +136,9 @@ impl Pipeline {
     ) -> Result<usize, PortFailure> {
         ports.in_hand = Some(ingress);
         let Some(slot) = ports.healthy_mut(ingress) else { return Ok(0) };
+        if slot.is_quiet {
+            return Ok(0);
+        }
         if let Some(held) = slot.held
             && now.duration_since(held.since) < HOLD
             // A cheap look instead of a poll, which would read and decide the same frames again.
@@ -151,6 +154,7 @@ impl Pipeline {
         slot.strike(links.held_up(), now)?;
         let polled = self.burst.len();
         if polled == 0 {
+            slot.is_quiet = slot.port.wakes_unasked(queue);
             if std::mem::take(&mut self.burst.touched) {
                 ports.touch(ingress);
             }
