@@ -86,6 +86,26 @@ pub(super) enum Named {
     No,
 }
 
+/// Tells that the kernel is to cut what is sent into datagrams of so many octets (udp(7)).
+#[repr(C)]
+struct CutControl {
+    header: libc::cmsghdr,
+    octets: u16,
+    // CMSG_SPACE counts whole words.
+    padding: [u16; 3],
+}
+
+impl CutControl {
+    fn new(octets: u16) -> Self {
+        // SAFETY: all zeros is a valid header.
+        let mut header: libc::cmsghdr = unsafe { mem::zeroed() };
+        // CMSG_LEN of an u16: padding does not count.
+        header.cmsg_len = size_of::<libc::cmsghdr>() + size_of::<u16>();
+        (header.cmsg_level, header.cmsg_type) = (libc::SOL_UDP, libc::UDP_SEGMENT);
+        Self { header, octets, padding: [0; 3] }
+    }
+}
+
 /// Sends datagrams, at most a burst, to `to` where the socket is not connected, and without
 /// waiting. Returns how many of them were sent, the first ones; an error is that of the first.
 pub(super) fn send<'b>(
@@ -93,28 +113,43 @@ pub(super) fn send<'b>(
     datagrams: impl Iterator<Item = &'b [u8]>,
     to: Option<&SocketAddrAny>,
 ) -> Result<usize, Errno> {
-    let mut pieces: ArrayVec<libc::iovec, BURST> = datagrams
-        .take(BURST)
-        .map(|octets| libc::iovec {
-            iov_base: octets.as_ptr().cast_mut().cast(),
-            iov_len: octets.len(),
-        })
-        .collect();
+    send_cut(socket, datagrams.map(|octets| (octets, None)), to)
+}
+
+/// As [`send`]; the kernel cuts each into datagrams of so many octets, where that is said. Of UDP
+/// only.
+pub(super) fn send_cut<'b>(
+    socket: impl AsFd,
+    datagrams: impl Iterator<Item = (&'b [u8], Option<u16>)>,
+    to: Option<&SocketAddrAny>,
+) -> Result<usize, Errno> {
+    let mut pieces: ArrayVec<libc::iovec, BURST> = ArrayVec::new();
+    let mut cuts: ArrayVec<Option<CutControl>, BURST> = ArrayVec::new();
+    for (octets, cut) in datagrams.take(BURST) {
+        let iov_base = octets.as_ptr().cast_mut().cast();
+        pieces.push(libc::iovec { iov_base, iov_len: octets.len() });
+        cuts.push(cut.map(CutControl::new));
+    }
     let (name, name_len) = match to {
         Some(to) => (to.as_ptr().cast_mut().cast(), to.addr_len()),
         None => (ptr::null_mut(), 0),
     };
     let mut headers: ArrayVec<libc::mmsghdr, BURST> = ArrayVec::new();
-    for piece in &mut pieces {
+    for (piece, cut) in pieces.iter_mut().zip(&mut cuts) {
         // SAFETY: all zeros is a valid header, of no buffers.
         let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
         header.msg_hdr.msg_iov = ptr::from_mut(piece);
         header.msg_hdr.msg_iovlen = 1;
         (header.msg_hdr.msg_name, header.msg_hdr.msg_namelen) = (name, name_len);
+        if let Some(cut) = cut {
+            header.msg_hdr.msg_control = ptr::from_mut(cut).cast();
+            header.msg_hdr.msg_controllen = size_of::<CutControl>();
+        }
         headers.push(header);
     }
-    // SAFETY: each header points to one piece, and each piece to octets that are borrowed from the
-    // caller for longer than this call, which only reads them; as it does the name.
+    // SAFETY: each header points to one piece and perhaps one cut, which are not moved meanwhile,
+    // and each piece to octets that are borrowed from the caller for longer than this call, which
+    // only reads them; as it does the name.
     let sent = unsafe {
         libc::sendmmsg(
             socket.as_fd().as_raw_fd(),

@@ -24,6 +24,7 @@ use crate::{
         vxlan::{self, Header},
     },
 };
+use arrayvec::ArrayVec;
 use ipnet::IpNet;
 use remotes::Remotes;
 use rustix::{
@@ -32,8 +33,9 @@ use rustix::{
     net::{AddressFamily, SocketAddrAny, SocketFlags, SocketType, bind, socket_with},
 };
 use std::{
-    io,
+    io, iter,
     net::{IpAddr, SocketAddr},
+    ops::Range,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     time::Instant,
 };
@@ -44,6 +46,10 @@ use zerocopy::{FromBytes as _, IntoBytes as _};
 const TOGETHER: usize = 4 * (MAX_FRAME_LEN + 1);
 /// How many errors that say nothing of this frame are passed over: each is of a packet before.
 const RETRIES: usize = 4;
+/// What the kernel cuts into datagrams at most: octets, those of one packet of IP with its headers,
+/// and datagrams (`UDP_MAX_SEGMENTS`).
+const LARGEST_CUT: usize = 65_000;
+const MOST_CUT: usize = 64;
 
 /// By whose rules frames go.
 #[derive(Debug, Clone)]
@@ -101,6 +107,8 @@ pub struct Tunnel {
     ends: Vec<(usize, To)>,
     /// How many frames could not be sent since the last that could, and why.
     refused: Option<(usize, Undelivered)>,
+    /// Whether the kernel has cut all that it was to cut.
+    cuts: bool,
 }
 
 impl Tunnel {
@@ -129,6 +137,7 @@ impl Tunnel {
             taken: Vec::with_capacity(TOGETHER),
             ends: Vec::with_capacity(BURST),
             refused: None,
+            cuts: true,
         })
     }
 
@@ -220,28 +229,51 @@ impl Tunnel {
         Ok(if datagrams.len() < asked { 0 } else { datagrams.len() })
     }
 
-    fn send_now(&mut self) {
-        let (mut first, mut retries) = (0, 0);
-        while first < self.ends.len() {
-            let start = |at: usize| if at == 0 { 0 } else { self.ends[at - 1].0 };
-            let to = self.ends[first].1;
-            // Those that follow one another to the same go together.
-            let same = self.ends[first..].iter().take_while(|(_, other)| *other == to).count();
-            let frames = || (first..first + same).map(|at| &self.taken[start(at)..self.ends[at].0]);
-            let outcome = match to {
-                To::One(address) => send(&self.sockets.own, frames(), address),
-                To::All => {
-                    let mut outcomes =
-                        self.floods.iter().map(|to| send(&self.sockets.own, frames(), *to));
-                    // One copy speaks for all: others are missed as any flooded copy may be.
-                    let one = outcomes.next().unwrap_or(Ok(same));
-                    outcomes.for_each(drop);
-                    one
+    /// Returns the pieces that some of the frames are sent as: each of as many as are of one
+    /// length, and a last one that may be shorter.
+    // A packet of many goes through the kernel once, to the other end or to a card that cuts it.
+    fn runs(&self, frames: Range<usize>) -> impl Iterator<Item = Run> {
+        let start = |at: usize| if at == 0 { 0 } else { self.ends[at - 1].0 };
+        let len = move |at: usize| self.ends[at].0 - start(at);
+        let (mut next, end) = (frames.start, frames.end);
+        iter::from_fn(move || {
+            let first = next;
+            let each = (first < end).then(|| len(first))?;
+            next += 1;
+            let fits =
+                |at: usize| at - first < MOST_CUT && self.ends[at].0 - start(first) <= LARGEST_CUT;
+            while self.cuts && next < end && len(next) <= each && fits(next) {
+                next += 1;
+                if len(next - 1) < each {
+                    break;
                 }
-            };
-            let why = match outcome {
+            }
+            let frames = next - first;
+            let cut = if frames > 1 { u16::try_from(each).ok() } else { None };
+            Some(Run { frames, octets: start(first)..self.ends[next - 1].0, cut })
+        })
+    }
+
+    /// Sends frames to an address. Returns how many, the first ones, and why not the others.
+    fn send_to(
+        &mut self,
+        mut frames: Range<usize>,
+        to: SocketAddr,
+    ) -> (usize, Option<Undelivered>) {
+        let (first, mut retries) = (frames.start, 0);
+        let to = SocketAddrAny::from(to);
+        while !frames.is_empty() {
+            let runs: ArrayVec<Run, BURST> = self.runs(frames.clone()).collect();
+            let datagrams = runs.iter().map(|run| (&self.taken[run.octets.clone()], run.cut));
+            let why = match mmsg::send_cut(&self.sockets.own, datagrams, Some(&to)) {
                 Ok(sent) => {
-                    first += sent;
+                    frames.start += runs[..sent].iter().map(|run| run.frames).sum::<usize>();
+                    continue;
+                }
+                // A way that cannot cut, or whose packets are too small for these (udp(7)): the
+                // frames go one by one, in fragments if need be.
+                Err(Errno::INVAL | Errno::IO | Errno::MSGSIZE) if runs[0].cut.is_some() => {
+                    self.cuts = false;
                     continue;
                 }
                 Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => Undelivered::Full,
@@ -253,21 +285,53 @@ impl Tunnel {
                 }
                 Err(_) => Undelivered::NoGuest,
             };
-            self.refused = Some((self.ends.len() - first, why));
-            break;
+            return (frames.start - first, Some(why));
+        }
+        (frames.end - first, None)
+    }
+
+    /// As [`Tunnel::send_to`], to all that frames are flooded to.
+    fn flood(&mut self, frames: Range<usize>) -> (usize, Option<Undelivered>) {
+        let mut furthest = (0, None);
+        for at in 0..self.floods.len() {
+            let (sent, why) = self.send_to(frames.clone(), self.floods[at]);
+            // Nobody is to hear a frame twice: what one has got is not sent again, and who has not
+            // misses it, as any flooded copy may be.
+            if at == 0 || sent > furthest.0 {
+                furthest = (sent, why);
+            }
+        }
+        if self.floods.is_empty() { (frames.len(), None) } else { furthest }
+    }
+
+    fn send_now(&mut self) {
+        let mut first = 0;
+        while first < self.ends.len() {
+            let to = self.ends[first].1;
+            // Those that follow one another to the same go together.
+            let same = self.ends[first..].iter().take_while(|(_, other)| *other == to).count();
+            let frames = first..first + same;
+            let (sent, why) = match to {
+                To::One(address) => self.send_to(frames, address),
+                To::All => self.flood(frames),
+            };
+            first += sent;
+            if let Some(why) = why {
+                self.refused = Some((self.ends.len() - first, why));
+                break;
+            }
         }
         self.taken.clear();
         self.ends.clear();
     }
 }
 
-/// Sends datagrams to an address.
-fn send<'b>(
-    socket: &OwnedFd,
-    frames: impl Iterator<Item = &'b [u8]>,
-    to: SocketAddr,
-) -> Result<usize, Errno> {
-    mmsg::send(socket, frames, Some(&SocketAddrAny::from(to)))
+/// Frames that are sent as one piece.
+struct Run {
+    frames: usize,
+    octets: Range<usize>,
+    /// How many octets the kernel cuts from it for each, where it is several.
+    cut: Option<u16>,
 }
 
 impl Transport for Tunnel {
