@@ -392,7 +392,10 @@ impl Control {
 
     /// Goes on with what another process of the daemon `exported`. What is not stored is let go.
     pub fn take_over(&mut self, whose: Whose, exported: Exported) -> Result<(), RestoreError> {
-        match whose {
+        // What waited for its device, or its place, may do so here: it is opened with those that
+        // were not exported, and says why if that fails.
+        let waited = exported.fds.is_empty();
+        let taken = match whose {
             Whose::Nic { id, guest } => {
                 let Some(nic) = self.nics.get_mut(&id) else { return Ok(()) };
                 // One that cannot be read says nothing of the guest.
@@ -404,7 +407,8 @@ impl Control {
                 self.take_client_over(whose, exported);
                 Ok(())
             }
-        }
+        };
+        if waited { Ok(()) } else { taken }
     }
 
     /// Takes no more requests until [`Quiesced::end`]: another process is about to take over. Those

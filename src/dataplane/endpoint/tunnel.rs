@@ -30,6 +30,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
+    time::Duration,
 };
 use tokio::sync::oneshot;
 use zerocopy::IntoBytes as _;
@@ -258,8 +259,11 @@ pub(super) async fn serve(open: Open, mut port: PortHandle, mut stop: oneshot::R
         why = keep(&open, &mut port) => {
             port.detach().await;
             port.tell_why(PortState::Failed, &why.to_string());
-            // It is asked for nothing any more. The error stays until it is closed.
-            stop.await.ok();
+            // The error stays until it is closed; another process of the daemon begins anew.
+            tokio::select! {
+                () = port.pause(Duration::MAX) => {}
+                _ = &mut stop => {}
+            }
         }
         _ = &mut stop => drop(port.detach().await),
     }
