@@ -1,6 +1,7 @@
 //! Ports of the daemon, with the peers that they are for.
 
 mod connections;
+mod devices;
 mod gateway;
 mod leases;
 mod machines;
