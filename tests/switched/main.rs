@@ -22,7 +22,7 @@ use mvirt_net::{
 };
 use rig::{
     EVERYBODY, Guest, Links, Looped, NETWORK, PLACES, STRANGER, STRICT, TIMEOUT, gateway, guest,
-    guests_alone, network, port, run, settle, switched, to_group,
+    guests_alone, network, port, query, run, settle, switched, to_group,
 };
 use std::{
     sync::{Arc, mpsc},
@@ -170,7 +170,7 @@ fn a_stream_goes_to_who_has_joined_its_group() {
         let (reactors, [a, b, c]) = network(on, None, STRICT);
         let join = to_group(b.mac, 2, 0x16);
         let stream = to_group(a.mac, 17, 0);
-        let query = to_group(c.mac, 2, 0x11);
+        let query = query(c.mac);
         let sends = |guest: &Guest, frame: &[u8]| guest.send.send(frame.to_vec()).unwrap();
         sends(&a, &stream);
         b.hears(&stream);
@@ -233,6 +233,37 @@ fn a_gateway_asks_who_listens_and_then_relies_on_it() {
     let later = start + Duration::from_secs(31 + 125);
     assert!(pipeline.next_timeout().is_some_and(|due| due <= later));
     assert_eq!(c.received.try_iter().count(), 2);
+}
+
+#[test]
+fn where_one_of_several_has_left_a_group_the_others_are_asked_twice() {
+    let (mut pipeline, mut ports, [a, b, c]) = guests_alone();
+    let start = Instant::now();
+    let without = Arc::into_inner(switched([0; 3], [Strict, Off, Strict])).unwrap();
+    let Domain::Switched(table) = without.domain else { panic!("it is switched") };
+    let domain = Domain::Switched(table.with_gateway(gateway()));
+    let network = Arc::new(Network { domain, ..without });
+    pipeline.published(&network, start);
+    ports.publish(&network);
+    pipeline.handle_timeouts(&mut ports, start);
+    for kind in [0x16, 0x17] {
+        b.send.send(to_group(b.mac, 2, kind)).unwrap();
+        run(&mut pipeline, &mut ports, 1, start);
+    }
+    let everybody = [&a, &b, &c];
+    everybody.iter().for_each(|guest| guest.received.try_iter().for_each(drop));
+    for (seconds, asked) in [(0, 1), (1, 1), (2, 0)] {
+        pipeline.handle_timeouts(&mut ports, start + Duration::from_secs(seconds));
+        let heard = everybody.map(|guest| guest.received.try_iter().collect::<Vec<_>>());
+        assert_eq!(heard.each_ref().map(Vec::len), [0, asked, 0], "after {seconds} s");
+        for question in &heard[1] {
+            assert_eq!(question[..6], [1, 0, 0x5e, 1, 1, 1]);
+            assert_eq!((question[38], &question[42..46]), (0x11, &[239, 1, 1, 1][..]));
+        }
+    }
+    a.send.send(to_group(a.mac, 17, 0)).unwrap();
+    run(&mut pipeline, &mut ports, 0, start + Duration::from_secs(3));
+    assert_eq!(everybody.map(|guest| guest.received.try_iter().count()), [0; 3]);
 }
 
 #[test]

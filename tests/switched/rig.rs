@@ -245,14 +245,25 @@ impl Ways for Links {
 
 /// A packet to 239.1.1.1 in a frame from `from`: IGMP of version 2, or UDP.
 pub(crate) fn to_group(from: [u8; 6], protocol: u8, kind: u8) -> Vec<u8> {
+    group_packet(from, (protocol, kind), [239, 1, 1, 1], [239, 1, 1, 1])
+}
+
+/// Asks all hosts for the groups that they are in (RFC 2236 §2.4).
+pub(crate) fn query(from: [u8; 6]) -> Vec<u8> {
+    group_packet(from, (2, 0x11), [224, 0, 0, 1], [0; 4])
+}
+
+fn group_packet(from: [u8; 6], (protocol, kind): (u8, u8), to: [u8; 4], group: [u8; 4]) -> Vec<u8> {
     let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 1, protocol, 0, 0, 10, 0, 0, 9];
-    packet.extend([239, 1, 1, 1, kind, 0, 0, 0, 239, 1, 1, 1]);
+    packet.extend(to);
+    packet.extend([kind, 0, 0, 0]);
+    packet.extend(group);
     for range in [0..20, 20..28] {
         let sum = checksum::checksum(&packet[range.clone()]);
         let at = if range.start == 0 { 10 } else { 22 };
         packet[at..at + 2].copy_from_slice(&sum.to_be_bytes());
     }
-    [&[0x01, 0x00, 0x5e, 1, 1, 1][..], &from, &[0x08, 0x00], &packet].concat()
+    [&[0x01, 0x00, 0x5e, to[1] & 0x7f, to[2], to[3]][..], &from, &[0x08, 0x00], &packet].concat()
 }
 
 /// Two ports of somebody else's switch, with a guest beside them; and what is said of them.

@@ -6,6 +6,7 @@ use super::{
     fdb::{Fdb, Key},
     probe::{Finding, Prober},
     segment::Segment,
+    snoop::Joined,
     switched::{FastPath, Switched},
     tables::{Member, NetworkKey, PortId},
 };
@@ -20,6 +21,7 @@ use crate::{
 };
 use std::{
     collections::HashMap,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -137,14 +139,46 @@ impl Learned {
             return Audience::All;
         };
         let (seconds, from) = (segment.seconds(now), (member.port(), member.hosts()));
-        segment.snoop.hear(from, &headers.packet, frame.head, seconds).audience
+        let audience = segment.snoop.hear(from, &headers.packet, frame.head, seconds).audience;
+        // Its own reactor asks behind a port that leaves.
+        segment.snoop.leave_asking(member.port());
+        audience
     }
 
-    /// Notes that all members of a network are asked who listens to groups.
-    pub(super) fn note_query(&mut self, key: NetworkKey, now: Instant) {
+    /// As [`super::Decider::begin_query`].
+    pub(super) fn begin_query(
+        &mut self,
+        key: NetworkKey,
+        own: [IpAddr; 2],
+        now: Instant,
+    ) -> [bool; 2] {
         let segment = self.segments.entry(key).or_insert_with(|| Segment::new(now));
         let seconds = segment.seconds(now);
-        segment.snoop.note_query(seconds);
+        let asks = own.map(|own| !segment.snoop.other_asks(own, seconds));
+        segment.snoop.note_query(asks, seconds);
+        asks
+    }
+
+    /// As [`super::Decider::take_left`].
+    pub(super) fn take_left(&mut self, key: NetworkKey) -> (Vec<(IpAddr, PortId)>, bool) {
+        self.segments.get_mut(&key).map(|segment| segment.snoop.take_left()).unwrap_or_default()
+    }
+
+    /// As [`super::Decider::joined`].
+    pub(super) fn joined(&self, port: PortId, now: Instant) -> Vec<(NetworkKey, Joined)> {
+        let of = |(key, segment): (&NetworkKey, &Segment)| {
+            Some((*key, segment.snoop.joined(port, segment.seconds(now))?))
+        };
+        self.segments.iter().filter_map(of).collect()
+    }
+
+    /// As [`super::Decider::rejoin`].
+    pub(super) fn rejoin(&mut self, port: PortId, joined: &[(NetworkKey, Joined)], now: Instant) {
+        for (key, joined) in joined {
+            let segment = self.segments.entry(*key).or_insert_with(|| Segment::new(now));
+            let seconds = segment.seconds(now);
+            segment.snoop.rejoin(port, joined, seconds);
+        }
     }
 
     /// Returns how many ports want what is for an audience.
@@ -212,6 +246,7 @@ impl Learned {
         let ageing = Duration::from_secs(table.rules().mac_aging_seconds.into());
         Effects {
             due: first.then(|| now + ageing),
+            ask_left: segment.snoop.has_left().then_some(now),
             macs_not_learned: std::mem::take(&mut segment.macs_not_learned),
             snoop_full: std::mem::take(&mut segment.snoop_full),
         }

@@ -33,13 +33,14 @@ pub use fib::{Fib, FibBuilder};
 pub use learned::{LearnedMac, MacTable};
 pub use leases::{LEASE, Lease, Leases, OFFER};
 pub use probe::Prober;
+pub use snoop::Joined;
 
 use super::frame::{
     BURST, Burst, FrameSet, Outgoing,
     verdict::{Audience, DropReason, Flood, NextHopId, Verdict},
 };
 use learned::Learned;
-use std::time::Instant;
+use std::{net::IpAddr, time::Instant};
 use switched::Switched;
 use tables::{Member, NetworkKey, NextHop, PortId, Role, Routed};
 
@@ -184,6 +185,8 @@ impl Decisions {
 pub struct Effects {
     /// When [`Decider::forget`] is due, if that has changed.
     pub due: Option<Instant>,
+    /// When members are to be asked who still listens to groups that others have left, if any are.
+    pub ask_left: Option<Instant>,
     /// How many frames had a source that could not be learned.
     pub macs_not_learned: u64,
     /// How many were of a group that there was no room to learn.
@@ -273,9 +276,31 @@ impl Decider {
         self.learned.published(network);
     }
 
-    /// Notes that all members of a network are asked who listens to groups.
-    pub fn note_query(&mut self, network: NetworkKey, now: Instant) {
-        self.learned.note_query(network, now);
+    /// Returns whether it is for the gateway of a network to ask who listens to groups, of IPv4 and
+    /// of IPv6, and takes notice that it does: else somebody asks with a lower address than its own.
+    pub fn begin_query(
+        &mut self,
+        network: NetworkKey,
+        own: [IpAddr; 2],
+        now: Instant,
+    ) -> [bool; 2] {
+        self.learned.begin_query(network, own, now)
+    }
+
+    /// Returns which groups of a network are to be asked about by which port now, which others have
+    /// left, and whether they are again.
+    pub fn take_left(&mut self, network: NetworkKey) -> (Vec<(IpAddr, PortId)>, bool) {
+        self.learned.take_left(network)
+    }
+
+    /// Returns what groups a port hears, in each of its networks, for another reactor.
+    pub fn joined(&self, port: PortId, now: Instant) -> Vec<(NetworkKey, Joined)> {
+        self.learned.joined(port, now)
+    }
+
+    /// Lets a port hear the groups that it heard at another reactor.
+    pub fn rejoin(&mut self, port: PortId, joined: &[(NetworkKey, Joined)], now: Instant) {
+        self.learned.rejoin(port, joined, now);
     }
 
     /// Returns how many copies a frame becomes at most that is flooded.

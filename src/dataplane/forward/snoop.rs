@@ -28,6 +28,15 @@ const MEMBERSHIP: u32 = 260;
 /// How long a router is known after its last query, and reports are relied on, in seconds.
 // More than two intervals: one query may be lost.
 const ROUTER: u32 = 300;
+/// How long another router is known to ask after its last query: two intervals, and half the time
+/// for an answer (RFC 3376 §8.5).
+const QUERIER: u32 = 255;
+/// How long a port is in a group still after one of its hosts has left, in seconds: two questions, a
+/// second apart, and the time for an answer (RFC 3376 §8.8).
+const LAST_MEMBER: u32 = 3;
+/// How often is asked, and of how many groups at a time.
+const LAST_QUESTIONS: u8 = 2;
+const LEAVING: usize = 256;
 /// Groups that one port may be in, and that there may be in all.
 const GROUPS_OF_PORT: usize = 256;
 const GROUPS: usize = 2048;
@@ -66,6 +75,27 @@ pub(super) struct Snoop {
     hear_all: HashMap<PortId, u32>,
     /// When somebody last asked for reports, of IPv4 and IPv6.
     queried: [Option<u32>; 2],
+    /// Who else asks, with the lowest address, and until when that is known.
+    queriers: [Option<(IpAddr, u32)>; 2],
+    /// Whether the gateway asks.
+    asks: [bool; 2],
+    leaving: Vec<Leaving>,
+}
+
+/// A port of which a host has left a group, and others may not have.
+#[derive(Debug)]
+struct Leaving {
+    group: IpAddr,
+    port: PortId,
+    /// How often was asked.
+    asked: u8,
+}
+
+/// What a port hears of groups, and for how many seconds still.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Joined {
+    groups: Vec<(IpAddr, u32)>,
+    hears_all: u32,
 }
 
 impl Snoop {
@@ -118,9 +148,73 @@ impl Snoop {
         listeners + self.hear_all.len()
     }
 
-    /// Notes that reports of both families are asked for from here on.
-    pub(super) fn note_query(&mut self, now: u32) {
-        self.queried = [Some(now); 2];
+    /// Notes of which families the gateway asks for reports from here on.
+    pub(super) fn note_query(&mut self, asks: [bool; 2], now: u32) {
+        self.asks = asks;
+        for (queried, asks) in self.queried.iter_mut().zip(asks) {
+            *queried = if asks { Some(now) } else { *queried };
+        }
+    }
+
+    /// Whether somebody asks whose address is lower than `own`: who has the lowest asks alone (RFC
+    /// 3376 §6.6.2, RFC 3810 §7.6.2).
+    pub(super) fn other_asks(&self, own: IpAddr, now: u32) -> bool {
+        let other = self.queriers[usize::from(own.is_ipv6())];
+        other.is_some_and(|(other, until)| until > now && other < own)
+    }
+
+    /// Whether there are groups to be asked about that were not yet.
+    pub(super) fn has_left(&self) -> bool {
+        self.leaving.iter().any(|leaving| leaving.asked == 0)
+    }
+
+    /// Returns which groups are to be asked about by which port now, and whether they are again.
+    pub(super) fn take_left(&mut self) -> (Vec<(IpAddr, PortId)>, bool) {
+        let ask = |leaving: &mut Leaving| {
+            leaving.asked += 1;
+            (leaving.group, leaving.port)
+        };
+        let left = self.leaving.iter_mut().map(ask).collect();
+        self.leaving.retain(|leaving| leaving.asked < LAST_QUESTIONS);
+        (left, !self.leaving.is_empty())
+    }
+
+    /// Asks about nothing that a port has left: another reactor does.
+    pub(super) fn leave_asking(&mut self, port: PortId) {
+        self.leaving.retain(|leaving| leaving.port != port);
+    }
+
+    /// Returns what a port hears, if it hears anything, for another reactor.
+    pub(super) fn joined(&self, port: PortId, now: u32) -> Option<Joined> {
+        let hears_all = self.hear_all.get(&port).map_or(0, |until| until.saturating_sub(now));
+        if hears_all == 0 && !self.counts.contains_key(&port) {
+            return None;
+        }
+        let of = |group: &Group| {
+            let (_, until) = group.ports.iter().find(|(member, _)| *member == port)?;
+            Some((group.address, until.checked_sub(now).filter(|left| *left > 0)?))
+        };
+        let groups = self.groups.iter().flatten().filter_map(of).collect();
+        Some(Joined { groups, hears_all })
+    }
+
+    /// Lets a port hear what it heard at another reactor.
+    pub(super) fn rejoin(&mut self, port: PortId, joined: &Joined, now: u32) {
+        if joined.hears_all > 0 {
+            let until = self.hear_all.entry(port).or_default();
+            *until = (*until).max(now + joined.hears_all);
+        }
+        for (group, left) in &joined.groups {
+            let known = self.ids.get(group).copied();
+            // Here it may be known, and longer.
+            if known.and_then(|id| self.member(id, port)).is_none() {
+                self.join(port, *group, now);
+                let id = self.ids.get(group).copied();
+                if let Some(until) = id.and_then(|id| self.member(id, port)) {
+                    *until = now + left;
+                }
+            }
+        }
     }
 
     /// Takes out what has ended, and what ports said that are no members any more.
@@ -175,11 +269,11 @@ impl Snoop {
             return Heard::audience(Audience::All);
         };
         let full = match message {
-            igmp::Message::Query => {
-                return self.hear_query(from.0, packet.source != Ipv4Addr::UNSPECIFIED, 0, now);
+            igmp::Message::Query(group) => {
+                return self.hear_query(from.0, (packet.source.into(), group.into()), now);
             }
             igmp::Message::Joined(group) => self.join(from.0, group.into(), now),
-            igmp::Message::Left(group) => self.leave(from, group.into()),
+            igmp::Message::Left(group) => self.leave(from, group.into(), now),
             igmp::Message::Report(records) => {
                 let of = |group: [u8; 4]| IpAddr::from(Ipv4Addr::from(group));
                 self.hear_records(from, records.map(|item| item.map(|(g, c)| (of(g), c))), now)
@@ -194,9 +288,11 @@ impl Snoop {
             return Heard::audience(Audience::All);
         };
         let full = match message {
-            mld::Message::Query => return self.hear_query(from.0, true, 1, now),
+            mld::Message::Query(group) => {
+                return self.hear_query(from.0, (packet.source.into(), group.into()), now);
+            }
             mld::Message::Joined(group) => self.join(from.0, group.into(), now),
-            mld::Message::Left(group) => self.leave(from, group.into()),
+            mld::Message::Left(group) => self.leave(from, group.into(), now),
             mld::Message::Report(records) => {
                 let of = |group: [u8; 16]| IpAddr::from(Ipv6Addr::from(group));
                 self.hear_records(from, records.map(|item| item.map(|(g, c)| (of(g), c))), now)
@@ -207,10 +303,20 @@ impl Snoop {
 
     /// A query asks all for reports. It came from a router, if that has an address (RFC 4541
     /// §2.1.1): another switch may ask without one.
-    fn hear_query(&mut self, port: PortId, is_router: bool, family: usize, now: u32) -> Heard {
-        self.queried[family] = Some(now);
-        if is_router {
+    fn hear_query(&mut self, port: PortId, of: (IpAddr, IpAddr), now: u32) -> Heard {
+        let (source, group) = of;
+        let family = usize::from(source.is_ipv6());
+        // Of one group only its own are asked.
+        if group.is_unspecified() {
+            self.queried[family] = Some(now);
+        }
+        if !source.is_unspecified() {
             self.hear_all.insert(port, now + ROUTER);
+            let lower = self.queriers[family]
+                .is_none_or(|(lowest, until)| until <= now || source <= lowest);
+            if lower {
+                self.queriers[family] = Some((source, now + QUERIER));
+            }
         }
         Heard::audience(Audience::All)
     }
@@ -225,7 +331,7 @@ impl Snoop {
         for record in records {
             match record {
                 Ok((group, Change::Joined)) => full = full.or(self.join(from.0, group, now)),
-                Ok((group, Change::Left)) => full = full.or(self.leave(from, group)),
+                Ok((group, Change::Left)) => full = full.or(self.leave(from, group, now)),
                 Ok((_, Change::None)) => {}
                 // What it says beyond is not known: it gets all rather than too little.
                 Err(Cut) => {
@@ -245,6 +351,8 @@ impl Snoop {
         let known = self.ids.get(&address).copied();
         if let Some(member) = known.and_then(|id| self.member(id, port)) {
             *member = until;
+            // Somebody is there still.
+            self.leaving.retain(|leaving| (leaving.group, leaving.port) != (address, port));
             return Full::No;
         }
         let count = self.counts.get(&port).copied().unwrap_or(0);
@@ -279,10 +387,22 @@ impl Snoop {
     }
 
     /// Takes a port out of a group, if it has one host. Of several another may still listen, which
-    /// has not spoken because the one that leaves did (RFC 2236 §3): then it ends by itself.
-    fn leave(&mut self, (port, hosts): (PortId, Hosts), address: IpAddr) -> Full {
-        if let Some(id) = self.ids.get(&address).copied().filter(|_| hosts == Hosts::One) {
+    /// has not spoken because the one that leaves did (RFC 2236 §3): they are asked, if the gateway
+    /// asks; else it ends by itself.
+    fn leave(&mut self, (port, hosts): (PortId, Hosts), address: IpAddr, now: u32) -> Full {
+        let Some(id) = self.ids.get(&address).copied() else { return Full::No };
+        if hosts == Hosts::One {
             self.keep_of(id, |member, _| member != port);
+        } else if self.asks[usize::from(address.is_ipv6())] && self.leaving.len() < LEAVING {
+            let group = address;
+            let is_asked = |it: &Leaving| (it.group, it.port) == (group, port);
+            let is_known = self.leaving.iter().any(is_asked);
+            if let Some(until) = self.member(id, port) {
+                *until = (*until).min(now + LAST_MEMBER);
+                if !is_known {
+                    self.leaving.push(Leaving { group, port, asked: 0 });
+                }
+            }
         }
         Full::No
     }
@@ -381,7 +501,7 @@ mod tests {
         let joins = v2(0x16);
         assert_eq!(snoop.hears(2, &joins, 0).audience, Audience::Routers);
         assert_eq!(snoop.listeners_of(GROUP, 0), ALL, "others may not have been asked");
-        snoop.note_query(0);
+        snoop.note_query([true; 2], 0);
         assert_eq!(snoop.listeners_of(GROUP, 0), [2]);
         assert_eq!(snoop.listeners_of([239, 1, 1, 2], 0), ALL, "nobody has joined");
         assert_eq!(snoop.listeners_of([224, 0, 0, 251], 0), ALL, "of the link");
@@ -394,7 +514,7 @@ mod tests {
     #[test]
     fn who_leaves_hears_no_more_unless_others_are_behind_its_port() {
         let mut snoop = Snoop::default();
-        snoop.note_query(0);
+        snoop.note_query([true; 2], 0);
         for from in [2, 3, 9] {
             snoop.hears(from, &v2(0x16), 0);
         }
@@ -421,10 +541,92 @@ mod tests {
         assert_eq!(snoop.listeners(Audience::Group(GroupId(0))), 2);
         // From beyond the link nothing is believed.
         let mut snoop = Snoop::default();
-        snoop.note_query(0);
+        snoop.note_query([true; 2], 0);
         let joins = igmp(2, &[&[0x16, 0, 0, 0][..], &GROUP].concat());
         assert_eq!(snoop.hears(2, &joins, 0).audience, Audience::All);
         assert!(snoop.is_empty());
+    }
+
+    /// A packet with its source changed.
+    fn from(source: [u8; 4], packet: &[u8]) -> Vec<u8> {
+        let mut packet = packet.to_vec();
+        packet[26..30].copy_from_slice(&source);
+        packet[24..26].fill(0);
+        let sum = checksum::checksum(&packet[14..34]);
+        packet[24..26].copy_from_slice(&sum.to_be_bytes());
+        packet
+    }
+
+    #[test]
+    fn where_one_host_of_several_leaves_the_others_are_asked_twice() {
+        let mut snoop = Snoop::default();
+        let (joins, leaves) = (v2(0x16), v2(0x17));
+        snoop.hears(9, &joins, 0);
+        snoop.hears(9, &leaves, 1);
+        assert!(!snoop.has_left(), "it is another's to ask");
+        snoop.note_query([true, false], 1);
+        snoop.hears(9, &leaves, 10);
+        snoop.hears(9, &leaves, 10);
+        assert!(snoop.has_left());
+        let question = vec![(IpAddr::from(GROUP), port(9))];
+        assert_eq!(snoop.take_left(), (question.clone(), true));
+        assert!(!snoop.has_left(), "the second question has its time");
+        assert_eq!(snoop.take_left(), (question.clone(), false));
+        assert_eq!(snoop.take_left(), (Vec::new(), false));
+        assert_eq!(snoop.listeners_of(GROUP, 12), [9]);
+        assert_eq!(snoop.listeners_of(GROUP, 13), [0; 0], "nobody has answered");
+        snoop.hears(9, &joins, 20);
+        snoop.hears(9, &leaves, 21);
+        assert_eq!(snoop.take_left(), (question, true));
+        snoop.hears(9, &joins, 22);
+        assert_eq!(snoop.take_left(), (Vec::new(), false));
+        assert_eq!(snoop.listeners_of(GROUP, 200), [9], "one has");
+        snoop.hears(9, &leaves, 200);
+        snoop.leave_asking(port(9));
+        assert!(!snoop.has_left());
+        // What is never in a group cannot leave it; and of many not all are asked.
+        for at in 0..300_u16 {
+            let [high, low] = at.to_be_bytes();
+            snoop.hears(3, &igmp(1, &[0x17, 0, 0, 0, 239, 5, high, low]), 200);
+            snoop.hears(9, &igmp(1, &[0x17, 0, 0, 0, 239, 5, high, low]), 200);
+            snoop.hears(9, &igmp(1, &[0x16, 0, 0, 0, 239, 5, high, low]), 200);
+            snoop.hears(9, &igmp(1, &[0x17, 0, 0, 0, 239, 5, high, low]), 200);
+        }
+        assert_eq!(snoop.take_left().0.len(), 255, "as many as one port may be in, but for one");
+    }
+
+    #[test]
+    fn who_has_the_lowest_address_asks_alone() {
+        let mut snoop = Snoop::default();
+        let query = igmp(1, &[0x11, 100, 0, 0, 0, 0, 0, 0]);
+        let own = |last: u8| IpAddr::from([10, 0, 0, last]);
+        snoop.hears(3, &from([0; 4], &query), 0);
+        assert!(!snoop.other_asks(own(20), 0), "a switch without an address");
+        snoop.hears(3, &query, 0);
+        assert!(snoop.other_asks(own(20), 254) && !snoop.other_asks(own(1), 0));
+        assert!(!snoop.other_asks(own(20), 255), "it has not asked for long");
+        assert!(!snoop.other_asks("fe80::1".parse().unwrap(), 0), "each family by itself");
+        snoop.hears(3, &query, 100);
+        snoop.hears(2, &from([10, 0, 0, 30], &query), 300);
+        assert!(snoop.other_asks(own(20), 354) && !snoop.other_asks(own(20), 355));
+        snoop.hears(2, &from([10, 0, 0, 15], &query), 400);
+        assert!(snoop.other_asks(own(20), 400), "another one is the lowest now");
+    }
+
+    #[test]
+    fn what_a_port_hears_goes_with_it_to_another_reactor() {
+        let (mut one, mut other) = (Snoop::default(), Snoop::default());
+        one.hears(2, &v2(0x16), 0);
+        one.hears(3, &igmp(1, &[0x11, 100, 0, 0, 0, 0, 0, 0]), 0);
+        assert_eq!(one.joined(port(1), 100), None);
+        let [member, router] = [2, 3].map(|at| one.joined(port(at), 100).unwrap());
+        other.rejoin(port(2), &member, 7);
+        other.rejoin(port(3), &router, 7);
+        other.note_query([true; 2], 7);
+        assert_eq!(other.listeners_of(GROUP, 7 + 159), [2, 3]);
+        assert_eq!(other.listeners_of(GROUP, 7 + 160), [3], "as long as at the first");
+        assert!(!other.wants(Audience::Routers, port(3), 7 + 200));
+        assert_eq!(one.joined(port(2), 260), Some(Joined::default()), "that is over");
     }
 
     #[test]
@@ -439,7 +641,7 @@ mod tests {
         };
         let report = [&[58, 0, 5, 2, 0, 0, 1, 0, 131, 0, 0, 0, 0, 0, 0, 0][..], &to].concat();
         let mut snoop = Snoop::default();
-        snoop.note_query(0);
+        snoop.note_query([true; 2], 0);
         assert_eq!(snoop.hears(2, &packet(0, &report), 0).audience, Audience::Routers);
         let heard = snoop.hears(1, &packet(17, &[0; 8]), 0);
         assert_eq!(heard.audience, Audience::Group(GroupId(0)));
@@ -450,7 +652,7 @@ mod tests {
     #[test]
     fn no_host_takes_more_room_than_its_share_or_misses_what_is_not_known_of_it() {
         let mut snoop = Snoop::default();
-        snoop.note_query(0);
+        snoop.note_query([true; 2], 0);
         // A report that says of more groups than are at hand, as it claims.
         let mut report = vec![0x22, 0, 0, 0, 0, 0, 0xff, 0xff];
         (0..40_u8).for_each(|at| report.extend([4, 0, 0, 0, 239, 2, 2, at]));
@@ -458,7 +660,7 @@ mod tests {
         assert_eq!(snoop.listeners_of([239, 2, 2, 1], 0), [2]);
         assert!(snoop.wants(Audience::Routers, port(2), 0), "it gets all of them");
         let mut snoop = Snoop::default();
-        snoop.note_query(0);
+        snoop.note_query([true; 2], 0);
         for at in 0..300_u16 {
             let [high, low] = at.to_be_bytes();
             let joins = igmp(1, &[0x16, 0, 0, 0, 239, 3, high, low]);

@@ -21,7 +21,7 @@ mod ndp;
 mod proxy;
 
 pub use icmp::reject;
-pub use listeners::{QUERY_INTERVALS, query_ipv4, query_ipv6};
+pub use listeners::{LAST_MEMBER_INTERVAL, QUERY_INTERVALS, query_group, query_ipv4, query_ipv6};
 pub use ndp::{FIRST_ADVERTISEMENTS, next_advertisement, router_advertisement};
 pub use proxy::speak_for;
 

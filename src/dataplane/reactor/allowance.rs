@@ -6,8 +6,9 @@ use super::{flood_limit::FloodLimit, timers::TOGETHER};
 use crate::{
     dataplane::{
         forward::{
+            Joined,
             limit::{Limiter, SavedLimiter},
-            tables::Member,
+            tables::{Member, NetworkKey},
         },
         gateway::GatewayEvent,
         port::PortFailure,
@@ -49,6 +50,8 @@ pub struct Allowance {
     pub floods: FloodLimit,
     replies: TokenBucket,
     questions: TokenBucket,
+    /// What groups it hears, where it has been at another reactor.
+    pub joined: Vec<(NetworkKey, Joined)>,
     /// When each kind of thing was last noted.
     told: [Option<Instant>; GatewayEvent::KINDS],
     /// When it last got a router advertisement that it had not asked for.
@@ -74,6 +77,7 @@ impl Default for Allowance {
             floods: FloodLimit::default(),
             replies: TokenBucket::new(REPLIES_PER_SECOND, REPLIES_PER_SECOND),
             questions: TokenBucket::new(QUESTIONS_PER_SECOND, QUESTIONS_PER_SECOND),
+            joined: Vec::new(),
             told: [None; GatewayEvent::KINDS],
             advertised: None,
             strikes: 0,

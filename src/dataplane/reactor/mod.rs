@@ -427,7 +427,7 @@ impl Reactor {
                 Command::Attach(attachment) => self.attach(*attachment, now),
                 Command::Detach(port, done) => {
                     self.end_lines(port, now);
-                    done(self.detach(port));
+                    done(self.detach(port, now));
                 }
                 Command::Publish(table) => {
                     self.pipeline.published(&table, now);
@@ -466,7 +466,7 @@ impl Reactor {
         self.change_lines(now);
     }
 
-    fn detach(&mut self, id: PortId) -> Option<Detached> {
+    fn detach(&mut self, id: PortId, now: Instant) -> Option<Detached> {
         self.active.retain(|active| active.port != id);
         self.without_wakeup.retain(|(port, _)| *port != id);
         // Before the port is stopped: which descriptors are watched is asked of it.
@@ -480,7 +480,9 @@ impl Reactor {
                 );
             }
         }
-        let slot = self.ports.detach(id)?;
+        let mut slot = self.ports.detach(id)?;
+        // Reports come every two minutes: until then it would hear nothing at its next reactor.
+        slot.allowance.joined = self.pipeline.joined(id, now);
         Some(Detached { port: slot.port, allowance: slot.allowance })
     }
 

@@ -7,7 +7,7 @@ use crate::{
     dataplane::{
         forward::{
             Asker,
-            tables::{Member, NetworkKey, PortId, Role},
+            tables::{GATEWAY_IPV6, Member, NetworkKey, PortId, Role},
         },
         frame::{
             Outgoing,
@@ -226,6 +226,8 @@ impl Pipeline {
     pub(super) fn ask_who_listens(&mut self, ports: &mut Ports, key: NetworkKey, now: Instant) {
         let Some(network) = ports.network(key).map(Arc::clone) else { return };
         let Some(gateway) = network.domain.asks_who_listens() else { return };
+        let own = [gateway.gateway_ipv4().into(), GATEWAY_IPV6.into()];
+        let asks = self.decider.begin_query(key, own, now);
         let mut writer = Writer::new(&mut self.answer);
         let ipv4 = gateway::query_ipv4(gateway, &mut writer);
         let end = writer.len();
@@ -234,13 +236,40 @@ impl Pipeline {
             return;
         }
         let (ipv4, ipv6) = writer.since(0).split_at(end);
-        let frames = [ipv4, ipv6].map(|frame| Outgoing::private(frame, Offload::None));
+        let both = [ipv4, ipv6].map(|frame| Outgoing::private(frame, Offload::None));
+        let frames = match asks {
+            [true, true] => &both[..],
+            [true, false] => &both[..1],
+            [false, true] => &both[1..],
+            [false, false] => return,
+        };
         for member in &network.members {
             // Those of other reactors are not found here.
             let member = (member.port(), member.vlan());
-            ports.deliver(member, 0, &frames, now, &mut || None);
+            ports.deliver(member, 0, frames, now, &mut || None);
         }
-        self.decider.note_query(key, now);
+    }
+
+    /// Asks who still listens to groups that others have left. Returns when to do so again.
+    pub(super) fn ask_left(
+        &mut self,
+        ports: &mut Ports,
+        key: NetworkKey,
+        now: Instant,
+    ) -> Option<Instant> {
+        let network = ports.network(key).map(Arc::clone)?;
+        let gateway = network.domain.asks_who_listens()?;
+        let (left, again) = self.decider.take_left(key);
+        for (group, port) in left {
+            let Some(at) = network.find(port) else { continue };
+            let mut writer = Writer::new(&mut self.answer);
+            if gateway::query_group(gateway, group, &mut writer).is_ok() {
+                let question = Outgoing::private(writer.since(0), Offload::None);
+                let to = (port, network.members[at].vlan());
+                ports.deliver(to, 0, &[question], now, &mut || None);
+            }
+        }
+        again.then(|| now + gateway::LAST_MEMBER_INTERVAL)
     }
 
     fn random(&mut self) -> u64 {

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::dataplane::{
     forward::{
-        Decider, Decisions, Effects, MacTable, Network, Prober,
+        Decider, Decisions, Effects, Joined, MacTable, Network, Prober,
         limit::Limiter,
         tables::{NetworkKey, PortId},
     },
@@ -50,6 +50,8 @@ enum Due {
     Unblock(PortId),
     /// The members of a network are asked who listens to groups: for the first time, or again.
     Query(NetworkKey, Again),
+    /// Those are asked that listen to groups which others behind their port have left.
+    AskLeft(NetworkKey),
 }
 
 /// How often a port that may be in a loop is sent a probe, and how soon after it has come.
@@ -199,6 +201,12 @@ impl Pipeline {
         let when = attachment.allowance.next_advertisement(now);
         self.timers.set(Due::Advertise(attachment.id), when);
         self.timers.set(Due::Probe(attachment.id), now + FIRST_PROBE);
+        self.decider.rejoin(attachment.id, &attachment.allowance.joined, now);
+    }
+
+    /// Returns what groups a port hears that is about to be detached.
+    pub fn joined(&self, port: PortId, now: Instant) -> Vec<(NetworkKey, Joined)> {
+        self.decider.joined(port, now)
     }
 
     /// Returns a copy of the MACs that were learned in a network.
@@ -213,6 +221,7 @@ impl Pipeline {
         if network.members.is_empty() || network.domain.asks_who_listens().is_none() {
             self.timers.clear(first);
             self.timers.clear(later);
+            self.timers.clear(Due::AskLeft(network.key));
         } else if !self.timers.is_set(first) && !self.timers.is_set(later) {
             self.timers.set(first, now);
         }
@@ -229,6 +238,11 @@ impl Pipeline {
     fn note(&mut self, network: NetworkKey, effects: Effects) {
         if let Some(when) = effects.due {
             self.timers.set(Due::Forget(network), when);
+        }
+        if let Some(when) = effects.ask_left
+            && !self.timers.is_set(Due::AskLeft(network))
+        {
+            self.timers.set(Due::AskLeft(network), when);
         }
     }
 
@@ -262,6 +276,7 @@ impl Pipeline {
                     None
                 }
                 Due::Forget(network) => self.decider.forget(network, now).map(|when| (due, when)),
+                Due::AskLeft(network) => self.ask_left(ports, network, now).map(|when| (due, when)),
                 Due::Query(network, again) => {
                     self.ask_who_listens(ports, network, now);
                     let [first, later] = gateway::QUERY_INTERVALS;
