@@ -318,7 +318,8 @@ pub struct Config {
 
     /// Networks whose addresses ports may listen at, beside loopback, separated by commas:
     /// 0.0.0.0/0 for all, groups among them
-    #[arg(long, value_name = "CIDR", env = "MVIRT_NET_PORT_LISTEN", value_delimiter = ',')]
+    #[arg(long, value_name = "CIDR", env = "MVIRT_NET_PORT_LISTEN", value_delimiter = ',',
+          value_parser = network)]
     pub port_listen: Vec<IpNet>,
 
     /// GiB of memory that one VMM may have mapped
@@ -449,6 +450,14 @@ fn is_root() -> bool {
 
 fn env_dir(name: &str) -> Option<PathBuf> {
     env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// Reads a network; of an address alone it says how that one is written as a network.
+fn network(text: &str) -> Result<IpNet, String> {
+    text.parse::<IpNet>().map_err(|error| match text.parse::<std::net::IpAddr>() {
+        Ok(address) => format!("expected a network, like {}", IpNet::from(address)),
+        Err(_) => error.to_string(),
+    })
 }
 
 #[cfg(test)]

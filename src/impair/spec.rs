@@ -3,7 +3,7 @@
 //! Parsing is validating: what is returned can be done.
 
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr, time::Duration};
+use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
 
 /// Octets that a slow line queues, where nothing is said.
 const DEFAULT_QUEUE: usize = 256 << 10;
@@ -109,8 +109,14 @@ impl FromStr for Spec {
 
     fn from_str(text: &str) -> Result<Self, BadSpec> {
         let mut spec = Self::default();
+        let mut keys = BTreeSet::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            spec.set(part).map_err(|expected| BadSpec { part: part.into(), expected })?;
+            let bad = |expected| BadSpec { part: part.into(), expected };
+            spec.set(part).map_err(bad)?;
+            // The last one would win silently.
+            if !keys.insert(part.split('=').next().map(str::trim)) {
+                return Err(bad("each key once"));
+            }
         }
         Ok(spec)
     }
@@ -267,6 +273,7 @@ mod tests {
     fn what_cannot_be_done_is_refused_with_its_part() {
         for (text, said) in [
             ("loss", "loss: expected loss, burst,"),
+            ("loss=1%,loss=2%", "loss=2%: expected each key once"),
             ("lag=1", "lag=1: expected loss, burst,"),
             ("loss=101%", "loss=101%: expected a share"),
             ("loss=-1", "loss=-1: expected a share"),

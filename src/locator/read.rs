@@ -26,7 +26,7 @@ pub(super) const VXVDE_PORT: u16 = 14789;
 /// Where a DiVES switch is.
 pub(super) const DIVES_PORT: u16 = 3333;
 // The groups that VDE's modules take where none is said.
-const GROUP_V4: Ipv4Addr = Ipv4Addr::new(239, 0, 0, 1);
+pub(super) const GROUP_V4: Ipv4Addr = Ipv4Addr::new(239, 0, 0, 1);
 const GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff05, 0x56de, 0, 0, 0, 0, 0, 1);
 /// The longest path of a socket: `sun_path` without the octet that ends it (unix(7)).
 const MAX_PATH: usize = 107;

@@ -3,7 +3,7 @@
 use super::{
     Locator,
     lex::{Quoted, QuotedPath},
-    read::{DIVES_PORT, VXLAN_PORT, VXVDE_PORT},
+    read::{DIVES_PORT, GROUP_V4, VXLAN_PORT, VXVDE_PORT},
     specs::{
         Access, Advert, Bound, Dgram, Dives, Listen, Mcast, Node, Plug, SeqpacketListen, Slirp,
         Stream, StreamListen, SwitchPort, SwitchyardListen, Tap, Tunnel, Udp, Vxlan, Vxvde,
@@ -11,7 +11,7 @@ use super::{
 };
 use std::{
     fmt::{self, Display, Write as _},
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::ffi::OsStrExt as _,
     path::Path,
 };
@@ -174,6 +174,10 @@ impl Display for Vxlan {
             .with("local", self.local)
             .with("learn", (!self.learn).then_some("off"))
             .list("allow", &self.allow);
+        // Whoever names the members has no group, and is shown none.
+        if !self.remote.is_empty() && self.group == IpAddr::V4(GROUP_V4) {
+            return options.with_slashes().fmt(f);
+        }
         write!(f, "{}{}", self.group, options.with_slashes())
     }
 }

@@ -170,7 +170,7 @@ fn locators_are_written_as_they_are_read() {
         ("vxlan:///rcvbuf=2k", "vxlan://239.0.0.1/rcvbuf=2048"),
         (
             "vxlan:///remote=10.0.0.1,::1/learn=off/allow=10.0.0.0\\/8",
-            "vxlan://239.0.0.1/remote=10.0.0.1,::1/learn=off/allow=10.0.0.0\\/8",
+            "vxlan:///remote=10.0.0.1,::1/learn=off/allow=10.0.0.0\\/8",
         ),
         ("dives://239.13.13.13:3535/vlan=5", "dives://239.13.13.13:3535/vlan=5"),
         (

@@ -125,7 +125,7 @@ fn a_tap_device_is_made_as_is_asked_and_says_what_is_wrong() {
         let refused = rig.join(PortSpec::Tap(spec), 2).unwrap_err();
         assert_eq!(refused.to_string(), "t0 is there already");
         let refused = rig.join(PortSpec::Tap(tap("br0")), 2).unwrap_err();
-        assert_eq!(refused.to_string(), "br0 is an interface, but no TAP device");
+        assert_eq!(refused.to_string(), "br0 is an interface, but no TAP device of one queue");
         let no_bridge = Spec { master: Some("br9".into()), ..tap("t9") };
         let refused = rig.join(PortSpec::Tap(no_bridge), 2).unwrap_err();
         assert!(refused.to_string().starts_with("br9: "), "{refused}");

@@ -69,7 +69,9 @@ pub(crate) struct Flags {
     discovery_port: u16,
 
     /// Group that peers are found by
-    #[arg(short = 'm', value_name = "ADDRESS", default_value = "239.13.13.13")]
+    #[arg(
+        short = 'm', value_name = "ADDRESS", default_value = "239.13.13.13", value_parser = group
+    )]
     group: Ipv4Addr,
 
     /// Directory of the control socket, ctl
@@ -105,6 +107,11 @@ enum Form {
 enum Switch {
     On,
     Off,
+}
+
+fn group(text: &str) -> Result<Ipv4Addr, String> {
+    let group = text.parse().ok().filter(Ipv4Addr::is_multicast);
+    group.ok_or_else(|| "expected a multicast group, like 239.13.13.13".into())
 }
 
 impl Flags {
@@ -150,5 +157,17 @@ impl Flags {
             io::stdin().is_terminal() || kind.is_ok_and(|kind| !kind.is_char_device())
         };
         self.console.map_or_else(is_readable, |console| console == Switch::On)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_no_group_is_wrong_usage_of_its_flag() {
+        let refused = Flags::try_parse_from(["mvirt-dives", "-m", "1.2.3.4"]).unwrap_err();
+        assert_eq!(refused.exit_code(), 2);
+        assert!(refused.to_string().contains("-m <ADDRESS>"), "{refused}");
     }
 }

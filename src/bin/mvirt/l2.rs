@@ -92,7 +92,8 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "PRESET")]
     l2: Option<Preset>,
     /// How long a MAC is known after its last frame, 15-3600 [default: 300]
-    #[arg(long, value_name = "SECONDS")]
+    // The API takes 0 for what is not said.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(15..=3600))]
     mac_aging: Option<u32>,
     /// How many MACs are learned [default: 8192]
     #[arg(long, value_name = "COUNT")]

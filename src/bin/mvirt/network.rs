@@ -37,7 +37,7 @@ pub(crate) enum Command {
         /// Name or id
         #[arg(add = complete::networks())]
         network: String,
-        /// Delete its vNICs too
+        /// Delete its vNICs and ports too
         #[arg(short, long)]
         force: bool,
         /// Check only: change nothing
@@ -169,12 +169,9 @@ pub(crate) async fn run(
                 ..Default::default()
             };
             let response = client.delete_network(request).await?.into_inner();
-            let nics = match response.nics_deleted {
-                0 => String::new(),
-                nics => format!(" and {}", units::counted(nics.into(), "vNIC")),
-            };
             let done = if validate_only { "Would delete" } else { "Deleted" };
-            return out.done(&response, &network, &format!("{done} network {network}{nics}."));
+            let what = with_members(&network, response.nics_deleted, response.ports_deleted);
+            return out.done(&response, &network, &format!("{done} {what}."));
         }
     };
     show(&network, out)?;
@@ -182,6 +179,17 @@ pub(crate) async fn run(
         out.dry_run();
     }
     Ok(())
+}
+
+/// Returns a network in words, with how many vNICs and ports it has.
+fn with_members(network: &str, nics: u32, ports: u32) -> String {
+    let counted = [(nics, "vNIC"), (ports, "port")].into_iter().filter(|(count, _)| *count > 0);
+    let counted = counted.map(|(count, what)| units::counted(count.into(), what));
+    match &counted.collect::<Vec<_>>()[..] {
+        [] => format!("network {network}"),
+        [one] => format!("network {network} and {one}"),
+        all => format!("network {network}, {}", all.join(" and ")),
+    }
 }
 
 fn request(create: Create) -> Result<CreateNetworkRequest, Failure> {
@@ -324,4 +332,17 @@ fn show(network: &Network, out: &Output) -> Result<(), Failure> {
         ("updated", units::local(&network.updated_at).into()),
     ];
     out.object(network, &network.name, &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_members;
+
+    #[test]
+    fn ports_are_counted_as_vnics_are() {
+        assert_eq!(with_members("lab", 0, 0), "network lab");
+        assert_eq!(with_members("lab", 1, 0), "network lab and 1 vNIC");
+        assert_eq!(with_members("lab", 0, 2), "network lab and 2 ports");
+        assert_eq!(with_members("lab", 3, 1), "network lab, 3 vNICs and 1 port");
+    }
 }

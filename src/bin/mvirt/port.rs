@@ -216,7 +216,8 @@ pub(crate) async fn run(
         Command::List(InNetwork { network }) => return list(client, network, out).await,
         Command::Get { port } => (get(client, port).await?, false),
         Command::Stats { port } => {
-            let request = GetNicStatsRequest { id: port.clone() };
+            // First: of a name that nobody has, this one says that no port has it.
+            let request = GetNicStatsRequest { id: get(client, port.clone()).await?.id };
             let stats = client.get_nic_stats(request).await?.into_inner();
             return show::stats(&port, ("from the port", "to the port"), &stats, out);
         }

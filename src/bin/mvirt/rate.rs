@@ -25,7 +25,8 @@ const EXPECTED: &str =
     "expected a rate like 1Gbit, 1.5Gbit, 200kpps or 1Gbit/10Mbit (with a burst)";
 
 const NO_LIMIT: &str = "a rate is above zero: --clear-from-guest and --clear-to-guest of \
-                        `mvirt nic limit` remove limits, and a new vNIC has none";
+                        `mvirt nic limit`, and --clear-limit-from and --clear-limit-to of \
+                        `mvirt port update`, remove limits; what is new has none";
 
 impl std::str::FromStr for Rate {
     type Err = String;
@@ -205,6 +206,11 @@ mod tests {
             "1 Gbit",
         ] {
             assert!(parse(junk).is_err(), "{junk}: {:?}", parse(junk));
+        }
+        for none in ["0", "none"] {
+            let refused = parse(none).unwrap_err();
+            assert!(refused.contains("--clear-limit-from"), "{refused}");
+            assert!(refused.contains("--clear-from-guest"), "{refused}");
         }
         for octets in ["1GB", "1GBps", "1Gbyte"] {
             assert!(parse(octets).unwrap_err().contains("in bits"), "{octets}");

@@ -92,7 +92,9 @@ fn explained(spec: &Spec, error: io::Error) -> io::Error {
             "cannot open {name}: {error}; it needs CAP_NET_ADMIN, or a device that is this user's: \
              ip tuntap add {name} mode tap user NAME"
         ),
-        io::ErrorKind::InvalidInput => format!("{name} is an interface, but no TAP device"),
+        io::ErrorKind::InvalidInput => {
+            format!("{name} is an interface, but no TAP device of one queue")
+        }
         io::ErrorKind::NotFound => format!("there is no /dev/net/tun: modprobe tun ({error})"),
         _ => format!("cannot open {name}: {error}"),
     };

@@ -105,6 +105,11 @@ impl Command {
             Some(at) => (&self.words[..at], Some(&self.words[at + 1..])),
             None => (&self.words[..], None),
         };
+        // As vde_plug does: a slip of the hand is no folder's name.
+        if let Some(option) = locators.iter().find(|word| word.len() > 1 && word.starts_with('-')) {
+            let text = format!("unexpected argument '{option}': see mvirt plug --help");
+            return Err(Failure::Usage(text));
+        }
         let (first, second) = match (locators, command) {
             ([], _) => ("", None),
             ([first], _) => (&**first, None),
@@ -271,7 +276,9 @@ fn start_in_background() -> Result<(), Failure> {
         said.read_to_string(&mut why)?;
     }
     child.wait()?;
-    Err(Failure::Stopped(why.trim().trim_start_matches("error: ").into()))
+    Err(Failure::Stopped(
+        why.trim().trim_start_matches("error: ").trim_start_matches("mvirt: ").into(),
+    ))
 }
 
 /// The words behind `plug`.

@@ -98,6 +98,11 @@ impl Fabric {
 
     async fn hello(&self, hello: &Hello) -> Result<(Client, Frames), Failure> {
         let address = self.address();
+        let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        if port.is_none() {
+            let expected = "expected HOST:PORT, like 127.0.0.1:9999";
+            return Err(Failure::Usage(format!("--server {address}: {expected}")));
+        }
         let connecting = Client::connect(&address, hello);
         let late = |_| {
             let silent = "it accepts, and says no welcome: another program has this port";
