@@ -258,7 +258,7 @@ impl Fabric {
             // The seed's program does not look at it, so neither junk nor nothing is refused.
             let hello: Hello = body::parse(&message.payload).unwrap_or_default();
             let asked = |extension: &&str| hello.extensions.iter().any(|e| e == extension);
-            // As long as that of an endpoint: a client may send a long one, and is named in the log.
+            // Cut like that of an endpoint: it is for the log, and may be as long as a message.
             sender.name = hello.client_name.chars().take(body::MAX_NAME).collect();
             sender.extensions = extension::EXTENSIONS.into_iter().filter(asked).collect();
             out.push((client, welcome(&sender.extensions)));
