@@ -256,7 +256,8 @@ pub(super) fn refused(locator: &Locator, error: io::Error) -> Refusal {
         }
         io::ErrorKind::PermissionDenied => Refusal::Forbidden(format!("{locator}: {error}{}", {
             match locator.kind().needs {
-                "" => String::new(),
+                // The port's own words may say so already, as those of a TAP device do.
+                needs if needs.is_empty() || error.to_string().contains(needs) => String::new(),
                 needs => format!(": it needs {needs}"),
             }
         })),
