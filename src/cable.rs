@@ -97,6 +97,19 @@ impl Cable {
             guest_memory: 0,
             socket_access: Access::default(),
         })?;
+        let (open, clients) = (Vec::new(), BTreeMap::new());
+        let mut cable = Self { dataplane, reports, ends: open, clients, is_over: false };
+        match cable.open_ends(ends).await {
+            Ok(()) => Ok(cable),
+            Err(error) => {
+                // What is open already is not to leave its socket.
+                cable.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn open_ends(&mut self, ends: [End; 2]) -> Result<(), CableError> {
         let is = |end: &End, wanted: fn(&Locator) -> bool| match end {
             End::Locator { locator, .. } => wanted(locator),
             End::Made(..) => false,
@@ -104,21 +117,19 @@ impl Cable {
         let learns = ends.iter().any(|end| is(end, |end| matches!(end, Locator::Switch(_))));
         let is_hub = |end: &End| !learns || is(end, |end| matches!(end, Locator::Hub(_)));
         let ends = ends.map(|end| (is_hub(&end), end));
-        let (open, clients) = (Vec::new(), BTreeMap::new());
-        let mut cable = Self { dataplane, reports, ends: open, clients, is_over: false };
         // What is made already comes last: what waits there is not to find the other end missing.
         let (made, others): (Vec<_>, Vec<_>) =
             ends.into_iter().partition(|(_, end)| matches!(end, End::Made(..)));
         for ends in [others, made] {
             for (is_hub, end) in ends {
-                cable.open_end(end, is_hub)?;
+                self.open_end(end, is_hub)?;
             }
-            cable.publish().await;
-            while !cable.is_over && cable.ends.iter().any(|end| !end.was_up) {
-                cable.turn().await?;
+            self.publish().await;
+            while !self.is_over && self.ends.iter().any(|end| !end.was_up) {
+                self.turn().await?;
             }
         }
-        Ok(cable)
+        Ok(())
     }
 
     fn open_end(&mut self, end: End, is_hub: bool) -> Result<(), CableError> {

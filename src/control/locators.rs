@@ -19,6 +19,10 @@ use std::{
     os::fd::OwnedFd,
     path::{Component, Path, PathBuf},
 };
+use uuid::Uuid;
+
+/// How names end that vNICs have in the folder of sockets.
+const NAMES_OF_NICS: [&str; 3] = ["sock", "guest", "vde"];
 
 /// What of the host ports may reach: callers of the API get what the flags allow, and no more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +96,26 @@ pub fn listens(locator: &Locator) -> bool {
     )
 }
 
+/// Refuses a socket that would have the name of a vNIC's, of one that is there or that comes.
+pub(super) fn refuse_names_of_nics(locator: &Locator, sockets: &Path) -> Result<(), Refusal> {
+    let made = match locator {
+        Locator::Switch(node) | Locator::Hub(node) => &node.directory,
+        Locator::SeqpacketListen(at) => &at.path,
+        Locator::StreamListen(locator::StreamListen {
+            listen: Listen::Unix { path, .. }, ..
+        }) => path,
+        Locator::Dgram(at) => &at.local,
+        _ => return Ok(()),
+    };
+    let name = made.file_stem().and_then(|name| name.to_str());
+    let is_id = name.is_some_and(|name| Uuid::try_parse(name).is_ok());
+    let is_kind = made.extension().is_some_and(|kind| NAMES_OF_NICS.iter().any(|of| kind == *of));
+    if made.parent() != Some(sockets) || !is_kind || !is_id {
+        return Ok(());
+    }
+    Err(Refusal::InUse(format!("{} is what a vNIC's socket is called", made.display())))
+}
+
 /// Returns where datagrams go of a vNIC whose socket is at `path`: its VMM makes the other one.
 pub(super) fn own_datagrams(path: &Path) -> Dgram {
     Dgram {
@@ -150,6 +174,7 @@ pub fn spec(locator: &Locator, description: &str) -> io::Result<PortSpec> {
         Locator::StreamListen(at) => {
             let (address, access) = match &at.listen {
                 Listen::Tcp { address, insecure } => {
+                    check_port(*address)?;
                     check_exposed(address.ip(), *insecure)?;
                     (Address::Tcp(*address), Access::default())
                 }
@@ -170,6 +195,7 @@ pub fn spec(locator: &Locator, description: &str) -> io::Result<PortSpec> {
             remote: at.remote.clone(),
         })),
         Locator::SwitchyardListen(at) => {
+            check_port(at.address)?;
             check_exposed(at.address.ip(), at.insecure)?;
             Ok(PortSpec::Switchyard(switchyard::Spec {
                 address: at.address,
@@ -194,6 +220,15 @@ pub fn spec(locator: &Locator, description: &str) -> io::Result<PortSpec> {
             Err(io::Error::new(io::ErrorKind::Unsupported, why))
         }
     }
+}
+
+/// Refuses port 0: the kernel would choose one, each time another, and nobody would learn it.
+fn check_port(address: SocketAddr) -> io::Result<()> {
+    if address.port() != 0 {
+        return Ok(());
+    }
+    let why = "port 0 is any port, and nobody would know which: expected a number from 1 to 65535";
+    Err(io::Error::new(io::ErrorKind::InvalidInput, why))
 }
 
 /// Refuses an address that others than this host reach, where that was not said to be wanted.
@@ -332,6 +367,10 @@ mod tests {
             assert!(spec(&format!("{kind}://0.0.0.0:9999/insecure")).is_ok());
             assert!(spec(&format!("{kind}://127.0.0.1:9999")).is_ok());
             assert!(spec(&format!("{kind}://[::1]:9999")).is_ok());
+            for address in ["127.0.0.1:0", "[::1]:0", "0.0.0.0:0/insecure"] {
+                let refused = spec(&format!("{kind}://{address}")).unwrap_err().to_string();
+                assert!(refused.contains("port 0"), "{refused}");
+            }
         }
     }
 }

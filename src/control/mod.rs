@@ -56,6 +56,7 @@ use crate::{
         counters::ReactorCounters,
         dives::Meshes,
         forward::tables::{NetworkKey, PortId},
+        is_temporary,
     },
     descriptor_store::DescriptorStore,
     log_limit::{LogLimit, Said},
@@ -76,6 +77,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::BuildHasher as _,
+    os::unix::fs::FileTypeExt as _,
     path::PathBuf,
     sync::Arc,
     time::Instant,
@@ -304,12 +306,15 @@ impl Control {
     /// that is busy for more than the share `rebalance_above` of the time hands vNICs to others.
     pub fn restore(
         mut store: Box<dyn Store>,
-        dataplane: Dataplane,
+        mut dataplane: Dataplane,
         socket_dir: PathBuf,
         (limits, reachable): (Limits, Reachable),
         rebalance_above: f64,
     ) -> Result<Self, RestoreError> {
         let contents = store.load()?;
+        if let Reachable::Flags { directories, .. } = &reachable {
+            dataplane.confine(directories);
+        }
         let mut control = Self {
             networks: HashMap::new(),
             unpublished: HashSet::new(),
@@ -425,16 +430,20 @@ impl Control {
         Quiesced { served, end }
     }
 
-    /// Sockets of vNICs that are no more; anything else in the directory is left alone.
+    /// Removes sockets of vNICs that are no more, and those that were not ready; anything else in
+    /// the directory is left alone.
     fn remove_stale_sockets(&self) {
         let entries = std::fs::read_dir(&self.socket_dir).into_iter().flatten().flatten();
-        for path in entries.map(|entry| entry.path()) {
+        let sockets = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()));
+        for path in sockets.map(|entry| entry.path()) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
+            // As daemons before this one called those that were not ready.
             let plain = name.strip_suffix(".tmp").unwrap_or(&name);
             let id = plain.rsplit_once('.').filter(|(_, kind)| ["sock", "guest"].contains(kind));
             let id = id.and_then(|(id, _)| Uuid::try_parse(id).ok());
             // Only names that the daemon gives: the directory may hold files of others.
-            let stale = id.is_some_and(|id| !self.nics.contains_key(&id) || name.ends_with(".tmp"));
+            let stale = id.is_some_and(|id| !self.nics.contains_key(&id) || name.ends_with(".tmp"))
+                || is_temporary(&name);
             if stale && let Err(error) = std::fs::remove_file(&path) {
                 tracing::warn!(path = %path.display(), %error, "cannot remove a stale socket");
             }

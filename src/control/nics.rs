@@ -571,6 +571,9 @@ fn tap_refused(interface: &str, error: io::Error) -> Refusal {
 
 /// Why a socket could not be made, or given to others.
 fn socket_refused(socket: &SocketAccess, error: io::Error) -> Refusal {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        return Refusal::InUse(error.to_string());
+    }
     if error.kind() != io::ErrorKind::PermissionDenied {
         return Refusal::Socket(error);
     }

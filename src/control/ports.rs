@@ -245,6 +245,7 @@ impl Control {
         }
         new.name.as_ref().map_or(Ok(()), |name| self.check_member_name(name))?;
         self.reachable.check(&new.locator)?;
+        locators::refuse_names_of_nics(&new.locator, &self.socket_dir)?;
         // What this daemon cannot make is not stored.
         locators::spec(&new.locator, &new.description)
             .map_err(|error| locators::refused(&new.locator, error))?;

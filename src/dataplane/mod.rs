@@ -27,6 +27,7 @@ pub use endpoint::{
     arrivals::{Arrival, MAX_CLIENTS},
     dial, dives,
     export::{Exported, SavedConnection, SavedLimits},
+    folder::is_temporary,
     given, listen,
     listener::{Access, longest_socket_path, room_for_listeners},
     single, socket, switchyard, tap, tunnel, vde, vhost_user,
@@ -363,6 +364,7 @@ impl Dataplane {
             common: endpoint::Common {
                 guest_memory: settings.guest_memory,
                 access: settings.socket_access,
+                roots: endpoint::folder::Roots::default(),
                 meshes: dives::Meshes::default(),
             },
             homes: HashMap::new(),
@@ -371,6 +373,11 @@ impl Dataplane {
             published: Vec::new(),
         };
         Ok((dataplane, receiver))
+    }
+
+    /// Has paths of sockets lead nowhere else below these folders: no symbolic link is followed.
+    pub fn confine(&mut self, folders: &[std::path::PathBuf]) {
+        self.common.roots = endpoint::folder::Roots::new(folders);
     }
 
     /// A port for a new vNIC: beside others of its network while those are few, else where there is

@@ -84,7 +84,8 @@ pub(super) fn interface(text: &str) -> Option<String> {
     // IFNAMSIZ is 16, with the octet that ends it.
     let valid = (1..=15).contains(&text.len())
         && !matches!(text, "." | "..")
-        && !text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
+        // The kernel makes a number of `%d`: the name would be another.
+        && !text.contains(|c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace());
     valid.then(|| text.into())
 }
 

@@ -4,7 +4,7 @@ use super::{
     LocatorError,
     kinds::Kind,
     lex::{self, Octet},
-    places::{self, Forward},
+    places::{self, Forward, Host},
     specs::{
         Access, Advert, Bound, Dgram, Dives, Listen, Mcast, Node, Plug, SeqpacketListen, Slirp,
         Stream, StreamListen, SwitchPort, SwitchyardListen, Tap, Tunnel, Udp, Vxlan, Vxvde,
@@ -327,7 +327,8 @@ impl Parts {
     }
 
     pub(super) fn udp(&mut self) -> Read<Udp> {
-        let expected = "two addresses, like 127.0.0.1:5000->10.0.0.2:5001 or 5000->10.0.0.2:5001";
+        let expected = "two addresses of one family, like 127.0.0.1:5000->10.0.0.2:5001 or \
+                        5000->10.0.0.2:5001";
         let read = |text: &str| {
             let (local, remote) = text.split_once("->")?;
             // A port alone is bound on all addresses.
@@ -344,7 +345,12 @@ impl Parts {
                 }
             };
             let port = number(port)?.try_into().ok().filter(|port| *port != 0)?;
-            Some(Udp { address, port, remote: remote.parse().ok()? })
+            let udp = Udp { address, port, remote: remote.parse().ok()? };
+            // From one family nothing is sent to the other.
+            match (udp.address, &udp.remote.host) {
+                (Some(own), Host::Address(to)) if own.is_ipv4() != to.is_ipv4() => None,
+                _ => Some(udp),
+            }
         };
         self.address(expected, read)
     }

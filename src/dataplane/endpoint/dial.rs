@@ -4,8 +4,9 @@
 use super::{
     connection::{self, Own},
     export::Exported,
+    folder::Roots,
     links::Links,
-    listener::{self, Access},
+    listener::Access,
     port_handle::{PortHandle, Signal},
     socket::{self, Framing, Prefix},
 };
@@ -88,8 +89,8 @@ pub enum Spec {
 /// What is opened as often as need be.
 #[derive(Debug)]
 pub(super) enum Source {
-    Stream(Stream),
-    Packets(PathBuf),
+    Tcp(HostPort),
+    Unix(PathBuf, Framing, Roots),
     Interface(String, Links),
     Macvtap(String, Links),
     Bound(Bound),
@@ -98,7 +99,7 @@ pub(super) enum Source {
 /// Sockets of one's own. They are never given up, but connected anew.
 #[derive(Debug)]
 pub(super) enum Bound {
-    Datagrams { socket: OwnedFd, remote: PathBuf },
+    Datagrams { socket: OwnedFd, remote: PathBuf, roots: Roots },
     Host { socket: OwnedFd, remote: HostPort },
     Group { socket: OwnedFd, sender: OwnedFd, group: SocketAddr },
 }
@@ -106,8 +107,8 @@ pub(super) enum Bound {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Stream(Stream::Tcp(to)) => to.fmt(f),
-            Self::Stream(Stream::Unix(path)) | Self::Packets(path) => path.display().fmt(f),
+            Self::Tcp(to) => to.fmt(f),
+            Self::Unix(path, ..) => path.display().fmt(f),
             Self::Bound(Bound::Datagrams { remote, .. }) => remote.display().fmt(f),
             Self::Bound(Bound::Host { remote, .. }) => remote.fmt(f),
             Self::Bound(Bound::Group { group, .. }) => group.fmt(f),
@@ -126,11 +127,26 @@ impl Source {
         spec: Spec,
         access: Access,
         exported: Option<Exported>,
+        roots: &Roots,
     ) -> io::Result<(Self, Option<Box<dyn Port>>)> {
+        if exported.is_none()
+            && let Spec::Stream(Stream::Unix(path))
+            | Spec::Packets(path)
+            | Spec::Datagrams { remote: path, .. } = &spec
+        {
+            // Of what goes on, its connections say so.
+            roots.refuse_links(path)?;
+        }
         let fds = exported.map(|exported| exported.fds).unwrap_or_default();
         match spec {
-            Spec::Stream(to) => Ok((Self::Stream(to), STREAM.import(fds)?)),
-            Spec::Packets(path) => Ok((Self::Packets(path), Framing::Packets.import(fds)?)),
+            Spec::Stream(Stream::Unix(path)) => {
+                Ok((Self::Unix(path, STREAM, roots.clone()), STREAM.import(fds)?))
+            }
+            Spec::Stream(Stream::Tcp(to)) => Ok((Self::Tcp(to), STREAM.import(fds)?)),
+            Spec::Packets(path) => {
+                let port = Framing::Packets.import(fds)?;
+                Ok((Self::Unix(path, Framing::Packets, roots.clone()), port))
+            }
             Spec::Interface(name) => {
                 let port = match given(fds)? {
                     Some(port) => port,
@@ -162,13 +178,15 @@ impl Source {
             Spec::Datagrams { local, access: by, remote } => {
                 let given = Some(fds).filter(|fds| !fds.is_empty() && local.exists());
                 let new = || {
-                    listener::refuse_live(&local, SocketType::DGRAM)?;
-                    let access = by.or(access);
-                    Ok(vec![listener::bind_aside(&local, access, SocketType::DGRAM)?])
+                    let place = roots.place(&local)?;
+                    place.refuse_live(SocketType::DGRAM)?;
+                    Ok(vec![place.make(by.or(access), SocketType::DGRAM, Ok)?])
                 };
+                let roots = roots.clone();
                 bound(given.unwrap_or_default(), new, |[socket]| Bound::Datagrams {
                     socket,
                     remote,
+                    roots,
                 })
             }
             Spec::Host(udp) => {
@@ -203,12 +221,9 @@ impl Source {
     /// Connects, and returns a port.
     async fn connect(&self) -> io::Result<Box<dyn Port>> {
         match self {
-            Self::Stream(Stream::Tcp(to)) => STREAM.port(socket::connect_tcp(to).await?),
-            Self::Stream(Stream::Unix(path)) => {
-                STREAM.port(socket::connect_unix(path, STREAM).await?)
-            }
-            Self::Packets(path) => {
-                Framing::Packets.port(socket::connect_unix(path, Framing::Packets).await?)
+            Self::Tcp(to) => STREAM.port(socket::connect_tcp(to).await?),
+            Self::Unix(path, framing, roots) => {
+                framing.port(socket::connect_unix(path, *framing, roots).await?)
             }
             Self::Interface(name, _) => interface_port(name),
             Self::Macvtap(name, _) => macvtap_port(name),
@@ -253,11 +268,14 @@ fn bound<const N: usize>(
 impl Bound {
     async fn connect(&self) -> io::Result<()> {
         match self {
-            Self::Datagrams { remote, .. } => {
+            Self::Datagrams { remote, roots, .. } => {
                 // By another socket: who else sends to this one is to be heard, too.
                 let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
                 let probe = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
-                match connect(probe, &SocketAddrUnix::new(remote)?) {
+                let found = roots.address(remote);
+                let (_file, address) =
+                    found.map_err(|error| socket::at(error, remote.display()))?;
+                match connect(probe, &address) {
                     // It is connected, to this one as is to be hoped, and hears no other.
                     Ok(()) | Err(Errno::PERM) => Ok(()),
                     Err(errno) => Err(socket::at(errno, remote.display())),
@@ -275,7 +293,7 @@ impl Bound {
     /// Returns a port of what is connected, which begins with these frames.
     fn port(&self, frames: &[Vec<u8>]) -> io::Result<Box<dyn Port>> {
         let (socket, peer) = match self {
-            Self::Datagrams { socket, remote } => {
+            Self::Datagrams { socket, remote, .. } => {
                 (socket, Peer::UnixAt(SocketAddrUnix::new(remote)?.into()))
             }
             Self::Host { socket, .. } => (socket, Peer::Host),

@@ -4,6 +4,7 @@ use super::{
     arrivals::{Arrival, Clients},
     connection,
     export::Exported,
+    folder::Roots,
     listener::Access,
     port_handle::{PortHandle, Signal},
     socket::{Address, Framing, listen_at, remote},
@@ -51,12 +52,17 @@ pub(super) struct Start {
 
 impl Start {
     /// Opens it, or goes on with what another process of the daemon `exported`.
-    pub(super) fn new(spec: &Spec, access: Access, exported: Option<Exported>) -> io::Result<Self> {
+    pub(super) fn new(
+        spec: &Spec,
+        access: Access,
+        exported: Option<Exported>,
+        roots: &Roots,
+    ) -> io::Result<Self> {
         let socket = match exported {
             Some(exported) => {
                 exported.fds.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?
             }
-            None => listen_at(&spec.address, spec.framing, access)?,
+            None => listen_at(&spec.address, spec.framing, access, roots)?,
         };
         Ok(Self { socket: UnixStream::from_std(socket.into())?, framing: spec.framing })
     }

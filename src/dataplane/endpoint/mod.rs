@@ -16,6 +16,7 @@ mod connection;
 pub mod dial;
 pub mod dives;
 pub mod export;
+pub mod folder;
 pub mod given;
 mod links;
 pub mod listen;
@@ -33,6 +34,7 @@ pub mod vhost_user;
 use crate::dataplane::port::vhost_user::session::Device;
 use arrivals::{Arrival, Clients};
 use export::Exported;
+use folder::{OwnFile, Roots};
 use listener::Access;
 use port_handle::PortHandle;
 use socket::Address;
@@ -81,6 +83,8 @@ pub(super) struct Common {
     pub(super) guest_memory: u64,
     /// Who may open sockets, where a vNIC does not say.
     pub(super) access: Access,
+    /// Below these folders sockets' paths follow no symbolic links.
+    pub(super) roots: Roots,
     /// The switches of meshes.
     pub(super) meshes: dives::Meshes,
 }
@@ -88,7 +92,7 @@ pub(super) struct Common {
 /// Where a VMM dials a vNIC.
 #[derive(Debug)]
 pub(super) struct Socket {
-    path: PathBuf,
+    file: OwnFile,
     /// What a vNIC does not say.
     access: Access,
     /// What a VMM that connects finds.
@@ -98,8 +102,10 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    fn new(path: PathBuf, access: Access) -> Self {
-        Self { path, access, device: None, directory: None }
+    /// Returns the one that is at a path now.
+    fn new(path: PathBuf, common: &Common) -> Self {
+        let file = OwnFile::at(path, &common.roots);
+        Self { file, access: common.access, device: None, directory: None }
     }
 
     /// Lets others open it, from now on.
@@ -108,7 +114,7 @@ impl Socket {
         if let Some(directory) = &self.directory {
             vde::switch::passing(access).apply(directory)?;
         }
-        access.apply(&self.path)
+        self.file.set_access(access)
     }
 
     /// Tells VMMs of another device, each at its next connection.
@@ -120,8 +126,9 @@ impl Socket {
 
     /// Takes it away.
     pub(super) fn remove(&self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove a socket");
+        if let Err(error) = self.file.remove() {
+            let path = self.file.path().display();
+            tracing::warn!(%path, %error, "cannot remove a socket");
         }
     }
 }
@@ -150,14 +157,17 @@ pub(super) fn serve(
         PortSpec::VhostUser(vhost_user::Spec { path, access, device }) => {
             let start = match exported {
                 Some(exported) => Start::import(exported, device, port.name())?,
-                None => Start::new(listener::listen(&path, access.or(common.access))?),
+                None => {
+                    let place = common.roots.place(&path)?;
+                    Start::new(listener::listen(&place, access.or(common.access))?)
+                }
             };
             let device = watch::Sender::new(device);
             let served = vhost_user::Served {
                 device: device.subscribe(),
                 guest_memory: common.guest_memory,
             };
-            socket = Some(Socket { device: Some(device), ..Socket::new(path, common.access) });
+            socket = Some(Socket { device: Some(device), ..Socket::new(path, common) });
             tokio::spawn(vhost_user::serve(served, start, port, stop))
         }
         PortSpec::Tap(spec) => {
@@ -169,9 +179,10 @@ pub(super) fn serve(
             tokio::spawn(dives::serve(spec, common.meshes.clone(), joined, port, stop))
         }
         PortSpec::Listen(spec) => {
-            let start = listen::Start::new(&spec, spec.access.or(common.access), exported)?;
+            let access = spec.access.or(common.access);
+            let start = listen::Start::new(&spec, access, exported, &common.roots)?;
             if let Address::Unix(path) = spec.address {
-                socket = Some(Socket::new(path, common.access));
+                socket = Some(Socket::new(path, common));
             }
             let framing = spec.framing;
             let admitted = Clients::restored_by(spec.max_clients, move |fds| {
@@ -182,16 +193,16 @@ pub(super) fn serve(
             tokio::spawn(listen::serve(start, admitted, port, stop))
         }
         PortSpec::Single(spec) => {
-            let start = single::Start::new(&spec, spec.access.or(common.access), exported)?;
-            let (path, access) = (spec.path, common.access);
-            socket = Some(Socket::new(path, access));
+            let access = spec.access.or(common.access);
+            let start = single::Start::new(&spec, access, exported, &common.roots)?;
+            socket = Some(Socket::new(spec.path, common));
             tokio::spawn(single::serve(start, port, stop))
         }
         PortSpec::VdeSwitch(spec) => {
             let access = spec.access.or(Access { mode: None, ..common.access });
             let spec = vde::switch::Spec { access, ..spec };
-            let start = vde::switch::Start::new(&spec, exported)?;
-            socket = Some(Socket::new(spec.control(), access));
+            let start = vde::switch::Start::new(&spec, exported, &common.roots)?;
+            socket = Some(Socket { access, ..Socket::new(spec.control(), common) });
             let admitted = start.clients(spec.max_clients);
             clients = Some(Arc::clone(&admitted));
             tokio::spawn(vde::switch::serve(start, admitted, port, stop))
@@ -200,23 +211,25 @@ pub(super) fn serve(
             // As of other vNICs' sockets, and not as VDE has it.
             let access = spec.access.or(common.access).or(listener::DEFAULT);
             let spec = vde::switch::Spec { access, ..spec };
-            let start = vde::single::Start::new(&spec, exported)?;
+            let start = vde::single::Start::new(&spec, exported, &common.roots)?;
             let directory = Some(spec.directory.clone());
-            socket = Some(Socket { directory, ..Socket::new(spec.control(), access) });
+            socket = Some(Socket { access, directory, ..Socket::new(spec.control(), common) });
             tokio::spawn(vde::single::serve(start, port, stop))
         }
         PortSpec::VdePlug(spec) => {
             let plugged = exported.map(vde::plug::Plugged::import).transpose()?.flatten();
-            tokio::spawn(vde::plug::serve(spec, plugged, port, stop))
+            if plugged.is_none() {
+                common.roots.refuse_links(&spec.directory)?;
+            }
+            tokio::spawn(vde::plug::serve(spec, plugged, common.roots.clone(), port, stop))
         }
         PortSpec::Dial(spec) => {
-            let mut by = common.access;
-            if let dial::Spec::Datagrams { local, access, .. } = &spec {
-                by = access.or(by);
-                let (path, access) = (local.clone(), common.access);
-                socket = Some(Socket::new(path, access));
-            }
-            let source = dial::Source::open(spec, by, exported)?;
+            let local = match &spec {
+                dial::Spec::Datagrams { local, .. } => Some(local.clone()),
+                _ => None,
+            };
+            let source = dial::Source::open(spec, common.access, exported, &common.roots)?;
+            socket = local.map(|path| Socket::new(path, common));
             tokio::spawn(dial::serve(source, port, stop))
         }
         PortSpec::Tunnel(spec) => tokio::spawn(tunnel::serve(spec.open(exported)?, port, stop)),

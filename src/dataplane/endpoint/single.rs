@@ -4,6 +4,7 @@
 use super::{
     connection::{self, Own},
     export::Exported,
+    folder::Roots,
     listen::{ACCEPT_INTERVAL, accept_one},
     listener::Access,
     port_handle::{PortHandle, Signal},
@@ -36,7 +37,12 @@ pub(super) struct Start {
 
 impl Start {
     /// Opens it, or goes on with what another process of the daemon `exported`.
-    pub(super) fn new(spec: &Spec, access: Access, exported: Option<Exported>) -> io::Result<Self> {
+    pub(super) fn new(
+        spec: &Spec,
+        access: Access,
+        exported: Option<Exported>,
+        roots: &Roots,
+    ) -> io::Result<Self> {
         let framing = spec.framing;
         let (socket, connected) = match exported {
             Some(exported) => {
@@ -46,7 +52,10 @@ impl Start {
                 }
                 (fds.remove(0), framing.import(fds)?)
             }
-            None => (listen_at(&Address::Unix(spec.path.clone()), framing, access)?, None),
+            None => {
+                let address = Address::Unix(spec.path.clone());
+                (listen_at(&address, framing, access, roots)?, None)
+            }
         };
         Ok(Self { socket: UnixStream::from_std(socket.into())?, framing, connected })
     }

@@ -2,6 +2,7 @@
 
 use super::{
     connection,
+    folder::{Roots, opened},
     listener::{self, Access},
 };
 use crate::{
@@ -14,13 +15,16 @@ use crate::{
     },
     locator::{Host, HostPort},
 };
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getpeername, listen,
-    socket_with,
-    sockopt::{
-        set_ipv6_v6only, set_socket_keepalive, set_socket_reuseaddr, set_socket_send_buffer_size,
-        set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_nodelay, socket_domain,
-        socket_peercred,
+use rustix::{
+    fs::OFlags,
+    net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getpeername, listen,
+        socket_with,
+        sockopt::{
+            set_ipv6_v6only, set_socket_keepalive, set_socket_reuseaddr,
+            set_socket_send_buffer_size, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl,
+            set_tcp_nodelay, socket_domain, socket_peercred,
+        },
     },
 };
 use std::{
@@ -110,14 +114,20 @@ pub(super) fn listen_at(
     address: &Address,
     framing: Framing,
     access: Access,
+    roots: &Roots,
 ) -> io::Result<OwnedFd> {
-    let address = match address {
+    match address {
         Address::Unix(path) => {
-            listener::refuse_live(path, framing.socket_type())?;
-            return listener::listen_aside(path, access, framing.socket_type(), BACKLOG);
+            let (place, kind) = (roots.place(path)?, framing.socket_type());
+            place.refuse_live(kind)?;
+            listener::listen_aside(&place, access, kind, BACKLOG)
         }
-        Address::Tcp(address) => address,
-    };
+        Address::Tcp(address) => listen_tcp(address),
+    }
+}
+
+/// Returns a socket that listens by TCP.
+pub(super) fn listen_tcp(address: &SocketAddr) -> io::Result<OwnedFd> {
     let socket = inet(address, SocketType::STREAM)?;
     // Connections of a daemon that has ended keep nobody from listening (TIME_WAIT).
     set_socket_reuseaddr(&socket, true)?;
@@ -159,8 +169,15 @@ pub(super) async fn connect_tcp(to: &HostPort) -> io::Result<OwnedFd> {
 }
 
 /// Connects to the socket at a path.
-pub(super) async fn connect_unix(path: &Path, framing: Framing) -> io::Result<OwnedFd> {
+pub(super) async fn connect_unix(
+    path: &Path,
+    framing: Framing,
+    roots: &Roots,
+) -> io::Result<OwnedFd> {
     let of_path = |error: io::Error| at(error, path.display());
+    // What was looked at, whatever has its name meanwhile.
+    let file = roots.open(path, OFlags::empty()).map_err(of_path)?;
+    let path = opened(&file);
     match framing {
         Framing::Stream(_) => {
             let stream = timeout(CONNECT_TIMEOUT, UnixStream::connect(path)).await;

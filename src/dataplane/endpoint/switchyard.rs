@@ -7,9 +7,8 @@
 use super::{
     arrivals::all_places,
     export::Exported,
-    listener::Access,
     port_handle::{PortHandle, Signal},
-    socket::{Address, Framing, Prefix, listen_at},
+    socket::listen_tcp,
 };
 use crate::{
     dataplane::{
@@ -53,7 +52,7 @@ pub(in crate::dataplane) fn listen(spec: &Spec, exported: Option<Exported>) -> i
         return Ok(exported.fds.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?);
     }
     // Clients of TCP need no access; each message of theirs has its length before it.
-    listen_at(&Address::Tcp(spec.address), Framing::Stream(Prefix::U32), Access::default())
+    listen_tcp(&spec.address)
 }
 
 /// Keeps the fabric attached until `stop`.

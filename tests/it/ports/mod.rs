@@ -5,6 +5,7 @@ mod devices;
 mod gateway;
 mod leases;
 mod machines;
+mod paths;
 mod taps;
 mod trunks;
 mod vnics;

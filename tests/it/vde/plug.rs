@@ -300,6 +300,18 @@ fn a_hub_and_a_switch_are_served_without_a_daemon() {
     }
 }
 
+#[test]
+fn where_the_second_end_fails_the_first_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    for kind in ["switch", "stream-listen"] {
+        let first = format!("{kind}://{}/x", directory.path().display());
+        let nobody = format!("stream://{}/nobody", directory.path().display());
+        let ended = Command::new(MVIRT).args(["plug", &first, &nobody]).output().unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "{kind}");
+    }
+}
+
 /// The daemon's own port and a plug are one thing to each other.
 #[test]
 fn a_plug_of_ours_is_a_client_of_a_port_of_ours() {

@@ -92,11 +92,11 @@ fn connect_named(socket: &OwnedFd, name: &SocketName, control: impl AsFd) -> io:
     }
 }
 
-/// Lets the user of number `by` use the socket at `path`, which gives way to others by `access`.
-fn share(path: &Path, by: u32, access: Access) -> io::Result<()> {
+/// Lets the user of number `by` use a socket's file, which gives way to others by `access`.
+fn share(file: &OwnedFd, by: u32, access: Access) -> io::Result<()> {
     // Only root can give files away; all others have to say who may use them by groups and modes.
     let owner = geteuid().is_root().then_some(by);
-    Access { owner, ..access }.apply(path)
+    Access { owner, ..access }.apply_to(file)
 }
 
 /// What comes in one read.

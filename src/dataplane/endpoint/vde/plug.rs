@@ -8,6 +8,7 @@ use crate::{
         endpoint::{
             connection::{self, Own},
             export::Exported,
+            folder::{Roots, opened},
             listener::Access,
             port_handle::PortHandle,
         },
@@ -23,7 +24,7 @@ use crate::{
     },
 };
 use rustix::{
-    fs::stat,
+    fs::{OFlags, stat},
     io::Errno,
     net::sockopt::socket_peercred,
     process::{geteuid, getpid},
@@ -106,6 +107,7 @@ impl Plugged {
 pub(in crate::dataplane::endpoint) async fn serve(
     spec: Spec,
     mut plugged: Option<Plugged>,
+    roots: Roots,
     mut port: PortHandle,
     mut stop: oneshot::Receiver<()>,
 ) {
@@ -116,7 +118,7 @@ pub(in crate::dataplane::endpoint) async fn serve(
     loop {
         let begun = tokio::time::Instant::now();
         let ended = tokio::select! {
-            ended = keep(&spec, plugged.take(), &mut port) => ended,
+            ended = keep(&spec, plugged.take(), &roots, &mut port) => ended,
             _ = &mut stop => return port.end().await,
         };
         port.end().await;
@@ -134,11 +136,12 @@ pub(in crate::dataplane::endpoint) async fn serve(
 async fn keep(
     spec: &Spec,
     plugged: Option<Plugged>,
+    roots: &Roots,
     port: &mut PortHandle,
 ) -> io::Result<Infallible> {
     let Plugged { control, port: made } = match plugged {
         Some(plugged) => plugged,
-        None => plug(spec).await?,
+        None => plug(spec, roots).await?,
     };
     port.begin();
     port.connected();
@@ -152,10 +155,10 @@ async fn keep(
 }
 
 /// Returns a connection to the switch.
-async fn plug(spec: &Spec) -> io::Result<Plugged> {
+async fn plug(spec: &Spec, roots: &Roots) -> io::Result<Plugged> {
     // The switch has another working directory.
-    let directory = fs::canonicalize(&spec.directory)?;
-    let (mut control, control_path, wanted) = dial(&directory, &spec.port).await?;
+    let directory = fs::read_link(opened(&roots.open(&spec.directory, OFlags::DIRECTORY)?))?;
+    let (mut control, control_path, wanted) = dial(&spec.directory, &spec.port, roots).await?;
     let data = datagram_socket()?;
     let file = bind_near(&data, &directory)?;
     share(&file.0, &control_path, &control, spec.access)?;
@@ -190,21 +193,25 @@ async fn plug(spec: &Spec) -> io::Result<Plugged> {
 async fn dial(
     directory: &Path,
     port: &SwitchPort,
+    roots: &Roots,
 ) -> io::Result<(UnixStream, PathBuf, WantedPort)> {
     let wanted = match port {
         SwitchPort::Number(0) => WantedPort::Management,
         SwitchPort::Number(number) => WantedPort::Number(*number),
         SwitchPort::Any | SwitchPort::Group(_) => WantedPort::Any,
     };
+    let connect = async |path: &Path| {
+        let file = roots.open(path, OFlags::empty())?;
+        timeout(TIMEOUT, UnixStream::connect(opened(&file))).await?
+    };
     if let SwitchPort::Group(group) = port {
         let path = directory.join(group);
-        if let Ok(control) = timeout(TIMEOUT, UnixStream::connect(&path)).await? {
+        if let Ok(control) = connect(&path).await {
             return Ok((control, path, wanted));
         }
     }
     let path = directory.join("ctl");
-    let control = timeout(TIMEOUT, UnixStream::connect(&path)).await??;
-    Ok((control, path, wanted))
+    Ok((connect(&path).await?, path, wanted))
 }
 
 /// Binds `socket` in the switch's directory, or where everybody may.

@@ -10,6 +10,7 @@ use crate::{
         endpoint::{
             connection::{self, Own},
             export::Exported,
+            folder::Roots,
             listen::{ACCEPT_INTERVAL, accept_one},
             port_handle::{PortHandle, Signal},
         },
@@ -40,6 +41,7 @@ impl Start {
     pub(in crate::dataplane::endpoint) fn new(
         spec: &Spec,
         mut exported: Option<Exported>,
+        roots: &Roots,
     ) -> io::Result<Self> {
         let mut fds = exported.as_mut().map(|given| mem::take(&mut given.fds)).unwrap_or_default();
         if let Some(given) = &mut exported
@@ -47,7 +49,7 @@ impl Start {
         {
             given.fds.push(fds.remove(0));
         }
-        let served = Served::new(spec, exported)?;
+        let served = Served::new(spec, exported, roots)?;
         let connected = match fds.is_empty() {
             true => None,
             false => Some(import(fds, &served.directory)?),

@@ -9,6 +9,7 @@ use crate::{
             arrivals::{Arrival, Client, Clients},
             connection::{self, Own},
             export::Exported,
+            folder::{Place, Roots, opened},
             listen,
             listener::{self, Access},
             port_handle::{PortHandle, Signal},
@@ -24,8 +25,9 @@ use crate::{
     wire::vde::{self, Request, SocketName, WantedPort},
 };
 use rustix::{
+    fs::{AtFlags, Mode, OFlags, fstat, mkdirat, unlinkat},
     io::Errno,
-    net::{SocketAddrUnix, SocketType, bind, getsockname, sockopt::socket_peercred},
+    net::{SocketAddrUnix, SocketType, getsockname, sockopt::socket_peercred},
 };
 use std::{
     collections::VecDeque,
@@ -33,10 +35,7 @@ use std::{
     fs, io,
     os::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
-        unix::{
-            ffi::OsStrExt as _,
-            fs::{DirBuilderExt as _, FileTypeExt as _},
-        },
+        unix::{ffi::OsStrExt as _, fs::FileTypeExt as _},
     },
     path::{Path, PathBuf},
     sync::{
@@ -111,6 +110,9 @@ pub(in crate::dataplane::endpoint) fn passing(access: Access) -> Access {
 /// The directory, until nobody uses it any more.
 #[derive(Debug)]
 pub(super) struct Directory {
+    /// As it was asked for, which is how it is found again.
+    asked: PathBuf,
+    roots: Roots,
     /// As others find it: absolute.
     path: PathBuf,
     access: Access,
@@ -123,61 +125,108 @@ pub(super) struct Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        if self.is_ours && !self.is_given.load(Relaxed) {
+        if self.is_ours
+            && !self.is_given.load(Relaxed)
+            && let Ok(place) = self.roots.place(&self.asked)
+        {
             // There may be more in it, which is not ours to remove.
-            fs::remove_dir(&self.path).ok();
+            unlinkat(&place.folder, &place.name, AtFlags::REMOVEDIR).ok();
         }
     }
 }
 
 impl Directory {
-    fn new(spec: &Spec, exported: bool) -> io::Result<Self> {
+    fn new(spec: &Spec, exported: bool, roots: &Roots) -> io::Result<Self> {
         let (mode, directory_mode) = spec.modes();
-        let mut is_ours = match fs::DirBuilder::new().mode(0o700).create(&spec.directory) {
-            Ok(()) => true,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => exported,
-            Err(error) => return Err(error),
+        let is_root = roots.contains(&spec.directory);
+        let is_new = !is_root && make(&spec.directory, roots)?;
+        // Before all that may fail: what was made is not to stay then.
+        let mut directory = Self {
+            asked: spec.directory.clone(),
+            roots: roots.clone(),
+            path: PathBuf::new(),
+            access: Access { mode: Some(mode), ..spec.access },
+            is_ours: !is_root && (is_new || exported),
+            is_given: AtomicBool::new(false),
+            clients: AtomicU32::new(0),
         };
+        let folder = directory.open()?;
         // Clients have other working directories.
-        let path = fs::canonicalize(&spec.directory)?;
-        if path.as_os_str().len() + LONGEST_NAME > listener::longest_socket_path() {
+        directory.path = fs::read_link(opened(&folder))?;
+        if directory.path.as_os_str().len() + LONGEST_NAME > listener::longest_socket_path() {
             let most = listener::longest_socket_path() - LONGEST_NAME;
             let text = format!("expected a directory whose path has at most {most} octets");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let access = Access { mode: Some(mode), ..spec.access };
         if !exported {
-            let is_new = is_ours;
-            is_ours |= clear(&path)?;
-            // Of one that somebody made, only what was asked for is changed.
-            if is_new || spec.directory_mode.is_some() {
-                Access { mode: Some(directory_mode), ..spec.access }.apply(&path)?;
+            let was_served = directory.clear(&folder)?;
+            directory.is_ours |= was_served && !is_root;
+            let asked = Access { mode: Some(directory_mode), ..spec.access };
+            if is_new {
+                asked.apply_to(&folder)?;
+            } else if spec.directory_mode.is_some() {
+                directory.refuse_another(asked, &folder)?;
             }
         }
-        let (is_given, clients) = (AtomicBool::new(false), AtomicU32::new(0));
-        Ok(Self { path, access, is_ours, is_given, clients })
+        Ok(directory)
+    }
+
+    fn open(&self) -> io::Result<OwnedFd> {
+        self.roots.open(&self.asked, OFlags::DIRECTORY)
+    }
+
+    /// Returns the place of a name in it.
+    fn place(&self, name: &str) -> io::Result<Place> {
+        self.roots.place(&self.asked.join(name))
+    }
+
+    /// Refuses a directory that this port has not made, and that others may use otherwise than
+    /// `asked`: it is somebody's, who has said who may.
+    fn refuse_another(&self, asked: Access, folder: &OwnedFd) -> io::Result<()> {
+        let found = fstat(folder)?;
+        let is_as_asked = asked.group.is_none_or(|group| group == found.st_gid)
+            // The kernel takes the set-group-ID bit away from who is not of the group.
+            && asked.mode.is_none_or(|mode| (u32::from(mode) ^ found.st_mode) & 0o5777 == 0);
+        if is_as_asked {
+            return Ok(());
+        }
+        let text = format!(
+            "{} is there already, and dirmode= is for a directory that the port makes itself",
+            self.path.display()
+        );
+        Err(io::Error::new(io::ErrorKind::ResourceBusy, text))
+    }
+
+    /// Removes what a switch has left that is no more. Returns whether there was one.
+    fn clear(&self, folder: &OwnedFd) -> io::Result<bool> {
+        let control = self.place(CONTROL)?;
+        control.refuse_live(SocketType::STREAM).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                let text = format!("a VDE switch is serving {}: {error}", self.path.display());
+                io::Error::new(error.kind(), text)
+            }
+            _ => error,
+        })?;
+        let was_served = control.file(&control.name).is_ok();
+        for entry in fs::read_dir(opened(folder))? {
+            let entry = entry?;
+            let (name, is_socket) = (entry.file_name(), entry.file_type()?.is_socket());
+            if is_socket && is_data_name(name.as_bytes()) {
+                unlinkat(folder, &name, AtFlags::empty())?;
+            }
+        }
+        Ok(was_served)
     }
 }
 
-/// Removes what a switch has left that is no more. Returns whether there was one.
-fn clear(directory: &Path) -> io::Result<bool> {
-    let control = directory.join(CONTROL);
-    listener::refuse_live(&control, SocketType::STREAM).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            let text = format!("a VDE switch is serving {}: {error}", directory.display());
-            io::Error::new(error.kind(), text)
-        }
-        _ => error,
-    })?;
-    let was_served = fs::exists(&control)?;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let is_socket = entry.file_type()?.is_socket();
-        if is_socket && entry.file_name() != CONTROL && is_data_name(entry.file_name().as_bytes()) {
-            fs::remove_file(entry.path())?;
-        }
+/// Makes a directory. Returns false where there is something already.
+fn make(directory: &Path, roots: &Roots) -> io::Result<bool> {
+    let place = roots.place(directory)?;
+    match mkdirat(&place.folder, &place.name, Mode::RWXU) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(errno) => Err(errno.into()),
     }
-    Ok(was_served)
 }
 
 /// Whether it is the name of a switch's socket for a client: two numbers with a dot between.
@@ -202,20 +251,17 @@ impl Start {
     pub(in crate::dataplane::endpoint) fn new(
         spec: &Spec,
         exported: Option<Exported>,
+        roots: &Roots,
     ) -> io::Result<Self> {
-        let directory = Directory::new(spec, exported.is_some())?;
+        let directory = Directory::new(spec, exported.is_some(), roots)?;
         let control = match exported {
             Some(exported) => {
                 exported.fds.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?
             }
             None => {
-                let path = directory.path.join(CONTROL);
-                listener::listen_aside(
-                    &path,
-                    directory.access,
-                    SocketType::STREAM,
-                    socket::BACKLOG,
-                )?
+                let place = directory.place(CONTROL)?;
+                let (access, kind) = (directory.access, SocketType::STREAM);
+                listener::listen_aside(&place, access, kind, socket::BACKLOG)?
             }
         };
         // It is only waited for, whatever it is.
@@ -244,9 +290,10 @@ pub(super) fn import(
         return Err(io::ErrorKind::UnexpectedEof.into());
     };
     let name = SocketAddrUnix::try_from(getsockname(&data)?)?;
-    let name = name.path_bytes().ok_or(io::ErrorKind::InvalidData)?;
-    let file = PathBuf::from(OsStr::from_bytes(name));
-    let seat = Seat { file, directory: Arc::clone(directory) };
+    // By which way it was bound does not matter: it is in this directory.
+    let path = Path::new(OsStr::from_bytes(name.path_bytes().ok_or(io::ErrorKind::InvalidData)?));
+    let name = path.file_name().and_then(OsStr::to_str).ok_or(io::ErrorKind::InvalidData)?;
+    let seat = Seat { name: name.into(), directory: Arc::clone(directory) };
     let transport = Datagrams::new(data, Peer::Unix);
     let made = Box::new(DescriptorPort::with_frames(transport, &rest.frames)?);
     Ok((UnixStream::from_std(control.into())?, made, seat))
@@ -264,34 +311,45 @@ pub(super) struct Plugged {
 
 /// A client's place in the directory: the file of our socket for it, until dropped.
 pub(super) struct Seat {
-    file: PathBuf,
+    name: String,
     directory: Arc<Directory>,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         // Clients send by its name, which is still there when another process goes on with them.
-        if !self.directory.is_given.load(Relaxed) {
+        if !self.directory.is_given.load(Relaxed)
+            && let Ok(folder) = self.directory.open()
+        {
             // Whose directory it is may have taken it away.
-            fs::remove_file(&self.file).ok();
+            unlinkat(folder, &self.name, AtFlags::empty()).ok();
         }
     }
 }
 
 impl Seat {
-    /// Binds a client's socket to a name that is free.
-    fn bind(data: &OwnedFd, directory: &Arc<Directory>) -> io::Result<Self> {
+    /// Binds a client's socket to a name that is free, and lets the user of number `by` use it.
+    fn bind(data: &OwnedFd, by: u32, directory: &Arc<Directory>) -> io::Result<Self> {
         loop {
             let number = directory.clients.fetch_add(1, Relaxed) % 1000;
             let name = format!("{number:03}.{}", data.as_raw_fd());
-            let file = directory.path.join(name);
-            match bind(data, &SocketAddrUnix::new(&file)?) {
-                Ok(()) => return Ok(Self { file, directory: Arc::clone(directory) }),
+            let place = directory.place(&name)?;
+            match place.bind(data, &place.name) {
+                Ok(()) => {
+                    let seat = Self { name, directory: Arc::clone(directory) };
+                    share(&place.file(&place.name)?, by, directory.access)?;
+                    return Ok(seat);
+                }
                 // Of a client that another process had: there are fewer of those than numbers.
-                Err(Errno::ADDRINUSE) => {}
-                Err(errno) => return Err(errno.into()),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// As its client finds it.
+    fn path(&self) -> PathBuf {
+        self.directory.path.join(&self.name)
     }
 }
 
@@ -369,9 +427,8 @@ pub(super) async fn greet(socket: OwnedFd, directory: Arc<Directory>) -> io::Res
     let data = datagram_socket()?;
     // First, so that nobody else can send to it once it has a name.
     connect_named(&data, &request.socket, &control)?;
-    let seat = Seat::bind(&data, &directory)?;
-    share(&seat.file, peer.uid.as_raw(), directory.access)?;
-    let name = SocketName::at_path(seat.file.as_os_str().as_bytes());
+    let seat = Seat::bind(&data, peer.uid.as_raw(), &directory)?;
+    let name = SocketName::at_path(seat.path().as_os_str().as_bytes());
     let name = name.ok_or(io::ErrorKind::InvalidFilename)?;
     // A new connection has room for it.
     if control.try_write(name.as_bytes())? != vde::REPLY_LEN {
