@@ -39,9 +39,11 @@ fuzz: ## Fuzz every target for a minute each (needs cargo-fuzz)
 instructions: ## Count the instructions of the packet path; fail if they have grown
 	scripts/instructions.sh
 
-bench: build ## Measure beside DPDK's testpmd and Open vSwitch, as root, in minutes (docs/performance.md)
-	scripts/install.sh gcc libc6-dev pkgconf libdpdk-dev python3
+bench: build ## Measure beside DPDK's testpmd, Open vSwitch, VDE and the kernel, as root, in minutes (docs/performance.md)
+	scripts/install.sh gcc libc6-dev pkgconf libdpdk-dev python3 linux-perf uml-utilities
+	guests/build.sh
 	bench/run.py
+	bench/ports.py
 
 PREFIX ?= /usr/local
 UNITS ?= $(PREFIX)/lib/systemd/system
