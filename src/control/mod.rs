@@ -56,7 +56,6 @@ use crate::{
         counters::ReactorCounters,
         dives::Meshes,
         forward::tables::{NetworkKey, PortId},
-        is_temporary,
     },
     descriptor_store::DescriptorStore,
     log_limit::{LogLimit, Said},
@@ -77,7 +76,6 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::BuildHasher as _,
-    os::unix::fs::FileTypeExt as _,
     path::PathBuf,
     sync::Arc,
     time::Instant,
@@ -428,26 +426,6 @@ impl Control {
         });
         let served = nics.chain(self.ports.values().flat_map(PortEntry::quiesced)).collect();
         Quiesced { served, end }
-    }
-
-    /// Removes sockets of vNICs that are no more, and those that were not ready; anything else in
-    /// the directory is left alone.
-    fn remove_stale_sockets(&self) {
-        let entries = std::fs::read_dir(&self.socket_dir).into_iter().flatten().flatten();
-        let sockets = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()));
-        for path in sockets.map(|entry| entry.path()) {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            // As daemons before this one called those that were not ready.
-            let plain = name.strip_suffix(".tmp").unwrap_or(&name);
-            let id = plain.rsplit_once('.').filter(|(_, kind)| ["sock", "guest"].contains(kind));
-            let id = id.and_then(|(id, _)| Uuid::try_parse(id).ok());
-            // Only names that the daemon gives: the directory may hold files of others.
-            let stale = id.is_some_and(|id| !self.nics.contains_key(&id) || name.ends_with(".tmp"))
-                || is_temporary(&name);
-            if stale && let Err(error) = std::fs::remove_file(&path) {
-                tracing::warn!(path = %path.display(), %error, "cannot remove a stale socket");
-            }
-        }
     }
 
     /// Looks whether a change could be made durable.

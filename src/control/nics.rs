@@ -28,7 +28,7 @@ use crate::{
     store::{Change, Put},
 };
 use jiff::Timestamp;
-use std::{collections::BTreeMap, io, path::PathBuf};
+use std::{collections::BTreeMap, io, os::unix::fs::FileTypeExt, path::PathBuf};
 use uuid::Uuid;
 
 impl Control {
@@ -232,6 +232,27 @@ impl Control {
             error: String::new(),
         };
         self.nics.insert(state.model.id, state);
+    }
+
+    /// Removes sockets of vNICs that are no more, and those that were not ready; anything else in
+    /// the directory is left alone.
+    pub(super) fn remove_stale_sockets(&self) {
+        let entries = std::fs::read_dir(&self.socket_dir).into_iter().flatten().flatten();
+        let sockets = entries
+            .filter(|entry| entry.file_type().is_ok_and(|kind| FileTypeExt::is_socket(&kind)));
+        for path in sockets.map(|entry| entry.path()) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            // As daemons before this one called those that were not ready.
+            let plain = name.strip_suffix(".tmp").unwrap_or(&name);
+            let id = plain.rsplit_once('.').filter(|(_, kind)| ["sock", "guest"].contains(kind));
+            let id = id.and_then(|(id, _)| Uuid::try_parse(id).ok());
+            // Only names that the daemon gives: the directory may hold files of others.
+            let stale = id.is_some_and(|id| !self.nics.contains_key(&id) || name.ends_with(".tmp"))
+                || dataplane::is_temporary(&name);
+            if stale && let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove a stale socket");
+            }
+        }
     }
 
     /// Makes the socket of a vNIC, or goes on with what another process of the daemon `exported`.
