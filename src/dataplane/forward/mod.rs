@@ -277,7 +277,8 @@ impl Decider {
     }
 
     /// Returns whether it is for the gateway of a network to ask who listens to groups, of IPv4 and
-    /// of IPv6, and takes notice that it does: else somebody asks with a lower address than its own.
+    /// of IPv6, and takes notice that it does: else somebody asks whose address is lower than its
+    /// own.
     pub fn begin_query(
         &mut self,
         network: NetworkKey,

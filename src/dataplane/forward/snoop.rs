@@ -31,8 +31,8 @@ const ROUTER: u32 = 300;
 /// How long another router is known to ask after its last query: two intervals, and half the time
 /// for an answer (RFC 3376 §8.5).
 const QUERIER: u32 = 255;
-/// How long a port is in a group still after one of its hosts has left, in seconds: two questions, a
-/// second apart, and the time for an answer (RFC 3376 §8.8).
+/// How long a port is in a group still after one of its hosts has left, in seconds: two questions,
+/// a second apart, and the time for an answer (RFC 3376 §8.8).
 const LAST_MEMBER: u32 = 3;
 /// How often is asked, and of how many groups at a time.
 const LAST_QUESTIONS: u8 = 2;
