@@ -58,10 +58,10 @@ fn pings_take_as_long_as_lines_say_and_silence_costs_nothing() {
         assert!(daemon.hand_over(), "{}", daemon.log());
         check("after a hand-over");
         daemon.crash_and_restart();
-        // Its device went with the process, and is made anew.
-        let up = || Command::new("ip").args(["link", "set", "tap0", "up"]).output().unwrap();
-        wait_until("it is there again", || up().status.success());
-        run("ip address add 10.0.0.50/24 dev tap0");
+        // Its device went with the process, and is made anew. While it goes, it has its address.
+        let ip = |words: &str| Command::new("ip").args(words.split(' ')).output().unwrap().status;
+        wait_until("it is there again", || ip("address add 10.0.0.50/24 dev tap0").success());
+        wait_until("it is up", || ip("link set tap0 up").success());
         check("after a crash");
         let said = stderr(&update(&daemon, "--loss 200%"), 1);
         assert!(said.contains("loss=200%: expected a share"), "{said}");
