@@ -1,6 +1,6 @@
 //! What nearly all frames are, decided in a few comparisons: a whole TCP or UDP packet in IPv4
 //! without options, with nothing about it that the guard or the gateway has to look at. In a
-//! switched network it is enough that the packet is such ([`Front`]).
+//! switched network it is enough that the packet is such (`Front`).
 //!
 //! ```text
 //! frame ── check: as expected, octet for octet? ── FIB ── fits: MTU? ── next hop
