@@ -14,7 +14,7 @@ use field::ipv4;
 use libfuzzer_sys::fuzz_target;
 use mvirt_net::{
     dataplane::{
-        forward::{guard, routed},
+        forward::{Asker, guard, routed},
         frame::{
             classify::{Packet, classify},
             fragment,
@@ -24,6 +24,7 @@ use mvirt_net::{
     },
     wire::{Writer, checksum, vnet::Offload},
 };
+use std::time::Instant;
 
 /// Makes the checksum of an IPv4 header right.
 fn make_right(frame: &mut [u8]) {
@@ -63,7 +64,8 @@ fuzz_target!(|frame: &[u8]| {
     let mut answer = vec![0; 65549];
     for checksum in [Offload::None, Offload::Checksum { start: 34, offset: 6 }] {
         let mut writer = Writer::new(&mut answer);
-        let question = Question { table, vnic, headers: &headers, frame, offload: checksum };
+        let (asker, offload, now) = (Asker::Guest(vnic), checksum, Instant::now());
+        let question = Question { table, asker, headers: &headers, frame, offload, now };
         if gateway::respond(&question, &mut writer).is_ok() {
             let answer = writer.since(0);
             classify(answer, answer.len(), Offload::None).expect("answers are frames");
@@ -82,9 +84,8 @@ fuzz_target!(|frame: &[u8]| {
             Packet::Arp(_) => {}
         }
         let mut writer = Writer::new(&mut answer);
-        if gateway::reject((table, vnic), &headers, frame, Rejection::TooBig(1280), &mut writer)
-            .is_ok()
-        {
+        let sender = (table, Asker::Guest(vnic));
+        if gateway::reject(sender, &headers, frame, Rejection::TooBig(1280), &mut writer).is_ok() {
             let answer = writer.since(0);
             classify(answer, answer.len(), Offload::None).expect("errors are frames");
         }

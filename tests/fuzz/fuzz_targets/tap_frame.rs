@@ -126,7 +126,10 @@ fn network([rules, more, attacker, other]: [u8; 4]) -> Network {
             ntp_ipv4: Vec::new(),
             ntp_ipv6: Vec::new(),
             domain: None,
-            segment: Some(Segment { gateway_ipv4: Some([10, 0, 0, 1].into()) }),
+            segment: Some(Segment {
+                gateway_ipv4: Some([10, 0, 0, 1].into()),
+                ..Segment::default()
+            }),
             fib: fib.build(7),
         });
     }
