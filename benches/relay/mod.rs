@@ -150,20 +150,19 @@ impl Relay {
             guest
         };
         let guests = (0..guests).map(guest).collect();
-        let routed = |fib: FibBuilder| Routed {
-            ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
-            ipv4_broadcast: Some(Ipv4Addr::new(10, 0, 0, 255)),
-            ipv6_prefix: None,
-            dns_ipv4: Vec::new(),
-            dns_ipv6: Vec::new(),
-            ntp_ipv4: Vec::new(),
-            ntp_ipv6: Vec::new(),
-            domain: None,
-            segment: None,
-            fib: fib.build(7),
-        };
         let domain = match kind {
-            Kind::Routed(_) => Domain::Routed(routed(fib)),
+            Kind::Routed(_) => Domain::Routed(Routed {
+                ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
+                ipv4_broadcast: Some(Ipv4Addr::new(10, 0, 0, 255)),
+                ipv6_prefix: None,
+                dns_ipv4: Vec::new(),
+                dns_ipv6: Vec::new(),
+                ntp_ipv4: Vec::new(),
+                ntp_ipv6: Vec::new(),
+                domain: None,
+                segment: None,
+                fib: fib.build(7),
+            }),
             Kind::Switched => {
                 let rules = L2Policy::default().in_force(HasGateway::No, Members::AllStrict);
                 Domain::Switched(Switched::new(&members, rules))
