@@ -27,6 +27,11 @@ pub struct Exported {
 }
 
 impl Exported {
+    /// Returns the socket of a port that listens; an error where it was not exported.
+    pub(super) fn listener(self) -> io::Result<OwnedFd> {
+        Ok(self.fds.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?)
+    }
+
     /// Returns what descriptors alone say of it: it begins anew but for them.
     pub fn kept(fds: Vec<OwnedFd>) -> Self {
         let (counters, kept) = (BTreeMap::new(), SavedLimits::default());

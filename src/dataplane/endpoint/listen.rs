@@ -59,9 +59,7 @@ impl Start {
         roots: &Roots,
     ) -> io::Result<Self> {
         let socket = match exported {
-            Some(exported) => {
-                exported.fds.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?
-            }
+            Some(exported) => exported.listener()?,
             None => listen_at(&spec.address, spec.framing, access, roots)?,
         };
         Ok(Self { socket: UnixStream::from_std(socket.into())?, framing: spec.framing })

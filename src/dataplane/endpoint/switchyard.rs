@@ -49,7 +49,7 @@ pub struct Spec {
 /// Returns the socket at which clients connect, that of another process where it `exported` one.
 pub(in crate::dataplane) fn listen(spec: &Spec, exported: Option<Exported>) -> io::Result<OwnedFd> {
     if let Some(exported) = exported {
-        return Ok(exported.fds.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?);
+        return exported.listener();
     }
     // Clients of TCP need no access; each message of theirs has its length before it.
     listen_tcp(&spec.address)

@@ -255,9 +255,7 @@ impl Start {
     ) -> io::Result<Self> {
         let directory = Directory::new(spec, exported.is_some(), roots)?;
         let control = match exported {
-            Some(exported) => {
-                exported.fds.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?
-            }
+            Some(exported) => exported.listener()?,
             None => {
                 let place = directory.place(CONTROL)?;
                 let (access, kind) = (directory.access, SocketType::STREAM);
