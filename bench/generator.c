@@ -47,7 +47,7 @@ struct way {
     struct rte_mbuf *ready[BURST]; /* written and not taken by the ring yet */
     unsigned readied;
     uint32_t next;
-    uint64_t sent, received, bad, tries, full;
+    uint64_t sent, received, bad, stray, tries, full; /* stray: see is_stray */
 };
 
 static struct way ways[PORTS];
@@ -111,6 +111,15 @@ static void send_some(int port, int size, int headers_only, unsigned count) {
     memmove(way->ready, way->ready + taken, way->readied * sizeof *way->ready);
 }
 
+/* Returns whether a frame is no frame between these two guests: a switch floods those for a MAC until it knows that, and
+ * asks who listens to groups. */
+static int is_stray(const struct way *here, const struct rte_ether_hdr *ethernet) {
+    if (!rte_is_multicast_ether_addr(&ethernet->dst_addr)) return !rte_is_same_ether_addr(&ethernet->dst_addr, &here->mac);
+    for (int port = 0; port < ports; port++)
+        if (rte_is_same_ether_addr(&ethernet->src_addr, &ways[port].mac)) return 0;
+    return 1;
+}
+
 /* Receives at `port` what others sent, checks it, and counts it there. */
 static unsigned receive_some(int port, int size, double ticks_per_10ns) {
     struct way *here = &ways[port];
@@ -121,6 +130,10 @@ static unsigned receive_some(int port, int size, double ticks_per_10ns) {
         const uint8_t *data = rte_pktmbuf_mtod(got[at], uint8_t *);
         const struct rte_ether_hdr *ethernet = (const void *)data;
         const struct rte_ipv4_hdr *ip = (const void *)(ethernet + 1);
+        if (is_stray(here, ethernet)) {
+            here->stray++;
+            continue;
+        }
         uint32_t from = ntohl(ip->src_addr) - ntohl(ways[0].ip);
         uint32_t to = from < (uint32_t)ports && ways[from].to == ALL ? 0xffffffff : here->ip;
         if (from >= (uint32_t)ports || got[at]->pkt_len != (unsigned)size || ip->dst_addr != to) {
@@ -175,13 +188,13 @@ static void run(double seconds, int size, int headers_only, double rate) {
     for (int port = 0; port < ports; port++) {
         struct way *way = &ways[port];
         rte_pktmbuf_free_bulk(way->ready, way->readied);
-        way->readied = way->next = way->sent = way->received = way->bad = way->tries = way->full = 0;
+        way->readied = way->next = way->sent = way->tries = way->full = 0;
         for (int to = 0; to < ports; to++) write_headers(way, to, size);
         write_headers(way, ALL, size);
     }
     /* Whatever came before is of no interest. */
     drain(size);
-    for (int port = 0; port < ports; port++) ways[port].received = ways[port].bad = 0;
+    for (int port = 0; port < ports; port++) ways[port].received = ways[port].bad = ways[port].stray = 0;
     memset(latencies, 0, sizeof latencies);
     uint64_t start = rte_rdtsc(), end = start + seconds * hz, due = start, now;
     while ((now = rte_rdtsc()) < end) {
@@ -194,18 +207,18 @@ static void run(double seconds, int size, int headers_only, double rate) {
             for (int more = DESCRIPTORS / BURST; more && receive_some(port, size, ticks) == BURST; more--);
     }
     double took = (double)(now - start) / hz;
-    uint64_t sent = 0, received = 0, within = 0, bad = 0, tries = 0, full = 0;
+    uint64_t sent = 0, received = 0, within = 0, bad = 0, stray = 0, tries = 0, full = 0;
     for (int port = 0; port < ports; port++)
         if (port != attacker) within += ways[port].received;
     drain(size);
     for (int port = 0; port < ports; port++) {
-        bad += ways[port].bad;
+        bad += ways[port].bad, stray += ways[port].stray;
         if (port == attacker) continue;
         sent += ways[port].sent, received += ways[port].received, tries += ways[port].tries, full += ways[port].full;
     }
-    printf("{\"seconds\": %.6f, \"sent\": %lu, \"received\": %lu, \"bad\": %lu, \"mpps\": %.4f, \"loss\": %.6f, "
+    printf("{\"seconds\": %.6f, \"sent\": %lu, \"received\": %lu, \"bad\": %lu, \"stray\": %lu, \"mpps\": %.4f, \"loss\": %.6f, "
            "\"ring_full\": %.4f",
-           took, sent, received, bad, within / took / 1e6, sent ? 1 - (double)received / sent : 0, tries ? (double)full / tries : 0);
+           took, sent, received, bad, stray, within / took / 1e6, sent ? 1 - (double)received / sent : 0, tries ? (double)full / tries : 0);
     if (rate) printf(", \"p50_ns\": %lu, \"p99_ns\": %lu", latency(0.5, within), latency(0.99, within));
     printf("}\n");
 }

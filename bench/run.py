@@ -405,8 +405,10 @@ class Bench:
         for switch in self.switches:
             switch.signal(signal.SIGCONT)
             self.generators[switch] = Generator(self.program, switch, self.guest_cpu, driver)
-            # The first frames go before all queues run.
-            wait_for(f"{switch.name}: a frame", lambda: self.generators[switch].ask("run", 0.01, 64, "two", 0, 1000)["received"])
+            # The first frames go before all queues run, and a switch floods until it has learned all MACs.
+            who = "two" if self.chapter.guests == 2 else "all"
+            settled = lambda seen: seen["received"] and not seen["stray"]
+            wait_for(f"{switch.name}: a frame", lambda: settled(self.generators[switch].ask("run", 0.01, 64, who, 0, 1000)))
             switch.signal(signal.SIGSTOP)
 
     def disconnect(self):
