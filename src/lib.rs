@@ -39,6 +39,7 @@ pub mod dataplane;
 pub mod descriptor_store;
 mod descriptors;
 pub mod dives;
+pub mod egress;
 pub mod embedded;
 mod file_limit;
 pub mod handover;
