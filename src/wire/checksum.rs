@@ -3,6 +3,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+/// So many octets are worth a loop of their own.
+const LONG: usize = 64;
+
 /// A running ones' complement sum, in network octet order.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Checksum {
@@ -48,6 +51,14 @@ impl Checksum {
             self.odd = false;
             octets = rest;
         }
+        if octets.len() >= LONG {
+            // In words of 32 bits, in the machine's order, which the compiler adds many at a time:
+            // which octet of a word comes first makes no difference (RFC 1071 §2 B).
+            let (words, rest) = octets.as_chunks::<4>();
+            let sum = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+            self.sum += u64::from(u16::from_be(fold(sum)));
+            octets = rest;
+        }
         let (pairs, rest) = octets.as_chunks::<2>();
         for pair in pairs {
             self.sum += u64::from(u16::from_be_bytes(*pair));
@@ -61,11 +72,7 @@ impl Checksum {
     /// Returns the sum, folded into 16 bits. That of a correct packet, with its checksum field, is
     /// 0xffff.
     pub const fn folded(self) -> u16 {
-        let mut sum = self.sum;
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        sum as u16
+        fold(self.sum)
     }
 
     /// The checksum to store: the complement of the folded sum.
@@ -90,6 +97,14 @@ impl Checksum {
     }
 }
 
+/// Adds the words of a sum up, with what they carry.
+const fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
 /// The checksum of `octets` alone.
 pub fn checksum(octets: &[u8]) -> u16 {
     let mut sum = Checksum::new();
@@ -110,7 +125,7 @@ pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use proptest::{collection::vec, prelude::*};
 
     #[test]
     fn matches_the_example_of_rfc_1071() {
@@ -126,7 +141,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn split_points_do_not_matter(octets: Vec<u8>, at: usize) {
+        fn long_ones_are_summed_as_short_ones_are(octets in vec(any::<u8>(), 0..300)) {
+            let mut sum = Checksum::new();
+            octets.iter().for_each(|octet| sum.add(&[*octet]));
+            prop_assert_eq!(sum.finish(), checksum(&octets));
+        }
+
+        #[test]
+        fn split_points_do_not_matter(octets in vec(any::<u8>(), 0..300), at: usize) {
             let at = if octets.is_empty() { 0 } else { at % octets.len() };
             let (a, b) = octets.split_at(at);
             let mut sum = Checksum::new();
@@ -137,7 +159,7 @@ mod tests {
 
         #[test]
         fn update_agrees_with_recomputing(
-            mut words in proptest::collection::vec(any::<u16>(), 2..40),
+            mut words in vec(any::<u16>(), 2..40),
             at: usize,
             new: u16,
         ) {

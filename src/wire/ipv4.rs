@@ -109,6 +109,12 @@ impl Header {
         self.destination.into()
     }
 
+    /// What tells fragments of one packet from those of others.
+    #[inline]
+    pub fn identification(&self) -> u16 {
+        self.identification.get()
+    }
+
     /// Whether this is one of several fragments.
     #[inline]
     pub fn is_fragment(&self) -> bool {

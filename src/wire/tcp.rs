@@ -4,6 +4,8 @@
 pub const HEADER_LEN: usize = 20;
 /// Where in the header its sequence number stands.
 pub const SEQUENCE_OFFSET: usize = 4;
+/// Where in the header its acknowledgement number stands.
+pub const ACKNOWLEDGEMENT_OFFSET: usize = 8;
 /// Where in the header its flags stand.
 pub const FLAGS_OFFSET: usize = 13;
 /// Where in the header its checksum stands.
@@ -13,6 +15,8 @@ pub const CHECKSUM_OFFSET: u16 = 16;
 pub const FIN: u8 = 0x01;
 /// Data is to be handed on at once.
 pub const PSH: u8 = 0x08;
+/// The acknowledgement number counts.
+pub const ACK: u8 = 0x10;
 /// The ecn window was reduced (RFC 3168 §6.1).
 pub const CWR: u8 = 0x80;
 

@@ -7,6 +7,7 @@
 pub mod classify;
 pub mod copy;
 pub mod fragment;
+pub mod join;
 pub mod offload;
 pub mod scatter;
 pub mod segment;

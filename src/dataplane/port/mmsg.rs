@@ -9,7 +9,7 @@ use rustix::{
     net::{SocketAddrAny, addr::SocketAddrStorage},
 };
 use std::{
-    mem,
+    io, mem,
     os::fd::{AsFd, AsRawFd as _},
     ptr,
 };
@@ -21,15 +21,33 @@ pub(super) struct Datagram {
     pub(super) len: usize,
     /// Who sent it, where the socket's family has that.
     pub(super) from: Option<SocketAddrAny>,
+    /// How many octets those have that the kernel has joined to it, all but the last.
+    pub(super) joined: Option<u16>,
 }
 
 fn failed() -> Errno {
     // The call has just returned -1, so that there is one.
-    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// Has the kernel give datagrams of one sender together, where it has them so (udp(7)).
+pub(super) fn join_received(socket: impl AsFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the option takes an integer.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_GRO,
+            ptr::from_ref(&on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if set == 0 { Ok(()) } else { Err(failed().into()) }
 }
 
 /// Receives datagrams into `buffers`, one each and at most a burst, without waiting. Where `named`,
-/// with who has sent them.
+/// with who has sent them, and what they were joined from.
 pub(super) fn receive<'b>(
     socket: impl AsFd,
     buffers: impl Iterator<Item = &'b mut [u8]>,
@@ -40,9 +58,12 @@ pub(super) fn receive<'b>(
         .map(|buffer| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() })
         .collect();
     let mut names: ArrayVec<SocketAddrStorage, BURST> = ArrayVec::new();
+    let mut controls: ArrayVec<JoinedControl, BURST> = ArrayVec::new();
     if named == Named::Yes {
         // SAFETY: all zeros is an address of no family.
         names.extend(pieces.iter().map(|_| unsafe { mem::zeroed() }));
+        // SAFETY: all zeros is a message that says nothing.
+        controls.extend(pieces.iter().map(|_| unsafe { mem::zeroed() }));
     }
     let mut headers: ArrayVec<libc::mmsghdr, BURST> = ArrayVec::new();
     for at in 0..pieces.len() {
@@ -54,11 +75,15 @@ pub(super) fn receive<'b>(
             header.msg_hdr.msg_name = ptr::from_mut(name).cast();
             header.msg_hdr.msg_namelen = size_of::<SocketAddrStorage>() as libc::socklen_t;
         }
+        if let Some(control) = controls.get_mut(at) {
+            header.msg_hdr.msg_control = ptr::from_mut(control).cast();
+            header.msg_hdr.msg_controllen = size_of::<JoinedControl>();
+        }
         headers.push(header);
     }
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
-    // SAFETY: each header points to one piece and perhaps one name, which are not moved meanwhile,
-    // and each piece to a buffer that is borrowed from the caller for longer than this call.
+    // SAFETY: each header points to one piece and perhaps one name and one control, which are not
+    // moved meanwhile, and each piece to a buffer that is borrowed from the caller for longer than this call.
     let received = unsafe {
         libc::recvmmsg(
             socket.as_fd().as_raw_fd(),
@@ -74,7 +99,10 @@ pub(super) fn receive<'b>(
         let from = names.get(at).filter(|_| len > 0);
         // SAFETY: the kernel has written an address of `len` octets there.
         let from = from.map(|name| unsafe { SocketAddrAny::read(name, len) });
-        Datagram { len: header.msg_len as usize, from }
+        // Of no length, the kernel has written none.
+        let control = controls.get(at).filter(|_| header.msg_hdr.msg_controllen > 0);
+        let joined = control.and_then(JoinedControl::octets);
+        Datagram { len: header.msg_len as usize, from, joined }
     };
     Ok(headers[..received].iter().enumerate().map(datagram).collect())
 }
@@ -84,6 +112,24 @@ pub(super) fn receive<'b>(
 pub(super) enum Named {
     Yes,
     No,
+}
+
+/// What the kernel tells of datagrams that it has joined (udp(7)).
+#[repr(C)]
+struct JoinedControl {
+    header: libc::cmsghdr,
+    octets: libc::c_int,
+    // CMSG_SPACE counts whole words.
+    padding: libc::c_int,
+}
+
+impl JoinedControl {
+    /// Returns how many octets each has.
+    fn octets(&self) -> Option<u16> {
+        let kind = (self.header.cmsg_level, self.header.cmsg_type);
+        let octets = u16::try_from(self.octets).ok().filter(|octets| *octets > 0);
+        octets.filter(|_| kind == (libc::SOL_UDP, libc::UDP_GRO))
+    }
 }
 
 /// Tells that the kernel is to cut what is sent into datagrams of so many octets (udp(7)).

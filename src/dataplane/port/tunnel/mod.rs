@@ -9,15 +9,16 @@
 //! | the header has to be | of the network | the same, to the last bit |
 //! | who leaves | is forgotten in time | says so by a header without a frame |
 
+mod batch;
 pub mod remotes;
 
 use super::{
     PortFailure, Undelivered,
     descriptor::{Inbox, Received, Transport},
-    mmsg::{self, Named},
+    mmsg,
 };
 use crate::{
-    dataplane::frame::{BURST, MAX_FRAME_LEN, offload::Offloads, verdict::DropReason},
+    dataplane::frame::{BURST, MAX_FRAME_LEN, join::Join, offload::Offloads, verdict::DropReason},
     wire::{
         ethernet,
         vnet::Offload,
@@ -25,6 +26,7 @@ use crate::{
     },
 };
 use arrayvec::ArrayVec;
+use batch::Batch;
 use ipnet::IpNet;
 use remotes::Remotes;
 use rustix::{
@@ -33,7 +35,7 @@ use rustix::{
     net::{AddressFamily, SocketAddrAny, SocketFlags, SocketType, bind, socket_with},
 };
 use std::{
-    io, iter,
+    io, iter, mem,
     net::{IpAddr, SocketAddr},
     ops::Range,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
@@ -100,8 +102,8 @@ pub struct Tunnel {
     /// Where one's own frames have come from, when they were heard last.
     heard_from: Option<IpAddr>,
     began: Instant,
-    /// Octets of the longest datagram that was received last.
-    longest: usize,
+    /// What was received and waits.
+    batch: Batch,
     /// Datagrams to be sent: their octets, where each ends, and where it goes.
     taken: Vec<u8>,
     ends: Vec<(usize, To)>,
@@ -123,6 +125,7 @@ impl Tunnel {
         let ready = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         for socket in [Some(&sockets.own), sockets.group.as_ref()].into_iter().flatten() {
             epoll::add(&ready, socket, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+            mmsg::join_received(socket)?;
         }
         Ok(Self {
             rules,
@@ -133,7 +136,7 @@ impl Tunnel {
             remotes: Remotes::new(expire_time),
             heard_from: None,
             began: Instant::now(),
-            longest: 1,
+            batch: Batch::default(),
             taken: Vec::with_capacity(TOGETHER),
             ends: Vec::with_capacity(BURST),
             refused: None,
@@ -165,28 +168,32 @@ impl Tunnel {
         true
     }
 
-    /// Returns what a datagram is: a frame behind its header, or why it is none. Nothing: it is
-    /// nobody's loss.
-    fn judge(&mut self, octets: &[u8], from: Option<SocketAddr>) -> Option<Received> {
+    /// Returns the frame that a datagram carries behind its header, or why it is none. Nothing: it
+    /// is nobody's loss.
+    fn judge<'a>(
+        &mut self,
+        octets: &'a [u8],
+        from: Option<SocketAddr>,
+    ) -> Option<Result<&'a [u8], DropReason>> {
         let from = from?;
         if self.is_own(from) {
             return None;
         }
         let Some((header, frame)) = Header::parse(octets) else {
-            return Some(Received::invalid(DropReason::FrameTooShort));
+            return Some(Err(DropReason::FrameTooShort));
         };
         match &self.rules {
             Rules::Vxlan { allow, .. } => {
                 if !allow.is_empty() && !allow.iter().any(|net| net.contains(&from.ip())) {
-                    return Some(Received::invalid(DropReason::UnknownVtep));
+                    return Some(Err(DropReason::UnknownVtep));
                 }
                 if header.vni() != self.header.vni() {
-                    return Some(Received::invalid(DropReason::UnknownVni));
+                    return Some(Err(DropReason::UnknownVni));
                 }
             }
             Rules::Vxvde { .. } => {
                 if header != self.header {
-                    return Some(Received::invalid(DropReason::UnknownVni));
+                    return Some(Err(DropReason::UnknownVni));
                 }
                 if frame.is_empty() {
                     self.remotes.forget(from);
@@ -202,31 +209,36 @@ impl Tunnel {
             let now = self.now();
             self.remotes.learn(header.source, remote, now);
         }
-        Some(Received::plain(vxlan::HEADER_LEN..octets.len()))
+        Some(Ok(frame))
     }
 
-    /// Receives some datagrams by `socket`. Returns how many; 0: those were all.
-    fn receive_by(&mut self, group: bool, inbox: &mut Inbox) -> Result<usize, Errno> {
-        let socket = match &self.sockets.group {
-            Some(socket) if group => socket,
-            _ => &self.sockets.own,
-        };
-        let buffers = inbox.buffers(self.longest);
-        let asked = buffers.len();
-        let datagrams = mmsg::receive(socket, buffers, Named::Yes)?;
-        self.longest = datagrams.iter().map(|datagram| datagram.len).max().unwrap_or(1);
-        let mut passed = 0;
-        for datagram in &datagrams {
-            // What is too long for the buffer shows by its length.
-            let len = datagram.len.min(vxlan::HEADER_LEN + MAX_FRAME_LEN + 1);
-            let from = datagram.from.clone().and_then(|from| SocketAddr::try_from(from).ok());
-            let judged = self.judge(&inbox.ahead(passed)[..len], from);
-            match judged {
-                Some(received) => inbox.push_from(passed, received),
-                None => passed += 1,
+    /// Puts what waits into the inbox, as far as there is room. Segments that follow one another
+    /// are one frame there.
+    fn unpack(&mut self, batch: &mut Batch, inbox: &mut Inbox) {
+        let mut joining: Option<Join> = None;
+        while let Some((octets, from)) = batch.first() {
+            let judged = self.judge(octets, from);
+            if let (Some(join), Some(Ok(frame))) = (&mut joining, &judged)
+                && join.append(inbox.buffer(), frame)
+            {
+                batch.advance();
+                continue;
             }
+            push(joining.take(), inbox);
+            if inbox.is_full() {
+                return;
+            }
+            match judged {
+                Some(Ok(frame)) => {
+                    inbox.buffer()[..frame.len()].copy_from_slice(frame);
+                    joining = Some(Join::new(frame));
+                }
+                Some(Err(reason)) => inbox.push(Received::invalid(reason)),
+                None => {}
+            }
+            batch.advance();
         }
-        Ok(if datagrams.len() < asked { 0 } else { datagrams.len() })
+        push(joining, inbox);
     }
 
     /// Returns the pieces that some of the frames are sent as: each of as many as are of one
@@ -326,6 +338,14 @@ impl Tunnel {
     }
 }
 
+/// Puts the frame in the next buffer into the inbox, with all that was joined to it.
+fn push(joined: Option<Join>, inbox: &mut Inbox) {
+    if let Some(joined) = joined {
+        let (len, offload) = joined.finish(inbox.buffer());
+        inbox.push(Received { octets: 0..len, offload: Ok(offload) });
+    }
+}
+
 /// Frames that are sent as one piece.
 struct Run {
     frames: usize,
@@ -346,21 +366,34 @@ impl Transport for Tunnel {
     }
 
     fn receive(&mut self, inbox: &mut Inbox) -> Result<(), PortFailure> {
+        // Out of the way of whoever judges what is in it.
+        let mut batch = mem::take(&mut self.batch);
+        self.unpack(&mut batch, inbox);
         for group in [false, true] {
             if group && self.sockets.group.is_none() {
                 break;
             }
             let mut retries = 0;
             while !inbox.is_full() {
-                match self.receive_by(group, inbox) {
-                    Ok(0) | Err(Errno::AGAIN) => break,
-                    Ok(_) => {}
+                let socket = match &self.sockets.group {
+                    Some(socket) if group => socket,
+                    _ => &self.sockets.own,
+                };
+                match batch.receive(socket) {
+                    Ok(more) => {
+                        self.unpack(&mut batch, inbox);
+                        if !more {
+                            break;
+                        }
+                    }
+                    Err(Errno::AGAIN) => break,
                     // Of packets sent before: nothing that would end the tunnel.
                     Err(_) if retries < RETRIES => retries += 1,
                     Err(_) => break,
                 }
             }
         }
+        self.batch = batch;
         Ok(())
     }
 
