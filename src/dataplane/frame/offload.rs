@@ -115,7 +115,7 @@ impl<'a> Octets<'a> {
             [] => self.private.split_at(self.private.len().min(HEAD_LEN)),
             headers => (headers, self.private),
         };
-        let mut head: ArrayVec<u8, HEAD_LEN> = headers.iter().copied().collect();
+        let mut head = ArrayVec::<u8, HEAD_LEN>::try_from(headers).unwrap_or_default();
         let mut sum = Checksum::new();
         sum.add(head.get(start..).unwrap_or(&[]));
         sum.add(rest);

@@ -77,7 +77,8 @@ impl<'a> Cut<'a> {
     /// Segment number `at`.
     pub fn segment(&self, at: usize) -> Segment {
         let payload = self.range(at);
-        let mut headers: ArrayVec<u8, HEAD_LEN> = self.headers.iter().copied().collect();
+        // All at once. Those of a `Cut` are no longer.
+        let mut headers = ArrayVec::<u8, HEAD_LEN>::try_from(self.headers).unwrap_or_default();
         let transport_len = self.headers.len() - self.transport + payload.len();
         let (network, transport) = headers.split_at_mut(self.transport);
         // Frames of a switched network may have tags.

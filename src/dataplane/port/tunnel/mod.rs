@@ -102,6 +102,8 @@ pub struct Tunnel {
     /// Where one's own frames have come from, when they were heard last.
     heard_from: Option<IpAddr>,
     began: Instant,
+    /// Seconds since then, as of the last batch of frames in either direction.
+    now: u32,
     /// What was received and waits.
     batch: Batch,
     /// Datagrams to be sent: their octets, where each ends, and where it goes.
@@ -136,6 +138,7 @@ impl Tunnel {
             remotes: Remotes::new(expire_time),
             heard_from: None,
             began: Instant::now(),
+            now: 0,
             batch: Batch::default(),
             taken: Vec::with_capacity(TOGETHER),
             ends: Vec::with_capacity(BURST),
@@ -144,9 +147,9 @@ impl Tunnel {
         })
     }
 
-    fn now(&self) -> u32 {
+    fn look_at_clock(&mut self) {
         // 136 years.
-        self.began.elapsed().as_secs() as u32
+        self.now = self.began.elapsed().as_secs() as u32;
     }
 
     /// Whether a datagram from there is one of our own that the group has brought back.
@@ -206,8 +209,7 @@ impl Tunnel {
             Rules::Vxvde { .. } => (from, true),
         };
         if learns && let Ok((header, _)) = ethernet::Header::read_from_prefix(frame) {
-            let now = self.now();
-            self.remotes.learn(header.source, remote, now);
+            self.remotes.learn(header.source, remote, self.now);
         }
         Some(Ok(frame))
     }
@@ -366,6 +368,7 @@ impl Transport for Tunnel {
     }
 
     fn receive(&mut self, inbox: &mut Inbox) -> Result<(), PortFailure> {
+        self.look_at_clock();
         // Out of the way of whoever judges what is in it.
         let mut batch = mem::take(&mut self.batch);
         self.unpack(&mut batch, inbox);
@@ -406,10 +409,12 @@ impl Transport for Tunnel {
             // In order: those behind one that waits wait, too.
             Some((unsent, _)) => *unsent += 1,
             None => {
-                let now = self.now();
+                if self.ends.is_empty() {
+                    self.look_at_clock();
+                }
                 let known = ethernet::Header::read_from_prefix(frame).ok();
                 let known =
-                    known.and_then(|(header, _)| self.remotes.find(header.destination, now));
+                    known.and_then(|(header, _)| self.remotes.find(header.destination, self.now));
                 self.taken.extend_from_slice(self.header.as_bytes());
                 self.taken.extend_from_slice(frame);
                 self.ends.push((self.taken.len(), known.map_or(To::All, To::One)));
