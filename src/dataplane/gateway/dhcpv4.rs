@@ -8,8 +8,8 @@
 //! RFC 2132 §9.10): what matters least is left out.
 
 use super::{
-    Client, DropReason, GatewayEvent, Question, Room, bounded, encoded_len, printable,
-    write_ethernet,
+    Client, DropReason, GatewayEvent, Question, Room, bounded, datagram::datagram_ipv4,
+    encoded_len, printable, write_ethernet,
 };
 use crate::{
     addr::MacAddr,
@@ -22,12 +22,9 @@ use crate::{
     },
     model::{Addressing, Boot},
     wire::{
-        Writer,
-        checksum::Checksum as Sum,
-        dns, ethernet, ipv4,
+        Writer, dns, ethernet, ipv4,
         options::{Budget, Item, Layout, Options},
-        protocol, udp,
-        vnet::Offload,
+        udp,
     },
 };
 use arrayvec::ArrayVec;
@@ -198,18 +195,7 @@ fn class(request: &Message) -> &[u8] {
 
 /// A client's message, from this guest, and what its host is called.
 fn parse(question: &Question<'_>, packet: &Ipv4) -> Result<(Message, String), DropReason> {
-    let segment = question.packet_from(packet.header_len);
-    let (header, payload) = udp::Header::parse(segment).ok_or(DropReason::MalformedMessage)?;
-    // One that is left open nobody has computed, and 0 means "none" (RFC 768).
-    if question.offload == Offload::None && header.checksum.get() != 0 {
-        let len = header.len.get();
-        let mut sum =
-            Sum::pseudo_ipv4(packet.source, packet.destination, protocol::UDP, len.into());
-        sum.add(segment.get(..usize::from(len)).unwrap_or(segment));
-        if sum.folded() != 0xffff {
-            return Err(DropReason::BadChecksum);
-        }
-    }
+    let (_, payload) = datagram_ipv4(question, packet)?;
     let (relevant, hostname) = relevant(payload)?;
     let request = Message::from_bytes(&relevant).map_err(|_| DropReason::MalformedMessage)?;
     // Checked first: the codec slices 16 octets of address by this, and panics beyond them.

@@ -7,8 +7,8 @@
 //! is left out.
 
 use super::{
-    Client, DropReason, GatewayEvent, Question, Room, bounded, encoded_len, printable,
-    write_ethernet,
+    Client, DropReason, GatewayEvent, Question, Room, bounded, datagram::datagram_ipv6,
+    encoded_len, printable, write_ethernet,
 };
 use crate::{
     dataplane::{
@@ -20,12 +20,9 @@ use crate::{
     },
     model::Boot,
     wire::{
-        Writer,
-        checksum::Checksum as Sum,
-        dns, ethernet, ipv6,
+        Writer, dns, ethernet, ipv6,
         options::{Budget, Item, Layout, Options},
-        protocol, udp,
-        vnet::Offload,
+        udp,
     },
 };
 use dhcproto::{
@@ -197,18 +194,7 @@ fn client(request: &Message) -> Client {
 }
 
 fn parse(question: &Question<'_>, packet: &Ipv6) -> Result<Message, DropReason> {
-    let segment = question.packet_from(packet.header_len);
-    let (header, payload) = udp::Header::parse(segment).ok_or(DropReason::MalformedMessage)?;
-    // No exception for 0, as there is in IPv4: UDP must have a checksum (RFC 8200 §8.1).
-    if question.offload == Offload::None {
-        let len = header.len.get();
-        let mut sum =
-            Sum::pseudo_ipv6(packet.source, packet.destination, protocol::UDP, len.into());
-        sum.add(segment.get(..usize::from(len)).unwrap_or(segment));
-        if sum.folded() != 0xffff {
-            return Err(DropReason::BadChecksum);
-        }
-    }
+    let (_, payload) = datagram_ipv6(question, packet)?;
     let relevant = relevant(payload)?;
     Message::from_bytes(&relevant).map_err(|_| DropReason::MalformedMessage)
 }

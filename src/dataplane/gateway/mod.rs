@@ -13,6 +13,7 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod arp;
+mod datagram;
 mod dhcpv4;
 mod dhcpv6;
 mod icmp;
@@ -60,9 +61,9 @@ pub struct Question<'a> {
     pub now: Instant,
 }
 
-impl Question<'_> {
+impl<'a> Question<'a> {
     /// The frame from `offset` octets into its packet on.
-    fn packet_from(&self, offset: usize) -> &[u8] {
+    fn packet_from(&self, offset: usize) -> &'a [u8] {
         self.frame.get(ethernet::HEADER_LEN + offset..).unwrap_or(&[])
     }
 }
