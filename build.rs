@@ -15,6 +15,7 @@ const ENUMS: &[(&str, &str)] = &[
     ("Port.requested_role", "port_role_name"),
     ("Network.kind", "network_kind_name"),
     ("Network.gateway", "toggle_name"),
+    ("Network.dns_mode", "dns_mode_name"),
     ("L2Policy.unknown_unicast", "unknown_unicast_name"),
     ("L2Policy.multicast_snooping", "toggle_name"),
     ("L2Policy.guest_vlans", "guest_vlans_name"),

@@ -4,6 +4,7 @@ use crate::{
     account::{Group, Mode, User},
     dataplane::{Access, Hugepages},
     manual::Generated,
+    wire::dns,
 };
 use clap::{
     Arg, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum,
@@ -36,6 +37,12 @@ pub fn default_server() -> String {
 /// Octets of an IP packet, where a network does not say.
 // Ethernet's (RFC 894 and RFC 2464).
 pub const DEFAULT_MTU: u16 = 1500;
+
+/// Returns the domain of names where a network has none.
+pub fn default_domain() -> dns::Name {
+    // Set apart for networks that nobody outside sees (ICANN, 2024): no name there is hidden.
+    "internal".parse().expect("it is a label")
+}
 // Each ordered pair may need a link of 2 MiB: 64 reactors have 8 GiB of them at worst.
 const MAX_REACTORS: usize = 64;
 /// With `--reactors auto`: half of the CPUs are for guests, and few hosts need more than this.

@@ -68,6 +68,7 @@ names! {
     port_state_name: PortState
     port_role_name: PortRole
     network_kind_name: NetworkKind
+    dns_mode_name: DnsMode
     unknown_unicast_name: UnknownUnicast
     toggle_name: Toggle
     guest_vlans_name: GuestVlans

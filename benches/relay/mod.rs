@@ -19,7 +19,7 @@ use mvirt_net::{
         forward::{
             Domain, FibBuilder, Network,
             switched::Switched,
-            tables::{Member, NetworkKey, PortId, Role, Routed, Vnic},
+            tables::{Member, NetworkKey, PortId, Role, Routed, Services, Vnic},
         },
         frame::{BURST, offload::Offloads},
         port::vhost_user::{Plan, VhostUserPort},
@@ -161,6 +161,7 @@ impl Relay {
                 ntp_ipv6: Vec::new(),
                 domain: None,
                 segment: None,
+                services: Services::default(),
                 fib: fib.build(7),
             }),
             Kind::Switched => {

@@ -4,7 +4,7 @@
 use super::refusal::Refusal;
 use crate::{
     model::{
-        Addressing, NetworkKind, PortRole, PortSecurity,
+        Addressing, DnsMode, NetworkKind, PortRole, PortSecurity,
         l2::{DhcpGuard, GuestVlans, ReservedGroups, UnknownUnicast},
     },
     proto,
@@ -64,6 +64,7 @@ macro_rules! choices {
     };
 }
 choices!(ADDRESSINGS: Addressing { Host, Subnet });
+choices!(DNS_MODES: DnsMode { Tell, Names });
 choices!(GROUPS: ReservedGroups { Drop, Forward });
 choices!(GUARDS: DhcpGuard { Auto, On, Off });
 choices!(IPV6_MODES: Ipv6Mode { Dhcpv6, Slaac });

@@ -1,22 +1,29 @@
 //! From the desired state of a network to the table that the data plane runs on.
 
 use crate::{
+    config,
     dataplane::{
         Placement,
         forward::{
-            self, Domain, FibBuilder, Leases,
+            self, Domain, FibBuilder, Leases, Names, Zone,
             switched::Switched,
-            tables::{self, BridgePort, Membership, NetworkKey, Role, Routed, Vnic},
+            tables::{
+                self, BridgePort, GATEWAY_IPV4, GATEWAY_IPV6, Membership, NetworkKey, Role, Routed,
+                Services, Vnic,
+            },
         },
     },
     locator::Locator,
     model::{
-        Network, NetworkKind, Nic, Port,
+        DnsMode, Network, NetworkKind, Nic, Port,
         l2::{HasGateway, Members},
     },
     wire::dns,
 };
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 use uuid::Uuid;
 
 /// A vNIC, a port, or who is connected to one, as the tables of its network name it.
@@ -80,7 +87,17 @@ fn routed(
             .chain(&vnic.slaac)
             .for_each(|prefix| fib.prefix_ipv6(*prefix, next_hop));
     }
-    let (dns_ipv4, dns_ipv6) = by_family(&network.dns_servers);
+    let gateway = network.gateway_in_subnet().unwrap_or(GATEWAY_IPV4);
+    let names = match network.dns_mode {
+        DnsMode::Tell => None,
+        DnsMode::Names => Some(names(network, gateway, members)),
+    };
+    let (dns_ipv4, dns_ipv6) = match names {
+        None => by_family(&network.dns_servers),
+        Some(_) => (vec![gateway], vec![GATEWAY_IPV6]),
+    };
+    // With the search list that it is, guests find each other by a single label.
+    let domain = names.as_ref().map_or(network.domain, |names| Some(names.zone().domain));
     let (ntp_ipv4, ntp_ipv6) = by_family(&network.ntp_servers);
     Routed {
         ipv4_subnet: network.ipv4_subnet,
@@ -90,14 +107,31 @@ fn routed(
         dns_ipv6,
         ntp_ipv4,
         ntp_ipv6,
-        domain: network.domain,
+        domain,
         segment: (network.kind == NetworkKind::Switched).then(|| tables::Segment {
             gateway_ipv4: network.gateway_in_subnet(),
             leases,
             boot: network.boot.clone().unwrap_or_default(),
         }),
+        services: Services { names },
         fib: fib.build(seed),
     }
+}
+
+/// Returns the names that the gateway of a network knows, which has this address.
+fn names(network: &Network, gateway: Ipv4Addr, members: &[tables::Member]) -> Names {
+    let vnics = members.iter().filter_map(|member| match &member.role {
+        Role::Guest(vnic) => Some(vnic),
+        Role::Bridge(_) => None,
+    });
+    let zone = Zone {
+        domain: network.domain.unwrap_or_else(config::default_domain),
+        network: network.name.to_string(),
+        ipv4: network.ipv4_subnet,
+        ipv6: network.ipv6_prefix,
+        gateway,
+    };
+    Names::new(zone, vnics)
 }
 
 /// A vNIC of `network` at its place.

@@ -1,7 +1,7 @@
 //! Values of the API's requests become valid ones, or a refusal that names field and value.
 
 use super::{
-    choices::{ADDRESSINGS, IPV6_MODES, Ipv6Mode, SECURITIES},
+    choices::{ADDRESSINGS, DNS_MODES, IPV6_MODES, Ipv6Mode, SECURITIES},
     refusal::Refusal,
 };
 use crate::{
@@ -10,7 +10,10 @@ use crate::{
     dataplane::forward::tables::{GATEWAY_IPV4, GATEWAY_MAC},
     impair::Spec,
     locator::Locator,
-    model::{Addressing, Boot, Impairments, Labels, PortSecurity, RateLimit, Transport},
+    model::{
+        Addressing, Boot, DnsMode, HasGateway, Impairments, Labels, Network, PortSecurity,
+        RateLimit, Transport,
+    },
     printable::is_printable,
     proto,
 };
@@ -88,6 +91,20 @@ pub(super) fn mac_limit(macs: u32) -> Result<Option<u32>, Refusal> {
         1..=MAX_MACS => Ok(Some(macs)),
         _ => Err(Refusal::invalid("mac_limit", macs, format!("expected 1-{MAX_MACS}"))),
     }
+}
+
+/// Returns what guests are told of DNS.
+pub(super) fn dns_mode(value: i32) -> Result<DnsMode, Refusal> {
+    Ok(DNS_MODES.chosen("dns_mode", value)?.unwrap_or_default())
+}
+
+/// Refuses that a gateway is to answer which there is not.
+pub(super) fn check_dns_mode(network: &Network) -> Result<(), Refusal> {
+    if network.dns_mode == DnsMode::Names && network.has_gateway() == HasGateway::No {
+        let expected = "the network has no gateway, which would answer";
+        return Err(Refusal::invalid("dns_mode", "DNS_MODE_NAMES", expected));
+    }
+    Ok(())
 }
 
 /// Returns how a guest is reached; an interface without a name is to be given one.

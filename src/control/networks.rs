@@ -3,7 +3,7 @@
 use super::{
     Control, Limits, NetworkState,
     change::Decided,
-    changed_network_view, compile,
+    changed_network_view, compile, fields,
     hosts::Hosts,
     ipam::{self, Pool},
     l2, network_view,
@@ -57,6 +57,7 @@ impl Control {
             ntp_servers: new.ntp_servers,
             mtu: new.mtu,
             domain: new.domain,
+            dns_mode: new.dns_mode,
             labels: new.labels,
             description: new.description,
             boot: new.boot,
@@ -65,6 +66,7 @@ impl Control {
             updated_at: now,
         };
         l2::check_pool(&network)?;
+        fields::check_dns_mode(&network)?;
         if request.validate_only {
             return Ok(Decided::unchanged(view::network(&network, (0, 0), Members::AllStrict)));
         }

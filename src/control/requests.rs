@@ -13,8 +13,8 @@ use crate::{
     addr::MacAddr,
     config,
     model::{
-        Addressing, Boot, GuestSettings, Impairments, L2Policy, Labels, Name, Network, NetworkKind,
-        Nic, SocketAccess, Transport,
+        Addressing, Boot, DnsMode, GuestSettings, Impairments, L2Policy, Labels, Name, Network,
+        NetworkKind, Nic, SocketAccess, Transport,
     },
     proto,
     wire::dns,
@@ -39,6 +39,7 @@ pub(super) struct NewNetwork {
     pub(super) ntp_servers: Vec<IpAddr>,
     pub(super) mtu: u16,
     pub(super) domain: Option<dns::Name>,
+    pub(super) dns_mode: DnsMode,
     pub(super) labels: Labels,
     pub(super) description: String,
     pub(super) boot: Option<Boot>,
@@ -100,6 +101,7 @@ impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
             ntp_servers: fields::servers("ntp_servers", &request.ntp_servers)?,
             mtu: fields::mtu(request.mtu)?.unwrap_or(config::DEFAULT_MTU),
             domain: optional("domain", &request.domain, parse)?,
+            dns_mode: fields::dns_mode(request.dns_mode)?,
             labels: fields::labels(&request.labels)?,
             description: fields::description(&request.description)?,
             boot: fields::boot(request.boot.as_ref())?,
@@ -130,6 +132,8 @@ impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
             ntp_servers: strings(&new.ntp_servers),
             mtu: new.mtu.into(),
             domain: string(new.domain),
+            // A default that is named is the same as none: both are 0.
+            dns_mode: view::asked_dns_mode(new.dns_mode),
             labels: request.labels,
             description: request.description,
             boot: request.boot,
@@ -264,6 +268,7 @@ pub(super) fn changed_network(
             ("description", !request.description.is_empty()),
             ("boot", request.boot.is_some()),
             ("l2", request.l2.is_some()),
+            ("dns_mode", request.dns_mode != 0),
         ],
     )?;
     let mut new = old.clone();
@@ -282,6 +287,10 @@ pub(super) fn changed_network(
     }
     if mask.names("domain") {
         new.domain = optional("domain", &request.domain, parse)?;
+    }
+    if mask.names("dns_mode") {
+        new.dns_mode = fields::dns_mode(request.dns_mode)?;
+        fields::check_dns_mode(&new)?;
     }
     if mask.names("labels") {
         new.labels = fields::labels(&request.labels)?;

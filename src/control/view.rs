@@ -1,13 +1,15 @@
 //! The nouns as the API shows them.
 
 use super::{
-    choices::{ADDRESSINGS, ROLES, SECURITIES},
+    choices::{ADDRESSINGS, DNS_MODES, ROLES, SECURITIES},
     l2, locators,
 };
 use crate::{
     impair::Spec,
     locator::Locator,
-    model::{self, Impairments, NetworkKind, PortSecurity, RateLimit, Transport, l2::Members},
+    model::{
+        self, DnsMode, Impairments, NetworkKind, PortSecurity, RateLimit, Transport, l2::Members,
+    },
     proto,
 };
 use jiff::Timestamp;
@@ -78,6 +80,7 @@ pub(super) fn network(
         is_public: false,
         mtu: network.mtu.into(),
         domain: string(network.domain),
+        dns_mode: DNS_MODES.number(Some(network.dns_mode)),
         labels: network.labels.clone(),
         description: network.description.clone(),
         etag: etag(network.updated_at),
@@ -115,6 +118,11 @@ fn impairments(asked: &Impairments) -> Option<proto::Impairments> {
     let left = asked.left(Timestamp::now());
     let [from, to] = [left[0].and(asked.from), left[1].and(asked.to)];
     lines([from, to])
+}
+
+/// Returns it as a request has it; the default as 0, as if it were not named.
+pub(super) fn asked_dns_mode(mode: DnsMode) -> i32 {
+    DNS_MODES.number((mode != DnsMode::Tell).then_some(mode))
 }
 
 /// Returns it as a request has it; the default as 0, as if it were not named.

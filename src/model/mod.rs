@@ -136,6 +136,9 @@ pub struct Network {
     pub mtu: u16,
     /// Told to guests.
     pub domain: Option<dns::Name>,
+    /// What guests are told of DNS.
+    #[serde(default, skip_serializing_if = "DnsMode::is_tell")]
+    pub dns_mode: DnsMode,
     /// The client's own.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
@@ -170,6 +173,24 @@ impl Network {
         let has = self.kind == NetworkKind::Switched && self.has_gateway() == HasGateway::Yes;
         // As most routers have it.
         has.then(|| self.gateway_ipv4.or_else(|| subnet.hosts().next())).flatten()
+    }
+}
+
+/// What guests are told of DNS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DnsMode {
+    /// The network's servers.
+    #[default]
+    Tell,
+    /// The gateway, which knows the names of vNICs.
+    Names,
+}
+
+impl DnsMode {
+    /// Whether the gateway knows nothing.
+    pub fn is_tell(&self) -> bool {
+        *self == Self::Tell
     }
 }
 

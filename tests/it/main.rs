@@ -12,6 +12,7 @@ mod dives;
 mod guests;
 mod life;
 mod ports;
+mod services;
 #[path = "../support/mod.rs"]
 mod support;
 mod traffic;

@@ -5,7 +5,7 @@ use mvirt_net::{
     addr::MacAddr,
     dataplane::forward::{
         Domain, FibBuilder, Network,
-        tables::{Member, NetworkKey, PortId, Role, Routed, Vnic},
+        tables::{Member, NetworkKey, PortId, Role, Routed, Services, Vnic},
     },
     model::{Addressing, Boot, GuestSettings},
 };
@@ -57,6 +57,7 @@ pub(crate) fn network() -> Network {
         ntp_ipv6: vec!["fd00::9".parse().unwrap()],
         domain: Some("prod.internal".parse().unwrap()),
         segment: None,
+        services: Services::default(),
         fib: fib.build(7),
     });
     Network { key: NetworkKey(1), members: members.into(), domain }

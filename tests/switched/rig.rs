@@ -7,7 +7,9 @@ use mvirt_net::{
         forward::{
             Domain, FibBuilder, Network,
             switched::Switched,
-            tables::{BridgePort, Member, NetworkKey, PortId, Role, Routed, Segment, Vnic},
+            tables::{
+                BridgePort, Member, NetworkKey, PortId, Role, Routed, Segment, Services, Vnic,
+            },
         },
         frame::{Burst, FrameSet, Outgoing, verdict::Blocking},
         port::{Delivered, Port, PortFailure, Undelivered, Wakeup},
@@ -171,6 +173,7 @@ pub(crate) fn gateway() -> Routed {
         ntp_ipv6: Vec::new(),
         domain: None,
         segment: Some(Segment { gateway_ipv4: Some([10, 0, 0, 1].into()), ..Default::default() }),
+        services: Services::default(),
         fib: FibBuilder::default().build(7),
     }
 }

@@ -8,9 +8,9 @@ use super::{
     output::{Output, Table},
     units,
 };
-use clap::{ArgGroup, Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use mvirt_net::proto::{
-    CreateNetworkRequest, DeleteNetworkRequest, GetNetworkRequest, ListNetworksRequest,
+    CreateNetworkRequest, DeleteNetworkRequest, DnsMode, GetNetworkRequest, ListNetworksRequest,
     ListNetworksResponse, Network, NetworkKind, Toggle, UpdateNetworkRequest,
     get_network_request::Identifier,
 };
@@ -44,6 +44,26 @@ pub(crate) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+/// What guests are told of DNS.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Dns {
+    /// The servers given by --dns
+    Tell,
+    /// The gateway, which knows the names of the network's vNICs
+    Names,
+}
+
+impl Dns {
+    /// Returns it as requests have it.
+    fn number(self) -> i32 {
+        match self {
+            Self::Tell => DnsMode::Tell,
+            Self::Names => DnsMode::Names,
+        }
+        .into()
+    }
 }
 
 const EXAMPLES: &str = "\
@@ -83,6 +103,9 @@ pub(crate) struct Create {
     /// DNS domain, like prod.internal
     #[arg(long, default_value = "", hide_default_value = true)]
     domain: String,
+    /// What guests are told of DNS [default: tell]
+    #[arg(long, value_enum)]
+    dns_mode: Option<Dns>,
     /// Let guests reach what is outside
     #[arg(long)]
     public: bool,
@@ -135,6 +158,9 @@ pub(crate) struct Update {
     /// DNS domain; an empty one removes it
     #[arg(long)]
     domain: Option<String>,
+    /// What guests are told of DNS
+    #[arg(long, value_enum)]
+    dns_mode: Option<Dns>,
     #[command(flatten)]
     notes: NewNotes,
     #[command(flatten)]
@@ -219,6 +245,7 @@ fn request(create: Create) -> Result<CreateNetworkRequest, Failure> {
         id: create.id,
         mtu: create.mtu,
         domain: create.domain,
+        dns_mode: create.dns_mode.map_or(0, Dns::number),
         kind: kind.into(),
         l2: create.l2.apply(None),
         gateway: create.gateway.map_or(0, |choice| Toggle::from(choice).into()),
@@ -276,6 +303,7 @@ async fn change(update: Update, client: &mut Client) -> Result<Network, Failure>
     mask.set("ntp_servers", &mut request.ntp_servers, servers(update.ntp, update.clear_ntp));
     mask.set("mtu", &mut request.mtu, update.mtu);
     mask.set("domain", &mut request.domain, update.domain);
+    mask.set("dns_mode", &mut request.dns_mode, update.dns_mode.map(Dns::number));
     if let Some(policy) = update.l2.apply(now.l2) {
         mask.set("l2", &mut request.l2, Some(Some(policy)));
     }
@@ -295,6 +323,14 @@ async fn get(client: &mut Client, key: String) -> Result<Network, Failure> {
     // The server looks for either, whichever of both it is called.
     let request = GetNetworkRequest { identifier: Some(Identifier::Name(key)) };
     Ok(client.get_network(request).await?.into_inner())
+}
+
+/// Returns which servers guests are told of.
+fn dns(network: &Network) -> String {
+    match network.dns_mode() {
+        DnsMode::Unspecified | DnsMode::Tell => network.dns_servers.join(" "),
+        DnsMode::Names => "the gateway: names of vNICs".into(),
+    }
 }
 
 /// Returns a network's kind in one word.
@@ -318,7 +354,7 @@ fn show(network: &Network, out: &Output) -> Result<(), Failure> {
         ("ipv4", network.ipv4_subnet.as_str().into()),
         ("ipv6", network.ipv6_prefix.as_str().into()),
         ("gateway", network.gateway_ipv4.as_str().into()),
-        ("dns", network.dns_servers.join(" ").into()),
+        ("dns", dns(network).into()),
         ("ntp", network.ntp_servers.join(" ").into()),
         ("domain", network.domain.as_str().into()),
         ("mtu", network.mtu.into()),

@@ -18,6 +18,7 @@ mod learned;
 mod leases;
 pub mod limit;
 mod local;
+mod names;
 mod port_security;
 mod probe;
 pub mod rewrite;
@@ -32,6 +33,7 @@ pub use asker::{Asker, Host};
 pub use fib::{Fib, FibBuilder};
 pub use learned::{LearnedMac, MacTable};
 pub use leases::{LEASE, Lease, Leases, OFFER};
+pub use names::{Named, Names, Thing, Zone};
 pub use probe::Prober;
 pub use snoop::Joined;
 

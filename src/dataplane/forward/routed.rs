@@ -284,7 +284,7 @@ mod tests {
         dataplane::{
             forward::{
                 FibBuilder,
-                tables::{GATEWAY_MAC, NextHop, PortId},
+                tables::{GATEWAY_MAC, NextHop, PortId, Services},
             },
             frame::HEAD_LEN,
         },
@@ -318,6 +318,7 @@ mod tests {
             ntp_ipv6: Vec::new(),
             domain: None,
             segment: None,
+            services: Services::default(),
             fib: fib.build(7),
         };
         (table, vnics)

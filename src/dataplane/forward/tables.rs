@@ -2,7 +2,7 @@
 //!
 //! Nothing in it changes with traffic.
 
-use super::{Fib, Leases};
+use super::{Fib, Leases, Names};
 use crate::{
     addr::MacAddr,
     model::{Boot, GuestSettings, Impairments, PortRole, PortSecurity, RateLimit},
@@ -323,6 +323,15 @@ pub struct Routed {
     pub domain: Option<dns::Name>,
     /// Where the network is a segment: its members reach each other without the gateway.
     pub segment: Option<Segment>,
+    /// What the gateway serves beside addresses.
+    pub services: Services,
     /// Where addresses are.
     pub fib: Fib,
+}
+
+/// What a gateway serves where its network is to have it.
+#[derive(Debug, Default)]
+pub struct Services {
+    /// By DNS; none: whoever asks is told that nobody does.
+    pub names: Option<Names>,
 }

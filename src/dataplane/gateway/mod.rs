@@ -6,7 +6,7 @@
 //! ARP who-has ─────────── arp       NS, RS ──── ndp       DHCPv4 ── dhcpv4
 //! the same for others ─── proxy
 //! who listens? (asked) ── listeners
-//! echo, ICMP errors ───── icmp                            DHCPv6 ── dhcpv6
+//! echo, ICMP errors ───── icmp      DNS ─────── dns       DHCPv6 ── dhcpv6
 //! ```
 //! Takes a private copy of the whole frame and the network's table, writes the answering frame, or
 //! says why there is none. No clock, no state: what is told follows from the table alone.
@@ -16,6 +16,7 @@ mod arp;
 mod datagram;
 mod dhcpv4;
 mod dhcpv6;
+mod dns;
 mod icmp;
 mod listeners;
 mod ndp;
@@ -38,7 +39,10 @@ use super::{
 };
 use crate::{
     addr::MacAddr,
-    wire::{Full, Part, Writer, ethernet, icmpv4, icmpv6, options::Unreadable, udp, vnet::Offload},
+    wire::{
+        Full, Part, Writer, dns_message, ethernet, icmpv4, icmpv6, options::Unreadable, udp,
+        vnet::Offload,
+    },
 };
 use dhcproto::Encodable;
 use std::{sync::Arc, time::Instant};
@@ -235,6 +239,9 @@ fn respond_ipv4(
         Upper::Udp { destination: udp::DHCPV4_SERVER, .. } => {
             dhcpv4::respond(question, packet, writer)
         }
+        Upper::Udp { destination: dns_message::PORT, .. } => {
+            dns::respond_ipv4(question, packet, writer)
+        }
         _ => Err(DropReason::NotServed),
     }
 }
@@ -259,6 +266,9 @@ fn respond_ipv6(
         }
         Upper::Udp { destination: udp::DHCPV6_SERVER, .. } => {
             dhcpv6::respond(question, packet, writer)
+        }
+        Upper::Udp { destination: dns_message::PORT, .. } => {
+            dns::respond_ipv6(question, packet, writer)
         }
         // What was not asked for, or is not known (RFC 4443 §2.4 b), or is nothing (RFC 8200 §4.7).
         Upper::Icmp(_) | Upper::Nothing => Err(silence(packet.destination.is_multicast())),
@@ -294,7 +304,7 @@ mod tests {
         dataplane::{
             forward::{
                 FibBuilder, Host, Lease, Leases, OFFER,
-                tables::{PortId, Segment, Vnic},
+                tables::{PortId, Segment, Services, Vnic},
             },
             frame::classify::classify,
         },
@@ -324,6 +334,7 @@ mod tests {
             ntp_ipv6: vec![],
             domain: None,
             segment: None,
+            services: Services::default(),
             fib: FibBuilder::default().build(7),
         };
         (table, vnic)

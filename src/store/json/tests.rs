@@ -22,6 +22,7 @@ fn network() -> Network {
         dns_servers: vec!["1.1.1.1".parse().unwrap()],
         ntp_servers: vec![],
         mtu: 1500,
+        dns_mode: crate::model::DnsMode::Names,
         domain: Some("prod.internal".parse().unwrap()),
         labels: [("owner".into(), "team a".into())].into(),
         description: "two\nlines".into(),

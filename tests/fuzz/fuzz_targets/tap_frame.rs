@@ -20,7 +20,7 @@ use mvirt_net::{
         forward::{
             Domain, FibBuilder, Network,
             switched::Switched,
-            tables::{BridgePort, Member, NetworkKey, PortId, Role, Routed, Segment, Vnic},
+            tables::{BridgePort, Member, NetworkKey, PortId, Role, Routed, Segment, Services, Vnic},
         },
         port::{
             datagram::{Datagrams, Peer},
@@ -130,6 +130,7 @@ fn network([rules, more, attacker, other]: [u8; 4]) -> Network {
                 gateway_ipv4: Some([10, 0, 0, 1].into()),
                 ..Segment::default()
             }),
+            services: Services::default(),
             fib: fib.build(7),
         });
     }

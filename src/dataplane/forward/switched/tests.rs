@@ -278,6 +278,7 @@ fn with_gateway() -> Rig {
             gateway_ipv4: Some([10, 0, 0, 1].into()),
             ..Default::default()
         }),
+        services: tables::Services::default(),
         fib: fib.build(7),
     };
     let mut rig = Rig::new(members, policy);

@@ -1,0 +1,3 @@
+//! Stories of what a gateway serves beside addresses.
+
+mod names;
