@@ -70,6 +70,8 @@ struct OpenEnd {
     listens: bool,
     /// Frames have gone by it, or could have.
     was_up: bool,
+    /// Whoever is at its other end comes and goes.
+    waits: bool,
     /// What comes in by it goes to all, and all that comes in goes out by it.
     is_hub: bool,
 }
@@ -134,6 +136,7 @@ impl Cable {
 
     fn open_end(&mut self, end: End, is_hub: bool) -> Result<(), CableError> {
         let is_listening = matches!(&end, End::Locator { locator, .. } if listens(locator));
+        let waits = matches!(&end, End::Locator { locator: Locator::Ptp(_), .. });
         let (name, spec) = match end {
             End::Locator { locator, description } => {
                 let name = locator.to_string();
@@ -154,8 +157,8 @@ impl Cable {
         };
         match spec.and_then(attach) {
             Ok(attached) => {
-                let (listens, was_up) = (is_listening, is_listening);
-                self.ends.push(OpenEnd { name, place, attached, listens, was_up, is_hub });
+                let (listens, was_up) = (is_listening, is_listening || waits);
+                self.ends.push(OpenEnd { name, place, attached, listens, was_up, waits, is_hub });
                 Ok(())
             }
             Err(error) => Err(CableError::Open { end: name, reason: error.to_string() }),
@@ -206,6 +209,7 @@ impl Cable {
         match change {
             PortChange::Arrived(arrival) => self.admit(end, arrival).await,
             PortChange::State(PortState::Active, _) => self.ends[end].was_up = true,
+            PortChange::State(PortState::Idle, _) if self.ends[end].waits => {}
             PortChange::State(PortState::Idle | PortState::Failed | PortState::Left, why) => {
                 let OpenEnd { name, was_up, .. } = &self.ends[end];
                 if !was_up {

@@ -105,6 +105,7 @@ pub(super) fn refuse_names_of_nics(locator: &Locator, sockets: &Path) -> Result<
             listen: Listen::Unix { path, .. }, ..
         }) => path,
         Locator::Dgram(at) => &at.local,
+        Locator::Ptp(at) => &at.path,
         _ => return Ok(()),
     };
     let name = made.file_stem().and_then(|name| name.to_str());
@@ -193,6 +194,10 @@ pub fn spec(locator: &Locator, description: &str) -> io::Result<PortSpec> {
             local: at.local.clone(),
             access: access(&at.access)?,
             remote: at.remote.clone(),
+        })),
+        Locator::Ptp(at) => Ok(PortSpec::Dial(dial::Spec::Cable {
+            path: at.path.clone(),
+            access: access(&at.access)?,
         })),
         Locator::SwitchyardListen(at) => {
             check_port(at.address)?;

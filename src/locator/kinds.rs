@@ -73,13 +73,7 @@ pub const KINDS: &[Kind] = &[
         "",
         "a client of a VDE switch",
     ),
-    kind(
-        ("ptp", "ptp://PATH"),
-        &[MODE, GROUP],
-        Access,
-        "",
-        "a VDE cable between two processes (not served yet)",
-    ),
+    kind(("ptp", "ptp://PATH"), &[MODE, GROUP], Access, "", "a VDE cable between two processes"),
     kind(("seqpacket", "seqpacket://FD"), &[], Access, "", "a packet socket that was inherited"),
     kind(
         ("seqpacket-listen", "seqpacket-listen://PATH"),

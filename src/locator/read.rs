@@ -288,7 +288,12 @@ impl Parts {
     }
 
     pub(super) fn bound(&mut self) -> Read<Bound> {
-        Ok(Bound { path: self.path()?, access: self.access("grp")? })
+        let path = self.path()?;
+        if path.as_os_str().len() == MAX_PATH {
+            let expected = "a path of at most 106 octets, since the other end has one more";
+            return Err(self.wrong("path", &self.address, expected));
+        }
+        Ok(Bound { path, access: self.access("grp")? })
     }
 
     pub(super) fn seqpacket_listen(&mut self) -> Read<SeqpacketListen> {

@@ -55,7 +55,7 @@ pub struct Plug {
     pub access: Access,
 }
 
-/// A UNIX socket of one's own: `ptp://`.
+/// `ptp://`: a cable between two processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bound {
     /// Where it is.

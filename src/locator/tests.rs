@@ -131,8 +131,11 @@ fn what_is_no_locator_is_refused_by_its_part() {
     assert_eq!(Locator::from_str("cmd://a 'b"), Err(LocatorError::Unfinished));
     assert_eq!(Locator::from_str("/d/%00"), Err(LocatorError::ControlCharacter));
     assert_eq!(Locator::from_str("cmd://a\nb"), Err(LocatorError::ControlCharacter));
-    let long = format!("ptp:///{}", "x".repeat(107));
-    assert!(refusal(&long).contains("107 octets"));
+    let long = |kind: &str, octets: usize| format!("{kind}:///{}", "x".repeat(octets - 1));
+    assert!(refusal(&long("stream", 108)).contains("107 octets"));
+    assert!(refusal(&long("ptp", 107)).contains("106 octets"));
+    assert!(Locator::from_str(&long("stream", 107)).is_ok());
+    assert!(Locator::from_str(&long("ptp", 106)).is_ok());
 }
 
 #[test]

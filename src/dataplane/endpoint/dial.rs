@@ -28,7 +28,7 @@ use crate::{
 use rustix::{
     io::Errno,
     net::{
-        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname,
+        AddressFamily, SocketFlags, SocketType, bind, connect, getsockname,
         netdevice::name_to_index,
         socket_with,
         sockopt::{
@@ -74,6 +74,14 @@ pub enum Spec {
         /// The other's.
         remote: PathBuf,
     },
+    /// A cable of VDE's between two processes: a datagram socket at each end, of which the first is
+    /// at a path, and the second has a `+` behind that.
+    Cable {
+        /// Of the first end. It is taken, or else the second.
+        path: PathBuf,
+        /// Who may open the one that is taken.
+        access: Access,
+    },
     /// A host, by UDP.
     Host(Udp),
     /// A multicast group, by UDP.
@@ -99,7 +107,7 @@ pub(super) enum Source {
 /// Sockets of one's own. They are never given up, but connected anew.
 #[derive(Debug)]
 pub(super) enum Bound {
-    Datagrams { socket: OwnedFd, remote: PathBuf, roots: Roots },
+    Datagrams { socket: OwnedFd, local: PathBuf, remote: PathBuf, roots: Roots },
     Host { socket: OwnedFd, remote: HostPort },
     Group { socket: OwnedFd, sender: OwnedFd, group: SocketAddr },
 }
@@ -174,20 +182,11 @@ impl Source {
                 };
                 Ok((Self::Macvtap(name, Links::new()?), Some(port)))
             }
-            // Whether its name is another's by now: who is to send would not find it.
             Spec::Datagrams { local, access: by, remote } => {
-                let given = Some(fds).filter(|fds| !fds.is_empty() && local.exists());
-                let new = || {
-                    let place = roots.place(&local)?;
-                    place.refuse_live(SocketType::DGRAM)?;
-                    Ok(vec![place.make(by.or(access), SocketType::DGRAM, Ok)?])
-                };
-                let roots = roots.clone();
-                bound(given.unwrap_or_default(), new, |[socket]| Bound::Datagrams {
-                    socket,
-                    remote,
-                    roots,
-                })
+                datagrams((local, remote), by.or(access), fds, roots)
+            }
+            Spec::Cable { path, access: by } => {
+                datagrams(ends(path, fds.first(), roots)?, by.or(access), fds, roots)
             }
             Spec::Host(udp) => {
                 let new = || host_socket(&udp).map(|socket| vec![socket]);
@@ -199,6 +198,14 @@ impl Source {
                 let group = mcast.group;
                 bound(fds, new, |[socket, sender]| Bound::Group { socket, sender, group })
             }
+        }
+    }
+
+    /// Returns the path of its own socket, if that has one.
+    pub(super) fn own_path(&self) -> Option<PathBuf> {
+        match self {
+            Self::Bound(Bound::Datagrams { local, .. }) => Some(local.clone()),
+            _ => None,
         }
     }
 
@@ -244,6 +251,44 @@ impl Source {
     }
 }
 
+/// Returns the path of the end of a cable that is free, or that another process of the daemon `had`,
+/// and the other's. The second end has a `+` behind the path of the first.
+fn ends(path: PathBuf, had: Option<&OwnedFd>, roots: &Roots) -> io::Result<(PathBuf, PathBuf)> {
+    if roots.contains(&path) {
+        // What is beside it is in no folder of ports.
+        return Err(socket::at(io::ErrorKind::IsADirectory, path.display()));
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push("+");
+    let (first, second) = (roots.place(&path)?, path.with_file_name(name));
+    let is_taken = match had {
+        Some(socket) => !first.is_of(socket).unwrap_or(false),
+        None => first.is_live(SocketType::DGRAM)?,
+    };
+    Ok(if is_taken { (second, path) } else { (path, second) })
+}
+
+/// Returns a socket of datagrams, by its own path and another's.
+fn datagrams(
+    (local, remote): (PathBuf, PathBuf),
+    access: Access,
+    mut fds: Vec<OwnedFd>,
+    roots: &Roots,
+) -> io::Result<(Source, Option<Box<dyn Port>>)> {
+    // Whether its name is another's by now: who is to send would not find it.
+    if !local.exists() {
+        fds.clear();
+    }
+    let new = || {
+        let place = roots.place(&local)?;
+        place.refuse_live(SocketType::DGRAM)?;
+        Ok(vec![place.make(access, SocketType::DGRAM, Ok)?])
+    };
+    let roots = roots.clone();
+    let own = local.clone();
+    bound(fds, new, |[socket]| Bound::Datagrams { socket, local: own, remote, roots })
+}
+
 /// Returns sockets that another process of the daemon had, of which `fds` are the descriptors, or
 /// `new` ones; and a port where they were connected.
 fn bound<const N: usize>(
@@ -261,7 +306,8 @@ fn bound<const N: usize>(
         fds = new()?;
     }
     let bound = made(<[_; N]>::try_from(fds).map_err(|_| io::ErrorKind::InvalidData)?);
-    let port = frames.map(|frames| bound.port(&frames)).transpose()?;
+    // Who is gone meanwhile is looked for again.
+    let port = frames.and_then(|frames| bound.port(&frames).ok());
     Ok((Source::Bound(bound), port))
 }
 
@@ -293,8 +339,10 @@ impl Bound {
     /// Returns a port of what is connected, which begins with these frames.
     fn port(&self, frames: &[Vec<u8>]) -> io::Result<Box<dyn Port>> {
         let (socket, peer) = match self {
-            Self::Datagrams { socket, remote, .. } => {
-                (socket, Peer::UnixAt(SocketAddrUnix::new(remote)?.into()))
+            Self::Datagrams { socket, remote, roots, .. } => {
+                // What is there now: what has its name later was not looked at.
+                let (file, address) = roots.address(remote)?;
+                (socket, Peer::UnixAt { file, address: address.into() })
             }
             Self::Host { socket, .. } => (socket, Peer::Host),
             Self::Group { socket, sender, .. } => {

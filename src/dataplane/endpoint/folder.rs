@@ -11,7 +11,10 @@ use rustix::{
         openat, openat2, renameat, statat, unlinkat,
     },
     io::Errno,
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, socket_with},
+    net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getpeername,
+        getsockname, socket_with,
+    },
 };
 use std::{
     ffi::{OsStr, OsString},
@@ -170,28 +173,49 @@ impl Place {
         Ok(bind(socket, &SocketAddrUnix::new(opened(&self.folder).join(name))?)?)
     }
 
+    fn in_use(&self, why: &str) -> io::Error {
+        let text = format!("{} is in use: {why}", self.path.display());
+        io::Error::new(io::ErrorKind::AddrInUse, text)
+    }
+
     /// Refuses a name that something else has than a socket that nobody serves any more.
     pub(super) fn refuse_live(&self, kind: SocketType) -> io::Result<()> {
+        match self.is_live(kind)? {
+            true => Err(self.in_use("somebody serves that socket")),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether somebody serves a socket of this kind that has the name. An error says that
+    /// something else has it.
+    pub(super) fn is_live(&self, kind: SocketType) -> io::Result<bool> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
-        let in_use = |why: &str| {
-            let text = format!("{} is in use: {why}", self.path.display());
-            Err(io::Error::new(io::ErrorKind::AddrInUse, text))
-        };
         let file = match self.file(&self.name) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             file => file?,
         };
         if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::Socket {
-            return in_use("it is no socket");
+            return Err(self.in_use("it is no socket"));
         }
         match connect(&socket, &SocketAddrUnix::new(opened(&file))?) {
-            Ok(()) | Err(Errno::AGAIN) => in_use("somebody serves that socket"),
+            // Not permitted: it hears only the socket that it is connected to (unix(7)).
+            Ok(()) | Err(Errno::AGAIN | Errno::PERM) => Ok(true),
             // One of another type is served, too: it cannot be told from a dead one otherwise.
-            Err(Errno::PROTOTYPE) => in_use("it is a socket of another type"),
-            Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(()),
+            Err(Errno::PROTOTYPE) => Err(self.in_use("it is a socket of another type")),
+            Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// Whether it is `socket`, one for datagrams, that has the name.
+    pub(super) fn is_of(&self, socket: &OwnedFd) -> io::Result<bool> {
+        let probe =
+            socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        let file = self.file(&self.name)?;
+        // A socket keeps the name that it was bound to, which is nobody else's (`Temporary`).
+        connect(&probe, &SocketAddrUnix::new(opened(&file))?)?;
+        Ok(getpeername(&probe)? == Some(getsockname(socket)?))
     }
 
     /// Makes a socket that `ready` prepares, and which then replaces what has the name.

@@ -224,12 +224,8 @@ pub(super) fn serve(
             tokio::spawn(vde::plug::serve(spec, plugged, common.roots.clone(), port, stop))
         }
         PortSpec::Dial(spec) => {
-            let local = match &spec {
-                dial::Spec::Datagrams { local, .. } => Some(local.clone()),
-                _ => None,
-            };
             let source = dial::Source::open(spec, common.access, exported, &common.roots)?;
-            socket = local.map(|path| Socket::new(path, common));
+            socket = source.0.own_path().map(|path| Socket::new(path, common));
             tokio::spawn(dial::serve(source, port, stop))
         }
         PortSpec::Tunnel(spec) => tokio::spawn(tunnel::serve(spec.open(exported)?, port, stop)),

@@ -35,7 +35,12 @@ pub enum Peer {
     /// To the UNIX socket that it is connected to.
     Unix,
     /// To a UNIX socket: any may send.
-    UnixAt(SocketAddrAny),
+    UnixAt {
+        /// Its file, opened to name it.
+        file: OwnedFd,
+        /// Its address, which is valid for as long as the file is open.
+        address: SocketAddrAny,
+    },
     /// To a host that it is connected to.
     Host,
     /// To all in a multicast group that the socket is bound to.
@@ -120,7 +125,7 @@ impl Datagrams {
             let start = |at: usize| if at == 0 { 0 } else { self.ends[at - 1] };
             let frames = (first..self.ends.len()).map(|at| &self.taken[start(at)..self.ends[at]]);
             let (from, to) = match &self.peer {
-                Peer::UnixAt(address) => (&self.socket, Some(address)),
+                Peer::UnixAt { address, .. } => (&self.socket, Some(address)),
                 Peer::Group { sender, .. } => (sender, None),
                 Peer::Session | Peer::Unix | Peer::Host => (&self.socket, None),
             };

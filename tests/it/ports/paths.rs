@@ -10,9 +10,10 @@ use std::{
     fs,
     os::unix::{
         fs::{FileTypeExt as _, PermissionsExt as _, symlink},
-        net::{UnixListener, UnixStream},
+        net::{UnixDatagram, UnixListener, UnixStream},
     },
     path::Path,
+    time::Duration,
 };
 use tonic::Code;
 
@@ -81,6 +82,33 @@ fn no_symbolic_link_leads_out_of_the_folders_of_ports() {
     assert_eq!(port.state(), PortState::Error);
     assert!(port.error.contains("symbolic link"), "{}", port.error);
     assert_eq!(names(&outside), ["theirs"]);
+}
+
+#[test]
+fn a_link_that_takes_the_place_of_another_end_later_leads_nowhere() {
+    let mut daemon = started();
+    let sockets = daemon.path("s");
+    let [local, remote, moved, second, there] =
+        ["local", "remote", "moved", "second", "there"].map(|name| sockets.join(name));
+    let outside = tempfile::tempdir().unwrap();
+    let victim = UnixDatagram::bind(outside.path().join("victim")).unwrap();
+    victim.set_nonblocking(true).unwrap();
+    let [one, other] = [&remote, &there].map(|at| UnixDatagram::bind(at).unwrap());
+    let between = |own: &Path, to: &Path| format!("dgram://{}->{}", own.display(), to.display());
+    create(&mut daemon, "one", &between(&local, &remote)).unwrap();
+    create(&mut daemon, "two", &between(&second, &there)).unwrap();
+    let frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[0x88, 0xb5], &[7; 46]].concat();
+    let mut heard = [0; 100];
+    let mut goes = || {
+        other.send_to(&frame, &second).unwrap();
+        one.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        one.recv(&mut heard).is_ok_and(|len| heard[..len] == frame)
+    };
+    wait_until("frames go", &mut goes);
+    fs::rename(&remote, &moved).unwrap();
+    symlink(outside.path().join("victim"), &remote).unwrap();
+    wait_until("frames go where they went", &mut goes);
+    assert!(victim.recv(&mut [0; 100]).is_err());
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn a_program_written_for_one_locator_works_with_all() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name).display().to_string();
         let [one, two, three, hub] = ["one", "two", "three", "hub"].map(at);
-        let [stream, packets] = [at("stream"), at("packets")];
+        let [stream, packets, cable] = ["stream", "packets", "cable"].map(at);
         // Addresses are this namespace's own. Of each pair the first is there before the second.
         // `dgram://` is not among them: neither may be first there.
         for (first, second) in [
@@ -66,6 +66,7 @@ fn a_program_written_for_one_locator_works_with_all() {
             (format!("stream-listen://{stream}"), format!("stream://{stream}")),
             ("stream-listen://127.0.0.1:9999".into(), "stream://127.0.0.1:9999".into()),
             (format!("seqpacket-listen://{packets}"), format!("seqpacket-connect://{packets}")),
+            (format!("ptp://{cable}"), format!("ptp://{cable}")),
             ("udp://127.0.0.1:7001->127.0.0.1:7002".into(), {
                 "udp://127.0.0.1:7002->127.0.0.1:7001".into()
             }),
@@ -86,7 +87,9 @@ fn a_program_written_for_one_locator_works_with_all() {
             let served = first.strip_prefix("switch://").or_else(|| first.strip_prefix("hub://"));
             if let Some(directory) = served {
                 wait_until("it serves", || Path::new(directory).join("ctl").exists());
-            } else if let Some(path) = first.split_once("-listen:///").map(|(_, path)| path) {
+            } else if let Some((_, path)) =
+                first.split_once("-listen:///").or_else(|| first.split_once("ptp:///"))
+            {
                 wait_until("it listens", || Path::new("/").join(path).exists());
             } else if first.starts_with("stream-listen") {
                 let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 9999));

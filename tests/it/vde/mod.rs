@@ -1,5 +1,6 @@
 //! VDE's programs and ours, each in the place of the other.
 
+mod cable;
 mod clouds;
 mod guests;
 mod hostile;
