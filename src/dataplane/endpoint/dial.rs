@@ -18,11 +18,12 @@ use crate::{
             datagram::{Datagrams, Peer},
             descriptor::DescriptorPort,
             interface::Interface,
+            own::OwnPort,
             packet::Packet,
             tap::Tap,
         },
     },
-    locator::{Host, HostPort, Mcast, Stream, Udp},
+    locator::{Host, HostPort, Mcast, Stream, Udp, unspecified},
     log_limit::{LogLimit, Said},
 };
 use rustix::{
@@ -345,9 +346,10 @@ impl Bound {
                 (socket, Peer::UnixAt { file, address: address.into() })
             }
             Self::Host { socket, .. } => (socket, Peer::Host),
-            Self::Group { socket, sender, .. } => {
-                let own = getsockname(sender)?;
-                (socket, Peer::Group { sender: sender.try_clone()?, own })
+            Self::Group { socket, sender, group } => {
+                let own = OwnPort::new(SocketAddr::try_from(getsockname(sender)?)?.port());
+                let (sender, group) = (sender.try_clone()?, (*group).into());
+                (socket, Peer::Group { sender, group, own })
             }
         };
         let transport = Datagrams::new(socket.try_clone()?, peer);
@@ -410,7 +412,7 @@ async fn resolve(remote: &HostPort, family: AddressFamily) -> io::Result<SocketA
     found.find(|address| address.is_ipv6() == (family == AddressFamily::INET6)).ok_or_else(none)
 }
 
-/// Returns a socket that hears a group, and one that is connected to it.
+/// Returns a socket that hears a group, and one that sends to it.
 fn group_sockets(Mcast { group, interface, ttl }: &Mcast) -> io::Result<(OwnedFd, OwnedFd)> {
     let receiver = socket::inet(group, SocketType::DGRAM)?;
     let sender = socket::inet(group, SocketType::DGRAM)?;
@@ -426,7 +428,10 @@ fn group_sockets(Mcast { group, interface, ttl }: &Mcast) -> io::Result<(OwnedFd
     match group.ip() {
         IpAddr::V4(address) => {
             match interface.as_deref().map(|name| (name, name.parse::<Ipv4Addr>())) {
-                None => set_ip_add_membership(&receiver, &address, &Ipv4Addr::UNSPECIFIED)?,
+                None => {
+                    let joined = set_ip_add_membership(&receiver, &address, &Ipv4Addr::UNSPECIFIED);
+                    joined.map_err(|errno| no_way(errno, *group))?;
+                }
                 Some((_, Ok(own))) => {
                     set_ip_add_membership(&receiver, &address, &own)?;
                     set_ip_multicast_if(&sender, &own)?;
@@ -442,14 +447,27 @@ fn group_sockets(Mcast { group, interface, ttl }: &Mcast) -> io::Result<(OwnedFd
         }
         IpAddr::V6(address) => {
             let index = interface.as_deref().map_or(Ok(0), index)?;
-            set_ipv6_add_membership(&receiver, &address, index)?;
+            let joined = set_ipv6_add_membership(&receiver, &address, index);
+            joined.map_err(|errno| no_way(errno, *group))?;
             set_ipv6_multicast_if(&sender, index)?;
             set_ipv6_multicast_hops(&sender, ttl)?;
             set_ipv6_multicast_loop(&sender, true)?;
         }
     }
-    connect(&sender, group).map_err(|errno| socket::at(errno, group))?;
+    // Not connected: it would keep to the address that it had then, which its interface may lose.
+    bind(&sender, &SocketAddr::new(unspecified(group.ip()), 0))?;
     Ok((receiver, sender))
+}
+
+/// Says what it means that a group cannot be joined.
+fn no_way(errno: Errno, group: SocketAddr) -> io::Error {
+    match errno {
+        // The kernel looks for an interface by its routes.
+        Errno::NODEV => io::Error::other(format!(
+            "this host has no route to {group}: name the interface, as mcast://{group}/if=eth0"
+        )),
+        errno => socket::at(errno, group),
+    }
 }
 
 /// Keeps the source attached until `stop`.

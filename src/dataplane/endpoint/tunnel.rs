@@ -9,6 +9,7 @@ use crate::{
         PortState,
         port::{
             descriptor::DescriptorPort,
+            own::OwnPort,
             tunnel::{Rules, Sockets, Tunnel},
         },
     },
@@ -175,7 +176,7 @@ fn open_vxvde(
     // The lowest 24 bits, as vde_plug has it.
     let vni = cloud.vni.or(user_group).unwrap_or(1);
     let expire_time = cloud.tunnel.expire_time.unwrap_or(EXPIRE_TIME);
-    let (rules, floods) = (Rules::Vxvde { port }, vec![to_all]);
+    let (rules, floods) = (Rules::Vxvde { own: OwnPort::new(port) }, vec![to_all]);
     Ok(Open { rules, vni, own, group: Some(group), floods, expire_time })
 }
 

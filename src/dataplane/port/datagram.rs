@@ -8,6 +8,7 @@ use super::{
     PortFailure, Undelivered,
     descriptor::{Inbox, Received, Transport},
     mmsg::{self, Named},
+    own::OwnPort,
     rest::Rest,
 };
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
 use rustix::{io::Errno, net::SocketAddrAny};
 use std::{
     io,
+    net::SocketAddr,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
@@ -45,11 +47,13 @@ pub enum Peer {
     Host,
     /// To all in a multicast group that the socket is bound to.
     Group {
-        /// A socket that is connected to the group.
+        /// The socket that frames are sent by.
         // With a port of its own: from that of the group others on this host may send, too.
         sender: OwnedFd,
-        /// The address of that: what comes from there was sent here.
-        own: SocketAddrAny,
+        /// The group.
+        group: SocketAddrAny,
+        /// What comes from there was sent here.
+        own: OwnPort,
     },
 }
 
@@ -91,22 +95,27 @@ impl Datagrams {
     }
 
     fn receive_some(&mut self, inbox: &mut Inbox) -> Result<usize, Errno> {
+        let is_session = matches!(self.peer, Peer::Session);
         let buffers = inbox.buffers(self.longest);
         let asked = buffers.len();
-        let (named, own) = match &self.peer {
-            Peer::Group { own, .. } => (Named::Yes, Some(own)),
-            _ => (Named::No, None),
+        let mut own = match &mut self.peer {
+            Peer::Group { own, .. } => Some(own),
+            _ => None,
         };
+        let named = if own.is_some() { Named::Yes } else { Named::No };
         let datagrams = mmsg::receive(&self.socket, buffers, named)?;
         self.longest = datagrams.iter().map(|datagram| datagram.len).max().unwrap_or(1);
         let mut own_heard = 0;
         for datagram in &datagrams {
-            if own.is_some() && datagram.from.as_ref() == own {
+            let from = datagram.from.clone().and_then(|from| SocketAddr::try_from(from).ok());
+            if let (Some(own), Some(from)) = (&mut own, from)
+                && own.has_sent(from)
+            {
                 own_heard += 1;
                 continue;
             }
             // No frame is empty: the other end was closed.
-            if datagram.len == 0 && matches!(self.peer, Peer::Session) {
+            if datagram.len == 0 && is_session {
                 return Err(Errno::PIPE);
             }
             // Of what is too long for the buffer the rest is lost: it shows by its length.
@@ -126,7 +135,7 @@ impl Datagrams {
             let frames = (first..self.ends.len()).map(|at| &self.taken[start(at)..self.ends[at]]);
             let (from, to) = match &self.peer {
                 Peer::UnixAt { address, .. } => (&self.socket, Some(address)),
-                Peer::Group { sender, .. } => (sender, None),
+                Peer::Group { sender, group, .. } => (sender, Some(group)),
                 Peer::Session | Peer::Unix | Peer::Host => (&self.socket, None),
             };
             let why = match mmsg::send(from, frames, to) {

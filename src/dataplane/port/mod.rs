@@ -28,6 +28,7 @@ pub mod impaired;
 pub mod interface;
 mod mmsg;
 pub mod null;
+pub mod own;
 pub mod packet;
 pub mod pair;
 pub mod rest;

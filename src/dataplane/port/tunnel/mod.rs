@@ -16,6 +16,7 @@ use super::{
     PortFailure, Undelivered,
     descriptor::{Inbox, Received, Transport},
     mmsg,
+    own::OwnPort,
 };
 use crate::{
     dataplane::frame::{BURST, MAX_FRAME_LEN, join::Join, offload::Offloads, verdict::DropReason},
@@ -29,14 +30,10 @@ use arrayvec::ArrayVec;
 use batch::Batch;
 use ipnet::IpNet;
 use remotes::Remotes;
-use rustix::{
-    event::epoll,
-    io::Errno,
-    net::{AddressFamily, SocketAddrAny, SocketFlags, SocketType, bind, socket_with},
-};
+use rustix::{event::epoll, io::Errno, net::SocketAddrAny};
 use std::{
     io, iter, mem,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     ops::Range,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     time::Instant,
@@ -68,7 +65,7 @@ pub enum Rules {
     /// Those of VDE.
     Vxvde {
         /// The port of one's own.
-        port: u16,
+        own: OwnPort,
     },
 }
 
@@ -99,8 +96,6 @@ pub struct Tunnel {
     /// Where frames for all go.
     floods: Vec<SocketAddr>,
     remotes: Remotes,
-    /// Where one's own frames have come from, when they were heard last.
-    heard_from: Option<IpAddr>,
     began: Instant,
     /// Seconds since then, as of the last batch of frames in either direction.
     now: u32,
@@ -136,7 +131,6 @@ impl Tunnel {
             ready,
             floods,
             remotes: Remotes::new(expire_time),
-            heard_from: None,
             began: Instant::now(),
             now: 0,
             batch: Batch::default(),
@@ -152,25 +146,6 @@ impl Tunnel {
         self.now = self.began.elapsed().as_secs() as u32;
     }
 
-    /// Whether a datagram from there is one of our own that the group has brought back.
-    fn is_own(&mut self, from: SocketAddr) -> bool {
-        let Rules::Vxvde { port } = self.rules else { return false };
-        if from.port() != port {
-            return false;
-        }
-        if self.heard_from != Some(from.ip()) {
-            // Another host may have chosen the same port. An address that can be bound is ours.
-            let family = if from.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-            let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
-            let bound = socket.and_then(|socket| bind(&socket, &SocketAddr::new(from.ip(), 0)));
-            if bound.is_err() {
-                return false;
-            }
-            self.heard_from = Some(from.ip());
-        }
-        true
-    }
-
     /// Returns the frame that a datagram carries behind its header, or why it is none. Nothing: it
     /// is nobody's loss.
     fn judge<'a>(
@@ -179,7 +154,9 @@ impl Tunnel {
         from: Option<SocketAddr>,
     ) -> Option<Result<&'a [u8], DropReason>> {
         let from = from?;
-        if self.is_own(from) {
+        if let Rules::Vxvde { own } = &mut self.rules
+            && own.has_sent(from)
+        {
             return None;
         }
         let Some((header, frame)) = Header::parse(octets) else {
