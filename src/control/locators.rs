@@ -290,6 +290,7 @@ fn group(name: &str) -> io::Result<u32> {
 
 /// Returns why a port could not be made.
 pub(super) fn refused(locator: &Locator, error: io::Error) -> Refusal {
+    let said = error.to_string();
     match error.kind() {
         io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported => {
             Refusal::invalid("locator", locator, error)
@@ -297,7 +298,7 @@ pub(super) fn refused(locator: &Locator, error: io::Error) -> Refusal {
         io::ErrorKind::PermissionDenied => Refusal::Forbidden(format!("{locator}: {error}{}", {
             match locator.kind().needs {
                 // The port's own words may say so already, as those of a TAP device do.
-                needs if needs.is_empty() || error.to_string().contains(needs) => String::new(),
+                needs if needs.is_empty() || said.contains("it needs") => String::new(),
                 needs => format!(": it needs {needs}"),
             }
         })),

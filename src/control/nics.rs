@@ -551,7 +551,14 @@ fn spec(network: &Network, nic: &Nic, path: PathBuf) -> io::Result<PortSpec> {
         Transport::Stream => single(path, Framing::Stream(Prefix::U32)),
         Transport::Seqpacket => single(path, Framing::Packets),
         Transport::Tap(interface) => {
-            PortSpec::Tap(tap::Spec { interface: interface.clone(), ..Default::default() })
+            // What a container finds in it is what its vNIC has: it need not know.
+            let (mac, mtu) = (Some(nic.mac), Some(nic.mtu_in(network)));
+            PortSpec::Tap(tap::Spec {
+                interface: interface.clone(),
+                mac,
+                mtu,
+                ..Default::default()
+            })
         }
         Transport::Dgram(None) => {
             let Dgram { local, remote, .. } = locators::own_datagrams(&path);

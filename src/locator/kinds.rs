@@ -128,9 +128,15 @@ pub const KINDS: &[Kind] = &[
     ),
     kind(
         ("tap", "tap://INTERFACE"),
-        &[opt("create", ""), opt("up", ""), opt("mtu", "OCTETS"), opt("master", "BRIDGE")],
+        &[
+            opt("create", ""),
+            opt("up", ""),
+            opt("mac", "MAC"),
+            opt("mtu", "OCTETS"),
+            opt("master", "BRIDGE"),
+        ],
         Uplink,
-        "CAP_NET_ADMIN, but for a TAP device of one's own",
+        "CAP_NET_ADMIN, but for a TAP device of one's own that is left as it is",
         "a TAP device",
     ),
     kind(

@@ -371,6 +371,7 @@ impl Parts {
             interface: self.interface()?,
             create: self.flag("create")?,
             up: self.flag("up")?,
+            mac: self.parsed("mac", "a MAC, like 52:54:00:12:34:56")?,
             mtu: self.number("mtu", 68..=65535)?,
             master: self.interface_option("master")?,
         })

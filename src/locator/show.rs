@@ -147,7 +147,8 @@ impl Display for Mcast {
 impl Display for Tap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let options = Options::none().flag("create", self.create).flag("up", self.up);
-        let options = options.with("mtu", self.mtu).with("master", self.master.as_ref());
+        let options = options.with("mac", self.mac).with("mtu", self.mtu);
+        let options = options.with("master", self.master.as_ref());
         write!(f, "{}{}", Quoted(self.interface.as_bytes()), options.in_brackets())
     }
 }

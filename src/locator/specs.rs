@@ -1,6 +1,7 @@
 //! What each kind of locator says, a struct a kind. What is absent was not said.
 
 pub use super::places::{Forward, Host, HostPort};
+use crate::addr::MacAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -173,6 +174,8 @@ pub struct Tap {
     pub create: bool,
     /// It is to be set up.
     pub up: bool,
+    /// What its MAC is to be, on the host's side.
+    pub mac: Option<MacAddr>,
     /// What its MTU is to be.
     pub mtu: Option<u16>,
     /// The bridge that it is to be a port of.

@@ -77,7 +77,7 @@ fn what_is_no_locator_is_refused_by_its_part() {
     }
     assert_eq!(
         refusal("tap://t0[upp]"),
-        "unknown key: upp; tap://INTERFACE has create, up, mtu, master"
+        "unknown key: upp; tap://INTERFACE has create, up, mac, mtu, master"
     );
     assert_eq!(refusal("null:///a=1"), "unknown key: a; null:// has no options");
     assert_eq!(
@@ -169,6 +169,7 @@ fn locators_are_written_as_they_are_read() {
         ("udp://[::1]:5000->[::2]:5001", "udp://[::1]:5000->[::2]:5001"),
         ("mcast://239.192.1.1:1102/ttl=4/if=lo", "mcast://239.192.1.1:1102/if=lo/ttl=4"),
         ("tap://t0[up/mtu=9000/master=br0/create]", "tap://t0[create/up/mtu=9000/master=br0]"),
+        ("tap://t0[mac=52:54:00:AB:00:01]", "tap://t0[mac=52:54:00:ab:00:01]"),
         ("macvtap://eth0", "macvtap://eth0"),
         ("packet://eth0", "packet://eth0"),
         ("vxvde://", "vxvde://239.0.0.1"),
@@ -218,6 +219,7 @@ fn every_kind_and_option_of_the_table_is_read() {
             let value = match (option.value, option.name) {
                 ("", _) => String::new(),
                 (_, "mtu") => "=1500".into(),
+                ("MAC", _) => "=52:54:00:12:34:56".into(),
                 ("OCTAL" | "CLIENTS" | "N" | "PORT" | "SECONDS" | "HOPS" | "OCTETS", _) => {
                     "=7".into()
                 }

@@ -49,6 +49,13 @@ impl Device {
         let device = Self::of(tap, spec)?;
         let interface = &device.interface;
         // Before it is up: nobody is to see it as it was.
+        spec.mac.map_or(Ok(()), |mac| {
+            let named = |error: io::Error| {
+                let command = format!("ip link set {} address {mac}", spec.interface);
+                io::Error::new(error.kind(), format!("it has another MAC, and {error}: {command}"))
+            };
+            interface.set_mac(mac).map_err(named)
+        })?;
         spec.mtu.map_or(Ok(()), |mtu| interface.set_mtu(mtu))?;
         spec.master.as_ref().map_or(Ok(()), |bridge| {
             let named =
@@ -68,13 +75,14 @@ impl Device {
     }
 
     /// Returns the state of its port, and why.
-    fn state(&self) -> (PortState, &'static str) {
+    fn state(&self, spec: &Spec) -> (PortState, String) {
+        let name = &spec.interface;
         match self.interface.is_up() {
-            Ok(false) => (PortState::Idle, "the interface is down: ip link set … up"),
-            Ok(true) => (PortState::Active, ""),
+            Ok(false) => (PortState::Idle, format!("the interface is down: ip link set {name} up")),
+            Ok(true) => (PortState::Active, String::new()),
             // In a namespace of a container's, most likely, where its state cannot be seen. Of one
             // that was deleted the port fails.
-            Err(_) => (PortState::Active, ""),
+            Err(_) => (PortState::Active, String::new()),
         }
     }
 }
@@ -188,19 +196,19 @@ async fn keep(
     let mut made: Box<dyn Port> =
         Box::new(DescriptorPort::with_frames(device.tap.clone(), &device.frames)?);
     loop {
-        let (mut state, why) = device.state();
+        let (mut state, why) = device.state(spec);
         port.attach(made, state);
         if !why.is_empty() {
-            port.tell_why(state, why);
+            port.tell_why(state, &why);
         }
         let signal = loop {
             tokio::select! {
                 signal = port.next() => break signal,
                 changed = device.links.changed() => {
                     changed?;
-                    let (now, why) = device.state();
+                    let (now, why) = device.state(spec);
                     if std::mem::replace(&mut state, now) != now {
-                        port.tell_why(now, why);
+                        port.tell_why(now, &why);
                     }
                 }
             }

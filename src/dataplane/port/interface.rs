@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "interfaces are asked and set by ioctl(2)")]
 
+use crate::addr::MacAddr;
 use rustix::{
     io::Errno,
     ioctl::{Opcode, Updater, ioctl},
@@ -104,9 +105,26 @@ impl Interface {
         Ok(())
     }
 
-    /// Sets its MTU.
+    /// Gives it a MAC, where it has another.
+    // Only then: what is right needs no right to change it. So for the MTU.
+    pub fn set_mac(&self, mac: MacAddr) -> io::Result<()> {
+        let mut request = self.ask::<{ libc::SIOCGIFHWADDR as Opcode }>(self.request)?;
+        // A `sockaddr`: its family, and what a card of that has.
+        let octets = &mut request.value[2..8];
+        if *octets == mac.0 {
+            return Ok(());
+        }
+        octets.copy_from_slice(&mac.0);
+        self.ask::<{ libc::SIOCSIFHWADDR as Opcode }>(request).map(drop)
+    }
+
+    /// Sets its MTU, where it has another.
     pub fn set_mtu(&self, mtu: u16) -> io::Result<()> {
         let request = self.request.with_number(mtu.into());
+        let now = self.ask::<{ libc::SIOCGIFMTU as Opcode }>(self.request)?;
+        if now.value[..4] == request.value[..4] {
+            return Ok(());
+        }
         self.ask::<{ libc::SIOCSIFMTU as Opcode }>(request).map(drop)
     }
 
