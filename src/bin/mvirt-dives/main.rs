@@ -11,7 +11,9 @@ mod switch;
 
 use clap::{CommandFactory as _, Parser as _};
 use flags::Flags;
-use mvirt_net::{config::LogFormat, log, log_writer::LogWriter, printable::printable_lines};
+use mvirt_net::{
+    config::LogFormat, embedded::Embedded, log, log_writer::LogWriter, printable::printable_lines,
+};
 use session::Ended;
 use std::{
     error::Error,
@@ -22,7 +24,10 @@ use std::{
     time::Duration,
 };
 use switch::Switch;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
+};
 
 /// How long ports may take to close.
 const GRACE: Duration = Duration::from_millis(700);
@@ -58,38 +63,52 @@ async fn run(flags: Flags) -> Result<ExitCode, Box<dyn Error>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (files, directory) = (flags.run_control.clone(), flags.directory.clone());
     let has_console = flags.has_console();
-    let (mut daemon, switch) = Switch::start(flags).await?;
-    let switch = Arc::new(switch);
-    for file in &files {
-        if let Err(bad) = session::run_file(&switch, file).await {
-            writeln!(io::stderr(), "mvirt-dives: {}", printable_lines(&bad))?;
-            return Ok(ExitCode::from(2));
+    let mut daemon = Switch::daemon()?;
+    let outcome = async {
+        let switch = Arc::new(Switch::start(flags, &daemon).await?);
+        for file in &files {
+            if let Err(bad) = session::run_file(&switch, file).await {
+                writeln!(io::stderr(), "mvirt-dives: {}", printable_lines(&bad))?;
+                return Ok(ExitCode::from(2));
+            }
         }
+        let socket = session::listen(&directory)?;
+        tokio::spawn(session::serve(socket, Arc::clone(&switch)));
+        tracing::info!("ready");
+        let console = has_console.then(|| tokio::spawn(session::console(switch)));
+        let outcome = until_told(&mut daemon, console, [&mut terminate, &mut interrupt]).await;
+        // First, so that nobody connects to what is about to go.
+        fs::remove_file(directory.join("ctl"))?;
+        outcome.map(|()| ExitCode::SUCCESS)
     }
-    let socket = session::listen(&directory)?;
-    tokio::spawn(session::serve(socket, Arc::clone(&switch)));
-    tracing::info!("ready");
-    let mut console = has_console.then(|| tokio::spawn(session::console(Arc::clone(&switch))));
-    let outcome = loop {
+    .await;
+    // Also where that has failed: its threads do without this runtime no longer than that.
+    if tokio::time::timeout(GRACE, daemon.stop()).await.is_err() {
+        tracing::warn!("ports were not closed in time");
+    }
+    outcome
+}
+
+/// Returns when all is to end: by a signal, or by the end of a terminal.
+async fn until_told(
+    daemon: &mut Embedded,
+    mut console: Option<JoinHandle<io::Result<Ended>>>,
+    [terminate, interrupt]: [&mut Signal; 2],
+) -> Result<(), Box<dyn Error>> {
+    loop {
         tokio::select! {
-            _ = terminate.recv() => break Ok(()),
-            _ = interrupt.recv() => break Ok(()),
-            () = daemon.ended() => break Err("internal error: see the log".into()),
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            () = daemon.ended() => return Err("internal error: see the log".into()),
             Some(ended) = async { Some(console.as_mut()?.await) } => {
                 console = None;
                 match ended? {
-                    Ok(Ended::Terminal) => break Ok(()),
+                    Ok(Ended::Terminal) => return Ok(()),
                     Ok(Ended::Input) => {}
                     // Nobody reads what is answered there.
                     Err(error) => tracing::warn!(%error, "the console ended"),
                 }
             }
         }
-    };
-    // First, so that nobody connects to what is about to go.
-    fs::remove_file(directory.join("ctl"))?;
-    if tokio::time::timeout(GRACE, daemon.stop()).await.is_err() {
-        tracing::warn!("ports were not closed in time");
     }
-    outcome.map(|()| ExitCode::SUCCESS)
 }

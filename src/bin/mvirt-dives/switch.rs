@@ -8,7 +8,7 @@ use mvirt_net::{
         console::{self, Command, VlanCommand, vlan_name},
         node::Node,
     },
-    embedded::{self, Embedded, RequestError, Settings},
+    embedded::{self, Embedded, RequestError, Settings, StartError},
     locator,
     printable::printable,
     proto::{CreatePortRequest, DeleteNetworkRequest, DeletePortRequest, ListMacsRequest},
@@ -52,15 +52,19 @@ impl<E: Display> From<E> for Failed {
 }
 
 impl Switch {
-    /// Starts the daemon, and joins the mesh.
-    pub(crate) async fn start(flags: Flags) -> Result<(Embedded, Self), Box<dyn Error>> {
-        let daemon = Embedded::start(Settings { networks: MOST_VLANS, ..Settings::default() })?;
+    /// Starts the daemon that it is made of.
+    pub(crate) fn daemon() -> Result<Embedded, StartError> {
+        Embedded::start(Settings { networks: MOST_VLANS, ..Settings::default() })
+    }
+
+    /// Joins the mesh.
+    pub(crate) async fn start(flags: Flags, daemon: &Embedded) -> Result<Self, Box<dyn Error>> {
         let settings = flags.settings();
         // Now, and not with the first VLAN: peers are shown before there is one.
         let mesh =
             daemon.control().call(move |control| control.meshes().start(&settings)).await??;
         let control = daemon.control().clone();
-        Ok((daemon, Self { control, flags, mesh, vlans: Mutex::default() }))
+        Ok(Self { control, flags, mesh, vlans: Mutex::default() })
     }
 
     /// Carries out a line, in the focus of a VLAN or of the switch. Returns what is answered, and

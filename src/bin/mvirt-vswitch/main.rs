@@ -19,7 +19,7 @@ mod switch;
 
 use flags::{Action, Flags};
 use log_lines::{Reopen, Sink};
-use mvirt_net::{log_writer::LogWriter, printable::printable_lines};
+use mvirt_net::{embedded::Embedded, log_writer::LogWriter, printable::printable_lines};
 use pid_file::PidFile;
 use std::{
     env,
@@ -170,6 +170,22 @@ async fn serve(flags: &Flags, is_detached: bool, reopen: &Reopen) -> Result<(), 
     let mut signals = Signals::new(flags)?;
     tracing::debug!(?flags, "starting");
     let (mut daemon, vlans) = switch::start(&flags.ports).await?;
+    let outcome = switch(flags, is_detached, reopen, &mut signals, (&mut daemon, &vlans)).await;
+    // Also where that has failed: its threads do without this runtime no longer than that.
+    if tokio::time::timeout(GRACE, daemon.stop()).await.is_err() {
+        tracing::warn!("ports were not closed in time");
+    }
+    outcome
+}
+
+/// Serves what runs, until a signal.
+async fn switch(
+    flags: &Flags,
+    is_detached: bool,
+    reopen: &Reopen,
+    signals: &mut Signals,
+    (daemon, vlans): (&mut Embedded, &Vlans),
+) -> Result<(), Box<dyn Error>> {
     if let Some(port) = flags.stats_port {
         let refused = |error| format!("-stats-port {port}: {error}");
         tokio::spawn(http::serve(http::listen(port).await.map_err(refused)?, vlans.clone()));
@@ -190,14 +206,11 @@ async fn serve(flags: &Flags, is_detached: bool, reopen: &Reopen) -> Result<(), 
             () = Signals::end(&mut signals.end) => break,
             () = Signals::reopen(&mut signals.reopen) => reopen.ask(),
             () = daemon.ended() => return Err("internal error: see the log".into()),
-            _ = totals.tick() => log_totals(&vlans).await,
+            _ = totals.tick() => log_totals(vlans).await,
         }
     }
     tracing::info!("shutting down");
-    log_totals(&vlans).await;
-    if tokio::time::timeout(GRACE, daemon.stop()).await.is_err() {
-        tracing::warn!("ports were not closed in time");
-    }
+    log_totals(vlans).await;
     Ok(())
 }
 

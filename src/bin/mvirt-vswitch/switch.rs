@@ -40,17 +40,16 @@ struct Vlan {
     ports: Vec<String>,
 }
 
-/// Starts a switch, whose ports listen when this returns. What is refused leaves none open once
-/// the daemon is dropped.
+/// Starts a switch, whose ports listen when this returns. What is refused leaves none open.
 pub(crate) async fn start(ports: &[VlanPort]) -> Result<(Embedded, Vlans), SwitchError> {
     let daemon = Embedded::start(Settings { networks: ports.len(), ..Settings::default() })?;
-    let mut vlans = Vec::new();
-    for (number, port) in (1..).zip(ports) {
-        let failed = |source| SwitchError::Port { port: *port, source };
-        let ports = open(&daemon, number, port).await.map_err(failed)?;
-        tracing::info!(vlan = number, %port, "listening");
-        vlans.push(Vlan { port: *port, ports });
-    }
+    let vlans = match open_all(&daemon, ports).await {
+        Ok(vlans) => vlans,
+        Err(error) => {
+            daemon.stop().await;
+            return Err(error);
+        }
+    };
     // Once: what it says holds for all of them.
     if let Some(port) = ports.iter().find(|port| port.is_exposed()) {
         tracing::warn!(
@@ -60,6 +59,17 @@ pub(crate) async fn start(ports: &[VlanPort]) -> Result<(Embedded, Vlans), Switc
     }
     let vlans = Vlans { control: daemon.control().clone(), vlans: vlans.into() };
     Ok((daemon, vlans))
+}
+
+async fn open_all(daemon: &Embedded, ports: &[VlanPort]) -> Result<Vec<Vlan>, SwitchError> {
+    let mut vlans = Vec::new();
+    for (number, port) in (1..).zip(ports) {
+        let failed = |source| SwitchError::Port { port: *port, source };
+        let ports = open(daemon, number, port).await.map_err(failed)?;
+        tracing::info!(vlan = number, %port, "listening");
+        vlans.push(Vlan { port: *port, ports });
+    }
+    Ok(vlans)
 }
 
 fn network_name(vlan: usize) -> String {

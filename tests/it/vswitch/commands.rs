@@ -175,6 +175,7 @@ fn a_port_in_use_is_named_and_leaves_none_open() {
         let expected = format!("vswitch: port :{taken}: ");
         let line = stderr.lines().find(|line| line.starts_with(&expected));
         assert!(line.is_some_and(|line| line.contains("in use")), "{stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
         assert!(!stdout.contains("Daemon started"));
         TcpStream::connect(("127.0.0.1", free)).unwrap_err();
         assert!(!place.path("vswitch.pid").exists());
