@@ -315,11 +315,11 @@ fn choose_address(
             let [own_ipv4, own_ipv6] = old.map(own).unwrap_or_default();
             let own = if address.is_ipv4() { own_ipv4 } else { own_ipv6 };
             if pool.is_taken_by_others(number..=number, own.as_ref()) {
-                return Err(Refusal::taken(
-                    field,
-                    address,
-                    format!("another vNIC of network {name}"),
-                ));
+                let owner = match network.model.gateway_in_subnet() {
+                    Some(gateway) if address == gateway => "the gateway",
+                    _ => "another vNIC",
+                };
+                return Err(Refusal::taken(field, address, format!("{owner} of network {name}")));
             }
             let is_own = own.is_some_and(|own| own.contains(&number));
             if !is_own && pool.leased_within(&(number..=number)).is_some() {

@@ -16,6 +16,7 @@ mod addresses;
 pub mod balance;
 mod change;
 mod choices;
+mod clients;
 pub mod compile;
 mod fields;
 mod guest;
@@ -470,7 +471,10 @@ impl Control {
             (Owner::Client { port, slot }, PortChange::State(PortState::Left, _)) => {
                 self.client_left(port, slot);
             }
-            // Of a connection only its end is of interest, and nobody tells a port anything.
+            (Owner::Client { port, slot }, PortChange::State(state, why)) => {
+                self.client_reported(port, slot, state, why);
+            }
+            // Nobody tells a port anything.
             (Owner::Client { .. }, _) | (Owner::Port(_), PortChange::Gateway(_)) => {}
         }
     }

@@ -1,4 +1,4 @@
-//! Ports: created, found, changed and deleted, and what becomes of those who connect to them.
+//! Ports: created, found, changed and deleted.
 //!
 //! A port that listens is one object and, of the data plane, a port more for each connection: these
 //! are members of the network, the listener is not.
@@ -7,6 +7,7 @@ use super::{
     Control, Limits, Owner, QuiescedPort, RestoreError, Whose,
     change::Decided,
     choices::ROLES,
+    clients::Client,
     fields::{self, optional, parse, uuid},
     locators,
     mask::Mask,
@@ -16,7 +17,7 @@ use super::{
     view, watch,
 };
 use crate::{
-    dataplane::{Arrival, Attached, Exported, NewPort, Placement, PortSpec, PortState},
+    dataplane::{Attached, Exported, NewPort, Placement, PortState},
     locator::Locator,
     log_limit::{LogLimit, Said},
     model::{Impairments, Labels, Name, NetworkKind, Port, PortSettings, TaggedNetwork},
@@ -49,30 +50,12 @@ pub(super) struct PortEntry {
     /// Why it is in its state; empty where that is as it should be.
     error: Arc<str>,
     /// What watchers are told of it. They share it until it changes.
-    view: Option<Arc<proto::Port>>,
-    log: LogLimit,
+    pub(super) view: Option<Arc<proto::Port>>,
+    pub(super) log: LogLimit,
     /// Absent while it is being made, and where it cannot be.
     pub(super) attached: Option<Attached>,
     /// Who is connected, by the slot of the port that each is.
     pub(super) clients: BTreeMap<u32, Client>,
-}
-
-/// A connection of a port that listens.
-#[derive(Debug)]
-pub(super) struct Client {
-    pub(super) place: Placement,
-    pub(super) remote: String,
-    pub(super) since: Timestamp,
-    /// What it is called where its descriptors are kept.
-    kept_as: Uuid,
-    pub(super) attached: Attached,
-}
-
-impl Client {
-    fn whose(&self, port: Uuid) -> Whose {
-        let Self { since, kept_as, .. } = *self;
-        Whose::Client { port, remote: self.remote.clone(), since, kept_as }
-    }
 }
 
 impl PortEntry {
@@ -520,95 +503,6 @@ impl Control {
         }
     }
 
-    /// Makes somebody who has connected to a port a member of its network.
-    pub(super) fn admit(&mut self, id: Uuid, arrival: Arrival) {
-        self.admit_as(id, arrival, Uuid::new_v4(), None);
-    }
-
-    /// As [`Control::admit`], where another process has `exported` it with so many descriptors,
-    /// which are kept.
-    fn admit_as(
-        &mut self,
-        id: Uuid,
-        arrival: Arrival,
-        kept_as: Uuid,
-        exported: Option<(Exported, usize)>,
-    ) {
-        let remote = arrival.remote().to_owned();
-        let since = Timestamp::try_from(arrival.since()).unwrap_or_else(|_| Timestamp::now());
-        let whose = Whose::Client { port: id, remote: remote.clone(), since, kept_as };
-        let mut slot = self.slot(kept_as, &whose);
-        let exported = exported.map(|(exported, descriptors)| {
-            slot.has(descriptors);
-            exported
-        });
-        let Some(entry) = self.ports.get_mut(&id) else { return };
-        let Some(network) = self.networks.get(&entry.model.network_id).map(|it| it.key) else {
-            return;
-        };
-        let place = self.dataplane.place(network);
-        let new = NewPort {
-            place,
-            network,
-            name: entry.model.name.to_string(),
-            spec: PortSpec::Member(arrival),
-            slot,
-        };
-        let attached = match self.dataplane.attach(new, exported) {
-            Ok(attached) => attached,
-            Err(error) => {
-                if let Some(Said { unsaid }) = entry.log.line(Instant::now()) {
-                    let port = entry.model.name.as_str();
-                    tracing::warn!(port, %remote, %error, unsaid, "a connection is refused");
-                }
-                return self.dataplane.release(network, place);
-            }
-        };
-        self.by_port.insert(place.port, Owner::Client { port: id, slot: place.port.slot });
-        entry.clients.insert(place.port.slot, Client { place, remote, since, kept_as, attached });
-        entry.view = None;
-        let port = entry.model.clone();
-        self.join(&port, place);
-        self.tell_port(id);
-    }
-
-    /// Goes on with somebody who was connected to a port with another process of the daemon. Who
-    /// cannot stay is disconnected.
-    pub(super) fn take_client_over(&mut self, whose: Whose, mut exported: Exported) {
-        let Whose::Client { port: id, remote, since, kept_as } = whose else { return };
-        let descriptors = exported.fds.len();
-        let Some(entry) = self.ports.get(&id) else { return };
-        let Some(listener) = &entry.attached else { return };
-        match listener.returned(remote.clone(), since.into(), &mut exported) {
-            Ok(arrival) => self.admit_as(id, arrival, kept_as, Some((exported, descriptors))),
-            Err(error) => {
-                let port = entry.model.name.as_str();
-                tracing::warn!(port, %remote, %error, "a connection could not be taken over");
-            }
-        }
-    }
-
-    /// Lets go of somebody whose connection has ended.
-    pub(super) fn client_left(&mut self, id: Uuid, slot: u32) {
-        let Some(entry) = self.ports.get_mut(&id) else { return };
-        let Some(client) = entry.clients.remove(&slot) else { return };
-        // A listener carries nothing itself: it keeps what those have carried who are gone.
-        if let Some(listener) = &entry.attached {
-            listener.counters().add_all(client.attached.counters());
-        }
-        for id in entry.model.networks() {
-            let Some(network) = self.networks.get_mut(&id) else { continue };
-            network.bridges.remove(&slot);
-            self.unpublished.insert(id);
-        }
-        let home = self.networks[&entry.model.network_id].key;
-        self.dataplane.release(home, client.place);
-        self.by_port.remove(&client.place.port);
-        // Its task has ended, or soon does; nobody waits for it.
-        drop(client.attached.stop());
-        self.tell_port(id);
-    }
-
     /// Tells watchers of the state of a port, if it has lasted.
     pub(super) fn tell_port_state(&mut self, id: Uuid, now: Instant) {
         let Some(entry) = self.ports.get_mut(&id) else { return };
@@ -645,6 +539,7 @@ impl Control {
         let attachments = entry.clients.values().map(|client| proto::Attachment {
             remote: client.remote.clone(),
             since: client.since.to_string(),
+            blocked: client.blocked.to_string(),
         });
         proto::Port {
             state: entry.state.into(),

@@ -21,7 +21,7 @@ impl Control {
     ) -> Result<Vec<TaggedNetwork>, Refusal> {
         // What comes from a hub's client goes to all others, whatever its tag is.
         if !asked.is_empty() && matches!(locator, Locator::Hub(_)) {
-            return Err(Refusal::invalid("vlans", asked.len(), "a hub has no VLANs"));
+            return Err(Refusal::invalid("vlans", asked[0].vid, "a hub has no VLANs"));
         }
         let parse = |tagged: &proto::TaggedNetwork| {
             let vid = u16::try_from(tagged.vid).ok().and_then(VlanId::new);

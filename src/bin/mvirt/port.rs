@@ -16,16 +16,16 @@ use mvirt_net::{
     locator::KINDS,
     proto::{
         CreatePortRequest, DeletePortRequest, GetNicStatsRequest, GetPortRequest, ListPortsRequest,
-        ListPortsResponse, Port, PortRole, RateLimit, TaggedNetwork, UpdatePortRequest,
+        ListPortsResponse, Port, PortRole, PortState, RateLimit, TaggedNetwork, UpdatePortRequest,
         WatchPortsRequest, get_port_request::Identifier,
     },
 };
-use std::{collections::BTreeMap, str::FromStr};
+use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
 const EXAMPLES: &str = "\
 Examples:
   mvirt port create lab stream-listen://127.0.0.1:9999   # QEMU: -netdev socket,connect=
-  mvirt port create lab tap://tap0
+  mvirt port create lab tap://tap0[up]
   mvirt port create lab tap://tap0 --vlan 10=red,20=blue  # a trunk: untagged frames are of lab
   mvirt port kinds                                       # what else there is";
 
@@ -203,6 +203,19 @@ pub(crate) struct Update {
     dry_run: bool,
 }
 
+/// Returns a new port as soon as it is known whether it works, which takes a moment.
+async fn settled(client: &mut Client, mut port: Port) -> Result<Port, Failure> {
+    for _ in 0..25 {
+        // One that is down and says why has been tried.
+        if port.state() != PortState::Down || !port.error.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        port = get(client, port.id).await?;
+    }
+    Ok(port)
+}
+
 pub(crate) async fn run(
     command: Command,
     client: &mut Client,
@@ -211,7 +224,8 @@ pub(crate) async fn run(
     let (port, is_dry) = match command {
         Command::Create(create) => {
             let is_dry = create.dry_run;
-            (client.create_port(create.request()?).await?.into_inner(), is_dry)
+            let port = client.create_port(create.request()?).await?.into_inner();
+            (if is_dry { port } else { settled(client, port).await? }, is_dry)
         }
         Command::List(InNetwork { network }) => return list(client, network, out).await,
         Command::Get { port } => (get(client, port).await?, false),
@@ -422,7 +436,11 @@ fn show(port: &Port, out: &Output) -> Result<(), Failure> {
     ];
     for client in &port.attachments {
         let since = units::local(&client.since);
-        rows.push(("connected", format!("{} since {since}", client.remote).into()));
+        let blocked = match &*client.blocked {
+            "" => String::new(),
+            why => format!(", blocked: {why}"),
+        };
+        rows.push(("connected", format!("{} since {since}{blocked}", client.remote).into()));
     }
     if port.refused_clients > 0 {
         rows.push(("refused", units::counted(port.refused_clients, "connection").into()));

@@ -2,11 +2,16 @@
 
 use super::{create, get, lab};
 use crate::{
+    command::{mvirt, stdout},
     daemon::{Daemon, wait_until},
     streams::{BROADCAST, Client, frame, free_ports, mac, meet},
 };
 use mvirt_net::proto::PortState;
-use std::{io::Write as _, net::TcpListener};
+use std::{
+    io::{self, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
+    thread,
+};
 
 #[test]
 fn clients_stay_members_over_a_hand_over_and_lose_nothing() {
@@ -66,4 +71,27 @@ fn a_port_that_connects_finds_its_peer_again_after_a_crash() {
     drop((first, second, peer));
     wait_until("it is down", || get(&mut daemon, "out").state() == PortState::Down);
     wait_until("it says why", || get(&mut daemon, "out").error.contains("refused"));
+}
+
+#[test]
+fn a_connection_that_a_loop_leads_through_is_shown_as_blocked() {
+    let mut daemon = Daemon::start();
+    lab(&mut daemon);
+    let [port] = free_ports();
+    create(&mut daemon, "qemu", &format!("stream-listen://127.0.0.1:{port}"));
+    // A cable with both of its ends in the same network.
+    let ends = [(); 2].map(|()| TcpStream::connect(("127.0.0.1", port)).unwrap());
+    thread::scope(|scope| {
+        for (from, to) in [(0, 1), (1, 0)] {
+            let (mut from, mut to) = (&ends[from], &ends[to]);
+            scope.spawn(move || io::copy(&mut from, &mut to).ok());
+        }
+        wait_until("one end is blocked", || {
+            let attachments = get(&mut daemon, "qemu").attachments;
+            attachments.iter().any(|client| client.blocked.starts_with("loop_detected"))
+        });
+        let shown = stdout(&mvirt(&daemon, &["port", "get", "qemu"]));
+        assert!(shown.contains(", blocked: loop_detected"), "{shown}");
+        ends.iter().for_each(|end| end.shutdown(Shutdown::Both).unwrap());
+    });
 }
