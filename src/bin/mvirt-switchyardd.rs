@@ -177,7 +177,7 @@ enum StartError {
     NoFilter(String, io::Error),
     #[error("--filter {0}: {1}")]
     BadFilter(String, BadFilter),
-    #[error("--network {0}: cannot reach mvirt-net at {1} (MVIRT_NET_SERVER): {2}")]
+    #[error("--network {0}: cannot reach mvirt-net at {1} (MVIRT_NET_SERVER): {2}: is it running?")]
     NoDaemon(String, String, tonic::transport::Error),
     #[error("--network {0}: {1}")]
     Network(String, String),

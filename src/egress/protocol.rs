@@ -1,5 +1,5 @@
-//! What the daemon and its helper `mvirt-egress` say to each other: JSON, one object a message, over
-//! a SOCK_SEQPACKET. Takes and returns messages; refuses keys that are not known.
+//! What the daemon and its helper `mvirt-egress` say to each other: JSON, one object a message,
+//! over a SOCK_SEQPACKET. Takes and returns messages; refuses keys that are not known.
 //!
 //! ```text
 //! daemon                                    mvirt-egress
@@ -9,10 +9,10 @@
 //!                 ◀──────────────────────   {"stats":…} each second in which something was carried
 //!                 ◀──────────────────────   {"failed":"forward",…}
 //! ```
-//! Packets go over a second SOCK_SEQPACKET as a TUN device with IFF_VNET_HDR has them: twelve octets
-//! of virtio-net header (`wire/vnet.rs`), then an IP packet. Its field `num_buffers` has no other
-//! use there: it is the tag of the vNIC that a packet is from, or for. By that, networks of the same
-//! addresses stay apart.
+//! Packets go over a second SOCK_SEQPACKET as a TUN device with IFF_VNET_HDR has them: twelve
+//! octets of virtio-net header (`wire/vnet.rs`), then an IP packet. Its field `num_buffers` has no
+//! other use there: it is the tag of the vNIC that a packet is from, or for. By that, networks of
+//! the same addresses stay apart.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};

@@ -222,7 +222,8 @@ fn time(text: &str) -> Result<Duration, &'static str> {
 
 fn rate(text: &str) -> Result<u64, &'static str> {
     let (number, unit) = measured(text).ok_or(RATE)?;
-    let unit = match unit {
+    // In any case, as limits are written: there are no rates in millibits.
+    let unit = match &*unit.to_ascii_lowercase() {
         "bit" => 1.0,
         "kbit" => 1e3,
         "mbit" => 1e6,
@@ -253,7 +254,7 @@ mod tests {
     #[test]
     fn a_line_is_asked_for_in_words_and_told_back() {
         let text = "loss=2%,burst=5,dup=0.1%,reorder=1%,delay=20ms,jitter=5ms,dist=normal,\
-                    corrupt=1e-6,rate=10mbit,queue=128k,mtu=1400,seed=7,until=60s";
+                    corrupt=1e-6,rate=10Mbit,queue=128k,mtu=1400,seed=7,until=60s";
         let spec: Spec = text.parse().unwrap();
         assert_eq!((spec.loss, spec.burst, spec.corrupt), (0.02, 5.0, 1e-6));
         assert_eq!((spec.rate, spec.queue, spec.mtu), (Some(10_000_000), 131_072, Some(1400)));

@@ -7,8 +7,8 @@
 
 use rustix::{
     fs::{
-        AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmod, chownat, fstat, open,
-        openat, openat2, renameat, statat, unlinkat,
+        AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmod, chownat, fstat, mkdir,
+        open, openat, openat2, renameat, statat, unlinkat,
     },
     io::Errno,
     net::{
@@ -89,12 +89,18 @@ impl Roots {
         self.0.iter().any(|root| root == path)
     }
 
+    /// Returns the root that a path is below, and where.
+    fn innermost<'a>(&self, path: &'a Path) -> Option<(&Path, &'a Path)> {
+        let beneath = |root: &'_ PathBuf| path.strip_prefix(root).ok();
+        let beneath = self.0.iter().filter_map(|root| Some((&**root, beneath(root)?)));
+        // The innermost: what leads to that is the administrator's, too.
+        beneath.min_by_key(|(_, rest)| rest.as_os_str().len())
+    }
+
     /// Opens what is at a path: to name it, and no more.
     pub(super) fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
-        let beneath = self.0.iter().filter_map(|root| Some((root, path.strip_prefix(root).ok()?)));
-        // The innermost: what leads to that is the administrator's, too.
-        let Some((root, rest)) = beneath.min_by_key(|(_, rest)| rest.as_os_str().len()) else {
+        let Some((root, rest)) = self.innermost(path) else {
             return Ok(openat(CWD, path, flags, Mode::empty())?);
         };
         let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -135,8 +141,19 @@ impl Roots {
     pub(super) fn place(&self, path: &Path) -> io::Result<Place> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = self.open(folder.unwrap_or(Path::new(".")), OFlags::DIRECTORY)?;
-        Ok(Place { folder, name, path: path.into() })
+        let folder = folder.unwrap_or(Path::new("."));
+        let mut opened = self.open(folder, OFlags::DIRECTORY);
+        // What is below /run is gone with each boot: the first socket makes its root again.
+        if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+            && let Some((root, _)) = self.innermost(folder)
+            && mkdir(root, Mode::from_raw_mode(0o755)).is_ok()
+        {
+            opened = self.open(folder, OFlags::DIRECTORY);
+        }
+        let named = |error: io::Error| {
+            io::Error::new(error.kind(), format!("{}: {error}", folder.display()))
+        };
+        Ok(Place { folder: opened.map_err(named)?, name, path: path.into() })
     }
 }
 

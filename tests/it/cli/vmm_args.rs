@@ -7,7 +7,7 @@ use crate::{
     guest::Guest,
     machine::artefact,
 };
-use mvirt_net::proto::NicState;
+use mvirt_net::proto::{NicState, Transport};
 use std::{
     fs,
     os::unix::{fs::PermissionsExt as _, net::UnixStream, process::CommandExt as _},
@@ -20,6 +20,7 @@ fn every_vmm_gets_its_arguments() {
     let mut daemon = Daemon::start();
     daemon.network("prod");
     let nic = daemon.nic_with("prod", "vm1", |r| (r.queue_pairs, r.mtu) = (2, 9000));
+    daemon.nic_with("prod", "stream", |nic| nic.transport = Transport::Stream.into());
     let (socket, mac) = (&nic.socket_path, &nic.mac_address);
     let args = |flags: &[&str]| {
         let common = ["nic", "vmm-args", "vm1", "--accel", "tcg", "--memory", "1G", "--vmm"];
@@ -59,6 +60,10 @@ fn every_vmm_gets_its_arguments() {
              <driver queues='2'/>\n  <mtu size='9000'/>\n</interface>\n"
         )
     );
+    let old = ["nic", "vmm-args", "stream", "--vmm", "qemu", "--vmm-version"];
+    let refused = mvirt(&daemon, &[&old[..], &["7.1"]].concat());
+    assert!(stderr(&refused, 1).contains("needs QEMU 7.2"));
+    assert!(mvirt(&daemon, &[&old[..], &["7.2"]].concat()).status.success());
     let list: Vec<String> = serde_json::from_str(&args(&["uml", "-o", "json"])).unwrap();
     assert_eq!(list, [format!("virtio_uml.device={socket}:1")]);
 }

@@ -6,7 +6,7 @@ use crate::Failure;
 use mvirt_net::{
     addr::MacAddr,
     dataplane::forward::tables::{GATEWAY_IPV4, GATEWAY_IPV6},
-    proto::Nic,
+    proto::{Nic, Transport},
     wire::{Full, Writer, arp, checksum, ethernet, icmpv4, icmpv6, ipv4, ipv6, protocol},
 };
 use std::{
@@ -67,6 +67,13 @@ pub(crate) struct Guest {
 
 impl Guest {
     pub(crate) fn connect(nic: &Nic) -> Result<Self, Failure> {
+        if !matches!(nic.transport(), Transport::Unspecified | Transport::VhostUser) {
+            return Err(Failure::Probe(format!(
+                "vNIC {}: only those with the transport vhost-user are probed: a probe takes the \
+                 place of a VMM",
+                nic.name
+            )));
+        }
         let malformed = |_| Failure::Probe(format!("vNIC {}: the daemon told no MAC", nic.name));
         Ok(Self {
             device: Device::connect(nic)?,

@@ -51,6 +51,14 @@ impl Machine {
                  make a vNIC with --transport packet."
             ))),
             (Transport::Unspecified | Transport::VhostUser, _) => Ok(self.shared_args(vmm, nic)),
+            (Transport::Stream | Transport::Dgram, Vmm::Qemu)
+                if self.qemu_version().is_some_and(|version| version < Version::STREAM) =>
+            {
+                Err(Failure::Stopped(format!(
+                    "vNIC {name} needs QEMU 7.2, which is the first with -netdev stream and \
+                     dgram\n  Make a vNIC with --transport vhost-user or vde."
+                )))
+            }
             (Transport::Stream, Vmm::Qemu) => {
                 qemu(&format!("stream,server=off,addr.type=unix,addr.path={quoted}"))
             }
@@ -94,6 +102,11 @@ impl Machine {
                  {tap} netns PID"
             ))),
         }
+    }
+
+    /// Returns the version to write for. One that is not known is taken for a recent one.
+    fn qemu_version(&self) -> Option<Version> {
+        self.vmm_version.or_else(Version::of_qemu)
     }
 
     /// Those of a VMM that shares its guest's memory.
@@ -160,13 +173,12 @@ impl Machine {
         };
         let (queues, multi) =
             if pairs > 1 { (format!(",queues={pairs}"), ",mq=on") } else { (String::new(), "") };
-        // A version that is not known is taken for a recent one.
-        let version = self.vmm_version.or_else(Version::of_qemu);
-        let reconnect = if version.is_none_or(|version| version >= Version::RECONNECT_MS) {
-            "reconnect-ms=1000"
-        } else {
-            "reconnect=1"
-        };
+        let reconnect =
+            if self.qemu_version().is_none_or(|version| version >= Version::RECONNECT_MS) {
+                "reconnect-ms=1000"
+            } else {
+                "reconnect=1"
+            };
         strings(&[
             "-accel",
             accel,

@@ -84,6 +84,8 @@ pub(crate) struct Version(u32, u32);
 impl Version {
     /// The first QEMU with `reconnect-ms`; `reconnect` is gone since 10.2.
     pub(super) const RECONNECT_MS: Self = Self(9, 2);
+    /// The first QEMU with `-netdev stream` and `dgram`.
+    pub(super) const STREAM: Self = Self(7, 2);
 
     /// That of the QEMU that is installed, if one is.
     pub(super) fn of_qemu() -> Option<Self> {
