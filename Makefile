@@ -70,6 +70,7 @@ install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with co
 	sed 's|/usr/local/|$(PREFIX)/|' dist/mvirt-net.service >$(call at,$(UNITS)/mvirt-net.service)
 	chmod 644 $(call at,$(UNITS)/mvirt-net.service)
 	install -D -m 644 docs/operations.md $(share)/doc/mvirt-net/operations.md
+	install -D -m 644 dist/egress.conf $(share)/doc/mvirt-net/egress.conf
 	install -D -m 644 dist/mvirt-net.sysusers $(call at,$(SYSUSERS)/mvirt-net.conf)
 	install -d $(MAN) $(BASH) $(ZSH) $(FISH)
 	$(TARGET)/release/mvirt man $(MAN)
@@ -94,8 +95,8 @@ install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with co
 
 uninstall: ## Remove what `make install` has installed; networks and vNICs stay in /var/lib/mvirt/net
 	rm -f $(addprefix $(call at,$(PREFIX)/bin)/,$(PROGRAMS) vswitch) $(call at,$(UNITS)/mvirt-net.service) \
-	    $(call at,$(SYSUSERS)/mvirt-net.conf) $(share)/doc/mvirt-net/operations.md
+	    $(call at,$(SYSUSERS)/mvirt-net.conf) $(share)/doc/mvirt-net/{operations.md,egress.conf}
 	for name in $(PROGRAMS) vswitch; do rm -f $(BASH)/$$name $(ZSH)/_$$name $(FISH)/$$name.fish $(MAN)/$$name.1; done
-	rm -f $(MAN)/mvirt-{network,nic,port,mac,vm,probe,reactor,plug,yard,version,completions,man}{,-*}.1
+	rm -f $(MAN)/mvirt-{network,nic,port,mac,egress,vm,probe,reactor,plug,yard,version,completions,man}{,-*}.1
 
 .PHONY: help build clean demo check test soak fuzz instructions bench install uninstall

@@ -8,7 +8,7 @@ use crate::{
 };
 use clap::{
     Arg, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum,
-    builder::Resettable,
+    builder::{FalseyValueParser, Resettable},
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use ipnet::IpNet;
@@ -57,6 +57,9 @@ pub const DEFAULT_REBALANCE: u8 = 80;
 pub const DEFAULT_MAX_PORTS: usize = 4096;
 /// Networks there may be.
 pub const DEFAULT_MAX_NETWORKS: usize = 4096;
+
+/// The TUN device that leads outside.
+pub const DEFAULT_EGRESS_DEVICE: &str = "mvirt0";
 
 /// How many data-plane threads suit this machine.
 pub fn auto_reactors() -> usize {
@@ -172,6 +175,17 @@ impl From<HugepagesFlag> for Hugepages {
             HugepagesFlag::Off => Self::Off,
         }
     }
+}
+
+/// How guests of public networks reach what is outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EgressFlag {
+    /// By the host's routing where the daemon may change that, else not at all
+    Auto,
+    /// By the host's routing, through a TUN device: needs CAP_NET_ADMIN and nft
+    Tun,
+    /// Not at all: no network can be public
+    Off,
 }
 
 /// How log lines look.
@@ -329,6 +343,24 @@ pub struct Config {
           value_parser = network)]
     pub port_listen: Vec<IpNet>,
 
+    /// How guests of public networks reach what is outside
+    #[arg(long, value_name = "HOW", env = "MVIRT_NET_EGRESS", default_value = "auto")]
+    pub egress: EgressFlag,
+
+    /// The TUN device that leads outside, which is made with the first public network
+    #[arg(long, value_name = "NAME", env = "MVIRT_NET_EGRESS_DEVICE",
+          default_value = DEFAULT_EGRESS_DEVICE, value_parser = interface)]
+    pub egress_device: String,
+
+    /// Let the host forward packets (net.ipv4.ip_forward, net.ipv6.conf.all.forwarding) once a
+    /// network is public
+    #[arg(long, env = "MVIRT_NET_EGRESS_SYSCTL", value_parser = FalseyValueParser::new())]
+    pub egress_sysctl: bool,
+
+    /// Remove the device, routes and rules of nftables that are there for public networks, and end
+    #[arg(long)]
+    pub cleanup: bool,
+
     /// GiB of memory that one VMM may have mapped
     #[arg(long, value_name = "GIB", env = "MVIRT_NET_MAX_GUEST_MEMORY", default_value = "1024",
           value_parser = clap::value_parser!(u64).range(1..1 << 20))]
@@ -465,6 +497,21 @@ fn network(text: &str) -> Result<IpNet, String> {
         Ok(address) => format!("expected a network, like {}", IpNet::from(address)),
         Err(_) => error.to_string(),
     })
+}
+
+/// Reads the name of an interface that is to be made.
+fn interface(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    // IFNAMSIZ (linux/if.h), of which the last octet ends the name. It begins no flag, and is no
+    // folder.
+    let is_name = (1..=15).contains(&text.len())
+        && text.chars().all(allowed)
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if is_name {
+        Ok(text.into())
+    } else {
+        Err("expected 1-15 of A-Z a-z 0-9 . _ -, starting with a letter or digit".into())
+    }
 }
 
 #[cfg(test)]

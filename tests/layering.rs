@@ -141,6 +141,10 @@ const RULES: &[Rule] = &[
         place: "src/model",
         never: &["tokio", "tonic", "crate::dataplane", "crate::control", "crate::store"],
     },
+    Rule {
+        place: "src/host_network",
+        never: &["tokio", "tonic", "crate::control", "crate::store", "crate::daemon"],
+    },
     Rule { place: "src/store", never: &["tokio", "tonic", "crate::dataplane", "crate::control"] },
     Rule {
         place: "src/control",

@@ -5,7 +5,9 @@ use clap::CommandFactory as _;
 use mvirt_net::{
     config::{Config, LogFormat},
     daemon::{self, StartError},
-    descriptor_store, log,
+    descriptor_store,
+    host_network::HostNetwork,
+    log,
     log_writer::LogWriter,
     remains::Remains,
     signals::{self, Orders},
@@ -36,6 +38,16 @@ fn main() -> ExitCode {
     };
     if let Some(asked) = config.generate {
         return asked.print(env!("CARGO_BIN_NAME"), Config::command());
+    }
+    if config.cleanup {
+        return match HostNetwork::clean_up(&config.egress_device) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                // Nobody reads it where this fails.
+                writeln!(io::stderr(), "mvirt-net: {error}").ok();
+                ExitCode::FAILURE
+            }
+        };
     }
     let format = config.log_format;
     log::start(format, writer.clone());

@@ -172,6 +172,7 @@ impl Handle {
                         }
                         () = until(control.health.retry()) => control.probe(),
                         () = until(control.retry_ports) => control.open_ports(),
+                        () = until(control.egress.retry()) => control.open_outside(),
                         () = until(control.untold.next()) => {
                             control.tell_states(Instant::now());
                         }

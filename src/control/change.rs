@@ -57,17 +57,23 @@ impl Control {
         match change {
             Change::PutNic(nic) => match &nic.old {
                 // What is decided next must find its name and addresses taken.
-                None => self.adopt_nic(nic.new.clone()),
+                None => {
+                    self.prepare_egress(change)?;
+                    self.adopt_nic(nic.new.clone());
+                }
                 // What the file system refuses must not be in force after a restart.
-                Some(old) => self.give_socket(old, &nic.new)?,
+                Some(old) => {
+                    self.prepare_egress(change)?;
+                    self.give_socket(old, &nic.new)?;
+                }
             },
             Change::PutPort(port) => {
                 if port.old.is_none() {
                     self.adopt_port(port.new.clone());
                 }
             }
-            Change::PutNetwork(_)
-            | Change::PutLeases(_)
+            Change::PutNetwork(_) => self.prepare_egress(change)?,
+            Change::PutLeases(_)
             | Change::DeleteNetwork { .. }
             | Change::DeleteNic(_)
             | Change::DeletePort(_) => {}

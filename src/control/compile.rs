@@ -8,8 +8,8 @@ use crate::{
             self, Domain, FibBuilder, Leases, Names, Zone,
             switched::Switched,
             tables::{
-                self, BridgePort, GATEWAY_IPV4, GATEWAY_IPV6, Membership, NetworkKey, Role, Routed,
-                Services, Vnic,
+                self, BridgePort, GATEWAY_IPV4, GATEWAY_IPV6, Membership, NetworkKey, NextHop,
+                OutsidePort, Role, Routed, Services, Vnic,
             },
         },
     },
@@ -44,25 +44,33 @@ pub fn who<'a>(members: impl IntoIterator<Item = &'a tables::Member>) -> Members
     if members.into_iter().all(is_strict) { Members::AllStrict } else { Members::Any }
 }
 
-/// Returns the whole truth of a network of these members, whose hosts have leased this. `seed` must
-/// be secret and random.
+/// Returns the whole truth of a network of these members, whose hosts have leased this, and of
+/// which a way leads `outside` where it is public. `seed` must be secret and random.
 pub fn compile<'a>(
     key: NetworkKey,
     network: &Network,
     (members, leases): (impl Iterator<Item = &'a Member>, Option<Arc<Leases>>),
+    outside: Option<NextHop>,
     seed: u64,
 ) -> forward::Network {
     let mut members: Vec<_> = members.map(|member| member.entry.clone()).collect();
     // A port finds its own by binary search.
     members.sort_unstable_by_key(|member| member.port().slot);
     let domain = match network.kind {
-        NetworkKind::Routed => Domain::Routed(routed(network, (&members, None), seed)),
+        NetworkKind::Routed => Domain::Routed(routed(network, (&members, None), outside, seed)),
         NetworkKind::Switched => {
             let rules = network.l2.in_force(network.has_gateway(), who(&members));
             let switched = Switched::new(&members, rules);
             Domain::Switched(match network.has_gateway() {
                 HasGateway::No => switched,
-                HasGateway::Yes => switched.with_gateway(routed(network, (&members, leases), seed)),
+                HasGateway::Yes => {
+                    let gateway = routed(network, (&members, leases), outside, seed);
+                    let switched = switched.with_gateway(gateway);
+                    match outside {
+                        None => switched,
+                        Some(outside) => switched.with_outside(outside),
+                    }
+                }
             })
         }
     };
@@ -72,9 +80,14 @@ pub fn compile<'a>(
 fn routed(
     network: &Network,
     (members, leases): (&[tables::Member], Option<Arc<Leases>>),
+    outside: Option<NextHop>,
     seed: u64,
 ) -> Routed {
     let mut fib = FibBuilder::default();
+    if let Some(outside) = outside {
+        let own = (network.ipv4_subnet, network.ipv6_prefix);
+        forward::outside::lead_out(&mut fib, own, outside);
+    }
     for member in members {
         let Role::Guest(vnic) = &member.role else { continue };
         let next_hop = fib.next_hop(member.next_hop());
@@ -122,7 +135,7 @@ fn routed(
 fn names(network: &Network, gateway: Ipv4Addr, members: &[tables::Member]) -> Names {
     let vnics = members.iter().filter_map(|member| match &member.role {
         Role::Guest(vnic) => Some(vnic),
-        Role::Bridge(_) => None,
+        Role::Bridge(_) | Role::Outside(_) => None,
     });
     let zone = Zone {
         domain: network.domain.unwrap_or_else(config::default_domain),
@@ -132,6 +145,34 @@ fn names(network: &Network, gateway: Ipv4Addr, members: &[tables::Member]) -> Na
         gateway,
     };
     Names::new(zone, vnics)
+}
+
+/// Returns the member that a network has which is nothing but the way outside, for packets of so
+/// many octets.
+pub fn outside(place: Placement, mtu: u16) -> tables::Member {
+    let outside = OutsidePort { port: place.port, mtu };
+    tables::Member { reactor: place.reactor, role: Role::Outside(outside) }
+}
+
+/// Returns the whole truth of the network that is nothing but the way outside, from where these
+/// public ones are reached, each with its members; an empty one where there is no way. `seed` must
+/// be secret and random.
+pub fn way_in<'a, M: Iterator<Item = &'a Member>>(
+    key: NetworkKey,
+    outside: Option<tables::Member>,
+    networks: impl Iterator<Item = (&'a Network, M)>,
+    seed: u64,
+) -> forward::Network {
+    let mut ipv6_prefix = None;
+    let networks = networks.map(|(network, members)| {
+        // Errors come from there: of a router's addresses any will do (RFC 4443 §2.2).
+        ipv6_prefix = ipv6_prefix.or(network.ipv6_prefix);
+        let own = (network.ipv4_subnet, network.ipv6_prefix);
+        (own, members.map(|member| &member.entry))
+    });
+    let fib = forward::outside::way_in(networks, seed);
+    let domain = Domain::Routed(Routed { ipv6_prefix, ..Routed::new(fib) });
+    forward::Network { key, members: Vec::from_iter(outside), domain }
 }
 
 /// A vNIC of `network` at its place.

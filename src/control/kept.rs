@@ -52,6 +52,8 @@ impl Control {
     fn is_stored(&self, whose: &Whose) -> bool {
         match whose {
             Whose::Nic { id, .. } => self.nics.contains_key(id),
+            // It is kept by the kernel.
+            Whose::Outside => false,
             Whose::Port { id } | Whose::Client { port: id, .. } => self.ports.contains_key(id),
         }
     }

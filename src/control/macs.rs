@@ -88,6 +88,8 @@ impl Control {
     /// Returns a MAC with who is behind it; none where that has left.
     fn behind(&self, network: Uuid, port: PortId, mac: proto::Mac) -> Option<proto::Mac> {
         match *self.by_port.get(&port)? {
+            // It is a member of no segment.
+            Owner::Outside => None,
             Owner::Nic(id) => {
                 let nic = self.nics.get(&id)?.model.name.to_string();
                 Some(proto::Mac { nic, ..mac })

@@ -18,8 +18,10 @@ mod change;
 mod choices;
 mod clients;
 pub mod compile;
+mod egress;
 mod fields;
 mod guest;
+mod handover;
 pub mod health;
 mod hosts;
 pub mod ipam;
@@ -46,17 +48,22 @@ mod watch;
 pub use accounts::Accounts;
 pub use actor::{ControlThread, Gone, Handle};
 pub use change::Decided;
+pub use egress::WayOut;
+pub use handover::{Afterwards, Quiesced, QuiescedPort, Whose};
 pub use locators::{Reachable, listens, spec as port_spec};
 pub use long_lists::{LongList, LongLists};
 
 use crate::{
     addr::MacAddr,
     dataplane::{
-        Attached, Barrier, Closing, Dataplane, Exported, Exporter, GatewayEvent, Placement,
-        PortChange, PortEvent, PortState,
+        Attached, Barrier, Closing, Dataplane, Exported, GatewayEvent, Placement, PortChange,
+        PortEvent, PortState,
         counters::ReactorCounters,
         dives::Meshes,
-        forward::tables::{NetworkKey, PortId},
+        forward::{
+            self,
+            tables::{NetworkKey, PortId},
+        },
     },
     descriptor_store::DescriptorStore,
     log_limit::{LogLimit, Said},
@@ -66,14 +73,13 @@ use crate::{
 };
 use balance::Balance;
 use compile::Member;
+use egress::Egress;
 use guest::Guest;
 use health::Health;
 use hosts::Hosts;
 use ipam::Pool;
 use ports::PortEntry;
-use prost::Message as _;
 use refusal::Refusal;
-use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::BuildHasher as _,
@@ -156,6 +162,8 @@ enum Owner {
         port: Uuid,
         slot: u32,
     },
+    /// Of the way out of public networks.
+    Outside,
 }
 
 /// The desired state and everything that follows it.
@@ -177,6 +185,8 @@ pub struct Control {
     orphans: HashMap<Uuid, Nic>,
     ports: HashMap<Uuid, PortEntry>,
     port_names: BTreeMap<Name, Uuid>,
+    /// How public networks reach the world.
+    egress: Egress,
     health: Health,
     by_port: HashMap<PortId, Owner>,
     next_key: u64,
@@ -205,69 +215,6 @@ pub struct Control {
     quiesced: Option<oneshot::Receiver<Afterwards>>,
 }
 
-/// Everything that another process is to take over. Control waits for [`Quiesced::end`].
-#[derive(Debug)]
-pub struct Quiesced {
-    /// vNICs, ports, and who is connected to these.
-    pub served: Vec<QuiescedPort>,
-    end: oneshot::Sender<Afterwards>,
-}
-
-/// One of [`Quiesced`].
-#[derive(Debug)]
-pub struct QuiescedPort {
-    /// Whose it is.
-    pub whose: Whose,
-    /// The way to what it serves.
-    pub exporter: Exporter,
-}
-
-/// Whose a port of the data plane is that another process takes over.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum Whose {
-    /// A vNIC's.
-    Nic {
-        /// Which.
-        id: Uuid,
-        /// What was seen of its guest: [`proto::GuestSeen`], encoded.
-        guest: Vec<u8>,
-    },
-    /// A port's.
-    Port {
-        /// Which.
-        id: Uuid,
-    },
-    /// Somebody's who is connected to a port.
-    Client {
-        /// Which port.
-        port: Uuid,
-        /// Who, as far as the connection says.
-        remote: String,
-        /// Since when.
-        since: jiff::Timestamp,
-        /// What it is called where its descriptors are kept.
-        #[serde(default = "Uuid::new_v4")]
-        kept_as: Uuid,
-    },
-}
-
-/// What becomes of a Control that waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Afterwards {
-    /// Nobody took over.
-    Resume,
-    /// Another process has.
-    End,
-}
-
-impl Quiesced {
-    /// Ends the wait.
-    pub fn end(self, then: Afterwards) {
-        // Control has ended only by a panic, which ends the daemon.
-        self.end.send(then).ok();
-    }
-}
-
 impl std::fmt::Debug for Control {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Control").field("networks", &self.networks.len()).finish_non_exhaustive()
@@ -288,6 +235,10 @@ pub enum RestoreError {
         /// Why.
         source: std::io::Error,
     },
+    /// The way out of public networks, which another process has exported, could not be gone on
+    /// with.
+    #[error("cannot go on with the way out of public networks: {0}")]
+    Outside(#[source] std::io::Error),
     /// A vNIC's socket could not be made.
     #[error("cannot make the socket of vNIC {name} at {}: {source}", path.display())]
     Socket {
@@ -326,6 +277,7 @@ impl Control {
             orphans: HashMap::new(),
             ports: HashMap::new(),
             port_names: BTreeMap::new(),
+            egress: Egress::default(),
             health: Health::new(contents.damaged),
             by_port: HashMap::new(),
             next_key: 0,
@@ -381,6 +333,7 @@ impl Control {
             self.open_socket_or_say(id);
         }
         self.open_ports();
+        self.open_outside();
         // Last: nothing is being made now, so what is called .tmp is what a dead daemon left.
         self.remove_stale_sockets();
         tracing::info!(networks = self.networks.len(), nics = self.nics.len(), "state restored");
@@ -392,41 +345,6 @@ impl Control {
             path: self.socket_path(&self.nics[&id].model),
             source,
         })
-    }
-
-    /// Goes on with what another process of the daemon `exported`. What is not stored is let go.
-    pub fn take_over(&mut self, whose: Whose, exported: Exported) -> Result<(), RestoreError> {
-        // What waited for its device, or its place, may do so here: it is opened with those that
-        // were not exported, and says why if that fails.
-        let waited = exported.fds.is_empty();
-        let taken = match whose {
-            Whose::Nic { id, guest } => {
-                let Some(nic) = self.nics.get_mut(&id) else { return Ok(()) };
-                // One that cannot be read says nothing of the guest.
-                nic.guest = Guest::of_before(proto::GuestSeen::decode(&*guest).unwrap_or_default());
-                self.open_socket(id, Some(exported))
-            }
-            Whose::Port { id } => self.take_port_over(id, exported),
-            Whose::Client { .. } => {
-                self.take_client_over(whose, exported);
-                Ok(())
-            }
-        };
-        if waited { Ok(()) } else { taken }
-    }
-
-    /// Takes no more requests until [`Quiesced::end`]: another process is about to take over. Those
-    /// that come meanwhile wait, and are refused if it does.
-    pub fn quiesce(&mut self) -> Quiesced {
-        let (end, ended) = oneshot::channel();
-        self.quiesced = Some(ended);
-        let nics = self.nics.iter().filter_map(|(id, nic)| {
-            let exporter = nic.attached.as_ref()?.exporter();
-            let guest = nic.guest.seen().encode_to_vec();
-            Some(QuiescedPort { whose: Whose::Nic { id: *id, guest }, exporter })
-        });
-        let served = nics.chain(self.ports.values().flat_map(PortEntry::quiesced)).collect();
-        Quiesced { served, end }
     }
 
     /// Looks whether a change could be made durable.
@@ -444,17 +362,23 @@ impl Control {
     /// Publishes to the data plane the whole truth of each network that has changed.
     fn settle(&mut self) -> Barrier {
         self.store_leases();
-        let changed = self.unpublished.drain().filter_map(|id| self.networks.get(&id));
+        let changed: Vec<_> = self.unpublished.iter().copied().collect();
+        let way_in = self.settle_egress(&changed);
+        let changed = std::mem::take(&mut self.unpublished);
+        let changed = changed.iter().filter_map(|id| self.networks.get(id));
         // An empty table tells reactors that a network is gone.
         let all = self.deleted.iter().chain(changed);
-        let turn = self.dataplane.publish(all.map(|network| {
-            let members = network.members.values().chain(network.bridges.values());
-            let leases = network.hosts.leases();
-            compile::compile(network.key, &network.model, (members, leases), self.seed)
-        }));
+        let tables: Vec<_> = all.map(|network| self.compile(network)).chain(way_in).collect();
+        let turn = self.dataplane.publish(tables);
         self.deleted.clear();
         self.return_questions();
         turn
+    }
+
+    fn compile(&self, network: &NetworkState) -> forward::Network {
+        let members = network.members.values().chain(network.bridges.values());
+        let (leases, outside) = (network.hosts.leases(), self.way_out(&network.model));
+        compile::compile(network.key, &network.model, (members, leases), outside, self.seed)
     }
 
     /// Takes over what a VMM and its guest do.
@@ -474,6 +398,8 @@ impl Control {
             (Owner::Client { port, slot }, PortChange::State(state, why)) => {
                 self.client_reported(port, slot, state, why);
             }
+            (Owner::Outside, PortChange::State(PortState::Left, why)) => self.outside_is_lost(&why),
+            (Owner::Outside, _) => {}
             // Nobody tells a port anything.
             (Owner::Client { .. }, _) | (Owner::Port(_), PortChange::Gateway(_)) => {}
         }
@@ -518,6 +444,8 @@ impl Control {
                     self.tell_port_state(id, now);
                     continue;
                 }
+                // It has no watchers.
+                Owner::Outside => continue,
             };
             let Some(nic) = self.nics.get_mut(&id) else { continue };
             nic.is_untold = false;
@@ -659,7 +587,7 @@ impl Control {
             let clients = port.clients.into_values().map(|client| client.attached);
             clients.chain(port.attached)
         });
-        nics.chain(ports).collect()
+        nics.chain(ports).chain(self.egress.take_attached()).collect()
     }
 }
 

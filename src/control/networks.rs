@@ -61,12 +61,14 @@ impl Control {
             labels: new.labels,
             description: new.description,
             boot: new.boot,
+            is_public: new.is_public,
             asked: Some(new.asked),
             created_at: now,
             updated_at: now,
         };
         l2::check_pool(&network)?;
         fields::check_dns_mode(&network)?;
+        self.check_public(&network)?;
         if request.validate_only {
             return Ok(Decided::unchanged(view::network(&network, (0, 0), Members::AllStrict)));
         }
@@ -151,6 +153,9 @@ impl Control {
         }
         if new.name != old.name {
             self.check_network_name(&new.name)?;
+        }
+        if !old.is_public {
+            self.check_public(&new)?;
         }
         new.updated_at = view::later(old.updated_at);
         if request.validate_only {
@@ -269,4 +274,5 @@ fn is_same(existing: &Network, new: &NewNetwork) -> bool {
         && (&existing.labels, &existing.description) == (&new.labels, &new.description)
         && existing.boot == new.boot
         && (existing.kind, &existing.l2) == (new.kind, &new.l2)
+        && existing.is_public == new.is_public
 }

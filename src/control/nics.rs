@@ -205,6 +205,7 @@ impl Control {
             updated_at: now,
         };
         addresses::check_routes(network, &nic, None)?;
+        self.check_public_routes(&nic)?;
         Ok(nic)
     }
 
@@ -398,6 +399,9 @@ impl Control {
             return Ok(Decided::unchanged(self.nic_view(state)));
         }
         addresses::choose_again(&self.networks[&old.network_id], &mut new, Some(&old))?;
+        if (&new.routed_ipv4, &new.routed_ipv6) != (&old.routed_ipv4, &old.routed_ipv6) {
+            self.check_public_routes(&new)?;
+        }
         // Else they stay as they are: VMMs refuse to come back to a device that offers less.
         if new.queue_pairs != old.queue_pairs {
             new.features = dataplane::features(new.queue_pairs);

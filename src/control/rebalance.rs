@@ -41,7 +41,7 @@ impl Control {
             });
             own.chain(clients)
         });
-        nics.chain(ports)
+        nics.chain(ports).chain(self.outside())
     }
 
     /// Moves one to another reactor. Returns its name.
@@ -58,6 +58,7 @@ impl Control {
             }
             Owner::Port(id) => return self.relocate_port(id, None, reactor),
             Owner::Client { port, slot } => return self.relocate_port(port, Some(slot), reactor),
+            Owner::Outside => return self.relocate_outside(reactor),
         };
         // Until this is published, frames for it go to the reactor that it has left.
         self.unpublished.insert(network);

@@ -106,9 +106,6 @@ pub enum Refusal {
     /// Nothing is left to give.
     #[error("{0}")]
     Exhausted(String),
-    /// Reserved for a later version.
-    #[error("{0}")]
-    Unimplemented(&'static str),
     /// The change could not be made durable.
     #[error("the change could not be stored: {0}")]
     Store(#[from] StoreError),
@@ -221,7 +218,6 @@ impl Refusal {
             Self::Unready(_) => (Code::FailedPrecondition, "NOT_READY"),
             Self::InUse(_) => (Code::FailedPrecondition, "IN_USE"),
             Self::Exhausted(_) => (Code::ResourceExhausted, "EXHAUSTED"),
-            Self::Unimplemented(_) => (Code::Unimplemented, "UNIMPLEMENTED"),
             Self::Store(_) => (Code::Internal, "NOT_STORED"),
             Self::Socket(_) => (Code::Internal, "SOCKET"),
         }

@@ -43,6 +43,7 @@ pub(super) struct NewNetwork {
     pub(super) labels: Labels,
     pub(super) description: String,
     pub(super) boot: Option<Boot>,
+    pub(super) is_public: bool,
     /// Tells this request from others, however its values are written.
     pub(super) asked: Uuid,
 }
@@ -83,10 +84,6 @@ impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
     type Error = Refusal;
 
     fn try_from(request: proto::CreateNetworkRequest) -> Result<Self, Refusal> {
-        // Refused and not ignored: a network that reaches nothing outside is not what is wanted.
-        if request.is_public {
-            return Err(Refusal::Unimplemented("is_public: egress does not exist yet"));
-        }
         let kind = l2::kind(request.kind)?;
         let mut new = Self {
             id: optional("id", &request.id, uuid)?,
@@ -105,6 +102,7 @@ impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
             labels: fields::labels(&request.labels)?,
             description: fields::description(&request.description)?,
             boot: fields::boot(request.boot.as_ref())?,
+            is_public: request.is_public,
             asked: Uuid::nil(),
         };
         let missing = |field, expected| Err(Refusal::invalid(field, "", expected));
@@ -145,6 +143,7 @@ impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
             l2: l2::asked(&new.l2),
             gateway: request.gateway,
             gateway_ipv4: string(new.gateway_ipv4),
+            is_public: new.is_public,
             ..Default::default()
         });
         Ok(new)
@@ -269,6 +268,7 @@ pub(super) fn changed_network(
             ("boot", request.boot.is_some()),
             ("l2", request.l2.is_some()),
             ("dns_mode", request.dns_mode != 0),
+            ("is_public", request.is_public.is_some()),
         ],
     )?;
     let mut new = old.clone();
@@ -304,6 +304,10 @@ pub(super) fn changed_network(
     if mask.names("l2") {
         new.l2 = l2::policy(old.kind, request.l2.as_ref())?;
         l2::check_pool(&new)?;
+    }
+    if mask.names("is_public") {
+        // Named and absent: back to the default (AIP-134).
+        new.is_public = request.is_public.unwrap_or(false);
     }
     Ok(new)
 }
@@ -487,7 +491,7 @@ mod tests {
                 .starts_with("dns_servers: \"1.1.1\"")
         );
         assert!(create(|r| r.ipv4_subnet.clear()).unwrap_err().contains("or both"));
-        assert!(create(|r| r.is_public = true).unwrap_err().contains("egress"));
+        assert!(create(|r| r.is_public = true).unwrap().is_public);
         assert!(create(|r| r.domain = "-x".into()).unwrap_err().starts_with("domain: \"-x\""));
     }
 }

@@ -146,6 +146,13 @@ impl NetService for Service {
         Ok(Response::new(proto::VersionInfo { version, degraded }))
     }
 
+    async fn get_egress(
+        &self,
+        _request: Request<proto::GetEgressRequest>,
+    ) -> Result<Response<proto::Egress>, Status> {
+        self.call(|control| Ok(control.get_egress())).await.map(Response::new)
+    }
+
     async fn create_network(
         &self,
         request: Request<proto::CreateNetworkRequest>,

@@ -77,7 +77,7 @@ pub(super) fn network(
         port_count: u32::try_from(ports).unwrap_or(u32::MAX),
         created_at: network.created_at.to_string(),
         updated_at: network.updated_at.to_string(),
-        is_public: false,
+        is_public: network.is_public,
         mtu: network.mtu.into(),
         domain: string(network.domain),
         dns_mode: DNS_MODES.number(Some(network.dns_mode)),

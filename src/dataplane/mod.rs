@@ -33,6 +33,7 @@ pub use endpoint::{
     single, socket, switchyard, tap, tunnel, vde, vhost_user,
 };
 pub use gateway::{Asked, Client, GatewayEvent};
+pub use port::tun::Tun;
 pub use port::vhost_user::session::{Device, features};
 pub use reactor::{Hugepages, StartError};
 pub use reports::Reports;

@@ -148,6 +148,9 @@ pub struct Network {
     /// What its guests boot, where their vNICs do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<Boot>,
+    /// Whether its guests reach what is outside.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_public: bool,
     /// Tells the request that made it from others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Uuid>,

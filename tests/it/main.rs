@@ -9,6 +9,7 @@ mod api;
 mod attacks;
 mod cli;
 mod dives;
+mod egress;
 mod guests;
 mod life;
 mod ports;

@@ -6,6 +6,7 @@
 
 mod complete;
 mod connect;
+mod egress;
 mod failure;
 mod impair;
 mod l2;
@@ -73,6 +74,8 @@ enum Command {
     Vm(vm::Command),
     /// Be a guest on a vNIC, to try a network without a VM
     Probe(probe::Command),
+    /// Show how public networks reach what is outside, and what has gone there
+    Egress,
     /// Show the daemon's data-plane threads
     #[command(subcommand)]
     Reactor(reactor::Command),
@@ -183,6 +186,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Mac(command) => mac::run(command, &mut client, &out).await,
         Command::Vm(command) => vm::run(command, &mut client).await,
         Command::Probe(command) => probe::run(command, &mut client, &out).await,
+        Command::Egress => egress::run(&mut client, &out).await,
         Command::Reactor(command) => reactor::run(command, &mut client, &out).await,
         Command::Version => version(&mut client, &out).await,
         Command::Completions { .. } | Command::Man { .. } | Command::Yard(_) | Command::Plug(_) => {

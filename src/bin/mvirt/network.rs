@@ -3,6 +3,7 @@
 use super::{
     Failure, complete,
     connect::Client,
+    egress,
     l2::{self, Kind},
     mask::{self, Mask, NewNotes, Notes, Now, Places},
     output::{Output, Table},
@@ -71,6 +72,7 @@ Examples:
   mvirt network create prod --ipv4-subnet 10.0.0.0/24
   mvirt network create prod --ipv4-subnet 10.0.0.0/24 --ipv6-prefix fd00::/64 \
    --dns 1.1.1.1,9.9.9.9
+  mvirt network create web --ipv4-subnet 10.1.0.0/24 --public
   mvirt network create lab --kind switched";
 
 #[derive(Debug, Args)]
@@ -161,6 +163,10 @@ pub(crate) struct Update {
     /// What guests are told of DNS
     #[arg(long, value_enum)]
     dns_mode: Option<Dns>,
+    /// Whether guests reach what is outside [default: true, where the flag is given]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    public: Option<bool>,
     #[command(flatten)]
     notes: NewNotes,
     #[command(flatten)]
@@ -200,7 +206,8 @@ pub(crate) async fn run(
             return out.done(&response, &network, &format!("{done} {what}."));
         }
     };
-    show(&network, out)?;
+    let public = if network.is_public { egress::way(client).await? } else { String::new() };
+    show(&network, &public, out)?;
     if is_dry {
         out.dry_run();
     }
@@ -304,6 +311,7 @@ async fn change(update: Update, client: &mut Client) -> Result<Network, Failure>
     mask.set("mtu", &mut request.mtu, update.mtu);
     mask.set("domain", &mut request.domain, update.domain);
     mask.set("dns_mode", &mut request.dns_mode, update.dns_mode.map(Dns::number));
+    mask.set("is_public", &mut request.is_public, update.public.map(Some));
     if let Some(policy) = update.l2.apply(now.l2) {
         mask.set("l2", &mut request.l2, Some(Some(policy)));
     }
@@ -341,7 +349,8 @@ fn kind(network: &Network) -> &'static str {
     }
 }
 
-fn show(network: &Network, out: &Output) -> Result<(), Failure> {
+/// Shows a network, and how it is `public`; empty where it is not.
+fn show(network: &Network, public: &str, out: &Output) -> Result<(), Failure> {
     // Most networks can have none.
     let ports = match network.port_count {
         0 => String::new(),
@@ -358,6 +367,7 @@ fn show(network: &Network, out: &Output) -> Result<(), Failure> {
         ("ntp", network.ntp_servers.join(" ").into()),
         ("domain", network.domain.as_str().into()),
         ("mtu", network.mtu.into()),
+        ("public", public.into()),
         ("l2", l2::text(network.l2_in_force.as_ref()).into()),
         ("boot", mask::boot(network.boot.as_ref()).into()),
         ("vnics", network.nic_count.into()),

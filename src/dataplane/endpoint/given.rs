@@ -1,7 +1,7 @@
 //! A port that needs nothing opened: a socket that is there already, or none at all.
 
 use super::{connection, export::Exported, port_handle::PortHandle, socket::Framing};
-use crate::dataplane::port::{Port, null::Null};
+use crate::dataplane::port::{Port, descriptor::DescriptorPort, null::Null, tap::Lasts, tun::Tun};
 use std::{io, os::fd::OwnedFd};
 use tokio::sync::oneshot;
 
@@ -10,6 +10,8 @@ use tokio::sync::oneshot;
 pub enum Spec {
     /// Nothing: every frame is taken, and none comes.
     Null,
+    /// The TUN device of a name, which is made where it is not there and outlives this process.
+    Tun(String),
     /// A connected socket, until its other end is closed.
     Socket(OwnedFd, Framing),
 }
@@ -19,6 +21,12 @@ impl Spec {
     pub(super) fn port(self, exported: Option<Exported>) -> io::Result<Box<dyn Port>> {
         match self {
             Self::Null => Ok(Box::new(Null)),
+            Self::Tun(name) => {
+                let given = exported.and_then(|exported| exported.fds.into_iter().next());
+                let tun = given.map_or_else(|| Tun::open(&name), |fd| Ok(Tun::from(fd)))?;
+                tun.set_lasting(Lasts::Yes)?;
+                Ok(Box::new(DescriptorPort::new(tun)?))
+            }
             Self::Socket(socket, framing) => {
                 let given = exported.and_then(|exported| exported.fds.into_iter().next());
                 framing.port(given.unwrap_or(socket))

@@ -1,7 +1,7 @@
 //! Who is served by a gateway: a vNIC's guest, of whom all is known, or a host behind a port, of
-//! which only what its frames say.
+//! which only what its frames say. Of whoever is outside, not even that.
 
-use super::tables::{Member, Role, Vnic};
+use super::tables::{Member, OUTSIDE_MAC, OutsidePort, Role, Vnic};
 use crate::addr::MacAddr;
 
 /// Who asks a gateway, or is told something by it.
@@ -11,6 +11,8 @@ pub enum Asker<'a> {
     Guest(&'a Vnic),
     /// A host behind a port.
     Host(Host),
+    /// Somebody outside all networks, behind a port without Ethernet.
+    Outside(OutsidePort),
 }
 
 /// A host behind a port of a switched network.
@@ -28,6 +30,7 @@ impl<'a> Asker<'a> {
         match self {
             Self::Guest(vnic) => vnic.mac,
             Self::Host(host) => host.mac,
+            Self::Outside(_) => OUTSIDE_MAC,
         }
     }
 
@@ -36,6 +39,7 @@ impl<'a> Asker<'a> {
         match self {
             Self::Guest(vnic) => vnic.mtu,
             Self::Host(host) => host.mtu,
+            Self::Outside(outside) => outside.mtu,
         }
     }
 
@@ -43,7 +47,7 @@ impl<'a> Asker<'a> {
     pub fn vnic(&self) -> Option<&'a Vnic> {
         match self {
             Self::Guest(vnic) => Some(vnic),
-            Self::Host(_) => None,
+            Self::Host(_) | Self::Outside(_) => None,
         }
     }
 }
@@ -56,6 +60,7 @@ impl Member {
             // The guest is a bridge.
             Role::Guest(vnic) => Asker::Host(Host { mac, mtu: vnic.mtu }),
             Role::Bridge(bridge) => Asker::Host(Host { mac, mtu: bridge.mtu }),
+            Role::Outside(outside) => Asker::Outside(*outside),
         }
     }
 }

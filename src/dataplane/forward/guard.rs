@@ -8,7 +8,7 @@ use crate::{
     addr::MacAddr,
     dataplane::frame::{
         classify::{Headers, Ipv4, Ipv6, Packet, Upper},
-        verdict::DropReason,
+        verdict::{DropReason, NextHopId},
     },
     wire::{arp, icmpv4, icmpv6, udp},
 };
@@ -132,7 +132,7 @@ pub fn check_host(table: &Routed, port: PortId, headers: &Headers) -> Result<(),
         }
         Packet::Ipv6(packet) => {
             let is_honest = source_ipv6_is_honest(packet, |source| {
-                let owner = table.fib.lookup_ipv6(source).map(|id| table.fib.next_hop(id).port);
+                let owner = table.fib.lookup_ipv6(source).and_then(|id| owner(table, id));
                 table.ipv6_prefix.is_some_and(|prefix| prefix.contains(&source))
                     && owner.is_none_or(|owner| owner == port)
             });
@@ -144,11 +144,17 @@ pub fn check_host(table: &Routed, port: PortId, headers: &Headers) -> Result<(),
     }
 }
 
+/// Returns the port of the vNIC that a route leads to, unless it leads out or to nobody.
+fn owner(table: &Routed, route: NextHopId) -> Option<PortId> {
+    let next_hop = table.fib.next_hop(route);
+    next_hop.is_vnics().then_some(next_hop.port)
+}
+
 /// Whether a host behind `port` may have an address: one of the network, or one that hosts choose
 /// themselves (RFC 3927), which is neither the gateway's nor of another's vNIC.
 fn is_hosts_ipv4(table: &Routed, port: PortId, source: Ipv4Addr) -> bool {
     let in_subnet = table.ipv4_subnet.is_some_and(|subnet| subnet.contains(&source));
-    let owner = table.fib.lookup_ipv4(source).map(|id| table.fib.next_hop(id).port);
+    let owner = table.fib.lookup_ipv4(source).and_then(|id| owner(table, id));
     (in_subnet || source.is_link_local())
         && table.ipv4_broadcast != Some(source)
         && !table.is_gateway_ipv4(source)

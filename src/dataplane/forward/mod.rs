@@ -19,6 +19,7 @@ mod leases;
 pub mod limit;
 mod local;
 mod names;
+pub mod outside;
 mod port_security;
 mod probe;
 pub mod rewrite;
@@ -199,6 +200,7 @@ pub struct Effects {
 #[derive(Debug, Default)]
 pub struct Decider {
     routed: routed::Decider,
+    outside: outside::Decider,
     learned: Learned,
 }
 
@@ -220,6 +222,10 @@ impl Decider {
         match (&network.domain, &member.role) {
             (Domain::Routed(table), Role::Guest(vnic)) => {
                 self.routed.decide((table, vnic), burst, decisions);
+                Effects::default()
+            }
+            (Domain::Routed(table), Role::Outside(outside)) => {
+                self.outside.decide((table, outside), burst, decisions);
                 Effects::default()
             }
             // Control puts none there: it has no address to route to, nor any to send from.

@@ -113,7 +113,7 @@ impl PortSecurity {
     fn silences(&self, member: &Member) -> bool {
         // Behind others there is another network, which may well have its own.
         let is_network = match &member.role {
-            Role::Guest(_) => false,
+            Role::Guest(_) | Role::Outside(_) => false,
             Role::Bridge(bridge) => matches!(bridge.role, PortRole::Uplink | PortRole::Peer),
         };
         self.dhcp_guard && !is_network

@@ -13,7 +13,7 @@ use super::{
     Decisions, Fib, Host,
     fast::{self, FastPath},
     guard, rewrite,
-    tables::{GATEWAY_IPV6, PortId, Routed, Vnic},
+    tables::{GATEWAY_IPV6, NextHop, PortId, Routed, Vnic},
     withheld::Withheld,
 };
 use crate::{
@@ -108,7 +108,7 @@ impl Decider {
 }
 
 /// Whether the headers of a frame with this verdict may go on beyond its head (RFC 8200 §4).
-fn is_deep(frame: &Frame, verdict: Verdict) -> bool {
+pub(super) fn is_deep(frame: &Frame, verdict: Verdict) -> bool {
     verdict == Verdict::Drop(DropReason::MalformedIpv6) && frame.head_len < frame.len
 }
 
@@ -138,7 +138,13 @@ pub(super) fn by_head_of_host(
 ) -> Result<NextHopId, Verdict> {
     let headers = classify(frame.head(), frame.len, frame.offload)?;
     let checked = guard::check_host(table, port, &headers);
-    finish(table, (port, host.mtu, checked), frame, &headers, withheld)
+    match finish(table, (port, host.mtu, checked), frame, &headers, withheld) {
+        // No answer would find it: of its addresses, the way in knows none.
+        Ok(id) | Err(Verdict::Fragment(id)) if table.fib.next_hop(id).is_outside() => {
+            Err(unreachable(false))
+        }
+        decided => decided,
+    }
 }
 
 /// As [`by_head`], of a deep frame of which these are all octets.
@@ -270,11 +276,21 @@ fn check(fib: &Fib, next_hop: NextHopId, len: usize, hop_limit: u8) -> Result<Ne
     if hop_limit <= 1 {
         return Err(Verdict::Reject(DropReason::HopLimit, Rejection::TimeExceeded));
     }
-    let mtu = fib.next_hop(next_hop).mtu;
-    if len > usize::from(mtu) {
-        return Err(Verdict::Reject(DropReason::ExceedsMtu, Rejection::TooBig(mtu)));
+    let to = fib.next_hop(next_hop);
+    if len > usize::from(to.mtu) {
+        return Err(refused_by(to));
     }
     Ok(next_hop)
+}
+
+/// What becomes of a packet that does not fit its next hop, or has none.
+#[cold]
+fn refused_by(next_hop: &NextHop) -> Verdict {
+    match next_hop {
+        &NextHop::NOBODY => unreachable(true),
+        &NextHop::NOWHERE => unreachable(false),
+        NextHop { mtu, .. } => Verdict::Reject(DropReason::ExceedsMtu, Rejection::TooBig(*mtu)),
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,9 @@ use std::{
 // Locally administered (bit 1 of the first octet): no vendor's card has it. The same everywhere, so
 // that a vNIC may move between reactors and hosts and its guest's neighbour cache stays right.
 pub const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x01]);
+/// Stands for whoever is outside all networks, where there is no Ethernet.
+// The next one: locally administered, and no guest's (`control/assign`): nobody sends from it.
+pub const OUTSIDE_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x02]);
 /// The gateway's IPv4 address on every vNIC.
 // Link-local, and one of the first 256, which are reserved: no host chooses it for itself (RFC 3927
 // §2.1).
@@ -53,6 +56,29 @@ pub struct NextHop {
     pub vlan: Option<VlanId>,
 }
 
+impl NextHop {
+    /// Of addresses of a network that nobody has: none of its packets fit.
+    // A next hop, so that the longest prefix decides, and plain frames need no look for it.
+    pub const NOBODY: Self = Self::none(0);
+    /// Of addresses that no packet is routed to, whatever prefix they are in.
+    pub const NOWHERE: Self = Self::none(1);
+
+    const fn none(generation: u32) -> Self {
+        let port = PortId { slot: u32::MAX, generation };
+        Self { port, reactor: 0, mtu: 0, mac: MacAddr([0; 6]), vlan: None }
+    }
+
+    /// Whether it is a port of a network's, and not the way out, nobody or nowhere.
+    pub fn is_vnics(&self) -> bool {
+        !self.is_outside() && self.mtu > 0
+    }
+
+    /// Whether it leads out of all networks.
+    pub fn is_outside(&self) -> bool {
+        self.mac == OUTSIDE_MAC
+    }
+}
+
 /// Which frames of a port are of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Membership {
@@ -82,6 +108,18 @@ pub enum Role {
     Guest(Arc<Vnic>),
     /// Whoever there is, of whom only MACs are learned: in switched networks alone.
     Bridge(Arc<BridgePort>),
+    /// All the world, behind a port without Ethernet: the one member of a network of its own, which
+    /// routes to vNICs of others.
+    Outside(OutsidePort),
+}
+
+/// What the data plane knows of the port to the world.
+#[derive(Debug, Clone, Copy)]
+pub struct OutsidePort {
+    /// The port.
+    pub port: PortId,
+    /// Octets of an IP packet.
+    pub mtu: u16,
 }
 
 /// Whether a port has one host behind it.
@@ -99,6 +137,7 @@ impl Member {
         match &self.role {
             Role::Guest(vnic) => vnic.port,
             Role::Bridge(bridge) => bridge.port,
+            Role::Outside(outside) => outside.port,
         }
     }
 
@@ -106,7 +145,7 @@ impl Member {
     pub fn vnic(&self) -> Option<&Vnic> {
         match &self.role {
             Role::Guest(vnic) => Some(vnic),
-            Role::Bridge(_) => None,
+            Role::Bridge(_) | Role::Outside(_) => None,
         }
     }
 
@@ -120,7 +159,7 @@ impl Member {
     // A guest is held to its number. Who has a network behind it has one that grows.
     pub fn may_exceed_mac_limit(&self) -> bool {
         match &self.role {
-            Role::Guest(_) => false,
+            Role::Guest(_) | Role::Outside(_) => false,
             Role::Bridge(bridge) => bridge.role != PortRole::Access,
         }
     }
@@ -128,7 +167,7 @@ impl Member {
     /// Returns which frames of the port are of the network.
     pub fn membership(&self) -> Membership {
         match &self.role {
-            Role::Guest(_) => Membership::Access,
+            Role::Guest(_) | Role::Outside(_) => Membership::Access,
             Role::Bridge(bridge) => bridge.membership,
         }
     }
@@ -154,6 +193,7 @@ impl Member {
         match &self.role {
             Role::Guest(vnic) => vnic.settings.macs(),
             Role::Bridge(bridge) => bridge.mac_limit,
+            Role::Outside(_) => 0,
         }
     }
 
@@ -162,6 +202,7 @@ impl Member {
         match &self.role {
             Role::Guest(vnic) => (vnic.settings.from_guest, vnic.settings.to_guest),
             Role::Bridge(bridge) => (bridge.from_port, bridge.to_port),
+            Role::Outside(_) => Default::default(),
         }
     }
 
@@ -170,6 +211,7 @@ impl Member {
         match &self.role {
             Role::Guest(vnic) => vnic.settings.impairments,
             Role::Bridge(bridge) => bridge.impairments,
+            Role::Outside(_) => Impairments::default(),
         }
     }
 
@@ -183,6 +225,9 @@ impl Member {
             Role::Bridge(bridge) => {
                 let (mtu, vlan) = (bridge.mtu, self.vlan());
                 NextHop { port, reactor, mtu, mac: MacAddr([0; 6]), vlan }
+            }
+            Role::Outside(outside) => {
+                NextHop { port, reactor, mtu: outside.mtu, mac: OUTSIDE_MAC, vlan: None }
             }
         }
     }
@@ -327,6 +372,25 @@ pub struct Routed {
     pub services: Services,
     /// Where addresses are.
     pub fib: Fib,
+}
+
+impl Routed {
+    /// Returns what has these routes, and nothing else.
+    pub fn new(fib: Fib) -> Self {
+        Self {
+            ipv4_subnet: None,
+            ipv4_broadcast: None,
+            ipv6_prefix: None,
+            dns_ipv4: Vec::new(),
+            dns_ipv6: Vec::new(),
+            ntp_ipv4: Vec::new(),
+            ntp_ipv6: Vec::new(),
+            domain: None,
+            segment: None,
+            services: Services::default(),
+            fib,
+        }
+    }
 }
 
 /// What a gateway serves where its network is to have it.

@@ -188,9 +188,11 @@ drop_reasons! {
     MacLimit = "mac_limit",
     /// The ARP sender is not the vNIC, or behind another port it is one.
     SpoofedArp = "spoofed_arp_sender",
-    /// The IPv4 source is neither the vNIC's address nor in its routed prefixes.
+    /// The IPv4 source is neither the vNIC's address nor in its routed prefixes; of what comes from
+    /// outside, it is inside, or nobody's.
     SpoofedIpv4 = "spoofed_source_ipv4",
-    /// The IPv6 source is neither the vNIC's address nor in its routed prefixes.
+    /// The IPv6 source is neither the vNIC's address nor in its routed prefixes; of what comes from
+    /// outside, it is inside, or nobody's.
     SpoofedIpv6 = "spoofed_source_ipv6",
     /// Neighbour discovery tells where an address is that is not the vNIC's, or is another one's.
     SpoofedNeighbour = "spoofed_neighbour",

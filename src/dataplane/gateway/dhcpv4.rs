@@ -73,6 +73,7 @@ pub(super) fn respond(
     let terms = match question.asker {
         Asker::Guest(vnic) => Terms::of_guest(vnic)?,
         Asker::Host(host) => Terms::of_host(question, host, &request)?,
+        Asker::Outside(_) => return Err(DropReason::NotServed),
     };
     let address = terms.address;
     let gateway = question.table.gateway_ipv4();

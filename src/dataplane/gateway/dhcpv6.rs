@@ -83,6 +83,7 @@ pub(super) fn respond(
     let terms = match question.asker {
         Asker::Guest(vnic) => Terms::of_guest(vnic)?,
         Asker::Host(host) => Terms::of_host(question, host, request.msg_type())?,
+        Asker::Outside(_) => return Err(DropReason::NotServed),
     };
     let reply = if packet.destination == SERVERS {
         reply((question.table, &terms), &request, question.now)?

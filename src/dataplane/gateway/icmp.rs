@@ -127,25 +127,30 @@ fn error_ipv6(rejection: Rejection, upper: Upper) -> icmpv6::Error {
 const DUMMY_IPV4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
 /// Returns the source of an error that is sent to `to`: the gateway's address on the link, the
-/// dummy address for hosts behind a guest.
+/// dummy address for hosts behind a guest and for whoever is outside.
 // A guest must not forward a packet from a link-local address (RFC 3927 §2.7).
 fn source_ipv4(table: &Routed, asker: Asker<'_>, to: Ipv4Addr) -> Ipv4Addr {
-    // A host sends from no other address than one of the link (`guard::check_host`).
-    if asker.vnic().is_none_or(|vnic| vnic.ipv4 == Some(to)) {
-        table.gateway_ipv4()
-    } else {
-        DUMMY_IPV4
-    }
+    let is_on_link = match asker {
+        Asker::Guest(vnic) => vnic.ipv4 == Some(to),
+        // A host sends from no other address than one of the link (`guard::check_host`).
+        Asker::Host(_) => true,
+        Asker::Outside(_) => false,
+    };
+    if is_on_link { table.gateway_ipv4() } else { DUMMY_IPV4 }
 }
 
 /// Returns the source of an error that is sent to `to`: the gateway's link-local address on
 /// the link, the subnet-router anycast address of the network (RFC 4291 §2.6.1) for hosts behind a
-/// guest.
+/// guest and for whoever is outside.
 // A guest must not forward a packet from a link-local address (RFC 4291 §2.5.6).
 fn source_ipv6(table: &Routed, asker: Asker<'_>, to: Ipv6Addr) -> Ipv6Addr {
-    let own = asker.vnic().is_none_or(|vnic| {
-        vnic.ipv6 == Some(to) || vnic.slaac.is_some_and(|prefix| prefix.contains(&to))
-    });
+    let own = match asker {
+        Asker::Guest(vnic) => {
+            vnic.ipv6 == Some(to) || vnic.slaac.is_some_and(|prefix| prefix.contains(&to))
+        }
+        Asker::Host(_) => true,
+        Asker::Outside(_) => false,
+    };
     let on_link = own || to.is_unicast_link_local();
     let prefix = table.ipv6_prefix.filter(|_| !on_link);
     prefix.map_or(GATEWAY_IPV6, |prefix| prefix.network())

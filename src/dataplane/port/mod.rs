@@ -34,6 +34,7 @@ pub mod pair;
 pub mod rest;
 pub mod stream;
 pub mod tap;
+pub mod tun;
 pub mod tunnel;
 pub mod vhost_user;
 

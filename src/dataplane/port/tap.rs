@@ -39,13 +39,23 @@ pub enum Make {
     Always,
 }
 
+/// Whether a device outlives who has it open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lasts {
+    /// It goes when it is closed.
+    No,
+    /// It stays, with its routes, until it is opened again.
+    Yes,
+}
+
 impl Tap {
     /// Opens the device `name` of the caller's network namespace, and makes it where it is not
     /// there: that needs CAP_NET_ADMIN, as does one that belongs to another user.
     pub fn open(name: &str, make: Make) -> io::Result<Self> {
         let kind = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
         let exclusive = if make == Make::Always { libc::IFF_TUN_EXCL } else { 0 };
-        Self::prepared("/dev/net/tun", Request::new(name)?.with_flags(kind | exclusive))
+        open_device("/dev/net/tun", Request::new(name)?.with_flags(kind | exclusive))
+            .map(Self::from)
     }
 
     /// Opens the macvtap device of an interface of the caller's network namespace.
@@ -55,10 +65,10 @@ impl Tap {
         let kind = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"));
         // It takes no name: it is of one interface.
-        let tap = Self::prepared(&path, Request::new("")?.with_flags(kind)).map_err(named)?;
+        let tap = open_device(&path, Request::new("")?.with_flags(kind)).map_err(named)?;
         let mut found = Request::new("")?;
         // SAFETY: it writes an ifreq (if_tun.h).
-        unsafe { ioctl(&*tap.0, Updater::<{ libc::TUNGETIFF as _ }, Request>::new(&mut found)) }?;
+        unsafe { ioctl(&tap, Updater::<{ libc::TUNGETIFF as _ }, Request>::new(&mut found)) }?;
         // Interfaces of all namespaces have their files there, by numbers that are not theirs
         // alone.
         if !interface.is_named_in(&found) {
@@ -68,23 +78,7 @@ impl Tap {
         // Else it takes only the groups that its own host has joined: guests' neighbour discovery
         // would end here.
         interface.hear_all_groups()?;
-        Ok(tap)
-    }
-
-    fn prepared(path: &str, request: Request) -> io::Result<Self> {
-        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd = open(path, flags, Mode::empty())?;
-        let header_len = vnet::HEADER_LEN as libc::c_int;
-        let accepts = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
-        // SAFETY: each reads what its number says it is given (if_tun.h): an ifreq, two integers by
-        // address, and one as it is.
-        unsafe {
-            ioctl(&fd, Setter::<{ libc::TUNSETIFF as _ }, _>::new(request))?;
-            ioctl(&fd, Setter::<{ libc::TUNSETVNETHDRSZ as _ }, _>::new(header_len))?;
-            ioctl(&fd, Setter::<{ libc::TUNSETVNETLE as _ }, _>::new(1 as libc::c_int))?;
-            ioctl(&fd, IntegerSetter::<{ libc::TUNSETOFFLOAD as _ }>::new_usize(accepts as usize))?;
-        }
-        Ok(Self::from(fd))
+        Ok(Self::from(tap))
     }
 
     /// Returns the descriptor, to be given to another process.
@@ -100,16 +94,45 @@ impl From<OwnedFd> for Tap {
     }
 }
 
+/// Opens a device of this kernel driver's, which then says in front of each frame or packet what is
+/// left to be done about it, and takes as much as [`ACCEPTS`].
+pub(super) fn open_device(path: &str, request: Request) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let fd = open(path, flags, Mode::empty())?;
+    let header_len = vnet::HEADER_LEN as libc::c_int;
+    let accepts = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    // SAFETY: each reads what its number says it is given (if_tun.h): an ifreq, two integers by
+    // address, and one as it is.
+    unsafe {
+        ioctl(&fd, Setter::<{ libc::TUNSETIFF as _ }, _>::new(request))?;
+        ioctl(&fd, Setter::<{ libc::TUNSETVNETHDRSZ as _ }, _>::new(header_len))?;
+        ioctl(&fd, Setter::<{ libc::TUNSETVNETLE as _ }, _>::new(1 as libc::c_int))?;
+        ioctl(&fd, IntegerSetter::<{ libc::TUNSETOFFLOAD as _ }>::new_usize(accepts as usize))?;
+    }
+    Ok(fd)
+}
+
+/// Lets a device be there without a process that has it open, or not any more.
+pub(super) fn set_lasting(device: &OwnedFd, lasts: Lasts) -> io::Result<()> {
+    let lasts = usize::from(lasts == Lasts::Yes);
+    // SAFETY: it is given an integer as it is (if_tun.h).
+    unsafe { ioctl(device, IntegerSetter::<{ libc::TUNSETPERSIST as _ }>::new_usize(lasts)) }?;
+    Ok(())
+}
+
+/// What [`open_device`] lets a device take unfinished.
+// Not UDP: Linux takes such frames from a device only since 6.2.
+pub(super) const ACCEPTS: Offloads = Offloads {
+    checksum: true,
+    segmentation: Segmentation { tcp4: true, tcp6: true, ecn: true, udp: false },
+};
+
 fn gone(errno: Errno) -> PortFailure {
     PortFailure::Broken(format!("the TAP device is gone: {errno}"))
 }
 
 impl Transport for Tap {
-    // Not UDP: Linux takes such frames from a TAP device only since 6.2.
-    const ACCEPTS: Offloads = Offloads {
-        checksum: true,
-        segmentation: Segmentation { tcp4: true, tcp6: true, ecn: true, udp: false },
-    };
+    const ACCEPTS: Offloads = ACCEPTS;
 
     fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

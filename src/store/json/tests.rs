@@ -26,6 +26,7 @@ fn network() -> Network {
         domain: Some("prod.internal".parse().unwrap()),
         labels: [("owner".into(), "team a".into())].into(),
         description: "two\nlines".into(),
+        is_public: false,
         boot: Some(Default::default()),
         asked: Some(Uuid::new_v4()),
         created_at: jiff::Timestamp::UNIX_EPOCH,

@@ -33,7 +33,7 @@ fn addresses_are_the_lowest_free_ones_and_stay() {
 
 #[test]
 fn refusals_have_their_code_name_the_value_and_change_nothing() {
-    let mut daemon = Daemon::start();
+    let mut daemon = Daemon::start_with(&["--reactors", "1", "--egress", "off"]);
     daemon.network("prod");
     daemon.network_with("six", |r| r.ipv4_subnet.clear());
     daemon.nic_with("prod", "a", |r| r.routed_ipv4_prefixes = vec!["10.1.0.0/16".into()]);
@@ -88,7 +88,7 @@ fn refusals_have_their_code_name_the_value_and_change_nothing() {
     assert_eq!(refused(&mut daemon, network("prod")), Code::AlreadyExists);
     assert_eq!(
         refused(&mut daemon, CreateNetworkRequest { is_public: true, ..network("pub") }),
-        Code::Unimplemented
+        Code::FailedPrecondition
     );
     let delete = DeleteNetworkRequest { id: "prod".into(), force: false, ..Default::default() };
     let status = daemon.call(async |client| client.delete_network(delete).await).unwrap_err();

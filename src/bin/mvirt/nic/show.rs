@@ -84,10 +84,18 @@ fn transport(transport: Transport) -> &'static str {
 /// Prints what the vNIC or port called `name` has carried, from and to whom.
 pub(crate) fn stats(
     name: &str,
-    (from, to): (&'static str, &'static str),
+    ways: (&'static str, &'static str),
     stats: &NicStats,
     out: &Output,
 ) -> Result<(), Failure> {
+    out.object(stats, name, &carried(ways, stats))
+}
+
+/// Returns what was carried from and to somewhere, by these names.
+pub(crate) fn carried(
+    (from, to): (&'static str, &'static str),
+    stats: &NicStats,
+) -> Vec<(&'static str, Cell)> {
     let frames = |count| counted(count, "frame");
     let both = |count, size| format!("{}, {}", frames(count), octets(size));
     let mut rows = vec![
@@ -102,5 +110,5 @@ pub(crate) fn stats(
             ("dropped", Cell::from(format!("{}: {}", frames(drop.frames), drop.reason)))
         }),
     );
-    out.object(stats, name, &rows)
+    rows
 }

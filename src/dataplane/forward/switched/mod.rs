@@ -62,7 +62,7 @@ struct Standing {
 impl Standing {
     fn of(member: &Member) -> Self {
         match &member.role {
-            Role::Guest(_) => Self::default(),
+            Role::Guest(_) | Role::Outside(_) => Self::default(),
             Role::Bridge(bridge) => Self {
                 protected: bridge.protected,
                 peer: bridge.role == PortRole::Peer,
@@ -92,9 +92,9 @@ enum IsOwn {
 /// The members of a switched network.
 #[derive(Debug)]
 pub struct Switched {
-    /// In the order of their slots.
+    /// In the order of their slots; behind them the way out, where there is one.
     next_hops: Vec<NextHop>,
-    /// In the same order.
+    /// Of the members, in the same order.
     standings: Vec<Standing>,
     /// The MACs of vNICs that have but one: no guest is flooded to because it has been silent, and
     /// none can take another's frames by sending from its MAC.
@@ -124,10 +124,16 @@ impl Switched {
         Self { next_hops, standings, fixed, reactors, security, rules, gateway: None }
     }
 
-    /// Gives it a gateway, among whose next hops are none but its vNICs.
+    /// Gives it a gateway, among whose next hops are none but its vNICs, and the way out.
     pub fn with_gateway(mut self, gateway: Routed) -> Self {
         self.security.add_gateway(&gateway);
         Self { gateway: Some(gateway), ..self }
+    }
+
+    /// Gives its gateway a way out.
+    pub fn with_outside(mut self, outside: NextHop) -> Self {
+        self.next_hops.push(outside);
+        self
     }
 
     /// Returns its gateway.
@@ -147,7 +153,7 @@ impl Switched {
 
     /// Returns how many copies a flooded frame becomes at most.
     pub(super) fn copies(&self) -> usize {
-        self.next_hops.len().saturating_sub(1)
+        self.standings.len().saturating_sub(1)
     }
 
     /// Returns the next hop that a decision has named.
@@ -187,8 +193,9 @@ impl Switched {
 
     /// Returns which next hop a port is, unless it has left the network.
     fn find(&self, port: PortId) -> Option<usize> {
-        let at = self.next_hops.binary_search_by_key(&port.slot, |hop| hop.port.slot).ok()?;
-        (self.next_hops[at].port == port).then_some(at)
+        let members = &self.next_hops[..self.standings.len()];
+        let at = members.binary_search_by_key(&port.slot, |hop| hop.port.slot).ok()?;
+        (members[at].port == port).then_some(at)
     }
 
     /// Returns what becomes of a frame of `member`.
@@ -232,6 +239,8 @@ impl Switched {
                 Asker::Host(host) => {
                     routed::by_head_of_host(gateway, (member.port(), host), frame, withheld)
                 }
+                // It is a member of no segment.
+                Asker::Outside(_) => Err(DropReason::NoRoute.into()),
             };
             return self.routed(gateway, frame, decided);
         }
@@ -247,8 +256,12 @@ impl Switched {
         decided: Result<NextHopId, Verdict>,
     ) -> Result<NextHopId, Verdict> {
         let ours = |id| {
-            let found = self.find(gateway.fib.next_hop(id).port).ok_or(DropReason::NoRoute)?;
-            Ok::<_, Verdict>(NextHopId(found as u32))
+            let next_hop = gateway.fib.next_hop(id);
+            let found = match next_hop.is_outside() {
+                true => Some(self.standings.len()),
+                false => self.find(next_hop.port),
+            };
+            Ok::<_, Verdict>(NextHopId(found.ok_or(DropReason::NoRoute)? as u32))
         };
         match decided {
             Ok(id) => {

@@ -330,6 +330,7 @@ fn respond(
 fn listener(member: &Member) -> Option<Asker<'_>> {
     match &member.role {
         Role::Guest(vnic) => Some(Asker::Guest(vnic)),
+        Role::Outside(_) => None,
         // Behind other ports is another network, with routers of its own: who asks is told.
         Role::Bridge(bridge) if bridge.role != PortRole::Access => None,
         // Whoever they are: it goes to all nodes.

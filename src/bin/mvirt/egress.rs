@@ -1,0 +1,32 @@
+//! `mvirt egress`
+
+use super::{Failure, connect::Client, nic::show, output::Output};
+use mvirt_net::proto::{Egress, EgressMode, GetEgressRequest};
+
+pub(crate) async fn run(client: &mut Client, out: &Output) -> Result<(), Failure> {
+    let egress = get(client).await?;
+    let mut rows = vec![("egress", text(&egress).into())];
+    let stats = egress.stats.clone().unwrap_or_default();
+    rows.extend(show::carried(("from outside", "to the outside"), &stats));
+    out.object(&egress, "egress", &rows)
+}
+
+async fn get(client: &mut Client) -> Result<Egress, Failure> {
+    Ok(client.get_egress(GetEgressRequest::default()).await?.into_inner())
+}
+
+/// Returns how public networks reach what is outside, in words.
+pub(crate) async fn way(client: &mut Client) -> Result<String, Failure> {
+    let egress = get(client).await?;
+    Ok(match egress.mode() {
+        EgressMode::Off => format!("yes, but egress is {}", text(&egress)),
+        _ => format!("yes, by {}", text(&egress)),
+    })
+}
+
+fn text(egress: &Egress) -> String {
+    match egress.mode() {
+        EgressMode::Unspecified | EgressMode::Off => format!("off: {}", egress.reason),
+        EgressMode::Tun => format!("tun ({})", egress.device),
+    }
+}

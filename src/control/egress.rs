@@ -1,0 +1,441 @@
+//! The way out of public networks: one port for all of them, and what the host's kernel is to know.
+//!
+//! ```text
+//! decide: is there a way out? does another have these addresses?
+//!   ─ prepare: device, routes, rules ─ commit ─ apply ─ settle: tables of all that are public
+//! ```
+//! The kernel knows of a network before that is stored, and a change that is not stored is taken
+//! back from it when the network is settled. So is what is no longer wanted.
+
+use super::{Control, NetworkState, Owner, compile, nics, refusal::Refusal};
+use crate::{
+    dataplane::{
+        Attached, Exported, NewPort, Placement, PortSpec,
+        forward::{
+            self,
+            outside::{is_reached_from_outside, is_routable},
+            tables::{NetworkKey, NextHop},
+        },
+        given,
+    },
+    descriptor_store::Slot,
+    host_network::{HostNetwork, Wanted},
+    log_limit::{LogLimit, Said},
+    model::{HasGateway, Network, Nic},
+    proto,
+    store::Change,
+};
+use ipnet::IpNet;
+use std::{
+    collections::HashSet,
+    io,
+    time::{Duration, Instant},
+};
+use uuid::Uuid;
+
+/// How long until the way out is looked for again where there is none.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How guests of public networks reach the world.
+#[derive(Debug)]
+pub enum WayOut {
+    /// Not at all, and why.
+    Off(String),
+    /// Through the kernel, by a TUN device.
+    Tun(HostNetwork),
+}
+
+/// The way out, as it is.
+#[derive(Debug)]
+pub(super) struct Egress {
+    way: WayOut,
+    /// The network that is nothing but its port.
+    key: NetworkKey,
+    /// Where the port is, while there are public networks.
+    place: Option<Placement>,
+    attached: Option<Attached>,
+    /// What the kernel knows.
+    known: Wanted,
+    /// Networks that are reached from outside.
+    published: HashSet<NetworkKey>,
+    /// What the kernel knows may not be what it is to know.
+    is_unsettled: bool,
+    /// When to look for the way out again.
+    retry: Option<Instant>,
+    log: LogLimit,
+}
+
+impl Default for Egress {
+    fn default() -> Self {
+        Self {
+            way: WayOut::Off("this program has none".into()),
+            // Networks have theirs from 1 on.
+            key: NetworkKey(0),
+            place: None,
+            attached: None,
+            known: Wanted::default(),
+            published: HashSet::new(),
+            is_unsettled: false,
+            retry: None,
+            log: LogLimit::default(),
+        }
+    }
+}
+
+impl Egress {
+    /// Returns the next hop of packets that leave a public network.
+    fn next_hop(&self) -> Option<NextHop> {
+        Some(compile::outside(self.place?, self.known.mtu).next_hop())
+    }
+
+    /// Returns its port.
+    pub(super) fn attached(&self) -> Option<&Attached> {
+        self.attached.as_ref()
+    }
+
+    /// Returns its port, which is to be closed.
+    pub(super) fn take_attached(&mut self) -> Option<Attached> {
+        self.attached.take()
+    }
+
+    /// Returns when to look for it again.
+    pub(super) fn retry(&self) -> Option<Instant> {
+        self.retry
+    }
+}
+
+impl Control {
+    /// Leads public networks out by `way`, once [`Control::open_sockets`] is called, or another
+    /// process has handed over its port.
+    pub fn lead_out(&mut self, way: WayOut) {
+        let public = self.public_networks().count();
+        if let (WayOut::Off(why), true) = (&way, public > 0) {
+            tracing::warn!(why, networks = public, "public networks have no way out");
+        }
+        self.egress.way = way;
+        self.egress.is_unsettled = true;
+        if public > 0 {
+            self.place_outside();
+        }
+        self.settle();
+    }
+
+    fn public_networks(&self) -> impl Iterator<Item = &NetworkState> {
+        self.networks.values().filter(|network| network.model.is_public)
+    }
+
+    /// Refuses a network that is to be public and cannot be.
+    pub(super) fn check_public(&self, network: &Network) -> Result<(), Refusal> {
+        if !network.is_public {
+            return Ok(());
+        }
+        if let WayOut::Off(why) = &self.egress.way {
+            let text = format!("egress is off: start with --egress tun ({why})");
+            return Err(Refusal::Unready(text));
+        }
+        if network.has_gateway() == HasGateway::No {
+            let expected = "a network without a gateway has no way out";
+            return Err(Refusal::invalid("is_public", true, expected));
+        }
+        for (field, prefix) in own_prefixes(network) {
+            self.check_claim((network.id, field), prefix)?;
+        }
+        let routed = self.networks.get(&network.id).into_iter().flat_map(routed_prefixes);
+        for prefix in routed {
+            self.check_claim((network.id, "is_public"), prefix)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses prefixes behind a vNIC of a public network that another public network has.
+    pub(super) fn check_public_routes(&self, nic: &Nic) -> Result<(), Refusal> {
+        let network = &self.networks[&nic.network_id].model;
+        if !network.is_public {
+            return Ok(());
+        }
+        nic_prefixes(nic).try_for_each(|prefix| {
+            let field = match prefix {
+                IpNet::V4(_) => "routed_ipv4_prefixes",
+                IpNet::V6(_) => "routed_ipv6_prefixes",
+            };
+            self.check_claim((network.id, field), prefix)
+        })
+    }
+
+    /// Refuses a prefix of a public network that cannot be reached from outside, or that another
+    /// has.
+    fn check_claim(&self, (id, field): (Uuid, &'static str), prefix: IpNet) -> Result<(), Refusal> {
+        if !is_routable(prefix) {
+            let expected = "no packet is routed to that, into a public network or out of it";
+            return Err(Refusal::invalid(field, prefix, expected));
+        }
+        let others = self.public_networks().filter(|other| other.model.id != id);
+        for other in others {
+            let own = own_prefixes(&other.model).map(|(_, own)| own);
+            let mut all = own.chain(routed_prefixes(other));
+            if all.any(|taken| taken.contains(&prefix) || prefix.contains(&taken)) {
+                let owner = format!("network {}, which is public, too", other.model.name);
+                return Err(Refusal::taken(field, prefix, owner));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what the kernel is to know, with `change` as if it were in force.
+    fn wanted(&self, change: Option<&Change>) -> Wanted {
+        let mut wanted = Wanted::default();
+        let changed = match change {
+            Some(Change::PutNetwork(network)) => Some(&network.new),
+            _ => None,
+        };
+        let mut add = |network: &Network, state: Option<&NetworkState>| {
+            if !network.is_public {
+                return;
+            }
+            wanted.prefixes.extend(own_prefixes(network).map(|(_, prefix)| prefix));
+            wanted.prefixes.extend(state.into_iter().flat_map(routed_prefixes));
+            let mtus = state.into_iter().flat_map(|state| state.members.values());
+            let mtus = mtus.filter_map(|member| member.entry.vnic()).map(|vnic| vnic.mtu);
+            wanted.mtu = mtus.chain([network.mtu, wanted.mtu]).max().unwrap_or_default();
+        };
+        for state in self.networks.values() {
+            let changed = changed.filter(|changed| changed.id == state.model.id);
+            add(changed.unwrap_or(&state.model), Some(state));
+        }
+        if let Some(new) = changed.filter(|new| !self.networks.contains_key(&new.id)) {
+            add(new, None);
+        }
+        if let Some(Change::PutNic(nic)) = change
+            && self.networks.get(&nic.new.network_id).is_some_and(|of| of.model.is_public)
+        {
+            wanted.prefixes.extend(nic_prefixes(&nic.new));
+            wanted.mtu = wanted.mtu.max(nic.new.mtu.unwrap_or(0));
+        }
+        wanted
+    }
+
+    /// Lets the kernel know what a change would bring about. A refusal: it knows what it knew.
+    pub(super) fn prepare_egress(&mut self, change: &Change) -> Result<(), Refusal> {
+        let is_new = match change {
+            // Its way in is to be published, though nothing else may change.
+            Change::PutNetwork(network) => network.new.is_public,
+            // As nearly every vNIC, it has nothing but addresses of its network.
+            Change::PutNic(nic) => nic_prefixes(&nic.new).next().is_some(),
+            _ => false,
+        };
+        if !is_new {
+            return Ok(());
+        }
+        self.egress.is_unsettled = true;
+        let wanted = self.wanted(Some(change));
+        // What is no longer wanted is so once the change is in force.
+        if wanted == self.egress.known || wanted.prefixes.is_subset(&self.egress.known.prefixes) {
+            return Ok(());
+        }
+        let made = self.let_know(&wanted);
+        if made.is_err() && self.egress.known.prefixes.is_empty() {
+            self.end_egress();
+        }
+        made.map_err(|error| Refusal::Unready(format!("egress: {error}")))
+    }
+
+    /// Makes the port where it is not there, and lets the kernel know what is wanted.
+    fn let_know(&mut self, wanted: &Wanted) -> io::Result<()> {
+        if self.egress.attached.is_none() {
+            self.attach_outside(None)?;
+        }
+        let Egress { way: WayOut::Tun(host), known, .. } = &mut self.egress else { return Ok(()) };
+        host.apply(wanted, known).map_err(io::Error::other)?;
+        let is_other_mtu = known.mtu != wanted.mtu;
+        *known = wanted.clone();
+        if is_other_mtu {
+            self.publish_public();
+        }
+        Ok(())
+    }
+
+    /// Opens the port of the way out where it is not, for networks that are there already.
+    pub(super) fn open_outside(&mut self) {
+        self.egress.retry = None;
+        if self.public_networks().next().is_none() || matches!(self.egress.way, WayOut::Off(_)) {
+            return;
+        }
+        let wanted = self.wanted(None);
+        if let Err(error) = self.let_know(&wanted) {
+            let now = Instant::now();
+            self.egress.retry = Some(now + RETRY);
+            if let Some(Said { unsaid }) = self.egress.log.failure(&error.to_string(), now) {
+                tracing::warn!(%error, unsaid, "public networks have no way out");
+            }
+        }
+        self.settle();
+    }
+
+    /// Gives the port of the way out its place.
+    fn place_outside(&mut self) -> Placement {
+        if let Some(place) = self.egress.place {
+            return place;
+        }
+        let place = self.dataplane.place(self.egress.key);
+        self.by_port.insert(place.port, Owner::Outside);
+        self.egress.place = Some(place);
+        self.publish_public();
+        place
+    }
+
+    /// Has the tables of all public networks published anew, and the way in.
+    fn publish_public(&mut self) {
+        let public = self.networks.iter().filter(|(_, network)| network.model.is_public);
+        self.unpublished.extend(public.map(|(id, _)| *id));
+        self.egress.is_unsettled = true;
+    }
+
+    /// Makes the port of the way out, or goes on with that of another process.
+    fn attach_outside(&mut self, exported: Option<Exported>) -> io::Result<()> {
+        let WayOut::Tun(host) = &self.egress.way else { return Ok(()) };
+        let device = host.device().to_owned();
+        let place = self.place_outside();
+        let port = NewPort {
+            place,
+            network: self.egress.key,
+            name: device.clone(),
+            spec: PortSpec::Given(given::Spec::Tun(device.clone())),
+            // It outlives a crash by itself.
+            slot: Slot::default(),
+        };
+        let attached = self.dataplane.attach(port, exported).map_err(|error| {
+            let needs = match error.kind() {
+                io::ErrorKind::PermissionDenied => "; it needs CAP_NET_ADMIN",
+                _ => "",
+            };
+            io::Error::new(error.kind(), format!("the TUN device {device}: {error}{needs}"))
+        })?;
+        self.egress.attached = Some(attached);
+        Ok(())
+    }
+
+    /// Goes on with the port of another process.
+    pub(super) fn take_outside_over(&mut self, exported: Exported) -> io::Result<()> {
+        // By its flags, this process may have no way out.
+        if self.egress.place.is_none() { Ok(()) } else { self.attach_outside(Some(exported)) }
+    }
+
+    /// Returns the port of the way out, and where it is.
+    pub(super) fn outside(&self) -> Option<(Owner, Placement, &Attached)> {
+        Some((Owner::Outside, self.egress.place?, self.egress.attached.as_ref()?))
+    }
+
+    /// Moves the port of the way out to another reactor. Returns its name.
+    pub(super) fn relocate_outside(&mut self, reactor: u16) -> Option<String> {
+        let Egress { place, attached, key, way, .. } = &mut self.egress;
+        let (WayOut::Tun(host), Some(place)) = (way, place) else { return None };
+        self.dataplane.relocate(*key, place, attached.as_ref()?, reactor);
+        let name = host.device().to_owned();
+        self.publish_public();
+        Some(name)
+    }
+
+    /// The device is gone: it is made anew, and all that was known with it.
+    pub(super) fn outside_is_lost(&mut self, why: &str) {
+        tracing::warn!(why, "the way out of public networks is lost");
+        self.closing.extend(self.egress.attached.take().map(Attached::stop));
+        self.egress.known.prefixes.clear();
+        self.egress.retry = Some(Instant::now() + RETRY);
+    }
+
+    /// Lets the kernel know no more than is in force, and returns the table of the way in where
+    /// that has changed with these networks.
+    pub(super) fn settle_egress(&mut self, changed: &[Uuid]) -> Option<forward::Network> {
+        let is_public = |id: &Uuid| {
+            let state = self.networks.get(id);
+            state.is_some_and(|network| {
+                network.model.is_public || self.egress.published.contains(&network.key)
+            })
+        };
+        let was_public = |network: &NetworkState| self.egress.published.contains(&network.key);
+        let has_changed = changed.iter().any(is_public) || self.deleted.iter().any(was_public);
+        if !has_changed && !std::mem::take(&mut self.egress.is_unsettled) {
+            return None;
+        }
+        self.egress.is_unsettled = false;
+        let wanted = self.wanted(None);
+        if wanted.prefixes.is_empty() {
+            self.end_egress();
+        } else if self.egress.attached.is_some() && wanted != self.egress.known {
+            if let Err(error) = self.let_know(&wanted) {
+                tracing::warn!(%error, "the host still routes what is in no public network");
+                self.egress.retry = Some(Instant::now() + RETRY);
+            }
+            self.egress.is_unsettled = false;
+        }
+        let outside = self.egress.place.map(|at| compile::outside(at, self.egress.known.mtu));
+        self.egress.published = self.public_networks().map(|network| network.key).collect();
+        let public = self.public_networks();
+        let networks = public.map(|network| (&network.model, network.members.values()));
+        Some(compile::way_in(self.egress.key, outside, networks, self.seed))
+    }
+
+    /// Returns the way out for a network, where it is public.
+    pub(super) fn way_out(&self, network: &Network) -> Option<NextHop> {
+        network.is_public.then(|| self.egress.next_hop()).flatten()
+    }
+
+    /// Ends the way out, which nobody needs any more.
+    fn end_egress(&mut self) {
+        let Some(place) = self.egress.place.take() else { return };
+        self.closing.extend(self.egress.attached.take().map(Attached::stop));
+        self.by_port.remove(&place.port);
+        self.dataplane.release(self.egress.key, place);
+        self.egress.known = Wanted::default();
+        self.egress.published.clear();
+        if let WayOut::Tun(host) = &self.egress.way
+            && let Err(error) = host.remove()
+        {
+            tracing::warn!(%error, "what the host knew of public networks is left");
+        }
+    }
+
+    /// Returns how public networks reach the world, and what has been carried.
+    pub fn get_egress(&self) -> proto::Egress {
+        let counters = self.egress.attached().map(Attached::counters);
+        let stats = nics::stats(Uuid::nil(), counters);
+        let stats = Some(proto::NicStats { nic_id: String::new(), ..stats });
+        match &self.egress.way {
+            WayOut::Off(why) => proto::Egress {
+                mode: proto::EgressMode::Off.into(),
+                reason: why.clone(),
+                ..Default::default()
+            },
+            WayOut::Tun(host) => proto::Egress {
+                mode: proto::EgressMode::Tun.into(),
+                device: host.device().into(),
+                reason: String::new(),
+                stats,
+            },
+        }
+    }
+}
+
+/// Returns the prefixes of a network's own, each with its field.
+fn own_prefixes(network: &Network) -> impl Iterator<Item = (&'static str, IpNet)> {
+    let ipv4 = network.ipv4_subnet.map(|subnet| ("ipv4_subnet", IpNet::V4(subnet)));
+    let ipv6 = network.ipv6_prefix.map(|prefix| ("ipv6_prefix", IpNet::V6(prefix)));
+    ipv4.into_iter().chain(ipv6)
+}
+
+/// Returns the prefixes behind a network's vNICs that are reached from outside.
+fn routed_prefixes(network: &NetworkState) -> impl Iterator<Item = IpNet> {
+    let vnics = network.members.values().filter_map(|member| member.entry.vnic());
+    vnics.flat_map(|vnic| {
+        let ipv4 = vnic.routed_ipv4.iter().copied().map(IpNet::V4);
+        let all = ipv4.chain(vnic.routed_ipv6.iter().copied().map(IpNet::V6));
+        all.filter(|prefix| is_reached_from_outside(*prefix))
+    })
+}
+
+/// As [`routed_prefixes`], of one vNIC.
+fn nic_prefixes(nic: &Nic) -> impl Iterator<Item = IpNet> {
+    let ipv4 = nic.routed_ipv4.iter().copied().map(IpNet::V4);
+    let all = ipv4.chain(nic.routed_ipv6.iter().copied().map(IpNet::V6));
+    all.filter(|prefix| is_reached_from_outside(*prefix))
+}

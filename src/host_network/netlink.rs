@@ -1,0 +1,180 @@
+//! The kernel's links, addresses and routes, asked and changed by rtnetlink(7).
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{LinkAttribute, LinkFlags, LinkMessage},
+    route::{
+        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+        RouteType,
+    },
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use std::{io, net::IpAddr};
+
+/// Tells our routes from others on the same device, which are the administrator's.
+// Any that rt_protos names for nobody (iproute2 `etc/iproute2/rt_protos`).
+const OURS: RouteProtocol = RouteProtocol::Other(109);
+
+/// An interface, by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Link(pub(super) u32);
+
+/// A socket to the kernel, of the network namespace that it was opened in.
+#[derive(Debug)]
+pub(super) struct Netlink {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Netlink {
+    pub(super) fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Sends a request. Returns what the kernel answers.
+    fn ask(
+        &mut self,
+        request: RouteNetlinkMessage,
+        flags: u16,
+    ) -> io::Result<Vec<RouteNetlinkMessage>> {
+        self.sequence += 1;
+        let mut header = NetlinkHeader::default();
+        (header.flags, header.sequence_number) = (NLM_F_REQUEST | flags, self.sequence);
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
+        message.finalize();
+        let mut octets = vec![0; message.buffer_len()];
+        message.serialize(&mut octets);
+        self.socket.send(&octets, 0)?;
+        let mut answers = Vec::new();
+        loop {
+            let (datagram, _) = self.socket.recv_from_full()?;
+            let mut rest = &datagram[..];
+            while let Some(len) = message_len(rest) {
+                let (message, after) = rest.split_at(len);
+                // Each begins at a multiple of four octets (netlink(7)).
+                rest = after.get(len.next_multiple_of(4) - len..).unwrap_or(&[]);
+                // What this program does not know is of no interest to it.
+                let Ok(message) = NetlinkMessage::deserialize(message) else { continue };
+                if message.header.sequence_number != self.sequence {
+                    continue;
+                }
+                match message.payload {
+                    NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                    NetlinkPayload::Error(error) if error.code.is_some() => {
+                        return Err(error.to_io());
+                    }
+                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(answers),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn change(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.ask(request, NLM_F_ACK | flags).map(drop)
+    }
+
+    /// Sets an interface up, with this MTU.
+    pub(super) fn set_up(&mut self, Link(index): Link, mtu: u16) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.header.flags = LinkFlags::Up;
+        link.header.change_mask = LinkFlags::Up;
+        link.attributes.push(LinkAttribute::Mtu(mtu.into()));
+        self.change(RouteNetlinkMessage::SetLink(link), 0)
+    }
+
+    /// Deletes an interface, and with it its routes.
+    pub(super) fn delete_link(&mut self, Link(index): Link) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        self.change(RouteNetlinkMessage::DelLink(link), 0)
+    }
+
+    /// Returns the addresses that the host itself has on other interfaces.
+    pub(super) fn addresses_but_of(&mut self, Link(index): Link) -> io::Result<Vec<IpAddr>> {
+        let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let answers = self.ask(all, NLM_F_DUMP)?;
+        Ok(answers.into_iter().filter_map(|answer| own_address(answer, index)).collect())
+    }
+
+    /// Returns the prefixes that this program has routed to an interface.
+    pub(super) fn routes(&mut self, link: Link) -> io::Result<Vec<IpNet>> {
+        let all = RouteNetlinkMessage::GetRoute(RouteMessage::default());
+        let answers = self.ask(all, NLM_F_DUMP)?;
+        Ok(answers.into_iter().filter_map(|answer| own_route(answer, link)).collect())
+    }
+
+    /// Routes a prefix to an interface. An error: it is routed elsewhere already.
+    pub(super) fn add_route(&mut self, prefix: IpNet, link: Link) -> io::Result<()> {
+        let route = RouteNetlinkMessage::NewRoute(route(prefix, link));
+        self.change(route, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    pub(super) fn delete_route(&mut self, prefix: IpNet, link: Link) -> io::Result<()> {
+        self.change(RouteNetlinkMessage::DelRoute(route(prefix, link)), 0)
+    }
+}
+
+/// Returns how long the message is that octets begin with; none where there is no whole one.
+fn message_len(octets: &[u8]) -> Option<usize> {
+    let len = u32::from_ne_bytes(*octets.first_chunk()?) as usize;
+    // The header has 16 octets (netlink(7)).
+    (16..=octets.len()).contains(&len).then_some(len)
+}
+
+fn own_address(answer: RouteNetlinkMessage, but_of: u32) -> Option<IpAddr> {
+    let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
+    if message.header.index == but_of {
+        return None;
+    }
+    let (mut address, mut local) = (None, None);
+    for attribute in message.attributes {
+        match attribute {
+            AddressAttribute::Address(found) => address = Some(found),
+            AddressAttribute::Local(found) => local = Some(found),
+            _ => {}
+        }
+    }
+    // Of a point-to-point link, the first is the other end's (rtnetlink(7), IFA_LOCAL).
+    local.or(address)
+}
+
+fn own_route(answer: RouteNetlinkMessage, Link(index): Link) -> Option<IpNet> {
+    let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
+    let leads_there = message.attributes.contains(&RouteAttribute::Oif(index));
+    if message.header.protocol != OURS || !leads_there {
+        return None;
+    }
+    let destination = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+        _ => None,
+    })?;
+    IpNet::new(destination, message.header.destination_prefix_length).ok()
+}
+
+fn route(prefix: IpNet, Link(index): Link) -> RouteMessage {
+    let (family, destination) = match prefix {
+        IpNet::V4(prefix) => (AddressFamily::Inet, RouteAddress::Inet(Ipv4Net::network(&prefix))),
+        IpNet::V6(prefix) => (AddressFamily::Inet6, RouteAddress::Inet6(Ipv6Net::network(&prefix))),
+    };
+    let mut route = RouteMessage::default();
+    route.header.address_family = family;
+    route.header.destination_prefix_length = prefix.prefix_len();
+    route.header.table = RouteHeader::RT_TABLE_MAIN;
+    route.header.protocol = OURS;
+    route.header.scope = RouteScope::Link;
+    route.header.kind = RouteType::Unicast;
+    route.attributes = vec![RouteAttribute::Destination(destination), RouteAttribute::Oif(index)];
+    route
+}

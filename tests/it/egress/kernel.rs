@@ -1,0 +1,140 @@
+//! What the host's kernel is told, and what it is not.
+
+use super::rig::{Container, HOST, WEB, WORLD, on_a_host, public, start, start_egress, try_public};
+use crate::{
+    command::{mvirt, stdout},
+    daemon::Daemon,
+    namespace::run,
+};
+use std::process::Command;
+
+fn has(command: &str) -> bool {
+    let words: Vec<_> = command.split(' ').collect();
+    Command::new(words[0]).args(&words[1..]).output().unwrap().status.success()
+}
+
+/// Whether the kernel knows anything of ours.
+fn is_untouched() -> bool {
+    !has("ip link show mvirt0") && !has("nft list table inet mvirt")
+}
+
+fn cleanup() -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_mvirt-net")).arg("--cleanup").output().unwrap()
+}
+
+#[test]
+fn nothing_is_touched_before_there_is_a_public_network_nor_left_after_the_last() {
+    on_a_host(|_| {
+        let mut daemon = start(&[]);
+        daemon.network("prod");
+        assert!(is_untouched());
+        public(&mut daemon, "web", WEB);
+        assert!(!is_untouched());
+        assert!(daemon.log().contains("net.ipv4.ip_forward=1"), "it says what is missing");
+        stdout(&mvirt(&daemon, &["network", "delete", "web"]));
+        assert!(is_untouched());
+        let shown = stdout(&mvirt(&daemon, &["egress"]));
+        assert!(shown.contains("tun (mvirt0)"), "{shown}");
+    });
+}
+
+#[test]
+fn cleanup_removes_all_that_a_daemon_has_left() {
+    on_a_host(|_| {
+        let mut daemon = start_egress();
+        public(&mut daemon, "web", WEB);
+        let refused = cleanup();
+        assert_eq!(refused.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.contains("end the daemon first"), "{said}");
+        daemon.terminate();
+        assert!(run("ip route").contains("10.1.0.0/24 dev mvirt0"), "it is there for the next");
+        assert_eq!(cleanup().status.code(), Some(0));
+        assert!(is_untouched());
+        assert_eq!(cleanup().status.code(), Some(0), "again");
+        daemon.start_again();
+        let mut guest = crate::guest::Guest::connect(&daemon.nic("web", "vm1"));
+        assert!(guest.ping(WORLD[0]), "what is stored is served");
+    });
+}
+
+/// A daemon that finds no nft, or one that fails.
+fn without_nft(script: Option<&str>) -> Daemon {
+    Daemon::start_with_environment(|directory| {
+        let bin = directory.join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        if let Some(script) = script {
+            use std::os::unix::fs::PermissionsExt as _;
+            let nft = bin.join("nft");
+            std::fs::write(&nft, script).unwrap();
+            std::fs::set_permissions(&nft, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        vec![("PATH", bin), ("MVIRT_NET_EGRESS", "tun".into())]
+    })
+}
+
+#[test]
+fn without_nft_nothing_is_made_and_the_reason_is_said() {
+    on_a_host(|_| {
+        let mut daemon = without_nft(None);
+        let refused = try_public(&mut daemon, "web", WEB).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+        assert!(refused.message().contains("install the package nftables"), "{refused}");
+        assert!(is_untouched());
+        daemon.network("prod");
+    });
+}
+
+#[test]
+fn an_nft_that_fails_leaves_nothing_behind() {
+    on_a_host(|_| {
+        let mut daemon = without_nft(Some("#!/bin/sh\necho no such thing >&2\nexit 1\n"));
+        let refused = try_public(&mut daemon, "web", WEB).unwrap_err();
+        assert!(refused.message().contains("no such thing"), "{refused}");
+        assert!(is_untouched());
+        // It is not there: its name is free.
+        assert!(stdout(&mvirt(&daemon, &["network", "list"])).lines().count() <= 1);
+    });
+}
+
+#[test]
+fn what_is_the_hosts_own_stays_its_own() {
+    on_a_host(|_| {
+        let mut daemon = start_egress();
+        let refused = try_public(&mut daemon, "lan", ["192.0.2.0/25", "fd00:1::/64"]).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+        assert!(refused.message().contains(HOST[0]), "{refused}");
+        run("ip route add 10.9.0.0/24 via 192.0.2.2");
+        let refused = try_public(&mut daemon, "far", ["10.9.0.0/24", "fd00:1::/64"]).unwrap_err();
+        assert!(refused.message().contains("10.9.0.0/24"), "{refused}");
+        assert!(is_untouched(), "{refused}");
+        let refused = try_public(&mut daemon, "lo", ["127.1.0.0/24", "fd00:1::/64"]).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        // With another that is public, too: what the kernel knows of that stays.
+        public(&mut daemon, "web", WEB);
+        try_public(&mut daemon, "far", ["10.9.0.0/24", "fd00:9::/64"]).unwrap_err();
+        assert!(!run("nft list table inet mvirt").contains("10.9.0.0"));
+        assert!(!run("ip -6 route").contains("fd00:9::/64"));
+        let guest = Container::new(&mut daemon, "web", "c1");
+        assert!(guest.pings(WORLD[0]));
+    });
+}
+
+#[test]
+fn a_firewall_in_the_way_is_named() {
+    on_a_host(|_| {
+        run("nft add table ip filter");
+        let chain = "{ type filter hook forward priority 0 ; policy drop ; }";
+        run(&format!("nft add chain ip filter FORWARD {chain}"));
+        let mut daemon = start_egress();
+        public(&mut daemon, "web", WEB);
+        let guest = Container::new(&mut daemon, "web", "c1");
+        assert!(guest.misses(WORLD[0]));
+        let rules = "nft insert rule ip filter FORWARD iifname mvirt0 accept; \
+                     nft insert rule ip filter FORWARD oifname mvirt0 ct state \
+                     established,related accept";
+        assert!(daemon.log().contains(rules), "{}", daemon.log());
+        rules.split("; ").for_each(|rule| drop(run(rule)));
+        assert!(guest.pings(WORLD[0]), "what it says helps");
+    });
+}

@@ -1,0 +1,6 @@
+//! Guests of public networks and the world: through the daemon, the host's kernel and its NAT.
+
+mod kernel;
+mod lives;
+mod rig;
+mod world;
