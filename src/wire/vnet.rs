@@ -162,6 +162,12 @@ impl Header {
         }
     }
 
+    /// Its last field, which means nothing from a guest: at the socket of `mvirt-egress`, whose
+    /// packet it is.
+    pub fn buffers(&self) -> u16 {
+        self.num_buffers.get()
+    }
+
     fn segments(&self) -> Option<Segments> {
         let ecn = self.gso_type & GSO_ECN != 0;
         let kind = match self.gso_type & !GSO_ECN {
@@ -185,6 +191,7 @@ mod tests {
         let header = Header::to_guest(partial, 0, 2);
         assert_eq!(header.as_bytes(), [1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 2, 0]);
         assert_eq!(header.offload(), Ok(partial));
+        assert_eq!(header.buffers(), 2);
         assert_eq!(Header::to_guest(Offload::None, 0, 1).as_bytes(), Header::PLAIN);
         assert_eq!(Header::from(Header::PLAIN).offload(), Ok(Offload::None));
         let tso = [1, 0x81, 54, 0, 0xb4, 5, 34, 0, 16, 0, 1, 0];

@@ -1,0 +1,205 @@
+//! Where vNICs may go: takes a destination, returns the address of a socket, or that there is none.
+//! Who is denied goes unanswered, as if nobody were there.
+
+use super::protocol::{Configuration, Denied};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// What nobody may reach unless it is allowed: this host's own, and what means no single host.
+const NEVER4: [Ipv4Net; 5] = [
+    // "This host": a connection to it would be one to loopback (RFC 1122 §3.2.1.3).
+    net4([0, 0, 0, 0], 8),
+    net4([127, 0, 0, 0], 8),
+    // Link-local, and with it the metadata service of the cloud that this host may be in.
+    net4([169, 254, 0, 0], 16),
+    // Multicast; and behind it what is reserved, with the broadcast address.
+    net4([224, 0, 0, 0], 4),
+    net4([240, 0, 0, 0], 4),
+];
+const NEVER6: [Ipv6Net; 4] = [
+    // The unspecified address, loopback, and IPv4 addresses as if they were of IPv6 (RFC 4291
+    // §2.5.5), by which any IPv4 address could be named.
+    net6(0, 80),
+    net6(0xfe80, 10),
+    // Site-local, which is no longer used (RFC 3879), but on a link all the same.
+    net6(0xfec0, 10),
+    net6(0xff00, 8),
+];
+
+const fn net4([a, b, c, d]: [u8; 4], len: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), len)
+}
+
+const fn net6(first: u16, len: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), len)
+}
+
+/// Where vNICs may go.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    allow: Vec<IpNet>,
+    deny: Vec<IpNet>,
+    /// Ports that are denied.
+    ports: Vec<SocketAddr>,
+    host_loopback: Option<IpAddr>,
+}
+
+/// What becomes of a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// A socket may go there.
+    To(SocketAddr),
+    /// It may unless that is an address of this host.
+    UnlessHost(SocketAddr),
+    /// Nobody may.
+    Denied,
+}
+
+impl Policy {
+    /// Returns that of a configuration.
+    pub fn new(configuration: &Configuration) -> Self {
+        let mut policy = Self {
+            allow: configuration.allow.clone(),
+            host_loopback: configuration.host_loopback,
+            ..Self::default()
+        };
+        for denied in &configuration.deny {
+            match denied {
+                Denied::Network(network) => policy.deny.push(*network),
+                Denied::Port(port) => policy.ports.push(*port),
+            }
+        }
+        policy
+    }
+
+    /// Returns the way to what a vNIC calls `destination`.
+    pub fn way(&self, destination: SocketAddr) -> Way {
+        let address = destination.ip();
+        if self.deny.iter().any(|network| network.contains(&address)) {
+            return Way::Denied;
+        }
+        let is_loopback = self.host_loopback == Some(address);
+        let to = if is_loopback { loopback(address) } else { address };
+        let may = is_loopback
+            || !is_never(address)
+            || self.allow.iter().any(|network| network.contains(&address));
+        let to = SocketAddr::new(to, destination.port());
+        let is_port = |port: &&SocketAddr| port.port() == to.port();
+        let mut ports = self.ports.iter().filter(is_port);
+        if !may || ports.clone().any(|port| port.ip() == to.ip() || port.ip() == address) {
+            return Way::Denied;
+        }
+        // Who listens on all addresses of IPv6 listens on those of IPv4 as well.
+        match ports.any(|port| port.ip().is_unspecified()) {
+            true if to.ip().is_loopback() => Way::Denied,
+            true => Way::UnlessHost(to),
+            false => Way::To(to),
+        }
+    }
+
+    /// Returns what a vNIC is to call the host that this host calls `from`; nothing where it may
+    /// not even know of it.
+    pub fn origin(&self, from: SocketAddr) -> Option<SocketAddr> {
+        let address = from.ip().to_canonical();
+        if address.is_loopback() {
+            let named = self.host_loopback.filter(|named| named.is_ipv4() == address.is_ipv4())?;
+            return Some(SocketAddr::new(named, from.port()));
+        }
+        let may = !is_never(address) || self.allow.iter().any(|network| network.contains(&address));
+        may.then_some(SocketAddr::new(address, from.port()))
+    }
+}
+
+fn is_never(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => NEVER4.iter().any(|network| network.contains(&address)),
+        IpAddr::V6(address) => NEVER6.iter().any(|network| network.contains(&address)),
+    }
+}
+
+fn loopback(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(text: &str) -> Policy {
+        Policy::new(&serde_json::from_str(text).unwrap())
+    }
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_host_and_what_is_no_single_host_are_never_reached() {
+        let policy = policy(r#"{"version":1}"#);
+        for denied in [
+            "127.0.0.1:22",
+            "127.255.0.9:1",
+            "0.0.0.0:22",
+            "0.1.2.3:22",
+            "169.254.169.254:80",
+            "224.0.0.251:5353",
+            "239.255.255.250:1900",
+            "255.255.255.255:67",
+            "240.0.0.1:1",
+            "[::]:22",
+            "[::1]:22",
+            "[::ffff:127.0.0.1]:22",
+            "[::127.0.0.1]:22",
+            "[::ffff:192.0.2.1]:22",
+            "[fe80::1]:22",
+            "[febf::1]:22",
+            "[ff02::1]:5353",
+        ] {
+            assert_eq!(policy.way(at(denied)), Way::Denied, "{denied}");
+        }
+        for open in ["192.0.2.1:22", "10.0.0.1:1", "1.0.0.1:53", "223.255.255.255:1", "[fd00::1]:1"]
+        {
+            assert_eq!(policy.way(at(open)), Way::To(at(open)));
+        }
+    }
+
+    #[test]
+    fn what_is_denied_wins_over_what_is_allowed() {
+        let policy = policy(
+            r#"{"version":1,"allow":["169.254.0.0/16","10.0.0.0/8"],"deny":["169.254.169.254/32","10.1.0.0/16"]}"#,
+        );
+        assert_eq!(policy.way(at("169.254.1.1:1")), Way::To(at("169.254.1.1:1")));
+        assert_eq!(policy.way(at("169.254.169.254:80")), Way::Denied);
+        assert_eq!(policy.way(at("10.1.2.3:80")), Way::Denied);
+        assert_eq!(policy.way(at("10.2.2.3:80")), Way::To(at("10.2.2.3:80")));
+    }
+
+    #[test]
+    fn ports_of_the_daemon_are_denied_at_every_address_of_the_host() {
+        let policy = policy(
+            r#"{"version":1,"deny":["0.0.0.0:50051","192.0.2.1:80"],"host_loopback":"10.0.2.2"}"#,
+        );
+        assert_eq!(policy.way(at("192.0.2.1:80")), Way::Denied);
+        assert_eq!(policy.way(at("192.0.2.2:80")), Way::To(at("192.0.2.2:80")));
+        assert_eq!(policy.way(at("192.0.2.2:50051")), Way::UnlessHost(at("192.0.2.2:50051")));
+        assert_eq!(
+            policy.way(at("[2001:db8::1]:50051")),
+            Way::UnlessHost(at("[2001:db8::1]:50051"))
+        );
+        assert_eq!(policy.way(at("10.0.2.2:50051")), Way::Denied);
+        assert_eq!(policy.way(at("10.0.2.2:22")), Way::To(at("127.0.0.1:22")));
+    }
+
+    #[test]
+    fn who_speaks_from_loopback_has_the_name_that_it_is_given() {
+        let named = policy(r#"{"version":1,"host_loopback":"10.0.2.2"}"#);
+        assert_eq!(named.origin(at("127.0.0.1:9")), Some(at("10.0.2.2:9")));
+        assert_eq!(named.origin(at("[::1]:9")), None);
+        assert_eq!(named.origin(at("[::ffff:192.0.2.1]:9")), Some(at("192.0.2.1:9")));
+        assert_eq!(policy(r#"{"version":1}"#).origin(at("127.0.0.1:9")), None);
+        assert_eq!(named.origin(at("169.254.169.254:80")), None);
+    }
+}
