@@ -56,10 +56,10 @@ MAN = $(share)/man/man1
 BASH = $(share)/bash-completion/completions
 ZSH = $(share)/zsh/site-functions
 FISH = $(share)/fish/vendor_completions.d
-PROGRAMS := mvirt-net mvirt mvirt-switchyardd mvirt-vswitch mvirt-dives
+PROGRAMS := mvirt-net mvirt mvirt-switchyardd mvirt-vswitch mvirt-dives mvirt-egress
 # Whose page and completions are made of their flags by --generate. mvirt has a page a command, and completions that ask the daemon;
 # the flags of vswitch are those of another program, in its style.
-GENERATED := mvirt-net mvirt-switchyardd mvirt-dives
+GENERATED := mvirt-net mvirt-switchyardd mvirt-dives mvirt-egress
 
 install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with completions, the manual and the systemd unit
 	@for binary in $(PROGRAMS); do test -x $(TARGET)/release/$$binary || \

@@ -171,13 +171,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_ring_is_a_queue(steps in proptest::collection::vec((0..3000usize, 0..3000usize, any::<bool>()), 1..40)) {
+        fn a_ring_is_a_queue(
+            steps in proptest::collection::vec((0..3000usize, 0..3000usize, any::<bool>()), 1..40),
+        ) {
             let (mut memory, mut of_nic) = (Memory::new(1 << 20), 0);
             let (mut ring, mut queue, mut next) = (Ring::default(), VecDeque::new(), 0u8);
             for (push, consume, by_slices) in steps {
                 let purse = &mut Purse { memory: &mut memory, of_nic: &mut of_nic };
                 prop_assert!(ring.reserve(push, purse) >= push);
-                let octets = (0..push).map(|_| { next = next.wrapping_add(1); next }).collect::<Vec<_>>();
+                let count = || { next = next.wrapping_add(1); next };
+                let octets = std::iter::repeat_with(count).take(push).collect::<Vec<_>>();
                 if by_slices {
                     let [mut first, mut second] = ring.free();
                     let (a, b) = octets.split_at(push.min(first.len()));
@@ -194,7 +197,8 @@ mod tests {
                 ring.consume(consume);
                 queue.drain(..from);
                 prop_assert_eq!(ring.len(), queue.len());
-                prop_assert_eq!(joined(ring.slices(0, usize::MAX)), queue.iter().copied().collect::<Vec<_>>());
+                let whole = queue.iter().copied().collect::<Vec<_>>();
+                prop_assert_eq!(joined(ring.slices(0, usize::MAX)), whole);
             }
             ring.release(&mut Purse { memory: &mut memory, of_nic: &mut of_nic });
             prop_assert_eq!((memory.used(), of_nic), (0, 0));

@@ -98,7 +98,7 @@ impl Fragments {
         oldest.map_or(0, |at| self.waiting.remove(at).parts.len() as u64)
     }
 
-    /// Forgets those that have waited too long; returns, for each vNIC, how many fragments that were.
+    /// Forgets those that have waited too long; returns how many fragments of which vNIC.
     pub fn expire(&mut self, now: Instant) -> Vec<(u16, u64)> {
         let late = self.waiting.partition_point(|waiting| now >= waiting.since + TIMEOUT);
         let gone = self.waiting.drain(..late);

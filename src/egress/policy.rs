@@ -169,7 +169,8 @@ mod tests {
     #[test]
     fn what_is_denied_wins_over_what_is_allowed() {
         let policy = policy(
-            r#"{"version":1,"allow":["169.254.0.0/16","10.0.0.0/8"],"deny":["169.254.169.254/32","10.1.0.0/16"]}"#,
+            r#"{"version":1,"allow":["169.254.0.0/16","10.0.0.0/8"],
+                "deny":["169.254.169.254/32","10.1.0.0/16"]}"#,
         );
         assert_eq!(policy.way(at("169.254.1.1:1")), Way::To(at("169.254.1.1:1")));
         assert_eq!(policy.way(at("169.254.169.254:80")), Way::Denied);

@@ -2,8 +2,8 @@
 //! to a socket of the host, and what that says to the vNIC.
 //!
 //! ```text
-//!  Dialing ─connected▶ Answering ─ACK▶ Open       the vNIC has called: first the host, then SYN-ACK
-//!  Calling ─SYN-ACK──────────────────▶ Open       somebody has called the vNIC
+//!  Dialing ─connected▶ Answering ─ACK▶ Open     the vNIC has called: first the host, then SYN-ACK
+//!  Calling ─SYN-ACK──────────────────▶ Open     somebody has called the vNIC
 //! ```
 //! The vNIC is in this host, so the line is short and loses only what finds no buffer: it is enough
 //! to take what comes in order, and to send again from where the vNIC has stopped (go-back-N). What

@@ -401,16 +401,20 @@ proptest! {
         chances in proptest::collection::vec(any::<u8>(), 64..256),
         window in 0..400u16,
     ) {
-        let octets = |len: usize, seed: usize| (0..len).map(|at| ((at * seed) >> 3) as u8).collect::<Vec<_>>();
+        let octets = |len: usize, seed: usize| {
+            (0..len).map(|at| ((at * seed) >> 3) as u8).collect::<Vec<_>>()
+        };
         let (up, down) = (octets(up, 7), octets(down, 11));
         let mut line = Line::open();
-        let mut guest = Guest { said: up.clone(), acknowledged: 0, heard: vec![], fin_heard: false };
+        let (said, heard) = (up.clone(), vec![]);
+        let mut guest = Guest { said, acknowledged: 0, heard, fin_heard: false };
         let (mut offered, mut turn) = (0, 0);
         let mut chance = || { turn += 1; chances[turn % chances.len()] };
         let mut rounds = 0;
         while !(line.tcp.is_over() && guest.fin_heard) {
             rounds += 1;
-            prop_assert!(rounds < 5000, "it stands still: {line:?} {}", guest.heard.len(), line = line.tcp);
+            let heard = guest.heard.len();
+            prop_assert!(rounds < 5000, "it stands still at {heard}: {:?}", line.tcp);
             offered += line.host_says(&down[offered..]);
             if offered == down.len() {
                 line.tcp.host_ended(line.now);
@@ -447,14 +451,21 @@ proptest! {
 
     #[test]
     fn wild_segments_do_no_harm(segments in proptest::collection::vec(
-        (any::<u32>(), any::<u32>(), any::<u8>(), any::<u16>(), 0..3000usize, any::<bool>()), 0..200,
+        (any::<u32>(), any::<u32>(), any::<u8>(), any::<u16>(), 0..3000usize, any::<bool>()),
+        0..200,
     )) {
         let mut line = Line::open();
         line.host_says(&[5; 3000]);
         for (sequence, acknowledgment, flags, window, len, is_near) in segments {
-            let near = |number: u32, base: u32| if is_near { base.wrapping_add(number % 4000) } else { number };
+            let near = |number: u32, base: u32| match is_near {
+                true => base.wrapping_add(number % 4000),
+                false => number,
+            };
             let segment = Segment {
-                sequence: near(sequence, GUEST), acknowledgment: near(acknowledgment, OURS), flags, window,
+                sequence: near(sequence, GUEST),
+                acknowledgment: near(acknowledgment, OURS),
+                flags,
+                window,
                 ..Segment::default()
             };
             if line.say(segment, &vec![1; len]) == Taken::Reset {

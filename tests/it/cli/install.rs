@@ -9,12 +9,13 @@ use std::{
     process::{Command, Output},
 };
 
-const PROGRAMS: [&str; 5] = [
+const PROGRAMS: [&str; 6] = [
     env!("CARGO_BIN_EXE_mvirt-net"),
     env!("CARGO_BIN_EXE_mvirt"),
     env!("CARGO_BIN_EXE_mvirt-switchyardd"),
     env!("CARGO_BIN_EXE_mvirt-vswitch"),
     env!("CARGO_BIN_EXE_mvirt-dives"),
+    env!("CARGO_BIN_EXE_mvirt-egress"),
 ];
 
 /// Where is built and installed, as if it were built for release.
@@ -78,9 +79,8 @@ fn what_make_installs_it_removes() {
     for path in ["lib/sysusers.d/mvirt-net.conf", "share/man/man1/mvirt-nic-create.1"] {
         assert!(!place.read(path).is_empty(), "{path}");
     }
-    for program in
-        ["mvirt-net", "mvirt", "mvirt-switchyardd", "mvirt-vswitch", "vswitch", "mvirt-dives"]
-    {
+    let names = ["mvirt-net", "mvirt", "mvirt-switchyardd", "mvirt-vswitch", "vswitch"];
+    for program in names.into_iter().chain(["mvirt-dives", "mvirt-egress"]) {
         let mut command = Command::new(place.installed("bin").join(program));
         let version = stdout(&command.arg("--version").output().unwrap());
         assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");

@@ -1,0 +1,314 @@
+//! UDP: one socket for each port that a vNIC sends from, wherever to (endpoint-independent mapping,
+//! RFC 4787 §4.1), and one for each forward; echo requests: one socket for each identifier.
+
+use super::world::{Key, Refused, World};
+use mvirt_net::{
+    egress::{
+        compose::{self, Ends},
+        packet::Packet,
+        protocol::{Dropped, Forward},
+    },
+    wire::{icmpv4, icmpv6},
+};
+use rustix::{
+    event::epoll::EventFlags,
+    io::Errno,
+    net::{RecvFlags, SendFlags, SocketType, ipproto, recvfrom, sendto},
+};
+use slab::Slab;
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+/// How long a port, and an identifier, may be silent.
+const IDLE_UDP: Duration = Duration::from_secs(180);
+const IDLE_ECHO: Duration = Duration::from_secs(60);
+/// Datagrams taken of one socket before others have their turn.
+const TURN: usize = 64;
+
+/// What sockets of one kind carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Datagrams of ports.
+    Udp,
+    /// Echo requests of identifiers.
+    Echo,
+}
+
+/// All sockets of one kind.
+#[derive(Debug)]
+pub(crate) struct Datagrams {
+    kind: Kind,
+    mappings: Slab<Mapping>,
+    /// By vNIC, and its address and port, or identifier.
+    by_guest: HashMap<(u16, SocketAddr), usize>,
+    buffer: Vec<u8>,
+    messages: Vec<u8>,
+    lens: Vec<usize>,
+}
+
+/// A socket, and whose it is.
+#[derive(Debug)]
+struct Mapping {
+    tag: u16,
+    guest: SocketAddr,
+    socket: OwnedFd,
+    active: Instant,
+    /// It lasts as long as this does.
+    forward: Option<Forward>,
+}
+
+impl Datagrams {
+    pub(crate) fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            mappings: Slab::new(),
+            by_guest: HashMap::new(),
+            buffer: vec![0; 65_536],
+            messages: Vec::new(),
+            lens: Vec::new(),
+        }
+    }
+
+    fn key(&self, index: usize) -> Key {
+        match self.kind {
+            Kind::Udp => Key::Udp(index as u32),
+            Kind::Echo => Key::Echo(index as u32),
+        }
+    }
+
+    fn idle(&self) -> Duration {
+        match self.kind {
+            Kind::Udp => IDLE_UDP,
+            Kind::Echo => IDLE_ECHO,
+        }
+    }
+
+    /// Takes datagrams of a vNIC: `payload`, in parts of `size` octets.
+    pub(crate) fn take(
+        &mut self,
+        world: &mut World,
+        packet: &Packet<'_>,
+        (source, destination): (u16, u16),
+        (payload, size): (&[u8], usize),
+    ) {
+        let guest = SocketAddr::new(packet.source, source);
+        let remote = SocketAddr::new(packet.destination, destination);
+        let ends = Ends { tag: packet.tag, from: remote, to: guest };
+        let way = world.way(remote).and_then(|to| Ok((self.mapping(world, &ends)?, to)));
+        let (index, to) = match way {
+            Ok(found) => found,
+            Err(refused) => return self.refused(world, &ends, refused, packet),
+        };
+        let Some(mapping) = self.mappings.get_mut(index) else { return };
+        mapping.active = world.now;
+        // One without octets is a datagram as well.
+        let mut parts = payload.chunks(size.max(1)).collect::<Vec<_>>();
+        if parts.is_empty() {
+            parts.push(&[]);
+        }
+        for part in parts {
+            let sent = sendto(&mapping.socket, part, SendFlags::NOSIGNAL, &to);
+            match sent {
+                Ok(_) => {}
+                Err(Errno::AGAIN | Errno::NOBUFS) => world.drop(ends.tag, Dropped::HostFull, 1),
+                Err(error) => {
+                    world.drop(ends.tag, Dropped::Unreachable, 1);
+                    return world.unreachable(&ends, error, packet.octets);
+                }
+            }
+        }
+    }
+
+    fn refused(&self, world: &mut World, ends: &Ends, refused: Refused, packet: &Packet<'_>) {
+        match refused {
+            Refused::Denied => world.drop(ends.tag, Dropped::EgressDenied, 1),
+            Refused::Limit => world.drop(ends.tag, Dropped::EgressLimit, 1),
+            Refused::Error(Errno::ACCESS | Errno::PERM) if self.kind == Kind::Echo => {
+                world.drop(ends.tag, Dropped::EchoNotAllowed, 1);
+            }
+            Refused::Error(error) => {
+                world.drop(ends.tag, Dropped::Unreachable, 1);
+                world.unreachable(ends, error, packet.octets);
+            }
+        }
+    }
+
+    /// Returns the socket of who sends, which is made where there is none.
+    fn mapping(&mut self, world: &mut World, ends: &Ends) -> Result<usize, Refused> {
+        if let Some(index) = self.by_guest.get(&(ends.tag, ends.to)) {
+            return Ok(*index);
+        }
+        let nic = world.nics.get(&ends.tag).ok_or(Refused::Limit)?;
+        let is_full = match self.kind {
+            Kind::Udp => nic.stats.udp >= world.limits.udp,
+            Kind::Echo => nic.stats.echo >= world.limits.echo,
+        };
+        if is_full {
+            return Err(Refused::Limit);
+        }
+        let protocol = match (self.kind, ends.to) {
+            (Kind::Udp, _) => None,
+            (Kind::Echo, SocketAddr::V4(_)) => Some(ipproto::ICMP),
+            (Kind::Echo, SocketAddr::V6(_)) => Some(ipproto::ICMPV6),
+        };
+        let socket = world.socket(ends.to.ip(), SocketType::DGRAM, protocol)?;
+        let added = self.add(world, (ends.tag, ends.to), socket, None);
+        added.map_err(|_| Refused::Limit)
+    }
+
+    fn add(
+        &mut self,
+        world: &mut World,
+        (tag, guest): (u16, SocketAddr),
+        socket: OwnedFd,
+        forward: Option<Forward>,
+    ) -> io::Result<usize> {
+        let index = self.mappings.vacant_key();
+        // Not edge-triggered: it is told again of what did not have its turn.
+        let watched = world.watch(&socket, self.key(index), EventFlags::IN);
+        if let Err(error) = watched {
+            world.closed();
+            return Err(error);
+        }
+        let active = world.now;
+        self.mappings.insert(Mapping { tag, guest, socket, active, forward });
+        self.by_guest.insert((tag, guest), index);
+        self.count(world, tag, 1);
+        if forward.is_none() {
+            world.at(active + self.idle(), self.key(index));
+        }
+        Ok(index)
+    }
+
+    fn count(&self, world: &mut World, tag: u16, by: i32) {
+        let Some(stats) = world.stats(tag) else { return };
+        let count = match self.kind {
+            Kind::Udp => &mut stats.udp,
+            Kind::Echo => &mut stats.echo,
+        };
+        *count = count.saturating_add_signed(by);
+    }
+
+    /// Listens for a vNIC: what it sends from that port goes by the same socket.
+    pub(crate) fn listen(
+        &mut self,
+        world: &mut World,
+        guest: SocketAddr,
+        forward: Forward,
+    ) -> io::Result<()> {
+        let socket = super::forwards::bind(forward.listen, SocketType::DGRAM)?;
+        if let Some(index) = self.by_guest.get(&(forward.tag, guest)) {
+            self.remove(world, *index);
+        }
+        world.reserve().map_err(|_| io::Error::from(Errno::MFILE))?;
+        self.add(world, (forward.tag, guest), socket, Some(forward))?;
+        Ok(())
+    }
+
+    /// Listens no longer where `gone` says so.
+    pub(crate) fn unlisten(&mut self, world: &mut World, gone: impl Fn(&Forward) -> bool) {
+        self.remove_if(world, |mapping| mapping.forward.as_ref().is_some_and(&gone));
+    }
+
+    /// Closes those of a vNIC that are of none of its addresses.
+    pub(crate) fn retain(&mut self, world: &mut World, tag: u16) {
+        let owned = self.mappings.iter().map(|(_, mapping)| mapping.guest.ip());
+        let owned = owned.filter(|address| world.owns(tag, *address)).collect::<Vec<_>>();
+        self.remove_if(world, |mapping| mapping.tag == tag && !owned.contains(&mapping.guest.ip()));
+    }
+
+    fn remove_if(&mut self, world: &mut World, gone: impl Fn(&Mapping) -> bool) {
+        let gone = self.mappings.iter().filter(|(_, mapping)| gone(mapping));
+        for index in gone.map(|(index, _)| index).collect::<Vec<_>>() {
+            self.remove(world, index);
+        }
+    }
+
+    fn remove(&mut self, world: &mut World, index: usize) {
+        let Some(mapping) = self.mappings.try_remove(index) else { return };
+        self.by_guest.remove(&(mapping.tag, mapping.guest));
+        world.closed();
+        self.count(world, mapping.tag, -1);
+    }
+
+    /// The timer of a socket has come.
+    pub(crate) fn timer(&mut self, world: &mut World, index: usize) {
+        let Some(mapping) = self.mappings.get(index).filter(|it| it.forward.is_none()) else {
+            return;
+        };
+        let deadline = mapping.active + self.idle();
+        if deadline <= world.now {
+            self.remove(world, index);
+        } else {
+            world.at(deadline, self.key(index));
+        }
+    }
+
+    /// Takes what has come to a socket.
+    pub(crate) fn event(&mut self, world: &mut World, index: usize) {
+        for _ in 0..TURN {
+            let Some(mapping) = self.mappings.get_mut(index) else { return };
+            let received = recvfrom(&mapping.socket, &mut self.buffer[..], RecvFlags::empty());
+            let (len, from) = match received {
+                Ok((len, _, Some(from))) => (len, from),
+                // An error that was on its way is taken by asking; another one comes again.
+                Ok(_) | Err(Errno::AGAIN) => return,
+                Err(_) => continue,
+            };
+            mapping.active = world.now;
+            let (tag, guest) = (mapping.tag, mapping.guest);
+            let origin = SocketAddr::try_from(from).ok().and_then(|from| world.policy.origin(from));
+            let Some(from) = origin.filter(|from| from.is_ipv4() == guest.is_ipv4()) else {
+                world.drop(tag, Dropped::EgressDenied, 1);
+                continue;
+            };
+            self.reply(world, &Ends { tag, from, to: guest }, len);
+        }
+    }
+
+    fn reply(&mut self, world: &mut World, ends: &Ends, len: usize) {
+        let mtu = world.nics.get(&ends.tag).map_or(1500, |nic| nic.nic.mtu);
+        let size = (mtu, world.identification());
+        let Self { messages, lens, .. } = self;
+        messages.clear();
+        lens.clear();
+        let payload = &self.buffer[..len.min(self.buffer.len())];
+        let composed = match self.kind {
+            Kind::Udp => compose::datagram(messages, lens, ends, payload, size),
+            Kind::Echo => {
+                // The kernel passes on nothing but answers to what this socket has asked.
+                let Some((head, payload)) = payload.split_first_chunk::<8>() else { return };
+                let reply = match ends.from {
+                    SocketAddr::V4(_) => icmpv4::ECHO_REPLY,
+                    SocketAddr::V6(_) => icmpv6::ECHO_REPLY,
+                };
+                if head[0] != reply {
+                    return;
+                }
+                let sequence = u16::from_be_bytes([head[6], head[7]]);
+                let answer = (ends.to.port(), sequence, payload);
+                compose::echo_reply(messages, lens, ends, answer, size)
+            }
+        };
+        match composed {
+            Ok(()) => world.send_all(ends.tag, messages, lens),
+            // It is longer than a packet of the vNIC's can be, or its MTU allows nothing.
+            Err(_) => world.drop(ends.tag, Dropped::GuestFull, 1),
+        }
+    }
+}
+
+/// Returns the octets of an echo request, whose identifier and sum the kernel fills in.
+pub(crate) fn echo_request(like: IpAddr, sequence: u16, payload: &[u8]) -> Vec<u8> {
+    let kind = match like {
+        IpAddr::V4(_) => icmpv4::ECHO_REQUEST,
+        IpAddr::V6(_) => icmpv6::ECHO_REQUEST,
+    };
+    let [a, b] = sequence.to_be_bytes();
+    [&[kind, 0, 0, 0, 0, 0, a, b], payload].concat()
+}

@@ -1,0 +1,315 @@
+//! The loop: packets of vNICs, sockets, timers, and what the daemon says.
+//!
+//! ```text
+//! packets ─▶ take ─▶ connections, datagrams ─▶ sockets
+//!                        │ turns
+//! packets ◀──────────────┘◀────────────────── sockets
+//! ```
+
+use super::{
+    connections::Connections,
+    control::{Control, Said},
+    datagrams::{Datagrams, Kind, echo_request},
+    world::{Key, World},
+};
+use mvirt_net::egress::{
+    fragments::{Fragments, Outcome},
+    packet::{self, Body, Packet, Transport},
+    protocol::{Addition, Dropped, Failure, Forward, Order, Protocol, Removal, Report, Stats},
+};
+use rustix::{
+    buffer::spare_capacity,
+    event::{
+        Timespec,
+        epoll::{self, EventFlags},
+    },
+    io::{Errno, read},
+};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
+
+/// Octets of the longest message, and one more by which a longer one is found out.
+const BUFFER: usize = 12 + 65_535 + 1;
+/// Packets taken before sockets have their turn.
+const TURN: usize = 128;
+/// vNICs in one report: 64 KiB, were all of their counters in use.
+const REPORTED: usize = 96;
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct Engine<'a> {
+    world: World,
+    control: &'a mut Control,
+    connections: Connections,
+    udp: Datagrams,
+    echo: Datagrams,
+    fragments: Fragments,
+    buffer: Vec<u8>,
+    /// There may be more packets than were taken.
+    has_packets: bool,
+}
+
+impl<'a> Engine<'a> {
+    pub(crate) fn new(
+        mut world: World,
+        control: &'a mut Control,
+        first: Addition,
+    ) -> io::Result<Self> {
+        world.now = Instant::now();
+        world.watch(control.socket(), Key::Control, EventFlags::IN)?;
+        let mut engine = Self {
+            connections: Connections::new(world.now),
+            world,
+            control,
+            udp: Datagrams::new(Kind::Udp),
+            echo: Datagrams::new(Kind::Echo),
+            fragments: Fragments::default(),
+            buffer: vec![0; BUFFER],
+            has_packets: true,
+        };
+        engine.add(first);
+        Ok(engine)
+    }
+
+    /// Says something to the daemon.
+    pub(crate) fn report(&mut self, report: &Report) {
+        self.control.send(report);
+    }
+
+    /// Carries until the daemon says no more.
+    pub(crate) fn run(&mut self) -> io::Result<()> {
+        let mut events = Vec::with_capacity(256);
+        let mut is_busy = true;
+        loop {
+            self.wait(&mut events, is_busy)?;
+            self.world.now = Instant::now();
+            for event in events.drain(..) {
+                let flags = event.flags;
+                match Key::decode(event.data.u64()) {
+                    Key::Packets => {
+                        self.has_packets |= flags.contains(EventFlags::IN);
+                        self.world.blocked &= !flags.contains(EventFlags::OUT);
+                    }
+                    Key::Control => {
+                        if !self.hear()? {
+                            return Ok(());
+                        }
+                    }
+                    Key::Tcp(index) => {
+                        self.connections.event(&mut self.world, index as usize, flags);
+                    }
+                    Key::Udp(index) => self.udp.event(&mut self.world, index as usize),
+                    Key::Echo(index) => self.echo.event(&mut self.world, index as usize),
+                    Key::Listener(index) => {
+                        self.connections.accept(&mut self.world, index as usize);
+                    }
+                    Key::Fragments | Key::Stats => {}
+                }
+            }
+            self.take_packets();
+            self.expire();
+            let has_turns = self.connections.run(&mut self.world);
+            is_busy = has_turns || self.has_packets;
+        }
+    }
+
+    fn wait(&self, events: &mut Vec<epoll::Event>, is_busy: bool) -> io::Result<()> {
+        let timeout = match self.world.next_timer() {
+            _ if is_busy => Some(Timespec::default()),
+            None => None,
+            Some(time) => {
+                let left = time.saturating_duration_since(Instant::now());
+                Some(left.try_into().map_err(io::Error::other)?)
+            }
+        };
+        match epoll::wait(&self.world.epoll, spare_capacity(events), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn take_packets(&mut self) {
+        for _ in 0..TURN {
+            if !self.has_packets {
+                return;
+            }
+            // An end comes as a message of nothing. What will be, epoll tells.
+            let received = read(&self.world.packets, &mut self.buffer[..]).unwrap_or(0);
+            if received == 0 {
+                self.has_packets = false;
+                return;
+            }
+            let buffer = std::mem::take(&mut self.buffer);
+            self.take(&buffer[..received]);
+            self.buffer = buffer;
+        }
+    }
+
+    /// Takes a message of the socket of packets.
+    fn take(&mut self, message: &[u8]) {
+        let (tag, offload, octets) = match packet::split(message) {
+            Ok(split) => split,
+            Err(reason) => return *self.world.dropped.entry(reason).or_default() += 1,
+        };
+        if !self.world.nics.contains_key(&tag) {
+            return self.world.drop(tag, Dropped::UnknownTag, 1);
+        }
+        if let Some(stats) = self.world.stats(tag) {
+            stats.packets_out += 1;
+            stats.octets_out += octets.len() as u64;
+        }
+        let parsed = Packet::parse(tag, offload, octets);
+        let outcome = parsed.and_then(|packet| match packet.body {
+            _ if !self.world.owns(tag, packet.source) => Err(Dropped::SpoofedSource),
+            Body::Whole(body) => self.carry(&packet, body),
+            Body::Fragment { .. } => {
+                self.join(&packet);
+                Ok(())
+            }
+        });
+        if let Err(reason) = outcome {
+            self.world.drop(tag, reason, 1);
+        }
+    }
+
+    fn join(&mut self, packet: &Packet<'_>) {
+        match self.fragments.take(packet, self.world.now) {
+            Outcome::Waits(gone) => {
+                self.world.drop(packet.tag, Dropped::Fragment, gone);
+                if let Some(deadline) = self.fragments.deadline() {
+                    self.world.at(deadline, Key::Fragments);
+                }
+            }
+            Outcome::Dropped(gone) => self.world.drop(packet.tag, Dropped::Fragment, gone),
+            Outcome::Whole(body) => {
+                if let Err(reason) = self.carry(packet, &body) {
+                    self.world.drop(packet.tag, reason, 1);
+                }
+            }
+        }
+    }
+
+    fn carry(&mut self, packet: &Packet<'_>, body: &[u8]) -> Result<(), Dropped> {
+        let world = &mut self.world;
+        match packet.transport(body)? {
+            Transport::Tcp(segment, payload) => {
+                self.connections.take(world, packet, &segment, payload);
+            }
+            Transport::Udp { source, destination, payload, size } => {
+                self.udp.take(world, packet, (source, destination), (payload, size));
+            }
+            Transport::Echo { identifier, sequence, payload } => {
+                let request = echo_request(packet.source, sequence, payload);
+                let size = request.len();
+                self.echo.take(world, packet, (identifier, 0), (&request, size));
+            }
+        }
+        Ok(())
+    }
+
+    fn expire(&mut self) {
+        while let Some((time, key)) = self.world.due() {
+            match key {
+                Key::Tcp(index) => self.connections.timer(&mut self.world, index as usize, time),
+                Key::Udp(index) => self.udp.timer(&mut self.world, index as usize),
+                Key::Echo(index) => self.echo.timer(&mut self.world, index as usize),
+                Key::Stats => self.tell(),
+                Key::Fragments => {
+                    for (tag, gone) in self.fragments.expire(self.world.now) {
+                        self.world.drop(tag, Dropped::Fragment, gone);
+                    }
+                }
+                Key::Packets | Key::Control | Key::Listener(_) => {}
+            }
+        }
+    }
+
+    /// Tells the daemon what was carried.
+    fn tell(&mut self) {
+        self.world.stats_told();
+        let mut changed = Vec::new();
+        for nic in self.world.nics.values_mut().filter(|nic| nic.is_news) {
+            nic.is_news = false;
+            changed.push(nic.stats.clone());
+        }
+        for nics in changed.chunks(REPORTED) {
+            let stats = Stats { nics: nics.to_vec(), dropped: self.world.dropped.clone() };
+            self.control.send(&Report::Stats { stats });
+        }
+    }
+
+    /// Takes what the daemon says. Returns whether it will say more.
+    fn hear(&mut self) -> io::Result<bool> {
+        match self.control.receive()? {
+            Said::Nothing => {}
+            Said::Goodbye => return Ok(false),
+            Said::Order(Order::Add(addition)) => self.add(addition),
+            Said::Order(Order::Remove(removal)) => self.remove(&removal),
+        }
+        Ok(true)
+    }
+
+    fn add(&mut self, addition: Addition) {
+        for nic in addition.nics {
+            let tag = nic.tag;
+            self.world.add_nic(nic);
+            self.retain(tag);
+        }
+        for forward in addition.forwards {
+            let same = |other: &Forward| {
+                (other.listen, other.protocol) == (forward.listen, forward.protocol)
+            };
+            self.unlisten(same);
+            if let Err(error) = self.listen(forward) {
+                let (listen, protocol) = (forward.listen, forward.protocol);
+                let (errno, error) = (error.raw_os_error(), error.to_string());
+                let failure = Failure::Forward { listen, protocol, error, errno };
+                self.control.send(&Report::Failed(failure));
+            }
+        }
+    }
+
+    fn listen(&mut self, forward: Forward) -> io::Result<()> {
+        let nic = self.world.nics.get(&forward.tag);
+        let address = nic.and_then(|nic| nic.address(forward.listen.ip()));
+        let address: IpAddr = address.ok_or_else(|| {
+            io::Error::other("the vNIC has no address of that family, or is not there")
+        })?;
+        match forward.protocol {
+            Protocol::Tcp => self.connections.listen(&mut self.world, forward),
+            Protocol::Udp => {
+                let guest = SocketAddr::new(address, forward.port);
+                self.udp.listen(&mut self.world, guest, forward)
+            }
+        }
+    }
+
+    fn unlisten(&mut self, gone: impl Fn(&Forward) -> bool) {
+        self.connections.unlisten(&gone);
+        self.udp.unlisten(&mut self.world, &gone);
+    }
+
+    fn remove(&mut self, removal: &Removal) {
+        for listening in &removal.forwards {
+            self.unlisten(|forward| {
+                (forward.listen, forward.protocol) == (listening.listen, listening.protocol)
+            });
+        }
+        for tag in &removal.nics {
+            self.unlisten(|forward| forward.tag == *tag);
+            self.world.forget_addresses(*tag);
+            self.retain(*tag);
+            self.world.nics.remove(tag);
+        }
+    }
+
+    /// Ends what a vNIC has from addresses that it has no longer.
+    fn retain(&mut self, tag: u16) {
+        self.connections.retain(&mut self.world, tag);
+        self.udp.retain(&mut self.world, tag);
+        self.echo.retain(&mut self.world, tag);
+    }
+}

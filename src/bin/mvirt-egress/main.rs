@@ -1,0 +1,110 @@
+//! `mvirt-egress`: what vNICs of public networks say to the world, said by sockets of this host.
+//!
+//! ```text
+//! descriptor 3 ◀─ packets ─▶ engine ◀─▶ connections, datagrams ◀─▶ sockets
+//! descriptor 4 ◀─ control ──────┘
+//! ```
+//! mvirt-net starts it, one for all networks: a process of its own, since it takes apart what
+//! guests send. Exit codes: 0 the daemon has closed descriptor 4, 1 cannot start or go on, 2 wrong usage.
+
+mod connections;
+mod control;
+mod datagrams;
+mod engine;
+mod forwards;
+mod sandbox;
+mod world;
+
+use clap::{CommandFactory as _, Parser};
+use control::Control;
+use engine::Engine;
+use mvirt_net::{
+    egress::protocol::{Addition, Failure, Report},
+    manual::Generated,
+    printable::printable_lines,
+};
+use rustix::{
+    net::{SocketType, ipproto, sockopt},
+    process::{
+        PidfdFlags, PidfdGetfdFlags, Resource, getpid, getrlimit, pidfd_getfd, pidfd_open,
+        setrlimit,
+    },
+};
+use std::{
+    error::Error,
+    io::{self, Write as _},
+    net::Ipv4Addr,
+    os::fd::OwnedFd,
+    process::ExitCode,
+};
+use world::{World, socket};
+
+const PACKETS: i32 = 3;
+const CONTROL: i32 = 4;
+const NOT_GIVEN: &str = "mvirt-net starts this, with its sockets as descriptors 3 and 4";
+/// Octets on their way to the daemon: as many as an administrator allows (net.core.wmem_max).
+const BUFFER: usize = 4 << 20;
+
+/// Carries what guests of public networks send out of this host, by sockets.
+///
+/// Not for people: mvirt-net starts it, with a socket for packets as descriptor 3 and one for its
+/// orders as descriptor 4, and it ends when the second one is closed.
+#[derive(Debug, Parser)]
+#[command(name = "mvirt-egress", version)]
+struct Flags {
+    /// Print the manual page or the completions of a shell, and end
+    #[arg(long, value_name = "WHAT", hide = true)]
+    generate: Option<Generated>,
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    if let Some(asked) = flags.generate {
+        return asked.print(env!("CARGO_BIN_NAME"), Flags::command());
+    }
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody reads it where this fails.
+            writeln!(io::stderr(), "mvirt-egress: {}", printable_lines(&error.to_string())).ok();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
+    let packets = inherited(PACKETS).map_err(|_| NOT_GIVEN)?;
+    let control = inherited(CONTROL).map_err(|_| NOT_GIVEN)?;
+    // What a shell has left open there is no daemon's.
+    sockopt::socket_type(&control).map_err(|_| NOT_GIVEN)?;
+    let mut control = Control::new(control);
+    let outcome = serve(packets, &mut control);
+    if let Err(error) = &outcome {
+        control.send(&Report::Failed(Failure::Helper { error: error.to_string() }));
+    }
+    outcome
+}
+
+fn serve(packets: OwnedFd, control: &mut Control) -> Result<(), Box<dyn Error>> {
+    let Some(configuration) = control.configuration()? else { return Ok(()) };
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit)?;
+    // A device has no such thing, and carries packets as well.
+    sockopt::set_socket_send_buffer_size(&packets, BUFFER).ok();
+    let echo = socket(Ipv4Addr::LOCALHOST.into(), SocketType::DGRAM, Some(ipproto::ICMP)).is_ok();
+    let world = World::new(&configuration, packets)?;
+    sandbox::enter()?;
+    let first = Addition { nics: configuration.nics, forwards: configuration.forwards };
+    let mut engine = Engine::new(world, control, first)?;
+    engine.report(&Report::Ready { ready: true, echo });
+    Ok(engine.run()?)
+}
+
+/// Returns a copy of a descriptor that this process was started with.
+// By asking the kernel for it, as one would ask for another process's: a number alone proves to no
+// one that the descriptor is ours.
+fn inherited(number: i32) -> io::Result<OwnedFd> {
+    let own = pidfd_open(getpid(), PidfdFlags::empty())?;
+    Ok(pidfd_getfd(&own, number, PidfdGetfdFlags::empty())?)
+}

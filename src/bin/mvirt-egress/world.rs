@@ -1,0 +1,372 @@
+//! What all kinds of sockets need: the way to vNICs, what these may have and have had, timers, and
+//! epoll.
+
+use mvirt_net::{
+    egress::{
+        buffer::{Memory, Purse},
+        compose::{self, Ends, Unreachable},
+        policy::{Policy, Way},
+        protocol::{Configuration, Dropped, Limits, Nic, NicStats},
+    },
+    wire::vnet,
+};
+use rustix::{
+    event::epoll::{self, EventData, EventFlags},
+    fs::{OFlags, fcntl_setfl},
+    io::{Errno, writev},
+    net::{AddressFamily, SocketFlags, SocketType, connect, socket_with},
+    process::{Resource, getrlimit},
+};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, HashMap},
+    hash::{BuildHasher as _, RandomState},
+    io::{self, IoSlice},
+    net::{IpAddr, SocketAddr, UdpSocket},
+    os::fd::{AsFd, OwnedFd},
+    time::Instant,
+};
+
+/// Descriptors that no flow gets.
+// For what this process has besides, and for a forward that is asked for while guests have taken
+// the rest.
+const RESERVE: u64 = 64;
+
+/// What an event or a timer is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Key {
+    Packets,
+    Control,
+    Tcp(u32),
+    Udp(u32),
+    Echo(u32),
+    Listener(u32),
+    Fragments,
+    Stats,
+}
+
+impl Key {
+    fn encode(self) -> u64 {
+        let (kind, index) = match self {
+            Self::Packets => (0, 0),
+            Self::Control => (1, 0),
+            Self::Tcp(index) => (2, index),
+            Self::Udp(index) => (3, index),
+            Self::Echo(index) => (4, index),
+            Self::Listener(index) => (5, index),
+            Self::Fragments => (6, 0),
+            Self::Stats => (7, 0),
+        };
+        kind << 32 | u64::from(index)
+    }
+
+    pub(crate) fn decode(number: u64) -> Self {
+        let index = number as u32;
+        match number >> 32 {
+            0 => Self::Packets,
+            1 => Self::Control,
+            2 => Self::Tcp(index),
+            3 => Self::Udp(index),
+            4 => Self::Echo(index),
+            5 => Self::Listener(index),
+            6 => Self::Fragments,
+            _ => Self::Stats,
+        }
+    }
+}
+
+/// A vNIC, and what was carried for it.
+#[derive(Debug)]
+pub(crate) struct NicState {
+    pub(crate) nic: Nic,
+    pub(crate) stats: NicStats,
+    /// Whether they have changed since they were told.
+    pub(crate) is_news: bool,
+    memory: u64,
+}
+
+impl NicState {
+    /// Whether it may send from an address.
+    fn owns(&self, address: IpAddr) -> bool {
+        let Nic { ipv4, ipv6, prefixes, .. } = &self.nic;
+        ipv4.is_some_and(|own| address == IpAddr::V4(own))
+            || ipv6.is_some_and(|own| address == IpAddr::V6(own))
+            || prefixes.iter().any(|prefix| prefix.contains(&address))
+    }
+
+    /// Returns its address of the family of another one.
+    pub(crate) fn address(&self, like: IpAddr) -> Option<IpAddr> {
+        match like {
+            IpAddr::V4(_) => self.nic.ipv4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.nic.ipv6.map(IpAddr::V6),
+        }
+    }
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) epoll: OwnedFd,
+    pub(crate) packets: OwnedFd,
+    /// The socket of packets took no more; epoll will say when it does.
+    pub(crate) blocked: bool,
+    pub(crate) nics: HashMap<u16, NicState>,
+    /// Packets of no vNIC, by reason.
+    pub(crate) dropped: BTreeMap<Dropped, u64>,
+    pub(crate) policy: Policy,
+    pub(crate) limits: Limits,
+    memory: Memory,
+    timers: BinaryHeap<Reverse<(Instant, Key)>>,
+    pub(crate) now: Instant,
+    secret: RandomState,
+    identification: u32,
+    /// Descriptors of flows, and how many there may be.
+    flows: u64,
+    most_flows: u64,
+    stats_due: bool,
+}
+
+/// Why no socket was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Nobody may go there.
+    Denied,
+    /// There are too many, or no memory for one more.
+    Limit,
+    /// The system says no.
+    Error(Errno),
+}
+
+impl World {
+    pub(crate) fn new(configuration: &Configuration, packets: OwnedFd) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        fcntl_setfl(&packets, OFlags::NONBLOCK)?;
+        let world = Self {
+            epoll,
+            packets,
+            blocked: false,
+            nics: HashMap::new(),
+            dropped: BTreeMap::new(),
+            policy: Policy::new(configuration),
+            limits: configuration.limits,
+            memory: Memory::new(configuration.limits.memory),
+            timers: BinaryHeap::new(),
+            now: Instant::now(),
+            secret: RandomState::new(),
+            identification: 0,
+            flows: 0,
+            most_flows: getrlimit(Resource::Nofile).current.unwrap_or(1024).saturating_sub(RESERVE),
+            stats_due: false,
+        };
+        let events = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
+        world.watch(&world.packets, Key::Packets, events)?;
+        Ok(world)
+    }
+
+    /// Has epoll tell of a descriptor, until that is closed.
+    pub(crate) fn watch(&self, fd: impl AsFd, key: Key, events: EventFlags) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, fd, EventData::new_u64(key.encode()), events)?)
+    }
+
+    /// Adds a vNIC, or changes it. Its counters go on.
+    pub(crate) fn add_nic(&mut self, nic: Nic) {
+        let stats = NicStats { tag: nic.tag, ..NicStats::default() };
+        match self.nics.get_mut(&nic.tag) {
+            Some(state) => state.nic = nic,
+            None => {
+                let state = NicState { nic, stats, is_news: false, memory: 0 };
+                self.nics.insert(state.nic.tag, state);
+            }
+        }
+    }
+
+    /// Takes a vNIC's addresses away.
+    pub(crate) fn forget_addresses(&mut self, tag: u16) {
+        if let Some(state) = self.nics.get_mut(&tag) {
+            (state.nic.ipv4, state.nic.ipv6) = (None, None);
+            state.nic.prefixes.clear();
+        }
+    }
+
+    /// Whether a vNIC has an address.
+    pub(crate) fn owns(&self, tag: u16, address: IpAddr) -> bool {
+        self.nics.get(&tag).is_some_and(|nic| nic.owns(address))
+    }
+
+    /// Returns what a vNIC has had, to be changed.
+    pub(crate) fn stats(&mut self, tag: u16) -> Option<&mut NicStats> {
+        let state = self.nics.get_mut(&tag)?;
+        state.is_news = true;
+        if !self.stats_due {
+            self.stats_due = true;
+            let soon = self.now + std::time::Duration::from_secs(1);
+            self.timers.push(Reverse((soon, Key::Stats)));
+        }
+        Some(&mut state.stats)
+    }
+
+    /// The timer of the counters has come.
+    pub(crate) fn stats_told(&mut self) {
+        self.stats_due = false;
+    }
+
+    /// Counts packets that went nowhere.
+    pub(crate) fn drop(&mut self, tag: u16, reason: Dropped, count: u64) {
+        if count == 0 {
+            return;
+        }
+        match self.stats(tag) {
+            Some(stats) => *stats.dropped.entry(reason).or_default() += count,
+            None => *self.dropped.entry(reason).or_default() += count,
+        }
+    }
+
+    /// Calls `what` with the memory that a vNIC takes from.
+    pub(crate) fn purse<R>(&mut self, tag: u16, what: impl FnOnce(&mut Purse<'_>) -> R) -> R {
+        // One that has gone gives back what it had; it takes nothing any more.
+        let mut none = 0;
+        let of_nic = self.nics.get_mut(&tag).map_or(&mut none, |nic| &mut nic.memory);
+        what(&mut Purse { memory: &mut self.memory, of_nic })
+    }
+
+    /// Has a key come back at a time.
+    pub(crate) fn at(&mut self, time: Instant, key: Key) {
+        self.timers.push(Reverse((time, key)));
+    }
+
+    /// Returns the next key whose time has come, with that.
+    pub(crate) fn due(&mut self) -> Option<(Instant, Key)> {
+        let Reverse((time, _)) = self.timers.peek()?;
+        if *time > self.now {
+            return None;
+        }
+        self.timers.pop().map(|Reverse(due)| due)
+    }
+
+    /// Returns when the next one comes.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.timers.peek().map(|Reverse((time, _))| *time)
+    }
+
+    /// Returns a sequence number that nobody can guess, and that is ahead of the last one between
+    /// the same ends (RFC 6528).
+    pub(crate) fn first_sequence(&self, ends: &Ends, start: Instant) -> u32 {
+        let hash = self.secret.hash_one((ends.tag, ends.from, ends.to)) as u32;
+        let ticks = self.now.duration_since(start).as_micros() / 4;
+        hash.wrapping_add(ticks as u32)
+    }
+
+    /// Returns what joins the fragments of the next packet.
+    pub(crate) fn identification(&mut self) -> u32 {
+        self.identification = self.identification.wrapping_add(1);
+        self.identification
+    }
+
+    /// Sends a message to a vNIC. Returns whether the socket took it.
+    pub(crate) fn send(&mut self, tag: u16, parts: &[IoSlice<'_>]) -> bool {
+        match writev(&self.packets, parts) {
+            Ok(len) => {
+                if let Some(stats) = self.stats(tag) {
+                    stats.packets_in += 1;
+                    stats.octets_in += (len - vnet::HEADER_LEN) as u64;
+                }
+                true
+            }
+            Err(error) => {
+                // Of others, the daemon has gone: the other socket says so as well.
+                self.blocked |= matches!(error, Errno::AGAIN | Errno::NOBUFS);
+                false
+            }
+        }
+    }
+
+    /// Sends messages that stand one behind the other, with their lengths.
+    pub(crate) fn send_all(&mut self, tag: u16, octets: &[u8], lens: &[usize]) {
+        let mut rest = octets;
+        for len in lens {
+            let (message, next) = rest.split_at(*len);
+            rest = next;
+            if !self.send(tag, &[IoSlice::new(message)]) {
+                self.drop(tag, Dropped::GuestFull, 1);
+            }
+        }
+    }
+
+    /// Tells a vNIC why its packet went nowhere, where it is to know; and counts it.
+    pub(crate) fn unreachable(&mut self, ends: &Ends, error: Errno, packet: &[u8]) {
+        let what = match error {
+            Errno::NETUNREACH => Unreachable::Network,
+            Errno::CONNREFUSED => Unreachable::Port,
+            _ => Unreachable::Host,
+        };
+        let mut message = [0; 1500];
+        if let Ok(len) = compose::unreachable(&mut message, ends, what, packet) {
+            self.send(ends.tag, &[IoSlice::new(&message[..len])]);
+        }
+    }
+
+    /// Returns the address of a socket for a destination, unless vNICs may not go there.
+    pub(crate) fn way(&self, destination: SocketAddr) -> Result<SocketAddr, Refused> {
+        match self.policy.way(destination) {
+            Way::To(to) => Ok(to),
+            Way::Denied => Err(Refused::Denied),
+            Way::UnlessHost(to) => match is_host(to) {
+                Ok(false) => Ok(to),
+                Ok(true) => Err(Refused::Denied),
+                Err(error) => Err(Refused::Error(error)),
+            },
+        }
+    }
+
+    /// Makes the socket of a flow.
+    pub(crate) fn socket(
+        &mut self,
+        like: IpAddr,
+        kind: SocketType,
+        protocol: Option<rustix::net::Protocol>,
+    ) -> Result<OwnedFd, Refused> {
+        self.reserve()?;
+        let made = socket(like, kind, protocol);
+        if made.is_err() {
+            self.closed();
+        }
+        made.map_err(|error| match error {
+            Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => Refused::Limit,
+            error => Refused::Error(error),
+        })
+    }
+
+    /// Counts a descriptor more.
+    pub(crate) fn reserve(&mut self) -> Result<(), Refused> {
+        if self.flows >= self.most_flows {
+            return Err(Refused::Limit);
+        }
+        self.flows += 1;
+        Ok(())
+    }
+
+    /// A flow's descriptor has been closed.
+    pub(crate) fn closed(&mut self) {
+        self.flows -= 1;
+    }
+}
+
+/// Makes a socket that never waits.
+pub(crate) fn socket(
+    like: IpAddr,
+    kind: SocketType,
+    protocol: Option<rustix::net::Protocol>,
+) -> Result<OwnedFd, Errno> {
+    let family = if like.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, protocol)
+}
+
+/// Whether an address is one of this host: from there to there, the kernel would choose the same
+/// address.
+fn is_host(to: SocketAddr) -> Result<bool, Errno> {
+    let probe = socket(to.ip(), SocketType::DGRAM, None)?;
+    // Of datagrams, nothing is sent by that.
+    connect(&probe, &to)?;
+    let own = UdpSocket::from(probe).local_addr();
+    Ok(own.is_ok_and(|own| own.ip() == to.ip()))
+}

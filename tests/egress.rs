@@ -1,0 +1,529 @@
+//! `mvirt-egress` as it is started by the daemon, between a guest and the world: the guest is the
+//! kernel's own stack in a namespace, behind a TAP device whose frames the test carries over; the
+//! helper is in a second namespace, and the world in a third.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "support/namespace.rs"]
+mod namespace;
+#[path = "support/not_run.rs"]
+mod not_run;
+
+use mvirt_net::{
+    dataplane::port::tap::{Make, Tap},
+    egress::protocol::{Dropped, NicStats, Report},
+};
+use namespace::{Namespace, run};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::{read, write},
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
+        sockopt,
+    },
+};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::OwnedFd,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+const GUEST: &str = "10.0.2.15";
+const GUEST6: &str = "fd00::15";
+/// The host of the helper, and another one.
+const HOST: &str = "198.51.100.1";
+const WORLD: &str = "198.51.100.2";
+const WORLD6: &str = "2001:db8:5::2";
+const NIC: &str = r#""nics":[{"tag":7,"ipv4":"10.0.2.15","ipv6":"fd00::15"}]"#;
+/// The guest's MAC.
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const SOON: Duration = Duration::from_secs(10);
+
+struct Rig {
+    guest: Namespace,
+    host: Namespace,
+    world: Namespace,
+    helper: Child,
+    control: OwnedFd,
+    packets: OwnedFd,
+}
+
+fn pair() -> (OwnedFd, OwnedFd) {
+    let flags = SocketFlags::CLOEXEC;
+    let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    sockopt::set_socket_send_buffer_size(&one, 4 << 20).unwrap();
+    (one, other)
+}
+
+fn within<T: Send>(namespace: &Namespace, what: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let inside = || {
+            namespace.enter();
+            what()
+        };
+        scope.spawn(inside).join().unwrap()
+    })
+}
+
+fn start(host: &Namespace, configuration: &str) -> (Child, OwnedFd, OwnedFd) {
+    let ((packets, its_packets), (control, its_control)) = (pair(), pair());
+    let mut helper = Command::new("nsenter");
+    helper.arg(format!("--net=/proc/{}/ns/net", host.0.id()));
+    helper.args(["sh", "-c", "exec \"$0\" 3<&0 4<&1 </dev/null >/dev/null"]);
+    helper.arg(env!("CARGO_BIN_EXE_mvirt-egress"));
+    let helper = helper.stdin(its_packets).stdout(its_control).spawn().unwrap();
+    send(&control, configuration.as_bytes(), SendFlags::empty()).unwrap();
+    (helper, control, packets)
+}
+
+impl Rig {
+    /// Returns none where this cannot run, and says so. `more` is of the configuration.
+    fn new(more: &str) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() || !Path::new("/dev/net/tun").exists() {
+            not_run::cannot_run("only root can make a TAP device, where there is /dev/net/tun");
+            return None;
+        }
+        let (guest, host, world) = (Namespace::new(), Namespace::new(), Namespace::new());
+        within(&host, || {
+            run("ip link set lo up");
+            run("ip link add w0 type veth peer name h0");
+            run(&format!("ip link set w0 netns {}", world.0.id()));
+            run(&format!("ip addr add {HOST}/24 dev h0"));
+            run("ip addr add 2001:db8:5::1/64 dev h0 nodad");
+            run("ip link set h0 up");
+            run("sysctl -qw net.ipv4.ping_group_range=0\t2147483647");
+        });
+        within(&world, || {
+            run("ip link set lo up");
+            run(&format!("ip addr add {WORLD}/24 dev w0"));
+            run(&format!("ip addr add {WORLD6}/64 dev w0 nodad"));
+            run("ip link set w0 up");
+        });
+        let tap = within(&guest, || {
+            let tap = Tap::open("t0", Make::Always).unwrap().share().unwrap();
+            run("ip link set lo up");
+            // Without an address of the link: it would speak by itself from that.
+            run("ip link set t0 addrgenmode none");
+            run("ip link set t0 address 02:00:00:00:00:01 arp off up");
+            run(&format!("ip addr add {GUEST}/24 dev t0"));
+            run(&format!("ip addr add {GUEST6}/64 dev t0 nodad"));
+            run("ip route add default dev t0");
+            run("ip -6 route add default dev t0");
+            tap
+        });
+        let configuration = format!(r#"{{"version":1,{NIC}{more}}}"#);
+        let (helper, control, packets) = start(&host, &configuration);
+        let rig = Self { guest, host, world, helper, control, packets };
+        assert!(matches!(rig.report(), Report::Ready { ready: true, echo: true }));
+        let (tap2, packets) = (tap.try_clone().unwrap(), rig.packets.try_clone().unwrap());
+        let packets2 = packets.try_clone().unwrap();
+        thread::spawn(move || carry_out(&tap, &packets));
+        thread::spawn(move || carry_in(&packets2, &tap2));
+        Some(rig)
+    }
+
+    fn report(&self) -> Report {
+        let mut fds = [PollFd::new(&self.control, PollFlags::IN)];
+        let soon = Timespec { tv_sec: 10, tv_nsec: 0 };
+        assert_eq!(poll(&mut fds, Some(&soon)).unwrap(), 1, "it says nothing");
+        let mut buffer = vec![0; 65_536];
+        let (len, _) = recv(&self.control, &mut buffer[..], RecvFlags::empty()).unwrap();
+        serde_json::from_slice(&buffer[..len]).unwrap()
+    }
+
+    /// Waits for counters that are as they should be.
+    fn counted(&self, wanted: impl Fn(&NicStats) -> bool) -> NicStats {
+        let start = Instant::now();
+        loop {
+            let Report::Stats { stats } = self.report() else { continue };
+            if let Some(nic) = stats.nics.into_iter().find(|nic| nic.tag == 7) {
+                if wanted(&nic) {
+                    return nic;
+                }
+                assert!(start.elapsed() < SOON, "{nic:?}");
+            }
+        }
+    }
+
+    fn order(&self, text: &str) {
+        send(&self.control, text.as_bytes(), SendFlags::empty()).unwrap();
+    }
+
+    fn connect(&self, to: &str) -> io::Result<TcpStream> {
+        self.connect_within(to, SOON)
+    }
+
+    fn connect_within(&self, to: &str, time: Duration) -> io::Result<TcpStream> {
+        let to = to.parse::<SocketAddr>().unwrap();
+        within(&self.guest, || TcpStream::connect_timeout(&to, time))
+    }
+
+    fn status(&self, key: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.helper.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Clock ticks that the helper has run.
+    fn ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.helper.id())).unwrap();
+        let fields = stat.rsplit(") ").next().unwrap().split(' ').collect::<Vec<_>>();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.helper.id())).unwrap().count()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // It ends with the last copy of the other end of its control socket.
+        let (closed, _) = pair();
+        self.control = closed;
+        let ended = self.helper.wait().unwrap();
+        if !thread::panicking() {
+            assert_eq!(ended.code(), Some(0));
+        }
+    }
+}
+
+/// Frames of the guest, as packets: the header of Ethernet goes, and what counts from there.
+fn carry_out(tap: &OwnedFd, packets: &OwnedFd) {
+    let mut buffer = vec![0; 70_000];
+    loop {
+        let mut fds = [PollFd::new(tap, PollFlags::IN), PollFd::new(packets, PollFlags::HUP)];
+        poll(&mut fds, None).unwrap();
+        let Ok(len) = read(tap, &mut buffer[..]) else { return };
+        let (header, frame) = buffer[..len].split_at_mut(12);
+        if frame[12..14] != [8, 0] && frame[12..14] != [0x86, 0xdd] {
+            continue;
+        }
+        shift(header, -14);
+        header[10..12].copy_from_slice(&[7, 0]);
+        let message = [header, &frame[14..]].concat();
+        if write(packets, &message).is_err() {
+            return;
+        }
+    }
+}
+
+fn carry_in(packets: &OwnedFd, tap: &OwnedFd) {
+    let mut buffer = vec![0; 70_000];
+    loop {
+        let Ok(len @ 13..) = read(packets, &mut buffer[..]) else { return };
+        let (header, packet) = buffer[..len].split_at_mut(12);
+        assert_eq!(header[10..12], [7, 0], "its tag");
+        header[10..12].fill(0);
+        shift(header, 14);
+        let kind = if packet[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
+        let frame = [&header[..], &MAC, &[2, 0, 0, 0, 0, 9], &kind, packet].concat();
+        write(tap, &frame).unwrap();
+    }
+}
+
+/// Moves what a header counts from the start of the frame.
+fn shift(header: &mut [u8], by: i16) {
+    if header[0] & 1 == 0 {
+        return;
+    }
+    let fields: &[usize] = if header[1] == 0 { &[6] } else { &[2, 6] };
+    for at in fields {
+        let value = u16::from_le_bytes([header[*at], header[at + 1]]);
+        let moved = value.checked_add_signed(by).unwrap();
+        header[*at..at + 2].copy_from_slice(&moved.to_le_bytes());
+    }
+}
+
+fn octets(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at ^ at >> 8) as u8).collect()
+}
+
+/// Takes one connection, and sends back what it hears once that has ended.
+fn echo_at_end(listener: TcpListener) {
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).unwrap();
+    stream.write_all(&heard).unwrap();
+}
+
+#[test]
+fn much_goes_out_and_comes_back_and_either_end_may_close_first() {
+    let Some(rig) = Rig::new("") else { return };
+    for address in [format!("{WORLD}:80"), format!("[{WORLD6}]:80")] {
+        let listener = within(&rig.world, || TcpListener::bind(&address).unwrap());
+        thread::scope(|scope| {
+            scope.spawn(|| echo_at_end(listener));
+            let mut stream = rig.connect(&address).unwrap();
+            let sent = octets(20_000_000);
+            stream.write_all(&sent).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            let mut heard = Vec::new();
+            stream.read_to_end(&mut heard).unwrap();
+            assert!(heard == sent, "{} octets", heard.len());
+        });
+    }
+    let stats = rig.counted(|nic| nic.connections == 0);
+    assert!(stats.octets_out > 40_000_000 && stats.octets_in > 40_000_000, "{stats:?}");
+    // Long segments, of which a device makes many.
+    assert!(stats.octets_in / stats.packets_in > 5_000, "{stats:?}");
+    assert_eq!((rig.status("NoNewPrivs"), rig.status("Seccomp:")), (1, 2));
+}
+
+#[test]
+fn who_is_not_there_is_told_as_it_is() {
+    let Some(rig) = Rig::new("") else { return };
+    let refused = rig.connect(&format!("{WORLD}:81")).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    let unreachable = rig.connect("203.0.113.1:80").unwrap_err();
+    assert_eq!(unreachable.kind(), io::ErrorKind::NetworkUnreachable);
+    let unreachable = rig.connect("[2001:db8:9::1]:80").unwrap_err();
+    assert_eq!(unreachable.raw_os_error(), Some(101), "{unreachable}");
+    // Nobody has that address: the host finds out in three seconds.
+    let start = Instant::now();
+    let unreachable = rig.connect("198.51.100.99:80").unwrap_err();
+    assert_eq!(unreachable.kind(), io::ErrorKind::HostUnreachable);
+    assert!(start.elapsed() < Duration::from_secs(8));
+    // Or more, where the guest's stack has asked again meanwhile.
+    let unreachable = |nic: &NicStats| nic.dropped.get(&Dropped::Unreachable).copied();
+    rig.counted(|nic| nic.connections == 0 && unreachable(nic).is_some_and(|count| count >= 4));
+}
+
+#[test]
+fn what_is_denied_is_never_reached() {
+    let more = r#","deny":["0.0.0.0:50051","198.51.100.2/32"],"host_loopback":"10.0.9.9""#;
+    let Some(rig) = Rig::new(more) else { return };
+    let listen = |address: &str| {
+        let address = address.to_owned();
+        within(&rig.host, || TcpListener::bind(address).unwrap())
+    };
+    let _api = (listen("0.0.0.0:50051"), listen("0.0.0.0:50052"));
+    let short = Duration::from_millis(300);
+    for denied in [
+        "198.51.100.1:50051",
+        "10.0.9.9:50051",
+        "198.51.100.2:50052",
+        "169.254.169.254:50052",
+        "[::ffff:198.51.100.1]:50051",
+    ] {
+        let kind = rig.connect_within(denied, short).unwrap_err().kind();
+        let never = [io::ErrorKind::TimedOut, io::ErrorKind::NetworkUnreachable];
+        assert!(never.contains(&kind), "{denied}: {kind}");
+    }
+    let datagrams = within(&rig.guest, || UdpSocket::bind("0.0.0.0:0").unwrap());
+    datagrams.send_to(b"x", "169.254.169.254:53").unwrap();
+    rig.connect("198.51.100.1:50052").unwrap();
+    rig.connect("10.0.9.9:50052").unwrap();
+    rig.counted(|nic| nic.dropped.get(&Dropped::EgressDenied).is_some_and(|count| *count >= 4));
+}
+
+#[test]
+fn datagrams_and_pings_go_out_and_are_answered() {
+    let Some(rig) = Rig::new("") else { return };
+    for (own, address) in
+        [("0.0.0.0:0", format!("{WORLD}:53")), ("[::]:0", format!("[{WORLD6}]:53"))]
+    {
+        let world = within(&rig.world, || UdpSocket::bind(&address).unwrap());
+        let guest = within(&rig.guest, || UdpSocket::bind(own).unwrap());
+        world.set_read_timeout(Some(SOON)).unwrap();
+        guest.set_read_timeout(Some(SOON)).unwrap();
+        let mut buffer = vec![0; 65_536];
+        let mut origins = Vec::new();
+        // Beyond the MTU they are fragments, each way.
+        for len in [0, 10, 1472, 4000, 30_000] {
+            let sent = octets(len);
+            guest.send_to(&sent, &address).unwrap();
+            let (heard, from) = world.recv_from(&mut buffer).unwrap();
+            assert!(buffer[..heard] == sent, "{len}");
+            origins.push(from);
+            world.send_to(&sent, from).unwrap();
+            let (heard, from) = guest.recv_from(&mut buffer).unwrap();
+            assert!(buffer[..heard] == sent && from.to_string() == address, "{len} {from}");
+        }
+        origins.dedup();
+        assert_eq!(origins.len(), 1, "one port, wherever to: {origins:?}");
+    }
+    within(&rig.guest, || {
+        run(&format!("ping -c 2 -i 0.2 -W 5 {WORLD}"));
+        run(&format!("ping -c 1 -s 3000 -W 5 {WORLD}"));
+        run(&format!("ping -c 1 -W 5 {WORLD6}"));
+    });
+    let stats = rig.counted(|nic| nic.echo == 3);
+    assert_eq!((stats.udp, stats.dropped.clone()), (2, BTreeMap::new()), "{stats:?}");
+}
+
+#[test]
+fn what_comes_to_a_forward_is_the_vnics() {
+    let more = concat!(
+        r#","forwards":[{"listen":"0.0.0.0:8080","protocol":"tcp","tag":7,"port":80},"#,
+        r#"{"listen":"0.0.0.0:5353","protocol":"udp","tag":7,"port":53}]"#
+    );
+    let Some(rig) = Rig::new(more) else { return };
+    let listener = within(&rig.guest, || TcpListener::bind("0.0.0.0:80").unwrap());
+    let call = || within(&rig.world, || TcpStream::connect(format!("{HOST}:8080")));
+    thread::scope(|scope| {
+        let guest = scope.spawn(|| {
+            let (mut stream, from) = listener.accept().unwrap();
+            stream.write_all(b"welcome").unwrap();
+            drop(stream);
+            from.ip().to_string()
+        });
+        let mut heard = String::new();
+        call().unwrap().read_to_string(&mut heard).unwrap();
+        assert_eq!((heard.as_str(), guest.join().unwrap().as_str()), ("welcome", WORLD));
+    });
+    // Nobody listens in the guest any more: who calls hears that.
+    drop(listener);
+    let mut stream = call().unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    let guest = within(&rig.guest, || UdpSocket::bind("0.0.0.0:53").unwrap());
+    let world = within(&rig.world, || UdpSocket::bind("0.0.0.0:0").unwrap());
+    guest.set_read_timeout(Some(SOON)).unwrap();
+    world.set_read_timeout(Some(SOON)).unwrap();
+    world.send_to(b"who?", format!("{HOST}:5353")).unwrap();
+    let (_, from) = guest.recv_from(&mut [0; 10]).unwrap();
+    guest.send_to(b"me", from).unwrap();
+    let (len, from) = world.recv_from(&mut [0; 10]).unwrap();
+    assert_eq!((len, from.to_string()), (2, format!("{HOST}:5353")));
+    let taken = r#"{"listen":"198.51.100.77:1","protocol":"tcp","tag":7,"port":1}"#;
+    rig.order(&format!(r#"{{"add":{{"forwards":[{taken}]}}}}"#));
+    let failed = loop {
+        if let Report::Failed(failure) = rig.report() {
+            break failure;
+        }
+    };
+    let text = serde_json::to_string(&failed).unwrap();
+    assert!(
+        text.contains(r#""listen":"198.51.100.77:1""#) && text.contains(r#""errno":99"#),
+        "{text}"
+    );
+    rig.order(r#"{"remove":{"forwards":[{"listen":"0.0.0.0:8080","protocol":"tcp"}]}}"#);
+    rig.order(r#"{"remove":{"nics":[7]}}"#);
+    let start = Instant::now();
+    while call().is_ok() {
+        assert!(start.elapsed() < SOON, "it listens still");
+    }
+}
+
+#[test]
+fn nobody_sends_from_what_is_not_its_own() {
+    let Some(rig) = Rig::new("") else { return };
+    within(&rig.guest, || run("ip addr add 10.0.2.16/24 dev t0"));
+    let guest = within(&rig.guest, || UdpSocket::bind("10.0.2.16:0").unwrap());
+    let world = within(&rig.world, || UdpSocket::bind(format!("{WORLD}:9")).unwrap());
+    world.set_read_timeout(Some(SOON)).unwrap();
+    guest.send_to(b"spoofed", format!("{WORLD}:9")).unwrap();
+    rig.counted(|nic| nic.dropped.get(&Dropped::SpoofedSource).is_some_and(|count| *count > 0));
+    // With the address it may.
+    rig.order(r#"{"add":{"nics":[{"tag":7,"ipv4":"10.0.2.15","prefixes":["10.0.2.16/32"]}]}}"#);
+    let hello = loop {
+        guest.send_to(b"hello", format!("{WORLD}:9")).unwrap();
+        world.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        if let Ok((len, _)) = world.recv_from(&mut [0; 10]) {
+            break len;
+        }
+    };
+    assert_eq!(hello, 5);
+}
+
+/// A SYN of the guest, whose sum is left to be done.
+fn syn(to: [u8; 4], port: u16) -> Vec<u8> {
+    let mut packet = vec![1, 0, 0, 0, 0, 0, 20, 0, 16, 0, 7, 0];
+    packet.extend([0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 2, 15]);
+    packet.extend(to);
+    let sum = mvirt_net::wire::checksum::checksum(&packet[12..]);
+    packet[22..24].copy_from_slice(&sum.to_be_bytes());
+    packet.extend(40_000u16.to_be_bytes());
+    packet.extend(port.to_be_bytes());
+    packet.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0]);
+    packet
+}
+
+#[test]
+fn a_scan_of_all_ports_takes_what_it_may_have_and_leaves_the_rest_to_others() {
+    let Some(rig) = Rig::new("") else { return };
+    // Nobody has that address: none of them is answered for three seconds.
+    for port in 1..=u16::MAX {
+        write(&rig.packets, &syn([198, 51, 100, 99], port)).unwrap();
+    }
+    let limited = |nic: &NicStats| nic.dropped.get(&Dropped::EgressLimit).copied().unwrap_or(0);
+    let stats = rig.counted(|nic| limited(nic) > 0 && nic.packets_out >= 65_535);
+    assert!(stats.connections <= 1024, "{stats:?}");
+    assert!(rig.descriptors() <= 1024 + 16, "{}", rig.descriptors());
+    // It serves others meanwhile: UDP of the same guest has a limit of its own.
+    let world = within(&rig.world, || UdpSocket::bind(format!("{WORLD}:9")).unwrap());
+    let guest = within(&rig.guest, || UdpSocket::bind("0.0.0.0:0").unwrap());
+    guest.send_to(b"still there?", format!("{WORLD}:9")).unwrap();
+    world.set_read_timeout(Some(SOON)).unwrap();
+    world.recv_from(&mut [0; 20]).unwrap();
+    // And all of it goes again.
+    rig.counted(|nic| nic.connections == 0);
+}
+
+#[test]
+fn a_thousand_idle_connections_cost_nothing() {
+    let Some(rig) = Rig::new("") else { return };
+    let listener = within(&rig.world, || TcpListener::bind(format!("{WORLD}:80")).unwrap());
+    let before = rig.status("VmRSS");
+    thread::scope(|scope| {
+        let world = scope.spawn(|| {
+            let streams = (0..1000).map(|_| {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.read_exact(&mut [0; 5]).unwrap();
+                stream.write_all(&[1; 5]).unwrap();
+                stream
+            });
+            streams.collect::<Vec<_>>()
+        });
+        let guest = within(&rig.guest, || {
+            let streams = (0..1000).map(|_| {
+                let mut stream = TcpStream::connect(format!("{WORLD}:80")).unwrap();
+                stream.write_all(&[2; 5]).unwrap();
+                stream.read_exact(&mut [0; 5]).unwrap();
+                stream
+            });
+            streams.collect::<Vec<_>>()
+        });
+        let world = world.join().unwrap();
+        assert_eq!((guest.len(), world.len()), (1000, 1000));
+        rig.counted(|nic| nic.connections == 1000);
+        let each = rig.status("VmRSS").saturating_sub(before) / 1000;
+        assert!(each < 40, "{each} KiB");
+        // Timers of what was sent a moment ago are over by then.
+        let quiet = Timespec { tv_sec: 2, tv_nsec: 0 };
+        poll(&mut [], Some(&quiet)).unwrap();
+        let ticks = rig.ticks();
+        poll(&mut [], Some(&quiet)).unwrap();
+        assert!(rig.ticks() - ticks <= 1, "{} ticks in two seconds", rig.ticks() - ticks);
+    });
+}
+
+#[test]
+fn it_ends_where_it_makes_no_sense_of_what_it_is_told() {
+    if !rustix::process::geteuid().is_root() {
+        return not_run::cannot_run("only root can make a network namespace");
+    }
+    let host = Namespace::new();
+    for (text, said) in [
+        ("{}", "missing field `version`"),
+        (r#"{"version":2}"#, "version 2 is not known"),
+        (r#"{"version":1,"nic":[]}"#, "unknown field `nic`"),
+    ] {
+        let (mut helper, control, _packets) = start(&host, text);
+        let mut buffer = [0; 1000];
+        let (len, _) = recv(&control, &mut buffer[..], RecvFlags::empty()).unwrap();
+        let text = String::from_utf8_lossy(&buffer[..len]);
+        assert!(text.starts_with(r#"{"failed":"helper","#) && text.contains(said), "{text}");
+        assert_eq!(helper.wait().unwrap().code(), Some(1));
+    }
+    // By hand it is of no use, and says what it is.
+    let mut alone = Command::new(env!("CARGO_BIN_EXE_mvirt-egress"));
+    let alone = alone.stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&alone.stderr);
+    assert!(alone.status.code() == Some(1) && said.contains("mvirt-net starts this"), "{said}");
+}
