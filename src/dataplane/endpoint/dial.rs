@@ -252,8 +252,8 @@ impl Source {
     }
 }
 
-/// Returns the path of the end of a cable that is free, or that another process of the daemon `had`,
-/// and the other's. The second end has a `+` behind the path of the first.
+/// Returns the path of the end of a cable that is free, or that another process of the daemon
+/// `had`, and the other's. The second end has a `+` behind the path of the first.
 fn ends(path: PathBuf, had: Option<&OwnedFd>, roots: &Roots) -> io::Result<(PathBuf, PathBuf)> {
     if roots.contains(&path) {
         // What is beside it is in no folder of ports.

@@ -83,7 +83,8 @@ pub(super) fn receive<'b>(
     }
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: each header points to one piece and perhaps one name and one control, which are not
-    // moved meanwhile, and each piece to a buffer that is borrowed from the caller for longer than this call.
+    // moved meanwhile, and each piece to a buffer that is borrowed from the caller for longer than
+    // this call.
     let received = unsafe {
         libc::recvmmsg(
             socket.as_fd().as_raw_fd(),
