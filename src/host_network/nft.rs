@@ -13,8 +13,9 @@ use std::{
 };
 
 /// How long it may take.
-// A change of a thousand prefixes takes some milliseconds; requests wait meanwhile.
-const PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+// A change of a thousand prefixes takes some milliseconds. Control waits meanwhile, and twice where
+// that is taken back: less than its watchdog does (`heartbeat.rs`).
+const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
 /// The program.
 #[derive(Debug)]

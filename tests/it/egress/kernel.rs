@@ -6,7 +6,7 @@ use crate::{
     daemon::Daemon,
     namespace::run,
 };
-use std::process::Command;
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 fn has(command: &str) -> bool {
     let words: Vec<_> = command.split(' ').collect();
@@ -58,16 +58,18 @@ fn cleanup_removes_all_that_a_daemon_has_left() {
     });
 }
 
+fn executable(path: &Path, script: &str) {
+    fs::write(path, script).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 /// A daemon that finds no nft, or one that fails.
 fn without_nft(script: Option<&str>) -> Daemon {
     Daemon::start_with_environment(|directory| {
         let bin = directory.join("bin");
-        std::fs::create_dir(&bin).unwrap();
+        fs::create_dir(&bin).unwrap();
         if let Some(script) = script {
-            use std::os::unix::fs::PermissionsExt as _;
-            let nft = bin.join("nft");
-            std::fs::write(&nft, script).unwrap();
-            std::fs::set_permissions(&nft, std::fs::Permissions::from_mode(0o755)).unwrap();
+            executable(&bin.join("nft"), script);
         }
         vec![("PATH", bin), ("MVIRT_NET_EGRESS", "tun".into())]
     })
@@ -136,5 +138,61 @@ fn a_firewall_in_the_way_is_named() {
         assert!(daemon.log().contains(rules), "{}", daemon.log());
         rules.split("; ").for_each(|rule| drop(run(rule)));
         assert!(guest.pings(WORLD[0]), "what it says helps");
+    });
+}
+
+#[test]
+fn an_nft_that_hangs_is_not_waited_for_without_end() {
+    on_a_host(|_| {
+        let mut daemon = without_nft(Some("#!/bin/sh\nexec /bin/sleep 60\n"));
+        let refused = try_public(&mut daemon, "web", WEB).unwrap_err();
+        assert!(refused.message().contains("timed out"), "{refused}");
+        daemon.network("prod");
+    });
+}
+
+#[test]
+fn without_the_right_to_it_networks_are_private_and_the_reason_is_said() {
+    on_a_host(|_| {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("mvirt-net");
+        let text = format!(
+            "#!/bin/sh\nexec setpriv --bounding-set -net_admin {} \"$@\"\n",
+            env!("CARGO_BIN_EXE_mvirt-net")
+        );
+        executable(&program, &text);
+        let mut daemon = Daemon::start_binary(&program, &["--reactors", "1"]);
+        let refused = try_public(&mut daemon, "web", WEB).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+        let why = "egress is off: start with --egress tun (the daemon has no CAP_NET_ADMIN)";
+        assert_eq!(refused.message(), why);
+        let shown = stdout(&mvirt(&daemon, &["egress"]));
+        assert!(shown.contains("off: the daemon has no CAP_NET_ADMIN"), "{shown}");
+        daemon.network("prod");
+        assert!(is_untouched());
+    });
+}
+
+#[test]
+fn the_device_takes_the_longest_packets_of_all() {
+    on_a_host(|_| {
+        let mut daemon = start_egress();
+        public(&mut daemon, "web", WEB);
+        let guest = Container::new(&mut daemon, "web", "c1");
+        let mtu = || {
+            let link = run("ip -o link show mvirt0");
+            let (_, mtu) = link.split_once("mtu ").unwrap();
+            mtu.split(' ').next().unwrap().to_owned()
+        };
+        assert_eq!(mtu(), "1500");
+        daemon.network_with("jumbo", |network| {
+            network.is_public = true;
+            network.mtu = 9000;
+        });
+        assert_eq!(mtu(), "9000");
+        assert!(guest.pings(WORLD[0]));
+        stdout(&mvirt(&daemon, &["network", "update", "jumbo", "--public=false"]));
+        assert_eq!(mtu(), "1500");
+        assert!(guest.pings(WORLD[0]));
     });
 }

@@ -214,3 +214,30 @@ fn vnics_of_a_switched_network_reach_the_world_and_hosts_behind_its_ports_do_not
         assert_eq!(daemon.drops("host", "no_route"), 1);
     });
 }
+
+#[test]
+fn guests_with_addresses_of_the_world_are_reached_and_others_are_not() {
+    on_a_host(|world| {
+        let mut daemon = start_egress();
+        serve(world);
+        public(&mut daemon, "web", ["10.1.0.0/24", "2001:db8:1::/64"]);
+        public(&mut daemon, "app", ["10.2.0.0/24", "fd00:2::/64"]);
+        let [web, app] = ["web", "app"].map(|name| Container::new(&mut daemon, name, name));
+        inside(world, || {
+            for prefix in ["10.1.0.0/24", "10.2.0.0/24", "2001:db8:1::/64", "fd00:2::/64"] {
+                let host = HOST[usize::from(prefix.contains(':'))];
+                run(&format!("ip route add {prefix} via {host}"));
+            }
+        });
+        assert_eq!(fetch(&web, WORLD[1]), format!("You are {}", web.nic.ipv6_address));
+        assert_eq!(fetch(&app, WORLD[1]), format!("You are {}", HOST[1]));
+        let is_reached = |address: &str| {
+            let mut ping = Command::new("ping");
+            let ping = ping.args(["-c", "1", "-W", "2", address]).stdout(Stdio::null());
+            inside(world, || ping.status().unwrap().success())
+        };
+        assert!(is_reached(&web.nic.ipv6_address), "{}", run("nft list table inet mvirt"));
+        let masqueraded = [&web.nic.ipv4_address, &app.nic.ipv4_address, &app.nic.ipv6_address];
+        assert!(!masqueraded.iter().any(|address| is_reached(address)));
+    });
+}

@@ -55,6 +55,10 @@ echo "a wrong flag: $(show ActiveState) $(show ExecMainStatus), restarts $(show 
 echo MVIRT_NET_LISTEN=unix:/run/mvirt/net-api.sock,127.0.0.1:50054 >/etc/default/mvirt-net
 systemctl restart mvirt-net
 mvirt --net-server http://127.0.0.1:50054 network list
+cp /out/egress.conf /etc/systemd/system/mvirt-net.service.d/
+systemctl daemon-reload
+systemctl restart mvirt-net
+grep -E '^Cap(Eff|Bnd):' "/proc/$(show MainPID)/status" | sed 's/^/egress: /'
 systemctl stop mvirt-net
 journalctl -u mvirt-net --no-pager -p err -o cat | sed 's/^/priority err: /'
 echo "stopped: $(show Result) $(show ExecMainStatus), $(ls /run/mvirt/net | wc -l) sockets left"
@@ -92,6 +96,7 @@ fn the_unit_starts_reloads_restarts_and_stops() {
     }
     put("mvirt-net.service", include_bytes!("../../../dist/mvirt-net.service"));
     put("mvirt-net.conf", include_bytes!("../../../dist/mvirt-net.sysusers"));
+    put("egress.conf", include_bytes!("../../../dist/egress.conf"));
     put("users.conf", USERS.as_bytes());
     put("try.service", TRY_UNIT.as_bytes());
     put("try", TRY.as_bytes());
@@ -124,6 +129,9 @@ fn the_unit_starts_reloads_restarts_and_stops() {
         "restarted: 1",
         "stood still: restarts 2",
         "a wrong flag: failed 2, restarts 0",
+        // CAP_NET_ADMIN is number 12 (capabilities(7)).
+        "egress: CapEff:\t0000000000001000",
+        "egress: CapBnd:\t0000000000001000",
         "stopped: success 0, 0 sockets left",
     ] {
         assert!(report.lines().any(|found| found == line), "{line:?} is not in\n{report}");
