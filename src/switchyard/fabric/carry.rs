@@ -6,7 +6,7 @@
 //! ```
 //! Promiscuous subscribers hear it between the two lines: what a cable would show.
 
-use super::{Endpoint, Fabric, Outgoing, Senders, lines::Way};
+use super::{Endpoint, Fabric, Outgoing, Senders, UPLINK_ID, lines::Way};
 use crate::{
     switchyard::{
         capture::Verdict,
@@ -127,7 +127,11 @@ impl Fabric {
             Some(receiver) => {
                 // By id, the receiver in its place among those that hear everything.
                 let mut ids = self.promiscuous.clone();
-                ids.insert(receiver);
+                // What the other network floods may be for somebody who is in that network: it
+                // would hear it twice, and learn that the sender is here.
+                if (receiver, from) != (UPLINK_ID, UPLINK_ID) {
+                    ids.insert(receiver);
+                }
                 for id in ids {
                     self.deliver(id, Receivers::One(receiver), frame, now, out);
                 }

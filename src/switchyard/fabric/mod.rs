@@ -378,4 +378,21 @@ mod tests {
         assert_eq!(then, Then::Continue);
         assert_eq!(fabric.client_name(client), &name[..63]);
     }
+
+    #[test]
+    fn what_the_other_network_floods_does_not_come_back_to_it() {
+        let mut fabric = Fabric::new(Settings::default());
+        let (client, uplink) = fabric.connect_uplink();
+        let mut heard = |to: u8, from: u8| {
+            let frame = [[2, 0, 0, 0, 0, to], [2, 0, 0, 0, 0, from]].concat();
+            let frame = [&frame[..], &[0x88, 0xb5]].concat();
+            let mut out = Vec::new();
+            let message = Message::about(Kind::PACKET_OUT, uplink, 0, frame);
+            let then = fabric.take(client, &message, Duration::ZERO, &mut out);
+            assert_eq!(then, Then::Continue);
+            out.len()
+        };
+        // Nobody is known; then both are, on that side.
+        assert_eq!([heard(2, 1), heard(1, 2), heard(2, 1)], [0; 3]);
+    }
 }
