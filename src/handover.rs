@@ -8,7 +8,9 @@
 //! Control stands still; the locks of both folders
 //! and the API's listeners: Service ──────────────▶ loads the metadata, publishes tables
 //!                                           ◀───── Restored
+//! switched networks stand still
 //! each vNIC stops at its next message: Nic ──────▶ maps its memory, goes on at once
+//! each port, and who is connected to it: Port ───▶ goes on when all are there
 //! End ───────────────────────────────────────────▶ serves the API
 //!                                           ◀───── Serving
 //! ends, touching nothing
@@ -19,7 +21,7 @@
 
 use crate::{
     control::{Afterwards, Control, Handle, Quiesced, QuiescedPort, RestoreError, Whose},
-    dataplane::{Exported, Paused, SavedConnection, SavedLimits},
+    dataplane::{Exported, Paused, SavedConnection, SavedLimits, Standstill},
     descriptors,
 };
 use rustix::{
@@ -37,7 +39,8 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
     process::{Command, Stdio},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 use tokio::{io::Interest, net::UnixStream, sync::mpsc, time::timeout};
 use uuid::Uuid;
@@ -66,6 +69,14 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it may take to begin to serve: guests wait.
 // Short: what is left to be done is in memory, and a failure only means that this one goes on.
 const SERVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long ports of switched networks wait for the next one, and all for the last, until frames of
+/// theirs are forwarded all the same.
+// What is forwarded to a port that is not there is lost. But one whose VMM is in the middle of a
+// message may take seconds to come, and is not to hold up others. In routed networks nobody waits:
+// who talks to one may talk at once, and protocols make up for what is lost.
+const NEXT_PATIENCE: Duration = Duration::from_millis(15);
+const LAST_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why nothing was handed over.
 #[derive(Debug, thiserror::Error)]
@@ -272,6 +283,8 @@ pub async fn hand_over(
 struct Halted {
     control: Quiesced,
     ports: Vec<Paused>,
+    /// Ends after the ports are told to go on: dropped last.
+    standstill: Option<Standstill>,
 }
 
 impl Halted {
@@ -296,7 +309,7 @@ async fn export_to(
     }
     // Not before the other is ready: until then it has cost guests and clients nothing.
     let control = control.call(Control::quiesce).await.map_err(|gone| (gone.into(), None))?;
-    let mut halted = Halted { control, ports: Vec::new() };
+    let mut halted = Halted { control, ports: Vec::new(), standstill: None };
     match export_all(channel, &mut halted, shared).await {
         Ok(()) => Ok(halted),
         Err(error) => Err((error, Some(halted))),
@@ -314,6 +327,13 @@ async fn export_all(
     let fds: Vec<_> = [lock].into_iter().chain(fds).collect();
     channel.send(&FromOld::Service { listeners: names }, &fds).await?;
     expect(channel, START_TIMEOUT, FromNew::Restored).await?;
+    // What waits in a port stays there, and is not forwarded to one that has stopped already.
+    halted.standstill = Some(halted.control.reactors.hold());
+    // Some turns, in which what reactors have sent to each other is delivered.
+    for _ in 0..4 {
+        let turn = halted.control.reactors.barrier().passed();
+        timeout(STOP_TIMEOUT, turn).await.map_err(|_| HandOverError::Stop(STOP_TIMEOUT))?;
+    }
     let served = std::mem::take(&mut halted.control.served);
     let (answers, mut answered) = mpsc::unbounded_channel();
     let stop = |(number, port): (usize, &QuiescedPort)| port.exporter.stop(number, answers.clone());
@@ -390,12 +410,28 @@ impl NewProcess {
         }
     }
 
-    /// Gets all vNICs for a `control` that has restored its state.
+    /// Gets all vNICs and ports for a `control` that has restored its state. Those of switched
+    /// networks are polled when all of them are there.
     pub async fn import(&self, control: &mut Control) -> Result<(), HandOverError> {
+        let standstill = control.begin_take_overs();
         self.0.send(&FromNew::Restored, &[]).await?;
-        let mut clients = Vec::new();
+        let (mut clients, mut first, mut is_patient) = (Vec::new(), None::<Instant>, true);
         loop {
-            let (said, fds) = self.0.receive(START_TIMEOUT).await?;
+            // Before the first has come there is nobody who waits.
+            let waiting = first.filter(|_| is_patient);
+            let patience = if waiting.is_some() { NEXT_PATIENCE } else { START_TIMEOUT };
+            let said = self.0.receive(patience).await;
+            let is_slow = matches!(said, Err(HandOverError::Slow(_)));
+            if waiting.is_some_and(|since| is_slow || since.elapsed() > LAST_PATIENCE) {
+                tracing::info!("frames are forwarded before all ports have come");
+                is_patient = false;
+                standstill.end();
+                if is_slow {
+                    continue;
+                }
+            }
+            let (said, fds) = said?;
+            first.get_or_insert_with(Instant::now);
             match said {
                 FromOld::Nic { id, guest, served } => {
                     control.take_over(Whose::Nic { id, guest }, served.with(fds))?;
@@ -412,6 +448,14 @@ impl NewProcess {
         for (whose, exported) in clients {
             control.take_over(whose, exported)?;
         }
+        let late = Arc::downgrade(&standstill);
+        tokio::spawn(async move {
+            tokio::time::sleep(LAST_PATIENCE).await;
+            if let Some(standstill) = late.upgrade() {
+                standstill.end();
+            }
+        });
+        control.take_overs_are_done(standstill);
         Ok(())
     }
 

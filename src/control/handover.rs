@@ -2,11 +2,12 @@
 
 use super::{Control, RestoreError, guest::Guest, ports::PortEntry};
 use crate::{
-    dataplane::{Exported, Exporter},
+    dataplane::{Exported, Exporter, Pulse, Standstill},
     proto,
 };
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -15,6 +16,8 @@ use uuid::Uuid;
 pub struct Quiesced {
     /// vNICs, ports, and who is connected to these.
     pub served: Vec<QuiescedPort>,
+    /// The way to the reactors.
+    pub reactors: Pulse,
     end: oneshot::Sender<Afterwards>,
 }
 
@@ -98,6 +101,19 @@ impl Control {
         if waited { Ok(()) } else { taken }
     }
 
+    /// Begins to take over. What waits in ports of switched networks stays there until
+    /// [`Control::take_overs_are_done`].
+    pub fn begin_take_overs(&mut self) -> Arc<Standstill> {
+        self.dataplane.hold()
+    }
+
+    /// Publishes what was taken over, and has ports polled once all of it is attached.
+    pub fn take_overs_are_done(&mut self, standstill: Arc<Standstill>) {
+        // Who is connected to a port is in no table before.
+        self.settle();
+        drop(standstill);
+    }
+
     /// Takes no more requests until [`Quiesced::end`]: another process is about to take over. Those
     /// that come meanwhile wait, and are refused if it does.
     pub fn quiesce(&mut self) -> Quiesced {
@@ -114,6 +130,6 @@ impl Control {
         });
         let ports = self.ports.values().flat_map(PortEntry::quiesced);
         let served = nics.chain(ports).chain(outside).collect();
-        Quiesced { served, end }
+        Quiesced { served, reactors: self.dataplane.pulse(), end }
     }
 }

@@ -330,6 +330,45 @@ impl Pulse {
     pub fn barrier(&self) -> Barrier {
         Barrier::of(self.0.iter().filter_map(Weak::upgrade))
     }
+
+    /// Has no port of a switched network polled, so that what waits in one is not forwarded to
+    /// another that is gone already, or not there yet.
+    pub fn hold(&self) -> Standstill {
+        let reactors = self.0.iter().filter_map(Weak::upgrade);
+        let standstill = Standstill(reactors.map(|reactor| reactor.caller()).collect());
+        standstill.0.iter().for_each(reactor::Caller::hold);
+        standstill
+    }
+}
+
+/// Ports of switched networks are not polled, until this is ended or dropped.
+#[derive(Debug)]
+pub struct Standstill(Vec<reactor::Caller>);
+
+impl Standstill {
+    /// Has the reactors go on, once what each of them was told before is in force at all.
+    pub fn end(&self) {
+        let all_are_ready = Arc::new(GoOn(self.0.clone()));
+        for reactor in &self.0 {
+            let ready = Arc::clone(&all_are_ready);
+            reactor.ask(|| drop(ready));
+        }
+    }
+}
+
+impl Drop for Standstill {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Has reactors go on when it is dropped.
+struct GoOn(Vec<reactor::Caller>);
+
+impl Drop for GoOn {
+    fn drop(&mut self) {
+        self.0.iter().for_each(reactor::Caller::go_on);
+    }
 }
 
 /// The running data plane. Dropping it ends the reactors.
@@ -347,6 +386,8 @@ pub struct Dataplane {
     free: Vec<u32>,
     /// Published tables that a reactor may still hold: freed here, never on a reactor.
     published: Vec<Arc<Network>>,
+    /// Until what another process has exported is attached.
+    standstill: Weak<Standstill>,
 }
 
 impl Dataplane {
@@ -372,6 +413,7 @@ impl Dataplane {
             generations: Vec::new(),
             free: Vec::new(),
             published: Vec::new(),
+            standstill: Weak::new(),
         };
         Ok((dataplane, receiver))
     }
@@ -440,6 +482,14 @@ impl Dataplane {
         }
     }
 
+    /// Has no port of a switched network polled until what this returns is dropped, and what was
+    /// exported by another process meanwhile is attached, or waits for something.
+    pub fn hold(&mut self) -> Arc<Standstill> {
+        let standstill = Arc::new(self.pulse().hold());
+        self.standstill = Arc::downgrade(&standstill);
+        standstill
+    }
+
     /// Makes a vNIC's port, whose socket listens when this returns, and replaces what is at its
     /// path; or goes on with what another process of the daemon `exported`.
     pub fn attach(&self, new: NewPort, exported: Option<Exported>) -> io::Result<Attached> {
@@ -456,7 +506,7 @@ impl Dataplane {
             reports::Reporter::new(place.port, self.reports.clone()),
             home.subscribe(),
             asked,
-            exported.as_ref(),
+            exported.as_ref().map(|exported| (exported, self.standstill.upgrade())),
             slot,
         );
         let endpoint::Served { socket, clients, task } =

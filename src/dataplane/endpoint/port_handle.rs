@@ -4,7 +4,7 @@
 use super::export::{ExportRequest, Exported, SavedConnection, SavedLimits};
 use crate::{
     dataplane::{
-        PortState,
+        PortState, Standstill,
         counters::PortCounters,
         forward::tables::{NetworkKey, PortId},
         port::{Port, PortFailure},
@@ -57,6 +57,8 @@ pub(in crate::dataplane) struct PortHandle {
     slot: Slot,
     /// How many descriptors another process has given.
     given: usize,
+    /// Lasts until what that process has given is attached, or is seen to be not there.
+    standstill: Option<Arc<Standstill>>,
     /// The port is on its way back.
     detached: Option<oneshot::Receiver<Option<Detached>>>,
 }
@@ -70,9 +72,10 @@ impl PortHandle {
         reporter: Reporter,
         home: watch::Receiver<Arc<reactor::Handle>>,
         exports: mpsc::UnboundedReceiver<ExportRequest>,
-        exported: Option<&Exported>,
+        exported: Option<(&Exported, Option<Arc<Standstill>>)>,
         slot: Slot,
     ) -> Self {
+        let (exported, standstill) = exported.unzip();
         let may = exported.map(|from| Allowance::restore(&from.kept.allowance));
         let (allowance, given) = (may.unwrap_or_default(), exported.map_or(0, |it| it.fds.len()));
         let failures = mpsc::unbounded_channel();
@@ -90,6 +93,7 @@ impl PortHandle {
             attached,
             slot,
             given,
+            standstill: standstill.flatten(),
             detached,
         }
     }
@@ -123,6 +127,8 @@ impl PortHandle {
 
     /// Returns what it is told next. Never, once the port is to be no more.
     pub(super) async fn next(&mut self) -> Signal {
+        // Who waits without having attached anything has nothing to attach.
+        self.standstill = None;
         tokio::select! {
             biased;
             Some(request) = self.exports.recv() => Signal::Export(request),

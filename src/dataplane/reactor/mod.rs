@@ -121,13 +121,53 @@ enum Command {
     Macs(NetworkKey, Box<dyn FnOnce(MacTable) + Send>),
     Question(PortId, Asked),
     Answer(Box<dyn FnOnce() + Send>),
+    Hold,
+    GoOn,
     Stop,
 }
 
-/// The way to a reactor, for any thread.
-pub struct Handle {
+/// The way to a reactor, for any thread; also of one that has ended.
+#[derive(Clone)]
+pub struct Caller {
     commands: mpsc::Sender<Command>,
     waker: Arc<Waker>,
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller").finish_non_exhaustive()
+    }
+}
+
+impl Caller {
+    /// Calls `answer` between two turns. All commands sent before are in force by then.
+    pub fn ask(&self, answer: impl FnOnce() + Send + 'static) {
+        self.send(Command::Answer(Box::new(answer)));
+    }
+
+    /// Has the reactor poll no port of a switched network, of those that it has and that come,
+    /// until [`Caller::go_on`].
+    pub fn hold(&self) {
+        self.send(Command::Hold);
+    }
+
+    /// Has the reactor go on with everything.
+    pub fn go_on(&self) {
+        self.send(Command::GoOn);
+    }
+
+    fn send(&self, command: Command) {
+        // First the command, then the call: a reactor that sees the call finds the command
+        // (`sleep.rs`). Nobody misses what one that has ended does not do.
+        if self.commands.send(command).is_ok() {
+            self.waker.call();
+        }
+    }
+}
+
+/// A reactor, which ends when this is dropped.
+pub struct Handle {
+    caller: Caller,
     counters: Arc<ReactorCounters>,
     thread: Option<JoinHandle<()>>,
 }
@@ -167,7 +207,12 @@ impl Handle {
 
     /// Calls `answer` between two turns. All commands sent before are in force by then.
     pub fn ask(&self, answer: impl FnOnce() + Send + 'static) {
-        self.send(Command::Answer(Box::new(answer)));
+        self.caller.ask(answer);
+    }
+
+    /// Returns another way to it.
+    pub fn caller(&self) -> Caller {
+        self.caller.clone()
     }
 
     /// What the reactor has done.
@@ -176,12 +221,7 @@ impl Handle {
     }
 
     fn send(&self, command: Command) {
-        // First the command, then the call: a reactor that sees the call finds the command
-        // (`sleep.rs`).
-        // A reactor only ends when its handle is dropped, and then nobody is left to command it.
-        if self.commands.send(command).is_ok() {
-            self.waker.call();
-        }
+        self.caller.send(command);
     }
 }
 
@@ -224,7 +264,8 @@ pub fn start(count: usize, cpus: &[usize], settings: Settings) -> Result<Vec<Han
                     Err(error) => drop(ready.send(Err(error))),
                 }
             })?;
-        let handle = Handle { commands, waker, counters, thread: Some(thread) };
+        let caller = Caller { commands, waker };
+        let handle = Handle { caller, counters, thread: Some(thread) };
         // A thread that panicked before it said anything has dropped `ready`.
         let ended = |_| Err(io::Error::other("the thread ended").into());
         let outcome = started.recv().unwrap_or_else(ended);
@@ -285,6 +326,8 @@ struct Reactor {
     ports: Ports,
     pipeline: Pipeline,
     active: Vec<Active>,
+    /// Those that are to be polled later, while ports of switched networks are held.
+    held: Option<Vec<Active>>,
     /// Queues without a wake-up descriptor, which are polled at intervals.
     without_wakeup: Vec<(PortId, usize)>,
     /// What bad lines may hold.
@@ -347,6 +390,7 @@ impl Reactor {
             ports: Ports::default(),
             pipeline: Pipeline::new(prober),
             active: Vec::with_capacity(64),
+            held: None,
             without_wakeup: Vec::new(),
             line_budget: Budget::new(impaired::BUDGET),
         })
@@ -437,10 +481,24 @@ impl Reactor {
                 Command::Macs(network, answer) => answer(self.pipeline.macs(network, now)),
                 Command::Question(port, asked) => self.pipeline.return_question(port, asked),
                 Command::Answer(answer) => answer(),
+                Command::Hold => self.hold(now),
+                Command::GoOn => self.active.extend(self.held.take().into_iter().flatten()),
                 Command::Stop => return false,
             }
         }
         true
+    }
+
+    /// Polls ports of switched networks no more, until they are released.
+    fn hold(&mut self, now: Instant) {
+        for id in self.ports.switched() {
+            let queues = self.ports.get_mut(id).map_or(0, |slot| slot.port.queues());
+            // Those that are polled already are woken by nothing.
+            (0..queues).for_each(|queue| self.activate(id, queue, now));
+        }
+        let ports = &self.ports;
+        let is_held = |active: &mut Active| ports.is_switched(active.port);
+        self.held.get_or_insert_default().extend(self.active.extract_if(.., is_held));
     }
 
     fn attach(&mut self, attachment: Attachment, now: Instant) {
@@ -448,6 +506,7 @@ impl Reactor {
         self.pipeline.attached(&attachment, now);
         // First of all: what was begun for it ends with it, if it fails here.
         self.ports.attach(attachment, self.busy_poll);
+        let is_switched = self.ports.is_switched(id);
         let Some(slot) = self.ports.get_mut(id) else { return };
         for queue in (0..slot.port.queues()).filter(|queue| slot.port.runs(*queue)) {
             match slot.port.wakeup(queue) {
@@ -461,13 +520,18 @@ impl Reactor {
             }
             let window = self.busy_poll;
             // Polled at first: what came before the watch began may have been announced already.
-            self.active.push(Active { port: id, queue, busy: now, window });
+            let active = match &mut self.held {
+                Some(held) if is_switched => held,
+                _ => &mut self.active,
+            };
+            active.push(Active { port: id, queue, busy: now, window });
         }
         self.change_lines(now);
     }
 
     fn detach(&mut self, id: PortId, now: Instant) -> Option<Detached> {
         self.active.retain(|active| active.port != id);
+        self.held.iter_mut().for_each(|held| held.retain(|active| active.port != id));
         self.without_wakeup.retain(|(port, _)| *port != id);
         // Before the port is stopped: which descriptors are watched is asked of it.
         let slot = self.ports.get_mut(id)?;

@@ -6,7 +6,7 @@ use crate::{
     dataplane::{
         counters::PortCounters,
         forward::{
-            Asker, Network,
+            Asker, Domain, Network,
             tables::{Member, Membership, NetworkKey, PortId, Routed},
         },
         frame::{
@@ -444,6 +444,19 @@ impl Ports {
         {
             self.touched.push(id.slot);
         }
+    }
+
+    /// Whether a port is, first of all, in a switched network.
+    pub fn is_switched(&self, id: PortId) -> bool {
+        let slot = self.slots.get(id.slot as usize).and_then(Option::as_ref);
+        let network = slot.and_then(|slot| self.network(slot.network));
+        network.is_some_and(|network| matches!(network.domain, Domain::Switched(_)))
+    }
+
+    /// Returns all ports of switched networks.
+    pub fn switched(&self) -> Vec<PortId> {
+        let all = self.slots.iter().flatten().map(|slot| slot.id);
+        all.filter(|id| self.is_switched(*id)).collect()
     }
 
     /// A network, as it was published.

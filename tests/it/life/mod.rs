@@ -7,6 +7,7 @@ mod ends;
 mod handover;
 mod kept;
 mod locks;
+mod members;
 mod restart;
 mod soak;
 mod storage;

@@ -9,3 +9,6 @@ mod plug;
 mod stock;
 mod switches;
 mod trunk;
+
+pub(crate) use stock::Plug;
+pub(crate) use switches::lab_with;

@@ -27,14 +27,14 @@ pub(super) fn mac(number: u8) -> [u8; 6] {
 }
 
 /// A program with frames on its standard streams, behind their lengths: 16 bits, big-endian.
-pub(super) struct Plug {
+pub(crate) struct Plug {
     child: Child,
     input: ChildStdin,
     frames: mpsc::Receiver<Vec<u8>>,
 }
 
 impl Plug {
-    pub(super) fn of(command: &mut Command) -> Self {
+    pub(crate) fn of(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let input = child.stdin.take().unwrap();
         let mut output = child.stdout.take().unwrap();
@@ -52,47 +52,47 @@ impl Plug {
     }
 
     /// `vde_plug` of Debian's.
-    pub(super) fn stock(locator: &str) -> Self {
+    pub(crate) fn stock(locator: &str) -> Self {
         Self::of(Command::new("vde_plug").arg(locator))
     }
 
-    pub(super) fn sends(&mut self, frame: &[u8]) {
+    pub(crate) fn sends(&mut self, frame: &[u8]) {
         let length = u16::try_from(frame.len()).unwrap();
         self.input.write_all(&[&length.to_be_bytes()[..], frame].concat()).unwrap();
     }
 
-    pub(super) fn hears(&self) -> Vec<u8> {
+    pub(crate) fn hears(&self) -> Vec<u8> {
         self.frames.recv_timeout(TIMEOUT).expect("a frame comes")
     }
 
     /// The frame that comes within so many milliseconds, if one does.
-    pub(super) fn hears_within(&self, milliseconds: u64) -> Option<Vec<u8>> {
+    pub(crate) fn hears_within(&self, milliseconds: u64) -> Option<Vec<u8>> {
         self.frames.recv_timeout(Duration::from_millis(milliseconds)).ok()
     }
 
     /// Whether no frame has come by now.
-    pub(super) fn is_silent(&self) -> bool {
+    pub(crate) fn is_silent(&self) -> bool {
         self.frames.try_recv().is_err()
     }
 
     /// Writes octets as they are.
-    pub(super) fn writes(&mut self, octets: &[u8]) {
+    pub(crate) fn writes(&mut self, octets: &[u8]) {
         self.input.write_all(octets).unwrap();
     }
 
     /// Ends its input, and waits until the program ends.
-    pub(super) fn ends_its_input(&mut self) -> std::process::ExitStatus {
+    pub(crate) fn ends_its_input(&mut self) -> std::process::ExitStatus {
         let (_, closed) = std::os::unix::net::UnixStream::pair().unwrap();
         self.input = ChildStdin::from(std::os::fd::OwnedFd::from(closed));
         self.child.wait().unwrap()
     }
 
     /// Waits until the program ends by itself.
-    pub(super) fn ends(mut self) -> std::process::ExitStatus {
+    pub(crate) fn ends(mut self) -> std::process::ExitStatus {
         self.child.wait().unwrap()
     }
 
-    pub(super) fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 }

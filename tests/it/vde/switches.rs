@@ -27,7 +27,7 @@ pub(super) fn lab() -> Daemon {
 }
 
 /// Likewise, with flags of the daemon's.
-pub(super) fn lab_with(flags: &[&str]) -> Daemon {
+pub(crate) fn lab_with(flags: &[&str]) -> Daemon {
     let mut daemon = Daemon::start_with(flags);
     daemon.network_with("lab", |request| {
         segment(request);
