@@ -11,11 +11,12 @@ build: ## Build the daemon, the CLI and the front ends (target/release)
 clean: ## Remove what was built, and nothing else
 	$(CARGO) clean
 
-demo: build ## Boot real Linux guests on routed networks and a switched one, and show what they reach
+demo: build ## Boot real Linux guests on routed, switched and public networks, and show what they reach
 	scripts/install.sh
 	guests/build.sh
 	scripts/demo.sh
 	scripts/demo-segment.sh
+	scripts/demo-world.sh
 
 check: ## Format, lints, documentation, licences, layering
 	$(CARGO) fmt --check
