@@ -48,8 +48,6 @@ struct Link {
     is_queued: bool,
     /// It would read, and there is no memory.
     is_starved: bool,
-    /// The timer that is set; an earlier one means nothing.
-    timer: Option<Instant>,
 }
 
 /// All connections.
@@ -273,20 +271,12 @@ impl Connections {
         if link.is_starved {
             deadline = deadline.min(world.now + STARVED);
         }
-        // Later ones are set when the earlier has come: most connections never wait that long.
-        if link.timer.is_none_or(|timer| deadline < timer) {
-            link.timer = Some(deadline);
-            world.at(deadline, Key::Tcp(index as u32));
-        }
+        world.timers.at(deadline, Key::Tcp(index as u32));
     }
 
     /// The timer of a connection has come.
-    pub(crate) fn timer(&mut self, world: &mut World, index: usize, time: Instant) {
+    pub(crate) fn timer(&mut self, world: &mut World, index: usize) {
         let Some(link) = self.links.get_mut(index) else { return };
-        if link.timer != Some(time) {
-            return;
-        }
-        link.timer = None;
         let (tag, now) = (link.ends.tag, world.now);
         match world.purse(tag, |purse| link.tcp.expire(now, purse)) {
             Expired::GoesOn => {
@@ -312,6 +302,7 @@ impl Connections {
             sockopt::set_socket_linger(&link.socket, Some(Duration::ZERO)).ok();
         }
         world.purse(link.ends.tag, |purse| link.tcp.release(purse));
+        world.timers.cancel(Key::Tcp(index as u32));
         world.closed();
         if let Some(stats) = world.stats(link.ends.tag) {
             stats.connections -= 1;
@@ -400,8 +391,8 @@ impl Link {
     fn new(ends: Ends, socket: OwnedFd, tcp: Connection, syn: u32) -> Self {
         let (is_readable, is_writable, is_queued) = (false, false, false);
         let socket = socket.into();
-        let (timer, is_starved) = (None, false);
-        Self { ends, socket, tcp, syn, is_readable, is_writable, is_queued, is_starved, timer }
+        let is_starved = false;
+        Self { ends, socket, tcp, syn, is_readable, is_writable, is_queued, is_starved }
     }
 
     /// Does what can be done for it.

@@ -180,7 +180,7 @@ impl Datagrams {
         self.by_guest.insert((tag, guest), index);
         self.count(world, tag, 1);
         if forward.is_none() {
-            world.at(active + self.idle(), self.key(index));
+            world.timers.at(active + self.idle(), self.key(index));
         }
         Ok(index)
     }
@@ -232,6 +232,7 @@ impl Datagrams {
     fn remove(&mut self, world: &mut World, index: usize) {
         let Some(mapping) = self.mappings.try_remove(index) else { return };
         self.by_guest.remove(&(mapping.tag, mapping.guest));
+        world.timers.cancel(self.key(index));
         world.closed();
         self.count(world, mapping.tag, -1);
     }
@@ -245,7 +246,7 @@ impl Datagrams {
         if deadline <= world.now {
             self.remove(world, index);
         } else {
-            world.at(deadline, self.key(index));
+            world.timers.at(deadline, self.key(index));
         }
     }
 

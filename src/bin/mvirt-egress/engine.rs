@@ -117,7 +117,7 @@ impl<'a> Engine<'a> {
     }
 
     fn wait(&self, events: &mut Vec<epoll::Event>, is_busy: bool) -> io::Result<()> {
-        let timeout = match self.world.next_timer() {
+        let timeout = match self.world.timers.next() {
             _ if is_busy => Some(Timespec::default()),
             None => None,
             Some(time) => {
@@ -180,7 +180,7 @@ impl<'a> Engine<'a> {
             Outcome::Waits(gone) => {
                 self.world.drop(packet.tag, Dropped::Fragment, gone);
                 if let Some(deadline) = self.fragments.deadline() {
-                    self.world.at(deadline, Key::Fragments);
+                    self.world.timers.at(deadline, Key::Fragments);
                 }
             }
             Outcome::Dropped(gone) => self.world.drop(packet.tag, Dropped::Fragment, gone),
@@ -211,15 +211,18 @@ impl<'a> Engine<'a> {
     }
 
     fn expire(&mut self) {
-        while let Some((time, key)) = self.world.due() {
+        while let Some(key) = self.world.timers.due(self.world.now) {
             match key {
-                Key::Tcp(index) => self.connections.timer(&mut self.world, index as usize, time),
+                Key::Tcp(index) => self.connections.timer(&mut self.world, index as usize),
                 Key::Udp(index) => self.udp.timer(&mut self.world, index as usize),
                 Key::Echo(index) => self.echo.timer(&mut self.world, index as usize),
                 Key::Stats => self.tell(),
                 Key::Fragments => {
                     for (tag, gone) in self.fragments.expire(self.world.now) {
                         self.world.drop(tag, Dropped::Fragment, gone);
+                    }
+                    if let Some(deadline) = self.fragments.deadline() {
+                        self.world.timers.at(deadline, Key::Fragments);
                     }
                 }
                 Key::Packets | Key::Control | Key::Listener(_) => {}

@@ -13,6 +13,7 @@ mod datagrams;
 mod engine;
 mod forwards;
 mod sandbox;
+mod timers;
 mod world;
 
 use clap::{CommandFactory as _, Parser};

@@ -1,6 +1,7 @@
 //! What all kinds of sockets need: the way to vNICs, what these may have and have had, timers, and
 //! epoll.
 
+use super::timers::Timers;
 use mvirt_net::{
     egress::{
         buffer::{Memory, Purse},
@@ -18,8 +19,7 @@ use rustix::{
     process::{Resource, getrlimit},
 };
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, HashMap},
+    collections::{BTreeMap, HashMap},
     hash::{BuildHasher as _, RandomState},
     io::{self, IoSlice},
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -33,7 +33,7 @@ use std::{
 const RESERVE: u64 = 64;
 
 /// What an event or a timer is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Key {
     Packets,
     Control,
@@ -116,7 +116,7 @@ pub(crate) struct World {
     pub(crate) policy: Policy,
     pub(crate) limits: Limits,
     memory: Memory,
-    timers: BinaryHeap<Reverse<(Instant, Key)>>,
+    pub(crate) timers: Timers,
     pub(crate) now: Instant,
     secret: RandomState,
     identification: u32,
@@ -150,7 +150,7 @@ impl World {
             policy: Policy::new(configuration),
             limits: configuration.limits,
             memory: Memory::new(configuration.limits.memory),
-            timers: BinaryHeap::new(),
+            timers: Timers::default(),
             now: Instant::now(),
             secret: RandomState::new(),
             identification: 0,
@@ -200,7 +200,7 @@ impl World {
         if !self.stats_due {
             self.stats_due = true;
             let soon = self.now + std::time::Duration::from_secs(1);
-            self.timers.push(Reverse((soon, Key::Stats)));
+            self.timers.at(soon, Key::Stats);
         }
         Some(&mut state.stats)
     }
@@ -229,25 +229,6 @@ impl World {
         what(&mut Purse { memory: &mut self.memory, of_nic })
     }
 
-    /// Has a key come back at a time.
-    pub(crate) fn at(&mut self, time: Instant, key: Key) {
-        self.timers.push(Reverse((time, key)));
-    }
-
-    /// Returns the next key whose time has come, with that.
-    pub(crate) fn due(&mut self) -> Option<(Instant, Key)> {
-        let Reverse((time, _)) = self.timers.peek()?;
-        if *time > self.now {
-            return None;
-        }
-        self.timers.pop().map(|Reverse(due)| due)
-    }
-
-    /// Returns when the next one comes.
-    pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.timers.peek().map(|Reverse((time, _))| *time)
-    }
-
     /// Returns a sequence number that nobody can guess, and that is ahead of the last one between
     /// the same ends (RFC 6528).
     pub(crate) fn first_sequence(&self, ends: &Ends, start: Instant) -> u32 {
@@ -273,8 +254,9 @@ impl World {
                 true
             }
             Err(error) => {
-                // Of others, the daemon has gone: the other socket says so as well.
-                self.blocked |= matches!(error, Errno::AGAIN | Errno::NOBUFS);
+                // For others there is no event; what is lost by them is sent again, or was to be
+                // lost.
+                self.blocked |= error == Errno::AGAIN;
                 false
             }
         }
