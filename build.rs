@@ -16,6 +16,7 @@ const ENUMS: &[(&str, &str)] = &[
     ("Network.kind", "network_kind_name"),
     ("Network.gateway", "toggle_name"),
     ("Network.dns_mode", "dns_mode_name"),
+    ("Network.metadata", "toggle_name"),
     ("L2Policy.unknown_unicast", "unknown_unicast_name"),
     ("L2Policy.multicast_snooping", "toggle_name"),
     ("L2Policy.guest_vlans", "guest_vlans_name"),
@@ -40,7 +41,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .field_attribute(".mvirt.net.UpdateNetworkRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.UpdatePortRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.UpdateNicRequest.update_mask", "#[serde(skip)]")
-        .field_attribute(".mvirt.net.SetNicLimitsRequest.update_mask", "#[serde(skip)]");
+        .field_attribute(".mvirt.net.SetNicLimitsRequest.update_mask", "#[serde(skip)]")
+        .field_attribute(".mvirt.net.SetNicMetadataRequest.update_mask", "#[serde(skip)]");
     // Enums are named as in the proto; a field of one that is not listed would be a number.
     for (field, name) in ENUMS {
         let serialize = format!("#[serde(serialize_with = \"super::{name}\")]");

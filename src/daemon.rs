@@ -13,6 +13,7 @@ use crate::{
     host_network::{HostNetwork, Sysctls},
     lock::{DirLock, LockError},
     remains::Remains,
+    services,
     signals::Orders,
     store::{StoreError, json::JsonStore},
 };
@@ -151,7 +152,7 @@ pub async fn run(
     let (socket_dir, metadata_dir) = directories(&config)?;
     let settings = settings(&config);
     // Before the locks: in a hand-over, guests need not wait for reactors to start.
-    let (dataplane, events) = Dataplane::start(&settings)?;
+    let (dataplane, mut events) = Dataplane::start(&settings)?;
     let pulse = dataplane.pulse();
     let new_process = if config.take_over { Some(NewProcess::new()?) } else { None };
     let (store, sockets, mut inherited) =
@@ -182,6 +183,10 @@ pub async fn run(
         })),
     }
     control.open_sockets();
+    let mut services = JoinSet::new();
+    if let Some(punts) = events.take_punts() {
+        services.spawn(services::serve(punts, control.guests()));
+    }
     let (control, mut thread) = Handle::spawn(control, events)?;
     let (stop, stopped) = watch::channel(());
     let mut servers = JoinSet::new();

@@ -58,6 +58,7 @@ mod mutex;
 pub mod printable;
 pub mod proto;
 pub mod remains;
+pub mod services;
 pub mod signals;
 pub mod store;
 pub mod switchyard;

@@ -141,6 +141,12 @@ const RULES: &[Rule] = &[
         place: "src/dataplane",
         never: &["crate::control", "crate::store", "crate::daemon", "crate::proto", "tonic"],
     },
+    Rule {
+        place: "src/services",
+        never: &["crate::control", "crate::store", "crate::daemon", "crate::proto", "tonic"],
+    },
+    // Bodies are functions of a vNIC.
+    Rule { place: "src/services/metadata", never: &["tokio", "async", "Mutex", "Instant::now"] },
     // It reads and writes text, and looks nothing up.
     Rule {
         place: "src/locator",

@@ -1,5 +1,6 @@
 //! From the desired state of a network to the table that the data plane runs on.
 
+use super::guest_data;
 use crate::{
     config,
     dataplane::{
@@ -8,8 +9,8 @@ use crate::{
             self, Domain, FibBuilder, Leases, Names, Zone,
             switched::Switched,
             tables::{
-                self, BridgePort, GATEWAY_IPV4, GATEWAY_IPV6, Membership, NetworkKey, NextHop,
-                OutsidePort, Role, Routed, Services, Vnic,
+                self, BridgePort, GATEWAY_IPV4, GATEWAY_IPV6, METADATA, Membership, NetworkKey,
+                NextHop, OutsidePort, Role, Routed, Services, Vnic,
             },
         },
     },
@@ -18,6 +19,7 @@ use crate::{
         DnsMode, Network, NetworkKind, Nic, Port,
         l2::{HasGateway, Members},
     },
+    services::{Card, Guests},
     wire::dns,
 };
 use std::{
@@ -34,6 +36,8 @@ pub struct Member {
     /// What the tables have of it.
     // Shared by the network's tables: a new one costs little for those that did not change.
     pub entry: tables::Member,
+    /// What services tell a vNIC's guest, where its network has that.
+    pub card: Option<Arc<Card>>,
 }
 
 /// Whether a switched network knows the MACs of all its members.
@@ -77,6 +81,17 @@ pub fn compile<'a>(
     forward::Network { key, members, domain }
 }
 
+/// Publishes what the gateway of a network serves, and to whom of these members.
+pub fn serve<'a>(
+    guests: &Guests,
+    table: &forward::Network,
+    members: impl Iterator<Item = &'a Member>,
+) {
+    let names = table.domain.routed().and_then(|gateway| gateway.services.names.clone());
+    let cards = members.filter_map(|it| Some((it.entry.port(), Arc::clone(it.card.as_ref()?))));
+    guests.publish(table.key, names, cards);
+}
+
 fn routed(
     network: &Network,
     (members, leases): (&[tables::Member], Option<Arc<Leases>>),
@@ -91,8 +106,12 @@ fn routed(
     for member in members {
         let Role::Guest(vnic) = &member.role else { continue };
         let next_hop = fib.next_hop(member.next_hop());
-        vnic.ipv4.into_iter().for_each(|address| fib.host_ipv4(address, next_hop));
-        vnic.ipv6.into_iter().for_each(|address| fib.host_ipv6(address, next_hop));
+        // Whoever has an address of the metadata service does not hear what others ask of it.
+        let is_own = |address: IpAddr| !(network.metadata && METADATA.contains(&address));
+        let ipv4 = vnic.ipv4.into_iter().filter(|address| is_own((*address).into()));
+        ipv4.for_each(|address| fib.host_ipv4(address, next_hop));
+        let ipv6 = vnic.ipv6.into_iter().filter(|address| is_own((*address).into()));
+        ipv6.for_each(|address| fib.host_ipv6(address, next_hop));
         vnic.routed_ipv4.iter().for_each(|prefix| fib.prefix_ipv4(*prefix, next_hop));
         // A guest that chooses its addresses may use any of its /64.
         vnic.routed_ipv6
@@ -100,10 +119,18 @@ fn routed(
             .chain(&vnic.slaac)
             .for_each(|prefix| fib.prefix_ipv6(*prefix, next_hop));
     }
+    let metadata = network.metadata;
+    if metadata {
+        let next_hop = fib.next_hop(NextHop::GATEWAY);
+        METADATA.iter().for_each(|address| match address {
+            IpAddr::V4(address) => fib.host_ipv4(*address, next_hop),
+            IpAddr::V6(address) => fib.host_ipv6(*address, next_hop),
+        });
+    }
     let gateway = network.gateway_in_subnet().unwrap_or(GATEWAY_IPV4);
     let names = match network.dns_mode {
         DnsMode::Tell => None,
-        DnsMode::Names => Some(names(network, gateway, members)),
+        DnsMode::Names => Some(Arc::new(names(network, gateway, members))),
     };
     let (dns_ipv4, dns_ipv6) = match names {
         None => by_family(&network.dns_servers),
@@ -126,7 +153,7 @@ fn routed(
             leases,
             boot: network.boot.clone().unwrap_or_default(),
         }),
-        services: Services { names },
+        services: Services { names, metadata },
         fib: fib.build(seed),
     }
 }
@@ -195,7 +222,7 @@ pub fn member(network: &Network, nic: &Nic, place: Placement) -> Member {
         boot: nic.boot.as_ref().or(network.boot.as_ref()).cloned().unwrap_or_default(),
     };
     let entry = tables::Member { reactor: place.reactor, role: Role::Guest(Arc::new(vnic)) };
-    Member { id: nic.id, entry }
+    Member { id: nic.id, entry, card: guest_data::card(network, nic) }
 }
 
 /// A port of `network` at its place, or who is connected to it there.
@@ -216,7 +243,7 @@ pub fn bridge(network: &Network, port: &Port, place: Placement) -> Member {
         ..BridgePort::new(place.port, port.role(), network.mtu)
     };
     let entry = tables::Member { reactor: place.reactor, role: Role::Bridge(Arc::new(bridge)) };
-    Member { id: port.id, entry }
+    Member { id: port.id, entry, card: None }
 }
 
 fn by_family(addresses: &[IpAddr]) -> (Vec<std::net::Ipv4Addr>, Vec<std::net::Ipv6Addr>) {

@@ -98,13 +98,18 @@ pub(super) fn dns_mode(value: i32) -> Result<DnsMode, Refusal> {
     Ok(DNS_MODES.chosen("dns_mode", value)?.unwrap_or_default())
 }
 
-/// Refuses that a gateway is to answer which there is not.
-pub(super) fn check_dns_mode(network: &Network) -> Result<(), Refusal> {
-    if network.dns_mode == DnsMode::Names && network.has_gateway() == HasGateway::No {
-        let expected = "the network has no gateway, which would answer";
-        return Err(Refusal::invalid("dns_mode", "DNS_MODE_NAMES", expected));
+/// Refuses that a gateway is to serve something which there is not.
+pub(super) fn check_services(network: &Network) -> Result<(), Refusal> {
+    let expected = "the network has no gateway, which would answer";
+    match network.has_gateway() {
+        HasGateway::No if network.dns_mode == DnsMode::Names => {
+            Err(Refusal::invalid("dns_mode", "DNS_MODE_NAMES", expected))
+        }
+        HasGateway::No if network.metadata => {
+            Err(Refusal::invalid("metadata", "TOGGLE_ON", expected))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Returns how a guest is reached; an interface without a name is to be given one.
@@ -393,22 +398,30 @@ pub(super) fn description(text: &str) -> Result<String, Refusal> {
 }
 
 pub(super) fn labels(labels: &Labels) -> Result<Labels, Refusal> {
-    Refusal::unless_at_most(MAX_LABELS, "labels", labels.len(), "labels")?;
-    for (key, value) in labels {
+    check_keys("labels", labels)?;
+    for value in labels.values() {
+        check_text("labels", value, MAX_LABEL_VALUE, &[])?;
+    }
+    Ok(labels.clone())
+}
+
+/// Refuses keys that are none, and too many of them.
+pub(super) fn check_keys(field: &'static str, labels: &Labels) -> Result<(), Refusal> {
+    Refusal::unless_at_most(MAX_LABELS, field, labels.len(), "labels")?;
+    for key in labels.keys() {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '/' | '-');
         let sound = (1..=MAX_LABEL_KEY).contains(&key.len())
             && key.chars().all(allowed)
             && key.starts_with(|c: char| c.is_ascii_alphanumeric());
         if !sound {
             return Err(Refusal::invalid(
-                "labels",
+                field,
                 key,
                 "expected a key of 1-63 of A-Z a-z 0-9 . _ / -, starting with a letter or digit",
             ));
         }
-        check_text("labels", value, MAX_LABEL_VALUE, &[])?;
     }
-    Ok(labels.clone())
+    Ok(())
 }
 
 pub(super) fn boot(boot: Option<&proto::Boot>) -> Result<Option<Boot>, Refusal> {

@@ -21,6 +21,7 @@ pub mod compile;
 mod egress;
 mod fields;
 mod guest;
+mod guest_data;
 mod handover;
 pub mod health;
 mod hosts;
@@ -69,6 +70,7 @@ use crate::{
     log_limit::{LogLimit, Said},
     model::{Name, Network, NetworkKind, Nic, Transport, l2::Members},
     proto,
+    services::Guests,
     store::{Busy, Store, StoreError},
 };
 use balance::Balance;
@@ -199,6 +201,8 @@ pub struct Control {
     /// While the store is waited for.
     busy: Busy,
     dataplane: Dataplane,
+    /// Who is served what.
+    guests: Guests,
     /// Where descriptors are kept while no process has them.
     kept_in: DescriptorStore,
     balance: Balance<Owner>,
@@ -290,6 +294,7 @@ impl Control {
             store,
             busy: Busy::default(),
             dataplane,
+            guests: Guests::default(),
             kept_in: DescriptorStore::default(),
             balance: Balance::new(rebalance_above),
             closing: Vec::new(),
@@ -368,11 +373,18 @@ impl Control {
         let changed = changed.iter().filter_map(|id| self.networks.get(id));
         // An empty table tells reactors that a network is gone.
         let all = self.deleted.iter().chain(changed);
-        let tables: Vec<_> = all.map(|network| self.compile(network)).chain(way_in).collect();
+        let tables: Vec<_> = all.map(|network| self.serve(network)).chain(way_in).collect();
         let turn = self.dataplane.publish(tables);
         self.deleted.clear();
         self.return_questions();
         turn
+    }
+
+    /// Compiles a network, and publishes what services are to know of it.
+    fn serve(&self, network: &NetworkState) -> forward::Network {
+        let table = self.compile(network);
+        compile::serve(&self.guests, &table, network.members.values());
+        table
     }
 
     fn compile(&self, network: &NetworkState) -> forward::Network {
@@ -572,6 +584,11 @@ impl Control {
             sleeps: counters.sleeps.get(),
         };
         reactors.map(view).collect()
+    }
+
+    /// Returns who is served what, as it will be, too.
+    pub fn guests(&self) -> Guests {
+        self.guests.clone()
     }
 
     /// The switches of meshes that ports lead to.

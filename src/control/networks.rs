@@ -58,6 +58,7 @@ impl Control {
             mtu: new.mtu,
             domain: new.domain,
             dns_mode: new.dns_mode,
+            metadata: new.metadata,
             labels: new.labels,
             description: new.description,
             boot: new.boot,
@@ -67,7 +68,7 @@ impl Control {
             updated_at: now,
         };
         l2::check_pool(&network)?;
-        fields::check_dns_mode(&network)?;
+        fields::check_services(&network)?;
         self.check_public(&network)?;
         if request.validate_only {
             return Ok(Decided::unchanged(view::network(&network, (0, 0), Members::AllStrict)));

@@ -198,6 +198,7 @@ impl Control {
             labels: new.labels,
             description: new.description,
             boot: new.boot,
+            metadata: None,
             socket: new.socket,
             asked: Some(new.asked),
             features: dataplane::features(new.queue_pairs),
@@ -379,11 +380,22 @@ impl Control {
         &self,
         request: &proto::SetNicLimitsRequest,
     ) -> Result<Decided<proto::Nic>, Refusal> {
-        let id = self.find_nic(&request.id)?;
-        let old = self.nics[&id].model.clone();
-        check_etag(&old, &request.etag)?;
-        let new = requests::limited_nic(&old, request)?;
-        self.replace_nic(old, new, request.validate_only)
+        self.change_stored_nic((&request.id, &request.etag), request.validate_only, |old| {
+            requests::limited_nic(old, request)
+        })
+    }
+
+    /// Changes a vNIC, which has this id or name and etag, to what `change` makes of it.
+    pub(super) fn change_stored_nic(
+        &self,
+        (id, etag): (&str, &str),
+        validate_only: bool,
+        change: impl FnOnce(&Nic) -> Result<Nic, Refusal>,
+    ) -> Result<Decided<proto::Nic>, Refusal> {
+        let old = self.nics[&self.find_nic(id)?].model.clone();
+        check_etag(&old, etag)?;
+        let new = change(&old)?;
+        self.replace_nic(old, new, validate_only)
     }
 
     /// Puts a changed vNIC in the place of what it was, if its addresses are free and it is not to

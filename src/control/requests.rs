@@ -40,6 +40,7 @@ pub(super) struct NewNetwork {
     pub(super) mtu: u16,
     pub(super) domain: Option<dns::Name>,
     pub(super) dns_mode: DnsMode,
+    pub(super) metadata: bool,
     pub(super) labels: Labels,
     pub(super) description: String,
     pub(super) boot: Option<Boot>,
@@ -99,6 +100,7 @@ impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
             mtu: fields::mtu(request.mtu)?.unwrap_or(config::DEFAULT_MTU),
             domain: optional("domain", &request.domain, parse)?,
             dns_mode: fields::dns_mode(request.dns_mode)?,
+            metadata: l2::toggle("metadata", request.metadata)?.unwrap_or(false),
             labels: fields::labels(&request.labels)?,
             description: fields::description(&request.description)?,
             boot: fields::boot(request.boot.as_ref())?,
@@ -132,6 +134,7 @@ impl TryFrom<proto::CreateNetworkRequest> for NewNetwork {
             domain: string(new.domain),
             // A default that is named is the same as none: both are 0.
             dns_mode: view::asked_dns_mode(new.dns_mode),
+            metadata: l2::toggled(new.metadata.then_some(true)),
             labels: request.labels,
             description: request.description,
             boot: request.boot,
@@ -269,6 +272,7 @@ pub(super) fn changed_network(
             ("l2", request.l2.is_some()),
             ("dns_mode", request.dns_mode != 0),
             ("is_public", request.is_public.is_some()),
+            ("metadata", request.metadata != 0),
         ],
     )?;
     let mut new = old.clone();
@@ -290,7 +294,11 @@ pub(super) fn changed_network(
     }
     if mask.names("dns_mode") {
         new.dns_mode = fields::dns_mode(request.dns_mode)?;
-        fields::check_dns_mode(&new)?;
+        fields::check_services(&new)?;
+    }
+    if mask.names("metadata") {
+        new.metadata = l2::toggle("metadata", request.metadata)?.unwrap_or(false);
+        fields::check_services(&new)?;
     }
     if mask.names("labels") {
         new.labels = fields::labels(&request.labels)?;

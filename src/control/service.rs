@@ -239,6 +239,15 @@ impl NetService for Service {
         self.change(move |control| control.update_nic(&request, &accounts)).await
     }
 
+    async fn set_nic_metadata(
+        &self,
+        request: Request<proto::SetNicMetadataRequest>,
+    ) -> Result<Response<proto::Nic>, Status> {
+        let mut request = request.into_inner();
+        request.id = required("id", request.id)?;
+        self.change(move |control| control.set_nic_metadata(&request)).await
+    }
+
     async fn set_nic_limits(
         &self,
         request: Request<proto::SetNicLimitsRequest>,

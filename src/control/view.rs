@@ -2,7 +2,7 @@
 
 use super::{
     choices::{ADDRESSINGS, DNS_MODES, ROLES, SECURITIES},
-    l2, locators,
+    guest_data, l2, locators,
 };
 use crate::{
     impair::Spec,
@@ -81,6 +81,7 @@ pub(super) fn network(
         mtu: network.mtu.into(),
         domain: string(network.domain),
         dns_mode: DNS_MODES.number(Some(network.dns_mode)),
+        metadata: l2::toggled(Some(network.metadata)),
         labels: network.labels.clone(),
         description: network.description.clone(),
         etag: etag(network.updated_at),
@@ -201,6 +202,7 @@ pub(super) fn nic(
         requested_mtu: nic.mtu.unwrap_or(0).into(),
         limit_from_guest_in_force: rate_limit(nic.settings.from_guest.in_force()),
         limit_to_guest_in_force: rate_limit(nic.settings.to_guest.in_force()),
+        metadata: guest_data::view(network, nic),
         impairments: impairments(&nic.settings.impairments),
     }
 }

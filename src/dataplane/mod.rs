@@ -32,11 +32,11 @@ pub use endpoint::{
     listener::{Access, longest_socket_path, room_for_listeners},
     single, socket, switchyard, tap, tunnel, vde, vhost_user,
 };
-pub use gateway::{Asked, Client, GatewayEvent};
+pub use gateway::{Asked, Client, GatewayEvent, MAX_RESPONSE, Punted, response as dns_response};
 pub use port::tun::Tun;
 pub use port::vhost_user::session::{Device, features};
 pub use reactor::{Hugepages, StartError};
-pub use reports::Reports;
+pub use reports::{Punts, Reports, Way};
 
 use crate::descriptor_store::Slot;
 use counters::{PortCounters, ReactorCounters};
@@ -375,7 +375,7 @@ impl Drop for GoOn {
 #[derive(Debug)]
 pub struct Dataplane {
     reactors: Vec<Arc<reactor::Handle>>,
-    reports: mpsc::UnboundedSender<reports::Report>,
+    reports: reports::Senders,
     common: endpoint::Common,
     /// vNICs placed on each reactor.
     load: Vec<usize>,

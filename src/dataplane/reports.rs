@@ -3,10 +3,13 @@
 //! guest change their minds; of a listening port, also those who have connected, whose number its
 //! endpoint limits, and hosts that ask for an address, whose number its reactor limits.
 
-use super::{Arrival, GatewayEvent, PortChange, PortEvent, PortState, forward::tables::PortId};
+use super::{
+    Arrival, GatewayEvent, PortChange, PortEvent, PortState, Punted, forward::tables::PortId,
+    reactor,
+};
 use crate::mutex::lock;
 use std::sync::{
-    Arc, Mutex,
+    Arc, Mutex, Weak,
     atomic::{AtomicU8, AtomicU64, Ordering},
 };
 use tokio::sync::mpsc;
@@ -28,8 +31,47 @@ struct Port {
     under_way: AtomicU8,
     /// How many VMMs have connected.
     connections: AtomicU64,
+    /// The reactor that has it, or had it last.
+    // Weak: who only says something keeps no reactor from ending.
+    home: Mutex<Weak<reactor::Handle>>,
     // Unbounded, but never long: a port has one report for each bit under way at most.
+    told: Senders,
+}
+
+/// The ways of all ports.
+#[derive(Debug, Clone)]
+pub(super) struct Senders {
     reports: mpsc::UnboundedSender<Report>,
+    punts: mpsc::UnboundedSender<(Way, Punted)>,
+}
+
+/// The way of services back to a guest.
+#[derive(Debug, Clone)]
+pub struct Way(Arc<Port>);
+
+impl Way {
+    /// Returns the guest's port.
+    pub fn port(&self) -> PortId {
+        self.0.id
+    }
+
+    /// Has a frame put into the port, where that is.
+    pub fn say(&self, frame: Box<[u8]>) {
+        if let Some(home) = lock(&self.0.home).upgrade() {
+            home.say(self.0.id, frame);
+        }
+    }
+}
+
+/// Frames of guests for services, with the way back.
+#[derive(Debug)]
+pub struct Punts(mpsc::UnboundedReceiver<(Way, Punted)>);
+
+impl Punts {
+    /// Returns the next; none once there are no ports and will be none.
+    pub async fn recv(&mut self) -> Option<(Way, Punted)> {
+        self.0.recv().await
+    }
 }
 
 /// Something is to be told of a port.
@@ -50,13 +92,18 @@ enum Told {
 
 /// What control hears of all ports.
 #[derive(Debug)]
-pub struct Reports(mpsc::UnboundedReceiver<Report>);
+pub struct Reports {
+    reports: mpsc::UnboundedReceiver<Report>,
+    punts: Option<Punts>,
+}
 
 /// For ports that are to report, and for who hears of them.
-pub(super) fn channel() -> (mpsc::UnboundedSender<Report>, Reports) {
-    // Reactors send into it, which wait for nobody.
-    let (sender, receiver) = mpsc::unbounded_channel();
-    (sender, Reports(receiver))
+pub(super) fn channel() -> (Senders, Reports) {
+    // Reactors send into them, which wait for nobody, and count what waits of each port.
+    let (reports, receiver) = mpsc::unbounded_channel();
+    let (punts, punted) = mpsc::unbounded_channel();
+    let punted = Some(Punts(punted));
+    (Senders { reports, punts }, Reports { reports: receiver, punts: punted })
 }
 
 /// Returns the bit for a kind of [`GatewayEvent`]; none for the kind that says nothing.
@@ -65,10 +112,15 @@ fn mark(told: &GatewayEvent) -> Option<u8> {
 }
 
 impl Reporter {
-    pub(super) fn new(id: PortId, reports: mpsc::UnboundedSender<Report>) -> Self {
-        let state = Mutex::new((PortState::Idle, "".into()));
+    pub(super) fn new(id: PortId, told: Senders) -> Self {
+        let (state, home) = (Mutex::new((PortState::Idle, "".into())), Mutex::default());
         let (under_way, connections) = (0.into(), 0.into());
-        Self(Arc::new(Port { id, state, under_way, connections, reports }))
+        Self(Arc::new(Port { id, state, under_way, connections, home, told }))
+    }
+
+    /// A reactor is to have the port.
+    pub(super) fn lives_at(&self, reactor: &Arc<reactor::Handle>) {
+        *lock(&self.0.home) = Arc::downgrade(reactor);
     }
 
     /// Another VMM is connected.
@@ -90,10 +142,13 @@ impl Reporter {
         self.send(Told::Arrived(arrival));
     }
 
-    /// The gateway has told the guest something. While a message of this kind is under way, others
-    /// of it are left out.
+    /// The gateway has told the guest something, or a service is to. While a message of a kind is
+    /// under way, others of it are left out.
     pub(super) fn told(&self, told: GatewayEvent) {
-        if let Some(mark) = mark(&told) {
+        if let GatewayEvent::Punted(punted) = told {
+            // Nobody listens where there are no services.
+            self.0.told.punts.send((Way(Arc::clone(&self.0)), punted)).ok();
+        } else if let Some(mark) = mark(&told) {
             // Taken now: when control reads this, another VMM may be connected, with another guest.
             let connection = self.0.connections.load(Ordering::Acquire);
             self.report(mark, Told::Gateway(connection, told));
@@ -112,7 +167,7 @@ impl Reporter {
 
     fn send(&self, told: Told) {
         // Nobody listens once the daemon is going down.
-        self.0.reports.send(Report { port: Arc::clone(&self.0), told }).ok();
+        self.0.told.reports.send(Report { port: Arc::clone(&self.0), told }).ok();
     }
 }
 
@@ -143,14 +198,19 @@ impl Report {
 }
 
 impl Reports {
+    /// Takes what is for services; none once that was taken.
+    pub fn take_punts(&mut self) -> Option<Punts> {
+        self.punts.take()
+    }
+
     /// The next; none once there are no ports and will be none.
     pub async fn recv(&mut self) -> Option<PortEvent> {
-        self.0.recv().await.map(Report::open)
+        self.reports.recv().await.map(Report::open)
     }
 
     /// The next, if there is one now.
     pub fn try_recv(&mut self) -> Option<PortEvent> {
-        self.0.try_recv().ok().map(Report::open)
+        self.reports.try_recv().ok().map(Report::open)
     }
 }
 

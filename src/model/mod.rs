@@ -3,12 +3,14 @@
 //! Values are made by `control`, which refuses what the API forbids, or read back from
 //! the store. Fields that came later have a default, so that older files load.
 
+mod guest_data;
 mod impairments;
 pub mod l2;
 mod leases;
 mod port;
 mod transport;
 
+pub use guest_data::{GuestData, Octets};
 pub use impairments::Impairments;
 pub use l2::{HasGateway, L2Policy, L2Rules, NetworkKind, PortRole, PortSecurity};
 pub use leases::{DhcpPool, Leases, StoredLease};
@@ -139,6 +141,9 @@ pub struct Network {
     /// What guests are told of DNS.
     #[serde(default, skip_serializing_if = "DnsMode::is_tell")]
     pub dns_mode: DnsMode,
+    /// Whether guests are told of their vNICs by HTTP.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub metadata: bool,
     /// The client's own.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
@@ -350,6 +355,9 @@ pub struct Nic {
     /// What its guest boots; the network's where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<Boot>,
+    /// What its guest is told by HTTP, where its network does that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Box<GuestData>>,
     /// Who may open its socket.
     #[serde(default)]
     pub socket: SocketAccess,

@@ -9,6 +9,8 @@ use zerocopy::{
 
 /// Octets of the fixed header.
 pub const HEADER_LEN: usize = 40;
+/// Where in the header stands what follows it.
+pub const NEXT_HEADER_OFFSET: usize = 6;
 const _: () = assert!(size_of::<Header>() == HEADER_LEN);
 
 const HOP_BY_HOP: u8 = 0;

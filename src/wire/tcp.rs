@@ -37,6 +37,12 @@ const NO_OPERATION: u8 = 1;
 const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 const WINDOW_SCALE: u8 = 3;
 
+/// Returns the port that a segment is for; `None` where its header is cut.
+pub fn destination(segment: &[u8]) -> Option<u16> {
+    header_len(segment)?;
+    Some(u16::from_be_bytes(*segment.get(2..)?.first_chunk()?))
+}
+
 /// Octets of the header that `segment` starts with, options included; `None` where it is cut or
 /// says nonsense.
 pub fn header_len(segment: &[u8]) -> Option<usize> {

@@ -108,6 +108,9 @@ pub(crate) struct Create {
     /// What guests are told of DNS [default: tell]
     #[arg(long, value_enum)]
     dns_mode: Option<Dns>,
+    /// Whether guests are told of their vNICs by HTTP, as of clouds [default: off]
+    #[arg(long)]
+    metadata: Option<l2::OnOff>,
     /// Let guests reach what is outside
     #[arg(long)]
     public: bool,
@@ -163,6 +166,9 @@ pub(crate) struct Update {
     /// What guests are told of DNS
     #[arg(long, value_enum)]
     dns_mode: Option<Dns>,
+    /// Whether guests are told of their vNICs by HTTP, as of clouds
+    #[arg(long)]
+    metadata: Option<l2::OnOff>,
     /// Whether guests reach what is outside [default: true, where the flag is given]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
@@ -253,6 +259,7 @@ fn request(create: Create) -> Result<CreateNetworkRequest, Failure> {
         mtu: create.mtu,
         domain: create.domain,
         dns_mode: create.dns_mode.map_or(0, Dns::number),
+        metadata: create.metadata.map_or(0, |choice| Toggle::from(choice).into()),
         kind: kind.into(),
         l2: create.l2.apply(None),
         gateway: create.gateway.map_or(0, |choice| Toggle::from(choice).into()),
@@ -311,6 +318,8 @@ async fn change(update: Update, client: &mut Client) -> Result<Network, Failure>
     mask.set("mtu", &mut request.mtu, update.mtu);
     mask.set("domain", &mut request.domain, update.domain);
     mask.set("dns_mode", &mut request.dns_mode, update.dns_mode.map(Dns::number));
+    let metadata = update.metadata.map(|choice| Toggle::from(choice).into());
+    mask.set("metadata", &mut request.metadata, metadata);
     mask.set("is_public", &mut request.is_public, update.public.map(Some));
     if let Some(policy) = update.l2.apply(now.l2) {
         mask.set("l2", &mut request.l2, Some(Some(policy)));
@@ -366,6 +375,7 @@ fn show(network: &Network, public: &str, out: &Output) -> Result<(), Failure> {
         ("dns", dns(network).into()),
         ("ntp", network.ntp_servers.join(" ").into()),
         ("domain", network.domain.as_str().into()),
+        ("metadata", if network.metadata() == Toggle::On { "on" } else { "" }.into()),
         ("mtu", network.mtu.into()),
         ("public", public.into()),
         ("l2", l2::text(network.l2_in_force.as_ref()).into()),

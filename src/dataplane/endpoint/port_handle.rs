@@ -169,6 +169,7 @@ impl PortHandle {
         let reporter = self.reporter.clone();
         let blocked = self.reporter.clone();
         let reactor = Arc::clone(&self.home.borrow_and_update());
+        self.reporter.lives_at(&reactor);
         reactor.attach(Attachment {
             id: self.id,
             network: self.network,

@@ -134,6 +134,7 @@ pub fn check_host(table: &Routed, port: PortId, headers: &Headers) -> Result<(),
             let is_honest = source_ipv6_is_honest(packet, |source| {
                 let owner = table.fib.lookup_ipv6(source).and_then(|id| owner(table, id));
                 table.ipv6_prefix.is_some_and(|prefix| prefix.contains(&source))
+                    && !table.is_metadata(source.into())
                     && owner.is_none_or(|owner| owner == port)
             });
             if !is_honest {
@@ -158,6 +159,7 @@ fn is_hosts_ipv4(table: &Routed, port: PortId, source: Ipv4Addr) -> bool {
     (in_subnet || source.is_link_local())
         && table.ipv4_broadcast != Some(source)
         && !table.is_gateway_ipv4(source)
+        && !table.is_metadata(source.into())
         && owner.is_none_or(|owner| owner == port)
 }
 

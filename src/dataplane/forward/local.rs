@@ -8,7 +8,7 @@ use super::{
     Leases,
     port_security::PortSecurity,
     segment::Segment,
-    tables::{GATEWAY_IPV4, GATEWAY_IPV6, Member, Routed},
+    tables::{GATEWAY_IPV4, GATEWAY_IPV6, METADATA, Member, Routed},
 };
 use crate::{
     addr::MacAddr,
@@ -79,7 +79,7 @@ impl Local<'_> {
         packet: &arp::Packet,
     ) -> Option<Verdict> {
         let target = packet.target_ip();
-        if self.gateway.is_some_and(|gateway| gateway.is_gateway_ipv4(target)) {
+        if self.gateway.is_some_and(|gateway| gateway.answers_at(target.into())) {
             return Some(Verdict::Gateway);
         }
         match self.neighbours?.strict_ipv4(target) {
@@ -97,7 +97,7 @@ impl Local<'_> {
     ) -> Option<Verdict> {
         let message = head.get(ethernet::HEADER_LEN + packet.header_len..)?;
         let (target, _) = ndp::target(message)?;
-        if self.gateway.is_some() && target == GATEWAY_IPV6 {
+        if self.gateway.is_some_and(|gateway| gateway.answers_at(target.into())) {
             return Some(Verdict::Gateway);
         }
         match self.neighbours?.strict_ipv6(target) {
@@ -125,6 +125,24 @@ impl Routed {
     /// Returns what hosts behind ports have leased; none where they lease nothing.
     pub fn leases(&self) -> Option<&Leases> {
         self.segment.as_ref()?.leases.as_deref()
+    }
+
+    /// Whether an address is the gateway's.
+    pub fn is_gateway(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.is_gateway_ipv4(address),
+            IpAddr::V6(address) => address == GATEWAY_IPV6,
+        }
+    }
+
+    /// Whether an address is that of the metadata service, where there is one.
+    pub fn is_metadata(&self, address: IpAddr) -> bool {
+        self.services.metadata && METADATA.contains(&address)
+    }
+
+    /// Whether questions for the neighbour that has an address are the gateway's to answer.
+    fn answers_at(&self, address: IpAddr) -> bool {
+        self.is_gateway(address) || self.is_metadata(address)
     }
 
     /// Whether an IPv4 address is the gateway's.

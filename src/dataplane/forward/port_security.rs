@@ -11,7 +11,10 @@
 
 use super::{
     guard,
-    tables::{GATEWAY_IPV4, GATEWAY_IPV6, GATEWAY_MAC, Member, PortId, Role, Routed, Vnic},
+    tables::{
+        GATEWAY_IPV4, GATEWAY_IPV6, GATEWAY_MAC, METADATA, Member, NextHop, PortId, Role, Routed,
+        Vnic,
+    },
 };
 use crate::{
     addr::MacAddr,
@@ -26,7 +29,7 @@ use crate::{
 use arrayvec::ArrayVec;
 use std::{
     collections::HashMap,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 use zerocopy::{FromBytes as _, big_endian::U16};
 
@@ -68,10 +71,16 @@ impl PortSecurity {
     /// Adds what is the gateway's.
     pub(super) fn add_gateway(&mut self, gateway: &Routed) {
         // No member has this port.
-        let port = PortId { slot: u32::MAX, generation: 0 };
+        let port = NextHop::GATEWAY.port;
         let owner = Owner { port, mac: GATEWAY_MAC, is_strict: false };
         self.ipv4.extend([GATEWAY_IPV4, gateway.gateway_ipv4()].map(|address| (address, owner)));
         self.ipv6.insert(GATEWAY_IPV6, owner);
+        for address in METADATA.into_iter().filter(|_| gateway.services.metadata) {
+            match address {
+                IpAddr::V4(address) => drop(self.ipv4.insert(address, owner)),
+                IpAddr::V6(address) => drop(self.ipv6.insert(address, owner)),
+            }
+        }
     }
 
     /// Returns the vNIC that has an address, and cannot use another.

@@ -251,6 +251,9 @@ pub fn route_ipv6(table: &Routed, packet: &Ipv6) -> Result<NextHopId, Verdict> {
         return Err(Verdict::Drop(DropReason::Multicast));
     }
     if packet.source.is_unicast_link_local() || packet.destination.is_unicast_link_local() {
+        if table.is_metadata(packet.destination.into()) {
+            return Err(Verdict::Gateway);
+        }
         // Link-local traffic ends at the link, which has the guest and the gateway on it (RFC 4291
         // §2.5.6).
         return Err(Verdict::Reject(DropReason::NoRoute, Rejection::BeyondScope));
@@ -283,12 +286,13 @@ fn check(fib: &Fib, next_hop: NextHopId, len: usize, hop_limit: u8) -> Result<Ne
     Ok(next_hop)
 }
 
-/// What becomes of a packet that does not fit its next hop, or has none.
+/// What becomes of a packet that does not fit its next hop, or has none, or the gateway for one.
 #[cold]
 fn refused_by(next_hop: &NextHop) -> Verdict {
     match next_hop {
         &NextHop::NOBODY => unreachable(true),
         &NextHop::NOWHERE => unreachable(false),
+        &NextHop::GATEWAY => Verdict::Gateway,
         NextHop { mtu, .. } => Verdict::Reject(DropReason::ExceedsMtu, Rejection::TooBig(*mtu)),
     }
 }
@@ -300,7 +304,7 @@ mod tests {
         dataplane::{
             forward::{
                 FibBuilder,
-                tables::{GATEWAY_MAC, NextHop, PortId, Services},
+                tables::{GATEWAY_MAC, PortId, Services},
             },
             frame::HEAD_LEN,
         },
@@ -309,9 +313,11 @@ mod tests {
     use proptest::prelude::*;
 
     /// A network of 10.0.0.1, behind which 10.1.0.0/16 is, and 10.0.0.2, behind which much is that
-    /// is never routed.
+    /// is never routed; with a metadata service.
     fn network() -> (Routed, [Vnic; 2]) {
         let mut fib = FibBuilder::default();
+        let gateway = fib.next_hop(NextHop::GATEWAY);
+        fib.host_ipv4([169, 254, 169, 254].into(), gateway);
         let vnics = [1_u8, 2].map(|n| {
             let port = PortId { slot: n.into(), generation: 1 };
             let mac = MacAddr([0x52, 0x54, 0, 0, 0, n]);
@@ -334,7 +340,7 @@ mod tests {
             ntp_ipv6: Vec::new(),
             domain: None,
             segment: None,
-            services: Services::default(),
+            services: Services { metadata: true, ..Services::default() },
             fib: fib.build(7),
         };
         (table, vnics)
@@ -368,6 +374,21 @@ mod tests {
         let destination = FastPath::new(table, vnic).check(frame)?;
         let next_hop = table.fib.lookup_ipv4(destination)?;
         fast::fits(frame, table.fib.next_hop(next_hop)).then_some(next_hop)
+    }
+
+    #[test]
+    fn the_metadata_service_is_the_gateway_whoever_routes_its_address() {
+        let network = network();
+        for (to, is_services) in [([169, 254, 169, 254], true), ([169, 254, 169, 253], false)] {
+            let mut frame = frame(6, 94, Offload::None);
+            frame.head[30..34].copy_from_slice(&to);
+            make_right(&mut frame);
+            let plain = decide_plain(&network, &mut frame.clone());
+            let (table, [vnic, _]) = &network;
+            let decided = by_head(table, vnic, &mut frame, &mut Withheld::default());
+            assert_eq!(plain.is_none(), is_services);
+            assert_eq!(decided == Err(Verdict::Gateway), is_services, "{to:?}: {decided:?}");
+        }
     }
 
     #[test]
@@ -406,7 +427,8 @@ mod tests {
             right in prop::bool::weighted(0.9),
             destination in prop::sample::select(vec![
                 [10, 0, 0, 2], [10, 0, 0, 1], [10, 1, 2, 3], [10, 0, 0, 200], [10, 0, 0, 255],
-                [169, 254, 0, 1], [169, 254, 0, 2], [224, 0, 0, 1], [255; 4]]),
+                [169, 254, 0, 1], [169, 254, 0, 2], [169, 254, 169, 254], [224, 0, 0, 1],
+                [255; 4]]),
         ) {
             let network = network();
             let (table, [vnic, _]) = &network;

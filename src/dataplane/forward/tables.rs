@@ -10,7 +10,7 @@ use crate::{
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::{
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
@@ -27,6 +27,13 @@ pub const OUTSIDE_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x02]);
 pub const GATEWAY_IPV4: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
 /// The gateway's IPv6 address on every vNIC.
 pub const GATEWAY_IPV6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// The addresses of the metadata service: those that clouds have, and OpenStack's on the link.
+pub const METADATA: [IpAddr; 3] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
+];
 
 /// A port of the switch. Slots are reused; the generation tells their users apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,13 +69,15 @@ impl NextHop {
     pub const NOBODY: Self = Self::none(0);
     /// Of addresses that no packet is routed to, whatever prefix they are in.
     pub const NOWHERE: Self = Self::none(1);
+    /// Of addresses that are the gateway's, whatever prefix they are in.
+    pub const GATEWAY: Self = Self::none(2);
 
     const fn none(generation: u32) -> Self {
         let port = PortId { slot: u32::MAX, generation };
         Self { port, reactor: 0, mtu: 0, mac: MacAddr([0; 6]), vlan: None }
     }
 
-    /// Whether it is a port of a network's, and not the way out, nobody or nowhere.
+    /// Whether it is a port of a network's, and not the way out, nobody, nowhere or the gateway.
     pub fn is_vnics(&self) -> bool {
         !self.is_outside() && self.mtu > 0
     }
@@ -397,5 +406,7 @@ impl Routed {
 #[derive(Debug, Default)]
 pub struct Services {
     /// By DNS; none: whoever asks is told that nobody does.
-    pub names: Option<Names>,
+    pub names: Option<Arc<Names>>,
+    /// What a guest is to know of its vNIC, by HTTP.
+    pub metadata: bool,
 }

@@ -244,7 +244,7 @@ drop_reasons! {
     /// The gateway took the message and owes no answer.
     Absorbed = "absorbed",
     /// The guest asked the gateway more than 1000 times in a second, or hosts behind the port asked
-    /// for new addresses more than 20 times.
+    /// for new addresses more than 20 times; or too many of its frames wait for a service.
     ReplyLimit = "reply_limit",
     /// A host behind a port is leased no address: none of `dhcp_pool` is free, or the port has one
     /// for each MAC that may be behind it.

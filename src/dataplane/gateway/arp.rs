@@ -35,6 +35,7 @@ fn is_ours(asker: Asker<'_>, table: &Routed, target: Ipv4Addr) -> bool {
     // unreachable", which says more than silence.
     let in_subnet =
         table.segment.is_none() && table.ipv4_subnet.is_some_and(|subnet| subnet.contains(&target));
-    table.is_gateway_ipv4(target)
+    table.is_gateway(target.into())
+        || table.is_metadata(target.into())
         || (in_subnet && !asker.vnic().is_some_and(|vnic| vnic.owns_ipv4(target)))
 }

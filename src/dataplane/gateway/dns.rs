@@ -27,7 +27,7 @@ use zerocopy::big_endian::U32;
 /// Octets of a response that every client takes (RFC 1035 §4.2.1).
 // The longest has a question of 259 octets, a name of 255 or the start of a zone, and an OPT
 // record.
-const MAX_RESPONSE: usize = 512;
+pub const MAX_RESPONSE: usize = 512;
 /// How long an answer may be kept, in seconds.
 // A vNIC that is made anew may have another address.
 const TTL: u32 = 30;
@@ -73,8 +73,8 @@ pub(super) fn respond_ipv6(
     Ok(GatewayEvent::Other)
 }
 
-/// Writes the response to a query.
-fn response<'b>(
+/// Writes the response to a query. Refuses what is none.
+pub fn response<'b>(
     names: &Names,
     message: &[u8],
     buffer: &'b mut [u8],

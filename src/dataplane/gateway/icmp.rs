@@ -63,7 +63,10 @@ pub(super) fn echo_ipv6(
         icmpv6::Header::ref_from_prefix(message).map_err(|_| DropReason::MalformedMessage)?;
     write_ethernet(writer, question.asker.mac(), ethernet::IPV6)?;
     let words = (icmpv6::ECHO_REPLY, 0, header.rest.get());
-    icmpv6::write(writer, (GATEWAY_IPV6, packet.source, 64), words, body)?;
+    // From the address that was asked, where one was.
+    let is_group = packet.destination.is_multicast();
+    let source = if is_group { GATEWAY_IPV6 } else { packet.destination };
+    icmpv6::write(writer, (source, packet.source, 64), words, body)?;
     Ok(())
 }
 

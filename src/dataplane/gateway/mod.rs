@@ -21,11 +21,14 @@ mod icmp;
 mod listeners;
 mod ndp;
 mod proxy;
+mod punt;
 
+pub use dns::{MAX_RESPONSE, response};
 pub use icmp::reject;
 pub use listeners::{LAST_MEMBER_INTERVAL, QUERY_INTERVALS, query_group, query_ipv4, query_ipv6};
 pub use ndp::{FIRST_ADVERTISEMENTS, next_advertisement, router_advertisement};
 pub use proxy::speak_for;
+pub use punt::{Punted, is_for_service};
 
 use super::{
     forward::{
@@ -114,7 +117,7 @@ pub fn client(question: &Question<'_>) -> Client {
 }
 
 /// What a guest was told. A person asks for it when "the VM has no network".
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum GatewayEvent {
     /// Where its gateway is, by ARP.
     Neighbour4,
@@ -128,6 +131,8 @@ pub enum GatewayEvent {
     Lease6(Client),
     /// Nothing yet: a host behind a port needs an address that it has not leased.
     Asked(Asked),
+    /// Nothing here: a service is to answer.
+    Punted(Punted),
     /// Something that says nothing about its network.
     Other,
 }
@@ -144,7 +149,7 @@ impl GatewayEvent {
             Self::Router => 2,
             Self::Lease4(_) => 3,
             Self::Lease6(_) => 4,
-            Self::Asked(_) | Self::Other => Self::KINDS,
+            Self::Asked(_) | Self::Punted(_) | Self::Other => Self::KINDS,
         }
     }
 }

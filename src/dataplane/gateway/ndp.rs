@@ -222,7 +222,7 @@ fn is_ours(asker: Asker<'_>, table: &Routed, target: Ipv6Addr) -> bool {
     // On a segment its neighbours speak for themselves.
     let in_prefix =
         table.segment.is_none() && table.ipv6_prefix.is_some_and(|prefix| prefix.contains(&target));
-    target == GATEWAY_IPV6 || (in_prefix && !is_own())
+    target == GATEWAY_IPV6 || table.is_metadata(target.into()) || (in_prefix && !is_own())
 }
 
 /// A guest may say where it is itself; nothing is learnt from it.

@@ -27,6 +27,7 @@ pub(super) enum Command {
     Publish(Arc<Network>),
     Macs(NetworkKey, Box<dyn FnOnce(MacTable) + Send>),
     Question(PortId, Asked),
+    Say(PortId, Box<[u8]>),
     Answer(Box<dyn FnOnce() + Send>),
     Hold,
     GoOn,
@@ -110,6 +111,11 @@ impl Handle {
     /// Has a question answered that came by a port, and that control has seen to.
     pub fn answer(&self, port: PortId, asked: Asked) {
         self.send(Command::Question(port, asked));
+    }
+
+    /// Has a frame of a service's put into a port.
+    pub fn say(&self, port: PortId, frame: Box<[u8]>) {
+        self.send(Command::Say(port, frame));
     }
 
     /// Calls `answer` between two turns. All commands sent before are in force by then.

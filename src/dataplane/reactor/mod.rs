@@ -318,6 +318,7 @@ impl Reactor {
                 }
                 Command::Macs(network, answer) => answer(self.pipeline.macs(network, now)),
                 Command::Question(port, asked) => self.pipeline.return_question(port, asked),
+                Command::Say(port, frame) => self.pipeline.service_says(port, frame),
                 Command::Answer(answer) => answer(),
                 Command::Hold => self.hold(now),
                 Command::GoOn => self.active.extend(self.held.take().into_iter().flatten()),

@@ -7,17 +7,17 @@ use crate::{
         counters::PortCounters,
         forward::{
             Asker, Domain, Network,
-            tables::{Member, Membership, NetworkKey, PortId, Routed},
+            tables::{Member, Membership, NetworkKey, PortId, Role, Routed},
         },
         frame::{
             Outgoing,
             verdict::{Blocking, DropReason, Flood},
         },
-        gateway::{Asked, GatewayEvent},
+        gateway::{Asked, GatewayEvent, Punted},
         port::{Delivered, HeldUp, Port, PortFailure, Undelivered, Watch},
     },
     model::Impairments,
-    wire::vlan::VlanId,
+    wire::{vlan::VlanId, vnet::Offload},
 };
 use std::{
     collections::{BTreeSet, HashMap},
@@ -128,6 +128,8 @@ pub struct Slot {
     blocked: (u32, Option<Instant>),
     /// How many probes for loops it was sent.
     pub probes: u32,
+    /// Held by each frame of its guest's that waits for a service.
+    pub punted: Arc<()>,
     /// Absent once it was called: the port has failed.
     on_failure: Option<Box<dyn FnOnce(PortFailure) + Send>>,
     touched: bool,
@@ -183,6 +185,19 @@ impl Slot {
     /// Passes a question on that control must see to.
     pub fn ask(&mut self, asked: Asked) {
         (self.on_gateway_event)(GatewayEvent::Asked(asked));
+    }
+
+    /// Passes a frame of its guest's on that is for a service.
+    pub fn punt(&mut self, vlan: Option<VlanId>, frame: &[u8], offload: Offload) {
+        let Some((network, Role::Guest(vnic))) =
+            self.member(vlan).map(|(network, member)| (network.key, &member.role))
+        else {
+            return;
+        };
+        let (mac, mtu) = (vnic.mac, vnic.mtu);
+        let (frame, place) = (frame.into(), Arc::clone(&self.punted));
+        let punted = Punted { network, mac, mtu, frame, offload, place };
+        (self.on_gateway_event)(GatewayEvent::Punted(punted));
     }
 
     /// Whether nothing comes from it or goes to it.
@@ -370,6 +385,7 @@ impl Ports {
             is_blocked: false,
             blocked: (0, None),
             probes: 0,
+            punted: Arc::default(),
             on_failure: Some(attachment.on_failure),
             touched: false,
         };

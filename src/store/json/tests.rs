@@ -23,6 +23,7 @@ fn network() -> Network {
         ntp_servers: vec![],
         mtu: 1500,
         dns_mode: crate::model::DnsMode::Names,
+        metadata: true,
         domain: Some("prod.internal".parse().unwrap()),
         labels: [("owner".into(), "team a".into())].into(),
         description: "two\nlines".into(),
@@ -53,6 +54,10 @@ impl JsonStore {
 
 fn nic(network: &Network) -> Nic {
     Nic {
+        metadata: Some(Box::new(crate::model::GuestData {
+            user_data: b"#!/bin/sh".to_vec().into(),
+            ..Default::default()
+        })),
         id: Uuid::new_v4(),
         name: "vm1".parse().unwrap(),
         network_id: network.id,

@@ -38,6 +38,7 @@ fuzz_target!(|message: &[u8]| {
         ipv6: prefix,
         gateway: GATEWAY_IPV4,
     };
+    let names = Names::new(zone, [Arc::clone(&vnic)].iter());
     let table = Routed {
         ipv4_subnet: subnet,
         ipv4_broadcast: None,
@@ -48,7 +49,7 @@ fuzz_target!(|message: &[u8]| {
         ntp_ipv6: vec![],
         domain: None,
         segment: None,
-        services: Services { names: Some(Names::new(zone, [Arc::clone(&vnic)].iter())) },
+        services: Services { names: Some(Arc::new(names)), ..Services::default() },
         fib: FibBuilder::default().build(7),
     };
     let mut asked = [0; 1500];

@@ -2,6 +2,7 @@
 
 mod create;
 mod limit;
+mod metadata;
 pub(crate) mod show;
 mod update;
 mod watch;
@@ -47,6 +48,8 @@ pub(crate) enum Command {
     Update(Box<update::Update>),
     /// Show or change how much a vNIC may carry
     Limit(limit::Limit),
+    /// Show or change what a vNIC's guest is told by HTTP, as of clouds
+    Metadata(metadata::Metadata),
     /// Delete a vNIC
     #[command(visible_alias = "rm")]
     Delete {
@@ -123,6 +126,7 @@ pub(crate) async fn run(
         }
         Command::Update(update) => update.run(client).await?,
         Command::Limit(limit) => return limit.run(client, out).await,
+        Command::Metadata(metadata) => return metadata.run(client, out).await,
         Command::Delete { nic, force, dry_run } => {
             return delete(client, nic, (force, dry_run), out).await;
         }
@@ -175,6 +179,11 @@ async fn vmm_args(
     if !preparation.is_empty() {
         output::say("Once before, as root; the device stays, and is this user's:");
         preparation.iter().for_each(|line| output::say(&format!("  {line}")));
+    }
+    if let Some(source) = args::data_source(&nic)
+        && !args.iter().any(|arg| arg.contains(&source))
+    {
+        output::say(&format!("For cloud-init, an argument of the guest's kernel: '{source}'"));
     }
     // For `$(…)`; XML is for an editor.
     let line = if vmm.is_pasted_into_a_shell() { args::shell_line(&args) } else { args.join("\n") };

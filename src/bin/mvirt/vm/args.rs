@@ -41,6 +41,19 @@ impl Machine {
     ///
     /// The vNIC's guest is reached in a way that this VMM does not have.
     pub(crate) fn network_args(&self, vmm: Vmm, nic: &Nic) -> Result<Vec<String>, Failure> {
+        let mut args = self.device_args(vmm, nic)?;
+        match (vmm, data_source(nic)) {
+            (Vmm::Qemu, Some(source)) => {
+                args.extend(strings(&["-smbios", &format!("type=1,serial={source}")]));
+            }
+            // All that it is given is the kernel's.
+            (Vmm::Uml, Some(source)) => args.push(source),
+            _ => {}
+        }
+        Ok(args)
+    }
+
+    fn device_args(&self, vmm: Vmm, nic: &Nic) -> Result<Vec<String>, Failure> {
         let (name, path, tap) = (&nic.name, &nic.socket_path, &nic.tap_interface);
         let qemu = |netdev: &str| Ok(self.qemu_backend_args(nic, netdev));
         let quoted = path.replace(',', ",,");
@@ -200,6 +213,17 @@ impl Machine {
             ),
         ])
     }
+}
+
+/// Returns where cloud-init finds what a guest is told by HTTP, where its network does that: as the
+/// serial number of its machine, or an argument of its kernel.
+pub(crate) fn data_source(nic: &Nic) -> Option<String> {
+    if !nic.metadata.as_ref()?.served {
+        return None;
+    }
+    let has_ipv4 = !nic.ipv4_address.is_empty();
+    let host = if has_ipv4 { "169.254.169.254" } else { "[fd00:ec2::254]" };
+    Some(format!("ds=nocloud-net;s=http://{host}/nocloud/"))
 }
 
 /// The MTU behind `flag`, where it has to be said.

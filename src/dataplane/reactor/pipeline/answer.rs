@@ -30,6 +30,11 @@ use std::{sync::Arc, time::Instant};
 // As many as control sees to in well under a second; who asks in vain asks again.
 const MOST_ASKED: usize = 64;
 const LONGEST_ASKED: usize = 1500;
+/// Frames of a vNIC's for services that wait for these, and octets that each has at most.
+// A guest may leave a request to be cut, which is longer than its packets then. It is short all the
+// same.
+const MOST_PUNTED: usize = 256;
+const LONGEST_PUNTED: usize = 16_384;
 
 impl Pipeline {
     /// Lets the gateway answer a frame, to where it came from.
@@ -58,6 +63,14 @@ impl Pipeline {
                 slot.ask(Asked { network, mac, client, frame: (&*whole).into(), offload, place });
                 Ok(Done::Asked)
             }
+            Answer::IsServices => {
+                let has_room = Arc::strong_count(&slot.punted) <= MOST_PUNTED;
+                if !has_room || whole.len() > LONGEST_PUNTED {
+                    return Err(DropReason::ReplyLimit);
+                }
+                slot.punt(context.vlan, whole, offload);
+                Ok(Done::Answered)
+            }
         }
     }
 
@@ -78,7 +91,8 @@ impl Pipeline {
         // The first queue pair is always in use.
         let question = (&*asked.frame, asked.offload, (0, vlan));
         let outcome = match respond(slot, question, &mut self.answer, now) {
-            Ok(Answer::Given) => Ok(()),
+            // A service is never asked by way of control.
+            Ok(Answer::Given | Answer::IsServices) => Ok(()),
             Ok(Answer::Refused(why)) => Err(ports.drop_for(port, why)),
             Ok(Answer::NeedsLease(..)) => Err(DropReason::NoLease),
             Err(reason) => Err(reason),
@@ -87,6 +101,18 @@ impl Pipeline {
         match outcome {
             Ok(()) => slot.counters.ingress_answered.add(1),
             Err(reason) => slot.counters.drop_frame(reason),
+        }
+        ports.touch(port);
+    }
+
+    /// Puts what a service says into a port, as the frame that it is.
+    pub(super) fn say(&mut self, ports: &mut Ports, (port, frame): (PortId, &[u8]), now: Instant) {
+        ports.in_hand = Some(port);
+        let Some(slot) = ports.healthy_mut(port) else { return };
+        // What is lost here is sent again: it is TCP. The first queue pair is always in use.
+        let said = Outgoing::private(frame, Offload::None);
+        if let Some(why) = slot.put(&[said], (0, None), now).refused {
+            ports.drop_for(port, why);
         }
         ports.touch(port);
     }
@@ -289,6 +315,8 @@ enum Answer {
     Refused(Undelivered),
     /// A host must have an address first, whose client says this of itself.
     NeedsLease(MacAddr, Client),
+    /// A service is to answer.
+    IsServices,
 }
 
 /// Has the gateway answer a frame that came by a queue of a port, and in a VLAN of it, in `buffer`.
@@ -306,6 +334,9 @@ fn respond(
     let mut writer = Writer::new(buffer);
     let (table, asker) = slot.asker(vlan, headers.source).ok_or(DropReason::NoRoute)?;
     let question = Question { table, asker, headers: &headers, frame, offload, now };
+    if gateway::is_for_service(&question) {
+        return Ok(Answer::IsServices);
+    }
     // What others behind its port are told is not the guest's.
     let is_guest = asker.vnic().is_some();
     let told = match gateway::respond(&question, &mut writer) {

@@ -85,6 +85,8 @@ pub struct Pipeline {
     asked: Arc<()>,
     /// Those that control has seen to.
     seen_to: Vec<(PortId, Asked)>,
+    /// What services say.
+    said: Vec<(PortId, Box<[u8]>)>,
     random: u64,
 }
 
@@ -109,6 +111,7 @@ impl Pipeline {
             prober,
             asked: Arc::default(),
             seen_to: Vec::new(),
+            said: Vec::new(),
             // Only spreads what is due out in time: nothing secret depends on it. Xorshift never
             // leaves zero.
             random: RandomState::new().hash_one(0) | 1,
@@ -251,8 +254,19 @@ impl Pipeline {
         self.seen_to.push((port, asked));
     }
 
-    /// Answers what control has seen to.
+    /// A service says something to a guest.
+    pub fn service_says(&mut self, port: PortId, frame: Box<[u8]>) {
+        self.said.push((port, frame));
+    }
+
+    /// Answers what control has seen to, and what services have.
     pub fn answer_questions(&mut self, ports: &mut Ports, now: Instant) {
+        // In order: what comes out of it makes TCP send again. The list keeps its room.
+        let mut said = std::mem::take(&mut self.said);
+        for (port, frame) in said.drain(..) {
+            self.say(ports, (port, &frame), now);
+        }
+        self.said = said;
         while let Some((port, asked)) = self.seen_to.pop() {
             self.answer_asked(ports, (port, &asked), now);
         }
