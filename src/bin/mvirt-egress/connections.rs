@@ -1,6 +1,9 @@
 //! TCP: the sockets of connections, and those that listen for vNICs.
 
-use super::world::{Key, Refused, World};
+use super::{
+    timers::Key,
+    world::{Refused, World},
+};
 use mvirt_net::{
     egress::{
         compose::{self, Ends, HEAD_LEN},

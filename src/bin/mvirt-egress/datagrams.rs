@@ -1,7 +1,10 @@
 //! UDP: one socket for each port that a vNIC sends from, wherever to (endpoint-independent mapping,
 //! RFC 4787 §4.1), and one for each forward; echo requests: one socket for each identifier.
 
-use super::world::{Key, Refused, World};
+use super::{
+    timers::Key,
+    world::{Refused, World},
+};
 use mvirt_net::{
     egress::{
         compose::{self, Ends},

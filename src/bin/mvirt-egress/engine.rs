@@ -10,7 +10,8 @@ use super::{
     connections::Connections,
     control::{Control, Said},
     datagrams::{Datagrams, Kind, echo_request},
-    world::{Key, World},
+    timers::Key,
+    world::World,
 };
 use mvirt_net::egress::{
     fragments::{Fragments, Outcome},

@@ -5,7 +5,8 @@
 //! descriptor 4 ◀─ control ──────┘
 //! ```
 //! mvirt-net starts it, one for all networks: a process of its own, since it takes apart what
-//! guests send. Exit codes: 0 the daemon has closed descriptor 4, 1 cannot start or go on, 2 wrong usage.
+//! guests send. Exit codes: 0 the daemon has closed descriptor 4, 1 cannot start or go on, 2 wrong
+//! usage.
 
 mod connections;
 mod control;

@@ -1,11 +1,55 @@
 //! When what is to be looked at again: one time for each key, whatever is asked for it, so that
 //! guests cannot fill the memory with times.
 
-use super::world::Key;
 use std::{
     collections::{BTreeSet, HashMap},
     time::Instant,
 };
+
+/// What an event or a timer is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Key {
+    Packets,
+    Control,
+    Tcp(u32),
+    Udp(u32),
+    Echo(u32),
+    Listener(u32),
+    Fragments,
+    Stats,
+}
+
+impl Key {
+    /// Returns it as a number, which epoll gives back.
+    pub(crate) fn encode(self) -> u64 {
+        let (kind, index) = match self {
+            Self::Packets => (0, 0),
+            Self::Control => (1, 0),
+            Self::Tcp(index) => (2, index),
+            Self::Udp(index) => (3, index),
+            Self::Echo(index) => (4, index),
+            Self::Listener(index) => (5, index),
+            Self::Fragments => (6, 0),
+            Self::Stats => (7, 0),
+        };
+        kind << 32 | u64::from(index)
+    }
+
+    /// Returns what that number was.
+    pub(crate) fn decode(number: u64) -> Self {
+        let index = number as u32;
+        match number >> 32 {
+            0 => Self::Packets,
+            1 => Self::Control,
+            2 => Self::Tcp(index),
+            3 => Self::Udp(index),
+            4 => Self::Echo(index),
+            5 => Self::Listener(index),
+            6 => Self::Fragments,
+            _ => Self::Stats,
+        }
+    }
+}
 
 /// See the head of this file.
 #[derive(Debug, Default)]

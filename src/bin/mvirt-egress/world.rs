@@ -1,7 +1,7 @@
 //! What all kinds of sockets need: the way to vNICs, what these may have and have had, timers, and
 //! epoll.
 
-use super::timers::Timers;
+use super::timers::{Key, Timers};
 use mvirt_net::{
     egress::{
         buffer::{Memory, Purse},
@@ -31,49 +31,6 @@ use std::{
 // For what this process has besides, and for a forward that is asked for while guests have taken
 // the rest.
 const RESERVE: u64 = 64;
-
-/// What an event or a timer is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Key {
-    Packets,
-    Control,
-    Tcp(u32),
-    Udp(u32),
-    Echo(u32),
-    Listener(u32),
-    Fragments,
-    Stats,
-}
-
-impl Key {
-    fn encode(self) -> u64 {
-        let (kind, index) = match self {
-            Self::Packets => (0, 0),
-            Self::Control => (1, 0),
-            Self::Tcp(index) => (2, index),
-            Self::Udp(index) => (3, index),
-            Self::Echo(index) => (4, index),
-            Self::Listener(index) => (5, index),
-            Self::Fragments => (6, 0),
-            Self::Stats => (7, 0),
-        };
-        kind << 32 | u64::from(index)
-    }
-
-    pub(crate) fn decode(number: u64) -> Self {
-        let index = number as u32;
-        match number >> 32 {
-            0 => Self::Packets,
-            1 => Self::Control,
-            2 => Self::Tcp(index),
-            3 => Self::Udp(index),
-            4 => Self::Echo(index),
-            5 => Self::Listener(index),
-            6 => Self::Fragments,
-            _ => Self::Stats,
-        }
-    }
-}
 
 /// A vNIC, and what was carried for it.
 #[derive(Debug)]
