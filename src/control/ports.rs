@@ -302,6 +302,10 @@ impl Control {
     pub(super) fn open_port(&mut self, id: Uuid, exported: Option<Exported>) -> io::Result<()> {
         let slot = self.slot(id, &Whose::Port { id });
         let entry = self.ports.get_mut(&id).expect("only ports of the state are opened");
+        // The flags may be others than when it was asked for; a hand-over changes none.
+        self.reachable
+            .check(&entry.model.locator)
+            .map_err(|refusal| io::Error::new(io::ErrorKind::PermissionDenied, refusal))?;
         let network = &self.networks[&entry.model.network_id];
         let new = NewPort {
             place: entry.place,

@@ -112,6 +112,25 @@ fn a_link_that_takes_the_place_of_another_end_later_leads_nowhere() {
 }
 
 #[test]
+fn a_port_outside_the_folders_of_a_later_start_is_not_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let (script, port) = (folder.path().join("mvirt-net"), folder.path().join("port"));
+    let (binary, at) = (env!("CARGO_BIN_EXE_mvirt-net"), folder.path().display());
+    fs::write(&script, format!("#!/bin/sh\nexec {binary} --port-dir {at} \"$@\"\n")).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut daemon = Daemon::start_binary(&script, &["--reactors", "1"]);
+    lab(&mut daemon);
+    create(&mut daemon, "x", &format!("stream-listen://{}", port.display())).unwrap();
+    UnixStream::connect(&port).unwrap();
+    daemon.run_instead(binary.into());
+    daemon.crash_and_restart();
+    let found = get(&mut daemon, "x");
+    assert_eq!(found.state(), PortState::Error);
+    assert!(found.error.contains("--port-dir"), "{}", found.error);
+    assert!(UnixStream::connect(&port).is_err());
+}
+
+#[test]
 fn folders_that_others_have_made_keep_their_permissions() {
     let mut daemon = started();
     let (sockets, theirs) = (daemon.path("s"), daemon.path("s/theirs"));
