@@ -113,7 +113,17 @@ fn explained(spec: &Spec, error: io::Error) -> io::Error {
 fn holder(interface: &str) -> Option<String> {
     // proc(5): a descriptor of such a device says which one it is.
     let wanted = format!("iff:\t{interface}");
+    // In another network namespace there may be another device of this name. Each thread is in one.
+    let namespace = |thread: &Path| fs::read_link(thread.join("ns/net")).ok();
+    let here = namespace(Path::new("/proc/thread-self"));
+    let is_here = |process: &Path| {
+        let mut threads = fs::read_dir(process.join("task")).into_iter().flatten().flatten();
+        threads.any(|thread| namespace(&thread.path()) == here)
+    };
     let has_it = |process: &Path| {
+        if !is_here(process) {
+            return false;
+        }
         let files = fs::read_dir(process.join("fdinfo")).into_iter().flatten().flatten();
         let mut texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
         texts.any(|text| text.lines().any(|line| line == wanted))
