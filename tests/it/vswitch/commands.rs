@@ -217,8 +217,9 @@ fn statistics_are_served_to_this_host() {
     let [port, stats] = free_ports();
     let _switch = place.start(&["-ports", &port.to_string(), "-stats-port", &stats.to_string()]);
     let mut client = Client::new(port, 7);
-    client.say([0xff; 6], "here I am");
     wait_until("client and MAC are counted", || {
+        // Again: what comes before it is a member is nobody's.
+        client.say([0xff; 6], "here I am");
         let page = get(stats, "/stats");
         let (head, body) = page.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
