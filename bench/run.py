@@ -29,7 +29,7 @@ BIN = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 GUESTS = [(f"52:54:00:00:00:{at + 1:02x}", f"10.0.0.{at + 11}") for at in range(16)]
 GATEWAY = "02:00:00:00:00:01"
 HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
-NEEDED_PAGES = 900
+NEEDED_PAGES = 1400
 LEARNED_MACS = 8192
 # Exit status where there are none of them: nothing was measured, nothing is wrong.
 NO_HUGEPAGES = 77
@@ -415,6 +415,8 @@ class Bench:
         for switch in self.switches:
             switch.signal(signal.SIGCONT)
             self.generators.pop(switch).stop()
+            # While it is stopped, it keeps the memory of guests that have gone.
+            time.sleep(0.5)
             switch.signal(signal.SIGSTOP)
 
     def distance(self, switch):
