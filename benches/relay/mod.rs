@@ -19,7 +19,7 @@ use mvirt_net::{
         forward::{
             Domain, FibBuilder, Network,
             switched::Switched,
-            tables::{Member, NetworkKey, PortId, Role, Routed, Services, Vnic},
+            tables::{Member, NetworkKey, PortId, Role, Routed, Vnic},
         },
         frame::{BURST, offload::Offloads},
         port::vhost_user::{Plan, VhostUserPort},
@@ -154,15 +154,7 @@ impl Relay {
             Kind::Routed(_) => Domain::Routed(Routed {
                 ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
                 ipv4_broadcast: Some(Ipv4Addr::new(10, 0, 0, 255)),
-                ipv6_prefix: None,
-                dns_ipv4: Vec::new(),
-                dns_ipv6: Vec::new(),
-                ntp_ipv4: Vec::new(),
-                ntp_ipv6: Vec::new(),
-                domain: None,
-                segment: None,
-                services: Services::default(),
-                fib: fib.build(7),
+                ..Routed::new(fib.build(7))
             }),
             Kind::Switched => {
                 let rules = L2Policy::default().in_force(HasGateway::No, Members::AllStrict);

@@ -5,7 +5,7 @@ use mvirt_net::{
     addr::MacAddr,
     dataplane::forward::{
         Domain, FibBuilder, Network,
-        tables::{Member, NetworkKey, PortId, Role, Routed, Services, Vnic},
+        tables::{Member, NetworkKey, PortId, Role, Routed, Vnic},
     },
     model::{Addressing, Boot, GuestSettings},
 };
@@ -56,9 +56,7 @@ pub(crate) fn network() -> Network {
         ntp_ipv4: vec![[10, 0, 0, 9].into()],
         ntp_ipv6: vec!["fd00::9".parse().unwrap()],
         domain: Some("prod.internal".parse().unwrap()),
-        segment: None,
-        services: Services::default(),
-        fib: fib.build(7),
+        ..Routed::new(fib.build(7))
     });
     Network { key: NetworkKey(1), members: members.into(), domain }
 }

@@ -7,9 +7,7 @@ use mvirt_net::{
         forward::{
             Domain, FibBuilder, Network,
             switched::Switched,
-            tables::{
-                BridgePort, Member, NetworkKey, PortId, Role, Routed, Segment, Services, Vnic,
-            },
+            tables::{BridgePort, Member, NetworkKey, PortId, Role, Routed, Segment, Vnic},
         },
         frame::{Burst, FrameSet, Outgoing, verdict::Blocking},
         port::{Delivered, Port, PortFailure, Undelivered, Wakeup},
@@ -165,16 +163,8 @@ pub(crate) fn guest(at: usize, is_full: bool) -> (Guest, Attachment) {
 pub(crate) fn gateway() -> Routed {
     Routed {
         ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
-        ipv4_broadcast: None,
-        ipv6_prefix: None,
-        dns_ipv4: Vec::new(),
-        dns_ipv6: Vec::new(),
-        ntp_ipv4: Vec::new(),
-        ntp_ipv6: Vec::new(),
-        domain: None,
         segment: Some(Segment { gateway_ipv4: Some([10, 0, 0, 1].into()), ..Default::default() }),
-        services: Services::default(),
-        fib: FibBuilder::default().build(7),
+        ..Routed::new(FibBuilder::default().build(7))
     }
 }
 

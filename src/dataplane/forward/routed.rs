@@ -333,15 +333,8 @@ mod tests {
         let table = Routed {
             ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
             ipv4_broadcast: Some(Ipv4Addr::new(10, 0, 0, 255)),
-            ipv6_prefix: None,
-            dns_ipv4: Vec::new(),
-            dns_ipv6: Vec::new(),
-            ntp_ipv4: Vec::new(),
-            ntp_ipv6: Vec::new(),
-            domain: None,
-            segment: None,
             services: Services { metadata: true, ..Services::default() },
-            fib: fib.build(7),
+            ..Routed::new(fib.build(7))
         };
         (table, vnics)
     }

@@ -309,7 +309,7 @@ mod tests {
         dataplane::{
             forward::{
                 FibBuilder, Host, Lease, Leases, OFFER,
-                tables::{PortId, Segment, Services, Vnic},
+                tables::{PortId, Segment, Vnic},
             },
             frame::classify::classify,
         },
@@ -331,16 +331,8 @@ mod tests {
         };
         let table = Routed {
             ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
-            ipv4_broadcast: None,
             ipv6_prefix: Some("fd00::/64".parse().unwrap()),
-            dns_ipv4: vec![],
-            dns_ipv6: vec![],
-            ntp_ipv4: vec![],
-            ntp_ipv6: vec![],
-            domain: None,
-            segment: None,
-            services: Services::default(),
-            fib: FibBuilder::default().build(7),
+            ..Routed::new(FibBuilder::default().build(7))
         };
         (table, vnic)
     }

@@ -93,16 +93,8 @@ mod tests {
     fn table(services: Services) -> Routed {
         Routed {
             ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
-            ipv4_broadcast: None,
-            ipv6_prefix: None,
-            dns_ipv4: vec![],
-            dns_ipv6: vec![],
-            ntp_ipv4: vec![],
-            ntp_ipv6: vec![],
-            domain: None,
-            segment: None,
             services,
-            fib: FibBuilder::default().build(7),
+            ..Routed::new(FibBuilder::default().build(7))
         }
     }
 

@@ -41,16 +41,9 @@ fuzz_target!(|message: &[u8]| {
     let names = Names::new(zone, [Arc::clone(&vnic)].iter());
     let table = Routed {
         ipv4_subnet: subnet,
-        ipv4_broadcast: None,
         ipv6_prefix: prefix,
-        dns_ipv4: vec![],
-        dns_ipv6: vec![],
-        ntp_ipv4: vec![],
-        ntp_ipv6: vec![],
-        domain: None,
-        segment: None,
         services: Services { names: Some(Arc::new(names)), ..Services::default() },
-        fib: FibBuilder::default().build(7),
+        ..Routed::new(FibBuilder::default().build(7))
     };
     let mut asked = [0; 1500];
     let mut writer = Writer::new(&mut asked);

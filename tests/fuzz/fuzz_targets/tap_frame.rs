@@ -20,7 +20,7 @@ use mvirt_net::{
         forward::{
             Domain, FibBuilder, Network,
             switched::Switched,
-            tables::{BridgePort, Member, NetworkKey, PortId, Role, Routed, Segment, Services, Vnic},
+            tables::{BridgePort, Member, NetworkKey, PortId, Role, Routed, Segment, Vnic},
         },
         port::{
             datagram::{Datagrams, Peer},
@@ -122,16 +122,11 @@ fn network([rules, more, attacker, other]: [u8; 4]) -> Network {
             ipv4_broadcast: Some([10, 0, 0, 255].into()),
             ipv6_prefix: "fd00::/64".parse().ok(),
             dns_ipv4: vec![[1, 1, 1, 1].into()],
-            dns_ipv6: Vec::new(),
-            ntp_ipv4: Vec::new(),
-            ntp_ipv6: Vec::new(),
-            domain: None,
             segment: Some(Segment {
                 gateway_ipv4: Some([10, 0, 0, 1].into()),
                 ..Segment::default()
             }),
-            services: Services::default(),
-            fib: fib.build(7),
+            ..Routed::new(fib.build(7))
         });
     }
     Network { key: KEY, members: members.into(), domain: Domain::Switched(table) }

@@ -269,17 +269,11 @@ fn with_gateway() -> Rig {
         ipv4_subnet: Some("10.0.0.0/24".parse().unwrap()),
         ipv4_broadcast: Some([10, 0, 0, 255].into()),
         ipv6_prefix: Some("fd00::/64".parse().unwrap()),
-        dns_ipv4: Vec::new(),
-        dns_ipv6: Vec::new(),
-        ntp_ipv4: Vec::new(),
-        ntp_ipv6: Vec::new(),
-        domain: None,
         segment: Some(tables::Segment {
             gateway_ipv4: Some([10, 0, 0, 1].into()),
             ..Default::default()
         }),
-        services: tables::Services::default(),
-        fib: fib.build(7),
+        ..Routed::new(fib.build(7))
     };
     let mut rig = Rig::new(members, policy);
     rig.network = rig.network.with_gateway(gateway);
