@@ -1,4 +1,12 @@
 # What the chapters of the demo have in common: sourced by them, from the project's folder.
+
+# Of a chapter with own_network=1: once more, as root of a namespace without any network but its own.
+if [ -n "${own_network:-}" ] && [ -z "${MVIRT_DEMO_INSIDE:-}" ]; then
+    export MVIRT_DEMO_INSIDE=1
+    [ "$(id -u)" = 0 ] && exec unshare --net "$0" "$@"
+    exec unshare --user --map-root-user --net "$0" "$@"
+fi
+
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 bin=$target/release
 guests=$target/guests
@@ -37,8 +45,20 @@ run() {
 # value_of FIELD FILE: a field of a JSON object that mvirt printed.
 value_of() { sed -n "s/^  \"$1\": \"\(.*\)\",\{0,1\}$/\1/p" "$2"; }
 
+# namespace NAME: somebody else's network stack, until the end.
+declare -A space to from pid
+namespace() {
+    mkfifo "$work/$1.hold"
+    setsid unshare --net cat "$work/$1.hold" >/dev/null &
+    space[$1]=$!
+    groups+=("$!")
+    disown
+    exec {to[$1]}>"$work/$1.hold"
+    until [ "$(readlink "/proc/${space[$1]}/ns/net")" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.02; done
+}
+inside() { nsenter --net="/proc/${space[$1]}/ns/net" "${@:2}"; }
+
 # boot NAME: a guest on the vNIC of that name, its console on two pipes.
-declare -A to from pid
 boot() {
     local name=$1
     mkfifo "$work/$name.in" "$work/$name.out"

@@ -5,30 +5,13 @@
 # ordinary user may run it; leaves nothing behind; exits 0 only if all of it was true.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-# Once more, as root of a namespace without any network but its own.
-if [ -z "${MVIRT_DEMO_INSIDE:-}" ]; then
-    export MVIRT_DEMO_INSIDE=1
-    [ "$(id -u)" = 0 ] && exec unshare --net "$0" "$@"
-    exec unshare --user --map-root-user --net "$0" "$@"
-fi
+own_network=1
 . scripts/demo-lib.sh
 
 # Multicast of DiVES is to stay on this host.
 ip link set lo up multicast on
 ip route add 239.13.13.13/32 dev lo
 
-# namespace NAME: somebody else's network stack, until the end.
-declare -A space
-namespace() {
-    mkfifo "$work/$1.hold"
-    setsid unshare --net cat "$work/$1.hold" >/dev/null &
-    space[$1]=$!
-    groups+=("$!")
-    disown
-    exec {to[$1]}>"$work/$1.hold"
-    until [ "$(readlink "/proc/${space[$1]}/ns/net")" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.02; done
-}
-inside() { nsenter --net="/proc/${space[$1]}/ns/net" "${@:2}"; }
 # enter NAME DEVICE ADDRESS: moves a device there and gives it an address.
 enter() {
     for _ in $(seq 100); do ip link show "$2" >/dev/null 2>&1 && break; sleep 0.05; done

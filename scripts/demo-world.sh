@@ -5,37 +5,25 @@
 # user may run it; leaves nothing behind; exits 0 only if all of it was true.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-# Once more, as root of a namespace without any network but its own.
-if [ -z "${MVIRT_DEMO_INSIDE:-}" ]; then
-    export MVIRT_DEMO_INSIDE=1
-    [ "$(id -u)" = 0 ] && exec unshare --net "$0" "$@"
-    exec unshare --user --map-root-user --net "$0" "$@"
-fi
+own_network=1
 . scripts/demo-lib.sh
 
 title "The world: a namespace with an HTTP server, behind a veth of this one"
-mkfifo "$work/world.hold"
-setsid unshare --net cat "$work/world.hold" >/dev/null &
-world=$!
-groups+=("$!")
-disown
-exec {held}>"$work/world.hold"
-until [ "$(readlink "/proc/$world/ns/net")" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.02; done
-outside() { nsenter --net="/proc/$world/ns/net" "$@"; }
+namespace world
 ip link set lo up
 ip link add up0 type veth peer name up1
-ip link set up1 netns "$world"
+ip link set up1 netns "${space[world]}"
 ip addr add 203.0.113.1/24 dev up0
 ip addr add 2001:db8::1/64 dev up0 nodad
 ip link set up0 up
-outside ip link set lo up
-outside ip addr add 203.0.113.2/24 dev up1
-outside ip addr add 2001:db8::2/64 dev up1 nodad
-outside ip link set up1 up
+inside world ip link set lo up
+inside world ip addr add 203.0.113.2/24 dev up1
+inside world ip addr add 2001:db8::2/64 dev up1 nodad
+inside world ip link set up1 up
 mkdir "$work/page"
 echo "a page of the world" >"$work/page/index.html"
 # Says on stderr who has asked, which is what the masquerade is seen by.
-setsid nsenter --net="/proc/$world/ns/net" busybox httpd -f -vv -p '[::]:80' -h "$work/page" >/dev/null 2>"$work/asked" &
+setsid nsenter --net="/proc/${space[world]}/ns/net" busybox httpd -f -vv -p '[::]:80' -h "$work/page" >/dev/null 2>"$work/asked" &
 groups+=("$!")
 disown
 good "203.0.113.2 and 2001:db8::2, which know no route to any guest"
