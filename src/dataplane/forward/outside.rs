@@ -13,13 +13,10 @@ use super::{
     tables::{Member, NextHop, OutsidePort, Routed},
     withheld::Withheld,
 };
-use crate::{
-    dataplane::frame::{
-        Burst, Frame, MAX_FRAME_LEN,
-        classify::{Headers, Ipv4, Ipv6, Packet, classify},
-        verdict::{DropReason, NextHopId, Verdict},
-    },
-    wire::vnet::Offload,
+use crate::dataplane::frame::{
+    Burst, Frame, MAX_FRAME_LEN,
+    classify::{Headers, Ipv4, Ipv6, Packet, classify},
+    verdict::{DropReason, NextHopId, Verdict},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -170,7 +167,7 @@ impl Decider {
 
 /// Where a frame from outside goes on to, or what else is to become of it; leaves out what is
 /// behind its packet.
-pub(super) fn by_head(
+fn by_head(
     from: (&Routed, &OutsidePort),
     frame: &mut Frame,
     withheld: &mut Withheld,
@@ -184,16 +181,12 @@ pub(super) fn by_head(
 
 /// As [`by_head`], of a frame whose headers go on beyond its head, and of which these are all
 /// octets.
-pub(super) fn by_whole(
+fn by_whole(
     from: (&Routed, &OutsidePort),
     (frame, whole): (&mut Frame, &[u8]),
     withheld: &mut Withheld,
 ) -> Result<NextHopId, Verdict> {
-    if frame.offload != Offload::None {
-        // The receiver's side finds what is left to be done in the head alone.
-        return Err(DropReason::BadVnetHeader.into());
-    }
-    let headers = classify(whole, whole.len(), Offload::None)?;
+    let headers = routed::classify_whole(frame, whole)?;
     route(from, frame, &headers, withheld)
 }
 
@@ -250,7 +243,7 @@ mod tests {
             forward::tables::{OUTSIDE_MAC, PortId, Role, Vnic},
             frame::{HEAD_LEN, verdict::Rejection},
         },
-        wire::checksum,
+        wire::{checksum, vnet::Offload},
     };
     use proptest::prelude::*;
     use std::{net::IpAddr, sync::Arc};

@@ -147,6 +147,15 @@ pub(super) fn by_head_of_host(
     }
 }
 
+/// Returns the headers of a deep frame of which these are all octets.
+pub(super) fn classify_whole(frame: &Frame, whole: &[u8]) -> Result<Headers, DropReason> {
+    if frame.offload != Offload::None {
+        // The receiver's side finds what is left to be done in the head alone.
+        return Err(DropReason::BadVnetHeader);
+    }
+    classify(whole, whole.len(), Offload::None)
+}
+
 /// As [`by_head`], of a deep frame of which these are all octets.
 fn by_whole(
     table: &Routed,
@@ -154,11 +163,7 @@ fn by_whole(
     (frame, whole): (&mut Frame, &[u8]),
     withheld: &mut Withheld,
 ) -> Result<NextHopId, Verdict> {
-    if frame.offload != Offload::None {
-        // The receiver's side finds what is left to be done in the head alone.
-        return Err(DropReason::BadVnetHeader.into());
-    }
-    let headers = classify(whole, whole.len(), Offload::None)?;
+    let headers = classify_whole(frame, whole)?;
     let checked = guard::check(vnic, &headers);
     finish(table, (vnic.port, vnic.mtu, checked), frame, &headers, withheld)
 }
