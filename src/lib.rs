@@ -32,6 +32,7 @@ pub mod access;
 pub mod account;
 pub mod addr;
 pub mod api;
+pub mod balancing;
 pub mod cable;
 pub mod config;
 pub mod control;

@@ -145,6 +145,19 @@ const RULES: &[Rule] = &[
         place: "src/services",
         never: &["crate::control", "crate::store", "crate::daemon", "crate::proto", "tonic"],
     },
+    Rule {
+        place: "src/balancing",
+        never: &[
+            "crate::dataplane",
+            "crate::control",
+            "crate::store",
+            "crate::daemon",
+            "crate::proto",
+            "tonic",
+        ],
+    },
+    Rule { place: "src/balancing/maglev.rs", never: STATE_MACHINE },
+    Rule { place: "src/balancing/health.rs", never: STATE_MACHINE },
     // Bodies are functions of a vNIC.
     Rule { place: "src/services/metadata", never: &["tokio", "async", "Mutex", "Instant::now"] },
     // It reads and writes text, and looks nothing up.

@@ -1,0 +1,243 @@
+//! Checks of backends, as long as they are wanted: a task for each, which reports when what is
+//! thought of its backend changes.
+
+use super::{
+    check::Asks,
+    health::{Health, Patience},
+};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
+    io,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::AbortHandle,
+    time::{sleep, timeout},
+};
+use uuid::Uuid;
+
+/// Checks that may run at the same time.
+// Each has a socket. Others wait for their turn, which no backend is blamed for.
+const AT_ONCE: usize = 256;
+/// Reports that wait to be taken.
+const BACKLOG: usize = 1024;
+
+/// How a backend is checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// What is asked.
+    pub asks: Asks,
+    /// From check to check.
+    pub interval: Duration,
+    /// How long one may take.
+    pub timeout: Duration,
+    /// How many change what is thought of it.
+    pub patience: Patience,
+}
+
+/// A backend of a balancer: the balancer's id, and the backend's key.
+pub type Whose = (Uuid, Uuid);
+
+/// What is thought of a backend now has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Of which.
+    pub whose: Whose,
+    /// What is thought of it.
+    pub is_healthy: bool,
+    /// What its last check came to; empty where that succeeded.
+    pub why: String,
+    /// Tells the checks of one plan from earlier ones.
+    run: u64,
+}
+
+/// All checks.
+#[derive(Debug)]
+pub struct Checks {
+    running: HashMap<Whose, Running>,
+    runs: u64,
+    turns: Arc<Semaphore>,
+    reporter: mpsc::Sender<Report>,
+    reports: mpsc::Receiver<Report>,
+}
+
+#[derive(Debug)]
+struct Running {
+    plan: Plan,
+    run: u64,
+    is_healthy: bool,
+    task: AbortHandle,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Default for Checks {
+    fn default() -> Self {
+        let (reporter, reports) = mpsc::channel(BACKLOG);
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        Self { running: HashMap::new(), runs: 0, turns, reporter, reports }
+    }
+}
+
+impl Checks {
+    /// Checks the backends of a balancer by these plans, and no others. A plan that is as it was
+    /// goes on; others begin anew, and all is well until they say otherwise. Within a runtime.
+    pub fn set(&mut self, balancer: Uuid, plans: Vec<(Uuid, Plan)>) {
+        let wanted: HashMap<Whose, Plan> =
+            plans.into_iter().map(|(backend, plan)| ((balancer, backend), plan)).collect();
+        self.running.retain(|whose, running| {
+            whose.0 != balancer || wanted.get(whose).is_some_and(|plan| *plan == running.plan)
+        });
+        for (whose, plan) in wanted {
+            if self.running.contains_key(&whose) {
+                continue;
+            }
+            self.runs += 1;
+            let run = self.runs;
+            let (turns, reporter) = (Arc::clone(&self.turns), self.reporter.clone());
+            let checking = check(whose, run, plan.clone(), turns, reporter);
+            let task = tokio::spawn(checking).abort_handle();
+            self.running.insert(whose, Running { plan, run, is_healthy: true, task });
+        }
+    }
+
+    /// Whether a backend is thought to be healthy. One that is not checked is.
+    pub fn is_healthy(&self, whose: Whose) -> bool {
+        self.running.get(&whose).is_none_or(|running| running.is_healthy)
+    }
+
+    /// Returns the next change. Nothing is lost where it is not waited for to the end.
+    pub async fn next(&mut self) -> Report {
+        loop {
+            // A sender is here, too: it never ends.
+            if let Some(report) = self.reports.recv().await
+                && self.note(&report)
+            {
+                return report;
+            }
+        }
+    }
+
+    /// As [`Checks::next`], where there is one already.
+    pub fn try_next(&mut self) -> Option<Report> {
+        while let Ok(report) = self.reports.try_recv() {
+            if self.note(&report) {
+                return Some(report);
+            }
+        }
+        None
+    }
+
+    /// Whether a report is of checks that are still wanted.
+    fn note(&mut self, report: &Report) -> bool {
+        let running = self.running.get_mut(&report.whose);
+        let Some(running) = running.filter(|running| running.run == report.run) else {
+            return false;
+        };
+        running.is_healthy = report.is_healthy;
+        true
+    }
+}
+
+/// Checks a backend until it is aborted.
+async fn check(
+    whose: Whose,
+    run: u64,
+    plan: Plan,
+    turns: Arc<Semaphore>,
+    reporter: mpsc::Sender<Report>,
+) {
+    let mut health = Health::default();
+    // Those of many backends do not all come at once, nor do those of several hosts.
+    let chance = RandomState::new();
+    sleep(share(plan.interval.min(Duration::from_secs(1)), chance.hash_one(run))).await;
+    for number in 0_u64.. {
+        let outcome = {
+            // Never closed.
+            let Ok(_turn) = turns.acquire().await else { return };
+            let late = || io::Error::from(io::ErrorKind::TimedOut);
+            timeout(plan.timeout, plan.asks.once()).await.unwrap_or_else(|_| Err(late()))
+        };
+        if health.take(outcome.is_ok(), plan.patience) {
+            let why = outcome.err().map_or_else(String::new, |error| error.to_string());
+            let report = Report { whose, is_healthy: health.is_healthy(), why, run };
+            if reporter.send(report).await.is_err() {
+                return;
+            }
+        }
+        // Up to a tenth less or more.
+        let more = share(plan.interval / 5, chance.hash_one(number));
+        sleep(plan.interval - plan.interval / 10 + more).await;
+    }
+}
+
+/// Returns a part of a time, by chance.
+fn share(whole: Duration, chance: u64) -> Duration {
+    whole.mul_f64(f64::from(u32::try_from(chance >> 32).unwrap_or(0)) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{net::SocketAddr, num::NonZeroU32};
+    use tokio::net::TcpListener;
+
+    fn plan(to: SocketAddr) -> Plan {
+        let two = NonZeroU32::new(2).unwrap();
+        Plan {
+            asks: Asks::Connection(to),
+            interval: Duration::from_millis(10),
+            timeout: Duration::from_secs(5),
+            patience: Patience { rise: two, fall: two },
+        }
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_dies_and_comes_back_is_reported_once_each() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let whose = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let mut checks = Checks::default();
+        checks.set(whose.0, vec![(whose.1, plan(at))]);
+        assert!(checks.is_healthy(whose));
+        drop(listener);
+        let report = checks.next().await;
+        assert!(report.whose == whose && !report.is_healthy && report.why.contains("refused"));
+        assert!(!checks.is_healthy(whose));
+        // As it was: it goes on, and nothing is forgotten.
+        checks.set(whose.0, vec![(whose.1, plan(at))]);
+        assert!(!checks.is_healthy(whose));
+        let _listener = TcpListener::bind(at).await.unwrap();
+        let report = checks.next().await;
+        assert!(report.is_healthy && report.why.is_empty() && checks.is_healthy(whose));
+        assert_eq!(checks.try_next(), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_wanted_any_more_is_not_reported() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        drop(listener);
+        let [one, other, backend] = [1, 2, 3].map(Uuid::from_u128);
+        let mut checks = Checks::default();
+        checks.set(one, vec![(backend, plan(at))]);
+        checks.set(other, vec![(backend, plan(at))]);
+        // Both have been found to be dead, and one of them is checked otherwise meanwhile.
+        while checks.reports.len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        let otherwise = Plan { timeout: Duration::from_secs(6), ..plan(at) };
+        checks.set(one, vec![(backend, otherwise)]);
+        assert_eq!(checks.next().await.whose, (other, backend));
+        assert!(checks.is_healthy((one, backend)));
+        checks.set(other, vec![]);
+        assert!(checks.is_healthy((other, backend)));
+    }
+}
