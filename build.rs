@@ -13,6 +13,7 @@ const ENUMS: &[(&str, &str)] = &[
     ("Port.state", "port_state_name"),
     ("Port.role", "port_role_name"),
     ("Port.requested_role", "port_role_name"),
+    ("Forward.protocol", "protocol_name"),
     ("Network.kind", "network_kind_name"),
     ("Network.gateway", "toggle_name"),
     ("Network.dns_mode", "dns_mode_name"),
@@ -40,6 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Of requests, which are not printed.
         .field_attribute(".mvirt.net.UpdateNetworkRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.UpdatePortRequest.update_mask", "#[serde(skip)]")
+        .field_attribute(".mvirt.net.UpdateForwardRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.UpdateNicRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.SetNicLimitsRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.SetNicMetadataRequest.update_mask", "#[serde(skip)]");

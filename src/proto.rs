@@ -48,6 +48,17 @@ impl PortState {
     }
 }
 
+impl Protocol {
+    /// In one word, for people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unknown",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
 macro_rules! names {
     ($($function:ident: $type:ident)*) => {$(
         fn $function<S: serde::Serializer>(value: &i32, serializer: S) -> Result<S::Ok, S::Error> {
@@ -67,6 +78,7 @@ names! {
     port_security_name: PortSecurity
     port_state_name: PortState
     port_role_name: PortRole
+    protocol_name: Protocol
     network_kind_name: NetworkKind
     dns_mode_name: DnsMode
     unknown_unicast_name: UnknownUnicast

@@ -72,11 +72,15 @@ impl Control {
                     self.adopt_port(port.new.clone());
                 }
             }
-            Change::PutNetwork(_) => self.prepare_egress(change)?,
+            Change::PutNetwork(_) | Change::PutForward(_) | Change::PutFloatingIp(_) => {
+                self.prepare_egress(change)?;
+            }
             Change::PutLeases(_)
             | Change::DeleteNetwork { .. }
-            | Change::DeleteNic(_)
-            | Change::DeletePort(_) => {}
+            | Change::DeleteNic { .. }
+            | Change::DeletePort(_)
+            | Change::DeleteForward(_)
+            | Change::DeleteFloatingIp(_) => {}
         }
         Ok(())
     }
@@ -116,11 +120,15 @@ impl Control {
             },
             // Is in force already (`store_leases`).
             Change::PutLeases(_) => {}
-            Change::DeleteNetwork { id, nics, ports } => {
-                self.apply_network_deletion(id, &nics, &ports);
+            Change::PutForward(forward) => self.apply_forward(*forward),
+            Change::PutFloatingIp(floating) => self.apply_floating_ip(*floating),
+            Change::DeleteNetwork { id, nics, ports, with } => {
+                self.apply_network_deletion(id, (&nics, &ports), &with);
             }
-            Change::DeleteNic(id) => self.apply_nic_deletion(id),
+            Change::DeleteNic { id, with } => self.apply_nic_deletion(id, &with),
             Change::DeletePort(id) => self.apply_port_deletion(id),
+            Change::DeleteForward(id) => self.forget_forward(id),
+            Change::DeleteFloatingIp(id) => self.forget_floating_ip(id),
         }
         Ok(())
     }
@@ -206,7 +214,9 @@ impl Batch {
             match (decided, change) {
                 // It was not found, so it is not the same one.
                 _ if creates(decided) => creates(change),
-                (Change::DeleteNic(decided), Change::DeleteNic(id)) => decided != id,
+                (Change::DeleteNic { id: decided, .. }, Change::DeleteNic { id, .. }) => {
+                    decided != id
+                }
                 _ => false,
             }
         })

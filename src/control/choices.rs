@@ -4,7 +4,7 @@
 use super::refusal::Refusal;
 use crate::{
     model::{
-        Addressing, DnsMode, NetworkKind, PortRole, PortSecurity,
+        Addressing, DnsMode, NetworkKind, PortRole, PortSecurity, Protocol,
         l2::{DhcpGuard, GuestVlans, ReservedGroups, UnknownUnicast},
     },
     proto,
@@ -69,6 +69,7 @@ choices!(GROUPS: ReservedGroups { Drop, Forward });
 choices!(GUARDS: DhcpGuard { Auto, On, Off });
 choices!(IPV6_MODES: Ipv6Mode { Dhcpv6, Slaac });
 choices!(KINDS: NetworkKind { Routed, Switched });
+choices!(PROTOCOLS: Protocol { Tcp, Udp });
 choices!(ROLES: PortRole { Access, Uplink, Peer });
 choices!(SECURITIES: PortSecurity { Strict, MacOnly, Off });
 choices!(UNKNOWN: UnknownUnicast { Flood, Drop });

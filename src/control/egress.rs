@@ -21,7 +21,7 @@ use crate::{
     descriptor_store::Slot,
     host_network::{HostNetwork, Wanted},
     log_limit::{LogLimit, Said},
-    model::{HasGateway, Network, Nic},
+    model::{HasGateway, Name, Network, Nic},
     proto,
     store::Change,
 };
@@ -29,6 +29,7 @@ use ipnet::IpNet;
 use std::{
     collections::HashSet,
     io,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 use uuid::Uuid;
@@ -170,15 +171,44 @@ impl Control {
             return Err(Refusal::invalid(field, prefix, expected));
         }
         let others = self.public_networks().filter(|other| other.model.id != id);
-        for other in others {
-            let own = own_prefixes(&other.model).map(|(_, own)| own);
-            let mut all = own.chain(routed_prefixes(other));
-            if all.any(|taken| taken.contains(&prefix) || prefix.contains(&taken)) {
-                let owner = format!("network {}, which is public, too", other.model.name);
-                return Err(Refusal::taken(field, prefix, owner));
-            }
+        if let Some(other) = others.into_iter().find(|other| has_some_of(other, prefix)) {
+            let owner = format!("network {}, which is public, too", other.model.name);
+            return Err(Refusal::taken(field, prefix, owner));
         }
-        Ok(())
+        match self.nat.owner_within(prefix) {
+            Some(owner) => Err(Refusal::taken(field, prefix, owner)),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the public network that has some of a prefix.
+    pub(super) fn public_owner(&self, prefix: IpNet) -> Option<&Name> {
+        let mut public = self.public_networks();
+        public.find(|network| has_some_of(network, prefix)).map(|network| &network.model.name)
+    }
+
+    /// Refuses an address that the host has itself.
+    pub(super) fn check_not_own(
+        &self,
+        field: &'static str,
+        address: IpAddr,
+    ) -> Result<(), Refusal> {
+        let WayOut::Tun(host) = &self.egress.way else { return Ok(()) };
+        match host.has(address) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(Refusal::taken(field, address, "this host, which has it itself")),
+            Err(error) => Err(Refusal::Unready(format!("egress: {error}"))),
+        }
+    }
+
+    /// Returns how public networks reach the world.
+    pub(super) fn egress_way(&self) -> &WayOut {
+        &self.egress.way
+    }
+
+    /// Has what the kernel knows compared with what it is to know.
+    pub(super) fn egress_changed(&mut self) {
+        self.egress.is_unsettled = true;
     }
 
     /// Returns what the kernel is to know, with `change` as if it were in force.
@@ -421,6 +451,13 @@ fn own_prefixes(network: &Network) -> impl Iterator<Item = (&'static str, IpNet)
     let ipv4 = network.ipv4_subnet.map(|subnet| ("ipv4_subnet", IpNet::V4(subnet)));
     let ipv6 = network.ipv6_prefix.map(|prefix| ("ipv6_prefix", IpNet::V6(prefix)));
     ipv4.into_iter().chain(ipv6)
+}
+
+/// Whether a prefix and what a public network has overlap.
+fn has_some_of(network: &NetworkState, prefix: IpNet) -> bool {
+    let own = own_prefixes(&network.model).map(|(_, own)| own);
+    let mut all = own.chain(routed_prefixes(network));
+    all.any(|taken| taken.contains(&prefix) || prefix.contains(&taken))
 }
 
 /// Returns the prefixes behind a network's vNICs that are reached from outside.

@@ -20,6 +20,8 @@ mod clients;
 pub mod compile;
 mod egress;
 mod fields;
+mod floating_ips;
+mod forwards;
 mod guest;
 mod guest_data;
 mod handover;
@@ -33,6 +35,7 @@ mod locators;
 mod long_lists;
 mod macs;
 mod mask;
+mod nat;
 mod networks;
 mod nics;
 mod orphans;
@@ -80,6 +83,7 @@ use guest::Guest;
 use health::Health;
 use hosts::Hosts;
 use ipam::Pool;
+use nat::Nat;
 use ports::PortEntry;
 use refusal::Refusal;
 use std::{
@@ -187,6 +191,8 @@ pub struct Control {
     orphans: HashMap<Uuid, Nic>,
     ports: HashMap<Uuid, PortEntry>,
     port_names: BTreeMap<Name, Uuid>,
+    /// What of the world is a vNIC's.
+    nat: Nat,
     /// How public networks reach the world.
     egress: Egress,
     health: Health,
@@ -281,6 +287,7 @@ impl Control {
             orphans: HashMap::new(),
             ports: HashMap::new(),
             port_names: BTreeMap::new(),
+            nat: Nat::default(),
             egress: Egress::default(),
             health: Health::new(contents.damaged),
             by_port: HashMap::new(),
@@ -318,6 +325,12 @@ impl Control {
         }
         for leases in contents.leases {
             control.adopt_leases(leases);
+        }
+        for forward in contents.forwards {
+            control.nat.put_forward(None, forward);
+        }
+        for floating_ip in contents.floating_ips {
+            control.nat.put_floating_ip(floating_ip);
         }
         for nic in contents.orphans {
             control.keep_orphan(nic);

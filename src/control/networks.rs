@@ -16,7 +16,7 @@ use crate::{
     dataplane::forward::tables::NetworkKey,
     model::{Network, l2::Members},
     proto,
-    store::{Change, Put},
+    store::{Change, Dependants, Put},
 };
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -205,7 +205,7 @@ impl Control {
         }
     }
 
-    /// Deletes a network, with its vNICs and ports if `force`.
+    /// Deletes a network, with all that is in it if `force`.
     pub fn delete_network(
         &self,
         request: &proto::DeleteNetworkRequest,
@@ -218,12 +218,9 @@ impl Control {
         self.check_not_tagged(id)?;
         let nics: Vec<Uuid> = network.members.values().map(|member| member.id).collect();
         let ports: Vec<Uuid> = network.ports.iter().copied().collect();
-        if !(nics.is_empty() && ports.is_empty() || request.force) {
-            return Err(Refusal::NotEmpty {
-                name: network.model.name.to_string(),
-                nics: nics.len(),
-                ports: ports.len(),
-            });
+        if !request.force {
+            let counts = [(nics.len(), "vNICs"), (ports.len(), "ports")];
+            Refusal::unless_empty("network", &network.model.name, &counts)?;
         }
         let nics_deleted = u32::try_from(nics.len()).unwrap_or(u32::MAX);
         let ports_deleted = u32::try_from(ports.len()).unwrap_or(u32::MAX);
@@ -231,11 +228,18 @@ impl Control {
         if request.validate_only {
             return Ok(Decided::unchanged(response));
         }
-        Ok(Decided::new(Change::DeleteNetwork { id, nics, ports }, move |_| response))
+        let with = self.nat.of_network(id);
+        Ok(Decided::new(Change::DeleteNetwork { id, nics, ports, with }, move |_| response))
     }
 
     /// Puts the deletion of a network and what is in it in force.
-    pub(super) fn apply_network_deletion(&mut self, id: Uuid, nics: &[Uuid], ports: &[Uuid]) {
+    pub(super) fn apply_network_deletion(
+        &mut self,
+        id: Uuid,
+        (nics, ports): (&[Uuid], &[Uuid]),
+        with: &Dependants,
+    ) {
+        self.forget_dependants(with);
         nics.iter().for_each(|nic| self.forget_nic(*nic));
         // Trunks among them were in other networks, too.
         let of = |port: &Uuid| Some((*port, self.ports.get(port)?.model.networks().collect()));

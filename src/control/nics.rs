@@ -25,7 +25,7 @@ use crate::{
     log_limit::LogLimit,
     model::{Name, Network, NetworkKind, Nic, PortSecurity, SocketAccess, Transport},
     proto,
-    store::{Change, Put},
+    store::{Change, Dependants, Put},
 };
 use jiff::Timestamp;
 use std::{collections::BTreeMap, io, os::unix::fs::FileTypeExt, path::PathBuf};
@@ -88,7 +88,7 @@ impl Control {
             tracing::warn!(%id, %error, "a vNIC's socket cannot be made: refused");
             self.forget_nic(id);
             self.tell_network(network);
-            self.commit(&[&Change::DeleteNic(id)])?;
+            self.commit(&[&Change::DeleteNic { id, with: Dependants::default() }])?;
             return Err(match &nic.transport {
                 Transport::Tap(interface) => tap_refused(interface, error),
                 Transport::Packet(interface) => {
@@ -303,14 +303,14 @@ impl Control {
     }
 
     /// The id of a vNIC named by id or name, served or not.
-    fn find_any_nic(&self, key: &str) -> Result<Uuid, Refusal> {
+    pub(super) fn find_any_nic(&self, key: &str) -> Result<Uuid, Refusal> {
         let id = Uuid::try_parse(key).ok().or_else(|| self.nic_names.get(key).copied());
         id.filter(|id| self.stored_nic(*id).is_some())
             .ok_or_else(|| Refusal::not_found("vNIC", key))
     }
 
     /// The id of a vNIC that is served.
-    fn find_nic(&self, key: &str) -> Result<Uuid, Refusal> {
+    pub(super) fn find_nic(&self, key: &str) -> Result<Uuid, Refusal> {
         let id = self.find_any_nic(key)?;
         self.refuse_orphan(id).map(|()| id)
     }
@@ -478,15 +478,22 @@ impl Control {
                 remedy: "leave out unless_active",
             });
         }
+        let with = self.nat.of_nic(id);
+        if !request.force {
+            let counts =
+                [(with.forwards.len(), "forwards"), (with.floating_ips.len(), "floating IPs")];
+            Refusal::unless_empty("vNIC", &nic.name, &counts)?;
+        }
         let response = proto::DeleteNicResponse { deleted: true };
         if request.validate_only {
             return Ok(Decided::unchanged(response));
         }
-        Ok(Decided::new(Change::DeleteNic(id), move |_| response))
+        Ok(Decided::new(Change::DeleteNic { id, with }, move |_| response))
     }
 
     /// Puts the deletion of a vNIC in force, served or not.
-    pub(super) fn apply_nic_deletion(&mut self, id: Uuid) {
+    pub(super) fn apply_nic_deletion(&mut self, id: Uuid, with: &Dependants) {
+        self.forget_dependants(with);
         let Some(nic) = self.stored_nic(id) else { return };
         let (name, network_id) = (nic.name.clone(), nic.network_id);
         let was_served = self.forget_orphan(id).is_none();

@@ -1,10 +1,11 @@
-//! Lists in pages: objects by name, from where the page before ended. The name is the place, so
+//! Lists in pages: objects by name (floating IPs by address), from where the page before ended. The
+//! name is the place, so
 //! what is made or deleted between two pages moves no other object to another page.
 
 use super::refusal::Refusal;
 use crate::model::Name;
 use prost::Message;
-use std::{collections::BTreeMap, ops::Bound};
+use std::{borrow::Borrow, collections::BTreeMap, fmt::Display, net::IpAddr, ops::Bound};
 use uuid::Uuid;
 
 /// Objects of a page.
@@ -26,7 +27,8 @@ impl<'a> Page<'a> {
     /// As requests say it.
     pub(super) fn new(size: u32, token: &'a str, prefix: &'a str) -> Result<Self, Refusal> {
         let after = (!token.is_empty()).then_some(token);
-        if token.parse::<Name>().is_err() && after.is_some() {
+        let is_one = token.parse::<Name>().is_ok() || token.parse::<IpAddr>().is_ok();
+        if after.is_some() && !is_one {
             let expected = "expected next_page_token of the page before, or nothing";
             return Err(Refusal::invalid("page_token", token, expected));
         }
@@ -36,9 +38,9 @@ impl<'a> Page<'a> {
 
     /// The objects of `names` that are wanted and that `view` shows, and the token of the next
     /// page.
-    pub(super) fn of<T: Message>(
+    pub(super) fn of<K: Borrow<str> + Display + Ord, T: Message>(
         &self,
-        names: &BTreeMap<Name, Uuid>,
+        names: &BTreeMap<K, Uuid>,
         view: impl Fn(Uuid) -> Option<T>,
     ) -> (Vec<T>, String) {
         let start = match self.after {
@@ -47,7 +49,7 @@ impl<'a> Page<'a> {
             _ => Bound::Included(self.prefix),
         };
         let named = names.range::<str, _>((start, Bound::Unbounded));
-        let named = named.take_while(|(name, _)| name.as_str().starts_with(self.prefix));
+        let named = named.take_while(|(name, _)| (*name).borrow().starts_with(self.prefix));
         let seen = named.filter_map(|(name, id)| view(*id).map(|object| (name, object)));
         let (mut page, mut octets) = (Vec::new(), 0);
         let mut last = None;
@@ -58,7 +60,7 @@ impl<'a> Page<'a> {
             if let Some(last) = last
                 && is_full
             {
-                let last: &Name = last;
+                let last: &K = last;
                 return (page, last.to_string());
             }
             octets += object.encoded_len();
@@ -100,7 +102,8 @@ mod tests {
 
     #[test]
     fn a_page_of_large_objects_is_shorter() {
-        let there = (0..8).map(|n| (format!("n{n}").parse().unwrap(), Uuid::new_v4())).collect();
+        let there: BTreeMap<Name, Uuid> =
+            (0..8).map(|n| (format!("n{n}").parse().unwrap(), Uuid::new_v4())).collect();
         let large = |_| Some(Network { domain: "x".repeat(1 << 20), ..Default::default() });
         let (found, next) = Page::new(8, "", "").unwrap().of(&there, large);
         assert_eq!((found.len(), &*next), (3, "n2"));

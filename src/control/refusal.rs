@@ -44,15 +44,15 @@ pub enum Refusal {
         /// Its id or name.
         key: Echo,
     },
-    /// The network still has vNICs or ports.
-    #[error("network {name:?} still has {}: delete them first, or set force", self.members())]
+    /// The network still has vNICs or ports, or the vNIC what depends on it.
+    #[error("{what} {name:?} still has {has}: delete them first, or set force")]
     NotEmpty {
-        /// The network.
+        /// A kind of object.
+        what: &'static str,
+        /// Its name.
         name: String,
-        /// How many.
-        nics: usize,
-        /// How many.
-        ports: usize,
+        /// What it has.
+        has: String,
     },
     /// A VMM is connected that the change would disturb.
     #[error("vNIC {name:?} is active: {what}; stop its VM first, or {remedy}")]
@@ -191,14 +191,18 @@ impl Refusal {
         Err(Self::invalid(field, format!("{count} {what}"), format!("expected at most {most}")))
     }
 
-    /// What keeps a network from being deleted.
-    fn members(&self) -> String {
-        let Self::NotEmpty { nics, ports, .. } = self else { return String::new() };
-        match (nics, ports) {
-            (nics, 0) => format!("{nics} vNICs"),
-            (0, ports) => format!("{ports} ports"),
-            (nics, ports) => format!("{nics} vNICs and {ports} ports"),
+    /// Refuses to delete what still has others, each kind with how many.
+    pub(super) fn unless_empty(
+        what: &'static str,
+        name: impl fmt::Display,
+        counts: &[(usize, &str)],
+    ) -> Result<(), Self> {
+        let there = counts.iter().filter(|(count, _)| *count > 0);
+        let there: Vec<_> = there.map(|(count, what)| format!("{count} {what}")).collect();
+        if there.is_empty() {
+            return Ok(());
         }
+        Err(Self::NotEmpty { what, name: name.to_string(), has: there.join(" and ") })
     }
 
     /// The gRPC code, and the reason for programs.

@@ -123,6 +123,8 @@ lists! {
     ListNetworksRequest -> ListNetworksResponse { networks }
     ListNicsRequest -> ListNicsResponse { nics }
     ListPortsRequest -> ListPortsResponse { ports }
+    ListForwardsRequest -> ListForwardsResponse { forwards }
+    ListFloatingIpsRequest -> ListFloatingIpsResponse { floating_ips }
 }
 
 /// Returns the id or name of an object. Refuses an empty one.
@@ -318,6 +320,88 @@ impl NetService for Service {
         let mut request = request.into_inner();
         request.id = required("id", request.id)?;
         self.change(move |control| control.delete_port(&request)).await
+    }
+
+    async fn create_forward(
+        &self,
+        request: Request<proto::CreateForwardRequest>,
+    ) -> Result<Response<proto::Forward>, Status> {
+        let request = request.into_inner();
+        self.change(move |control| control.create_forward(&request)).await
+    }
+
+    async fn get_forward(
+        &self,
+        request: Request<proto::GetForwardRequest>,
+    ) -> Result<Response<proto::Forward>, Status> {
+        let key = required("id", request.into_inner().id)?;
+        self.call(move |control| control.get_forward(&key)).await.map(Response::new)
+    }
+
+    async fn list_forwards(
+        &self,
+        request: Request<proto::ListForwardsRequest>,
+    ) -> Result<Response<proto::ListForwardsResponse>, Status> {
+        self.list(request, Control::list_forwards).await
+    }
+
+    async fn update_forward(
+        &self,
+        request: Request<proto::UpdateForwardRequest>,
+    ) -> Result<Response<proto::Forward>, Status> {
+        let mut request = request.into_inner();
+        request.id = required("id", request.id)?;
+        self.change(move |control| control.update_forward(&request)).await
+    }
+
+    async fn delete_forward(
+        &self,
+        request: Request<proto::DeleteForwardRequest>,
+    ) -> Result<Response<proto::DeleteForwardResponse>, Status> {
+        let mut request = request.into_inner();
+        request.id = required("id", request.id)?;
+        self.change(move |control| control.delete_forward(&request)).await
+    }
+
+    async fn create_floating_ip(
+        &self,
+        request: Request<proto::CreateFloatingIpRequest>,
+    ) -> Result<Response<proto::FloatingIp>, Status> {
+        let request = request.into_inner();
+        self.change(move |control| control.create_floating_ip(&request)).await
+    }
+
+    async fn get_floating_ip(
+        &self,
+        request: Request<proto::GetFloatingIpRequest>,
+    ) -> Result<Response<proto::FloatingIp>, Status> {
+        let key = required("id", request.into_inner().id)?;
+        self.call(move |control| control.get_floating_ip(&key)).await.map(Response::new)
+    }
+
+    async fn list_floating_ips(
+        &self,
+        request: Request<proto::ListFloatingIpsRequest>,
+    ) -> Result<Response<proto::ListFloatingIpsResponse>, Status> {
+        self.list(request, Control::list_floating_ips).await
+    }
+
+    async fn update_floating_ip(
+        &self,
+        request: Request<proto::UpdateFloatingIpRequest>,
+    ) -> Result<Response<proto::FloatingIp>, Status> {
+        let mut request = request.into_inner();
+        request.id = required("id", request.id)?;
+        self.change(move |control| control.update_floating_ip(&request)).await
+    }
+
+    async fn delete_floating_ip(
+        &self,
+        request: Request<proto::DeleteFloatingIpRequest>,
+    ) -> Result<Response<proto::DeleteFloatingIpResponse>, Status> {
+        let mut request = request.into_inner();
+        request.id = required("id", request.id)?;
+        self.change(move |control| control.delete_floating_ip(&request)).await
     }
 
     async fn list_macs(

@@ -95,6 +95,13 @@ impl HostNetwork {
         &self.device
     }
 
+    /// Whether the host has an address itself.
+    pub fn has(&self, address: IpAddr) -> io::Result<bool> {
+        // By its name: before there is a public network, the device is not there.
+        let device = link(&self.device).unwrap_or(Link(0));
+        Ok(Netlink::open()?.addresses_but_of(device)?.contains(&address))
+    }
+
     /// Says why this process cannot lead packets through the host, if it cannot.
     pub fn possible() -> io::Result<()> {
         let device = Path::new("/dev/net/tun");

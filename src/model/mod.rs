@@ -3,6 +3,8 @@
 //! Values are made by `control`, which refuses what the API forbids, or read back from
 //! the store. Fields that came later have a default, so that older files load.
 
+mod floating_ip;
+mod forward;
 mod guest_data;
 mod impairments;
 pub mod l2;
@@ -10,6 +12,8 @@ mod leases;
 mod port;
 mod transport;
 
+pub use floating_ip::FloatingIp;
+pub use forward::{Forward, MalformedPorts, Ports, Protocol, Span, Target};
 pub use guest_data::{GuestData, Octets};
 pub use impairments::Impairments;
 pub use l2::{HasGateway, L2Policy, L2Rules, NetworkKind, PortRole, PortSecurity};
@@ -29,7 +33,7 @@ use std::{
 };
 use uuid::Uuid;
 
-/// The name of a network, vNIC or port.
+/// The name of a network, vNIC, port or forward.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);

@@ -12,7 +12,7 @@ pub use busy::Busy;
 
 use crate::{
     lock::LockError,
-    model::{Leases, Network, Nic, Port},
+    model::{FloatingIp, Forward, Leases, Network, Nic, Port},
 };
 use std::{io, path::PathBuf};
 use uuid::Uuid;
@@ -30,6 +30,10 @@ pub struct Contents {
     pub ports: Vec<Port>,
     /// What hosts behind ports have leased, of networks that are there.
     pub leases: Vec<Leases>,
+    /// All forwards; the vNIC of one may be missing, since its file is damaged.
+    pub forwards: Vec<Forward>,
+    /// All floating IPs, likewise.
+    pub floating_ips: Vec<FloatingIp>,
     /// How many files could not be understood.
     pub damaged: usize,
 }
@@ -43,6 +47,22 @@ pub struct Put<T> {
     pub new: T,
 }
 
+/// What goes with a vNIC, or with a network and its vNICs.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Dependants {
+    /// Forwards to them.
+    pub forwards: Vec<Uuid>,
+    /// Their floating IPs.
+    pub floating_ips: Vec<Uuid>,
+}
+
+impl Dependants {
+    /// Whether nothing goes with them.
+    pub fn is_empty(&self) -> bool {
+        self.forwards.is_empty() && self.floating_ips.is_empty()
+    }
+}
+
 /// What one request changes: all of it or nothing, also if the daemon dies meanwhile.
 #[derive(Debug)]
 pub enum Change {
@@ -54,6 +74,10 @@ pub enum Change {
     PutPort(Box<Put<Port>>),
     /// Hosts behind ports have leased other addresses.
     PutLeases(Box<Put<Leases>>),
+    /// A forward is created or changed.
+    PutForward(Box<Put<Forward>>),
+    /// A floating IP is created or changed.
+    PutFloatingIp(Box<Put<FloatingIp>>),
     /// A network goes, and its vNICs and ports with it.
     DeleteNetwork {
         /// The network.
@@ -62,11 +86,22 @@ pub enum Change {
         nics: Vec<Uuid>,
         /// All ports that are in it.
         ports: Vec<Uuid>,
+        /// What goes with its vNICs.
+        with: Dependants,
     },
     /// A vNIC goes.
-    DeleteNic(Uuid),
+    DeleteNic {
+        /// The vNIC.
+        id: Uuid,
+        /// What goes with it.
+        with: Dependants,
+    },
     /// A port goes.
     DeletePort(Uuid),
+    /// A forward goes.
+    DeleteForward(Uuid),
+    /// A floating IP goes.
+    DeleteFloatingIp(Uuid),
 }
 
 /// Changes could not be made durable, or the store not be used at all.
@@ -87,7 +122,7 @@ pub enum StoreError {
     Lock(#[from] LockError),
 }
 
-/// Keeps networks, vNICs, ports, and what hosts have leased.
+/// Keeps networks, vNICs, ports, forwards, floating IPs, and what hosts have leased.
 pub trait Store: Send {
     /// What was stored, at the start. What cannot be understood is set aside with a warning, not an
     /// error.

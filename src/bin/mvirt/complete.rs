@@ -1,12 +1,15 @@
-//! What a shell offers for TAB: names of networks, vNICs and ports, as the server knows them at
-//! that moment.
+//! What a shell offers for TAB: names of networks, vNICs, ports and forwards, and floating IPs, as
+//! the server knows them at that moment.
 
 use super::connect::{Client, Connection};
 use clap_complete::{
     CompletionCandidate,
     engine::{ArgValueCompleter, ValueCompleter},
 };
-use mvirt_net::proto::{ListNetworksRequest, ListNicsRequest, ListPortsRequest};
+use mvirt_net::proto::{
+    ListFloatingIpsRequest, ListForwardsRequest, ListNetworksRequest, ListNicsRequest,
+    ListPortsRequest,
+};
 use std::{ffi::OsStr, time::Duration};
 
 /// Longer would be felt.
@@ -18,6 +21,8 @@ enum Named {
     Networks,
     Nics,
     Ports,
+    Forwards,
+    FloatingIps,
 }
 
 /// Offers the names of networks.
@@ -33,6 +38,16 @@ pub(crate) fn nics() -> ArgValueCompleter {
 /// Offers the names of ports.
 pub(crate) fn ports() -> ArgValueCompleter {
     ArgValueCompleter::new(Named::Ports)
+}
+
+/// Offers the names of forwards.
+pub(crate) fn forwards() -> ArgValueCompleter {
+    ArgValueCompleter::new(Named::Forwards)
+}
+
+/// Offers the addresses of floating IPs.
+pub(crate) fn floating_ips() -> ArgValueCompleter {
+    ArgValueCompleter::new(Named::FloatingIps)
 }
 
 impl ValueCompleter for Named {
@@ -74,6 +89,17 @@ impl Named {
                 let request = ListPortsRequest { page_size, name_prefix, ..Default::default() };
                 let response = client.list_ports(request).await.ok()?.into_inner();
                 response.ports.into_iter().map(|port| port.name).collect()
+            }
+            Self::Forwards => {
+                let request = ListForwardsRequest { page_size, name_prefix, ..Default::default() };
+                let response = client.list_forwards(request).await.ok()?.into_inner();
+                response.forwards.into_iter().map(|forward| forward.name).collect()
+            }
+            Self::FloatingIps => {
+                let request = ListFloatingIpsRequest { page_size, ..Default::default() };
+                let response = client.list_floating_ips(request).await.ok()?.into_inner();
+                let addresses = response.floating_ips.into_iter();
+                addresses.map(|floating_ip| floating_ip.address).collect()
             }
         })
     }

@@ -8,6 +8,8 @@ mod complete;
 mod connect;
 mod egress;
 mod failure;
+mod floating_ip;
+mod forward;
 mod impair;
 mod l2;
 mod mac;
@@ -76,6 +78,12 @@ enum Command {
     Probe(probe::Command),
     /// Show how public networks reach what is outside, and what has gone there
     Egress,
+    /// Give ports of the host's side to vNICs of public networks
+    #[command(subcommand)]
+    Forward(forward::Command),
+    /// Give addresses of the world to vNICs of public networks
+    #[command(subcommand)]
+    FloatingIp(floating_ip::Command),
     /// Show the daemon's data-plane threads
     #[command(subcommand)]
     Reactor(reactor::Command),
@@ -187,6 +195,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Vm(command) => vm::run(command, &mut client).await,
         Command::Probe(command) => probe::run(command, &mut client, &out).await,
         Command::Egress => egress::run(&mut client, &out).await,
+        Command::Forward(command) => forward::run(command, &mut client, &out).await,
+        Command::FloatingIp(command) => floating_ip::run(command, &mut client, &out).await,
         Command::Reactor(command) => reactor::run(command, &mut client, &out).await,
         Command::Version => version(&mut client, &out).await,
         Command::Completions { .. } | Command::Man { .. } | Command::Yard(_) | Command::Plug(_) => {

@@ -5,8 +5,9 @@
 //! DIR/networks/UUID.json        {"version": 1, "crc32c": "…", "body": {…}}
 //! DIR/networks/UUID.deleting    a network that is being deleted with its vNICs and ports
 //! DIR/nics/UUID.json
-//! DIR/nics/UUID.gone            a vNIC that is being deleted
+//! DIR/nics/UUID.gone            a vNIC that is being deleted with its forwards and floating IPs
 //! DIR/ports/UUID.json, .gone    a port, likewise
+//! DIR/forwards/, floating-ips/  likewise
 //! DIR/leases/UUID.json          what hosts behind ports of the network have leased
 //! DIR/quarantine/               files that could not be understood, as they were
 //! ```
@@ -26,12 +27,12 @@ mod step;
 mod tests;
 
 use super::{
-    Change, Contents, Store, StoreError,
+    Change, Contents, Dependants, Store, StoreError,
     file::{Unreadable, failed, read, remove, write_synced},
 };
 use crate::{
     lock::DirLock,
-    model::{Leases, Network, Nic, Port},
+    model::{FloatingIp, Forward, Leases, Network, Nic, Port},
 };
 use serde::de::DeserializeOwned;
 use std::{
@@ -50,6 +51,8 @@ const NETWORKS: &str = "networks";
 const NICS: &str = "nics";
 const PORTS: &str = "ports";
 const LEASES: &str = "leases";
+const FORWARDS: &str = "forwards";
+const FLOATING_IPS: &str = "floating-ips";
 const QUARANTINE: &str = "quarantine";
 /// Threads that write the files of one commit.
 // The file system syncs files that are synced at the same time in one go. More than these gain
@@ -66,6 +69,8 @@ pub struct JsonStore {
     nics: Folder,
     ports: Folder,
     leases: Folder,
+    forwards: Folder,
+    floating_ips: Folder,
     lock: DirLock,
 }
 
@@ -93,6 +98,8 @@ impl JsonStore {
             nics: Folder::new(directory.join(NICS)),
             ports: Folder::new(directory.join(PORTS)),
             leases: Folder::new(directory.join(LEASES)),
+            forwards: Folder::new(directory.join(FORWARDS)),
+            floating_ips: Folder::new(directory.join(FLOATING_IPS)),
             directory: directory.into(),
             lock,
         }
@@ -105,11 +112,15 @@ impl JsonStore {
             Change::PutNic(nic) => (&self.nics, nic.new.id, "tmp"),
             Change::PutPort(port) => (&self.ports, port.new.id, "tmp"),
             Change::PutLeases(leases) => (&self.leases, leases.new.network_id, "tmp"),
+            Change::PutForward(forward) => (&self.forwards, forward.new.id, "tmp"),
+            Change::PutFloatingIp(floating) => (&self.floating_ips, floating.new.id, "tmp"),
             // One rename stands for the network and all that is in it: they go together or not at
             // all.
             Change::DeleteNetwork { id, .. } => (&self.networks, *id, "deleting"),
-            Change::DeleteNic(id) => (&self.nics, *id, "gone"),
+            Change::DeleteNic { id, .. } => (&self.nics, *id, "gone"),
             Change::DeletePort(id) => (&self.ports, *id, "gone"),
+            Change::DeleteForward(id) => (&self.forwards, *id, "gone"),
+            Change::DeleteFloatingIp(id) => (&self.floating_ips, *id, "gone"),
         };
         let file = folder.file(id);
         // In the same folder: rename(2) works within one file system only.
@@ -128,10 +139,22 @@ impl JsonStore {
                 }
                 step.write(&network.new)
             }
-            Change::PutNic(nic) => step.write(&nic.new),
+            Change::PutNic(nic) => {
+                let marked = step.file.with_extension("gone");
+                if marked.exists() {
+                    self.finish_nic_deletion(&marked, nic.new.id)?;
+                }
+                step.write(&nic.new)
+            }
             Change::PutPort(port) => step.write(&port.new),
             Change::PutLeases(leases) => step.write(&leases.new),
-            Change::DeleteNetwork { .. } | Change::DeleteNic(_) | Change::DeletePort(_) => Ok(()),
+            Change::PutForward(forward) => step.write(&forward.new),
+            Change::PutFloatingIp(floating) => step.write(&floating.new),
+            Change::DeleteNetwork { .. }
+            | Change::DeleteNic { .. }
+            | Change::DeletePort(_)
+            | Change::DeleteForward(_)
+            | Change::DeleteFloatingIp(_) => Ok(()),
         }
     }
 
@@ -165,9 +188,13 @@ impl JsonStore {
     /// Makes what was renamed durable: each folder is synced once.
     fn sync(&self, steps: &[Step<'_>]) -> Result<(), StoreError> {
         let is_in = |folder| steps.iter().any(|step| std::ptr::eq(step.folder, folder));
-        let folders = [&self.networks, &self.nics, &self.ports, &self.leases];
-        let mut touched = folders.into_iter().filter(|folder| is_in(*folder));
+        let mut touched = self.folders().into_iter().filter(|folder| is_in(*folder));
         touched.try_for_each(Folder::sync)
+    }
+
+    fn folders(&self) -> [&Folder; 6] {
+        let Self { networks, nics, ports, leases, forwards, floating_ips, .. } = self;
+        [networks, nics, ports, leases, forwards, floating_ips]
     }
 
     /// Takes back a commit that failed when `done` of its renames were carried out.
@@ -291,9 +318,56 @@ impl JsonStore {
         if let Some(network) = network {
             self.remove_members(&self.nics, |nic: Nic| nic.network_id == network)?;
             self.remove_members(&self.ports, |port: Port| port.network_id == network)?;
+            self.remove_members(&self.forwards, |it: Forward| it.network_id == network)?;
+            self.remove_members(&self.floating_ips, |it: FloatingIp| it.network_id == network)?;
             remove(&self.leases.file(network))?;
         }
         self.unmark(marked)
+    }
+
+    /// Completes deletions of vNICs: what was to go with one must not be there without it.
+    fn finish_nic_deletions(&self) -> Result<(), StoreError> {
+        for path in self.files(&self.nics, "gone")? {
+            let id =
+                path.file_stem().and_then(|stem| Uuid::parse_str(&stem.to_string_lossy()).ok());
+            let finished = match id {
+                Some(id) => self.finish_nic_deletion(&path, id),
+                None => remove(&path),
+            };
+            if let Err(error) = finished {
+                tracing::warn!(
+                    path = %path.display(), %error,
+                    "what is left of a deleted vNIC cannot be removed"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn finish_nic_deletion(&self, marked: &Path, nic: Uuid) -> Result<(), StoreError> {
+        self.remove_members(&self.forwards, |it: Forward| it.nic_id == nic)?;
+        self.remove_members(&self.floating_ips, |it: FloatingIp| it.nic_id == nic)?;
+        self.forwards.sync()?;
+        self.floating_ips.sync()?;
+        remove(marked)
+    }
+
+    /// Removes what has gone with a vNIC or network. What is left of it is removed with the mark of
+    /// the deletion.
+    fn remove_dependants(&self, with: &Dependants) -> Result<(), StoreError> {
+        let forwards = with.forwards.iter().map(|id| self.forwards.file(*id));
+        let floating_ips = with.floating_ips.iter().map(|id| self.floating_ips.file(*id));
+        forwards.chain(floating_ips).try_for_each(|file| remove(&file))
+    }
+
+    /// Removes the mark of a vNIC's deletion, once what has gone with it is gone for good.
+    fn unmark_nic(&self, marked: &Path, with: &Dependants) -> Result<(), StoreError> {
+        if !with.is_empty() {
+            self.remove_dependants(with)?;
+            self.forwards.sync()?;
+            self.floating_ips.sync()?;
+        }
+        remove(marked)
     }
 
     fn remove_members<T: DeserializeOwned>(
@@ -316,6 +390,8 @@ impl JsonStore {
         self.nics.sync()?;
         self.ports.sync()?;
         self.leases.sync()?;
+        self.forwards.sync()?;
+        self.floating_ips.sync()?;
         remove(marked)?;
         self.networks.sync()
     }
@@ -324,7 +400,8 @@ impl JsonStore {
 /// Makes the folders of a store that are missing. A disk that takes none is no error: there is
 /// nothing to serve in them.
 fn make_folders(directory: &Path) {
-    let made = ["", NETWORKS, NICS, PORTS, LEASES, QUARANTINE].map(|name| {
+    let folders = ["", NETWORKS, NICS, PORTS, LEASES, FORWARDS, FLOATING_IPS, QUARANTINE];
+    let made = folders.map(|name| {
         let path = directory.join(name);
         if path.is_dir() {
             return false;
@@ -351,6 +428,7 @@ impl Store for JsonStore {
     fn load(&mut self) -> Result<Contents, StoreError> {
         // First: vNICs of a deleted network are no orphans.
         let deleted = self.finish_deletions()?;
+        self.finish_nic_deletions()?;
         let (networks, damaged_networks) =
             self.load_all(&self.networks, |network: &Network| network.id)?;
         let (mut nics, damaged_nics) = self.load_all(&self.nics, |nic: &Nic| nic.id)?;
@@ -372,8 +450,23 @@ impl Store for JsonStore {
         let (mut leases, damaged_leases) =
             self.load_all(&self.leases, |leases: &Leases| leases.network_id)?;
         leases.retain(|leases| ids.contains(&leases.network_id));
-        let damaged = damaged_networks + damaged_nics + damaged_ports + damaged_leases;
-        Ok(Contents { networks, nics, orphans, ports, leases, damaged })
+        // Without their vNIC, too: its file may be damaged, and come back.
+        let (mut forwards, damaged_forwards) =
+            self.load_all(&self.forwards, |forward: &Forward| forward.id)?;
+        forwards.retain(|forward| !deleted.contains(&forward.network_id));
+        let (mut floating_ips, damaged_floating_ips) =
+            self.load_all(&self.floating_ips, |floating: &FloatingIp| floating.id)?;
+        floating_ips.retain(|floating| !deleted.contains(&floating.network_id));
+        let damaged = [
+            damaged_networks,
+            damaged_nics,
+            damaged_ports,
+            damaged_leases,
+            damaged_forwards,
+            damaged_floating_ips,
+        ];
+        let damaged = damaged.iter().sum();
+        Ok(Contents { networks, nics, orphans, ports, leases, forwards, floating_ips, damaged })
     }
 
     fn commit(&mut self, changes: &[&Change]) -> Result<(), StoreError> {
@@ -394,18 +487,24 @@ impl Store for JsonStore {
         }
         for Step { change, beside, .. } in &steps {
             let removed = match change {
-                Change::DeleteNetwork { id, nics, ports } => {
+                Change::DeleteNetwork { id, nics, ports, with } => {
                     let nics = nics.iter().map(|nic| self.nics.file(*nic));
                     let ports = ports.iter().map(|port| self.ports.file(*port));
                     let all = nics.chain(ports).chain([self.leases.file(*id)]);
                     let removed = all.into_iter().try_for_each(|file| remove(&file));
+                    let removed = removed.and_then(|()| self.remove_dependants(with));
                     removed.and_then(|()| self.unmark(beside))
                 }
-                Change::DeleteNic(_) | Change::DeletePort(_) => remove(beside),
+                Change::DeleteNic { with, .. } => self.unmark_nic(beside, with),
+                Change::DeletePort(_) | Change::DeleteForward(_) | Change::DeleteFloatingIp(_) => {
+                    remove(beside)
+                }
                 Change::PutNetwork(_)
                 | Change::PutNic(_)
                 | Change::PutPort(_)
-                | Change::PutLeases(_) => Ok(()),
+                | Change::PutLeases(_)
+                | Change::PutForward(_)
+                | Change::PutFloatingIp(_) => Ok(()),
             };
             // No refusal: the deletion is in force.
             if let Err(error) = removed {

@@ -59,8 +59,19 @@ pub(super) struct Step<'a> {
 
 impl Step<'_> {
     pub(super) fn is_put(&self) -> bool {
-        use Change::{PutLeases, PutNetwork, PutNic, PutPort};
-        matches!(self.change, PutNetwork(_) | PutNic(_) | PutPort(_) | PutLeases(_))
+        match self.change {
+            Change::PutNetwork(_)
+            | Change::PutNic(_)
+            | Change::PutPort(_)
+            | Change::PutLeases(_)
+            | Change::PutForward(_)
+            | Change::PutFloatingIp(_) => true,
+            Change::DeleteNetwork { .. }
+            | Change::DeleteNic { .. }
+            | Change::DeletePort(_)
+            | Change::DeleteForward(_)
+            | Change::DeleteFloatingIp(_) => false,
+        }
     }
 
     pub(super) fn write<T: Serialize>(&self, body: &T) -> Result<(), StoreError> {
@@ -87,7 +98,13 @@ impl Step<'_> {
             Change::PutNic(nic) => self.put_back(nic.old.as_ref()),
             Change::PutPort(port) => self.put_back(port.old.as_ref()),
             Change::PutLeases(leases) => self.put_back(leases.old.as_ref()),
-            Change::DeleteNetwork { .. } | Change::DeleteNic(_) | Change::DeletePort(_) => {
+            Change::PutForward(forward) => self.put_back(forward.old.as_ref()),
+            Change::PutFloatingIp(floating) => self.put_back(floating.old.as_ref()),
+            Change::DeleteNetwork { .. }
+            | Change::DeleteNic { .. }
+            | Change::DeletePort(_)
+            | Change::DeleteForward(_)
+            | Change::DeleteFloatingIp(_) => {
                 fs::rename(&self.beside, &self.file).map_err(failed("rename to", &self.file))
             }
         }

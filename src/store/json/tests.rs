@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     addr::MacAddr,
     lock::LockError,
-    model::{GuestSettings, Labels, PortSettings, StoredLease},
+    model::{GuestSettings, Labels, PortSettings, Protocol, StoredLease},
     store::Put,
 };
 use proptest::prelude::*;
@@ -47,7 +47,12 @@ impl JsonStore {
     }
 
     fn delete_network(&mut self, id: Uuid, nics: &[Uuid]) {
-        let gone = Change::DeleteNetwork { id, nics: nics.into(), ports: vec![] };
+        let gone = Change::DeleteNetwork {
+            id,
+            nics: nics.into(),
+            ports: vec![],
+            with: Dependants::default(),
+        };
         self.commit(&[&gone]).unwrap();
     }
 }
@@ -172,7 +177,12 @@ fn ports_are_kept_and_go_with_their_network() {
     let mut expected = vec![stays.clone(), left.clone()];
     expected.sort_by_key(|port| port.id);
     assert_eq!(store.load().unwrap().ports, expected);
-    let gone = Change::DeleteNetwork { id: network.id, nics: vec![], ports: vec![left.id] };
+    let gone = Change::DeleteNetwork {
+        id: network.id,
+        nics: vec![],
+        ports: vec![left.id],
+        with: Dependants::default(),
+    };
     store.commit(&[&gone]).unwrap();
     let contents = Contents { networks: vec![other], ports: vec![stays], ..Contents::default() };
     assert_eq!(store.load().unwrap(), contents);
@@ -180,6 +190,95 @@ fn ports_are_kept_and_go_with_their_network() {
     let path = store.networks.file(contents.networks[0].id);
     fs::rename(&path, path.with_extension("deleting")).unwrap();
     assert_eq!(store.load().unwrap(), Contents::default());
+}
+
+fn forward(nic: &Nic) -> Forward {
+    Forward {
+        id: Uuid::new_v4(),
+        name: "web".parse().unwrap(),
+        network_id: nic.network_id,
+        listen: "0.0.0.0".parse().unwrap(),
+        protocol: Protocol::Tcp,
+        listen_ports: "80,90-100".parse().unwrap(),
+        nic_id: nic.id,
+        target_ports: Default::default(),
+        labels: Labels::new(),
+        description: String::new(),
+        asked: Uuid::new_v4(),
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+        updated_at: jiff::Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn floating_ip(nic: &Nic) -> FloatingIp {
+    FloatingIp {
+        id: Uuid::new_v4(),
+        address: "203.0.113.7".parse().unwrap(),
+        nic_id: nic.id,
+        network_id: nic.network_id,
+        asked: Uuid::new_v4(),
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+        updated_at: jiff::Timestamp::UNIX_EPOCH,
+    }
+}
+
+#[test]
+fn forwards_and_floating_ips_go_with_their_vnic_or_its_network() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = JsonStore::open(directory.path()).unwrap();
+    let (network, other) = (network(), network());
+    let (gone, crashed, left) = (nic(&network), nic(&network), nic(&other));
+    store.put_network(&network);
+    store.put_network(&other);
+    for nic in [&gone, &crashed, &left] {
+        store.put_nic(nic);
+        let put = Put { old: None, new: forward(nic) };
+        store.commit(&[&Change::PutForward(put.into())]).unwrap();
+        let put = Put { old: None, new: floating_ip(nic) };
+        store.commit(&[&Change::PutFloatingIp(put.into())]).unwrap();
+    }
+    let there = store.load().unwrap();
+    assert_eq!((there.forwards.len(), there.floating_ips.len()), (3, 3));
+    let dependants = |of: Uuid| Dependants {
+        forwards: there.forwards.iter().filter(|it| it.nic_id == of).map(|it| it.id).collect(),
+        floating_ips: there
+            .floating_ips
+            .iter()
+            .filter(|it| it.nic_id == of)
+            .map(|it| it.id)
+            .collect(),
+    };
+    store.commit(&[&Change::DeleteNic { id: gone.id, with: dependants(gone.id) }]).unwrap();
+    // One that was made durable, and cut short then.
+    let path = store.nics.file(crashed.id);
+    fs::rename(&path, path.with_extension("gone")).unwrap();
+    let there = store.load().unwrap();
+    assert_eq!((there.forwards.len(), there.floating_ips.len()), (1, 1));
+    assert_eq!(there.forwards[0].nic_id, left.id);
+    assert_eq!(there.forwards[0].listen_ports.to_string(), "80,90-100");
+    assert!(!path.with_extension("gone").exists());
+    // That of a network, likewise.
+    let path = store.networks.file(other.id);
+    fs::rename(&path, path.with_extension("deleting")).unwrap();
+    let there = store.load().unwrap();
+    assert!(there.forwards.is_empty() && there.floating_ips.is_empty());
+}
+
+#[test]
+fn what_leads_to_a_vnic_whose_file_is_damaged_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = JsonStore::open(directory.path()).unwrap();
+    let network = network();
+    let nic = nic(&network);
+    store.put_network(&network);
+    store.put_nic(&nic);
+    let new = forward(&nic);
+    store.commit(&[&Change::PutForward(Put { old: None, new: new.clone() }.into())]).unwrap();
+    fs::write(store.nics.file(nic.id), b"half").unwrap();
+    let there = store.load().unwrap().forwards;
+    assert_eq!(there, std::slice::from_ref(&new));
+    store.commit(&[&Change::DeleteForward(new.id)]).unwrap();
+    assert_eq!(store.load().unwrap().forwards, []);
 }
 
 #[test]
@@ -269,8 +368,13 @@ fn a_commit_that_fails_changes_nothing() {
     let changes = [
         Change::PutNetwork(Put { old: None, new }.into()),
         put(Some(&changed), named(&changed)),
-        Change::DeleteNic(deleted.id),
-        Change::DeleteNetwork { id: other.id, nics: vec![], ports: vec![] },
+        Change::DeleteNic { id: deleted.id, with: Dependants::default() },
+        Change::DeleteNetwork {
+            id: other.id,
+            nics: vec![],
+            ports: vec![],
+            with: Dependants::default(),
+        },
         put(None, obstacle.clone()),
     ];
     let error = store.commit(&changes.each_ref()).unwrap_err();

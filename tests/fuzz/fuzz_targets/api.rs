@@ -45,11 +45,15 @@ impl Store for Memory {
                     kept.networks.remove(id);
                     nics.iter().for_each(|nic| drop(kept.nics.remove(nic)));
                 }
-                Change::DeleteNic(id) => drop(kept.nics.remove(id)),
+                Change::DeleteNic { id, .. } => drop(kept.nics.remove(id)),
                 // None are asked for: they would reach out of this process.
-                Change::PutPort(_) | Change::DeletePort(_) | Change::PutLeases(_) => {
-                    unreachable!()
-                }
+                Change::PutPort(_)
+                | Change::DeletePort(_)
+                | Change::PutLeases(_)
+                | Change::PutForward(_)
+                | Change::DeleteForward(_)
+                | Change::PutFloatingIp(_)
+                | Change::DeleteFloatingIp(_) => unreachable!(),
             }
         }
         Ok(())

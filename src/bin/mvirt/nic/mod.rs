@@ -56,7 +56,7 @@ pub(crate) enum Command {
         /// Name or id
         #[arg(add = complete::nics())]
         nic: String,
-        /// Even while a VM uses it, which is cut off
+        /// Even while a VM uses it, which is cut off; with its forwards and floating IPs
         #[arg(short, long)]
         force: bool,
         /// Check only: change nothing
@@ -150,13 +150,18 @@ async fn delete(
     let id = nic.clone();
     // Decided by the server: here the state could change after it was read.
     let unless_active = !force;
-    let request = DeleteNicRequest { id, unless_active, validate_only, ..Default::default() };
-    let response = client.delete_nic(request).await.map_err(|status| match status.code() {
-        // The server names a field, which here is a flag turned round.
-        tonic::Code::FailedPrecondition if unless_active => Failure::Stopped(format!(
-            "vNIC {nic} is active: a VM uses it\n  Stop the VM, or cut it off with --force."
-        )),
-        _ => status.into(),
+    let request =
+        DeleteNicRequest { id, unless_active, validate_only, force, ..Default::default() };
+    let response = client.delete_nic(request).await.map_err(|status| {
+        // The server names fields, one of which is a flag turned round.
+        match status.code() {
+            tonic::Code::FailedPrecondition if status.message().contains("is active") => {
+                Failure::Stopped(format!(
+                    "vNIC {nic} is active: a VM uses it\n  Stop the VM, or cut it off with --force."
+                ))
+            }
+            _ => status.into(),
+        }
     })?;
     let done = if validate_only { "Would delete" } else { "Deleted" };
     out.done(&response.into_inner(), &nic, &format!("{done} vNIC {nic}."))

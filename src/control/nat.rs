@@ -1,0 +1,188 @@
+//! What of the world is a vNIC's, whether or not it is in force: forwards and floating IPs.
+
+use super::{Control, egress::WayOut, refusal::Refusal};
+use crate::{
+    model::{FloatingIp, Forward, Name, Nic},
+    store::Dependants,
+};
+use ipnet::IpNet;
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+use uuid::Uuid;
+
+/// All of it.
+#[derive(Debug, Default)]
+pub(super) struct Nat {
+    forwards: HashMap<Uuid, Forward>,
+    forward_names: BTreeMap<Name, Uuid>,
+    floating_ips: HashMap<Uuid, FloatingIp>,
+    /// By their texts, as they are listed.
+    addresses: BTreeMap<String, Uuid>,
+}
+
+impl Nat {
+    pub(super) fn forward(&self, id: Uuid) -> Option<&Forward> {
+        self.forwards.get(&id)
+    }
+
+    pub(super) fn forwards(&self) -> impl ExactSizeIterator<Item = &Forward> {
+        self.forwards.values()
+    }
+
+    pub(super) fn forward_names(&self) -> &BTreeMap<Name, Uuid> {
+        &self.forward_names
+    }
+
+    pub(super) fn put_forward(&mut self, old: Option<&Forward>, new: Forward) {
+        if let Some(old) = old {
+            self.forward_names.remove(&old.name);
+        }
+        self.forward_names.insert(new.name.clone(), new.id);
+        self.forwards.insert(new.id, new);
+    }
+
+    pub(super) fn remove_forward(&mut self, id: Uuid) -> Option<Forward> {
+        let forward = self.forwards.remove(&id)?;
+        self.forward_names.remove(&forward.name);
+        Some(forward)
+    }
+
+    pub(super) fn floating_ip(&self, id: Uuid) -> Option<&FloatingIp> {
+        self.floating_ips.get(&id)
+    }
+
+    pub(super) fn floating_ips(&self) -> impl ExactSizeIterator<Item = &FloatingIp> {
+        self.floating_ips.values()
+    }
+
+    pub(super) fn addresses(&self) -> &BTreeMap<String, Uuid> {
+        &self.addresses
+    }
+
+    /// Its address stays what it is.
+    pub(super) fn put_floating_ip(&mut self, new: FloatingIp) {
+        self.addresses.insert(new.address.to_string(), new.id);
+        self.floating_ips.insert(new.id, new);
+    }
+
+    pub(super) fn remove_floating_ip(&mut self, id: Uuid) -> Option<FloatingIp> {
+        let floating_ip = self.floating_ips.remove(&id)?;
+        self.addresses.remove(&floating_ip.address.to_string());
+        Some(floating_ip)
+    }
+
+    /// Returns what goes with a vNIC.
+    pub(super) fn of_nic(&self, nic: Uuid) -> Dependants {
+        self.dependants(|forward| forward.nic_id == nic, |floating| floating.nic_id == nic)
+    }
+
+    /// Returns what goes with a network.
+    pub(super) fn of_network(&self, network: Uuid) -> Dependants {
+        self.dependants(
+            |forward| forward.network_id == network,
+            |floating| floating.network_id == network,
+        )
+    }
+
+    fn dependants(
+        &self,
+        is_forward: impl Fn(&Forward) -> bool,
+        is_floating: impl Fn(&FloatingIp) -> bool,
+    ) -> Dependants {
+        let forwards = self.forwards().filter(|forward| is_forward(forward));
+        let floating_ips = self.floating_ips().filter(|floating| is_floating(floating));
+        Dependants {
+            forwards: forwards.map(|forward| forward.id).collect(),
+            floating_ips: floating_ips.map(|floating| floating.id).collect(),
+        }
+    }
+
+    /// Returns who has an address of a prefix, in words: nobody's are those of the host.
+    pub(super) fn owner_within(&self, prefix: IpNet) -> Option<String> {
+        let floating = self.floating_ips().find(|floating| prefix.contains(&floating.address));
+        let floating = floating.map(|floating| format!("floating IP {}", floating.address));
+        floating.or_else(|| {
+            let forward = self.forwards().find(|forward| prefix.contains(&forward.listen))?;
+            Some(format!("forward {}, which listens at {}", forward.name, forward.listen))
+        })
+    }
+}
+
+/// Returns a vNIC's address of the family of another.
+pub(super) fn address_of(nic: &Nic, family: IpAddr) -> Option<IpAddr> {
+    match family {
+        IpAddr::V4(_) => nic.ipv4.map(IpAddr::V4),
+        IpAddr::V6(_) => nic.ipv6.map(IpAddr::V6),
+    }
+}
+
+impl Control {
+    /// Takes what has gone with a vNIC or network out of the state.
+    pub(super) fn forget_dependants(&mut self, with: &Dependants) {
+        with.forwards.iter().for_each(|id| self.forget_forward(*id));
+        with.floating_ips.iter().for_each(|id| self.forget_floating_ip(*id));
+    }
+
+    /// Returns the vNIC of that id or name that is to have `address`, or what comes there. Refuses
+    /// one that has no address of its family, or that the world cannot reach.
+    pub(super) fn find_target(&self, key: &str, address: IpAddr) -> Result<&Nic, Refusal> {
+        if key.is_empty() {
+            return Err(Refusal::invalid("nic_id", key, "required: a vNIC's id or name"));
+        }
+        let nic = &self.nics[&self.find_nic(key)?].model;
+        if address_of(nic, address).is_none() {
+            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+            let expected = format!("it has no {family} address, which {address} is");
+            return Err(Refusal::invalid("nic_id", key, expected));
+        }
+        match self.why_unreached(nic) {
+            None => Ok(nic),
+            Some(why) => Err(Refusal::Unready(why)),
+        }
+    }
+
+    /// Says why the world does not reach a vNIC, if it does not.
+    fn why_unreached(&self, nic: &Nic) -> Option<String> {
+        let network = &self.networks[&nic.network_id].model;
+        if !network.is_public {
+            let name = &network.name;
+            return Some(format!(
+                "network {name} is not public: mvirt network update {name} --public"
+            ));
+        }
+        match self.egress_way() {
+            WayOut::Off(why) => Some(format!("egress is off: start with --egress tun ({why})")),
+            WayOut::Tun(_) => None,
+        }
+    }
+
+    /// Says why what leads to a vNIC is not in force; nothing where it is.
+    pub(super) fn nat_error(&self, nic: Uuid) -> String {
+        match self.nics.get(&nic) {
+            None => "its vNIC is not served, or not there".into(),
+            Some(nic) => self.why_unreached(&nic.model).unwrap_or_default(),
+        }
+    }
+
+    /// Refuses an address of the world that packets are not routed to, or that guests have.
+    pub(super) fn check_of_the_world(
+        &self,
+        field: &'static str,
+        address: IpAddr,
+    ) -> Result<(), Refusal> {
+        let host = IpNet::from(address);
+        if !crate::dataplane::forward::outside::is_routable(host) {
+            let expected = "no packet is routed to that address";
+            return Err(Refusal::invalid(field, address, expected));
+        }
+        match self.public_owner(host) {
+            Some(network) => {
+                let owner = format!("network {network}, whose guests have such addresses");
+                Err(Refusal::taken(field, address, owner))
+            }
+            None => Ok(()),
+        }
+    }
+}
