@@ -58,6 +58,9 @@ pub const DEFAULT_MAX_PORTS: usize = 4096;
 /// Networks there may be.
 pub const DEFAULT_MAX_NETWORKS: usize = 4096;
 
+/// The servers of the host for names.
+pub const DEFAULT_RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// The TUN device that leads outside.
 pub const DEFAULT_EGRESS_DEVICE: &str = "mvirt0";
 
@@ -356,6 +359,11 @@ pub struct Config {
     /// network is public
     #[arg(long, env = "MVIRT_NET_EGRESS_SYSCTL", value_parser = FalseyValueParser::new())]
     pub egress_sysctl: bool,
+
+    /// Whom to ask for names that no network has, where a public one has no DNS servers
+    #[arg(long, value_name = "FILE", env = "MVIRT_NET_RESOLV_CONF",
+          default_value = DEFAULT_RESOLV_CONF)]
+    pub resolv_conf: PathBuf,
 
     /// Remove the device, routes and rules of nftables that are there for public networks, and end
     #[arg(long)]

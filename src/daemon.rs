@@ -185,7 +185,8 @@ pub async fn run(
     control.open_sockets();
     let mut services = JoinSet::new();
     if let Some(punts) = events.take_punts() {
-        services.spawn(services::serve(punts, control.guests()));
+        let resolv_conf = config.resolv_conf.clone();
+        services.spawn(services::serve(punts, control.guests(), resolv_conf));
     }
     let (control, mut thread) = Handle::spawn(control, events)?;
     let (stop, stopped) = watch::channel(());

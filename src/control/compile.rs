@@ -9,8 +9,8 @@ use crate::{
             self, Domain, FibBuilder, Leases, Names, Zone,
             switched::Switched,
             tables::{
-                self, BridgePort, GATEWAY_IPV4, GATEWAY_IPV6, METADATA, Membership, NetworkKey,
-                NextHop, OutsidePort, Role, Routed, Services, Vnic,
+                self, BridgePort, Foreign, GATEWAY_IPV4, GATEWAY_IPV6, METADATA, Membership,
+                NetworkKey, NextHop, OutsidePort, Role, Routed, Services, Vnic,
             },
         },
     },
@@ -19,7 +19,7 @@ use crate::{
         DnsMode, Network, NetworkKind, Nic, Port,
         l2::{HasGateway, Members},
     },
-    services::{Card, Guests},
+    services::{Card, Guests, Upstream},
     wire::dns,
 };
 use std::{
@@ -84,10 +84,12 @@ pub fn compile<'a>(
 /// Publishes what the gateway of a network serves, and to whom of these members.
 pub fn serve<'a>(
     guests: &Guests,
-    table: &forward::Network,
+    (network, table): (&Network, &forward::Network),
     members: impl Iterator<Item = &'a Member>,
 ) {
+    let upstream = network.is_public.then(|| Upstream::of(&network.dns_servers));
     let names = table.domain.routed().and_then(|gateway| gateway.services.names.clone());
+    let names = names.map(|names| (names, upstream));
     let cards = members.filter_map(|it| Some((it.entry.port(), Arc::clone(it.card.as_ref()?))));
     guests.publish(table.key, names, cards);
 }
@@ -132,6 +134,8 @@ fn routed(
         DnsMode::Tell => None,
         DnsMode::Names => Some(Arc::new(names(network, gateway, members))),
     };
+    // Others hear of what is asked there: who reaches nobody outside reaches nobody this way.
+    let foreign = if network.is_public { Foreign::Forwarded } else { Foreign::Refused };
     let (dns_ipv4, dns_ipv6) = match names {
         None => by_family(&network.dns_servers),
         Some(_) => (vec![gateway], vec![GATEWAY_IPV6]),
@@ -153,7 +157,7 @@ fn routed(
             leases,
             boot: network.boot.clone().unwrap_or_default(),
         }),
-        services: Services { names, metadata },
+        services: Services { names, foreign, metadata },
         fib: fib.build(seed),
     }
 }

@@ -65,7 +65,10 @@ impl Guest {
             GatewayEvent::Router => &mut guest.router_at,
             GatewayEvent::Lease4(_) => &mut guest.ipv4_lease_at,
             GatewayEvent::Lease6(_) => &mut guest.ipv6_lease_at,
-            GatewayEvent::Asked(_) | GatewayEvent::Punted(_) | GatewayEvent::Other => return,
+            GatewayEvent::Asked(_)
+            | GatewayEvent::Punted(_)
+            | GatewayEvent::Foreign
+            | GatewayEvent::Other => return,
         };
         *at = jiff::Timestamp::now().to_string();
         // What one family's client does not say, the other's may have said.

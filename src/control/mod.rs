@@ -396,7 +396,7 @@ impl Control {
     /// Compiles a network, and publishes what services are to know of it.
     fn serve(&self, network: &NetworkState) -> forward::Network {
         let table = self.compile(network);
-        compile::serve(&self.guests, &table, network.members.values());
+        compile::serve(&self.guests, (&network.model, &table), network.members.values());
         table
     }
 

@@ -32,7 +32,9 @@ pub use endpoint::{
     listener::{Access, longest_socket_path, room_for_listeners},
     single, socket, switchyard, tap, tunnel, vde, vhost_user,
 };
-pub use gateway::{Asked, Client, GatewayEvent, MAX_RESPONSE, Punted, response as dns_response};
+pub use gateway::{
+    Asked, Client, GatewayEvent, MAX_RESPONSE, Punted, Reply as DnsReply, response as dns_response,
+};
 pub use port::tun::Tun;
 pub use port::vhost_user::session::{Device, features};
 pub use reactor::{Hugepages, StartError};

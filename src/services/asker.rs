@@ -1,6 +1,6 @@
 //! Who asks: a vNIC, known by its port, and what it may.
 
-use super::{Guests, tokens::Tokens};
+use super::{Guests, resolver::Resolver, tokens::Tokens};
 use crate::{
     dataplane::forward::tables::{NetworkKey, PortId},
     token_bucket::TokenBucket,
@@ -8,10 +8,11 @@ use crate::{
 use std::sync::{Arc, Mutex, atomic::AtomicU8};
 
 /// What all stacks have in common.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Common {
     pub(super) guests: Guests,
     pub(super) tokens: Tokens,
+    pub(super) resolver: Arc<Resolver>,
 }
 
 /// What a connection's service knows of who asks.

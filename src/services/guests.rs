@@ -1,5 +1,6 @@
 //! Who is behind which port: control publishes it with each network.
 
+use super::Upstream;
 use crate::{
     dataplane::forward::{
         Names,
@@ -30,17 +31,17 @@ pub struct Guests(Arc<Mutex<HashMap<NetworkKey, Served>>>);
 /// What a network serves.
 #[derive(Debug, Default)]
 struct Served {
-    names: Option<Arc<Names>>,
+    names: Option<(Arc<Names>, Option<Upstream>)>,
     /// Empty where it has no metadata.
     cards: HashMap<PortId, Arc<Card>>,
 }
 
 impl Guests {
-    /// Publishes what a network serves, and to whom.
+    /// Publishes what a network serves, and to whom: names, and who is asked for those of others.
     pub fn publish(
         &self,
         network: NetworkKey,
-        names: Option<Arc<Names>>,
+        names: Option<(Arc<Names>, Option<Upstream>)>,
         cards: impl Iterator<Item = (PortId, Arc<Card>)>,
     ) {
         let served = Served { names, cards: cards.collect() };
@@ -57,8 +58,8 @@ impl Guests {
         lock(&self.0).get(&network)?.cards.get(&port).map(Arc::clone)
     }
 
-    /// Returns the names of a network, where it serves them.
-    pub(super) fn names(&self, network: NetworkKey) -> Option<Arc<Names>> {
+    /// Returns the names of a network, where it serves them, and who is asked for those of others.
+    pub(super) fn names(&self, network: NetworkKey) -> Option<(Arc<Names>, Option<Upstream>)> {
         lock(&self.0).get(&network)?.names.clone()
     }
 }

@@ -227,7 +227,7 @@ impl Stack {
         self.services.spawn(async move {
             if port == dns_message::PORT {
                 // It ends by what its client does.
-                dns::serve(other, &asker.common, asker.whose.1).await.ok();
+                dns::serve(other, &asker.common, asker.whose).await.ok();
             } else {
                 http::serve(other, asker).await;
             }

@@ -19,7 +19,7 @@ pub const HEADER_LEN: usize = 12;
 const _: () = assert!(size_of::<Header>() == HEADER_LEN);
 
 /// The class of the Internet, and any class (RFC 1035 §3.2.4, §3.2.5).
-const CLASS_IN: u16 = 1;
+pub(super) const CLASS_IN: u16 = 1;
 const CLASS_ANY: u16 = 255;
 /// Types that only a question or a message has, as all that there is, and whole zones (RFC 6895
 /// §3.1).
@@ -31,14 +31,26 @@ pub mod kind {
     pub const A: u16 = 1;
     /// A server of a zone.
     pub const NS: u16 = 2;
+    /// Another name.
+    pub const CNAME: u16 = 5;
     /// The start of a zone.
     pub const SOA: u16 = 6;
     /// The name of an address.
     pub const PTR: u16 = 12;
+    /// A machine, in words.
+    pub const HINFO: u16 = 13;
+    /// Who takes mail.
+    pub const MX: u16 = 15;
     /// An IPv6 address.
     pub const AAAA: u16 = 28;
+    /// Where a service is.
+    pub const SRV: u16 = 33;
+    /// The names below, elsewhere.
+    pub const DNAME: u16 = 39;
     /// What both sides understand beyond RFC 1035.
     pub const OPT: u16 = 41;
+    /// Everything that there is: of questions alone.
+    pub const ANY: u16 = 255;
 }
 
 /// How a query was dealt with (RFC 1035 §4.1.1, RFC 6891 §9).
@@ -49,6 +61,8 @@ pub enum Code {
     NoError = 0,
     /// It cannot be understood.
     FormErr = 1,
+    /// Those who were asked did not answer.
+    ServFail = 2,
     /// There is no such name.
     NxDomain = 3,
     /// It asks for something that nobody does here.
@@ -68,17 +82,33 @@ pub enum Authority {
     None,
 }
 
+/// What else a response says of itself: bits of the header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Flag {
+    /// There is more than fits.
+    Truncated = TRUNCATED,
+    /// Names of others are asked for, too.
+    RecursionAvailable = 1 << 7,
+    /// Signatures were checked (RFC 6840 §5.8).
+    Authentic = AUTHENTIC,
+}
+
 /// Bits of the header (RFC 1035 §4.1.1, RFC 4035 §3.2.2).
-const RESPONSE: u16 = 1 << 15;
-const OPCODE: u16 = 0xf << 11;
+pub(super) const RESPONSE: u16 = 1 << 15;
+pub(super) const OPCODE: u16 = 0xf << 11;
 const AUTHORITATIVE: u16 = 1 << 10;
-const RECURSION_DESIRED: u16 = 1 << 8;
-const CHECKING_DISABLED: u16 = 1 << 4;
+pub(super) const TRUNCATED: u16 = 1 << 9;
+pub(super) const RECURSION_DESIRED: u16 = 1 << 8;
+pub(super) const AUTHENTIC: u16 = 1 << 5;
+pub(super) const CHECKING_DISABLED: u16 = 1 << 4;
 /// Of the TTL of an OPT record (RFC 3225 §3).
-const DNSSEC_OK: u32 = 1 << 15;
+pub(super) const DNSSEC_OK: u32 = 1 << 15;
+/// Octets of a response that every client takes in a datagram (RFC 1035 §4.2.1).
+const LEAST_PAYLOAD: u16 = 512;
 /// Octets of a datagram that is taken whole, as is told in responses.
 // What no link cuts: 1280, the least MTU of IPv6, without headers (RFC 9715 §3.1).
-const PAYLOAD: u16 = 1232;
+pub(super) const PAYLOAD: u16 = 1232;
 /// What a pointer begins with (RFC 1035 §4.1.4).
 const POINTER: u16 = 0xc000;
 /// Where in the header flags are, and numbers of records.
@@ -87,7 +117,7 @@ const COUNTS_AT: [usize; 3] = [6, 8, 10];
 /// Octets of a name, lengths included (RFC 1035 §2.3.4).
 pub const MAX_NAME: usize = 255;
 /// Octets of a label (RFC 1035 §2.3.4).
-const MAX_LABEL: u8 = 63;
+pub(super) const MAX_LABEL: u8 = 63;
 
 /// A header. Numbers are of records in each section.
 #[derive(
@@ -95,12 +125,12 @@ const MAX_LABEL: u8 = 63;
 )]
 #[repr(C)]
 pub struct Header {
-    id: U16,
-    flags: U16,
-    questions: U16,
-    answers: U16,
-    authorities: U16,
-    additionals: U16,
+    pub(super) id: U16,
+    pub(super) flags: U16,
+    pub(super) questions: U16,
+    pub(super) answers: U16,
+    pub(super) authorities: U16,
+    pub(super) additionals: U16,
 }
 
 /// A name in a message, whole.
@@ -113,7 +143,7 @@ pub struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     /// Reads a name that is not compressed; `None` where it is cut, too long or compressed.
-    fn parse(octets: &'a [u8]) -> Option<Self> {
+    pub(super) fn parse(octets: &'a [u8]) -> Option<Self> {
         let mut starts = ArrayVec::new();
         let mut at = 0_usize;
         loop {
@@ -169,10 +199,11 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// What the sender of a query understands (RFC 6891). How much it takes at once is of no matter: no
-/// response here is longer than the 512 octets that all take.
+/// What the sender of a query understands (RFC 6891).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Edns {
+    /// Octets of a datagram that it takes whole.
+    payload: u16,
     version: u8,
     dnssec_ok: bool,
 }
@@ -192,6 +223,11 @@ impl Question<'_> {
     pub fn is_of_records(&self) -> bool {
         let is_meta = QUESTION_TYPES.contains(&self.kind) || [0, kind::OPT].contains(&self.kind);
         [CLASS_IN, CLASS_ANY].contains(&self.class) && !is_meta
+    }
+
+    /// Whether it asks about names of the Internet, and of no other class.
+    pub fn is_of_internet(&self) -> bool {
+        self.class == CLASS_IN
     }
 }
 
@@ -217,6 +253,37 @@ impl<'a> Query<'a> {
         let mut query = Self { header, repeated: &[], edns: None, question: Err(Code::FormErr) };
         query.question = query.read(rest);
         Some(query)
+    }
+
+    /// Returns how many octets of a response its sender takes in a datagram; no more than pass
+    /// every link.
+    pub fn payload(&self) -> usize {
+        let told = self.edns.map_or(LEAST_PAYLOAD, |edns| edns.payload);
+        told.clamp(LEAST_PAYLOAD, PAYLOAD).into()
+    }
+
+    /// Whether names of others are to be asked for.
+    pub fn wants_recursion(&self) -> bool {
+        self.has(RECURSION_DESIRED)
+    }
+
+    /// Whether its sender checks signatures itself.
+    pub fn disables_checks(&self) -> bool {
+        self.has(CHECKING_DISABLED)
+    }
+
+    /// Whether signatures are to be sent with what they sign.
+    pub fn wants_signatures(&self) -> bool {
+        self.edns.is_some_and(|edns| edns.dnssec_ok)
+    }
+
+    /// Whether its sender knows what it means that signatures were checked (RFC 6840 §5.7).
+    pub fn knows_authentic(&self) -> bool {
+        self.has(AUTHENTIC) || self.wants_signatures()
+    }
+
+    fn has(&self, flag: u16) -> bool {
+        self.header.flags.get() & flag != 0
     }
 
     /// Reads what is behind the header.
@@ -247,18 +314,18 @@ impl<'a> Query<'a> {
 /// What ends a question.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Kind {
-    kind: U16,
-    class: U16,
+pub(super) struct Kind {
+    pub(super) kind: U16,
+    pub(super) class: U16,
 }
 
 /// What is behind the name of a record (RFC 1035 §3.2.1), its data apart.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Record {
-    kind: Kind,
-    ttl: U32,
-    len: U16,
+pub(super) struct Record {
+    pub(super) kind: Kind,
+    pub(super) ttl: U32,
+    pub(super) len: U16,
 }
 
 /// Finds the OPT record among `count` records; `None` where one is cut, or there are two of it.
@@ -272,7 +339,8 @@ fn edns(mut records: &[u8], count: u16) -> Option<Option<Edns>> {
             let [_, version, ..] = record.ttl.get().to_be_bytes();
             let dnssec_ok = record.ttl.get() & DNSSEC_OK != 0;
             // At most one, of the root (RFC 6891 §6.1.1).
-            if !is_root || found.replace(Edns { version, dnssec_ok }).is_some() {
+            let payload = record.kind.class.get();
+            if !is_root || found.replace(Edns { payload, version, dnssec_ok }).is_some() {
                 return None;
             }
         }
@@ -330,6 +398,7 @@ pub struct Response<'q, 'w, 'b> {
     writer: &'w mut Writer<'b>,
     /// Records in each section.
     counts: [u16; 3],
+    flags: u16,
 }
 
 impl<'q, 'w, 'b> Response<'q, 'w, 'b> {
@@ -339,7 +408,7 @@ impl<'q, 'w, 'b> Response<'q, 'w, 'b> {
         let header = Header { questions: U16::new(questions), ..Header::new_zeroed() };
         writer.push(&Header { id: query.header.id, ..header })?;
         writer.push_slice(query.repeated)?;
-        Ok(Self { query, writer, counts: [0; 3] })
+        Ok(Self { query, writer, counts: [0; 3], flags: 0 })
     }
 
     /// Adds a record of the Internet, whose data is written by `data`. Sections come in order.
@@ -370,6 +439,20 @@ impl<'q, 'w, 'b> Response<'q, 'w, 'b> {
         } += 1;
     }
 
+    /// Says this, too.
+    pub fn set(&mut self, flag: Flag) {
+        self.flags |= flag as u16;
+    }
+
+    /// Adds records as they were in another response to the same question: so many in each of the
+    /// first two sections.
+    // Names in them point at the question and at each other, which are where they were.
+    pub fn copy(&mut self, records: &[u8], [answers, authorities]: [u16; 2]) -> Result<(), Full> {
+        self.writer.push_slice(records)?;
+        self.counts = [answers, authorities, 0];
+        Ok(())
+    }
+
     /// Ends the response.
     pub fn end(mut self, code: Code, authority: Authority) -> Result<(), Full> {
         if let Some(edns) = self.query.edns {
@@ -383,7 +466,7 @@ impl<'q, 'w, 'b> Response<'q, 'w, 'b> {
         }
         let kept = OPCODE | RECURSION_DESIRED | CHECKING_DISABLED;
         let authoritative = if authority == Authority::Own { AUTHORITATIVE } else { 0 };
-        let flags = RESPONSE | authoritative | self.query.header.flags.get() & kept;
+        let flags = RESPONSE | authoritative | self.flags | self.query.header.flags.get() & kept;
         self.writer.patch_u16(FLAGS_AT, flags | code as u16 & 0xf);
         for (at, count) in COUNTS_AT.into_iter().zip(self.counts) {
             self.writer.patch_u16(at, count);

@@ -8,6 +8,7 @@
 pub mod arp;
 pub mod checksum;
 pub mod dns;
+pub mod dns_answer;
 pub mod dns_message;
 pub mod ethernet;
 pub mod group_records;

@@ -23,6 +23,6 @@ mod vswitch;
 
 use support::{
     certificates, command, daemon, driver, frames, frames::field, guest, hostile, innocents,
-    inside, lab, lan, machine, namespace, network, numbered, random, rude, segments,
+    inside, lab, lan, machine, name_server, namespace, network, numbered, random, rude, segments,
     service_manager, streams,
 };

@@ -14,6 +14,7 @@ pub(crate) mod inside;
 pub(crate) mod lab;
 pub(crate) mod lan;
 pub(crate) mod machine;
+pub(crate) mod name_server;
 pub(crate) mod namespace;
 pub(crate) mod network;
 pub(crate) mod numbered;

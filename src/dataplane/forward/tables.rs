@@ -402,11 +402,23 @@ impl Routed {
     }
 }
 
+/// What becomes of a question for names of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Foreign {
+    /// It is refused.
+    #[default]
+    Refused,
+    /// Others are asked, for a vNIC's own guest.
+    Forwarded,
+}
+
 /// What a gateway serves where its network is to have it.
 #[derive(Debug, Default)]
 pub struct Services {
     /// By DNS; none: whoever asks is told that nobody does.
     pub names: Option<Arc<Names>>,
+    /// What becomes of names in no zone of the network.
+    pub foreign: Foreign,
     /// What a guest is to know of its vNIC, by HTTP.
     pub metadata: bool,
 }

@@ -2,26 +2,32 @@
 //! `dns_mode` is to serve them.
 //!
 //! Zones are as small as those of RFC 6303: a start, a server, which is called as the zone, and
-//! what is in them. What is in no zone of the network is refused.
+//! what is in them. What is in no zone of the network is refused, or said to be for a service,
+//! which asks others (`services/resolver/`).
 
 use super::{
     DropReason, GatewayEvent, Question,
     datagram::{datagram_ipv4, datagram_ipv6},
+    punt::is_own,
     write_ethernet,
 };
 use crate::{
     dataplane::{
-        forward::{Named, Names, Thing, Zone, tables::Vnic},
+        forward::{
+            Named, Names, Thing, Zone,
+            tables::{Foreign, Vnic},
+        },
         frame::classify::{Ipv4, Ipv6},
     },
     wire::{
         Full, Writer,
         dns_message::{
-            self, Authority, Code, MAX_NAME, Owner, PORT, Query, Response, Section, kind,
+            self, Authority, Code, Flag, MAX_NAME, Owner, PORT, Query, Response, Section, kind,
         },
-        ethernet, udp,
+        ethernet, ipv6, udp,
     },
 };
+use std::net::IpAddr;
 use zerocopy::big_endian::U32;
 
 /// Octets of a response that every client takes (RFC 1035 §4.2.1).
@@ -31,6 +37,9 @@ pub const MAX_RESPONSE: usize = 512;
 /// How long an answer may be kept, in seconds.
 // A vNIC that is made anew may have another address.
 const TTL: u32 = 30;
+/// What is said of everything that there is of a name (RFC 8482 §4.2), and for how long.
+const HINFO: &[u8] = b"\x07RFC8482\x00";
+const ANY_TTL: u32 = 3600;
 /// Who is in charge of a zone: nobody (RFC 6303 §3).
 const MAILBOX: &[u8] = b"\x06nobody\x07invalid\x00";
 /// Numbers of a zone's start: serial, refresh, retry, expire (RFC 6303 §3), and how long it may be
@@ -46,7 +55,11 @@ pub(super) fn respond_ipv4(
     let names = question.table.services.names.as_ref().ok_or(DropReason::NotServed)?;
     let (header, payload) = datagram_ipv4(question, packet)?;
     let mut buffer = [0; MAX_RESPONSE];
-    let response = response(names, payload, &mut buffer)?;
+    let foreign = foreign(question, packet.source.into());
+    let response = match response(names, foreign, payload, &mut buffer)? {
+        Reply::Given(response) => response,
+        Reply::Foreign => return Ok(GatewayEvent::Foreign),
+    };
     write_ethernet(writer, question.asker.mac(), ethernet::IPV4)?;
     // From the address that was asked: in a switched network the gateway has two.
     let from = (packet.destination, PORT);
@@ -66,29 +79,83 @@ pub(super) fn respond_ipv6(
     let names = question.table.services.names.as_ref().ok_or(DropReason::NotServed)?;
     let (header, payload) = datagram_ipv6(question, packet)?;
     let mut buffer = [0; MAX_RESPONSE];
-    let response = response(names, payload, &mut buffer)?;
+    // A service takes no extension headers apart.
+    let foreign = match packet.header_len {
+        ipv6::HEADER_LEN => foreign(question, packet.source.into()),
+        _ => Foreign::Refused,
+    };
+    let response = match response(names, foreign, payload, &mut buffer)? {
+        Reply::Given(response) => response,
+        Reply::Foreign => return Ok(GatewayEvent::Foreign),
+    };
     write_ethernet(writer, question.asker.mac(), ethernet::IPV6)?;
     let from = (packet.destination, PORT);
     udp::write_ipv6(writer, from, (packet.source, header.source.get()), response)?;
     Ok(GatewayEvent::Other)
 }
 
+/// What becomes of names of others that are asked for from an address: they are a service's for the
+/// guest itself, whose questions it can count.
+fn foreign(question: &Question<'_>, source: IpAddr) -> Foreign {
+    match question.asker.vnic() {
+        Some(vnic) if is_own(vnic, source) => question.table.services.foreign,
+        _ => Foreign::Refused,
+    }
+}
+
+/// What is answered to a query.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reply<'b> {
+    /// This message.
+    Given(&'b [u8]),
+    /// What others say, who are to be asked.
+    Foreign,
+}
+
 /// Writes the response to a query. Refuses what is none.
 pub fn response<'b>(
     names: &Names,
+    foreign: Foreign,
     message: &[u8],
     buffer: &'b mut [u8],
-) -> Result<&'b [u8], DropReason> {
+) -> Result<Reply<'b>, DropReason> {
     let query = Query::parse(message).ok_or(DropReason::MalformedMessage)?;
     let mut writer = Writer::new(buffer);
     let mut response = Response::begin(&query, &mut writer)?;
     let (code, authority) = match &query.question {
         Err(code) => (*code, Authority::None),
-        Ok(asked) => answer(names, asked, &mut response)?,
+        Ok(asked) if foreign == Foreign::Forwarded && is_foreign(names, asked) => {
+            response.set(Flag::RecursionAvailable);
+            match asked.kind {
+                kind::ANY => {
+                    // As little as may be said of everything that there is (RFC 8482 §4.2).
+                    let told = |data: &mut Writer<'_>| data.push_slice(HINFO);
+                    let record = (kind::HINFO, ANY_TTL);
+                    response.record(Section::Answer, Owner::ASKED, record, told)?;
+                    (Code::NoError, Authority::None)
+                }
+                // What is known of others by chance is nobody's business.
+                _ if !asked.is_of_records() || !query.wants_recursion() => {
+                    (Code::Refused, Authority::None)
+                }
+                _ => return Ok(Reply::Foreign),
+            }
+        }
+        Ok(asked) => {
+            if foreign == Foreign::Forwarded {
+                response.set(Flag::RecursionAvailable);
+            }
+            answer(names, asked, &mut response)?
+        }
     };
     response.end(code, authority)?;
     let len = writer.len();
-    buffer.get(..len).ok_or(DropReason::MalformedMessage)
+    buffer.get(..len).map(Reply::Given).ok_or(DropReason::MalformedMessage)
+}
+
+/// Whether a name is one that others may know.
+fn is_foreign(names: &Names, asked: &dns_message::Question<'_>) -> bool {
+    asked.is_of_internet() && matches!(names.find(&asked.name), Named::Foreign)
 }
 
 /// Writes what answers a question.
@@ -213,7 +280,20 @@ mod tests {
     }
 
     fn answer_to(names: &Names, query: &[u8]) -> Result<Vec<u8>, DropReason> {
-        response(names, query, &mut [0; MAX_RESPONSE]).map(<[u8]>::to_vec)
+        told_by(names, Foreign::Refused, query).map(|told| told.expect("all is answered here"))
+    }
+
+    /// What is answered; none where others are to be asked.
+    fn told_by(
+        names: &Names,
+        foreign: Foreign,
+        query: &[u8],
+    ) -> Result<Option<Vec<u8>>, DropReason> {
+        let mut buffer = [0; MAX_RESPONSE];
+        Ok(match response(names, foreign, query, &mut buffer)? {
+            Reply::Given(octets) => Some(octets.to_vec()),
+            Reply::Foreign => None,
+        })
     }
 
     /// What is answered, as another codec reads it: its code and its records.
@@ -328,6 +408,34 @@ mod tests {
         // Names are below it.
         let part = other.split_once('.').unwrap().1;
         assert_eq!(asks(part), (ResponseCode::NoError, start(ipv6)));
+    }
+
+    #[test]
+    fn names_of_others_are_others_where_the_network_reaches_them() {
+        let names = names(zone("internal"));
+        let told = |query: &[u8]| {
+            let told = told_by(&names, Foreign::Forwarded, query).unwrap();
+            told.map(|octets| Message::from_vec(&octets).unwrap())
+        };
+        for (name, kind) in [("example.com", kind::A), ("vm1", kind::AAAA), ("", kind::NS)] {
+            assert_eq!(told(&query(name, kind, true)), None, "{name}");
+        }
+        for name in ["vm1.internal", "vm9.internal", "1.0.0.10.in-addr.arpa", "internal"] {
+            let own = told(&query(name, kind::A, false)).unwrap();
+            assert!(own.recursion_available, "{name}");
+            assert_ne!(own.response_code, ResponseCode::Refused, "{name}");
+        }
+        let everything = told(&query("example.com", kind::ANY, false)).unwrap();
+        assert_eq!(everything.answers[0].data.to_string(), "RFC8482 ");
+        // Whole zones, what a server knows by chance, and other classes.
+        let mut by_chance = query("example.com", kind::A, false);
+        by_chance[2] = 0;
+        let mut chaos = query("example.com", 16, false);
+        let class = chaos.len() - 1;
+        chaos[class] = 3;
+        for query in [query("example.com", 252, false), by_chance, chaos] {
+            assert_eq!(told(&query).unwrap().response_code, ResponseCode::Refused);
+        }
     }
 
     #[test]

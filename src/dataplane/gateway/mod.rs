@@ -23,7 +23,7 @@ mod ndp;
 mod proxy;
 mod punt;
 
-pub use dns::{MAX_RESPONSE, response};
+pub use dns::{MAX_RESPONSE, Reply, response};
 pub use icmp::reject;
 pub use listeners::{LAST_MEMBER_INTERVAL, QUERY_INTERVALS, query_group, query_ipv4, query_ipv6};
 pub use ndp::{FIRST_ADVERTISEMENTS, next_advertisement, router_advertisement};
@@ -133,6 +133,8 @@ pub enum GatewayEvent {
     Asked(Asked),
     /// Nothing here: a service is to answer.
     Punted(Punted),
+    /// Nothing here: a service is to ask others for the name that it wants.
+    Foreign,
     /// Something that says nothing about its network.
     Other,
 }
@@ -149,7 +151,7 @@ impl GatewayEvent {
             Self::Router => 2,
             Self::Lease4(_) => 3,
             Self::Lease6(_) => 4,
-            Self::Asked(_) | Self::Punted(_) | Self::Other => Self::KINDS,
+            Self::Asked(_) | Self::Punted(_) | Self::Foreign | Self::Other => Self::KINDS,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the gateway does not answer here: services that speak TCP, which need a stack, a clock and
-//! memory. Frames of a guest for them go on to `services/`, and what those say comes back into the
-//! guest's port.
+//! memory, and names of others (`dns.rs` finds which those are). Frames of a guest for them go on
+//! to `services/`, and what those say comes back into the guest's port.
 
 use super::Question;
 use crate::{
@@ -25,7 +25,7 @@ pub struct Punted {
     pub mac: MacAddr,
     /// Octets of an IP packet on its link.
     pub mtu: u16,
-    /// The whole frame, a TCP segment in one packet without extension headers.
+    /// The whole frame, a TCP segment or a DNS query in one packet without extension headers.
     pub frame: Box<[u8]>,
     /// What its sender left to be done.
     pub offload: Offload,
@@ -56,7 +56,8 @@ pub fn is_for_service(question: &Question<'_>) -> bool {
     is_own(vnic, source) && is_served(question.table, destination, port)
 }
 
-fn is_own(vnic: &Vnic, source: IpAddr) -> bool {
+/// Whether a vNIC has an address, and nobody behind it.
+pub(super) fn is_own(vnic: &Vnic, source: IpAddr) -> bool {
     match source {
         IpAddr::V4(source) => vnic.ipv4 == Some(source),
         IpAddr::V6(source) => {
@@ -128,7 +129,7 @@ mod tests {
             gateway: GATEWAY_IPV4,
         };
         let names = Some(Arc::new(Names::new(zone, [].iter())));
-        let both = table(Services { names, metadata: true });
+        let both = table(Services { names, metadata: true, ..Services::default() });
         let goes = |table: &Routed, asker: Asker<'_>, frame: &[u8]| {
             let headers = classify(frame, frame.len(), Offload::None).unwrap();
             let (offload, now) = (Offload::None, Instant::now());

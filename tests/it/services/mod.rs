@@ -1,6 +1,7 @@
 //! Stories of what a gateway serves beside addresses.
 
 mod cloud_init;
+mod forwarding;
 mod metadata;
 mod names;
 
@@ -31,10 +32,12 @@ fn settle(nic: &Nic, container: &Namespace) {
     run("ip link set lo up");
     run(&format!("ip link set {name} up"));
     run(&format!("ip address add {}/32 dev {name}", nic.ipv4_address));
-    run(&format!("ip address add {}/128 dev {name}", nic.ipv6_address));
     run(&format!("ip route add 169.254.0.1 dev {name}"));
     run("ip route add default via 169.254.0.1");
-    run(&format!("ip -6 route replace default via fe80::1 dev {name}"));
+    if !nic.ipv6_address.is_empty() {
+        run(&format!("ip address add {}/128 dev {name}", nic.ipv6_address));
+        run(&format!("ip -6 route replace default via fe80::1 dev {name}"));
+    }
 }
 
 /// Has a vNIC's guest told this.

@@ -14,7 +14,7 @@ use crate::{
             classify::classify,
             verdict::{DropReason, Rejection},
         },
-        gateway::{self, Asked, Client, Question},
+        gateway::{self, Asked, Client, GatewayEvent, Question},
         port::Undelivered,
         reactor::{
             ports::{Ports, Slot},
@@ -109,7 +109,8 @@ impl Pipeline {
     pub(super) fn say(&mut self, ports: &mut Ports, (port, frame): (PortId, &[u8]), now: Instant) {
         ports.in_hand = Some(port);
         let Some(slot) = ports.healthy_mut(port) else { return };
-        // What is lost here is sent again: it is TCP. The first queue pair is always in use.
+        // What is lost here is sent again: it is TCP, or an answer that is asked for again. The
+        // first queue pair is always in use.
         let said = Outgoing::private(frame, Offload::None);
         if let Some(why) = slot.put(&[said], (0, None), now).refused {
             ports.drop_for(port, why);
@@ -343,6 +344,7 @@ fn respond(
         Err(DropReason::NoLease) => {
             return Ok(Answer::NeedsLease(asker.mac(), gateway::client(&question)));
         }
+        Ok(GatewayEvent::Foreign) => return Ok(Answer::IsServices),
         told => told?,
     };
     let answer = Outgoing::private(writer.since(0), Offload::None);
