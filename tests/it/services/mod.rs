@@ -4,6 +4,7 @@ mod cloud_init;
 mod forwarding;
 mod metadata;
 mod names;
+mod over_tcp;
 
 use crate::{
     daemon::Daemon,
