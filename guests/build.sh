@@ -2,7 +2,7 @@
 # Builds the initial RAM disks of the test guests into target/guests: uml.cpio.gz for User-mode Linux, and
 # qemu.cpio.gz with vmlinuz (Debian's cloud kernel) for QEMU. Each holds busybox, dhclient for DHCPv6, iperf3, ethtool, the network
 # modules of its kernel, and guests/init. debian is a folder that User-mode Linux takes as its root: a small Debian with
-# DHCP clients, guests/client to drive them, and guests/init-debian.
+# DHCP clients, guests/client to drive them, systemd-resolved, cloud-init, and guests/init-debian.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${CARGO_TARGET_DIR:-target}/guests
@@ -76,7 +76,7 @@ done
 pack "$work/qemu" "$out/qemu.cpio.gz"
 cp "$work/kernel/boot/vmlinuz-$version" "$out/vmlinuz"
 
-clients=(isc-dhcp-client dhcpcd-base systemd dbus wide-dhcpv6-client dibbler-client)
+clients=(isc-dhcp-client dhcpcd-base systemd systemd-resolved libnss-resolve dbus wide-dhcpv6-client dibbler-client cloud-init)
 tools=(busybox iproute2 iputils-ping iputils-tracepath traceroute ethtool iperf3 procps kmod tshark kea-admin)
 packages=$(IFS=, && echo "${clients[*]},${tools[*]}")
 # Its services are never started: they are a guest's, not the host's.

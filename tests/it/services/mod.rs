@@ -5,6 +5,7 @@ mod forwarding;
 mod metadata;
 mod names;
 mod over_tcp;
+mod resolvers;
 
 use crate::{
     daemon::Daemon,
