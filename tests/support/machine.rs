@@ -80,9 +80,16 @@ impl Machine {
 
     /// A Debian with DHCP clients, whose /out is the host's folder `out`.
     pub(crate) fn debian(daemon: &Daemon, nic: &Nic, out: &Path) -> Self {
+        Self::debian_with(daemon, nic, out, "")
+    }
+
+    /// Likewise, whose kernel is told more: what it does not know is in the environment of the
+    /// guest's first process.
+    pub(crate) fn debian_with(daemon: &Daemon, nic: &Nic, out: &Path, more: &str) -> Self {
         let root = artefact("debian").display().to_string();
         let out = out.display();
-        let cmdline = format!("quiet rootfstype=hostfs rootflags={root} ro init=/init out={out}");
+        let cmdline =
+            format!("quiet rootfstype=hostfs rootflags={root} ro init=/init out={out} {more}");
         Self::boot(daemon, nic, &["--vmm", "uml", "--memory", "256M", "--cmdline", &cmdline])
     }
 
