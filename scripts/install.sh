@@ -3,7 +3,7 @@
 set -euo pipefail
 
 packages=(user-mode-linux qemu-system-x86 ipxe-qemu ovmf libvirt-daemon-system libvirt-clients busybox-static isc-dhcp-client iperf3
-    ethtool dpdk-dev iproute2 cpio kmod mmdebstrap tshark ca-certificates vdeplug vde-switch vde-wirefilter vdens libvdeplug-dev libvdestack-dev liblwipv6-dev openssh-server nftables traceroute iputils-ping ntpsec-ntpdate python3 bsdutils bind9-dnsutils curl cloud-init musl-tools "$@")
+    ethtool dpdk-dev iproute2 cpio kmod mmdebstrap tshark ca-certificates vdeplug vde-switch vde-wirefilter vdens libvdeplug-dev libvdeplug-slirp libvdestack-dev liblwipv6-dev openssh-server nftables traceroute iputils-ping ntpsec-ntpdate python3 bsdutils bind9-dnsutils curl cloud-init musl-tools "$@")
 [ "$(id -u)" = 0 ] && as_root=() || as_root=(sudo)
 
 missing=()

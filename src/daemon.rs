@@ -334,7 +334,13 @@ fn reachable(config: &Config, socket_dir: &Path) -> Reachable {
         [] => vec![socket_dir.into(), "/run/vde".into()],
         given => given.to_vec(),
     };
-    Reachable::Flags { directories, listen: config.port_listen.clone() }
+    use crate::config::Listen;
+    let tcp = |listen: &Listen| match listen {
+        Listen::Tcp(address) => Some(*address),
+        Listen::Unix(_) => None,
+    };
+    let api = config.listen.iter().filter_map(tcp).collect();
+    Reachable::Flags { directories, listen: config.port_listen.clone(), api }
 }
 
 /// Where a new binary of the daemon will be: as it was called, if that is a path, since symbolic

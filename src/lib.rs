@@ -42,6 +42,7 @@ pub mod descriptor_store;
 mod descriptors;
 pub mod dives;
 pub mod egress;
+pub mod egress_process;
 pub mod embedded;
 mod file_limit;
 pub mod handover;

@@ -74,7 +74,6 @@ fn start(host: &Namespace, configuration: &str) -> (Child, OwnedFd, OwnedFd) {
     let ((packets, its_packets), (control, its_control)) = (pair(), pair());
     let mut helper = Command::new("nsenter");
     helper.arg(format!("--net=/proc/{}/ns/net", host.0.id()));
-    helper.args(["sh", "-c", "exec \"$0\" 3<&0 4<&1 </dev/null >/dev/null"]);
     helper.arg(env!("CARGO_BIN_EXE_mvirt-egress"));
     let helper = helper.stdin(its_packets).stdout(its_control).spawn().unwrap();
     send(&control, configuration.as_bytes(), SendFlags::empty()).unwrap();

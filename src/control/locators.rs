@@ -1,6 +1,6 @@
 //! What a locator comes to here: who may ask for it, and what the data plane makes of it.
 
-use super::refusal::Refusal;
+use super::{refusal::Refusal, slirp};
 use crate::account::Group;
 use crate::{
     dataplane::{
@@ -9,6 +9,7 @@ use crate::{
         switchyard, tunnel, vde,
     },
     dives::{advert::Policy, node::Settings},
+    egress::protocol::Denied,
     locator::{self, Dgram, Listen, Locator, Reach},
 };
 use ipnet::IpNet;
@@ -35,13 +36,15 @@ pub enum Reachable {
         directories: Vec<PathBuf>,
         /// Networks of addresses that may be listened at.
         listen: Vec<IpNet>,
+        /// Where the API listens: no guest reaches that by a port.
+        api: Vec<SocketAddr>,
     },
 }
 
 impl Reachable {
     /// Refuses what may not be asked for here.
     pub(super) fn check(&self, locator: &Locator) -> Result<(), Refusal> {
-        let Self::Flags { directories, listen } = self else { return Ok(()) };
+        let Self::Flags { directories, listen, .. } = self else { return Ok(()) };
         match locator.reach() {
             Reach::Process => Err(Refusal::Forbidden(format!(
                 "{}:// is for commands, which have a process of their own: use mvirt plug",
@@ -58,8 +61,25 @@ impl Reachable {
                 })
             }
             Reach::Listens(address) => self.check_address(address, listen),
-            Reach::Nothing | Reach::Connects(_) | Reach::Interface(_) | Reach::Network => Ok(()),
+            Reach::World { loopback: true, .. } => Err(Refusal::Forbidden(
+                "disable_host_loopback=off lets guests reach what listens on this host's loopback \
+                 address alone: it is for commands, use mvirt plug"
+                    .into(),
+            )),
+            Reach::World { listens, loopback: false } => {
+                listens.into_iter().try_for_each(|address| self.check_address(address, listen))
+            }
+            Reach::Nothing | Reach::Connects(_) | Reach::Interface(_) => Ok(()),
         }
+    }
+
+    /// Returns what the data plane makes of a locator that was checked.
+    pub(super) fn spec(&self, locator: &Locator, description: &str) -> io::Result<PortSpec> {
+        let mut made = spec(locator, description)?;
+        if let (Self::Flags { api, .. }, PortSpec::Slirp(made)) = (self, &mut made) {
+            made.configuration.deny.extend(api.iter().copied().map(Denied::Port));
+        }
+        Ok(made)
     }
 
     fn check_address(&self, address: IpAddr, listen: &[IpNet]) -> Result<(), Refusal> {
@@ -219,7 +239,8 @@ pub fn spec(locator: &Locator, description: &str) -> io::Result<PortSpec> {
         Locator::Macvtap(interface) => Ok(PortSpec::Dial(dial::Spec::Macvtap(interface.clone()))),
         Locator::Mcast(group) => Ok(PortSpec::Dial(dial::Spec::Group(group.clone()))),
         Locator::Tap(tap) => Ok(PortSpec::Tap(tap.clone())),
-        _ => {
+        Locator::Slirp(slirp) => Ok(PortSpec::Slirp(slirp::spec(slirp)?)),
+        Locator::Cmd(_) | Locator::Stdio => {
             let kind = locator.kind().name;
             let why = format!("this daemon has no ports of the kind {kind}");
             Err(io::Error::new(io::ErrorKind::Unsupported, why))
@@ -317,7 +338,8 @@ mod tests {
     fn callers_reach_what_the_flags_allow() {
         let may = |listen: &str, locator: &str| {
             let listen = listen.split_terminator(',').map(|net| net.parse().unwrap()).collect();
-            let reachable = Reachable::Flags { directories: vec!["/run/vde".into()], listen };
+            let directories = vec!["/run/vde".into()];
+            let reachable = Reachable::Flags { directories, listen, api: vec![] };
             reachable.check(&locator.parse().unwrap()).is_ok()
         };
         for (locator, networks) in [
@@ -332,6 +354,7 @@ mod tests {
             ("vxlan://239.0.0.1", "0.0.0.0/0"),
             ("vxlan:///remote=10.0.0.2/local=10.0.0.1", "10.0.0.0/8"),
             ("dives://239.13.13.13:3535/host=10.0.0.1/vlan=5", "10.0.0.0/8"),
+            ("slirp:///tcpfwd=80:10.0.2.15:80/udpfwd=10.0.0.1:53:10.0.2.15:53", "10.0.0.0/8"),
         ] {
             assert!(!may("", locator) && !may("192.0.2.0/24,fd00::/8", locator), "{locator}");
             assert!(may(networks, locator), "{locator}");
@@ -347,6 +370,7 @@ mod tests {
             "switch:///run/vde/lab",
             "stream:///run/vde/lab",
             "tap://t0",
+            "slirp:///tcpfwd=80:10.0.2.15:80",
         ] {
             assert!(may("", locator), "{locator}");
         }
@@ -359,6 +383,7 @@ mod tests {
             "stream:///var/run/docker.sock",
             "dgram:///run/vde/a->/tmp/b",
             "seqpacket-connect:///proc/self/fd/3",
+            "slirp:///disable_host_loopback=off",
         ] {
             assert!(!may("0.0.0.0/0,::/0", locator), "{locator}");
         }

@@ -45,6 +45,7 @@ mod rebalance;
 pub mod refusal;
 mod requests;
 pub mod service;
+mod slirp;
 mod trunks;
 mod view;
 mod watch;

@@ -230,7 +230,8 @@ impl Control {
         self.reachable.check(&new.locator)?;
         locators::refuse_names_of_nics(&new.locator, &self.socket_dir)?;
         // What this daemon cannot make is not stored.
-        locators::spec(&new.locator, &new.description)
+        self.reachable
+            .spec(&new.locator, &new.description)
             .map_err(|error| locators::refused(&new.locator, error))?;
         Limits::check("ports", self.ports.len(), self.limits.ports, "max-ports")?;
         let now = Timestamp::now();
@@ -311,7 +312,7 @@ impl Control {
             place: entry.place,
             network: network.key,
             name: entry.model.name.to_string(),
-            spec: locators::spec(&entry.model.locator, &entry.model.description)?,
+            spec: self.reachable.spec(&entry.model.locator, &entry.model.description)?,
             slot,
         };
         entry.attached = Some(self.dataplane.attach(new, exported)?);

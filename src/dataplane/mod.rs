@@ -30,7 +30,7 @@ pub use endpoint::{
     folder::is_temporary,
     given, listen,
     listener::{Access, longest_socket_path, room_for_listeners},
-    single, socket, switchyard, tap, tunnel, vde, vhost_user,
+    single, slirp, socket, switchyard, tap, tunnel, vde, vhost_user,
 };
 pub use gateway::{
     Asked, Client, GatewayEvent, MAX_RESPONSE, Punted, Reply as DnsReply, response as dns_response,

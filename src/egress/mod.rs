@@ -5,6 +5,8 @@
 //! packets ─▶ packet ─▶ fragments ─▶ connection ─▶ a socket
 //!               └───────── policy: may it? ───────┘ │
 //! packets ◀─ compose ◀────────────────────────────◀─┘
+//!
+//! frames ⇄ segment ⇄ packets    where the other end is a segment, and not vNICs
 //! ```
 //! Octets and time in, octets out: no I/O, no clock.
 
@@ -15,3 +17,4 @@ pub mod fragments;
 pub mod packet;
 pub mod policy;
 pub mod protocol;
+pub mod segment;

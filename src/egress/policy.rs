@@ -1,7 +1,7 @@
 //! Where vNICs may go: takes a destination, returns the address of a socket, or that there is none.
 //! Who is denied goes unanswered, as if nobody were there.
 
-use super::protocol::{Configuration, Denied};
+use super::protocol::{Configuration, Denied, Segment};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -26,6 +26,13 @@ const NEVER6: [Ipv6Net; 4] = [
     net6(0xff00, 8),
 ];
 
+/// Who calls from an address that the vNIC may not know is called this: addresses that are nobody's
+/// (RFC 7600 §4.8, RFC 6666).
+const NOBODY4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+const NOBODY6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1);
+/// Where DNS is asked.
+const DNS_PORT: u16 = 53;
+
 const fn net4([a, b, c, d]: [u8; 4], len: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), len)
 }
@@ -42,6 +49,7 @@ pub struct Policy {
     /// Ports that are denied.
     ports: Vec<SocketAddr>,
     host_loopback: Option<IpAddr>,
+    segment: Option<Box<Segment>>,
 }
 
 /// What becomes of a destination.
@@ -51,6 +59,8 @@ pub enum Way {
     To(SocketAddr),
     /// It may unless that is an address of this host.
     UnlessHost(SocketAddr),
+    /// A socket may go there, to the DNS server that hosts of a segment find at another address.
+    Resolver(SocketAddr),
     /// Nobody may.
     Denied,
 }
@@ -61,6 +71,7 @@ impl Policy {
         let mut policy = Self {
             allow: configuration.allow.clone(),
             host_loopback: configuration.host_loopback,
+            segment: configuration.segment.clone(),
             ..Self::default()
         };
         for denied in &configuration.deny {
@@ -75,13 +86,23 @@ impl Policy {
     /// Returns the way to what a vNIC calls `destination`.
     pub fn way(&self, destination: SocketAddr) -> Way {
         let address = destination.ip();
+        if let Some(segment) = &self.segment {
+            if segment.restricted {
+                return Way::Denied;
+            }
+            if segment.is_dns(destination) {
+                return segment.resolver.map_or(Way::Denied, Way::Resolver);
+            }
+        }
         if self.deny.iter().any(|network| network.contains(&address)) {
             return Way::Denied;
         }
         let is_loopback = self.host_loopback == Some(address);
         let to = if is_loopback { loopback(address) } else { address };
+        // The hosts of a segment are not reached by this host, whatever has their addresses there.
+        let is_inside = self.segment.as_ref().is_some_and(|segment| segment.contains(address));
         let may = is_loopback
-            || !is_never(address)
+            || (!is_never(address) && !is_inside)
             || self.allow.iter().any(|network| network.contains(&address));
         let to = SocketAddr::new(to, destination.port());
         let is_port = |port: &&SocketAddr| port.port() == to.port();
@@ -97,6 +118,29 @@ impl Policy {
         }
     }
 
+    /// Has hosts of a segment reach another DNS server.
+    pub fn set_resolver(&mut self, resolver: SocketAddr) {
+        if let Some(segment) = &mut self.segment {
+            segment.resolver = Some(resolver);
+        }
+    }
+
+    /// Returns what a vNIC is to call who calls it from `from`, of the family of `like`: as
+    /// [`Policy::origin`] says, or else the gateway of its segment, or nobody.
+    pub fn caller(&self, from: SocketAddr, like: IpAddr) -> SocketAddr {
+        let gateway = self.segment.as_ref().and_then(|segment| segment.gateway(like));
+        // In a restricted segment hosts have no way to answer others than the gateway.
+        let is_restricted = self.segment.as_ref().is_some_and(|segment| segment.restricted);
+        let origin = self.origin(from).filter(|origin| origin.is_ipv4() == like.is_ipv4());
+        origin.filter(|_| !is_restricted).unwrap_or_else(|| {
+            let nobody = match like {
+                IpAddr::V4(_) => NOBODY4.into(),
+                IpAddr::V6(_) => NOBODY6.into(),
+            };
+            SocketAddr::new(gateway.unwrap_or(nobody), from.port())
+        })
+    }
+
     /// Returns what a vNIC is to call the host that this host calls `from`; nothing where it may
     /// not even know of it.
     pub fn origin(&self, from: SocketAddr) -> Option<SocketAddr> {
@@ -107,6 +151,30 @@ impl Policy {
         }
         let may = !is_never(address) || self.allow.iter().any(|network| network.contains(&address));
         may.then_some(SocketAddr::new(address, from.port()))
+    }
+}
+
+impl Segment {
+    fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.ipv4.is_some_and(|it| it.gateway.contains(&address)),
+            IpAddr::V6(address) => self.ipv6.is_some_and(|it| it.gateway.contains(&address)),
+        }
+    }
+
+    fn gateway(&self, like: IpAddr) -> Option<IpAddr> {
+        match like {
+            IpAddr::V4(_) => self.ipv4.map(|it| it.gateway.addr().into()),
+            IpAddr::V6(_) => self.ipv6.map(|it| it.gateway.addr().into()),
+        }
+    }
+
+    fn is_dns(&self, destination: SocketAddr) -> bool {
+        let is_address = match destination.ip() {
+            IpAddr::V4(address) => self.ipv4.is_some_and(|it| it.dns == Some(address)),
+            IpAddr::V6(address) => self.ipv6.is_some_and(|it| it.dns == Some(address)),
+        };
+        is_address && destination.port() == DNS_PORT
     }
 }
 
@@ -202,5 +270,35 @@ mod tests {
         assert_eq!(named.origin(at("[::ffff:192.0.2.1]:9")), Some(at("192.0.2.1:9")));
         assert_eq!(policy(r#"{"version":1}"#).origin(at("127.0.0.1:9")), None);
         assert_eq!(named.origin(at("169.254.169.254:80")), None);
+    }
+
+    #[test]
+    fn hosts_of_a_segment_reach_the_world_and_one_resolver() {
+        let segment = r#"{"version":1,"segment":{"ipv4":{"gateway":"10.0.2.2/24",
+            "dhcp":"10.0.2.15","dns":"10.0.2.3"},"resolver":"127.0.0.53:53" MORE}}"#;
+        let mut open = policy(&segment.replace("MORE", ""));
+        assert_eq!(open.way(at("10.0.2.3:53")), Way::Resolver(at("127.0.0.53:53")));
+        for inside in ["10.0.2.3:80", "10.0.2.2:22", "10.0.2.15:1", "127.0.0.53:53"] {
+            assert_eq!(open.way(at(inside)), Way::Denied, "{inside}");
+        }
+        assert_eq!(open.way(at("192.0.2.1:53")), Way::To(at("192.0.2.1:53")));
+        open.set_resolver(at("192.0.2.1:53"));
+        assert_eq!(open.way(at("10.0.2.3:53")), Way::Resolver(at("192.0.2.1:53")));
+        let like = IpAddr::from([10, 0, 2, 15]);
+        assert_eq!(open.caller(at("127.0.0.1:9"), like), at("10.0.2.2:9"));
+        assert_eq!(open.caller(at("192.0.2.7:9"), like), at("192.0.2.7:9"));
+        let restricted = policy(&segment.replace("MORE", r#","restricted":true"#));
+        assert_eq!(restricted.way(at("10.0.2.3:53")), Way::Denied);
+        assert_eq!(restricted.way(at("192.0.2.1:53")), Way::Denied);
+        assert_eq!(restricted.caller(at("192.0.2.7:9"), like), at("10.0.2.2:9"));
+    }
+
+    #[test]
+    fn callers_without_a_name_are_nobody() {
+        let policy = policy(r#"{"version":1}"#);
+        let like = |address: &str| address.parse().unwrap();
+        assert_eq!(policy.caller(at("127.0.0.1:9"), like("10.0.0.1")), at("192.0.0.8:9"));
+        assert_eq!(policy.caller(at("[::1]:9"), like("fd00::1")), at("[100::1]:9"));
+        assert_eq!(policy.caller(at("192.0.2.7:9"), like("10.0.0.1")), at("192.0.2.7:9"));
     }
 }

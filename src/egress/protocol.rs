@@ -13,8 +13,10 @@
 //! octets of virtio-net header (`wire/vnet.rs`), then an IP packet. Its field `num_buffers` has no
 //! other use there: it is the tag of the vNIC that a packet is from, or for. By that, networks of
 //! the same addresses stay apart.
+//!
+//! Of a [`Segment`], each message is an Ethernet frame, with nothing before it.
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -52,7 +54,65 @@ pub struct Configuration {
     /// Where to listen for vNICs.
     #[serde(default)]
     pub forwards: Vec<Forward>,
+    /// What the socket of packets leads to, where it is a whole segment: there are no `nics` then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<Box<Segment>>,
 }
+
+/// A segment of Ethernet, whose gateway the helper is. All of its hosts are as one vNIC, whose tag
+/// is [`SEGMENT_TAG`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Segment {
+    /// Its network of IPv4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv4: Option<SegmentIpv4>,
+    /// Its network of IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<SegmentIpv6>,
+    /// What a host is called that leases an address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// The domain of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// Octets of the longest packet.
+    #[serde(default = "default_mtu")]
+    pub mtu: u16,
+    /// There is no way out but answers to what came by forwards.
+    #[serde(default)]
+    pub restricted: bool,
+    /// The DNS server that hosts reach by the addresses `dns`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolver: Option<SocketAddr>,
+}
+
+/// Of a [`Segment`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SegmentIpv4 {
+    /// The gateway's address and its subnet.
+    pub gateway: Ipv4Net,
+    /// The first address that is leased.
+    pub dhcp: Ipv4Addr,
+    /// Where hosts find a DNS server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Ipv4Addr>,
+}
+
+/// Of a [`Segment`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SegmentIpv6 {
+    /// The gateway's address and its prefix.
+    pub gateway: Ipv6Net,
+    /// Where hosts find a DNS server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Ipv6Addr>,
+}
+
+/// Of what hosts of a [`Segment`] send.
+pub const SEGMENT_TAG: u16 = 0;
 
 /// Whose packets are carried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,6 +191,9 @@ pub struct Forward {
     pub tag: u16,
     /// Of the vNIC's address of the family of `listen`.
     pub port: u16,
+    /// Whose port, of a [`Segment`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<IpAddr>,
 }
 
 /// What the daemon says after the configuration.
@@ -141,6 +204,8 @@ pub enum Order {
     Add(Addition),
     /// Some of it is not carried any longer.
     Remove(Removal),
+    /// The hosts of the segment reach another DNS server from now on.
+    Resolver(SocketAddr),
 }
 
 /// Of [`Order::Add`].
@@ -323,6 +388,23 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_is_this_text() {
+        let text = concat!(
+            r#"{"version":1,"segment":{"ipv4":{"gateway":"10.0.2.2/24","dhcp":"10.0.2.15","#,
+            r#""dns":"10.0.2.3"},"ipv6":{"gateway":"fd00::2/64"},"resolver":"127.0.0.53:53"},"#,
+            r#""forwards":[{"listen":"127.0.0.1:80","protocol":"tcp","tag":0,"port":80,"#,
+            r#""host":"10.0.2.15"}]}"#
+        );
+        let read = from_str::<Configuration>(text).unwrap();
+        let segment = read.segment.clone().unwrap();
+        let ipv4 = segment.ipv4.unwrap();
+        assert_eq!((ipv4.gateway.addr(), segment.mtu), ([10, 0, 2, 2].into(), 1500));
+        assert_eq!(read.forwards[0].host, Some([10, 0, 2, 15].into()));
+        assert_eq!(from_str::<Configuration>(&to_string(&read).unwrap()).unwrap(), read);
+        assert!(from_str::<Configuration>(r#"{"version":1,"segment":{"tftp":"x"}}"#).is_err());
+    }
+
+    #[test]
     fn orders_are_these_texts() {
         let add = r#"{"add":{"nics":[{"tag":1,"ipv4":"10.0.0.9"}]}}"#;
         let Order::Add(added) = from_str(add).unwrap() else { panic!("{add}") };
@@ -332,6 +414,8 @@ mod tests {
         let Order::Remove(removed) = from_str(remove).unwrap() else { panic!("{remove}") };
         let listening = Listening { listen: "[::]:53".parse().unwrap(), protocol: Protocol::Udp };
         assert_eq!((removed.nics, removed.forwards), (vec![1], vec![listening]));
+        let resolver = from_str::<Order>(r#"{"resolver":"[::1]:53"}"#).unwrap();
+        assert_eq!(resolver, Order::Resolver("[::1]:53".parse().unwrap()));
         assert!(from_str::<Order>(r#"{"remove":{"nic":1}}"#).is_err());
     }
 

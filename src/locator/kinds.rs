@@ -214,18 +214,23 @@ pub const KINDS: &[Kind] = &[
             opt("restricted", ""),
             opt("v4", ""),
             opt("v6", ""),
-            opt("host", "ADDRESS\\/LENGTH"),
-            opt("host6", "ADDRESS\\/LENGTH"),
+            opt("host", "ADDRESS[\\/LENGTH]"),
+            opt("addr", "ADDRESS[\\/LENGTH]"),
+            opt("host6", "ADDRESS[\\/LENGTH]"),
+            opt("addr6", "ADDRESS[\\/LENGTH]"),
             opt("hostname", "NAME"),
             opt("dhcp", "ADDRESS"),
             opt("vnameserver", "ADDRESS"),
+            opt("vnameserver6", "ADDRESS"),
+            opt("vdomainname", "NAME"),
             opt("mtu", "OCTETS"),
+            opt("disable_host_loopback", "on|off"),
             opt("tcpfwd", "[HADDR:]HPORT:GADDR:GPORT,…"),
             opt("udpfwd", "[HADDR:]HPORT:GADDR:GPORT,…"),
         ],
         Uplink,
         "",
-        "the world, without privileges (not served yet)",
+        "the world, without privileges: a gateway with DHCP and DNS",
     ),
 ];
 
@@ -241,6 +246,19 @@ pub(super) const ELSEWHERE: &[(&str, &str)] = &[
     ("xdp", "use packet:// on the interface"),
 ];
 const STOCK: &str = "it is a plug-in of vde_plug: mvirt plug LOCATOR 'cmd://vde_plug KIND://…'";
+
+/// Options that VDE's kind of that name has, and why they are none here.
+pub(super) const UNSERVED: &[(&str, &str, &str)] = &[
+    ("slirp", "tftp_server_name", NO_TFTP),
+    ("slirp", "tftp_path", NO_TFTP),
+    ("slirp", "bootfile", NO_TFTP),
+    ("slirp", "vdnssearch", "hosts are told one domain: vdomainname="),
+    ("slirp", "mru", "packets of any length are taken: mtu= is for those that are sent"),
+    ("slirp", "unixfwd", "guests reach no socket of this host's by a path"),
+    ("slirp", "cmdfwd", "guests start no command of this host's"),
+    ("slirp", "verbose", "mvirt port get shows what is in force"),
+];
+const NO_TFTP: &str = "there is no TFTP server";
 
 /// Returns the kind called `name`.
 pub(super) fn find(name: &str) -> Option<&'static Kind> {

@@ -103,6 +103,16 @@ pub enum LocatorError {
         /// What is not known.
         key: String,
     },
+    /// VDE's kind has such an option, and this one has not.
+    #[error("{}: the option {option} is not served here: {why}", kind.name)]
+    UnservedOption {
+        /// The kind.
+        kind: &'static Kind,
+        /// Which.
+        option: &'static str,
+        /// Why.
+        why: &'static str,
+    },
     /// A quotation mark or backslash after which something is missing.
     #[error("a quotation mark without another, or a backslash at the end")]
     Unfinished,
@@ -149,8 +159,13 @@ pub enum Reach<'a> {
     Connects(&'a Host),
     /// A network interface.
     Interface(&'a str),
-    /// The network that the host is in.
-    Network,
+    /// What this host reaches, by its sockets.
+    World {
+        /// Where it is reached by others itself.
+        listens: Vec<IpAddr>,
+        /// Whether that is also what listens on its loopback address.
+        loopback: bool,
+    },
 }
 
 impl FromStr for Locator {
@@ -288,7 +303,13 @@ impl Locator {
             Self::Vxvde(cloud) => Reach::Listens(cloud.group),
             Self::Tap(tap) => Reach::Interface(&tap.interface),
             Self::Macvtap(name) | Self::Packet(name) => Reach::Interface(name),
-            Self::Slirp(_) => Reach::Network,
+            Self::Slirp(slirp) => {
+                let forwards = slirp.tcp_forwards.iter().chain(&slirp.udp_forwards);
+                Reach::World {
+                    listens: forwards.map(|forward| forward.host.ip()).collect(),
+                    loopback: slirp.loopback,
+                }
+            }
         }
     }
 }

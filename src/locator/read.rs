@@ -2,7 +2,7 @@
 
 use super::{
     LocatorError,
-    kinds::Kind,
+    kinds::{Kind, UNSERVED},
     lex::{self, Octet},
     places::{self, Forward, Host},
     specs::{
@@ -96,6 +96,12 @@ impl Parts {
                 // Of a switch, the port is wanted so often that it needs no key.
                 (None, None) if self.kind.name == "vde" => ("port", text),
                 (None, _) => {
+                    let mut unserved = UNSERVED.iter().filter(|(of, ..)| *of == self.kind.name);
+                    if let Some((_, option, why)) =
+                        unserved.find(|(_, name, _)| name.as_bytes() == key)
+                    {
+                        return Err(LocatorError::UnservedOption { kind: self.kind, option, why });
+                    }
                     let key = String::from_utf8_lossy(key).into_owned();
                     return Err(LocatorError::UnknownOption { kind: self.kind, key });
                 }
@@ -451,19 +457,40 @@ impl Parts {
     pub(super) fn slirp(&mut self) -> Read<Slirp> {
         self.nothing()?;
         let forwards = "[HADDR:]HPORT:GADDR:GPORT, with commas between them";
+        let (v4, v6) = ("an address, as 10.0.2.2\\/24", "an address, as fd00::2\\/64");
+        // As VDE's, of the network that such an address has where nothing is said.
+        let net4 = |text: &str| text.parse().or_else(|_| format!("{text}/24").parse()).ok();
+        let net6 = |text: &str| text.parse().or_else(|_| format!("{text}/64").parse()).ok();
+        let (host, addr) = (self.option("host", v4, net4)?, self.option("addr", v4, net4)?);
+        let (host6, addr6) = (self.option("host6", v6, net6)?, self.option("addr6", v6, net6)?);
         Ok(Slirp {
             restricted: self.flag("restricted")?,
             v4: self.flag("v4")?,
             v6: self.flag("v6")?,
-            host: self.parsed("host", "an address and its network, like 10.0.2.2\\/24")?,
-            host6: self.parsed("host6", "an address and its network, like fd00::2\\/64")?,
+            host: self.one_of(("host", host), ("addr", addr))?,
+            host6: self.one_of(("host6", host6), ("addr6", addr6))?,
             hostname: self.text("hostname")?,
             dhcp: self.parsed("dhcp", "an IPv4 address")?,
             nameserver: self.parsed("vnameserver", "an IPv4 address")?,
-            mtu: self.number("mtu", 68..=65535)?,
+            nameserver6: self.parsed("vnameserver6", "an IPv6 address")?,
+            domain: self.text("vdomainname")?,
+            // The least that a link of IPv4 may have is 68, of IPv6 1280: `control::slirp` looks.
+            mtu: self.number("mtu", 68..=65521)?,
+            loopback: self.switch("disable_host_loopback")? == Some(false),
             tcp_forwards: self.list::<Forward>("tcpfwd", forwards)?,
             udp_forwards: self.list::<Forward>("udpfwd", forwards)?,
         })
+    }
+
+    /// What one of two names of an option says.
+    fn one_of<T>(&self, one: (&str, Option<T>), other: (&str, Option<T>)) -> Read<Option<T>> {
+        match (one.1, other.1) {
+            (Some(_), Some(_)) if self.rigour == Rigour::Strict => {
+                let expected = format!("either {} or {}, which are the same", one.0, other.0);
+                Err(self.wrong_text(other.0, "", &expected))
+            }
+            (one, other) => Ok(other.or(one)),
+        }
     }
 
     /// Whether everything that was said was looked at.

@@ -220,7 +220,10 @@ impl Display for Slirp {
             .with("hostname", self.hostname.as_ref())
             .with("dhcp", self.dhcp)
             .with("vnameserver", self.nameserver)
+            .with("vnameserver6", self.nameserver6)
+            .with("vdomainname", self.domain.as_ref())
             .with("mtu", self.mtu)
+            .with("disable_host_loopback", self.loopback.then_some("off"))
             .list("tcpfwd", &self.tcp_forwards)
             .list("udpfwd", &self.udp_forwards);
         f.write_str(&options.with_slashes())

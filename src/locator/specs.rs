@@ -306,6 +306,12 @@ pub struct Slirp {
     pub dhcp: Option<Ipv4Addr>,
     /// The resolver's address.
     pub nameserver: Option<Ipv4Addr>,
+    /// The resolver's address.
+    pub nameserver6: Option<Ipv6Addr>,
+    /// The guest's domain.
+    pub domain: Option<String>,
+    /// The gateway's IPv4 address is, for guests, the loopback address of this host.
+    pub loopback: bool,
     /// Octets of an IP packet.
     pub mtu: Option<u16>,
     /// Ports of the host's that are a guest's.

@@ -121,6 +121,8 @@ fn what_is_no_locator_is_refused_by_its_part() {
         ("cmd://", "command"),
         ("slirp://x", "address"),
         ("slirp:///tcpfwd=1:2", "tcpfwd"),
+        ("slirp:///host=10.0.2.2/addr=10.0.2.2", "addr"),
+        ("slirp:///host6=10.0.2.2", "host6"),
     ] {
         let refusal = refusal(text);
         let wanted = format!(": {part} `");
@@ -190,11 +192,33 @@ fn locators_are_written_as_they_are_read() {
             "slirp:///host=10.0.2.2\\/24/tcpfwd=80:10.0.2.15:80/v4",
             "slirp:///v4/host=10.0.2.2\\/24/tcpfwd=127.0.0.1:80:10.0.2.15:80",
         ),
+        (
+            "slirp:///addr=10.1.0.1/addr6=fd01::1/vdomainname=a.b",
+            "slirp:///host=10.1.0.1\\/24/host6=fd01::1\\/64/vdomainname=a.b",
+        ),
+        ("slirp:///disable_host_loopback", "slirp://"),
+        ("slirp:///disable_host_loopback=off", "slirp:///disable_host_loopback=off"),
     ] {
         let read = locator(text);
         assert_eq!(read.to_string(), shown);
         assert_eq!(locator(shown), read, "{shown}");
     }
+}
+
+#[test]
+fn options_that_only_vdes_kind_has_say_why_they_are_none_here() {
+    for (option, why) in [
+        ("tftp_path=/srv", "no TFTP server"),
+        ("cmdfwd=10.0.2.4:80:sh", "guests start no command"),
+        ("unixfwd=10.0.2.4:80:/run/x", "by a path"),
+        ("verbose", "mvirt port get"),
+    ] {
+        let refusal = refusal(&format!("slirp:///{option}"));
+        let name = option.split('=').next().unwrap();
+        assert!(refusal.contains(&format!("slirp: the option {name} ")), "{refusal}");
+        assert!(refusal.contains(why), "{refusal}");
+    }
+    assert!(refusal("slirp:///smb=/srv").contains("unknown key: smb"));
 }
 
 /// Everything in the table is read: an option that nobody reads ends the program.
@@ -223,10 +247,11 @@ fn every_kind_and_option_of_the_table_is_read() {
                 ("OCTAL" | "CLIENTS" | "N" | "PORT" | "SECONDS" | "HOPS" | "OCTETS", _) => {
                     "=7".into()
                 }
+                ("ADDRESS", "vnameserver6") => "=fd00::3".into(),
                 ("ADDRESS" | "ADDRESS,…", _) => "=10.0.0.1".into(),
                 ("CIDR,…", _) => "=10.0.0.0\\/8".into(),
-                ("ADDRESS\\/LENGTH", "host6") => "=fd00::2\\/64".into(),
-                ("ADDRESS\\/LENGTH", _) => "=10.0.0.1\\/8".into(),
+                ("ADDRESS[\\/LENGTH]", "host6" | "addr6") => "=fd00::2\\/64".into(),
+                ("ADDRESS[\\/LENGTH]", _) => "=10.0.0.1\\/8".into(),
                 ("auto|text|sockaddr|both", _) => "=text".into(),
                 ("on|off", _) => "=on".into(),
                 ("[HADDR:]HPORT:GADDR:GPORT,…", _) => "=[::1]:1:10.0.0.1:1".into(),
@@ -250,6 +275,11 @@ fn each_says_what_of_the_host_it_reaches() {
     assert_eq!(reach("dgram:///a->/b"), "Paths([\"/a\", \"/b\"])");
     assert_eq!(reach("stream-listen://127.0.0.1:9"), "Listens(127.0.0.1)");
     assert_eq!(reach("udp://5->10.0.0.1:5"), "Listens(0.0.0.0)");
+    assert_eq!(reach("slirp://"), "World { listens: [], loopback: false }");
+    assert_eq!(
+        reach("slirp:///tcpfwd=10.0.0.1:80:10.0.2.15:80/disable_host_loopback=off"),
+        "World { listens: [10.0.0.1], loopback: true }"
+    );
     assert_eq!(reach("tap://t0"), "Interface(\"t0\")");
     assert_eq!(reach("udp://5->[::1]:5"), "Listens(::)");
     assert_eq!(reach("udp://127.0.0.1:5->10.0.0.1:5"), "Listens(127.0.0.1)");

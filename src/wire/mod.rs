@@ -7,6 +7,7 @@
 
 pub mod arp;
 pub mod checksum;
+pub mod dhcpv4;
 pub mod dns;
 pub mod dns_answer;
 pub mod dns_message;

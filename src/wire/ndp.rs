@@ -72,6 +72,22 @@ pub fn write_neighbour_advertisement(
     write_link_layer(writer, TARGET_LINK_LAYER, mac)
 }
 
+/// The body of a neighbour solicitation of who is at `mac`.
+pub fn write_neighbour_solicitation(
+    writer: &mut Writer<'_>,
+    target: Ipv6Addr,
+    mac: MacAddr,
+) -> Result<(), Full> {
+    writer.push_slice(&target.octets())?;
+    write_link_layer(writer, SOURCE_LINK_LAYER, mac)
+}
+
+/// Returns the group of an address' solicitations (RFC 4291 §2.7.1).
+pub const fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
+    let [.., a, b, c] = address.octets();
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | a as u16, (b as u16) << 8 | c as u16)
+}
+
 fn write_link_layer(writer: &mut Writer<'_>, kind: u8, mac: MacAddr) -> Result<(), Full> {
     // A length of one unit: eight octets, these two included (RFC 4861 §4.6).
     writer.push_slice(&[kind, 1])?;
@@ -85,6 +101,8 @@ pub enum PrefixUse {
     OnLink,
     /// Choose addresses in it (A).
     Autonomous,
+    /// Both.
+    OnLinkAutonomous,
 }
 
 /// Lifetimes of advertised prefixes: AdvValidLifetime and AdvPreferredLifetime of RFC 4861 §6.2.1.
@@ -121,10 +139,11 @@ impl RouterAdvertisement<'_> {
         writer.push_slice(&self.mtu.to_be_bytes())?;
         for (prefix, usage) in self.prefixes {
             let flags = match usage {
-                // Never both: addresses of the shared prefix are leased, and in a /64 of its own a
-                // guest has no neighbours.
+                // Of vNICs never both: addresses of the shared prefix are leased, and in a /64 of
+                // its own a guest has no neighbours.
                 PrefixUse::OnLink => 0x80,
                 PrefixUse::Autonomous => 0x40,
+                PrefixUse::OnLinkAutonomous => 0xc0,
             };
             writer.push_slice(&[PREFIX_INFORMATION, 4, prefix.prefix_len(), flags])?;
             writer.push_slice(&PREFIX_VALID_SECONDS.to_be_bytes())?;

@@ -22,7 +22,7 @@ use slab::Slab;
 use std::{
     collections::{HashMap, VecDeque},
     io::{self, IoSlice, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::fd::OwnedFd,
     time::{Duration, Instant},
 };
@@ -33,10 +33,6 @@ const TURN: usize = 256 << 10;
 const ACCEPTED: usize = 64;
 /// When one that had no memory tries again.
 const STARVED: Duration = Duration::from_millis(50);
-/// Who calls from an address that the vNIC may not know is called this: addresses that are nobody's
-/// (RFC 7600 §4.8, RFC 6666).
-const NOBODY4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
-const NOBODY6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1);
 
 /// A connection and its socket.
 #[derive(Debug)]
@@ -166,8 +162,11 @@ impl Connections {
         }
     }
 
-    fn add(&mut self, world: &mut World, link: Link) {
+    fn add(&mut self, world: &mut World, mut link: Link) {
         let (tag, ends) = (link.ends.tag, link.ends);
+        if world.front.is_some() {
+            link.tcp.send_single_segments();
+        }
         // What is small goes at once: the vNIC's stack has joined what it wanted to.
         let ready = sockopt::set_tcp_nodelay(&link.socket, true);
         let entry = self.links.vacant_entry();
@@ -353,17 +352,10 @@ impl Connections {
         let Ok(peer) = socket.peer_addr() else { return };
         let most = world.limits.connections;
         let nic = world.nics.get(&forward.tag).filter(|nic| nic.stats.connections < most);
-        let Some(to) = nic.and_then(|nic| nic.address(forward.listen.ip())) else {
+        let Some(to) = nic.and_then(|nic| nic.target(forward)) else {
             return world.drop(forward.tag, Dropped::EgressLimit, 1);
         };
-        let from = world.policy.origin(peer).filter(|from| from.is_ipv4() == to.is_ipv4());
-        let from = from.unwrap_or_else(|| {
-            let nobody = match to {
-                IpAddr::V4(_) => NOBODY4.into(),
-                IpAddr::V6(_) => NOBODY6.into(),
-            };
-            SocketAddr::new(nobody, peer.port())
-        });
+        let from = world.policy.caller(peer, to);
         let ends = Ends { tag: forward.tag, from, to: SocketAddr::new(to, forward.port) };
         let is_taken = self.by_ends.contains_key(&(ends.tag, ends.to, ends.from));
         if is_taken || world.reserve().is_err() {
@@ -488,8 +480,7 @@ impl Link {
             let size = (outgoing.len, self.tcp.segment_size());
             let Ok(len) = compose::tcp_head(&mut head, &self.ends, &segment, size) else { return };
             let (first, second) = self.tcp.payload(&outgoing);
-            let parts = [IoSlice::new(&head[..len]), IoSlice::new(first), IoSlice::new(second)];
-            if !world.send(self.ends.tag, &parts) {
+            if !world.send(self.ends.tag, &[&head[..len], first, second]) {
                 return;
             }
             self.tcp.sent(&outgoing, now);
@@ -519,6 +510,6 @@ fn reply(world: &mut World, ends: &Ends, segment: &tcp::Segment) {
     let segment = tcp::Segment { source, destination, ..*segment };
     let mut head = [0; HEAD_LEN];
     if let Ok(len) = compose::tcp_head(&mut head, ends, &segment, (0, 1)) {
-        world.send(ends.tag, &[IoSlice::new(&head[..len])]);
+        world.send(ends.tag, &[&head[..len]]);
     }
 }

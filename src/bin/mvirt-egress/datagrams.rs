@@ -9,6 +9,7 @@ use mvirt_net::{
     egress::{
         compose::{self, Ends},
         packet::Packet,
+        policy::Way,
         protocol::{Dropped, Forward},
     },
     wire::{icmpv4, icmpv6},
@@ -16,22 +17,26 @@ use mvirt_net::{
 use rustix::{
     event::epoll::EventFlags,
     io::Errno,
-    net::{RecvFlags, SendFlags, SocketType, ipproto, recvfrom, sendto},
+    net::{RecvFlags, SendFlags, SocketType, connect, ipproto, recvfrom, sendto},
 };
 use slab::Slab;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     io,
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
-/// How long a port, and an identifier, may be silent.
+/// How long a port, one that asks the DNS server of a segment, and an identifier, may be silent.
 const IDLE_UDP: Duration = Duration::from_secs(180);
+// Each question comes from another port (libslirp: SO_EXPIREFAST).
+const IDLE_DNS: Duration = Duration::from_secs(10);
 const IDLE_ECHO: Duration = Duration::from_secs(60);
 /// Datagrams taken of one socket before others have their turn.
 const TURN: usize = 64;
+/// Who has called by a forward, of those whom the vNIC has no other way to.
+const CALLERS: usize = 64;
 
 /// What sockets of one kind carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +52,8 @@ pub(crate) enum Kind {
 pub(crate) struct Datagrams {
     kind: Kind,
     mappings: Slab<Mapping>,
-    /// By vNIC, and its address and port, or identifier.
-    by_guest: HashMap<(u16, SocketAddr), usize>,
+    /// By vNIC, its address and port, or identifier, and the DNS server's name that it asks.
+    by_guest: HashMap<(u16, SocketAddr, Option<SocketAddr>), usize>,
     buffer: Vec<u8>,
     messages: Vec<u8>,
     lens: Vec<usize>,
@@ -63,6 +68,29 @@ struct Mapping {
     active: Instant,
     /// It lasts as long as this does.
     forward: Option<Forward>,
+    /// What the only one that it hears is called: the DNS server of a segment.
+    resolver: Option<SocketAddr>,
+    /// Of a forward of a segment: what callers are called there, and who they are, the latest last.
+    callers: VecDeque<(SocketAddr, SocketAddr)>,
+}
+
+impl Mapping {
+    fn idle(&self, kind: Kind) -> Duration {
+        match kind {
+            Kind::Udp if self.resolver.is_some() => IDLE_DNS,
+            Kind::Udp => IDLE_UDP,
+            Kind::Echo => IDLE_ECHO,
+        }
+    }
+
+    /// Remembers who has called.
+    fn called(&mut self, name: SocketAddr, from: SocketAddr) {
+        self.callers.retain(|(known, _)| *known != name);
+        if self.callers.len() >= CALLERS {
+            self.callers.pop_front();
+        }
+        self.callers.push_back((name, from));
+    }
 }
 
 impl Datagrams {
@@ -84,13 +112,6 @@ impl Datagrams {
         }
     }
 
-    fn idle(&self) -> Duration {
-        match self.kind {
-            Kind::Udp => IDLE_UDP,
-            Kind::Echo => IDLE_ECHO,
-        }
-    }
-
     /// Takes datagrams of a vNIC: `payload`, in parts of `size` octets.
     pub(crate) fn take(
         &mut self,
@@ -102,7 +123,10 @@ impl Datagrams {
         let guest = SocketAddr::new(packet.source, source);
         let remote = SocketAddr::new(packet.destination, destination);
         let ends = Ends { tag: packet.tag, from: remote, to: guest };
-        let way = world.way(remote).and_then(|to| Ok((self.mapping(world, &ends)?, to)));
+        let way = match self.caller(&ends) {
+            Some(found) => Ok(found),
+            None => world.way(remote).and_then(|to| Ok((self.mapping(world, &ends, to)?, to))),
+        };
         let (index, to) = match way {
             Ok(found) => found,
             Err(refused) => return self.refused(world, &ends, refused, packet),
@@ -141,9 +165,23 @@ impl Datagrams {
         }
     }
 
+    /// Returns the forward by which who the vNIC sends to has called it, and who that is.
+    fn caller(&self, ends: &Ends) -> Option<(usize, SocketAddr)> {
+        let index = *self.by_guest.get(&(ends.tag, ends.to, None))?;
+        let callers = &self.mappings.get(index)?.callers;
+        let (_, from) = callers.iter().find(|(name, _)| *name == ends.from)?;
+        Some((index, *from))
+    }
+
     /// Returns the socket of who sends, which is made where there is none.
-    fn mapping(&mut self, world: &mut World, ends: &Ends) -> Result<usize, Refused> {
-        if let Some(index) = self.by_guest.get(&(ends.tag, ends.to)) {
+    fn mapping(
+        &mut self,
+        world: &mut World,
+        ends: &Ends,
+        to: SocketAddr,
+    ) -> Result<usize, Refused> {
+        let resolver = matches!(world.policy.way(ends.from), Way::Resolver(_)).then_some(ends.from);
+        if let Some(index) = self.by_guest.get(&(ends.tag, ends.to, resolver)) {
             return Ok(*index);
         }
         let nic = world.nics.get(&ends.tag).ok_or(Refused::Limit)?;
@@ -159,8 +197,15 @@ impl Datagrams {
             (Kind::Echo, SocketAddr::V4(_)) => Some(ipproto::ICMP),
             (Kind::Echo, SocketAddr::V6(_)) => Some(ipproto::ICMPV6),
         };
-        let socket = world.socket(ends.to.ip(), SocketType::DGRAM, protocol)?;
-        let added = self.add(world, (ends.tag, ends.to), socket, None);
+        // The DNS server may be of another family than its name.
+        let socket = world.socket(to.ip(), SocketType::DGRAM, protocol)?;
+        if resolver.is_some()
+            && let Err(error) = connect(&socket, &to)
+        {
+            world.closed();
+            return Err(Refused::Error(error));
+        }
+        let added = self.add(world, (ends.tag, ends.to), socket, (None, resolver));
         added.map_err(|_| Refused::Limit)
     }
 
@@ -169,7 +214,7 @@ impl Datagrams {
         world: &mut World,
         (tag, guest): (u16, SocketAddr),
         socket: OwnedFd,
-        forward: Option<Forward>,
+        (forward, resolver): (Option<Forward>, Option<SocketAddr>),
     ) -> io::Result<usize> {
         let index = self.mappings.vacant_key();
         // Not edge-triggered: it is told again of what did not have its turn.
@@ -178,13 +223,14 @@ impl Datagrams {
             world.closed();
             return Err(error);
         }
-        let active = world.now;
-        self.mappings.insert(Mapping { tag, guest, socket, active, forward });
-        self.by_guest.insert((tag, guest), index);
-        self.count(world, tag, 1);
+        let (active, callers) = (world.now, VecDeque::new());
+        let mapping = Mapping { tag, guest, socket, active, forward, resolver, callers };
         if forward.is_none() {
-            world.timers.at(active + self.idle(), self.key(index));
+            world.timers.at(active + mapping.idle(self.kind), self.key(index));
         }
+        self.mappings.insert(mapping);
+        self.by_guest.insert((tag, guest, resolver), index);
+        self.count(world, tag, 1);
         Ok(index)
     }
 
@@ -205,11 +251,11 @@ impl Datagrams {
         forward: Forward,
     ) -> io::Result<()> {
         let socket = super::forwards::bind(forward.listen, SocketType::DGRAM)?;
-        if let Some(index) = self.by_guest.get(&(forward.tag, guest)) {
+        if let Some(index) = self.by_guest.get(&(forward.tag, guest, None)) {
             self.remove(world, *index);
         }
         world.reserve().map_err(|_| io::Error::from(Errno::MFILE))?;
-        self.add(world, (forward.tag, guest), socket, Some(forward))?;
+        self.add(world, (forward.tag, guest), socket, (Some(forward), None))?;
         Ok(())
     }
 
@@ -234,7 +280,7 @@ impl Datagrams {
 
     fn remove(&mut self, world: &mut World, index: usize) {
         let Some(mapping) = self.mappings.try_remove(index) else { return };
-        self.by_guest.remove(&(mapping.tag, mapping.guest));
+        self.by_guest.remove(&(mapping.tag, mapping.guest, mapping.resolver));
         world.timers.cancel(self.key(index));
         world.closed();
         self.count(world, mapping.tag, -1);
@@ -245,7 +291,7 @@ impl Datagrams {
         let Some(mapping) = self.mappings.get(index).filter(|it| it.forward.is_none()) else {
             return;
         };
-        let deadline = mapping.active + self.idle();
+        let deadline = mapping.active + mapping.idle(self.kind);
         if deadline <= world.now {
             self.remove(world, index);
         } else {
@@ -266,7 +312,16 @@ impl Datagrams {
             };
             mapping.active = world.now;
             let (tag, guest) = (mapping.tag, mapping.guest);
-            let origin = SocketAddr::try_from(from).ok().and_then(|from| world.policy.origin(from));
+            let from = SocketAddr::try_from(from).ok();
+            let origin = match (mapping.resolver, from) {
+                (None, Some(from)) if mapping.forward.is_some() && world.front.is_some() => {
+                    let name = world.policy.caller(from, guest.ip());
+                    mapping.called(name, from);
+                    Some(name)
+                }
+                (None, Some(from)) => world.policy.origin(from),
+                (name, _) => name,
+            };
             let Some(from) = origin.filter(|from| from.is_ipv4() == guest.is_ipv4()) else {
                 world.drop(tag, Dropped::EgressDenied, 1);
                 continue;

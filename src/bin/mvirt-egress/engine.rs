@@ -16,8 +16,12 @@ use super::{
 use mvirt_net::egress::{
     fragments::{Fragments, Outcome},
     packet::{self, Body, Packet, Transport},
-    protocol::{Addition, Dropped, Failure, Forward, Order, Protocol, Removal, Report, Stats},
+    protocol::{
+        Addition, Dropped, Failure, Forward, Order, Protocol, Removal, Report, SEGMENT_TAG, Stats,
+    },
+    segment::Taken,
 };
+use mvirt_net::wire::vnet::Offload;
 use rustix::{
     buffer::spare_capacity,
     event::{
@@ -26,14 +30,10 @@ use rustix::{
     },
     io::{Errno, read},
 };
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    time::Instant,
-};
+use std::{io, net::SocketAddr, time::Instant};
 
 /// Octets of the longest message, and one more by which a longer one is found out.
-const BUFFER: usize = 12 + 65_535 + 1;
+const BUFFER: usize = 14 + 65_535 + 1;
 /// Packets taken before sockets have their turn.
 const TURN: usize = 128;
 /// vNICs in one report: 64 KiB, were all of their counters in use.
@@ -107,7 +107,7 @@ impl<'a> Engine<'a> {
                     Key::Listener(index) => {
                         self.connections.accept(&mut self.world, index as usize);
                     }
-                    Key::Fragments | Key::Stats => {}
+                    Key::Fragments | Key::Stats | Key::Segment => {}
                 }
             }
             self.take_packets();
@@ -144,7 +144,10 @@ impl<'a> Engine<'a> {
                 return;
             }
             let buffer = std::mem::take(&mut self.buffer);
-            self.take(&buffer[..received]);
+            match self.world.front {
+                None => self.take(&buffer[..received]),
+                Some(_) => self.take_frame(&buffer[..received]),
+            }
             self.buffer = buffer;
         }
     }
@@ -158,6 +161,22 @@ impl<'a> Engine<'a> {
         if !self.world.nics.contains_key(&tag) {
             return self.world.drop(tag, Dropped::UnknownTag, 1);
         }
+        self.take_packet(tag, offload, octets);
+    }
+
+    /// Takes a frame of a segment.
+    fn take_frame(&mut self, frame: &[u8]) {
+        let Some(front) = &mut self.world.front else { return };
+        let taken = front.take(frame, self.world.now);
+        self.world.send_frames();
+        match taken {
+            Ok(Taken::Packet(packet)) => self.take_packet(SEGMENT_TAG, Offload::None, packet),
+            Ok(Taken::Done) => {}
+            Err(reason) => self.world.drop(SEGMENT_TAG, reason, 1),
+        }
+    }
+
+    fn take_packet(&mut self, tag: u16, offload: Offload, octets: &[u8]) {
         if let Some(stats) = self.world.stats(tag) {
             stats.packets_out += 1;
             stats.octets_out += octets.len() as u64;
@@ -203,6 +222,14 @@ impl<'a> Engine<'a> {
                 self.udp.take(world, packet, (source, destination), (payload, size));
             }
             Transport::Echo { identifier, sequence, payload } => {
+                // One that came in fragments, for the gateway of the segment.
+                if let Some(front) = &mut world.front
+                    && front.is_own(packet.destination)
+                {
+                    front.pong(packet, (identifier, sequence, payload), world.now);
+                    world.send_frames();
+                    return Ok(());
+                }
                 let request = echo_request(packet.source, sequence, payload);
                 let size = request.len();
                 self.echo.take(world, packet, (identifier, 0), (&request, size));
@@ -218,6 +245,7 @@ impl<'a> Engine<'a> {
                 Key::Udp(index) => self.udp.timer(&mut self.world, index as usize),
                 Key::Echo(index) => self.echo.timer(&mut self.world, index as usize),
                 Key::Stats => self.tell(),
+                Key::Segment => self.world.announce(),
                 Key::Fragments => {
                     for (tag, gone) in self.fragments.expire(self.world.now) {
                         self.world.drop(tag, Dropped::Fragment, gone);
@@ -252,6 +280,7 @@ impl<'a> Engine<'a> {
             Said::Goodbye => return Ok(false),
             Said::Order(Order::Add(addition)) => self.add(addition),
             Said::Order(Order::Remove(removal)) => self.remove(&removal),
+            Said::Order(Order::Resolver(resolver)) => self.world.policy.set_resolver(resolver),
         }
         Ok(true)
     }
@@ -278,8 +307,7 @@ impl<'a> Engine<'a> {
 
     fn listen(&mut self, forward: Forward) -> io::Result<()> {
         let nic = self.world.nics.get(&forward.tag);
-        let address = nic.and_then(|nic| nic.address(forward.listen.ip()));
-        let address: IpAddr = address.ok_or_else(|| {
+        let address = nic.and_then(|nic| nic.target(&forward)).ok_or_else(|| {
             io::Error::other("the vNIC has no address of that family, or is not there")
         })?;
         match forward.protocol {

@@ -1,12 +1,13 @@
 //! `mvirt-egress`: what vNICs of public networks say to the world, said by sockets of this host.
 //!
 //! ```text
-//! descriptor 3 ◀─ packets ─▶ engine ◀─▶ connections, datagrams ◀─▶ sockets
-//! descriptor 4 ◀─ control ──────┘
+//! standard input  ◀─ packets ─▶ engine ◀─▶ connections, datagrams ◀─▶ sockets
+//! standard output ◀─ control ──────┘
 //! ```
 //! mvirt-net starts it, one for all networks: a process of its own, since it takes apart what
-//! guests send. Exit codes: 0 the daemon has closed descriptor 4, 1 cannot start or go on, 2 wrong
-//! usage.
+//! guests send. Its two sockets are where any process has
+//! its first two descriptors: no other can be given without a fork of the daemon. Exit codes: 0 the
+//! daemon has closed the second, 1 cannot start or go on, 2 wrong usage.
 
 mod connections;
 mod control;
@@ -27,30 +28,25 @@ use mvirt_net::{
 };
 use rustix::{
     net::{SocketType, ipproto, sockopt},
-    process::{
-        PidfdFlags, PidfdGetfdFlags, Resource, getpid, getrlimit, pidfd_getfd, pidfd_open,
-        setrlimit,
-    },
+    process::{Resource, getrlimit, setrlimit},
 };
 use std::{
     error::Error,
     io::{self, Write as _},
     net::Ipv4Addr,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     process::ExitCode,
 };
 use world::{World, socket};
 
-const PACKETS: i32 = 3;
-const CONTROL: i32 = 4;
-const NOT_GIVEN: &str = "mvirt-net starts this, with its sockets as descriptors 3 and 4";
+const NOT_GIVEN: &str = "mvirt-net starts this, with its sockets as standard input and output";
 /// Octets on their way to the daemon: as many as an administrator allows (net.core.wmem_max).
 const BUFFER: usize = 4 << 20;
 
 /// Carries what guests of public networks send out of this host, by sockets.
 ///
-/// Not for people: mvirt-net starts it, with a socket for packets as descriptor 3 and one for its
-/// orders as descriptor 4, and it ends when the second one is closed.
+/// Not for people: mvirt-net starts it, with a socket for packets as standard input and one for its
+/// orders as standard output, and it ends when the second one is closed.
 #[derive(Debug, Parser)]
 #[command(name = "mvirt-egress", version)]
 struct Flags {
@@ -75,10 +71,8 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Box<dyn Error>> {
-    let packets = inherited(PACKETS).map_err(|_| NOT_GIVEN)?;
-    let control = inherited(CONTROL).map_err(|_| NOT_GIVEN)?;
-    // What a shell has left open there is no daemon's.
-    sockopt::socket_type(&control).map_err(|_| NOT_GIVEN)?;
+    let packets = given(io::stdin())?;
+    let control = given(io::stdout())?;
     let mut control = Control::new(control);
     let outcome = serve(packets, &mut control);
     if let Err(error) = &outcome {
@@ -92,21 +86,21 @@ fn serve(packets: OwnedFd, control: &mut Control) -> Result<(), Box<dyn Error>> 
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit)?;
-    // A device has no such thing, and carries packets as well.
-    sockopt::set_socket_send_buffer_size(&packets, BUFFER).ok();
+    sockopt::set_socket_send_buffer_size(&packets, BUFFER)?;
     let echo = socket(Ipv4Addr::LOCALHOST.into(), SocketType::DGRAM, Some(ipproto::ICMP)).is_ok();
     let world = World::new(&configuration, packets)?;
     sandbox::enter()?;
-    let first = Addition { nics: configuration.nics, forwards: configuration.forwards };
+    let segment = configuration.segment.iter().map(|segment| segment.nic());
+    let nics = configuration.nics.into_iter().chain(segment).collect();
+    let first = Addition { nics, forwards: configuration.forwards };
     let mut engine = Engine::new(world, control, first)?;
     engine.report(&Report::Ready { ready: true, echo });
     Ok(engine.run()?)
 }
 
-/// Returns a copy of a descriptor that this process was started with.
-// By asking the kernel for it, as one would ask for another process's: a number alone proves to no
-// one that the descriptor is ours.
-fn inherited(number: i32) -> io::Result<OwnedFd> {
-    let own = pidfd_open(getpid(), PidfdFlags::empty())?;
-    Ok(pidfd_getfd(&own, number, PidfdGetfdFlags::empty())?)
+/// Returns a socket that this process was started with.
+fn given(stream: impl AsFd) -> Result<OwnedFd, Box<dyn Error>> {
+    // What a shell has there is no daemon's.
+    sockopt::socket_type(&stream).map_err(|_| NOT_GIVEN)?;
+    Ok(stream.as_fd().try_clone_to_owned()?)
 }

@@ -17,6 +17,7 @@ pub(crate) enum Key {
     Listener(u32),
     Fragments,
     Stats,
+    Segment,
 }
 
 impl Key {
@@ -31,6 +32,7 @@ impl Key {
             Self::Listener(index) => (5, index),
             Self::Fragments => (6, 0),
             Self::Stats => (7, 0),
+            Self::Segment => (8, 0),
         };
         kind << 32 | u64::from(index)
     }
@@ -46,7 +48,8 @@ impl Key {
             4 => Self::Echo(index),
             5 => Self::Listener(index),
             6 => Self::Fragments,
-            _ => Self::Stats,
+            7 => Self::Stats,
+            _ => Self::Segment,
         }
     }
 }

@@ -7,14 +7,15 @@ use mvirt_net::{
         buffer::{Memory, Purse},
         compose::{self, Ends, Unreachable},
         policy::{Policy, Way},
-        protocol::{Configuration, Dropped, Limits, Nic, NicStats},
+        protocol::{Configuration, Dropped, Forward, Limits, Nic, NicStats, SEGMENT_TAG, Segment},
+        segment::Front,
     },
     wire::vnet,
 };
 use rustix::{
     event::epoll::{self, EventData, EventFlags},
     fs::{OFlags, fcntl_setfl},
-    io::{Errno, writev},
+    io::{Errno, write, writev},
     net::{AddressFamily, SocketFlags, SocketType, connect, socket_with},
     process::{Resource, getrlimit},
 };
@@ -51,12 +52,13 @@ impl NicState {
             || prefixes.iter().any(|prefix| prefix.contains(&address))
     }
 
-    /// Returns its address of the family of another one.
-    pub(crate) fn address(&self, like: IpAddr) -> Option<IpAddr> {
-        match like {
-            IpAddr::V4(_) => self.nic.ipv4.map(IpAddr::V4),
-            IpAddr::V6(_) => self.nic.ipv6.map(IpAddr::V6),
-        }
+    /// Returns where a forward leads.
+    pub(crate) fn target(&self, forward: &Forward) -> Option<IpAddr> {
+        let own = match forward.listen {
+            SocketAddr::V4(_) => self.nic.ipv4.map(IpAddr::V4),
+            SocketAddr::V6(_) => self.nic.ipv6.map(IpAddr::V6),
+        };
+        forward.host.filter(|host| self.owns(*host)).or(own)
     }
 }
 
@@ -65,6 +67,8 @@ impl NicState {
 pub(crate) struct World {
     pub(crate) epoll: OwnedFd,
     pub(crate) packets: OwnedFd,
+    /// Where that carries frames of a segment.
+    pub(crate) front: Option<Front>,
     /// The socket of packets took no more; epoll will say when it does.
     pub(crate) blocked: bool,
     pub(crate) nics: HashMap<u16, NicState>,
@@ -98,17 +102,21 @@ impl World {
     pub(crate) fn new(configuration: &Configuration, packets: OwnedFd) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         fcntl_setfl(&packets, OFlags::NONBLOCK)?;
-        let world = Self {
+        let now = Instant::now();
+        let segment = configuration.segment.clone();
+        let limits = segment.as_ref().map_or(configuration.limits, |_| Segment::limits());
+        let mut world = Self {
             epoll,
             packets,
+            front: segment.map(|segment| Front::new(*segment, now)),
             blocked: false,
             nics: HashMap::new(),
             dropped: BTreeMap::new(),
             policy: Policy::new(configuration),
-            limits: configuration.limits,
-            memory: Memory::new(configuration.limits.memory),
+            limits,
+            memory: Memory::new(limits.memory),
             timers: Timers::default(),
-            now: Instant::now(),
+            now,
             secret: RandomState::new(),
             identification: 0,
             flows: 0,
@@ -117,6 +125,7 @@ impl World {
         };
         let events = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
         world.watch(&world.packets, Key::Packets, events)?;
+        world.announce();
         Ok(world)
     }
 
@@ -201,9 +210,25 @@ impl World {
     }
 
     /// Sends a message to a vNIC. Returns whether the socket took it.
-    pub(crate) fn send(&mut self, tag: u16, parts: &[IoSlice<'_>]) -> bool {
-        match writev(&self.packets, parts) {
-            Ok(len) => {
+    pub(crate) fn send(&mut self, tag: u16, parts: &[&[u8]]) -> bool {
+        let written = match &mut self.front {
+            None => {
+                let mut slices = [IoSlice::new(&[]); 3];
+                slices.iter_mut().zip(parts).for_each(|(to, part)| *to = IoSlice::new(part));
+                writev(&self.packets, &slices)
+            }
+            Some(front) => match front.frame(parts, self.now) {
+                Some(frame) => write(&self.packets, frame),
+                // It waits until its host has said where it is.
+                None => {
+                    self.send_frames();
+                    return true;
+                }
+            },
+        };
+        match written {
+            Ok(_) => {
+                let len = parts.iter().map(|part| part.len()).sum::<usize>();
                 if let Some(stats) = self.stats(tag) {
                     stats.packets_in += 1;
                     stats.octets_in += (len - vnet::HEADER_LEN) as u64;
@@ -219,13 +244,33 @@ impl World {
         }
     }
 
+    /// Sends what the gateway of a segment has to say.
+    pub(crate) fn send_frames(&mut self) {
+        let Some(front) = &mut self.front else { return };
+        let mut lost = 0;
+        while let Some(frame) = front.next_frame() {
+            lost += u64::from(write(&self.packets, &frame).is_err());
+        }
+        self.drop(SEGMENT_TAG, Dropped::GuestFull, lost);
+    }
+
+    /// Has the gateway of a segment say what it says by itself, now and whenever it is due again.
+    pub(crate) fn announce(&mut self) {
+        let Some(front) = &mut self.front else { return };
+        front.expire(self.now);
+        if let Some(deadline) = front.deadline() {
+            self.timers.at(deadline, Key::Segment);
+        }
+        self.send_frames();
+    }
+
     /// Sends messages that stand one behind the other, with their lengths.
     pub(crate) fn send_all(&mut self, tag: u16, octets: &[u8], lens: &[usize]) {
         let mut rest = octets;
         for len in lens {
             let (message, next) = rest.split_at(*len);
             rest = next;
-            if !self.send(tag, &[IoSlice::new(message)]) {
+            if !self.send(tag, &[message]) {
                 self.drop(tag, Dropped::GuestFull, 1);
             }
         }
@@ -240,14 +285,14 @@ impl World {
         };
         let mut message = [0; 1500];
         if let Ok(len) = compose::unreachable(&mut message, ends, what, packet) {
-            self.send(ends.tag, &[IoSlice::new(&message[..len])]);
+            self.send(ends.tag, &[&message[..len]]);
         }
     }
 
     /// Returns the address of a socket for a destination, unless vNICs may not go there.
     pub(crate) fn way(&self, destination: SocketAddr) -> Result<SocketAddr, Refused> {
         match self.policy.way(destination) {
-            Way::To(to) => Ok(to),
+            Way::To(to) | Way::Resolver(to) => Ok(to),
             Way::Denied => Err(Refused::Denied),
             Way::UnlessHost(to) => match is_host(to) {
                 Ok(false) => Ok(to),

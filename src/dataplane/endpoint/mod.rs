@@ -7,6 +7,7 @@
 //! client ─ listen ─ connection ──┤
 //! client ─ vde::switch ──────────┤
 //! switch ─ vde::plug ────────────┤
+//! world ──── slirp ──────────────┤
 //! hosts ──── tunnel ─────────────┘
 //! ```
 
@@ -24,6 +25,7 @@ pub mod listener;
 mod lockout;
 pub mod port_handle;
 pub mod single;
+pub mod slirp;
 pub mod socket;
 pub mod switchyard;
 pub mod tap;
@@ -66,6 +68,8 @@ pub enum PortSpec {
     Tunnel(tunnel::Spec),
     /// A Switchyard fabric.
     Switchyard(switchyard::Spec),
+    /// The world, by a process of its own.
+    Slirp(slirp::Spec),
     /// A socket that is connected to others.
     Dial(dial::Spec),
     /// A vNIC's socket, for one client at a time.
@@ -233,6 +237,7 @@ pub(super) fn serve(
             let listener = switchyard::listen(&spec, exported)?;
             tokio::spawn(switchyard::serve(spec, listener, port, stop))
         }
+        PortSpec::Slirp(spec) => tokio::spawn(slirp::serve(slirp::Start::new(spec)?, port, stop)),
         PortSpec::Given(spec) => tokio::spawn(given::serve(spec.port(exported)?, port, stop)),
         PortSpec::Member(arrival) => tokio::spawn(arrival.serve(port, stop)),
     };

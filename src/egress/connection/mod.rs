@@ -64,6 +64,8 @@ pub struct Connection {
     /// Octets of payload in a segment to the vNIC, and in one from it.
     size: u16,
     own_size: u16,
+    /// Octets of payload that a packet may have; of one segment at least.
+    longest: usize,
     /// Of the vNIC's windows; none where it does not scale, and then nor do we.
     scale: Option<u8>,
 
@@ -154,6 +156,8 @@ impl Connection {
             phase,
             size: own_size,
             own_size,
+            // But for the longest header: of IPv6 and TCP.
+            longest: MAX_PACKET_LEN - 60,
             scale: None,
             unacknowledged: first,
             next: first,
@@ -179,6 +183,11 @@ impl Connection {
             retries: 0,
             probe: false,
         }
+    }
+
+    /// Has it send single segments: nobody cuts longer ones on their way.
+    pub fn send_single_segments(&mut self) {
+        self.longest = 0;
     }
 
     /// Takes what the vNIC's SYN says.
@@ -489,8 +498,7 @@ impl Connection {
     /// Octets of payload that a packet may have: of whole segments.
     fn longest(&self) -> usize {
         let size = usize::from(self.size);
-        // The longest header: of IPv6 and TCP.
-        (MAX_PACKET_LEN - 60) / size * size
+        (self.longest / size * size).max(size)
     }
 
     /// Returns a segment without payload, with the window as it is.
