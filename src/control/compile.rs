@@ -86,11 +86,19 @@ pub fn serve<'a>(
     guests: &Guests,
     (network, table): (&Network, &forward::Network),
     members: impl Iterator<Item = &'a Member>,
+    public: impl Fn(Uuid) -> Option<Ipv4Addr>,
 ) {
     let upstream = network.is_public.then(|| Upstream::of(&network.dns_servers));
     let names = table.domain.routed().and_then(|gateway| gateway.services.names.clone());
     let names = names.map(|names| (names, upstream));
-    let cards = members.filter_map(|it| Some((it.entry.port(), Arc::clone(it.card.as_ref()?))));
+    let cards = members.filter_map(|it| {
+        let card = it.card.as_ref()?;
+        let card = match public(it.id) {
+            None => Arc::clone(card),
+            public_ipv4 => Arc::new(Card { public_ipv4, ..Card::clone(card) }),
+        };
+        Some((it.entry.port(), card))
+    });
     guests.publish(table.key, names, cards);
 }
 

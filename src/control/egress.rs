@@ -241,6 +241,10 @@ impl Control {
             wanted.prefixes.extend(nic_prefixes(&nic.new));
             wanted.mtu = wanted.mtu.max(nic.new.mtu.unwrap_or(0));
         }
+        // Without a way out there is no way in.
+        if !wanted.prefixes.is_empty() {
+            wanted.nat = self.wanted_nat(change);
+        }
         wanted
     }
 
@@ -251,6 +255,7 @@ impl Control {
             Change::PutNetwork(network) => network.new.is_public,
             // As nearly every vNIC, it has nothing but addresses of its network.
             Change::PutNic(nic) => nic_prefixes(&nic.new).next().is_some(),
+            Change::PutForward(_) | Change::PutFloatingIp(_) => true,
             _ => false,
         };
         if !is_new {
@@ -259,7 +264,8 @@ impl Control {
         self.egress.is_unsettled = true;
         let wanted = self.wanted(Some(change));
         // What is no longer wanted is so once the change is in force.
-        if wanted == self.egress.known || wanted.prefixes.is_subset(&self.egress.known.prefixes) {
+        let known = &self.egress.known;
+        if wanted.prefixes.is_subset(&known.prefixes) && wanted.nat == known.nat {
             return Ok(());
         }
         let made = self.let_know(&wanted);

@@ -88,6 +88,8 @@ impl Control {
     /// Puts a floating IP that is created or moved in force.
     pub(super) fn apply_floating_ip(&mut self, Put { old, new }: Put<FloatingIp>) {
         let (address, nic) = (new.address, new.nic_id);
+        // Their guests are told.
+        self.unpublished.extend(old.iter().chain([&new]).map(|it| it.network_id));
         self.nat.put_floating_ip(new);
         let what = if old.is_none() { "floating IP created" } else { "floating IP moved" };
         tracing::info!(%address, %nic, "{what}");
@@ -97,6 +99,7 @@ impl Control {
     pub(super) fn forget_floating_ip(&mut self, id: Uuid) {
         if let Some(floating_ip) = self.nat.remove_floating_ip(id) {
             self.egress_changed();
+            self.unpublished.insert(floating_ip.network_id);
             tracing::info!(address = %floating_ip.address, "floating IP deleted");
         }
     }

@@ -119,7 +119,7 @@ pub(super) fn view(network: Option<&Network>, nic: &Nic) -> Option<proto::NicMet
 
 /// Returns what services tell a vNIC's guest, where its network has that.
 pub(super) fn card(network: &Network, nic: &Nic) -> Option<Arc<Card>> {
-    let card = || Card { network: network.clone(), nic: nic.clone() };
+    let card = || Card { network: network.clone(), nic: nic.clone(), public_ipv4: None };
     network.metadata.then(|| Arc::new(card()))
 }
 

@@ -397,7 +397,10 @@ impl Control {
     /// Compiles a network, and publishes what services are to know of it.
     fn serve(&self, network: &NetworkState) -> forward::Network {
         let table = self.compile(network);
-        compile::serve(&self.guests, (&network.model, &table), network.members.values());
+        // Where nobody is told, nobody is looked for.
+        let public = network.model.metadata.then(|| self.nat.public_ipv4());
+        let public = |nic| public.as_ref()?.get(&nic).copied();
+        compile::serve(&self.guests, (&network.model, &table), network.members.values(), public);
         table
     }
 

@@ -2,13 +2,14 @@
 
 use super::{Control, egress::WayOut, refusal::Refusal};
 use crate::{
+    host_network::{self, Forwarded},
     model::{FloatingIp, Forward, Name, Nic},
-    store::Dependants,
+    store::{Change, Dependants},
 };
 use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, HashMap},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
 };
 use uuid::Uuid;
 
@@ -71,6 +72,25 @@ impl Nat {
         let floating_ip = self.floating_ips.remove(&id)?;
         self.addresses.remove(&floating_ip.address.to_string());
         Some(floating_ip)
+    }
+
+    /// Returns the vNICs that have floating IPs of IPv4, and which each sends from.
+    pub(super) fn public_ipv4(&self) -> HashMap<Uuid, Ipv4Addr> {
+        let mut public = HashMap::new();
+        for FloatingIp { address, nic_id, .. } in self.by_age(None) {
+            if let IpAddr::V4(address) = address {
+                public.entry(*nic_id).or_insert(*address);
+            }
+        }
+        public
+    }
+
+    /// Returns floating IPs, the eldest first, one of which is `new`.
+    fn by_age<'a>(&'a self, new: Option<&'a FloatingIp>) -> Vec<&'a FloatingIp> {
+        let others = self.floating_ips().filter(|it| new.is_none_or(|new| new.id != it.id));
+        let mut all: Vec<_> = others.chain(new).collect();
+        all.sort_by_key(|it| (it.created_at, it.id));
+        all
     }
 
     /// Returns what goes with a vNIC.
@@ -156,6 +176,41 @@ impl Control {
             WayOut::Off(why) => Some(format!("egress is off: start with --egress tun ({why})")),
             WayOut::Tun(_) => None,
         }
+    }
+
+    /// Returns the address of a vNIC that the world reaches, of the family of another.
+    fn reached(&self, nic: Uuid, family: IpAddr) -> Option<IpAddr> {
+        let nic = &self.nics.get(&nic)?.model;
+        let is_public = self.networks[&nic.network_id].model.is_public;
+        is_public.then(|| address_of(nic, family)).flatten()
+    }
+
+    /// Returns what of the world is a vNIC's, with `change` as if it were in force.
+    pub(super) fn wanted_nat(&self, change: Option<&Change>) -> host_network::Nat {
+        let mut nat = host_network::Nat::default();
+        let (forward, floating_ip) = match change {
+            Some(Change::PutForward(put)) => (Some(&put.new), None),
+            Some(Change::PutFloatingIp(put)) => (None, Some(&put.new)),
+            _ => (None, None),
+        };
+        // Of several of a vNIC, it sends from the eldest.
+        for FloatingIp { address, nic_id, .. } in self.nat.by_age(floating_ip) {
+            if let Some(guest) = self.reached(*nic_id, *address) {
+                nat.floating.insert(*address, guest);
+                nat.sources.entry(guest).or_insert(*address);
+            }
+        }
+        let others = self.nat.forwards();
+        let others = others.filter(|it| forward.is_none_or(|new| new.id != it.id));
+        for forward in others.chain(forward) {
+            let Some(to) = self.reached(forward.nic_id, forward.listen) else { continue };
+            let (listen, protocol) = (forward.listen, forward.protocol);
+            nat.forwards.extend(forward.spans().into_iter().map(|span| {
+                let ports = span.listen.into_inner();
+                Forwarded { listen, protocol, ports, to, target: span.target }
+            }));
+        }
+        nat
     }
 
     /// Says why what leads to a vNIC is not in force; nothing where it is.

@@ -35,8 +35,8 @@ pub use endpoint::{
 pub use gateway::{
     Asked, Client, GatewayEvent, MAX_RESPONSE, Punted, Reply as DnsReply, response as dns_response,
 };
-pub use port::tun::Tun;
 pub use port::vhost_user::session::{Device, features};
+pub use port::{packet::send_frames, tun::Tun};
 pub use reactor::{Hugepages, StartError};
 pub use reports::{Punts, Reports, Way};
 

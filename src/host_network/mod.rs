@@ -1,29 +1,36 @@
 //! What the host's kernel is told of public networks, so that their guests reach the world by its
-//! routing: which prefixes are behind the TUN device, and how they are forwarded.
+//! routing: which prefixes are behind the TUN device, how they are forwarded, and what of the world
+//! is theirs.
 //!
 //! ```text
-//! Wanted ── device up, MTU ── is any of it the host's own? ── routes ── nftables, as a whole
+//! Wanted ── device up, MTU ── is any of it the host's own? ── nftables, as a whole ── routes,
+//!           proxied neighbours ── stale flows end ── what is new is announced
 //!                                        └── error: all as it was before
 //! ```
 //! What is not ours is left alone: other routes, other tables, switches unless they may be set.
 
+mod announce;
+mod flows;
+mod nat;
 mod netlink;
 mod nft;
 mod rules;
 mod sysctls;
 
+pub use nat::{Forwarded, Nat};
 pub use sysctls::Sysctls;
 
-use crate::dataplane::Tun;
+use crate::dataplane::{Tun, send_frames};
+use flows::Stale;
 use ipnet::IpNet;
-use netlink::{Link, Netlink};
+use netlink::{Ethernet, Link, Netlink, Own, Proxy};
 use nft::Nft;
 use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, netdevice::name_to_index, socket_with},
     thread::{CapabilitySet, capabilities},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -36,6 +43,23 @@ pub struct Wanted {
     pub mtu: u16,
     /// What is behind the device.
     pub prefixes: BTreeSet<IpNet>,
+    /// What of the world is a guest's.
+    pub nat: Nat,
+}
+
+impl Wanted {
+    /// Returns what is routed to the device, where the host has these addresses itself.
+    fn routes(&self, own: &[Own]) -> BTreeSet<IpNet> {
+        let announced = self.announced(own).into_iter().map(IpNet::from);
+        self.prefixes.iter().copied().chain(announced).collect()
+    }
+
+    /// Returns addresses of the world that lead to guests. Those of the host do so anyway.
+    fn announced(&self, own: &[Own]) -> BTreeSet<IpAddr> {
+        let mut announced = self.nat.announced();
+        announced.retain(|address| !own.iter().any(|own| own.address == *address));
+        announced
+    }
 }
 
 /// Why the kernel does not know it.
@@ -56,6 +80,14 @@ pub enum HostNetworkError {
         prefix: IpNet,
         /// The device.
         device: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// An interface does not answer for an address.
+    #[error("the host cannot answer for {address}: {source}")]
+    Proxy {
+        /// What leads to a guest.
+        address: IpAddr,
         /// Why.
         source: io::Error,
     },
@@ -99,7 +131,8 @@ impl HostNetwork {
     pub fn has(&self, address: IpAddr) -> io::Result<bool> {
         // By its name: before there is a public network, the device is not there.
         let device = link(&self.device).unwrap_or(Link(0));
-        Ok(Netlink::open()?.addresses_but_of(device)?.contains(&address))
+        let own = Netlink::open()?.addresses_but_of(device)?;
+        Ok(own.iter().any(|own| own.address == address))
     }
 
     /// Says why this process cannot lead packets through the host, if it cannot.
@@ -118,16 +151,22 @@ impl HostNetwork {
     /// `before`. The device is there.
     pub fn apply(&mut self, wanted: &Wanted, before: &Wanted) -> Result<(), HostNetworkError> {
         let replaced = self.replace(wanted);
+        if let Ok(announced) = &replaced {
+            self.end_flows(&before.nat, &wanted.nat);
+            let known = before.nat.announced();
+            announced.iter().filter(|(it, _)| !known.contains(&it.address)).for_each(announce);
+        }
         // At a start, what is left of an earlier one is better than nothing.
         let can_return = replaced.is_err() && !before.prefixes.is_empty();
         if can_return && let Err(error) = self.replace(before) {
             // What cannot be undone is undone by the next change, or at the next start.
             tracing::warn!(%error, "the host's routes and rules are not as they were");
         }
-        replaced
+        replaced.map(drop)
     }
 
-    fn replace(&mut self, wanted: &Wanted) -> Result<(), HostNetworkError> {
+    /// Returns which interfaces answer for which addresses now.
+    fn replace(&mut self, wanted: &Wanted) -> Result<Vec<(Proxy, Ethernet)>, HostNetworkError> {
         // First: without it there is nothing to begin.
         let nft = Nft::find().map_err(HostNetworkError::Rules)?;
         let of_device = |source| HostNetworkError::Device { device: self.device.clone(), source };
@@ -139,36 +178,60 @@ impl HostNetwork {
         }
         netlink.set_up(link, wanted.mtu).map_err(of_device)?;
         // Before packets can pass: none is forwarded as nobody has said.
-        nft.change(&rules::table(&self.device, &wanted.prefixes))
+        nft.change(&rules::table(&self.device, &wanted.prefixes, &wanted.nat))
             .map_err(HostNetworkError::Rules)?;
+        let routes = wanted.routes(&own);
         let there = BTreeSet::from_iter(netlink.routes(link).map_err(of_device)?);
         let failed = |prefix| {
             let device = self.device.clone();
             move |source| HostNetworkError::Route { prefix, device, source }
         };
-        for prefix in there.difference(&wanted.prefixes) {
+        for prefix in there.difference(&routes) {
             netlink.delete_route(*prefix, link).map_err(failed(*prefix))?;
         }
-        for prefix in wanted.prefixes.difference(&there) {
+        for prefix in routes.difference(&there) {
             netlink.add_route(*prefix, link).map_err(failed(*prefix))?;
         }
-        self.see_to_sysctls(wanted);
+        let ethernets = netlink.ethernets().map_err(of_device)?;
+        let answering = answering(&wanted.announced(&own), &own, &ethernets);
+        let proxies = answering.iter().map(|(proxy, _)| *proxy).collect();
+        replace_proxies(&mut netlink, &proxies)?;
+        self.see_to_sysctls(wanted, &answering);
         self.see_to_others(&nft);
-        Ok(())
+        Ok(answering)
+    }
+
+    /// Ends flows that are translated as they were, and no longer are.
+    fn end_flows(&self, before: &Nat, now: &Nat) {
+        match flows::end(&Stale::new(before, now)) {
+            Ok(0) => {}
+            Ok(flows) => tracing::info!(flows, "ended: what they came by leads elsewhere now"),
+            Err(error) => {
+                tracing::warn!(%error, "flows may go on by what leads elsewhere now");
+            }
+        }
     }
 
     /// Sets the kernel's switches, or says which are to be set.
-    fn see_to_sysctls(&mut self, wanted: &Wanted) {
+    fn see_to_sysctls(&mut self, wanted: &Wanted, answering: &[(Proxy, Ethernet)]) {
         let has = |family: fn(&IpNet) -> bool| wanted.prefixes.iter().any(family);
         let ipv4 = has(|net| matches!(net, IpNet::V4(_))).then_some(sysctls::FORWARD_IPV4);
         let ipv6 = has(|net| matches!(net, IpNet::V6(_))).then_some(sysctls::FORWARD_IPV6);
-        for sysctl in ipv4.into_iter().chain(ipv6) {
+        let forwarding = ipv4.into_iter().chain(ipv6);
+        let lost = "guests reach the host alone";
+        let forwarding = forwarding.map(|sysctl| (sysctl, lost.to_owned()));
+        let of_ipv6 = answering.iter().filter(|(proxy, _)| proxy.address.is_ipv6());
+        let proxied = of_ipv6.map(|(proxy, ethernet)| {
+            let lost = format!("neighbours do not find {}", proxy.address);
+            (sysctls::proxy_ndp(&ethernet.name), lost)
+        });
+        for (sysctl, lost) in forwarding.chain(proxied) {
             let why = match (sysctl.is_set(&self.root), self.sysctls) {
                 (Ok(true), _) => continue,
                 (Ok(false), Sysctls::Told) => "set it, or start with --egress-sysctl".into(),
                 (Ok(false), Sysctls::Set) => match sysctl.set(&self.root) {
                     Ok(()) => {
-                        tracing::info!(%sysctl, "set: the host forwards packets of guests");
+                        tracing::info!(%sysctl, "set, for guests of public networks");
                         continue;
                     }
                     Err(error) => error.to_string(),
@@ -176,7 +239,7 @@ impl HostNetwork {
                 (Err(error), _) => error.to_string(),
             };
             if self.told.insert(sysctl.to_string()) {
-                tracing::warn!(%sysctl, why, "guests reach the host alone");
+                tracing::warn!(%sysctl, why, "{lost}");
             }
         }
     }
@@ -223,14 +286,13 @@ impl HostNetwork {
     pub fn remove(&self) -> Result<(), HostNetworkError> {
         let of_device = |source| HostNetworkError::Device { device: self.device.clone(), source };
         // First, so that nothing passes without rules.
+        let mut netlink = Netlink::open().map_err(of_device)?;
         match link(&self.device) {
-            Ok(link) => {
-                let deleted = Netlink::open().and_then(|mut netlink| netlink.delete_link(link));
-                deleted.map_err(of_device)?;
-            }
+            Ok(link) => netlink.delete_link(link).map_err(of_device)?,
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
             Err(error) => return Err(of_device(error)),
         }
+        replace_proxies(&mut netlink, &BTreeSet::new())?;
         match Nft::find() {
             Ok(nft) => nft.change(&rules::removal()).map_err(HostNetworkError::Rules),
             // Without the program, it has made no rules.
@@ -246,10 +308,55 @@ fn link(name: &str) -> io::Result<Link> {
     Ok(Link(name_to_index(&socket, name)?))
 }
 
+/// Returns which interfaces are to answer for which addresses: those whose neighbours look for them
+/// on their link.
+fn answering(
+    announced: &BTreeSet<IpAddr>,
+    own: &[Own],
+    ethernets: &[Ethernet],
+) -> Vec<(Proxy, Ethernet)> {
+    let mut found = BTreeMap::new();
+    for address in announced {
+        for own in own.iter().filter(|own| own.subnet.contains(address)) {
+            let ethernet = ethernets.iter().find(|ethernet| ethernet.link == own.link);
+            let proxy = Proxy { link: own.link, address: *address };
+            found.extend(ethernet.map(|ethernet| (proxy, ethernet.clone())));
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// Has interfaces answer for these addresses, and for no others of ours.
+fn replace_proxies(
+    netlink: &mut Netlink,
+    wanted: &BTreeSet<Proxy>,
+) -> Result<(), HostNetworkError> {
+    let failed = |address| move |source| HostNetworkError::Proxy { address, source };
+    let any = IpAddr::from([0; 4]);
+    let there = BTreeSet::from_iter(netlink.proxies().map_err(failed(any))?);
+    for proxy in there.difference(wanted) {
+        netlink.delete_proxy(*proxy).map_err(failed(proxy.address))?;
+    }
+    for proxy in wanted.difference(&there) {
+        netlink.add_proxy(*proxy).map_err(failed(proxy.address))?;
+    }
+    Ok(())
+}
+
+/// Says on a link that an address is here now. Without that, others find it once they have
+/// forgotten where it was.
+fn announce((Proxy { address, .. }, ethernet): &(Proxy, Ethernet)) {
+    let frames = announce::frames(*address, ethernet.mac);
+    if let Err(error) = send_frames(ethernet.link.0, &frames) {
+        let interface = &ethernet.name;
+        tracing::info!(%address, interface, %error, "neighbours are not told of it");
+    }
+}
+
 /// Returns a prefix that would take an address of the host's own from it.
-fn find_own(addresses: &[IpAddr], prefixes: &BTreeSet<IpNet>) -> Option<(IpNet, IpAddr)> {
+fn find_own(own: &[Own], prefixes: &BTreeSet<IpNet>) -> Option<(IpNet, IpAddr)> {
     prefixes.iter().find_map(|prefix| {
-        let address = addresses.iter().find(|address| prefix.contains(*address))?;
-        Some((*prefix, *address))
+        let own = own.iter().find(|own| prefix.contains(&own.address))?;
+        Some((*prefix, own.address))
     })
 }

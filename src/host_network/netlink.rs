@@ -1,5 +1,6 @@
-//! The kernel's links, addresses and routes, asked and changed by rtnetlink(7).
+//! The kernel's links, addresses, routes and proxied neighbours, asked and changed by rtnetlink(7).
 
+use crate::addr::MacAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
@@ -8,7 +9,8 @@ use netlink_packet_core::{
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{LinkAttribute, LinkFlags, LinkMessage},
+    link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage},
     route::{
         RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
         RouteType,
@@ -17,13 +19,36 @@ use netlink_packet_route::{
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::{io, net::IpAddr};
 
-/// Tells our routes from others on the same device, which are the administrator's.
+/// Tells our routes and neighbours from others, which are the administrator's.
 // Any that rt_protos names for nobody (iproute2 `etc/iproute2/rt_protos`).
 const OURS: RouteProtocol = RouteProtocol::Other(109);
 
 /// An interface, by its number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Link(pub(super) u32);
+
+/// An address of the host's, with the subnet that it is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Own {
+    pub(super) link: Link,
+    pub(super) address: IpAddr,
+    pub(super) subnet: IpNet,
+}
+
+/// An address that an interface is to answer for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Proxy {
+    pub(super) link: Link,
+    pub(super) address: IpAddr,
+}
+
+/// An interface whose neighbours are found by ARP and solicitations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ethernet {
+    pub(super) link: Link,
+    pub(super) name: String,
+    pub(super) mac: MacAddr,
+}
 
 /// A socket to the kernel, of the network namespace that it was opened in.
 #[derive(Debug)]
@@ -101,10 +126,41 @@ impl Netlink {
     }
 
     /// Returns the addresses that the host itself has on other interfaces.
-    pub(super) fn addresses_but_of(&mut self, Link(index): Link) -> io::Result<Vec<IpAddr>> {
+    pub(super) fn addresses_but_of(&mut self, Link(index): Link) -> io::Result<Vec<Own>> {
         let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let answers = self.ask(all, NLM_F_DUMP)?;
         Ok(answers.into_iter().filter_map(|answer| own_address(answer, index)).collect())
+    }
+
+    /// Returns the interfaces that are Ethernet.
+    pub(super) fn ethernets(&mut self) -> io::Result<Vec<Ethernet>> {
+        let all = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        Ok(self.ask(all, NLM_F_DUMP)?.into_iter().filter_map(ethernet).collect())
+    }
+
+    /// Returns the addresses that this program has interfaces answer for.
+    pub(super) fn proxies(&mut self) -> io::Result<Vec<Proxy>> {
+        let mut all = NeighbourMessage::default();
+        all.header.flags = NeighbourFlags::Proxy;
+        let answers = self.ask(RouteNetlinkMessage::GetNeighbour(all), NLM_F_DUMP)?;
+        Ok(answers.into_iter().filter_map(own_proxy).collect())
+    }
+
+    /// Has an interface answer for an address. One that somebody else has it answer for is fine.
+    pub(super) fn add_proxy(&mut self, at: Proxy) -> io::Result<()> {
+        let neighbour = RouteNetlinkMessage::NewNeighbour(neighbour(at));
+        match self.change(neighbour, NLM_F_CREATE | NLM_F_EXCL) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            added => added,
+        }
+    }
+
+    pub(super) fn delete_proxy(&mut self, at: Proxy) -> io::Result<()> {
+        match self.change(RouteNetlinkMessage::DelNeighbour(neighbour(at)), 0) {
+            // Gone meanwhile, with its interface maybe.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            deleted => deleted,
+        }
     }
 
     /// Returns the prefixes that this program has routed to an interface.
@@ -132,7 +188,7 @@ fn message_len(octets: &[u8]) -> Option<usize> {
     (16..=octets.len()).contains(&len).then_some(len)
 }
 
-fn own_address(answer: RouteNetlinkMessage, but_of: u32) -> Option<IpAddr> {
+fn own_address(answer: RouteNetlinkMessage, but_of: u32) -> Option<Own> {
     let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
     if message.header.index == but_of {
         return None;
@@ -146,7 +202,56 @@ fn own_address(answer: RouteNetlinkMessage, but_of: u32) -> Option<IpAddr> {
         }
     }
     // Of a point-to-point link, the first is the other end's (rtnetlink(7), IFA_LOCAL).
-    local.or(address)
+    let (address, subnet) = (local.or(address)?, address.or(local)?);
+    let subnet = IpNet::new(subnet, message.header.prefix_len).ok()?;
+    Some(Own { link: Link(message.header.index), address, subnet })
+}
+
+fn ethernet(answer: RouteNetlinkMessage) -> Option<Ethernet> {
+    let RouteNetlinkMessage::NewLink(message) = answer else { return None };
+    let header = &message.header;
+    let is_one = header.link_layer_type == LinkLayerType::Ether
+        && !header.flags.intersects(LinkFlags::Noarp | LinkFlags::Loopback);
+    if !is_one {
+        return None;
+    }
+    let (mut name, mut mac) = (None, None);
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(found) => name = Some(found),
+            LinkAttribute::Address(octets) => mac = octets.try_into().ok().map(MacAddr),
+            _ => {}
+        }
+    }
+    Some(Ethernet { link: Link(header.index), name: name?, mac: mac? })
+}
+
+fn own_proxy(answer: RouteNetlinkMessage) -> Option<Proxy> {
+    let RouteNetlinkMessage::NewNeighbour(message) = answer else { return None };
+    let is_ours = message.attributes.contains(&NeighbourAttribute::Protocol(OURS));
+    if !message.header.flags.contains(NeighbourFlags::Proxy) || !is_ours {
+        return None;
+    }
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(it)) => Some(IpAddr::V4(*it)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(it)) => Some(IpAddr::V6(*it)),
+        _ => None,
+    })?;
+    Some(Proxy { link: Link(message.header.ifindex), address })
+}
+
+fn neighbour(Proxy { link: Link(index), address }: Proxy) -> NeighbourMessage {
+    let (family, destination) = match address {
+        IpAddr::V4(address) => (AddressFamily::Inet, NeighbourAddress::Inet(address)),
+        IpAddr::V6(address) => (AddressFamily::Inet6, NeighbourAddress::Inet6(address)),
+    };
+    let mut neighbour = NeighbourMessage::default();
+    neighbour.header.family = family;
+    neighbour.header.ifindex = index;
+    neighbour.header.flags = NeighbourFlags::Proxy;
+    neighbour.attributes =
+        vec![NeighbourAttribute::Destination(destination), NeighbourAttribute::Protocol(OURS)];
+    neighbour
 }
 
 fn own_route(answer: RouteNetlinkMessage, Link(index): Link) -> Option<IpNet> {

@@ -1,5 +1,6 @@
 //! Our table of nftables, as text for nft(8), and what other tables have that is in its way.
 
+use super::nat::{self, Nat};
 use ipnet::IpNet;
 use serde_json::Value;
 use std::{collections::BTreeSet, fmt::Write as _};
@@ -20,8 +21,8 @@ fn is_global(prefix: IpNet) -> bool {
 }
 
 /// Returns the lines that replace the table in one transaction: these prefixes are reached by
-/// `device`, whose name must be an interface's.
-pub(super) fn table(device: &str, prefixes: &BTreeSet<IpNet>) -> String {
+/// `device`, whose name must be an interface's, and what of the world is theirs is `nat`.
+pub(super) fn table(device: &str, prefixes: &BTreeSet<IpNet>, nat: &Nat) -> String {
     let set = |wanted: fn(&IpNet) -> bool| {
         let texts: Vec<_> =
             prefixes.iter().filter(|net| wanted(net)).map(IpNet::to_string).collect();
@@ -34,6 +35,7 @@ pub(super) fn table(device: &str, prefixes: &BTreeSet<IpNet>) -> String {
     let nat4 = set(|net| matches!(net, IpNet::V4(_)) && !is_global(*net));
     let nat6 = set(|net| matches!(net, IpNet::V6(_)) && !is_global(*net));
     let routed6 = set(|net| matches!(net, IpNet::V6(_)) && is_global(*net));
+    let nat::Lines { table, sources, forward } = nat::lines(device, nat);
     let mut text = removal();
     // Between two networks nothing is forwarded: each is isolated, whatever their addresses.
     // To write to a string cannot fail.
@@ -43,14 +45,14 @@ pub(super) fn table(device: &str, prefixes: &BTreeSet<IpNet>) -> String {
 \tset nat4 {{ type ipv4_addr; flags interval; auto-merge; {nat4} }}
 \tset nat6 {{ type ipv6_addr; flags interval; auto-merge; {nat6} }}
 \tset routed6 {{ type ipv6_addr; flags interval; auto-merge; {routed6} }}
-\tchain post {{
+{table}\tchain post {{
 \t\ttype nat hook postrouting priority srcnat; policy accept;
-\t\tiifname \"{device}\" oifname != \"{device}\" ip saddr @nat4 masquerade
+{sources}\t\tiifname \"{device}\" oifname != \"{device}\" ip saddr @nat4 masquerade
 \t\tiifname \"{device}\" oifname != \"{device}\" ip6 saddr @nat6 masquerade
 \t}}
 \tchain forward {{
 \t\ttype filter hook forward priority filter; policy accept;
-\t\tiifname \"{device}\" oifname \"{device}\" reject with icmpx admin-prohibited
+{forward}\t\tiifname \"{device}\" oifname \"{device}\" reject with icmpx admin-prohibited
 \t\tiifname \"{device}\" accept
 \t\toifname \"{device}\" ct state established,related accept
 \t\toifname \"{device}\" ip6 daddr @routed6 accept
@@ -90,7 +92,7 @@ mod tests {
     fn only_what_is_for_one_site_is_masqueraded() {
         let prefixes = ["10.1.0.0/24", "203.0.113.0/24", "fd00:1::/64", "2001:db8::/64"];
         let prefixes = prefixes.map(|prefix| prefix.parse().unwrap()).into();
-        let text = table("mvirt0", &prefixes);
+        let text = table("mvirt0", &prefixes, &Nat::default());
         assert!(
             text.starts_with("add table inet mvirt\ndelete table inet mvirt\ntable inet mvirt {")
         );

@@ -1,6 +1,7 @@
 //! The kernel's switches that packets pass through the host by (`ip-sysctl.rst`).
 
 use std::{
+    borrow::Cow,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -15,34 +16,50 @@ pub enum Sysctls {
 }
 
 /// A switch, and what it is to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sysctl {
-    path: &'static str,
+    path: Cow<'static, str>,
     value: &'static str,
 }
 
-pub(super) const FORWARD_IPV4: Sysctl = Sysctl { path: "net/ipv4/ip_forward", value: "1" };
-pub(super) const FORWARD_IPV6: Sysctl = Sysctl { path: "net/ipv6/conf/all/forwarding", value: "1" };
+pub(super) const FORWARD_IPV4: Sysctl = of("net/ipv4/ip_forward");
+pub(super) const FORWARD_IPV6: Sysctl = of("net/ipv6/conf/all/forwarding");
+
+const fn of(path: &'static str) -> Sysctl {
+    Sysctl { path: Cow::Borrowed(path), value: "1" }
+}
+
+/// Returns that by which an interface answers solicitations for what is behind the host.
+pub(super) fn proxy_ndp(interface: &str) -> Sysctl {
+    Sysctl { path: format!("net/ipv6/conf/{interface}/proxy_ndp").into(), value: "1" }
+}
 
 impl std::fmt::Display for Sysctl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}={}", self.path.replace('/', "."), self.value)
+        // As sysctl(8) writes them: a dot in an interface's name is a slash there.
+        let swapped = |character| match character {
+            '/' => '.',
+            '.' => '/',
+            other => other,
+        };
+        let name: String = self.path.chars().map(swapped).collect();
+        write!(f, "{name}={}", self.value)
     }
 }
 
 impl Sysctl {
-    fn file(self, root: &Path) -> PathBuf {
-        root.join(self.path)
+    fn file(&self, root: &Path) -> PathBuf {
+        root.join(&*self.path)
     }
 
     /// Whether it is as it should be.
-    pub(super) fn is_set(self, root: &Path) -> io::Result<bool> {
+    pub(super) fn is_set(&self, root: &Path) -> io::Result<bool> {
         Ok(fs::read_to_string(self.file(root))?.trim_end() == self.value)
     }
 
     /// Makes it what it should be.
-    pub(super) fn set(self, root: &Path) -> io::Result<()> {
-        if self == FORWARD_IPV6 {
+    pub(super) fn set(&self, root: &Path) -> io::Result<()> {
+        if *self == FORWARD_IPV6 {
             keep_hearing_routers(root)?;
         }
         fs::write(self.file(root), self.value)
@@ -81,6 +98,7 @@ mod tests {
         let accepts = |name: &str| fs::read_to_string(conf.join(name).join("accept_ra")).unwrap();
         assert_eq!((&*accepts("eth0"), &*accepts("eth1")), ("2", "0\n"));
         assert_eq!(FORWARD_IPV6.to_string(), "net.ipv6.conf.all.forwarding=1");
+        assert_eq!(proxy_ndp("eth0.5").to_string(), "net.ipv6.conf.eth0/5.proxy_ndp=1");
         assert!(FORWARD_IPV4.is_set(root.path()).is_err(), "this kernel has no IPv4");
     }
 }

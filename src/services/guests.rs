@@ -11,6 +11,7 @@ use crate::{
 };
 use std::{
     collections::HashMap,
+    net::Ipv4Addr,
     sync::{Arc, Mutex},
 };
 
@@ -21,6 +22,8 @@ pub struct Card {
     pub network: Network,
     /// The vNIC.
     pub nic: Nic,
+    /// The floating IP that it sends from.
+    pub public_ipv4: Option<Ipv4Addr>,
 }
 
 /// The guests of all networks that serve them anything.

@@ -22,7 +22,7 @@ use crate::{
     wire::vnet::{self, Offload},
 };
 use rustix::{
-    io::{Errno, writev},
+    io::{Errno, write, writev},
     net::{AddressFamily, SocketFlags, SocketType, socket_with},
 };
 use std::{
@@ -69,9 +69,19 @@ impl Packet {
             mr_address: [0; 8],
         };
         set(&socket, libc::PACKET_ADD_MEMBERSHIP, &everything)?;
-        bind(&socket, index)?;
+        bind(&socket, index, libc::ETH_P_ALL as u16)?;
         Ok(Self(socket))
     }
+}
+
+/// Sends frames by an interface of the caller's network namespace, and hears none: that needs
+/// CAP_NET_RAW.
+pub fn send_frames(interface: u32, frames: &[Vec<u8>]) -> io::Result<()> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
+    // Of no protocol: nothing is heard.
+    bind(&socket, interface as libc::c_int, 0)?;
+    frames.iter().try_for_each(|frame| Ok(write(&socket, frame).map(drop)?))
 }
 
 impl From<OwnedFd> for Packet {
@@ -95,11 +105,11 @@ fn set<T>(socket: &OwnedFd, option: libc::c_int, value: &T) -> io::Result<()> {
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn bind(socket: &OwnedFd, index: libc::c_int) -> io::Result<()> {
+fn bind(socket: &OwnedFd, index: libc::c_int, protocol: u16) -> io::Result<()> {
     // SAFETY: all zeros is an address of no interface.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
     address.sll_family = libc::AF_PACKET as libc::c_ushort;
-    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_protocol = protocol.to_be();
     address.sll_ifindex = index;
     let len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
     // SAFETY: the kernel reads an address of that length, and keeps no reference.

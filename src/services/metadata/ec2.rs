@@ -82,6 +82,7 @@ fn meta_data(card: &Card) -> Vec<(String, String)> {
     of("subnet-ipv6-cidr-blocks", card.network.ipv6_prefix.map(|prefix| prefix.to_string()));
     nic.ipv4.into_iter().for_each(|address| add("local-ipv4", address.to_string()));
     nic.ipv6.into_iter().for_each(|address| add("ipv6", address.to_string()));
+    card.public_ipv4.into_iter().for_each(|address| add("public-ipv4", address.to_string()));
     for (number, key) in card.public_keys().iter().enumerate() {
         add(&format!("public-keys/{number}={}", key_name(key, number)), String::new());
         add(&format!("public-keys/{number}/openssh-key"), key.clone());

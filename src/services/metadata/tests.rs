@@ -36,7 +36,7 @@ fn card(data: Option<GuestData>) -> Card {
         "updated_at": "2026-01-01T00:00:00Z",
     }))
     .unwrap();
-    Card { network, nic: Nic { metadata: data.map(Box::new), ..nic } }
+    Card { network, nic: Nic { metadata: data.map(Box::new), ..nic }, public_ipv4: None }
 }
 
 fn data() -> GuestData {
@@ -77,6 +77,10 @@ fn the_tree_of_ec2_is_listed_and_read() {
     assert_eq!(at("/latest/meta-data/instance-id"), "i-22222222222242228");
     assert_eq!(at("/latest/meta-data/local-hostname"), "vm1.corp.example");
     assert_eq!(at("/latest/meta-data/local-ipv4"), "10.0.0.1");
+    assert_eq!(find(&card, "/latest/meta-data/public-ipv4"), None);
+    let floating = Card { public_ipv4: Some([203, 0, 113, 7].into()), ..card.clone() };
+    let found = text(&floating, "/latest/meta-data/public-ipv4");
+    assert_eq!(found.as_deref(), Some("203.0.113.7"));
     assert_eq!(at("/latest/meta-data/placement/availability-zone"), "rack-1");
     assert_eq!(at("/latest/meta-data/public-keys/"), "0=me@host\n1=key-1");
     assert_eq!(at("/latest/meta-data/public-keys/0/"), "openssh-key");

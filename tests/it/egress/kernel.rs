@@ -1,6 +1,8 @@
 //! What the host's kernel is told, and what it is not.
 
-use super::rig::{Container, HOST, WEB, WORLD, on_a_host, public, start, start_egress, try_public};
+use super::rig::{
+    Container, HOST, WEB, WORLD, on_a_host, public, refused, start, start_egress, try_public,
+};
 use crate::{
     command::{mvirt, stdout},
     daemon::Daemon,
@@ -14,11 +16,12 @@ fn has(command: &str) -> bool {
 }
 
 /// Whether the kernel knows anything of ours.
-fn is_untouched() -> bool {
-    !has("ip link show mvirt0") && !has("nft list table inet mvirt")
+pub(super) fn is_untouched() -> bool {
+    let proxied = run("ip neigh show proxy");
+    proxied.is_empty() && !has("ip link show mvirt0") && !has("nft list table inet mvirt")
 }
 
-fn cleanup() -> std::process::Output {
+pub(super) fn cleanup() -> std::process::Output {
     Command::new(env!("CARGO_BIN_EXE_mvirt-net")).arg("--cleanup").output().unwrap()
 }
 
@@ -96,6 +99,35 @@ fn an_nft_that_fails_leaves_nothing_behind() {
         assert!(is_untouched());
         // It is not there: its name is free.
         assert!(stdout(&mvirt(&daemon, &["network", "list"])).lines().count() <= 1);
+    });
+}
+
+#[test]
+fn an_nft_that_fails_later_leaves_what_there_was() {
+    on_a_host(|_| {
+        let mut daemon = without_nft(Some(
+            "#!/bin/sh\n[ -e \"${0%/*}/broken\" ] && { echo no such thing >&2; exit 1; }\n\
+             PATH=/usr/sbin:/usr/bin:/sbin:/bin exec nft \"$@\"\n",
+        ));
+        public(&mut daemon, "web", WEB);
+        daemon.nic("web", "vm1");
+        fs::write(daemon.path("bin").join("broken"), "").unwrap();
+        for words in [
+            ["forward", "add", "--listen", "tcp:192.0.2.50:80", "--to", "vm1"],
+            ["floating-ip", "create", "--address", "192.0.2.50", "--nic", "vm1"],
+        ] {
+            let said = refused(&daemon, &words);
+            assert!(said.contains("no such thing"), "{said}");
+            assert!(!run("nft list table inet mvirt").contains("192.0.2.50"));
+            assert!(!run("ip route").contains("192.0.2.50"));
+            assert_eq!(run("ip neigh show proxy"), "");
+            let list = stdout(&mvirt(&daemon, &[words[0], "list", "-o", "name"]));
+            assert_eq!(list, "");
+        }
+        fs::remove_file(daemon.path("bin").join("broken")).unwrap();
+        let made = ["floating-ip", "create", "--address", "192.0.2.50", "--nic", "vm1"];
+        stdout(&mvirt(&daemon, &made));
+        assert!(run("ip route").contains("192.0.2.50 dev mvirt0"));
     });
 }
 

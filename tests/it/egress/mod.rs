@@ -1,5 +1,7 @@
 //! Guests of public networks and the world: through the daemon, the host's kernel and its NAT.
 
+mod floating;
+mod forwards;
 mod kernel;
 mod lives;
 mod rig;

@@ -1,7 +1,8 @@
 //! A host with a daemon, and a world behind a cable that knows the host's addresses alone.
 
 use crate::{
-    daemon::{Daemon, cannot_run},
+    command::{mvirt, stderr},
+    daemon::{Daemon, cannot_run, wait_until},
     namespace::{Namespace, run},
 };
 use mvirt_net::proto::{
@@ -9,7 +10,7 @@ use mvirt_net::proto::{
 };
 use std::{
     io::{Read as _, Write as _},
-    net::{IpAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Command, Output, Stdio},
     thread,
@@ -130,10 +131,25 @@ impl Container {
             nic.transport = Transport::Tap.into();
             nic.tap_interface = name.into();
         });
-        let namespace = Namespace::new();
+        let container = Self { namespace: Namespace::new(), nic };
+        container.plug();
+        container
+    }
+
+    /// Gives it the device of its vNIC, also that of the next daemon.
+    pub(super) fn plug(&self) {
+        let Self { namespace, nic } = self;
+        let name = &nic.name;
+        let is_there = || {
+            let mut link = Command::new("ip");
+            let shown = link.args(["link", "show", name]).stdout(Stdio::null());
+            shown.stderr(Stdio::null()).status().unwrap().success()
+        };
+        // After a crash the kernel may still be about to let the last one go.
+        wait_until("its device is there", is_there);
         run(&format!("ip link set {name} address {}", nic.mac_address));
         run(&format!("ip link set {name} netns {}", namespace.0.id()));
-        inside(&namespace, || {
+        inside(namespace, || {
             run(&format!("ip link set {name} up"));
             run(&format!("ip address add {}/32 dev {name}", nic.ipv4_address));
             run(&format!("ip route add 169.254.0.1 dev {name}"));
@@ -143,7 +159,12 @@ impl Container {
                 run(&format!("ip route add default via fe80::1 dev {name}"));
             }
         });
-        Self { namespace, nic }
+    }
+
+    /// Serves pages that say its name, and who asks.
+    pub(super) fn serve(&self, name: &'static str) {
+        let listener = self.enter(|| TcpListener::bind("[::]:80").unwrap());
+        answer(listener, move |seen| format!("{name} sees {seen}"));
     }
 
     /// Runs a command of words in it.
@@ -173,14 +194,22 @@ const REQUEST: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
 /// A server in the world, which answers each request by the address that it sees.
 pub(super) fn serve(world: &Namespace) {
     let listener = inside(world, || TcpListener::bind("[::]:80").unwrap());
+    answer(listener, |seen| format!("You are {seen}"));
+}
+
+/// Answers each request by what is said to who asks.
+fn answer(listener: TcpListener, says: impl Fn(IpAddr) -> String + Send + 'static) {
     // It ends with the process: nobody connects to it any more.
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-            stream.read_exact(&mut [0; REQUEST.len()]).unwrap();
+            // Who only looks whether it is there says nothing.
+            if stream.read_exact(&mut [0; REQUEST.len()]).is_err() {
+                continue;
+            }
             let seen = stream.peer_addr().unwrap().ip().to_canonical();
-            let answer = format!("HTTP/1.0 200 OK\r\n\r\nYou are {seen}");
+            let answer = format!("HTTP/1.0 200 OK\r\n\r\n{}", says(seen));
             stream.write_all(answer.as_bytes()).unwrap();
         }
     });
@@ -189,12 +218,31 @@ pub(super) fn serve(world: &Namespace) {
 /// What a page says.
 pub(super) fn fetch(guest: &Container, address: &str) -> String {
     let address: IpAddr = address.parse().unwrap();
+    guest.enter(|| page(&SocketAddr::new(address, 80).to_string()))
+}
+
+/// What a page says that is at an address and port, from where this is run.
+pub(super) fn page(at: &str) -> String {
     let mut answer = String::new();
-    guest.enter(|| {
-        let mut stream = TcpStream::connect((address, 80)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        stream.write_all(REQUEST).unwrap();
-        stream.read_to_string(&mut answer).unwrap();
-    });
+    let mut stream = TcpStream::connect(at).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.write_all(REQUEST).unwrap();
+    stream.read_to_string(&mut answer).unwrap();
     answer.rsplit("\r\n").next().unwrap().to_owned()
+}
+
+/// Whether nobody listens at an address and port, and that is said.
+pub(super) fn is_refused(at: &str) -> bool {
+    let connected = TcpStream::connect(at);
+    connected.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
+/// Whether nobody answers at an address and port for a while.
+pub(super) fn is_silent(at: &str) -> bool {
+    TcpStream::connect_timeout(&at.parse().unwrap(), Duration::from_millis(500)).is_err()
+}
+
+/// Runs a command that is refused, and returns what is said.
+pub(super) fn refused(daemon: &Daemon, words: &[&str]) -> String {
+    stderr(&mvirt(daemon, words), 1)
 }
