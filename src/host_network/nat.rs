@@ -119,8 +119,8 @@ impl Family {
         }
     }
 
-    /// Returns the map of forwards at `all` addresses of the host or at single ones, to `same` ports
-    /// or others.
+    /// Returns the map of forwards at `all` addresses of the host or at single ones, to `same`
+    /// ports or others.
     fn ports(&self, nat: &Nat, (is_all, is_same): (bool, bool)) -> Map {
         let of = nat.forwards.iter().filter(|it| (self.is_of)(&it.listen));
         let of = of.filter(|it| it.listen.is_unspecified() == is_all);
@@ -276,11 +276,12 @@ mod tests {
         };
         let Lines { table, sources, forward } = lines("mvirt0", &nat);
         for line in [
-            "\tmap floating4 { type ipv4_addr : ipv4_addr; elements = { 203.0.113.7 : 10.1.0.1 }; }\n",
-            "\tmap at4_same { type ipv4_addr . inet_proto . inet_service : ipv4_addr; flags interval; \
-             elements = { 192.0.2.1 . tcp . 90-100 : 10.1.0.1 }; }\n",
-            "\tmap any4 { type inet_proto . inet_service : ipv4_addr . inet_service; flags interval; \
-             elements = { tcp . 8080 : 10.1.0.1 . 80 }; }\n",
+            "\tmap floating4 { type ipv4_addr : ipv4_addr; \
+             elements = { 203.0.113.7 : 10.1.0.1 }; }\n",
+            "\tmap at4_same { type ipv4_addr . inet_proto . inet_service : ipv4_addr; \
+             flags interval; elements = { 192.0.2.1 . tcp . 90-100 : 10.1.0.1 }; }\n",
+            "\tmap any4 { type inet_proto . inet_service : ipv4_addr . inet_service; \
+             flags interval; elements = { tcp . 8080 : 10.1.0.1 . 80 }; }\n",
             "elements = { tcp . 1-65535 : fd00:1::1 . 80 }; }\n",
             "\t\tdnat ip to ip daddr map @floating4\n",
             "\t\tmeta nfproto ipv4 meta l4proto { tcp, udp } dnat ip to ip daddr . meta l4proto . \
