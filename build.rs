@@ -14,6 +14,8 @@ const ENUMS: &[(&str, &str)] = &[
     ("Port.role", "port_role_name"),
     ("Port.requested_role", "port_role_name"),
     ("Forward.protocol", "protocol_name"),
+    ("BalancedPort.protocol", "protocol_name"),
+    ("HealthCheck.kind", "health_kind_name"),
     ("Network.kind", "network_kind_name"),
     ("Network.gateway", "toggle_name"),
     ("Network.dns_mode", "dns_mode_name"),
@@ -42,6 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .field_attribute(".mvirt.net.UpdateNetworkRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.UpdatePortRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.UpdateForwardRequest.update_mask", "#[serde(skip)]")
+        .field_attribute(".mvirt.net.UpdateLoadBalancerRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.UpdateNicRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.SetNicLimitsRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.SetNicMetadataRequest.update_mask", "#[serde(skip)]");

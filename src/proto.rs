@@ -79,6 +79,7 @@ names! {
     port_state_name: PortState
     port_role_name: PortRole
     protocol_name: Protocol
+    health_kind_name: HealthKind
     network_kind_name: NetworkKind
     dns_mode_name: DnsMode
     unknown_unicast_name: UnknownUnicast

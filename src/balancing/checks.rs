@@ -68,7 +68,8 @@ pub struct Checks {
 struct Running {
     plan: Plan,
     run: u64,
-    is_healthy: bool,
+    /// Why it is thought not to be healthy.
+    complaint: Option<String>,
     task: AbortHandle,
 }
 
@@ -104,13 +105,13 @@ impl Checks {
             let (turns, reporter) = (Arc::clone(&self.turns), self.reporter.clone());
             let checking = check(whose, run, plan.clone(), turns, reporter);
             let task = tokio::spawn(checking).abort_handle();
-            self.running.insert(whose, Running { plan, run, is_healthy: true, task });
+            self.running.insert(whose, Running { plan, run, complaint: None, task });
         }
     }
 
-    /// Whether a backend is thought to be healthy. One that is not checked is.
-    pub fn is_healthy(&self, whose: Whose) -> bool {
-        self.running.get(&whose).is_none_or(|running| running.is_healthy)
+    /// Returns why a backend is thought not to be healthy. One that is not checked is healthy.
+    pub fn complaint(&self, whose: Whose) -> Option<&str> {
+        self.running.get(&whose)?.complaint.as_deref()
     }
 
     /// Returns the next change. Nothing is lost where it is not waited for to the end.
@@ -141,7 +142,7 @@ impl Checks {
         let Some(running) = running.filter(|running| running.run == report.run) else {
             return false;
         };
-        running.is_healthy = report.is_healthy;
+        running.complaint = (!report.is_healthy).then(|| report.why.clone());
         true
     }
 }
@@ -206,17 +207,17 @@ mod tests {
         let whose = (Uuid::from_u128(1), Uuid::from_u128(2));
         let mut checks = Checks::default();
         checks.set(whose.0, vec![(whose.1, plan(at))]);
-        assert!(checks.is_healthy(whose));
+        assert!(checks.complaint(whose).is_none());
         drop(listener);
         let report = checks.next().await;
         assert!(report.whose == whose && !report.is_healthy && report.why.contains("refused"));
-        assert!(!checks.is_healthy(whose));
+        assert!(checks.complaint(whose).is_some());
         // As it was: it goes on, and nothing is forgotten.
         checks.set(whose.0, vec![(whose.1, plan(at))]);
-        assert!(!checks.is_healthy(whose));
+        assert!(checks.complaint(whose).is_some());
         let _listener = TcpListener::bind(at).await.unwrap();
         let report = checks.next().await;
-        assert!(report.is_healthy && report.why.is_empty() && checks.is_healthy(whose));
+        assert!(report.is_healthy && report.why.is_empty() && checks.complaint(whose).is_none());
         assert_eq!(checks.try_next(), None);
     }
 
@@ -236,8 +237,8 @@ mod tests {
         let otherwise = Plan { timeout: Duration::from_secs(6), ..plan(at) };
         checks.set(one, vec![(backend, otherwise)]);
         assert_eq!(checks.next().await.whose, (other, backend));
-        assert!(checks.is_healthy((one, backend)));
+        assert!(checks.complaint((one, backend)).is_none());
         checks.set(other, vec![]);
-        assert!(checks.is_healthy((other, backend)));
+        assert!(checks.complaint((other, backend)).is_none());
     }
 }

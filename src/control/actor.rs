@@ -173,6 +173,10 @@ impl Handle {
                         () = until(control.health.retry()) => control.probe(),
                         () = until(control.retry_ports) => control.open_ports(),
                         () = until(control.egress.retry()) => control.open_outside(),
+                        report = control.balancers.checks.next() => {
+                            control.backends_changed(report);
+                        }
+                        () = until(control.balancers.due) => control.tell_of_backends(),
                         () = until(control.untold.next()) => {
                             control.tell_states(Instant::now());
                         }

@@ -72,7 +72,10 @@ impl Control {
                     self.adopt_port(port.new.clone());
                 }
             }
-            Change::PutNetwork(_) | Change::PutForward(_) | Change::PutFloatingIp(_) => {
+            Change::PutNetwork(_)
+            | Change::PutForward(_)
+            | Change::PutFloatingIp(_)
+            | Change::PutLoadBalancer(_) => {
                 self.prepare_egress(change)?;
             }
             Change::PutLeases(_)
@@ -80,7 +83,8 @@ impl Control {
             | Change::DeleteNic { .. }
             | Change::DeletePort(_)
             | Change::DeleteForward(_)
-            | Change::DeleteFloatingIp(_) => {}
+            | Change::DeleteFloatingIp(_)
+            | Change::DeleteLoadBalancer(_) => {}
         }
         Ok(())
     }
@@ -122,6 +126,7 @@ impl Control {
             Change::PutLeases(_) => {}
             Change::PutForward(forward) => self.apply_forward(*forward),
             Change::PutFloatingIp(floating) => self.apply_floating_ip(*floating),
+            Change::PutLoadBalancer(balancer) => self.apply_balancer(*balancer),
             Change::DeleteNetwork { id, nics, ports, with } => {
                 self.apply_network_deletion(id, (&nics, &ports), &with);
             }
@@ -129,6 +134,7 @@ impl Control {
             Change::DeletePort(id) => self.apply_port_deletion(id),
             Change::DeleteForward(id) => self.forget_forward(id),
             Change::DeleteFloatingIp(id) => self.forget_floating_ip(id),
+            Change::DeleteLoadBalancer(id) => self.forget_balancer(id),
         }
         Ok(())
     }

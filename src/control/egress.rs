@@ -175,7 +175,8 @@ impl Control {
             let owner = format!("network {}, which is public, too", other.model.name);
             return Err(Refusal::taken(field, prefix, owner));
         }
-        match self.nat.owner_within(prefix) {
+        let owner = self.nat.owner_within(prefix);
+        match owner.or_else(|| self.balancers.owner_within(prefix)) {
             Some(owner) => Err(Refusal::taken(field, prefix, owner)),
             None => Ok(()),
         }
@@ -245,6 +246,9 @@ impl Control {
         if !wanted.prefixes.is_empty() {
             wanted.nat = self.wanted_nat(change);
         }
+        wanted.balancers = self.wanted_balancers(change, &self.egress.known.balancers);
+        let balanced = wanted.balancers.values().map(|balanced| balanced.spec().address);
+        wanted.nat.balanced = balanced.collect();
         wanted
     }
 
@@ -253,6 +257,7 @@ impl Control {
         let is_new = match change {
             // Its way in is to be published, though nothing else may change.
             Change::PutNetwork(network) => network.new.is_public,
+            Change::PutLoadBalancer(_) => true,
             // As nearly every vNIC, it has nothing but addresses of its network.
             Change::PutNic(nic) => nic_prefixes(&nic.new).next().is_some(),
             Change::PutForward(_) | Change::PutFloatingIp(_) => true,
@@ -265,7 +270,10 @@ impl Control {
         let wanted = self.wanted(Some(change));
         // What is no longer wanted is so once the change is in force.
         let known = &self.egress.known;
-        if wanted.prefixes.is_subset(&known.prefixes) && wanted.nat == known.nat {
+        let is_known = wanted.prefixes.is_subset(&known.prefixes)
+            && wanted.nat == known.nat
+            && wanted.balancers == known.balancers;
+        if is_known {
             return Ok(());
         }
         let made = self.let_know(&wanted);
@@ -280,8 +288,14 @@ impl Control {
         if self.egress.attached.is_none() {
             self.attach_outside(None)?;
         }
-        let Egress { way: WayOut::Tun(host), known, .. } = &mut self.egress else { return Ok(()) };
+        let Egress { way: WayOut::Tun(host), known, retry, .. } = &mut self.egress else {
+            return Ok(());
+        };
         host.apply(wanted, known).map_err(io::Error::other)?;
+        if host.left() > 0 {
+            // Others are to have their turn between two long changes.
+            *retry = Some(Instant::now());
+        }
         let is_other_mtu = known.mtu != wanted.mtu;
         *known = wanted.clone();
         if is_other_mtu {
@@ -404,6 +418,7 @@ impl Control {
             }
             self.egress.is_unsettled = false;
         }
+        self.settle_checks();
         let outside = self.egress.place.map(|at| compile::outside(at, self.egress.known.mtu));
         self.egress.published = self.public_networks().map(|network| network.key).collect();
         let public = self.public_networks();

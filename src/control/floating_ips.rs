@@ -79,7 +79,9 @@ impl Control {
             return Err(Refusal::Exhausted(text));
         }
         self.check_of_the_world("address", address)?;
-        if let Some(owner) = self.nat.owner_within(IpNet::from(address)) {
+        let host = IpNet::from(address);
+        let owner = self.nat.owner_within(host).or_else(|| self.balancers.owner_within(host));
+        if let Some(owner) = owner {
             return Err(Refusal::taken("address", address, owner));
         }
         self.check_not_own("address", address)

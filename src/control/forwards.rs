@@ -163,6 +163,10 @@ impl Control {
 
     /// Refuses ports that another forward listens to.
     fn check_free(&self, new: &Forward) -> Result<(), Refusal> {
+        if let Some(balancer) = self.balancers.at(new) {
+            let owner = format!("load balancer {}, which serves one of them", balancer.name);
+            return Err(Refusal::taken("listen_ports", &new.listen_ports, owner));
+        }
         let mut others = self.nat.forwards().filter(|other| other.id != new.id);
         match others.find_map(|other| Some((other, new.overlap(other)?))) {
             None => Ok(()),

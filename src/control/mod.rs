@@ -14,6 +14,9 @@ mod accounts;
 mod actor;
 mod addresses;
 pub mod balance;
+mod balanced;
+mod balancer_fields;
+mod balancers;
 mod change;
 mod choices;
 mod clients;
@@ -78,6 +81,7 @@ use crate::{
     store::{Busy, Store, StoreError},
 };
 use balance::Balance;
+use balanced::Balancers;
 use compile::Member;
 use egress::Egress;
 use guest::Guest;
@@ -194,6 +198,8 @@ pub struct Control {
     port_names: BTreeMap<Name, Uuid>,
     /// What of the world is a vNIC's.
     nat: Nat,
+    /// Addresses of the world whose flows are spread.
+    balancers: Balancers,
     /// How public networks reach the world.
     egress: Egress,
     health: Health,
@@ -289,6 +295,7 @@ impl Control {
             ports: HashMap::new(),
             port_names: BTreeMap::new(),
             nat: Nat::default(),
+            balancers: Balancers::default(),
             egress: Egress::default(),
             health: Health::new(contents.damaged),
             by_port: HashMap::new(),
@@ -332,6 +339,9 @@ impl Control {
         }
         for floating_ip in contents.floating_ips {
             control.nat.put_floating_ip(floating_ip);
+        }
+        for balancer in contents.load_balancers {
+            control.balancers.put(None, balancer);
         }
         for nic in contents.orphans {
             control.keep_orphan(nic);

@@ -3,7 +3,7 @@
 use super::{Control, egress::WayOut, refusal::Refusal};
 use crate::{
     host_network::{self, Forwarded},
-    model::{FloatingIp, Forward, Name, Nic},
+    model::{BalancedPort, FloatingIp, Forward, LoadBalancer, Name, Nic},
     store::{Change, Dependants},
 };
 use ipnet::IpNet;
@@ -116,6 +116,7 @@ impl Nat {
         Dependants {
             forwards: forwards.map(|forward| forward.id).collect(),
             floating_ips: floating_ips.map(|floating| floating.id).collect(),
+            load_balancers: Vec::new(),
         }
     }
 
@@ -126,6 +127,20 @@ impl Nat {
         floating.or_else(|| {
             let forward = self.forwards().find(|forward| prefix.contains(&forward.listen))?;
             Some(format!("forward {}, which listens at {}", forward.name, forward.listen))
+        })
+    }
+
+    /// Returns a forward that listens where a balancer does, and the service it would take.
+    pub(super) fn forward_at(&self, balancer: &LoadBalancer) -> Option<(&Forward, BalancedPort)> {
+        let family = balancer.address.is_ipv4();
+        let forwards = self.forwards().filter(|forward| {
+            let listen = forward.listen;
+            listen == balancer.address || listen.is_unspecified() && listen.is_ipv4() == family
+        });
+        forwards.into_iter().find_map(|forward| {
+            let mut ports = balancer.ports.iter();
+            let port = ports.find(|port| forward.listens_to(port.protocol, port.port.get()))?;
+            Some((forward, *port))
         })
     }
 }
@@ -143,6 +158,7 @@ impl Control {
     pub(super) fn forget_dependants(&mut self, with: &Dependants) {
         with.forwards.iter().for_each(|id| self.forget_forward(*id));
         with.floating_ips.iter().for_each(|id| self.forget_floating_ip(*id));
+        with.load_balancers.iter().for_each(|id| self.forget_balancer(*id));
     }
 
     /// Returns the vNIC of that id or name that is to have `address`, or what comes there. Refuses

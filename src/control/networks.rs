@@ -219,7 +219,9 @@ impl Control {
         let nics: Vec<Uuid> = network.members.values().map(|member| member.id).collect();
         let ports: Vec<Uuid> = network.ports.iter().copied().collect();
         if !request.force {
-            let counts = [(nics.len(), "vNICs"), (ports.len(), "ports")];
+            let balancers = self.balancers.of_network(id).len();
+            let counts =
+                [(nics.len(), "vNICs"), (ports.len(), "ports"), (balancers, "load balancers")];
             Refusal::unless_empty("network", &network.model.name, &counts)?;
         }
         let nics_deleted = u32::try_from(nics.len()).unwrap_or(u32::MAX);
@@ -228,7 +230,8 @@ impl Control {
         if request.validate_only {
             return Ok(Decided::unchanged(response));
         }
-        let with = self.nat.of_network(id);
+        let load_balancers = self.balancers.of_network(id);
+        let with = Dependants { load_balancers, ..self.nat.of_network(id) };
         Ok(Decided::new(Change::DeleteNetwork { id, nics, ports, with }, move |_| response))
     }
 

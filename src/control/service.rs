@@ -125,6 +125,7 @@ lists! {
     ListPortsRequest -> ListPortsResponse { ports }
     ListForwardsRequest -> ListForwardsResponse { forwards }
     ListFloatingIpsRequest -> ListFloatingIpsResponse { floating_ips }
+    ListLoadBalancersRequest -> ListLoadBalancersResponse { load_balancers }
 }
 
 /// Returns the id or name of an object. Refuses an empty one.
@@ -402,6 +403,47 @@ impl NetService for Service {
         let mut request = request.into_inner();
         request.id = required("id", request.id)?;
         self.change(move |control| control.delete_floating_ip(&request)).await
+    }
+
+    async fn create_load_balancer(
+        &self,
+        request: Request<proto::CreateLoadBalancerRequest>,
+    ) -> Result<Response<proto::LoadBalancer>, Status> {
+        let request = request.into_inner();
+        self.change(move |control| control.create_load_balancer(&request)).await
+    }
+
+    async fn get_load_balancer(
+        &self,
+        request: Request<proto::GetLoadBalancerRequest>,
+    ) -> Result<Response<proto::LoadBalancer>, Status> {
+        let key = required("id", request.into_inner().id)?;
+        self.call(move |control| control.get_load_balancer(&key)).await.map(Response::new)
+    }
+
+    async fn list_load_balancers(
+        &self,
+        request: Request<proto::ListLoadBalancersRequest>,
+    ) -> Result<Response<proto::ListLoadBalancersResponse>, Status> {
+        self.list(request, Control::list_load_balancers).await
+    }
+
+    async fn update_load_balancer(
+        &self,
+        request: Request<proto::UpdateLoadBalancerRequest>,
+    ) -> Result<Response<proto::LoadBalancer>, Status> {
+        let mut request = request.into_inner();
+        request.id = required("id", request.id)?;
+        self.change(move |control| control.update_load_balancer(&request)).await
+    }
+
+    async fn delete_load_balancer(
+        &self,
+        request: Request<proto::DeleteLoadBalancerRequest>,
+    ) -> Result<Response<proto::DeleteLoadBalancerResponse>, Status> {
+        let mut request = request.into_inner();
+        request.id = required("id", request.id)?;
+        self.change(move |control| control.delete_load_balancer(&request)).await
     }
 
     async fn list_macs(

@@ -10,6 +10,7 @@
 //! What is not ours is left alone: other routes, other tables, switches unless they may be set.
 
 mod announce;
+mod balancers;
 mod flows;
 mod nat;
 mod netlink;
@@ -17,10 +18,12 @@ mod nft;
 mod rules;
 mod sysctls;
 
+pub use balancers::{Balanced, BalancerSpec, Place, WhenEmpty};
 pub use nat::{Forwarded, Nat};
 pub use sysctls::Sysctls;
 
 use crate::dataplane::{Tun, send_frames};
+use balancers::There;
 use flows::Stale;
 use ipnet::IpNet;
 use netlink::{Ethernet, Link, Netlink, Own, Proxy};
@@ -34,7 +37,9 @@ use std::{
     io,
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
+use uuid::Uuid;
 
 /// What the kernel is to know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,6 +50,8 @@ pub struct Wanted {
     pub prefixes: BTreeSet<IpNet>,
     /// What of the world is a guest's.
     pub nat: Nat,
+    /// Load balancers whose backends are behind it.
+    pub balancers: BTreeMap<Uuid, Arc<Balanced>>,
 }
 
 impl Wanted {
@@ -113,13 +120,24 @@ pub struct HostNetwork {
     root: PathBuf,
     /// Those that were told of.
     told: BTreeSet<String>,
+    /// What the kernel has of balancers, where that is known.
+    balancers: Option<There>,
+    /// How many balancers it does not have yet.
+    left: usize,
 }
 
 impl HostNetwork {
     /// Returns the way by a device of this name.
     pub fn new(device: &str, sysctls: Sysctls) -> Self {
         let root = PathBuf::from("/proc/sys");
-        Self { device: device.into(), sysctls, root, told: BTreeSet::new() }
+        Self {
+            device: device.into(),
+            sysctls,
+            root,
+            told: BTreeSet::new(),
+            balancers: None,
+            left: 0,
+        }
     }
 
     /// Returns the device's name.
@@ -150,19 +168,46 @@ impl HostNetwork {
     /// Makes the kernel know what is `wanted`, and nothing else. An error: it knows what it knew
     /// `before`. The device is there.
     pub fn apply(&mut self, wanted: &Wanted, before: &Wanted) -> Result<(), HostNetworkError> {
-        let replaced = self.replace(wanted);
-        if let Ok(announced) = &replaced {
+        let replaced = self.bring_about(wanted, before);
+        // At a start, what is left of an earlier one is better than nothing.
+        let can_return = replaced.is_err() && !before.prefixes.is_empty();
+        if can_return && let Err(error) = self.replace(before).and_then(|_| self.balance(before)) {
+            // What cannot be undone is undone by the next change, or at the next start.
+            tracing::warn!(%error, "the host's routes and rules are not as they were");
+        }
+        replaced
+    }
+
+    /// Returns how many balancers the kernel does not know yet of those that were wanted last: the
+    /// same, applied again, lets it know of more.
+    pub fn left(&self) -> usize {
+        self.left
+    }
+
+    fn bring_about(&mut self, wanted: &Wanted, before: &Wanted) -> Result<(), HostNetworkError> {
+        let rest = |wanted: &Wanted| Wanted { balancers: BTreeMap::new(), ..wanted.clone() };
+        // A backend that fails is nothing that routes and networks have to do with.
+        if rest(wanted) != rest(before) {
+            let announced = self.replace(wanted)?;
             self.end_flows(&before.nat, &wanted.nat);
             let known = before.nat.announced();
             announced.iter().filter(|(it, _)| !known.contains(&it.address)).for_each(announce);
         }
-        // At a start, what is left of an earlier one is better than nothing.
-        let can_return = replaced.is_err() && !before.prefixes.is_empty();
-        if can_return && let Err(error) = self.replace(before) {
-            // What cannot be undone is undone by the next change, or at the next start.
-            tracing::warn!(%error, "the host's routes and rules are not as they were");
+        self.balance(wanted)
+    }
+
+    /// Makes the kernel know of balancers, or of some more of them.
+    fn balance(&mut self, wanted: &Wanted) -> Result<(), HostNetworkError> {
+        let nft = Nft::find().map_err(HostNetworkError::Rules)?;
+        // At a start, that of an earlier process may be there. If not, there is nothing to read.
+        let there =
+            self.balancers.take().or_else(|| nft.balancers().ok().map(|it| There::read(&it)));
+        let change = balancers::change(&wanted.balancers, there.as_ref());
+        if !change.text.is_empty() {
+            nft.change(&change.text).map_err(HostNetworkError::Rules)?;
         }
-        replaced.map(drop)
+        (self.balancers, self.left) = (Some(change.there), change.left);
+        Ok(())
     }
 
     /// Returns which interfaces answer for which addresses now.
@@ -294,7 +339,9 @@ impl HostNetwork {
         }
         replace_proxies(&mut netlink, &BTreeSet::new())?;
         match Nft::find() {
-            Ok(nft) => nft.change(&rules::removal()).map_err(HostNetworkError::Rules),
+            Ok(nft) => nft
+                .change(&(rules::removal() + &balancers::removal()))
+                .map_err(HostNetworkError::Rules),
             // Without the program, it has made no rules.
             Err(_) => Ok(()),
         }

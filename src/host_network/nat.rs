@@ -23,6 +23,8 @@ pub struct Nat {
     pub sources: BTreeMap<IpAddr, IpAddr>,
     /// Ports.
     pub forwards: BTreeSet<Forwarded>,
+    /// Addresses of load balancers, whose rules are in a table of their own.
+    pub balanced: BTreeSet<IpAddr>,
 }
 
 /// Neighbouring ports of an address that are a guest's.
@@ -43,14 +45,15 @@ pub struct Forwarded {
 impl Nat {
     /// Whether nothing is a guest's.
     pub(super) fn is_empty(&self) -> bool {
-        self.floating.is_empty() && self.forwards.is_empty()
+        self.floating.is_empty() && self.forwards.is_empty() && self.balanced.is_empty()
     }
 
     /// Returns the addresses that lead to guests, as if each were the host's own.
     pub(super) fn announced(&self) -> BTreeSet<IpAddr> {
         let forwards = self.forwards.iter().map(|forwarded| forwarded.listen);
         let forwards = forwards.filter(|listen| !listen.is_unspecified());
-        self.floating.keys().copied().chain(forwards).collect()
+        let balanced = self.balanced.iter().copied();
+        self.floating.keys().copied().chain(forwards).chain(balanced).collect()
     }
 }
 
@@ -273,6 +276,7 @@ mod tests {
                 forwarded("::", (1, 65_535), Target::Port(80)),
             ]
             .into(),
+            balanced: [].into(),
         };
         let Lines { table, sources, forward } = lines("mvirt0", &nat);
         for line in [

@@ -40,6 +40,11 @@ impl Nft {
         self.run(&["-j", "list", "chains"], "")
     }
 
+    /// Returns the table of load balancers without the elements of its maps, as JSON.
+    pub(super) fn balancers(&self) -> io::Result<String> {
+        self.run(&super::balancers::LIST, "")
+    }
+
     fn run(&self, arguments: &[&str], input: &str) -> io::Result<String> {
         // Files and no pipes: nobody has to read while it writes.
         let [mut stdin, mut stdout, mut stderr] = [file()?, file()?, file()?];

@@ -185,6 +185,12 @@ impl Forward {
         if meets { self.listen_ports.common(&other.listen_ports) } else { None }
     }
 
+    /// Whether it listens to a port, wherever.
+    pub fn listens_to(&self, protocol: Protocol, port: u16) -> bool {
+        let mut ranges = self.listen_ports.ranges().iter();
+        self.protocol == protocol && ranges.any(|range| range.contains(&port))
+    }
+
     /// Returns where each of its ports goes, in as few spans as that takes.
     pub fn spans(&self) -> Vec<Span> {
         let ranges = || self.listen_ports.ranges().iter().cloned();

@@ -3,6 +3,7 @@
 //! Values are made by `control`, which refuses what the API forbids, or read back from
 //! the store. Fields that came later have a default, so that older files load.
 
+mod balancer;
 mod floating_ip;
 mod forward;
 mod guest_data;
@@ -12,6 +13,7 @@ mod leases;
 mod port;
 mod transport;
 
+pub use balancer::{Backend, BackendTarget, BalancedPort, HealthCheck, HealthKind, LoadBalancer};
 pub use floating_ip::FloatingIp;
 pub use forward::{Forward, MalformedPorts, Ports, Protocol, Span, Target};
 pub use guest_data::{GuestData, Octets};
@@ -33,7 +35,7 @@ use std::{
 };
 use uuid::Uuid;
 
-/// The name of a network, vNIC, port or forward.
+/// The name of a network, vNIC, port, forward or load balancer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);

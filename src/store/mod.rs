@@ -12,7 +12,7 @@ pub use busy::Busy;
 
 use crate::{
     lock::LockError,
-    model::{FloatingIp, Forward, Leases, Network, Nic, Port},
+    model::{FloatingIp, Forward, Leases, LoadBalancer, Network, Nic, Port},
 };
 use std::{io, path::PathBuf};
 use uuid::Uuid;
@@ -34,6 +34,8 @@ pub struct Contents {
     pub forwards: Vec<Forward>,
     /// All floating IPs, likewise.
     pub floating_ips: Vec<FloatingIp>,
+    /// All load balancers, of networks that are there.
+    pub load_balancers: Vec<LoadBalancer>,
     /// How many files could not be understood.
     pub damaged: usize,
 }
@@ -54,12 +56,14 @@ pub struct Dependants {
     pub forwards: Vec<Uuid>,
     /// Their floating IPs.
     pub floating_ips: Vec<Uuid>,
+    /// Load balancers of the network. One of a vNIC outlives it.
+    pub load_balancers: Vec<Uuid>,
 }
 
 impl Dependants {
     /// Whether nothing goes with them.
     pub fn is_empty(&self) -> bool {
-        self.forwards.is_empty() && self.floating_ips.is_empty()
+        self.forwards.is_empty() && self.floating_ips.is_empty() && self.load_balancers.is_empty()
     }
 }
 
@@ -78,6 +82,8 @@ pub enum Change {
     PutForward(Box<Put<Forward>>),
     /// A floating IP is created or changed.
     PutFloatingIp(Box<Put<FloatingIp>>),
+    /// A load balancer is created or changed.
+    PutLoadBalancer(Box<Put<LoadBalancer>>),
     /// A network goes, and its vNICs and ports with it.
     DeleteNetwork {
         /// The network.
@@ -102,6 +108,8 @@ pub enum Change {
     DeleteForward(Uuid),
     /// A floating IP goes.
     DeleteFloatingIp(Uuid),
+    /// A load balancer goes.
+    DeleteLoadBalancer(Uuid),
 }
 
 /// Changes could not be made durable, or the store not be used at all.
@@ -122,7 +130,8 @@ pub enum StoreError {
     Lock(#[from] LockError),
 }
 
-/// Keeps networks, vNICs, ports, forwards, floating IPs, and what hosts have leased.
+/// Keeps networks, vNICs, ports, forwards, floating IPs, load balancers, and what hosts have
+/// leased.
 pub trait Store: Send {
     /// What was stored, at the start. What cannot be understood is set aside with a warning, not an
     /// error.

@@ -1,5 +1,5 @@
-//! What a shell offers for TAB: names of networks, vNICs, ports and forwards, and floating IPs, as
-//! the server knows them at that moment.
+//! What a shell offers for TAB: names of networks, vNICs, ports, forwards and load balancers, and
+//! floating IPs, as the server knows them at that moment.
 
 use super::connect::{Client, Connection};
 use clap_complete::{
@@ -7,8 +7,8 @@ use clap_complete::{
     engine::{ArgValueCompleter, ValueCompleter},
 };
 use mvirt_net::proto::{
-    ListFloatingIpsRequest, ListForwardsRequest, ListNetworksRequest, ListNicsRequest,
-    ListPortsRequest,
+    ListFloatingIpsRequest, ListForwardsRequest, ListLoadBalancersRequest, ListNetworksRequest,
+    ListNicsRequest, ListPortsRequest,
 };
 use std::{ffi::OsStr, time::Duration};
 
@@ -23,6 +23,7 @@ enum Named {
     Ports,
     Forwards,
     FloatingIps,
+    LoadBalancers,
 }
 
 /// Offers the names of networks.
@@ -48,6 +49,11 @@ pub(crate) fn forwards() -> ArgValueCompleter {
 /// Offers the addresses of floating IPs.
 pub(crate) fn floating_ips() -> ArgValueCompleter {
     ArgValueCompleter::new(Named::FloatingIps)
+}
+
+/// Offers the names of load balancers.
+pub(crate) fn load_balancers() -> ArgValueCompleter {
+    ArgValueCompleter::new(Named::LoadBalancers)
 }
 
 impl ValueCompleter for Named {
@@ -94,6 +100,12 @@ impl Named {
                 let request = ListForwardsRequest { page_size, name_prefix, ..Default::default() };
                 let response = client.list_forwards(request).await.ok()?.into_inner();
                 response.forwards.into_iter().map(|forward| forward.name).collect()
+            }
+            Self::LoadBalancers => {
+                let request =
+                    ListLoadBalancersRequest { page_size, name_prefix, ..Default::default() };
+                let response = client.list_load_balancers(request).await.ok()?.into_inner();
+                response.load_balancers.into_iter().map(|balancer| balancer.name).collect()
             }
             Self::FloatingIps => {
                 let request = ListFloatingIpsRequest { page_size, ..Default::default() };

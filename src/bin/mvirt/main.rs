@@ -12,6 +12,7 @@ mod floating_ip;
 mod forward;
 mod impair;
 mod l2;
+mod load_balancer;
 mod mac;
 mod mask;
 mod network;
@@ -84,6 +85,9 @@ enum Command {
     /// Give addresses of the world to vNICs of public networks
     #[command(subcommand)]
     FloatingIp(floating_ip::Command),
+    /// Spread flows that come to an address over vNICs of public networks
+    #[command(subcommand, visible_alias = "lb")]
+    LoadBalancer(load_balancer::Command),
     /// Show the daemon's data-plane threads
     #[command(subcommand)]
     Reactor(reactor::Command),
@@ -197,6 +201,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Egress => egress::run(&mut client, &out).await,
         Command::Forward(command) => forward::run(command, &mut client, &out).await,
         Command::FloatingIp(command) => floating_ip::run(command, &mut client, &out).await,
+        Command::LoadBalancer(command) => load_balancer::run(command, &mut client, &out).await,
         Command::Reactor(command) => reactor::run(command, &mut client, &out).await,
         Command::Version => version(&mut client, &out).await,
         Command::Completions { .. } | Command::Man { .. } | Command::Yard(_) | Command::Plug(_) => {

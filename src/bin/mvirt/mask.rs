@@ -43,7 +43,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 const BOOT: &str = "Booting from the network";
 
 /// What clients note beside an object.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Marks {
     /// A note of your own; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]

@@ -7,7 +7,7 @@
 //! DIR/nics/UUID.json
 //! DIR/nics/UUID.gone            a vNIC that is being deleted with its forwards and floating IPs
 //! DIR/ports/UUID.json, .gone    a port, likewise
-//! DIR/forwards/, floating-ips/  likewise
+//! DIR/forwards/, floating-ips/, load-balancers/  likewise
 //! DIR/leases/UUID.json          what hosts behind ports of the network have leased
 //! DIR/quarantine/               files that could not be understood, as they were
 //! ```
@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     lock::DirLock,
-    model::{FloatingIp, Forward, Leases, Network, Nic, Port},
+    model::{FloatingIp, Forward, Leases, LoadBalancer, Network, Nic, Port},
 };
 use serde::de::DeserializeOwned;
 use std::{
@@ -53,6 +53,7 @@ const PORTS: &str = "ports";
 const LEASES: &str = "leases";
 const FORWARDS: &str = "forwards";
 const FLOATING_IPS: &str = "floating-ips";
+const LOAD_BALANCERS: &str = "load-balancers";
 const QUARANTINE: &str = "quarantine";
 /// Threads that write the files of one commit.
 // The file system syncs files that are synced at the same time in one go. More than these gain
@@ -71,6 +72,7 @@ pub struct JsonStore {
     leases: Folder,
     forwards: Folder,
     floating_ips: Folder,
+    load_balancers: Folder,
     lock: DirLock,
 }
 
@@ -100,6 +102,7 @@ impl JsonStore {
             leases: Folder::new(directory.join(LEASES)),
             forwards: Folder::new(directory.join(FORWARDS)),
             floating_ips: Folder::new(directory.join(FLOATING_IPS)),
+            load_balancers: Folder::new(directory.join(LOAD_BALANCERS)),
             directory: directory.into(),
             lock,
         }
@@ -114,6 +117,7 @@ impl JsonStore {
             Change::PutLeases(leases) => (&self.leases, leases.new.network_id, "tmp"),
             Change::PutForward(forward) => (&self.forwards, forward.new.id, "tmp"),
             Change::PutFloatingIp(floating) => (&self.floating_ips, floating.new.id, "tmp"),
+            Change::PutLoadBalancer(balancer) => (&self.load_balancers, balancer.new.id, "tmp"),
             // One rename stands for the network and all that is in it: they go together or not at
             // all.
             Change::DeleteNetwork { id, .. } => (&self.networks, *id, "deleting"),
@@ -121,6 +125,7 @@ impl JsonStore {
             Change::DeletePort(id) => (&self.ports, *id, "gone"),
             Change::DeleteForward(id) => (&self.forwards, *id, "gone"),
             Change::DeleteFloatingIp(id) => (&self.floating_ips, *id, "gone"),
+            Change::DeleteLoadBalancer(id) => (&self.load_balancers, *id, "gone"),
         };
         let file = folder.file(id);
         // In the same folder: rename(2) works within one file system only.
@@ -150,11 +155,13 @@ impl JsonStore {
             Change::PutLeases(leases) => step.write(&leases.new),
             Change::PutForward(forward) => step.write(&forward.new),
             Change::PutFloatingIp(floating) => step.write(&floating.new),
+            Change::PutLoadBalancer(balancer) => step.write(&balancer.new),
             Change::DeleteNetwork { .. }
             | Change::DeleteNic { .. }
             | Change::DeletePort(_)
             | Change::DeleteForward(_)
-            | Change::DeleteFloatingIp(_) => Ok(()),
+            | Change::DeleteFloatingIp(_)
+            | Change::DeleteLoadBalancer(_) => Ok(()),
         }
     }
 
@@ -192,9 +199,10 @@ impl JsonStore {
         touched.try_for_each(Folder::sync)
     }
 
-    fn folders(&self) -> [&Folder; 6] {
-        let Self { networks, nics, ports, leases, forwards, floating_ips, .. } = self;
-        [networks, nics, ports, leases, forwards, floating_ips]
+    fn folders(&self) -> [&Folder; 7] {
+        let Self { networks, nics, ports, leases, forwards, floating_ips, load_balancers, .. } =
+            self;
+        [networks, nics, ports, leases, forwards, floating_ips, load_balancers]
     }
 
     /// Takes back a commit that failed when `done` of its renames were carried out.
@@ -320,6 +328,7 @@ impl JsonStore {
             self.remove_members(&self.ports, |port: Port| port.network_id == network)?;
             self.remove_members(&self.forwards, |it: Forward| it.network_id == network)?;
             self.remove_members(&self.floating_ips, |it: FloatingIp| it.network_id == network)?;
+            self.remove_members(&self.load_balancers, |it: LoadBalancer| it.network_id == network)?;
             remove(&self.leases.file(network))?;
         }
         self.unmark(marked)
@@ -357,7 +366,8 @@ impl JsonStore {
     fn remove_dependants(&self, with: &Dependants) -> Result<(), StoreError> {
         let forwards = with.forwards.iter().map(|id| self.forwards.file(*id));
         let floating_ips = with.floating_ips.iter().map(|id| self.floating_ips.file(*id));
-        forwards.chain(floating_ips).try_for_each(|file| remove(&file))
+        let load_balancers = with.load_balancers.iter().map(|id| self.load_balancers.file(*id));
+        forwards.chain(floating_ips).chain(load_balancers).try_for_each(|file| remove(&file))
     }
 
     /// Removes the mark of a vNIC's deletion, once what has gone with it is gone for good.
@@ -392,6 +402,7 @@ impl JsonStore {
         self.leases.sync()?;
         self.forwards.sync()?;
         self.floating_ips.sync()?;
+        self.load_balancers.sync()?;
         remove(marked)?;
         self.networks.sync()
     }
@@ -400,7 +411,8 @@ impl JsonStore {
 /// Makes the folders of a store that are missing. A disk that takes none is no error: there is
 /// nothing to serve in them.
 fn make_folders(directory: &Path) {
-    let folders = ["", NETWORKS, NICS, PORTS, LEASES, FORWARDS, FLOATING_IPS, QUARANTINE];
+    let folders =
+        ["", NETWORKS, NICS, PORTS, LEASES, FORWARDS, FLOATING_IPS, LOAD_BALANCERS, QUARANTINE];
     let made = folders.map(|name| {
         let path = directory.join(name);
         if path.is_dir() {
@@ -457,6 +469,9 @@ impl Store for JsonStore {
         let (mut floating_ips, damaged_floating_ips) =
             self.load_all(&self.floating_ips, |floating: &FloatingIp| floating.id)?;
         floating_ips.retain(|floating| !deleted.contains(&floating.network_id));
+        let (mut load_balancers, damaged_load_balancers) =
+            self.load_all(&self.load_balancers, |balancer: &LoadBalancer| balancer.id)?;
+        load_balancers.retain(|balancer| !deleted.contains(&balancer.network_id));
         let damaged = [
             damaged_networks,
             damaged_nics,
@@ -464,9 +479,20 @@ impl Store for JsonStore {
             damaged_leases,
             damaged_forwards,
             damaged_floating_ips,
+            damaged_load_balancers,
         ];
         let damaged = damaged.iter().sum();
-        Ok(Contents { networks, nics, orphans, ports, leases, forwards, floating_ips, damaged })
+        Ok(Contents {
+            networks,
+            nics,
+            orphans,
+            ports,
+            leases,
+            forwards,
+            floating_ips,
+            load_balancers,
+            damaged,
+        })
     }
 
     fn commit(&mut self, changes: &[&Change]) -> Result<(), StoreError> {
@@ -496,15 +522,17 @@ impl Store for JsonStore {
                     removed.and_then(|()| self.unmark(beside))
                 }
                 Change::DeleteNic { with, .. } => self.unmark_nic(beside, with),
-                Change::DeletePort(_) | Change::DeleteForward(_) | Change::DeleteFloatingIp(_) => {
-                    remove(beside)
-                }
+                Change::DeletePort(_)
+                | Change::DeleteForward(_)
+                | Change::DeleteFloatingIp(_)
+                | Change::DeleteLoadBalancer(_) => remove(beside),
                 Change::PutNetwork(_)
                 | Change::PutNic(_)
                 | Change::PutPort(_)
                 | Change::PutLeases(_)
                 | Change::PutForward(_)
-                | Change::PutFloatingIp(_) => Ok(()),
+                | Change::PutFloatingIp(_)
+                | Change::PutLoadBalancer(_) => Ok(()),
             };
             // No refusal: the deletion is in force.
             if let Err(error) = removed {

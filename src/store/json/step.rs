@@ -65,12 +65,14 @@ impl Step<'_> {
             | Change::PutPort(_)
             | Change::PutLeases(_)
             | Change::PutForward(_)
-            | Change::PutFloatingIp(_) => true,
+            | Change::PutFloatingIp(_)
+            | Change::PutLoadBalancer(_) => true,
             Change::DeleteNetwork { .. }
             | Change::DeleteNic { .. }
             | Change::DeletePort(_)
             | Change::DeleteForward(_)
-            | Change::DeleteFloatingIp(_) => false,
+            | Change::DeleteFloatingIp(_)
+            | Change::DeleteLoadBalancer(_) => false,
         }
     }
 
@@ -100,11 +102,13 @@ impl Step<'_> {
             Change::PutLeases(leases) => self.put_back(leases.old.as_ref()),
             Change::PutForward(forward) => self.put_back(forward.old.as_ref()),
             Change::PutFloatingIp(floating) => self.put_back(floating.old.as_ref()),
+            Change::PutLoadBalancer(balancer) => self.put_back(balancer.old.as_ref()),
             Change::DeleteNetwork { .. }
             | Change::DeleteNic { .. }
             | Change::DeletePort(_)
             | Change::DeleteForward(_)
-            | Change::DeleteFloatingIp(_) => {
+            | Change::DeleteFloatingIp(_)
+            | Change::DeleteLoadBalancer(_) => {
                 fs::rename(&self.beside, &self.file).map_err(failed("rename to", &self.file))
             }
         }

@@ -247,6 +247,7 @@ fn forwards_and_floating_ips_go_with_their_vnic_or_its_network() {
             .filter(|it| it.nic_id == of)
             .map(|it| it.id)
             .collect(),
+        load_balancers: Vec::new(),
     };
     store.commit(&[&Change::DeleteNic { id: gone.id, with: dependants(gone.id) }]).unwrap();
     // One that was made durable, and cut short then.
@@ -279,6 +280,49 @@ fn what_leads_to_a_vnic_whose_file_is_damaged_stays() {
     assert_eq!(there, std::slice::from_ref(&new));
     store.commit(&[&Change::DeleteForward(new.id)]).unwrap();
     assert_eq!(store.load().unwrap().forwards, []);
+}
+
+#[test]
+fn load_balancers_go_with_their_network_and_outlive_their_vnics() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = JsonStore::open(directory.path()).unwrap();
+    let (network, other) = (network(), network());
+    let nic = nic(&network);
+    store.put_network(&network);
+    store.put_network(&other);
+    store.put_nic(&nic);
+    let [one, crashed] = [&network, &other].map(|network| load_balancer(network, &nic));
+    for new in [&one, &crashed] {
+        let put = Put { old: None, new: new.clone() };
+        store.commit(&[&Change::PutLoadBalancer(put.into())]).unwrap();
+    }
+    let with = Dependants::default();
+    store.commit(&[&Change::DeleteNic { id: nic.id, with }]).unwrap();
+    // The deletion of a network that was made durable, and cut short then.
+    let path = store.networks.file(other.id);
+    fs::rename(&path, path.with_extension("deleting")).unwrap();
+    assert_eq!(store.load().unwrap().load_balancers, std::slice::from_ref(&one));
+    let changed = LoadBalancer { reject_when_empty: true, ..one.clone() };
+    let put = Put { old: Some(one), new: changed.clone() };
+    store.commit(&[&Change::PutLoadBalancer(put.into())]).unwrap();
+    assert_eq!(store.load().unwrap().load_balancers, std::slice::from_ref(&changed));
+    store.commit(&[&Change::DeleteLoadBalancer(changed.id)]).unwrap();
+    assert_eq!(store.load().unwrap().load_balancers, []);
+}
+
+fn load_balancer(network: &Network, nic: &Nic) -> LoadBalancer {
+    let stored = serde_json::json!({
+        "id": Uuid::new_v4(),
+        "name": "front",
+        "network_id": network.id,
+        "address": "203.0.113.80",
+        "ports": [{ "protocol": "tcp", "port": 80, "target_port": 8080 }],
+        "backends": [{ "nic_id": nic.id, "weight": 1, "drained": false }],
+        "asked": Uuid::new_v4(),
+        "created_at": "2026-01-01T00:00:00Z",
+        "updated_at": "2026-01-01T00:00:00Z",
+    });
+    serde_json::from_value(stored).unwrap()
 }
 
 #[test]

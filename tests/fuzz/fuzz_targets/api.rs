@@ -53,7 +53,9 @@ impl Store for Memory {
                 | Change::PutForward(_)
                 | Change::DeleteForward(_)
                 | Change::PutFloatingIp(_)
-                | Change::DeleteFloatingIp(_) => unreachable!(),
+                | Change::DeleteFloatingIp(_)
+                | Change::PutLoadBalancer(_)
+                | Change::DeleteLoadBalancer(_) => unreachable!(),
             }
         }
         Ok(())

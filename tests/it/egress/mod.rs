@@ -1,5 +1,6 @@
 //! Guests of public networks and the world: through the daemon, the host's kernel and its NAT.
 
+mod balancers;
 mod floating;
 mod forwards;
 mod kernel;
