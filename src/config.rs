@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use std::{
     env,
     ffi::{OsStr, OsString},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -183,10 +183,12 @@ impl From<HugepagesFlag> for Hugepages {
 /// How guests of public networks reach what is outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EgressFlag {
-    /// By the host's routing where the daemon may change that, else not at all
+    /// By the host's routing where the daemon may change that, else as user
     Auto,
     /// By the host's routing, through a TUN device: needs CAP_NET_ADMIN and nft
     Tun,
+    /// By sockets of the host, without privileges: TCP, UDP and ping, through mvirt-egress
+    User,
     /// Not at all: no network can be public
     Off,
 }
@@ -364,6 +366,21 @@ pub struct Config {
     #[arg(long, value_name = "FILE", env = "MVIRT_NET_RESOLV_CONF",
           default_value = DEFAULT_RESOLV_CONF)]
     pub resolv_conf: PathBuf,
+
+    /// What guests may reach by mvirt-egress although nobody may by default: link-local networks of
+    /// the host
+    #[arg(long, value_name = "PREFIX", env = "MVIRT_NET_EGRESS_ALLOW", value_delimiter = ',',
+          value_parser = network)]
+    pub egress_allow: Vec<IpNet>,
+
+    /// What guests may not reach by mvirt-egress, whatever is allowed
+    #[arg(long, value_name = "PREFIX", env = "MVIRT_NET_EGRESS_DENY", value_delimiter = ',',
+          value_parser = network)]
+    pub egress_deny: Vec<IpNet>,
+
+    /// The address that is, for guests, the loopback address of the host, by mvirt-egress
+    #[arg(long, value_name = "ADDRESS", env = "MVIRT_NET_EGRESS_HOST_LOOPBACK")]
+    pub egress_host_loopback: Option<IpAddr>,
 
     /// Remove the device, routes and rules of nftables that are there for public networks, and end
     #[arg(long)]

@@ -3,19 +3,19 @@
 use crate::{
     access::{Access, AccessError},
     api::{self, Api, ListenError, Listener},
-    config::{Config, EgressFlag},
-    control::{Control, Handle, Limits, Reachable, RestoreError, WayOut},
+    config::Config,
+    control::{Control, Handle, Limits, Reachable, RestoreError},
     dataplane::{self, Dataplane, Settings},
     descriptor_store::{self, DescriptorStore},
     file_limit,
     handover::{self, HandOverError, Inherited, NewProcess, Shared},
     heartbeat::{self, Parts, tell_service_manager},
-    host_network::{HostNetwork, Sysctls},
     lock::{DirLock, LockError},
     remains::Remains,
     services,
     signals::Orders,
     store::{StoreError, json::JsonStore},
+    way_out,
 };
 use sd_notify::NotifyState;
 use std::{
@@ -171,7 +171,7 @@ pub async fn run(
         (limits(&config), reachable(&config, &socket_dir)),
         rebalance_above,
     )?;
-    control.lead_out(way_out(&config));
+    control.lead_out(way_out::choose(&config));
     let descriptors = service_managers_store();
     control.keep_in(descriptors.clone());
     // Before sockets are opened: vNICs that are handed over, or were kept, bring their own.
@@ -245,30 +245,6 @@ pub async fn run(
         api::remove(&paths);
     }
     if ended_well { Ok(()) } else { Err(StartError::Control) }
-}
-
-/// Returns how public networks reach the world, and says so.
-fn way_out(config: &Config) -> WayOut {
-    let sysctls = if config.egress_sysctl { Sysctls::Set } else { Sysctls::Told };
-    let tun = || WayOut::Tun(HostNetwork::new(&config.egress_device, sysctls));
-    let possible = HostNetwork::possible();
-    match (config.egress, possible) {
-        (EgressFlag::Auto | EgressFlag::Tun, Ok(())) => {
-            let device = &config.egress_device;
-            tracing::info!(egress = "tun", device, "public networks reach the world by the host");
-            tun()
-        }
-        (EgressFlag::Tun, Err(error)) => {
-            // Networks that are not public are served all the same.
-            tracing::warn!(egress = "tun", %error, "no network can become public");
-            tun()
-        }
-        (EgressFlag::Auto, Err(error)) => {
-            tracing::info!(egress = "off", %error, "no network can be public");
-            WayOut::Off(error.to_string())
-        }
-        (EgressFlag::Off, _) => WayOut::Off("by --egress off".into()),
-    }
 }
 
 /// Returns where descriptors are kept while no process of the daemon has them.

@@ -23,9 +23,9 @@
 //! `dataplane/endpoint/vhost_user.rs` and understood in `dataplane/port/vhost_user/session/`. A
 //! request enters in `api/`, is served by `control/service.rs`, becomes durable in `store/json/`
 //! by way of `control/change.rs`, and is in force once what `control/compile.rs` makes of it is
-//! published. What the host's kernel is told is in `host_network/`. Formats are in `wire/`; nouns
-//! in `model`; what a port is to be made of in `locator`; defaults in `config`; what
-//! `mvirt-egress` is made of, in `egress/`.
+//! published. What the host's kernel is told is in `host_network/`, and how public networks reach
+//! the world is chosen in `way_out`. Formats are in `wire/`; nouns in `model`; what a port is to be
+//! made of in `locator`; defaults in `config`; what `mvirt-egress` is made of, in `egress/`.
 //! `tests/layering.rs` says who may use whom; CONTRIBUTING.md, where what is new belongs.
 
 pub mod access;
@@ -65,4 +65,5 @@ pub mod signals;
 pub mod store;
 pub mod switchyard;
 pub mod token_bucket;
+pub mod way_out;
 pub mod wire;

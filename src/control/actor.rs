@@ -98,6 +98,14 @@ fn heed(first: PortEvent, reports: &mut Reports, control: &mut Control) {
     control.settle();
 }
 
+/// Completes with the next event of those that come from somewhere, or never.
+async fn next<T>(events: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
+    match events {
+        Some(events) => events.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Completes at a time, or never.
 async fn until(time: Option<Instant>) {
     match time {
@@ -161,6 +169,7 @@ impl Handle {
                 looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 let mut leases = tokio::time::interval(hosts::LOOK_INTERVAL);
                 leases.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                let mut outside = control.egress.take_events();
                 let several = control.dataplane.reactors().count() > 1;
                 while !control.is_ending {
                     tokio::select! {
@@ -169,6 +178,10 @@ impl Handle {
                         }
                         Some(event) = reports.recv() => {
                             heed(event, &mut reports, &mut control);
+                        }
+                        Some(event) = next(&mut outside) => {
+                            control.outside_said(event);
+                            control.settle();
                         }
                         () = until(control.health.retry()) => control.probe(),
                         () = until(control.retry_ports) => control.open_ports(),

@@ -10,7 +10,7 @@ use crate::{
             switched::Switched,
             tables::{
                 self, BridgePort, Foreign, GATEWAY_IPV4, GATEWAY_IPV6, METADATA, Membership,
-                NetworkKey, NextHop, OutsidePort, Role, Routed, Services, Vnic,
+                NetworkKey, NextHop, OutsidePort, Receivers, Role, Routed, Services, Vnic,
             },
         },
     },
@@ -188,17 +188,17 @@ fn names(network: &Network, gateway: Ipv4Addr, members: &[tables::Member]) -> Na
 
 /// Returns the member that a network has which is nothing but the way outside, for packets of so
 /// many octets.
-pub fn outside(place: Placement, mtu: u16) -> tables::Member {
-    let outside = OutsidePort { port: place.port, mtu };
-    tables::Member { reactor: place.reactor, role: Role::Outside(outside) }
+pub fn outside(place: Placement, mtu: u16, receivers: Receivers) -> tables::Member {
+    let outside = OutsidePort { port: place.port, mtu, receivers };
+    tables::Member { reactor: place.reactor, role: Role::Outside(Arc::new(outside)) }
 }
 
-/// Returns the whole truth of the network that is nothing but the way outside, from where these
-/// public ones are reached, each with its members; an empty one where there is no way. `seed` must
-/// be secret and random.
+/// Returns the whole truth of the network that is nothing but the way outside, for packets of so
+/// many octets, from where these public ones are reached, each with its members; an empty one where
+/// there is no way. `seed` must be secret and random.
 pub fn way_in<'a, M: Iterator<Item = &'a Member>>(
     key: NetworkKey,
-    outside: Option<tables::Member>,
+    outside: Option<(Placement, u16, Receiving)>,
     networks: impl Iterator<Item = (&'a Network, M)>,
     seed: u64,
 ) -> forward::Network {
@@ -209,9 +209,24 @@ pub fn way_in<'a, M: Iterator<Item = &'a Member>>(
         let own = (network.ipv4_subnet, network.ipv6_prefix);
         (own, members.map(|member| &member.entry))
     });
-    let fib = forward::outside::way_in(networks, seed);
+    let (fib, receivers) = match outside {
+        Some((.., Receiving::ByTag)) => {
+            forward::outside::way_in_by_tag(networks.flat_map(|(_, members)| members), seed)
+        }
+        _ => (forward::outside::way_in(networks, seed), Receivers::ByAddress),
+    };
+    let member = outside.map(|(place, mtu, _)| self::outside(place, mtu, receivers));
     let domain = Domain::Routed(Routed { ipv6_prefix, ..Routed::new(fib) });
-    forward::Network { key, members: Vec::from_iter(outside), domain }
+    forward::Network { key, members: Vec::from_iter(member), domain }
+}
+
+/// How it is found whom what comes from outside is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receiving {
+    /// By its destination: no two networks have the same.
+    ByAddress,
+    /// By the vNIC's tag.
+    ByTag,
 }
 
 /// A vNIC of `network` at its place.

@@ -124,7 +124,7 @@ impl Control {
             let guest = nic.guest.seen().encode_to_vec();
             Some(QuiescedPort { whose: Whose::Nic { id: *id, guest }, exporter })
         });
-        let outside = self.egress.attached().map(|attached| {
+        let outside = self.egress.exportable().map(|attached| {
             let (whose, exporter) = (Whose::Outside, attached.exporter());
             QuiescedPort { whose, exporter }
         });

@@ -56,7 +56,7 @@ mod watch;
 pub use accounts::Accounts;
 pub use actor::{ControlThread, Gone, Handle};
 pub use change::Decided;
-pub use egress::WayOut;
+pub use egress::{UserEgress, WayOut};
 pub use handover::{Afterwards, Quiesced, QuiescedPort, Whose};
 pub use locators::{Reachable, listens, spec as port_spec};
 pub use long_lists::{LongList, LongLists};

@@ -189,8 +189,10 @@ impl Control {
             ));
         }
         match self.egress_way() {
-            WayOut::Off(why) => Some(format!("egress is off: start with --egress tun ({why})")),
-            WayOut::Tun(_) => None,
+            WayOut::Off(why) => {
+                Some(format!("egress is off: start with --egress tun or user ({why})"))
+            }
+            WayOut::Tun(_) | WayOut::User(_) => None,
         }
     }
 

@@ -515,7 +515,9 @@ impl Control {
             return Ok(self.port_stats(id));
         }
         let id = self.find_nic(key)?;
-        Ok(stats(id, self.nics[&id].attached.as_ref().map(Attached::counters)))
+        let nic = &self.nics[&id];
+        let stats = stats(id, nic.attached.as_ref().map(Attached::counters));
+        Ok(proto::NicStats { outside: self.flows_outside(nic.place.port), ..stats })
     }
 }
 

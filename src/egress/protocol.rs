@@ -346,6 +346,26 @@ pub enum Dropped {
     GuestFull,
 }
 
+impl Dropped {
+    /// Returns its name, as in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UnknownTag => "unknown_tag",
+            Self::SpoofedSource => "spoofed_source",
+            Self::Malformed => "malformed",
+            Self::UnknownProtocol => "unknown_protocol",
+            Self::EgressDenied => "egress_denied",
+            Self::EgressLimit => "egress_limit",
+            Self::Unreachable => "unreachable",
+            Self::StrayTcp => "stray_tcp",
+            Self::Fragment => "fragment",
+            Self::EchoNotAllowed => "echo_not_allowed",
+            Self::HostFull => "host_full",
+            Self::GuestFull => "guest_full",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

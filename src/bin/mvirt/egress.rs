@@ -8,6 +8,7 @@ pub(crate) async fn run(client: &mut Client, out: &Output) -> Result<(), Failure
     let mut rows = vec![("egress", text(&egress).into())];
     let stats = egress.stats.clone().unwrap_or_default();
     rows.extend(show::carried(("from outside", "to the outside"), &stats));
+    rows.extend(egress.flows.iter().flat_map(show::flows));
     out.object(&egress, "egress", &rows)
 }
 
@@ -28,5 +29,6 @@ fn text(egress: &Egress) -> String {
     match egress.mode() {
         EgressMode::Unspecified | EgressMode::Off => format!("off: {}", egress.reason),
         EgressMode::Tun => format!("tun ({})", egress.device),
+        EgressMode::User => format!("user ({})", egress.reason),
     }
 }

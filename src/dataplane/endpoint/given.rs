@@ -12,6 +12,8 @@ pub enum Spec {
     Null,
     /// The TUN device of a name, which is made where it is not there and outlives this process.
     Tun(String),
+    /// The socket of packets of `mvirt-egress`, until that ends.
+    Egress(OwnedFd),
     /// A connected socket, until its other end is closed.
     Socket(OwnedFd, Framing),
 }
@@ -27,6 +29,7 @@ impl Spec {
                 tun.set_lasting(Lasts::Yes)?;
                 Ok(Box::new(DescriptorPort::new(tun)?))
             }
+            Self::Egress(socket) => Ok(Box::new(DescriptorPort::new(Tun::tagged(socket))?)),
             Self::Socket(socket, framing) => {
                 let given = exported.and_then(|exported| exported.fds.into_iter().next());
                 framing.port(given.unwrap_or(socket))

@@ -12,7 +12,7 @@ pub enum Asker<'a> {
     /// A host behind a port.
     Host(Host),
     /// Somebody outside all networks, behind a port without Ethernet.
-    Outside(OutsidePort),
+    Outside(&'a OutsidePort),
 }
 
 /// A host behind a port of a switched network.
@@ -60,7 +60,7 @@ impl Member {
             // The guest is a bridge.
             Role::Guest(vnic) => Asker::Host(Host { mac, mtu: vnic.mtu }),
             Role::Bridge(bridge) => Asker::Host(Host { mac, mtu: bridge.mtu }),
-            Role::Outside(outside) => Asker::Outside(*outside),
+            Role::Outside(outside) => Asker::Outside(outside),
         }
     }
 }

@@ -2,24 +2,33 @@
 //! the vNIC that has its destination, in whichever network that is.
 //!
 //! ```text
-//! guest ── its network's FIB: a vNIC │ nobody │ nowhere │ 0.0.0.0/0, ::/0 ──▶ outside
+//! guest ── its network's FIB: a vNIC │ nobody │ nowhere │ 0.0.0.0/0, ::/0 ──▶ signed ──▶ outside
 //! outside ── from inside? spoofed ── FIB of all public networks: a vNIC │ nobody
+//!         └─ signed: the vNIC of that tag, if its destination is the vNIC's
 //! ```
 //! Takes a table with what vNICs of public networks have, and their networks' addresses that nobody
 //! has; returns a next hop, or another verdict. From outside nobody sends from what is inside.
 
 use super::{
     Decisions, Fib, FibBuilder, guard, rewrite, routed,
-    tables::{Member, NextHop, OutsidePort, Routed},
+    tables::{Member, NextHop, OutsidePort, PortId, Receivers, Role, Routed, Tag, Vnic},
     withheld::Withheld,
 };
-use crate::dataplane::frame::{
-    Burst, Frame, MAX_FRAME_LEN,
-    classify::{Headers, Ipv4, Ipv6, Packet, classify},
-    verdict::{DropReason, NextHopId, Verdict},
+use crate::{
+    dataplane::frame::{
+        Burst, Frame, MAX_FRAME_LEN,
+        classify::{Headers, Ipv4, Ipv6, Packet, classify},
+        verdict::{DropReason, NextHopId, Verdict},
+    },
+    wire::ethernet,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+use zerocopy::FromBytes as _;
 
 /// Prefixes of which no packet leaves its link or its host, or is to anybody (RFC 6890, RFC 1112
 /// §4).
@@ -122,6 +131,29 @@ pub fn way_in<'a, M: IntoIterator<Item = &'a Member>>(
     fib.build(seed)
 }
 
+/// As [`way_in`], to the vNICs among these members, whatever their addresses.
+pub fn way_in_by_tag<'a>(
+    members: impl IntoIterator<Item = &'a Member>,
+    seed: u64,
+) -> (Fib, Receivers) {
+    let mut fib = FibBuilder::default();
+    lead_nowhere(&mut fib);
+    let tagged = members.into_iter().filter_map(|member| {
+        let Role::Guest(vnic) = &member.role else { return None };
+        let next_hop = fib.next_hop(member.next_hop());
+        Some((Tag::of(vnic.port)?, (next_hop, Arc::clone(vnic))))
+    });
+    let receivers = Receivers::ByTag(HashMap::from_iter(tagged));
+    (fib.build(seed), receivers)
+}
+
+/// Says in a frame that leaves all networks whose it is.
+pub fn sign(head: &mut [u8], from: PortId) {
+    if let (Ok((header, _)), Some(tag)) = (ethernet::Header::mut_from_prefix(head), Tag::of(from)) {
+        header.source = tag.mac();
+    }
+}
+
 /// What deciding needs beside tables, made once.
 #[derive(Debug)]
 pub(super) struct Decider {
@@ -199,11 +231,36 @@ fn route(
     let checked = check(table, headers);
     withheld.check(outside.port, headers, checked)?;
     frame.truncate(headers.frame_len());
+    if let Receivers::ByTag(receivers) = &outside.receivers {
+        let found = Tag::from_mac(headers.source).and_then(|tag| receivers.get(&tag));
+        let owner = found.filter(|(_, vnic)| owns(vnic, headers));
+        let (next_hop, _) = owner.ok_or(DropReason::NoRoute)?;
+        // Who makes such packets is told nothing of them: it is no router.
+        return routed::pass(&table.fib, *next_hop, headers).map_err(|verdict| match verdict {
+            Verdict::Reject(reason, _) => reason.into(),
+            verdict => verdict,
+        });
+    }
     match &headers.packet {
         // The port makes no such frame.
         Packet::Arp(_) => Err(DropReason::UnknownEtherType.into()),
         Packet::Ipv4(packet) => routed::route_ipv4(table, packet),
         Packet::Ipv6(packet) => routed::route_ipv6(table, packet),
+    }
+}
+
+/// Whether a packet is for an address of a vNIC, whose prefixes may cover groups.
+fn owns(vnic: &Vnic, headers: &Headers) -> bool {
+    match &headers.packet {
+        Packet::Arp(_) => false,
+        Packet::Ipv4(packet) => {
+            let to = packet.destination;
+            vnic.owns_ipv4(to) && !to.is_multicast()
+        }
+        Packet::Ipv6(packet) => {
+            let to = packet.destination;
+            vnic.owns_ipv6(to) && !to.is_multicast()
+        }
     }
 }
 
@@ -264,7 +321,11 @@ mod tests {
         Member { reactor: 0, role: Role::Guest(Arc::new(vnic)) }
     }
 
-    const OUTSIDE: OutsidePort = OutsidePort { port: PortId { slot: 9, generation: 1 }, mtu: 9000 };
+    const OUTSIDE: OutsidePort = OutsidePort {
+        port: PortId { slot: 9, generation: 1 },
+        mtu: 9000,
+        receivers: Receivers::ByAddress,
+    };
 
     /// A UDP packet in a frame as a port without Ethernet makes it.
     fn frame(from: &str, to: &str, hop_limit: u8) -> Frame {
@@ -337,6 +398,41 @@ mod tests {
             assert_eq!(way(from, "fd00:1::1", 64), spoofed, "{from}");
         }
         assert_eq!(way("192.0.2.1", "224.0.0.1", 64), Err(DropReason::Multicast.into()));
+    }
+
+    /// As [`way`], of a packet with that vNIC's tag.
+    fn way_by_tag(slot: u16, to: &str, hop_limit: u8) -> Result<PortId, Verdict> {
+        let (fib, receivers) = way_in_by_tag([&member()], 7);
+        let table = Routed::new(fib);
+        let mut frame = frame("192.0.2.1", to, hop_limit);
+        frame.head_mut()[6..12].copy_from_slice(&Tag(slot).mac().0);
+        let outside = OutsidePort { receivers, ..OUTSIDE };
+        let decided = by_head((&table, &outside), &mut frame, &mut Withheld::default());
+        decided.map(|id| table.fib.next_hop(id).port)
+    }
+
+    #[test]
+    fn who_is_named_gets_what_is_for_it_and_nothing_else() {
+        let vnic = PortId { slot: 1, generation: 1 };
+        assert_eq!(way_by_tag(1, "10.1.0.1", 64), Ok(vnic));
+        assert_eq!(way_by_tag(1, "128.0.0.9", 64), Ok(vnic), "behind it");
+        // Told to nobody: who makes these packets is no router.
+        let nobody = Err(DropReason::NoRoute.into());
+        assert_eq!(way_by_tag(1, "10.1.0.2", 64), nobody, "of whoever had the tag before");
+        assert_eq!(way_by_tag(2, "10.1.0.1", 64), nobody);
+        assert_eq!(way_by_tag(1, "10.1.0.1", 1), Err(DropReason::HopLimit.into()));
+        assert_eq!(way_by_tag(1, "224.0.0.1", 64), nobody);
+    }
+
+    #[test]
+    fn a_frame_that_leaves_says_whose_it_is() {
+        let mut frame = frame("10.1.0.1", "192.0.2.1", 64);
+        sign(frame.head_mut(), PortId { slot: 0x1234, generation: 7 });
+        let source = MacAddr([2, 0, 0, 1, 0x12, 0x34]);
+        assert_eq!(frame.head()[6..12], source.0);
+        assert_eq!(Tag::from_mac(source), Some(Tag(0x1234)));
+        let others = [OUTSIDE_MAC, crate::dataplane::forward::tables::GATEWAY_MAC];
+        assert_eq!(others.map(Tag::from_mac), [None, None]);
     }
 
     #[test]

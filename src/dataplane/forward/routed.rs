@@ -240,8 +240,26 @@ pub fn route_ipv4(table: &Routed, packet: &Ipv4) -> Result<NextHopId, Verdict> {
     let next_hop = table.fib.lookup_ipv4(destination).ok_or_else(|| {
         unreachable(table.ipv4_subnet.is_some_and(|subnet| subnet.contains(&destination)))
     })?;
+    pass_ipv4(&table.fib, next_hop, packet)
+}
+
+/// Whether a packet may go to its next hop, which is known.
+pub(super) fn pass(
+    fib: &Fib,
+    next_hop: NextHopId,
+    headers: &Headers,
+) -> Result<NextHopId, Verdict> {
+    match &headers.packet {
+        Packet::Arp(_) => Err(DropReason::UnknownEtherType.into()),
+        Packet::Ipv4(packet) => pass_ipv4(fib, next_hop, packet),
+        Packet::Ipv6(packet) => check(fib, next_hop, packet.largest, packet.hop_limit),
+    }
+}
+
+#[inline(always)]
+fn pass_ipv4(fib: &Fib, next_hop: NextHopId, packet: &Ipv4) -> Result<NextHopId, Verdict> {
     // The largest packet that it becomes: a frame to be segmented may well be longer than the MTU.
-    let checked = check(&table.fib, next_hop, packet.largest, packet.ttl);
+    let checked = check(fib, next_hop, packet.largest, packet.ttl);
     if packet.may_be_cut && matches!(checked, Err(Verdict::Reject(DropReason::ExceedsMtu, _))) {
         // RFC 1812 §5.2.6.
         return Err(Verdict::Fragment(next_hop));

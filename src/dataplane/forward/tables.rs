@@ -5,11 +5,13 @@
 use super::{Fib, Leases, Names};
 use crate::{
     addr::MacAddr,
+    dataplane::frame::verdict::NextHopId,
     model::{Boot, GuestSettings, Impairments, PortRole, PortSecurity, RateLimit},
     wire::{dns, vlan::VlanId},
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::{
+    collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
@@ -21,6 +23,32 @@ pub const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x01]);
 /// Stands for whoever is outside all networks, where there is no Ethernet.
 // The next one: locally administered, and no guest's (`control/assign`): nobody sends from it.
 pub const OUTSIDE_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x02]);
+/// Names a vNIC outside of all networks, where several may have the same addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag(pub u16);
+
+impl Tag {
+    /// Returns that of the vNIC at a port; none where there are too many.
+    pub fn of(port: PortId) -> Option<Self> {
+        u16::try_from(port.slot).ok().map(Self)
+    }
+
+    /// Returns it as the source of a frame that leaves all networks, or comes from outside.
+    // Locally administered, and beside those above.
+    pub fn mac(self) -> MacAddr {
+        let [high, low] = self.0.to_be_bytes();
+        MacAddr([0x02, 0, 0, 0x01, high, low])
+    }
+
+    /// Returns which one is the source of a frame.
+    pub fn from_mac(mac: MacAddr) -> Option<Self> {
+        match mac.0 {
+            [0x02, 0, 0, 0x01, high, low] => Some(Self(u16::from_be_bytes([high, low]))),
+            _ => None,
+        }
+    }
+}
+
 /// The gateway's IPv4 address on every vNIC.
 // Link-local, and one of the first 256, which are reserved: no host chooses it for itself (RFC 3927
 // §2.1).
@@ -119,16 +147,27 @@ pub enum Role {
     Bridge(Arc<BridgePort>),
     /// All the world, behind a port without Ethernet: the one member of a network of its own, which
     /// routes to vNICs of others.
-    Outside(OutsidePort),
+    Outside(Arc<OutsidePort>),
 }
 
 /// What the data plane knows of the port to the world.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct OutsidePort {
     /// The port.
     pub port: PortId,
     /// Octets of an IP packet.
     pub mtu: u16,
+    /// Whom what comes from there is for.
+    pub receivers: Receivers,
+}
+
+/// Whom what comes from outside is for.
+#[derive(Debug, Clone)]
+pub enum Receivers {
+    /// Who has its destination: no two networks have the same.
+    ByAddress,
+    /// Whose tag is its source, with its next hop among the table's: each frame says it.
+    ByTag(HashMap<Tag, (NextHopId, Arc<Vnic>)>),
 }
 
 /// Whether a port has one host behind it.

@@ -5,7 +5,7 @@ use super::rig::{
 };
 use crate::{
     command::{mvirt, stdout},
-    daemon::Daemon,
+    daemon::{Daemon, wait_until},
     namespace::run,
 };
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
@@ -184,7 +184,7 @@ fn an_nft_that_hangs_is_not_waited_for_without_end() {
 }
 
 #[test]
-fn without_the_right_to_it_networks_are_private_and_the_reason_is_said() {
+fn without_the_right_to_it_sockets_are_the_way_and_the_reason_is_said() {
     on_a_host(|_| {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("mvirt-net");
@@ -194,13 +194,13 @@ fn without_the_right_to_it_networks_are_private_and_the_reason_is_said() {
         );
         executable(&program, &text);
         let mut daemon = Daemon::start_binary(&program, &["--reactors", "1"]);
-        let refused = try_public(&mut daemon, "web", WEB).unwrap_err();
-        assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
-        let why = "egress is off: start with --egress tun (the daemon has no CAP_NET_ADMIN)";
-        assert_eq!(refused.message(), why);
+        let why = "no tun: the daemon has no CAP_NET_ADMIN";
+        wait_until("the log says so", || daemon.log().contains(why));
+        try_public(&mut daemon, "web", WEB).unwrap();
         let shown = stdout(&mvirt(&daemon, &["egress"]));
-        assert!(shown.contains("off: the daemon has no CAP_NET_ADMIN"), "{shown}");
-        daemon.network("prod");
+        assert!(shown.contains(&format!("user ({why})")), "{shown}");
+        let shown = stdout(&mvirt(&daemon, &["network", "get", "web"]));
+        assert!(shown.contains(&format!("yes, by user ({why})")), "{shown}");
         assert!(is_untouched());
     });
 }

@@ -6,4 +6,5 @@ mod forwards;
 mod kernel;
 mod lives;
 mod rig;
+mod user;
 mod world;

@@ -6,7 +6,7 @@ use crate::{
     rate,
     units::{ago, counted, local, octets},
 };
-use mvirt_net::proto::{Addressing, Nic, NicStats, PortSecurity, Transport};
+use mvirt_net::proto::{Addressing, EgressFlows, Nic, NicStats, PortSecurity, Transport};
 
 /// Prints a vNIC.
 pub(super) fn nic(nic: &Nic, out: &Output) -> Result<(), Failure> {
@@ -88,7 +88,20 @@ pub(crate) fn stats(
     stats: &NicStats,
     out: &Output,
 ) -> Result<(), Failure> {
-    out.object(stats, name, &carried(ways, stats))
+    let mut rows = carried(ways, stats);
+    rows.extend(stats.outside.iter().flat_map(flows));
+    out.object(stats, name, &rows)
+}
+
+/// Returns what is open outside, by sockets of the host.
+pub(crate) fn flows(flows: &EgressFlows) -> Vec<(&'static str, Cell)> {
+    let EgressFlows { connections, udp_ports, pings, drops } = flows;
+    let open = format!("{connections} TCP connections, {udp_ports} UDP ports, {pings} pings");
+    let dropped = drops.iter().map(|drop| {
+        let text = format!("{}: {}", counted(drop.frames, "packet"), drop.reason);
+        ("  dropped", Cell::from(text))
+    });
+    [("outside", open.into())].into_iter().chain(dropped).collect()
 }
 
 /// Returns what was carried from and to somewhere, by these names.

@@ -8,7 +8,7 @@ use super::{Context, Due, Pipeline};
 use crate::{
     dataplane::{
         forward::{
-            Decider, Network, rewrite,
+            Decider, Network, outside, rewrite,
             tables::{Member, NetworkKey, NextHop, PortId},
         },
         frame::{
@@ -178,6 +178,9 @@ impl Pipeline {
         context.blame(context.ingress);
         // Before the cut: all fragments have one header, whose hop limit is taken down once.
         rewrite::rewrite(whole, &next_hop);
+        if next_hop.is_outside() {
+            outside::sign(whole, context.ingress);
+        }
         let offload = self.burst.frame(at).offload;
         let Some(fragments) = fragment::cut(whole, offload, next_hop.mtu, &mut self.answer) else {
             // More pieces than one frame may become: told as if DF were set (decision 0006).
@@ -208,6 +211,9 @@ impl Pipeline {
             return FrameSet::EMPTY;
         };
         let next_hop = &next_hop;
+        if next_hop.is_outside() {
+            self.sign(group, context.ingress);
+        }
         // Straight copies read the sender's memory and write the receiver's at once: who of both
         // made the reactor wait could not be told.
         if context.links.watches() {
@@ -232,6 +238,13 @@ impl Pipeline {
             sent = until;
         }
         group
+    }
+
+    /// Says in frames that leave all networks whose they are.
+    #[cold]
+    fn sign(&mut self, group: FrameSet, from: PortId) {
+        let (frames, _) = self.burst.frames_mut();
+        group.iter().for_each(|at| outside::sign(frames[at].head_mut(), from));
     }
 
     /// As [`Pipeline::forward`], frame by frame and by way of private memory: who makes the reactor

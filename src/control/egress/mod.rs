@@ -4,21 +4,32 @@
 //! decide: is there a way out? does another have these addresses?
 //!   ─ prepare: device, routes, rules ─ commit ─ apply ─ settle: tables of all that are public
 //! ```
+//! By `mvirt-egress` it is that which is to know vNICs, once their networks are settled ([`user`]).
 //! The kernel knows of a network before that is stored, and a change that is not stored is taken
 //! back from it when the network is settled. So is what is no longer wanted.
 
-use super::{Control, NetworkState, Owner, compile, nics, refusal::Refusal};
+mod user;
+
+pub use user::UserEgress;
+
+use super::{
+    Control, NetworkState, Owner,
+    compile::{self, Receiving},
+    nics,
+    refusal::Refusal,
+};
 use crate::{
     dataplane::{
         Attached, Exported, NewPort, Placement, PortSpec,
         forward::{
             self,
             outside::{is_reached_from_outside, is_routable},
-            tables::{NetworkKey, NextHop},
+            tables::{NetworkKey, NextHop, PortId, Receivers},
         },
         given,
     },
     descriptor_store::Slot,
+    egress_process::Event,
     host_network::{HostNetwork, Wanted},
     log_limit::{LogLimit, Said},
     model::{HasGateway, Name, Network, Nic},
@@ -32,8 +43,11 @@ use std::{
     net::IpAddr,
     time::{Duration, Instant},
 };
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
+/// What the process of the way out may have said and nobody has heard yet.
+const EVENTS: usize = 16;
 /// How long until the way out is looked for again where there is none.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -44,6 +58,27 @@ pub enum WayOut {
     Off(String),
     /// Through the kernel, by a TUN device.
     Tun(HostNetwork),
+    /// By sockets of the host, which a process of its own has.
+    User(Box<UserEgress>),
+}
+
+impl WayOut {
+    /// Returns the name of its port.
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::Off(_) => None,
+            Self::Tun(host) => Some(host.device()),
+            Self::User(_) => Some("mvirt-egress"),
+        }
+    }
+
+    /// Returns how it is found whom what comes from there is for.
+    fn receiving(&self) -> Receiving {
+        match self {
+            Self::Off(_) | Self::Tun(_) => Receiving::ByAddress,
+            Self::User(_) => Receiving::ByTag,
+        }
+    }
 }
 
 /// The way out, as it is.
@@ -64,10 +99,14 @@ pub(super) struct Egress {
     /// When to look for the way out again.
     retry: Option<Instant>,
     log: LogLimit,
+    /// Where a process of its own says what it has to say, until somebody listens.
+    events: mpsc::Sender<(u64, Event)>,
+    unheard: Option<mpsc::Receiver<(u64, Event)>>,
 }
 
 impl Default for Egress {
     fn default() -> Self {
+        let (events, unheard) = mpsc::channel(EVENTS);
         Self {
             way: WayOut::Off("this program has none".into()),
             // Networks have theirs from 1 on.
@@ -79,6 +118,8 @@ impl Default for Egress {
             is_unsettled: false,
             retry: None,
             log: LogLimit::default(),
+            events,
+            unheard: Some(unheard),
         }
     }
 }
@@ -86,7 +127,8 @@ impl Default for Egress {
 impl Egress {
     /// Returns the next hop of packets that leave a public network.
     fn next_hop(&self) -> Option<NextHop> {
-        Some(compile::outside(self.place?, self.known.mtu).next_hop())
+        let nobody = Receivers::ByAddress;
+        Some(compile::outside(self.place?, self.known.mtu, nobody).next_hop())
     }
 
     /// Returns its port.
@@ -97,6 +139,26 @@ impl Egress {
     /// Returns its port, which is to be closed.
     pub(super) fn take_attached(&mut self) -> Option<Attached> {
         self.attached.take()
+    }
+
+    /// Returns what it says of itself, once.
+    pub(super) fn take_events(&mut self) -> Option<mpsc::Receiver<(u64, Event)>> {
+        self.unheard.take()
+    }
+
+    /// Returns its port, where another process can go on with it: connections of `mvirt-egress` end
+    /// with it.
+    pub(super) fn exportable(&self) -> Option<&Attached> {
+        self.attached.as_ref().filter(|_| matches!(self.way, WayOut::Tun(_)))
+    }
+
+    /// Has it looked for again.
+    fn look_again(&mut self) {
+        let pause = match &mut self.way {
+            WayOut::User(user) => user.pause(),
+            WayOut::Off(_) | WayOut::Tun(_) => RETRY,
+        };
+        self.retry = Some(Instant::now() + pause);
     }
 
     /// Returns when to look for it again.
@@ -131,7 +193,7 @@ impl Control {
             return Ok(());
         }
         if let WayOut::Off(why) = &self.egress.way {
-            let text = format!("egress is off: start with --egress tun ({why})");
+            let text = format!("egress is off: start with --egress tun or user ({why})");
             return Err(Refusal::Unready(text));
         }
         if network.has_gateway() == HasGateway::No {
@@ -169,6 +231,10 @@ impl Control {
         if !is_routable(prefix) {
             let expected = "no packet is routed to that, into a public network or out of it";
             return Err(Refusal::invalid(field, prefix, expected));
+        }
+        // Outside, vNICs are told apart by more than their addresses.
+        if self.egress.way.receiving() == Receiving::ByTag {
+            return Ok(());
         }
         let others = self.public_networks().filter(|other| other.model.id != id);
         if let Some(other) = others.into_iter().find(|other| has_some_of(other, prefix)) {
@@ -288,13 +354,13 @@ impl Control {
         if self.egress.attached.is_none() {
             self.attach_outside(None)?;
         }
-        let Egress { way: WayOut::Tun(host), known, retry, .. } = &mut self.egress else {
-            return Ok(());
-        };
-        host.apply(wanted, known).map_err(io::Error::other)?;
-        if host.left() > 0 {
-            // Others are to have their turn between two long changes.
-            *retry = Some(Instant::now());
+        let Egress { way, known, retry, .. } = &mut self.egress;
+        if let WayOut::Tun(host) = way {
+            host.apply(wanted, known).map_err(io::Error::other)?;
+            if host.left() > 0 {
+                // Others are to have their turn between two long changes.
+                *retry = Some(Instant::now());
+            }
         }
         let is_other_mtu = known.mtu != wanted.mtu;
         *known = wanted.clone();
@@ -313,7 +379,7 @@ impl Control {
         let wanted = self.wanted(None);
         if let Err(error) = self.let_know(&wanted) {
             let now = Instant::now();
-            self.egress.retry = Some(now + RETRY);
+            self.egress.look_again();
             if let Some(Said { unsaid }) = self.egress.log.failure(&error.to_string(), now) {
                 tracing::warn!(%error, unsaid, "public networks have no way out");
             }
@@ -342,15 +408,18 @@ impl Control {
 
     /// Makes the port of the way out, or goes on with that of another process.
     fn attach_outside(&mut self, exported: Option<Exported>) -> io::Result<()> {
-        let WayOut::Tun(host) = &self.egress.way else { return Ok(()) };
-        let device = host.device().to_owned();
+        let Some(name) = self.egress.way.name().map(str::to_owned) else { return Ok(()) };
+        let spec = match &mut self.egress.way {
+            WayOut::User(user) => given::Spec::Egress(user.start(self.egress.events.clone())?),
+            _ => given::Spec::Tun(name.clone()),
+        };
         let place = self.place_outside();
         let port = NewPort {
             place,
             network: self.egress.key,
-            name: device.clone(),
-            spec: PortSpec::Given(given::Spec::Tun(device.clone())),
-            // It outlives a crash by itself.
+            name: name.clone(),
+            spec: PortSpec::Given(spec),
+            // It outlives a crash by itself, or does not at all.
             slot: Slot::default(),
         };
         let attached = self.dataplane.attach(port, exported).map_err(|error| {
@@ -358,16 +427,19 @@ impl Control {
                 io::ErrorKind::PermissionDenied => "; it needs CAP_NET_ADMIN",
                 _ => "",
             };
-            io::Error::new(error.kind(), format!("the TUN device {device}: {error}{needs}"))
+            io::Error::new(error.kind(), format!("the way out by {name}: {error}{needs}"))
         })?;
         self.egress.attached = Some(attached);
+        // A process of its own knows nothing yet.
+        self.egress.is_unsettled = true;
         Ok(())
     }
 
     /// Goes on with the port of another process.
     pub(super) fn take_outside_over(&mut self, exported: Exported) -> io::Result<()> {
-        // By its flags, this process may have no way out.
-        if self.egress.place.is_none() { Ok(()) } else { self.attach_outside(Some(exported)) }
+        // By its flags, this process may have no way out, or another.
+        let is_ours = matches!(self.egress.way, WayOut::Tun(_)) && self.egress.place.is_some();
+        if is_ours { self.attach_outside(Some(exported)) } else { Ok(()) }
     }
 
     /// Returns the port of the way out, and where it is.
@@ -378,19 +450,35 @@ impl Control {
     /// Moves the port of the way out to another reactor. Returns its name.
     pub(super) fn relocate_outside(&mut self, reactor: u16) -> Option<String> {
         let Egress { place, attached, key, way, .. } = &mut self.egress;
-        let (WayOut::Tun(host), Some(place)) = (way, place) else { return None };
-        self.dataplane.relocate(*key, place, attached.as_ref()?, reactor);
-        let name = host.device().to_owned();
+        let name = way.name()?.to_owned();
+        self.dataplane.relocate(*key, place.as_mut()?, attached.as_ref()?, reactor);
         self.publish_public();
         Some(name)
     }
 
-    /// The device is gone: it is made anew, and all that was known with it.
+    /// The device or the process is gone: it is made anew, and all that was known with it.
     pub(super) fn outside_is_lost(&mut self, why: &str) {
+        // Of a process that has ended both its port and its socket tell.
+        let Some(attached) = self.egress.attached.take() else { return };
         tracing::warn!(why, "the way out of public networks is lost");
-        self.closing.extend(self.egress.attached.take().map(Attached::stop));
+        self.closing.push(attached.stop());
         self.egress.known.prefixes.clear();
-        self.egress.retry = Some(Instant::now() + RETRY);
+        if let WayOut::User(user) = &mut self.egress.way {
+            user.stop();
+        }
+        self.egress.look_again();
+    }
+
+    /// Takes notice of what the process says that is the way out.
+    pub(super) fn outside_said(&mut self, (generation, event): (u64, Event)) {
+        let WayOut::User(user) = &mut self.egress.way else { return };
+        if !user.is_current(generation) {
+            return;
+        }
+        match event {
+            Event::Said(report) => user.said(report),
+            Event::Ended(error) => self.outside_is_lost(&error.to_string()),
+        }
     }
 
     /// Lets the kernel know no more than is in force, and returns the table of the way in where
@@ -414,16 +502,25 @@ impl Control {
         } else if self.egress.attached.is_some() && wanted != self.egress.known {
             if let Err(error) = self.let_know(&wanted) {
                 tracing::warn!(%error, "the host still routes what is in no public network");
-                self.egress.retry = Some(Instant::now() + RETRY);
+                self.egress.look_again();
             }
             self.egress.is_unsettled = false;
         }
         self.settle_checks();
-        let outside = self.egress.place.map(|at| compile::outside(at, self.egress.known.mtu));
+        let Egress { known, way, .. } = &self.egress;
+        let outside = self.egress.place.map(|at| (at, known.mtu, way.receiving()));
         self.egress.published = self.public_networks().map(|network| network.key).collect();
         let public = self.public_networks();
         let networks = public.map(|network| (&network.model, network.members.values()));
-        Some(compile::way_in(self.egress.key, outside, networks, self.seed))
+        let table = compile::way_in(self.egress.key, outside, networks, self.seed);
+        if let WayOut::User(user) = &mut self.egress.way {
+            let public = self.networks.values().filter(|network| network.model.is_public);
+            let members = public.flat_map(|network| network.members.values());
+            if let Err(error) = user.tell(members.filter_map(|member| member.entry.vnic())) {
+                tracing::warn!(%error, "guests of public networks have no way out");
+            }
+        }
+        Some(table)
     }
 
     /// Returns the way out for a network, where it is public.
@@ -439,10 +536,14 @@ impl Control {
         self.dataplane.release(self.egress.key, place);
         self.egress.known = Wanted::default();
         self.egress.published.clear();
-        if let WayOut::Tun(host) = &self.egress.way
-            && let Err(error) = host.remove()
-        {
-            tracing::warn!(%error, "what the host knew of public networks is left");
+        match &mut self.egress.way {
+            WayOut::Tun(host) => {
+                if let Err(error) = host.remove() {
+                    tracing::warn!(%error, "what the host knew of public networks is left");
+                }
+            }
+            WayOut::User(user) => user.stop(),
+            WayOut::Off(_) => {}
         }
     }
 
@@ -460,9 +561,25 @@ impl Control {
             WayOut::Tun(host) => proto::Egress {
                 mode: proto::EgressMode::Tun.into(),
                 device: host.device().into(),
-                reason: String::new(),
                 stats,
+                ..Default::default()
             },
+            WayOut::User(user) => proto::Egress {
+                mode: proto::EgressMode::User.into(),
+                reason: user.why().into(),
+                program: user.program(),
+                flows: Some(user.flows()),
+                stats,
+                ..Default::default()
+            },
+        }
+    }
+
+    /// Returns what a vNIC has open outside, where that is known.
+    pub(super) fn flows_outside(&self, port: PortId) -> Option<proto::EgressFlows> {
+        match &self.egress.way {
+            WayOut::User(user) => user.flows_of(port),
+            WayOut::Off(_) | WayOut::Tun(_) => None,
         }
     }
 }
