@@ -133,21 +133,21 @@ class Contender:
         self.stack.callback(end, switch)
         self.switches.append(switch.pid)
 
-    def daemon(self, *network, space=None):
-        """Starts mvirt-net with a switched network. Returns its folder, and what runs a command of mvirt."""
+    def daemon(self, *network, kind="switched", flags=(), space=None):
+        """Starts mvirt-net with a network. Returns its folder, and what runs a command of mvirt."""
         folder = self.directory / str(len(self.switches))
         folder.mkdir()
         api = f"unix:{folder}/api"
         folders = ["--socket-dir", folder / "s", "--metadata-dir", folder / "m", "--port-dir", folder]
         reach = ["--port-listen", "10.9.0.0/24", "--reactors", "1"]
-        self.spawn(RELEASE / "mvirt-net", "--listen", api, *folders, *reach, space=space)
+        self.spawn(RELEASE / "mvirt-net", "--listen", api, *folders, *reach, *flags, space=space)
 
         def ask(*command):
             command = [RELEASE / "mvirt", "--net-server", api, "-o", "json", *map(str, command)]
             return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=self.log).stdout)
 
         wait_for("mvirt-net: its API", (folder / "api").exists)
-        ask("network", "create", "lab", "--kind", "switched", *network)
+        ask("network", "create", "lab", "--kind", kind, *network)
         return folder, ask
 
 
@@ -444,8 +444,8 @@ class Bench:
         return [f"{measure.name} ({measure.unit})", *cells, ", ".join(made)]
 
 
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(stages, description, programs, json):
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     cpus = sorted(os.sched_getaffinity(0))
     pair = lambda text: [int(cpu) for cpu in text.split(",")]
     parser.add_argument("--cpus", type=pair, default=cpus[:2], metavar="A,B", help="the two CPUs (default: the first ones)")
@@ -454,7 +454,7 @@ def arguments():
     parser.add_argument("--only", default="", help="measures whose name contains this")
     parser.add_argument("--queue", type=int, default=512, help="net.unix.max_dgram_qlen meanwhile; Linux has 10 (default: 512, as systemd sets it)")
     parser.add_argument("--vswitch", type=Path, metavar="PROGRAM", help="a program that takes vswitch's flags, to be measured beside")
-    parser.add_argument("--json", type=Path, default=BIN / "ports-bench.json", help="where every slot goes (default: target/ports-bench.json)")
+    parser.add_argument("--json", type=Path, default=BIN / json, help=f"where every slot goes (default: target/{json})")
     options = parser.parse_args()
     names = [measure.name for stage in stages(options) for measure in stage.measures]
     if not any(options.only in name for name in names):
@@ -463,16 +463,16 @@ def arguments():
         parser.error(f"--cpus: two different CPUs of {cpus} are needed")
     if os.geteuid() != 0:
         parser.error("only root can make network namespaces and TAP devices")
-    missing = [program for program in PROGRAMS if not shutil.which(program)]
+    missing = [program for program in PROGRAMS + programs if not shutil.which(program)]
     if missing:
-        parser.error(f"{', '.join(missing)} missing: scripts/install.sh gcc libc6-dev linux-perf uml-utilities python3")
+        parser.error(f"{', '.join(missing)} missing: scripts/install.sh gcc libc6-dev linux-perf uml-utilities python3 slirp4netns passt")
     if not (GUESTS / "uml.cpio.gz").exists():
         parser.error("the guests are missing: guests/build.sh")
     return options
 
 
-def main():
-    options = arguments()
+def main(stages, description, programs, json_name):
+    options = arguments(stages, description, programs, json_name)
     # What was started is ended on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended by SIGTERM"))
     if ctypes.CDLL(None).unshare(CLONE_NEWNET):
@@ -499,4 +499,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(stages, __doc__, [], "ports-bench.json")
