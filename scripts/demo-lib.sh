@@ -98,9 +98,9 @@ reach() {
     fi
 }
 
-# start_daemon FLAGS…: the daemon with a folder of its own; mvirt finds it.
+# start_daemon FLAGS…: the daemon with a folder of its own; mvirt finds it. $daemon_as is what runs it, if anything.
 start_daemon() {
-    RUST_LOG=${RUST_LOG:-info} "$bin/mvirt-net" --listen "unix:$work/api" --socket-dir "$work/sockets" --metadata-dir "$work/metadata" \
+    RUST_LOG=${RUST_LOG:-info} ${daemon_as:-} "$bin/mvirt-net" --listen "unix:$work/api" --socket-dir "$work/sockets" --metadata-dir "$work/metadata" \
         "$@" 2>"$work/daemon.log" &
     daemon=$!
     export MVIRT_NET_SERVER=unix:$work/api
@@ -110,11 +110,16 @@ start_daemon() {
     done
 }
 
-# finish: says whether all of it was true, and exits so.
-finish() {
+# end_daemon: by SIGTERM, which it has to end by well.
+end_daemon() {
     kill -TERM "$daemon"
     wait "$daemon" || bad "mvirt-net ended with status $?"
     unset daemon
+}
+
+# finish: says whether all of it was true, and exits so.
+finish() {
+    end_daemon
     if [ $verdict = 0 ]; then
         printf '\n%sAll of it is true%s, in %d s.\n' "$green" "$plain" $(($(date +%s) - started))
     else

@@ -1,6 +1,7 @@
 #!/bin/bash
 # A public network and a private one: guests of the first reach what is outside the host, by its address and in both
-# versions of IP, and stop to when the network is public no more; a guest of the second reaches nothing. The world is a
+# versions of IP, are reached through a forward, and stop to when the network is public no more; a guest of the second
+# reaches nothing. By the host's routing, and then by sockets of a daemon without any capability. The world is a
 # network namespace of the demo's own, behind a veth; so is what the host's routing and rules are changed in. An ordinary
 # user may run it; leaves nothing behind; exits 0 only if all of it was true.
 set -uo pipefail
@@ -79,5 +80,30 @@ run mvirt network update web --public=false
 fetch web1 203.0.113.2 && bad "web1 has fetched the page" || good "web1 reaches the world no more"
 run mvirt network update web --public
 fetch web1 203.0.113.2 && good "web1 fetches the page again" || bad "web1: $answer"
+
+title "The world reaches a guest through a forward"
+run mvirt forward add --network web --listen tcp:203.0.113.1:8080 --to web1:80
+ask web1 10 'mkdir /www && echo "a page of web1" >/www/index.html && httpd -p 80 -h /www' || bad "httpd: $answer"
+# visits: whether the world gets the page of web1.
+visits() {
+    answer=$(inside world busybox wget -T 5 -q -O - http://203.0.113.1:8080/ 2>&1)
+    [ "$answer" = "a page of web1" ]
+}
+visits && good "the world → http://203.0.113.1:8080/ is web1's page" || bad "the world: $answer"
+"$bin/mvirt" egress | sed 's/^/  /'
+
+title "The same guests and networks, by a daemon without any capability"
+end_daemon
+daemon_as="setpriv --bounding-set -all --inh-caps -all"
+start_daemon
+"$bin/mvirt" network get web | sed -n 's/^public  */  public: /p'
+# A guest takes a moment to notice that the daemon is there again.
+for _ in $(seq 20); do fetch web1 203.0.113.2 && break; done
+fetches web1 203.0.113.2 203.0.113.1 && good "web1 → http://203.0.113.2/, which sees 203.0.113.1" ||
+    bad "web1: $answer$(cat "$work/asked")"
+fetches web2 2001:db8::2 2001:db8::1 && good "web2 → http://[2001:db8::2]/, which sees 2001:db8::1" ||
+    bad "web2: $answer$(cat "$work/asked")"
+fetch inner1 203.0.113.2 && bad "inner1 has fetched the page" || good "inner1 reaches nothing"
+visits && good "the world → http://203.0.113.1:8080/ is web1's page" || bad "the world: $answer"
 "$bin/mvirt" egress | sed 's/^/  /'
 finish
