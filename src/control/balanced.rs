@@ -106,10 +106,9 @@ impl Control {
         }
         match self.egress_way() {
             WayOut::Off(why) => Some(format!("egress is off: start with --egress tun ({why})")),
-            WayOut::User(_) => Some(
-                "only the host's kernel balances: start with --egress tun, which needs CAP_NET_ADMIN"
-                    .into(),
-            ),
+            WayOut::User(_) => {
+                Some("only the host's kernel balances: start with --egress tun".into())
+            }
             WayOut::Tun(_) => None,
         }
     }

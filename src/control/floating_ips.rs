@@ -3,6 +3,7 @@
 use super::{
     Control,
     change::Decided,
+    egress::WayOut,
     fields::{optional, uuid},
     forwards::address,
     pages::Page,
@@ -34,6 +35,10 @@ impl Control {
             return Err(Refusal::invalid("address", "", "required, like 203.0.113.7"));
         }
         let address = address("address", &request.address)?;
+        if matches!(self.egress_way(), WayOut::User(_)) {
+            let text = "a floating IP needs a way out by the host's routing: --egress tun";
+            return Err(Refusal::Unready(text.into()));
+        }
         let nic = self.find_target(&request.nic_id, address)?;
         let asked = fingerprint(&proto::CreateFloatingIpRequest {
             address: address.to_string(),
@@ -174,6 +179,14 @@ impl Control {
         Ok(Decided::new(Change::DeleteFloatingIp(floating_ip.id), move |_| response))
     }
 
+    /// Says why a floating IP is not in force; nothing where it is.
+    fn floating_ip_error(&self, floating_ip: &FloatingIp) -> String {
+        match self.egress_way() {
+            WayOut::User(_) => "egress is by sockets of the host: start with --egress tun".into(),
+            WayOut::Off(_) | WayOut::Tun(_) => self.nat_error(floating_ip.nic_id),
+        }
+    }
+
     fn floating_ip_view(&self, floating_ip: &FloatingIp) -> proto::FloatingIp {
         let network = self.networks.get(&floating_ip.network_id).map(|network| &network.model.name);
         let nic = self.nics.get(&floating_ip.nic_id).map(|nic| &nic.model.name);
@@ -183,7 +196,7 @@ impl Control {
             nic_id: floating_ip.nic_id.to_string(),
             created_at: floating_ip.created_at.to_string(),
             updated_at: floating_ip.updated_at.to_string(),
-            error: self.nat_error(floating_ip.nic_id),
+            error: self.floating_ip_error(floating_ip),
             etag: view::etag(floating_ip.updated_at),
             network_name: view::string(network),
             nic_name: view::string(nic),

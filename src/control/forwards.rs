@@ -4,6 +4,7 @@ use super::{
     Control,
     change::Decided,
     choices::PROTOCOLS,
+    egress::WayOut,
     fields::{self, optional, parse, uuid},
     mask::Mask,
     nat::address_of,
@@ -18,6 +19,7 @@ use crate::{
     store::{Change, Put},
 };
 use jiff::Timestamp;
+use rustix::thread::{CapabilitySet, capabilities};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use uuid::Uuid;
 
@@ -52,8 +54,10 @@ impl Control {
                 "there are {there} forwards, which is the most"
             )));
         }
-        if !new.listen.is_unspecified() {
-            self.check_of_the_world("listen_address", new.listen)?;
+        match self.egress_way() {
+            WayOut::User(_) => check_sockets(&new)?,
+            _ if new.listen.is_unspecified() => {}
+            _ => self.check_of_the_world("listen_address", new.listen)?,
         }
         if let Some(id) = self.nat.addresses().get(&new.listen.to_string()) {
             let owner = format!("floating IP {id}, which has all ports");
@@ -331,7 +335,7 @@ impl Control {
             description: forward.description.clone(),
             created_at: forward.created_at.to_string(),
             updated_at: forward.updated_at.to_string(),
-            error: self.nat_error(forward.nic_id),
+            error: self.forward_error(forward),
             name: forward.name.to_string(),
             labels: forward.labels.clone(),
             etag: view::etag(forward.updated_at),
@@ -347,6 +351,27 @@ pub(super) fn address(field: &'static str, text: &str) -> Result<IpAddr, Refusal
     // An IPv4 address that is written as one of IPv6 is one of IPv4.
     let parsed = text.parse().map(|address: IpAddr| address.to_canonical());
     parsed.map_err(|_| Refusal::invalid(field, text, expected))
+}
+
+/// Refuses a forward whose sockets an ordinary user cannot have.
+fn check_sockets(new: &Forward) -> Result<(), Refusal> {
+    if new.listen_ports.count() > MAX_SPANS {
+        let expected = format!("expected at most {MAX_SPANS} ports, each of which is a socket");
+        return Err(Refusal::invalid("listen_ports", &new.listen_ports, expected));
+    }
+    // ip(7); the kernel's default where it cannot be read.
+    let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    let first: u16 = first.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024);
+    let lowest = new.listen_ports.ranges().iter().map(|range| *range.start()).min();
+    let may =
+        capabilities(None).is_ok_and(|own| own.effective.contains(CapabilitySet::NET_BIND_SERVICE));
+    match lowest.filter(|lowest| *lowest < first && !may) {
+        None => Ok(()),
+        Some(port) => Err(Refusal::Unready(format!(
+            "listen_ports: \"{port}\": below {first} it needs privilege: listen to another, or \
+             sysctl -w net.ipv4.ip_unprivileged_port_start={port}"
+        ))),
+    }
 }
 
 /// Returns what ports go to, which are as many as there are, one for all, or none: the same.

@@ -2,14 +2,16 @@
 
 use super::{Control, egress::WayOut, refusal::Refusal};
 use crate::{
+    dataplane::forward::tables::Tag,
+    egress::protocol,
     host_network::{self, Forwarded},
-    model::{BalancedPort, FloatingIp, Forward, LoadBalancer, Name, Nic},
+    model::{BalancedPort, FloatingIp, Forward, LoadBalancer, Name, Nic, Protocol, Target},
     store::{Change, Dependants},
 };
 use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 use uuid::Uuid;
 
@@ -229,6 +231,49 @@ impl Control {
             }));
         }
         nat
+    }
+
+    /// Returns the sockets of forwards, for a way out that listens for vNICs.
+    pub(super) fn sockets(&self) -> Vec<protocol::Forward> {
+        match self.egress_way() {
+            WayOut::User(_) => self.nat.forwards().flat_map(|it| self.sockets_of(it)).collect(),
+            WayOut::Off(_) | WayOut::Tun(_) => Vec::new(),
+        }
+    }
+
+    /// Returns the sockets of a forward, if it is to be in force.
+    fn sockets_of(&self, forward: &Forward) -> Vec<protocol::Forward> {
+        let nic = self.nics.get(&forward.nic_id);
+        let is_reached = self.reached(forward.nic_id, forward.listen).is_some();
+        let tag = nic.filter(|_| is_reached).and_then(|nic| Tag::of(nic.place.port));
+        let Some(Tag(tag)) = tag else { return Vec::new() };
+        let protocol = match forward.protocol {
+            Protocol::Tcp => protocol::Protocol::Tcp,
+            Protocol::Udp => protocol::Protocol::Udp,
+        };
+        let socket = |(listen, target)| {
+            let port = match target {
+                Target::Same => listen,
+                Target::Port(port) => port,
+            };
+            let listen = SocketAddr::new(forward.listen, listen);
+            protocol::Forward { listen, protocol, tag, port, host: None }
+        };
+        let spans = forward.spans().into_iter();
+        let each = spans.flat_map(|span| span.listen.map(move |listen| (listen, span.target)));
+        each.map(socket).collect()
+    }
+
+    /// Says why a forward is not in force; nothing where it is.
+    pub(super) fn forward_error(&self, forward: &Forward) -> String {
+        match self.egress_way() {
+            WayOut::User(_) => {
+                let why = self.nat_error(forward.nic_id);
+                let silent = || self.why_silent(&self.sockets_of(forward)).unwrap_or_default();
+                if why.is_empty() { silent() } else { why }
+            }
+            WayOut::Off(_) | WayOut::Tun(_) => self.nat_error(forward.nic_id),
+        }
     }
 
     /// Says why what leads to a vNIC is not in force; nothing where it is.

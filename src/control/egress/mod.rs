@@ -29,6 +29,7 @@ use crate::{
         given,
     },
     descriptor_store::Slot,
+    egress::protocol,
     egress_process::Event,
     host_network::{HostNetwork, Wanted},
     log_limit::{LogLimit, Said},
@@ -265,6 +266,14 @@ impl Control {
             Ok(false) => Ok(()),
             Ok(true) => Err(Refusal::taken(field, address, "this host, which has it itself")),
             Err(error) => Err(Refusal::Unready(format!("egress: {error}"))),
+        }
+    }
+
+    /// Says why a forward that is one of these sockets is not in force, where that is known.
+    pub(super) fn why_silent(&self, sockets: &[protocol::Forward]) -> Option<String> {
+        match &self.egress.way {
+            WayOut::User(user) => user.why_silent(sockets),
+            WayOut::Off(_) | WayOut::Tun(_) => None,
         }
     }
 
@@ -513,10 +522,13 @@ impl Control {
         let public = self.public_networks();
         let networks = public.map(|network| (&network.model, network.members.values()));
         let table = compile::way_in(self.egress.key, outside, networks, self.seed);
+        let forwards = self.sockets();
         if let WayOut::User(user) = &mut self.egress.way {
             let public = self.networks.values().filter(|network| network.model.is_public);
             let members = public.flat_map(|network| network.members.values());
-            if let Err(error) = user.tell(members.filter_map(|member| member.entry.vnic())) {
+            if let Err(error) =
+                user.tell(members.filter_map(|member| member.entry.vnic()), forwards)
+            {
                 tracing::warn!(%error, "guests of public networks have no way out");
             }
         }

@@ -3,7 +3,8 @@
 use crate::{
     dataplane::forward::tables::{PortId, Tag, Vnic},
     egress::protocol::{
-        Addition, Configuration, Dropped, Nic, NicStats, Order, Removal, Report, Stats,
+        Addition, Configuration, Dropped, Failure, Forward, Listening, Nic, NicStats, Order,
+        Removal, Report, Stats,
     },
     egress_process::{EgressProcess, Event, Events},
     proto,
@@ -41,6 +42,10 @@ pub struct UserEgress {
     pause: Duration,
     /// What it knows of vNICs.
     known: BTreeMap<u16, Nic>,
+    /// Where it listens for them.
+    forwards: BTreeMap<Listening, Forward>,
+    /// Where it cannot, and why.
+    refused: BTreeMap<Listening, String>,
     stats: Stats,
 }
 
@@ -56,6 +61,8 @@ impl UserEgress {
             started: None,
             pause: PAUSES[0],
             known: BTreeMap::new(),
+            forwards: BTreeMap::new(),
+            refused: BTreeMap::new(),
             stats: Stats::default(),
         }
     }
@@ -84,6 +91,8 @@ impl UserEgress {
     pub(super) fn stop(&mut self) {
         self.running = None;
         self.known.clear();
+        self.forwards.clear();
+        self.refused.clear();
         self.stats = Stats::default();
     }
 
@@ -109,13 +118,29 @@ impl UserEgress {
                  of this daemon"
             ),
             Report::Stats { stats } => self.stats = stats,
+            Report::Failed(Failure::Forward { listen, protocol, error, .. }) => {
+                tracing::warn!(%listen, ?protocol, error, "a forward is not in force");
+                self.refused.insert(Listening { listen, protocol }, error);
+            }
             Report::Failed(failure) => tracing::warn!(?failure, "mvirt-egress"),
         }
     }
 
-    /// Lets it know these vNICs, and no others.
-    pub(super) fn tell<'a>(&mut self, vnics: impl Iterator<Item = &'a Vnic>) -> io::Result<()> {
+    /// Lets it know these vNICs and where it listens for them, and no others.
+    pub(super) fn tell<'a>(
+        &mut self,
+        vnics: impl Iterator<Item = &'a Vnic>,
+        forwards: Vec<Forward>,
+    ) -> io::Result<()> {
         let Some(running) = &self.running else { return Ok(()) };
+        let at = |it: &Forward| Listening { listen: it.listen, protocol: it.protocol };
+        let forwards: BTreeMap<_, _> = forwards.into_iter().map(|it| (at(&it), it)).collect();
+        let silent = self.forwards.keys().filter(|at| !forwards.contains_key(at));
+        let silent: Vec<_> = silent.copied().collect();
+        for some in silent.chunks(SOCKETS_TOGETHER) {
+            let forwards = some.into();
+            running.order(&Order::Remove(Removal { forwards, ..Removal::default() }))?;
+        }
         let wanted: BTreeMap<u16, Nic> = vnics.filter_map(nic).map(|nic| (nic.tag, nic)).collect();
         let gone = self.known.keys().filter(|tag| !wanted.contains_key(tag));
         let gone: Vec<_> = gone.copied().collect();
@@ -128,8 +153,27 @@ impl UserEgress {
         for nics in new.chunks(TOGETHER) {
             running.order(&Order::Add(Addition { nics: nics.into(), ..Addition::default() }))?;
         }
-        self.known = wanted;
+        // Also those of vNICs that it was told of anew: these may have another address.
+        let is_told = |it: &&Forward| new.iter().any(|nic| nic.tag == it.tag);
+        let is_new = |it: &&Forward| self.forwards.get(&at(it)) != Some(*it) || is_told(it);
+        let new: Vec<_> = forwards.values().filter(is_new).copied().collect();
+        self.refused.retain(|at, _| forwards.contains_key(at));
+        new.iter().for_each(|it| drop(self.refused.remove(&at(it))));
+        for some in new.chunks(SOCKETS_TOGETHER) {
+            let forwards = some.into();
+            running.order(&Order::Add(Addition { forwards, ..Addition::default() }))?;
+        }
+        (self.known, self.forwards) = (wanted, forwards);
         Ok(())
+    }
+
+    /// Says why it does not listen at one of these, if there is such a one.
+    pub(super) fn why_silent(&self, forwards: &[Forward]) -> Option<String> {
+        forwards.iter().find_map(|it| {
+            let error =
+                self.refused.get(&Listening { listen: it.listen, protocol: it.protocol })?;
+            Some(format!("the host cannot listen at {}: {error}", it.listen))
+        })
     }
 
     /// Returns what a vNIC has there.
@@ -145,6 +189,9 @@ impl UserEgress {
     }
 }
 
+/// How many sockets are asked for at once.
+// Each takes 150 octets of a message at most.
+const SOCKETS_TOGETHER: usize = 256;
 /// How many vNICs are forgotten at once.
 const MAX_TAGS: usize = 4096;
 

@@ -4,7 +4,7 @@ use super::{
     kernel::{cleanup, is_untouched},
     rig::{
         Container, WEB, inside, is_refused, is_silent, on_a_host, page, public, refused,
-        set_public, start_egress,
+        set_public, start, start_egress,
     },
 };
 use crate::{
@@ -184,6 +184,47 @@ fn what_cannot_be_is_refused_with_its_field_and_a_remedy() {
         stdout(&mvirt(&daemon, &["nic", "delete", "-f", "c2"]));
         assert_eq!(list(), "");
     });
+}
+
+#[test]
+fn without_privilege_a_forward_is_a_socket_of_the_host() {
+    on_a_host(|world| {
+        let mut daemon = start(&["--egress", "user"]);
+        public(&mut daemon, "web", WEB);
+        let guest = server(&mut daemon, "web", "c1");
+        echo(&guest, "0.0.0.0:53");
+        let taken = TcpListener::bind("0.0.0.0:8081").unwrap();
+        add(&daemon, "--listen tcp:8080 --to c1:80 -n page");
+        add(&daemon, "--listen tcp:[::]:9000-9010 --to c1:80");
+        add(&daemon, "--listen udp:192.0.2.1:5353 --to c1:53");
+        let from_world = |at: &str| inside(world, || page(at));
+        wait_until("it listens", || !inside(world, || is_refused("192.0.2.1:8080")));
+        assert_eq!(from_world("192.0.2.1:8080").split(' ').next(), Some("c1"));
+        assert_eq!(from_world("[2001:db8:ffff::1]:9007").split(' ').next(), Some("c1"));
+        assert_eq!(page("127.0.0.1:8080").split(' ').next(), Some("c1"));
+        assert_eq!(inside(world, || echoed("192.0.2.1:5353")), "hello");
+        // What another has shows its error, and is had once that is gone.
+        add(&daemon, "--listen tcp:8081 --to c1:80 -n taken");
+        let get = || stdout(&mvirt(&daemon, &["forward", "get", "taken"]));
+        wait_until("it says why not", || get().contains("cannot listen at 0.0.0.0:8081"));
+        drop(taken);
+        let said =
+            refused(&daemon, &["floating-ip", "create", "--address", "192.0.2.77", "--nic", "c1"]);
+        assert!(said.contains("--egress tun"), "{said}");
+        stdout(&mvirt(&daemon, &["forward", "delete", "page"]));
+        wait_until("it listens no longer", || inside(world, || is_refused("192.0.2.1:8080")));
+        // With the process that has the sockets, they are made anew.
+        daemon.crash_and_restart();
+        guest.plug();
+        wait_until("it listens again", || !inside(world, || is_refused("[2001:db8:ffff::1]:9000")));
+        wait_until("the other is had", || get_state(&daemon, "taken") == "in force");
+    });
+}
+
+fn get_state(daemon: &Daemon, name: &str) -> String {
+    let shown = stdout(&mvirt(daemon, &["forward", "get", name]));
+    let line = shown.lines().find(|line| line.starts_with("state")).unwrap();
+    line.trim_start_matches("state").trim().to_owned()
 }
 
 /// A connection through a forward.
