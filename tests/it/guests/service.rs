@@ -55,6 +55,14 @@ echo "a wrong flag: $(show ActiveState) $(show ExecMainStatus), restarts $(show 
 echo MVIRT_NET_LISTEN=unix:/run/mvirt/net-api.sock,127.0.0.1:50054 >/etc/default/mvirt-net
 systemctl restart mvirt-net
 mvirt --net-server http://127.0.0.1:50054 network list
+sysctl -qw net.ipv4.ping_group_range="0 2147483647"
+ip addr add 203.0.113.9/32 dev lo
+mvirt network create --name web --ipv4-subnet 10.1.0.0/24 --public
+mvirt nic create --network web --name web1
+mvirt egress
+for _ in $(seq 100); do
+    mvirt probe web1 ping 203.0.113.9 >/dev/null && echo "by sockets: reached" && break
+done
 cp /out/egress.conf /etc/systemd/system/mvirt-net.service.d/
 systemctl daemon-reload
 systemctl restart mvirt-net
@@ -90,7 +98,11 @@ fn the_unit_starts_reloads_restarts_and_stops() {
     let nic = daemon.nic("prod", "host");
     let out = tempfile::tempdir().unwrap();
     let put = |name: &str, octets: &[u8]| std::fs::write(out.path().join(name), octets).unwrap();
-    for binary in [env!("CARGO_BIN_EXE_mvirt-net"), env!("CARGO_BIN_EXE_mvirt")] {
+    for binary in [
+        env!("CARGO_BIN_EXE_mvirt-net"),
+        env!("CARGO_BIN_EXE_mvirt"),
+        env!("CARGO_BIN_EXE_mvirt-egress"),
+    ] {
         let name = Path::new(binary).file_name().unwrap();
         std::fs::copy(binary, out.path().join(name)).unwrap();
     }
@@ -129,9 +141,10 @@ fn the_unit_starts_reloads_restarts_and_stops() {
         "restarted: 1",
         "stood still: restarts 2",
         "a wrong flag: failed 2, restarts 0",
-        // CAP_NET_ADMIN is number 12 (capabilities(7)).
-        "egress: CapEff:\t0000000000001000",
-        "egress: CapBnd:\t0000000000001000",
+        "by sockets: reached",
+        // CAP_NET_ADMIN is number 12, CAP_NET_RAW is 13 (capabilities(7)).
+        "egress: CapEff:\t0000000000003000",
+        "egress: CapBnd:\t0000000000003000",
         "stopped: success 0, 0 sockets left",
     ] {
         assert!(report.lines().any(|found| found == line), "{line:?} is not in\n{report}");
