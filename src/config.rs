@@ -3,6 +3,7 @@
 use crate::{
     account::{Group, Mode, User},
     dataplane::{Access, Hugepages},
+    egress::protocol::Denied,
     manual::Generated,
     wire::dns,
 };
@@ -357,8 +358,9 @@ pub struct Config {
           default_value = DEFAULT_EGRESS_DEVICE, value_parser = interface)]
     pub egress_device: String,
 
-    /// Let the host forward packets (net.ipv4.ip_forward, net.ipv6.conf.all.forwarding) once a
-    /// network is public
+    /// Let the host forward packets (net.ipv4.ip_forward, net.ipv6.conf.all.forwarding; accept_ra=2
+    /// where it follows routers) once a network is public, and answer for IPv6 addresses of guests
+    /// (net.ipv6.conf.LINK.proxy_ndp)
     #[arg(long, env = "MVIRT_NET_EGRESS_SYSCTL", value_parser = FalseyValueParser::new())]
     pub egress_sysctl: bool,
 
@@ -373,7 +375,7 @@ pub struct Config {
           value_parser = network)]
     pub egress_allow: Vec<IpNet>,
 
-    /// What guests may not reach by mvirt-egress, whatever is allowed
+    /// What guests may not reach by mvirt-egress, nor by ports slirp://, whatever is allowed
     #[arg(long, value_name = "PREFIX", env = "MVIRT_NET_EGRESS_DENY", value_delimiter = ',',
           value_parser = network)]
     pub egress_deny: Vec<IpNet>,
@@ -406,6 +408,17 @@ pub struct Config {
 }
 
 impl Config {
+    /// Returns what guests may not reach by sockets of the host, whatever is allowed: nobody the
+    /// API.
+    pub fn denied(&self) -> Vec<Denied> {
+        let prefixes = self.egress_deny.iter().copied().map(Denied::Network);
+        let api = self.listen.iter().filter_map(|listen| match listen {
+            Listen::Tcp(address) => Some(Denied::Port(*address)),
+            Listen::Unix(_) => None,
+        });
+        prefixes.chain(api).collect()
+    }
+
     /// The command line and the environment; an error may be one of `--help` or `--version`.
     pub fn read() -> Result<Self, clap::Error> {
         // Empty means not given: that is what `VARIABLE=` in a file for systemd is meant to say.

@@ -310,13 +310,7 @@ fn reachable(config: &Config, socket_dir: &Path) -> Reachable {
         [] => vec![socket_dir.into(), "/run/vde".into()],
         given => given.to_vec(),
     };
-    use crate::config::Listen;
-    let tcp = |listen: &Listen| match listen {
-        Listen::Tcp(address) => Some(*address),
-        Listen::Unix(_) => None,
-    };
-    let api = config.listen.iter().filter_map(tcp).collect();
-    Reachable::Flags { directories, listen: config.port_listen.clone(), api }
+    Reachable::Flags { directories, listen: config.port_listen.clone(), deny: config.denied() }
 }
 
 /// Where a new binary of the daemon will be: as it was called, if that is a path, since symbolic

@@ -1,9 +1,9 @@
 //! How public networks reach the world: what the flags say, and what this machine lets it do.
 
 use crate::{
-    config::{Config, EgressFlag, Listen},
+    config::{Config, EgressFlag},
     control::{UserEgress, WayOut},
-    egress::protocol::{self, Configuration, Denied},
+    egress::protocol::{self, Configuration},
     egress_process,
     host_network::{HostNetwork, Sysctls},
 };
@@ -50,18 +50,13 @@ fn by_sockets(config: &Config, why: &str) -> WayOut {
     }
 }
 
-/// Returns what guests may reach by sockets of the host, and what not: nobody the API.
+/// Returns what guests may reach by sockets of the host, and what not.
 fn egress_configuration(config: &Config) -> Configuration {
-    let prefixes = config.egress_deny.iter().copied().map(Denied::Network);
-    let api = config.listen.iter().filter_map(|listen| match listen {
-        Listen::Tcp(address) => Some(Denied::Port(*address)),
-        Listen::Unix(_) => None,
-    });
     Configuration {
         version: protocol::VERSION,
         nics: Vec::new(),
         allow: config.egress_allow.clone(),
-        deny: prefixes.chain(api).collect(),
+        deny: config.denied(),
         host_loopback: config.egress_host_loopback,
         limits: protocol::Limits::default(),
         forwards: Vec::new(),

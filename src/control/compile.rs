@@ -88,8 +88,10 @@ pub fn serve<'a>(
     members: impl Iterator<Item = &'a Member>,
     public: impl Fn(Uuid) -> Option<Ipv4Addr>,
 ) {
-    let upstream = network.is_public.then(|| Upstream::of(&network.dns_servers));
-    let names = table.domain.routed().and_then(|gateway| gateway.services.names.clone());
+    let services = table.domain.routed().map(|gateway| &gateway.services);
+    let asks = services.is_some_and(|services| services.foreign == Foreign::Forwarded);
+    let upstream = asks.then(|| Upstream::of(&network.dns_servers));
+    let names = services.and_then(|services| services.names.clone());
     let names = names.map(|names| (names, upstream));
     let cards = members.filter_map(|it| {
         let card = it.card.as_ref()?;
@@ -143,7 +145,7 @@ fn routed(
         DnsMode::Names => Some(Arc::new(names(network, gateway, members))),
     };
     // Others hear of what is asked there: who reaches nobody outside reaches nobody this way.
-    let foreign = if network.is_public { Foreign::Forwarded } else { Foreign::Refused };
+    let foreign = if outside.is_some() { Foreign::Forwarded } else { Foreign::Refused };
     let (dns_ipv4, dns_ipv6) = match names {
         None => by_family(&network.dns_servers),
         Some(_) => (vec![gateway], vec![GATEWAY_IPV6]),

@@ -36,8 +36,8 @@ pub enum Reachable {
         directories: Vec<PathBuf>,
         /// Networks of addresses that may be listened at.
         listen: Vec<IpNet>,
-        /// Where the API listens: no guest reaches that by a port.
-        api: Vec<SocketAddr>,
+        /// What no guest reaches by a port, as the API.
+        deny: Vec<Denied>,
     },
 }
 
@@ -76,8 +76,8 @@ impl Reachable {
     /// Returns what the data plane makes of a locator that was checked.
     pub(super) fn spec(&self, locator: &Locator, description: &str) -> io::Result<PortSpec> {
         let mut made = spec(locator, description)?;
-        if let (Self::Flags { api, .. }, PortSpec::Slirp(made)) = (self, &mut made) {
-            made.configuration.deny.extend(api.iter().copied().map(Denied::Port));
+        if let (Self::Flags { deny, .. }, PortSpec::Slirp(made)) = (self, &mut made) {
+            made.configuration.deny.extend(deny);
         }
         Ok(made)
     }
@@ -339,7 +339,7 @@ mod tests {
         let may = |listen: &str, locator: &str| {
             let listen = listen.split_terminator(',').map(|net| net.parse().unwrap()).collect();
             let directories = vec!["/run/vde".into()];
-            let reachable = Reachable::Flags { directories, listen, api: vec![] };
+            let reachable = Reachable::Flags { directories, listen, deny: vec![] };
             reachable.check(&locator.parse().unwrap()).is_ok()
         };
         for (locator, networks) in [

@@ -93,6 +93,9 @@ pub(super) struct Egress {
     attached: Option<Attached>,
     /// What the kernel knows.
     known: Wanted,
+    /// Networks that were made public where they could have the addresses of others, as they cannot
+    /// now: they have no way out.
+    shadowed: HashSet<Uuid>,
     /// Networks that are reached from outside.
     published: HashSet<NetworkKey>,
     /// What the kernel knows may not be what it is to know.
@@ -115,6 +118,7 @@ impl Default for Egress {
             place: None,
             attached: None,
             known: Wanted::default(),
+            shadowed: HashSet::new(),
             published: HashSet::new(),
             is_unsettled: false,
             retry: None,
@@ -177,6 +181,7 @@ impl Control {
             tracing::warn!(why, networks = public, "public networks have no way out");
         }
         self.egress.way = way;
+        self.egress.shadowed = self.shadowed();
         self.egress.is_unsettled = true;
         if public > 0 {
             self.place_outside();
@@ -185,7 +190,43 @@ impl Control {
     }
 
     fn public_networks(&self) -> impl Iterator<Item = &NetworkState> {
-        self.networks.values().filter(|network| network.model.is_public)
+        self.networks.values().filter(|network| self.is_led_out(&network.model))
+    }
+
+    /// Whether a network is public, and as such the only one that has its addresses.
+    fn is_led_out(&self, network: &Network) -> bool {
+        network.is_public && !self.egress.shadowed.contains(&network.id)
+    }
+
+    /// Returns the public networks that have addresses of older ones, where a packet from outside
+    /// is known by its address alone; and says so.
+    fn shadowed(&self) -> HashSet<Uuid> {
+        let mut shadowed = HashSet::new();
+        if self.egress.way.receiving() == Receiving::ByTag {
+            return shadowed;
+        }
+        let mut public: Vec<_> = self.networks.values().collect();
+        public.retain(|network| network.model.is_public);
+        public.sort_by_key(|network| (network.model.created_at, network.model.id));
+        let mut led_out: Vec<&NetworkState> = Vec::new();
+        for network in public {
+            let own = own_prefixes(&network.model).map(|(_, prefix)| prefix);
+            let mut all = own.chain(routed_prefixes(network));
+            let older = all.find_map(|prefix| led_out.iter().find(|it| has_some_of(it, prefix)));
+            match older {
+                None => led_out.push(network),
+                Some(older) => {
+                    let (name, older) = (&network.model.name, &older.model.name);
+                    tracing::warn!(
+                        network = name.as_str(),
+                        older = older.as_str(),
+                        "has no way out: it has addresses of an older public network"
+                    );
+                    shadowed.insert(network.model.id);
+                }
+            }
+        }
+        shadowed
     }
 
     /// Refuses a network that is to be public and cannot be.
@@ -352,7 +393,7 @@ impl Control {
             return Ok(());
         }
         let made = self.let_know(&wanted);
-        if made.is_err() && self.egress.known.prefixes.is_empty() {
+        if made.is_err() && self.public_networks().next().is_none() {
             self.end_egress();
         }
         made.map_err(|error| Refusal::Unready(format!("egress: {error}")))
@@ -382,6 +423,12 @@ impl Control {
     /// Opens the port of the way out where it is not, for networks that are there already.
     pub(super) fn open_outside(&mut self) {
         self.egress.retry = None;
+        if let WayOut::User(user) = &mut self.egress.way
+            && user.patience().is_some()
+        {
+            user.ask_again();
+            self.egress.is_unsettled = true;
+        }
         if self.public_networks().next().is_none() || matches!(self.egress.way, WayOut::Off(_)) {
             return;
         }
@@ -432,6 +479,9 @@ impl Control {
             slot: Slot::default(),
         };
         let attached = self.dataplane.attach(port, exported).map_err(|error| {
+            if let WayOut::User(user) = &mut self.egress.way {
+                user.stop();
+            }
             let needs = match error.kind() {
                 io::ErrorKind::PermissionDenied => "; it needs CAP_NET_ADMIN",
                 _ => "",
@@ -485,7 +535,12 @@ impl Control {
             return;
         }
         match event {
-            Event::Said(report) => user.said(report),
+            Event::Said(report) => {
+                user.said(report);
+                if let (Some(patience), None) = (user.patience(), self.egress.retry) {
+                    self.egress.retry = Some(Instant::now() + patience);
+                }
+            }
             Event::Ended(error) => self.outside_is_lost(&error.to_string()),
         }
     }
@@ -537,7 +592,7 @@ impl Control {
 
     /// Returns the way out for a network, where it is public.
     pub(super) fn way_out(&self, network: &Network) -> Option<NextHop> {
-        network.is_public.then(|| self.egress.next_hop()).flatten()
+        self.is_led_out(network).then(|| self.egress.next_hop()).flatten()
     }
 
     /// Ends the way out, which nobody needs any more.

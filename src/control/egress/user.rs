@@ -4,9 +4,10 @@ use crate::{
     dataplane::forward::tables::{PortId, Tag, Vnic},
     egress::protocol::{
         Addition, Configuration, Dropped, Failure, Forward, Listening, Nic, NicStats, Order,
-        Removal, Report, Stats,
+        Removal, Report,
     },
     egress_process::{EgressProcess, Event, Events},
+    log_limit::{LogLimit, Said},
     proto,
 };
 use ipnet::IpNet;
@@ -23,6 +24,8 @@ use tokio::sync::mpsc;
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
 /// What has run so long has not failed at its start.
 const RAN_WELL: Duration = Duration::from_secs(10);
+/// How long until what was refused is asked for again, at first and at most.
+const PATIENCE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 /// How many vNICs are told of at once.
 // With 512 prefixes each, two fit into a message.
 const TOGETHER: usize = 2;
@@ -40,13 +43,19 @@ pub struct UserEgress {
     generation: u64,
     started: Option<Instant>,
     pause: Duration,
-    /// What it knows of vNICs.
-    known: BTreeMap<u16, Nic>,
+    /// What it knows of vNICs, by their tags. Their ports tell them from those that had the tag
+    /// before.
+    known: BTreeMap<u16, (PortId, Nic)>,
     /// Where it listens for them.
     forwards: BTreeMap<Listening, Forward>,
     /// Where it cannot, and why.
     refused: BTreeMap<Listening, String>,
-    stats: Stats,
+    /// How long until these are asked for again.
+    patience: Duration,
+    log: LogLimit,
+    stats: BTreeMap<u16, NicStats>,
+    /// Packets of no vNIC that went nowhere.
+    dropped: BTreeMap<Dropped, u64>,
 }
 
 impl UserEgress {
@@ -63,7 +72,10 @@ impl UserEgress {
             known: BTreeMap::new(),
             forwards: BTreeMap::new(),
             refused: BTreeMap::new(),
-            stats: Stats::default(),
+            patience: PATIENCE[0],
+            log: LogLimit::default(),
+            stats: BTreeMap::new(),
+            dropped: BTreeMap::new(),
         }
     }
 
@@ -93,7 +105,9 @@ impl UserEgress {
         self.known.clear();
         self.forwards.clear();
         self.refused.clear();
-        self.stats = Stats::default();
+        self.patience = PATIENCE[0];
+        self.stats.clear();
+        self.dropped.clear();
     }
 
     /// Returns how long to wait before it is started again.
@@ -117,13 +131,34 @@ impl UserEgress {
                 "guests of public networks cannot ping: net.ipv4.ping_group_range has no group \
                  of this daemon"
             ),
-            Report::Stats { stats } => self.stats = stats,
+            Report::Stats { stats } => {
+                // Each tells of those alone that have changed.
+                let known = stats.nics.into_iter().filter(|nic| self.known.contains_key(&nic.tag));
+                self.stats.extend(known.map(|nic| (nic.tag, nic)));
+                self.dropped.extend(stats.dropped);
+            }
             Report::Failed(Failure::Forward { listen, protocol, error, .. }) => {
-                tracing::warn!(%listen, ?protocol, error, "a forward is not in force");
+                // The same is said again as often as it is tried again.
+                let text = format!("{listen}: {error}");
+                if let Some(Said { unsaid }) = self.log.failure(&text, Instant::now()) {
+                    tracing::warn!(%listen, ?protocol, error, unsaid, "a forward is not in force");
+                }
                 self.refused.insert(Listening { listen, protocol }, error);
             }
             Report::Failed(failure) => tracing::warn!(?failure, "mvirt-egress"),
         }
+    }
+
+    /// Returns how long to wait before [`UserEgress::ask_again`]; none where nothing was refused.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        (!self.refused.is_empty()).then_some(self.patience)
+    }
+
+    /// Has what was refused asked for anew with the next [`UserEgress::tell`]: whoever had it, as
+    /// the process that this one follows, may have gone.
+    pub(super) fn ask_again(&mut self) {
+        self.forwards.retain(|at, _| !self.refused.contains_key(at));
+        self.patience = (self.patience * 2).min(PATIENCE[1]);
     }
 
     /// Lets it know these vNICs and where it listens for them, and no others.
@@ -141,15 +176,18 @@ impl UserEgress {
             let forwards = some.into();
             running.order(&Order::Remove(Removal { forwards, ..Removal::default() }))?;
         }
-        let wanted: BTreeMap<u16, Nic> = vnics.filter_map(nic).map(|nic| (nic.tag, nic)).collect();
-        let gone = self.known.keys().filter(|tag| !wanted.contains_key(tag));
+        let wanted: BTreeMap<_, _> = vnics.filter_map(nic).collect();
+        let port = |nics: &BTreeMap<u16, (PortId, Nic)>, tag| nics.get(tag).map(|(port, _)| *port);
+        // Also whoever had a tag before that is another's now: what it has open ends.
+        let gone = self.known.keys().filter(|tag| port(&wanted, tag) != port(&self.known, tag));
         let gone: Vec<_> = gone.copied().collect();
         // A number is a few octets.
         for nics in gone.chunks(MAX_TAGS) {
             running.order(&Order::Remove(Removal { nics: nics.into(), ..Removal::default() }))?;
         }
-        let new = wanted.values().filter(|nic| self.known.get(&nic.tag) != Some(nic));
-        let new: Vec<_> = new.cloned().collect();
+        gone.iter().for_each(|tag| drop(self.stats.remove(tag)));
+        let new = wanted.iter().filter(|(tag, entry)| self.known.get(tag) != Some(entry));
+        let new: Vec<_> = new.map(|(_, (_, nic))| nic.clone()).collect();
         for nics in new.chunks(TOGETHER) {
             running.order(&Order::Add(Addition { nics: nics.into(), ..Addition::default() }))?;
         }
@@ -179,13 +217,12 @@ impl UserEgress {
     /// Returns what a vNIC has there.
     pub(super) fn flows_of(&self, port: PortId) -> Option<proto::EgressFlows> {
         let Tag(tag) = Tag::of(port)?;
-        let stats = || self.stats.nics.iter().find(|nic| nic.tag == tag);
-        self.known.contains_key(&tag).then(|| flows(stats(), &BTreeMap::new()))
+        self.known.contains_key(&tag).then(|| flows(self.stats.get(&tag), &BTreeMap::new()))
     }
 
     /// Returns what all have there.
     pub(super) fn flows(&self) -> proto::EgressFlows {
-        flows(&self.stats.nics, &self.stats.dropped)
+        flows(self.stats.values(), &self.dropped)
     }
 }
 
@@ -195,13 +232,14 @@ const SOCKETS_TOGETHER: usize = 256;
 /// How many vNICs are forgotten at once.
 const MAX_TAGS: usize = 4096;
 
-/// Returns a vNIC as the process is to know it; none where there are too many.
-fn nic(vnic: &Vnic) -> Option<Nic> {
+/// Returns a vNIC's tag, and the vNIC as the process is to know it; none where there are too many.
+fn nic(vnic: &Vnic) -> Option<(u16, (PortId, Nic))> {
     let Tag(tag) = Tag::of(vnic.port)?;
     let ipv4 = vnic.routed_ipv4.iter().copied().map(IpNet::V4);
     let ipv6 = vnic.routed_ipv6.iter().chain(&vnic.slaac).copied().map(IpNet::V6);
     let prefixes = ipv4.chain(ipv6).collect();
-    Some(Nic { tag, ipv4: vnic.ipv4, ipv6: vnic.ipv6, prefixes, mtu: vnic.mtu })
+    let nic = Nic { tag, ipv4: vnic.ipv4, ipv6: vnic.ipv6, prefixes, mtu: vnic.mtu };
+    Some((tag, (vnic.port, nic)))
 }
 
 /// Returns the sum of all these, and of what was dropped beside.
@@ -225,4 +263,39 @@ fn flows<'a>(
     };
     sum.drops = drops.into_iter().map(drop).collect();
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{addr::MacAddr, egress::protocol::Stats};
+
+    fn port(slot: u32, generation: u32) -> PortId {
+        PortId { slot, generation }
+    }
+
+    #[test]
+    fn what_a_report_does_not_tell_of_is_as_it_was() {
+        let configuration = serde_json::from_str(r#"{"version":1}"#).unwrap();
+        let mut user = UserEgress::new(PathBuf::new(), String::new(), configuration);
+        let vnics = [1, 2].map(|slot| Vnic::new(port(slot, 0), MacAddr([2; 6]), 1500));
+        user.known = vnics.iter().filter_map(nic).collect();
+        let one = NicStats { tag: 1, connections: 3, ..NicStats::default() };
+        let two = NicStats { tag: 2, udp: 5, ..NicStats::default() };
+        let later = NicStats { udp: 4, ..two.clone() };
+        let stranger = NicStats { tag: 9, udp: 1, ..NicStats::default() };
+        let dropped = BTreeMap::from([(Dropped::UnknownTag, 7)]);
+        for stats in [
+            Stats { nics: vec![one], dropped },
+            Stats { nics: vec![two], ..Stats::default() },
+            Stats { nics: vec![later, stranger], ..Stats::default() },
+        ] {
+            user.said(Report::Stats { stats });
+        }
+        let all = user.flows();
+        assert_eq!((all.connections, all.udp_ports), (3, 4));
+        assert_eq!((&*all.drops[0].reason, all.drops[0].frames), ("unknown_tag", 7));
+        let of = |slot| user.flows_of(port(slot, 0)).map(|flows| flows.connections);
+        assert_eq!((of(1), of(2), of(9)), (Some(3), Some(0), None));
+    }
 }

@@ -161,7 +161,7 @@ fuzz_target!(|octets: &[u8]| {
         std::fs::create_dir_all(&directory).unwrap();
         let memory = Memory::default();
         let limits = Limits { networks: 8, nics: 16, routes: 8, ports: 0 };
-        let may = (limits, Reachable::Flags { directories: vec![], listen: vec![], api: vec![] });
+        let may = (limits, Reachable::Flags { directories: vec![], listen: vec![], deny: vec![] });
         let control =
             Control::restore(Box::new(memory.clone()), dataplane, directory.clone(), may, 1.0)
                 .unwrap();

@@ -6,6 +6,7 @@ use super::rig::{
     start, try_public,
 };
 use crate::{
+    command::{mvirt, stdout},
     daemon::{Daemon, wait_until},
     guest::Guest,
     namespace::run,
@@ -197,11 +198,18 @@ fn a_new_process_of_the_daemon_begins_anew_and_connections_are_reset() {
         let mut vm = Guest::connect(&daemon.nic("web", "vm1"));
         vm.lease();
         let guest = Container::new(&mut daemon, "web", "c1");
+        let add = ["forward", "add", "--listen", "tcp:192.0.2.1:8080", "--to", "c1:80"];
+        stdout(&mvirt(&daemon, &add));
+        let _page = guest.enter(|| TcpListener::bind("0.0.0.0:80").unwrap());
+        let called = || inside(world, || TcpStream::connect("192.0.2.1:8080").is_ok());
+        wait_until("the forward is in force", called);
         let listener = inside(world, || TcpListener::bind("192.0.2.2:9").unwrap());
         let before = connection(&guest, &listener);
         assert!(daemon.hand_over(), "{}", daemon.log());
         is_reset(before);
         assert!(guest.pings(WORLD[1]) && vm.ping(WORLD[0]), "{}", daemon.log());
+        // The old process had its socket when the new one began.
+        wait_until("the forward is in force again", called);
         daemon.crash_and_restart();
         // A TAP device ends with the daemon, so this guest is a VM that connects again.
         let mut vm = Guest::connect(&daemon.get_nic("vm1"));

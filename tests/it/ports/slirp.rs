@@ -178,8 +178,12 @@ fn answer(question: &[u8]) -> Vec<u8> {
 
 /// A daemon whose segment "lab" the guest is in, with a port of the world.
 fn start(scene: &Scene, locator: &str) -> Daemon {
+    start_with(scene, locator, &[])
+}
+
+fn start_with(scene: &Scene, locator: &str, flags: &[&str]) -> Daemon {
     scene.cable("g0");
-    let mut daemon = Daemon::start();
+    let mut daemon = Daemon::start_with(flags);
     lab(&mut daemon);
     create(&mut daemon, "guest", "packet://g0");
     create(&mut daemon, "world", locator);
@@ -306,6 +310,20 @@ fn nothing_of_the_host_is_reached() {
         // What listens on all addresses is there at those that others reach, as on any LAN.
         scene.connect(&format!("{HOST}:7002")).unwrap();
         assert!(datagrams.recv(&mut [0; 10]).is_err());
+    });
+}
+
+#[test]
+fn what_the_daemon_denies_is_denied_here_too() {
+    scene(|scene| {
+        let denied = format!("{HOST}/32");
+        let _daemon = start_with(scene, "slirp://", &["--egress-deny", &denied]);
+        let _services = ["0.0.0.0:7002"].map(|address| TcpListener::bind(address).unwrap());
+        scene.lease("eth0");
+        let to = format!("{HOST}:7002").parse().unwrap();
+        let short = Duration::from_secs(1);
+        let reached = within(&scene.guest, || TcpStream::connect_timeout(&to, short));
+        assert!(reached.is_err());
     });
 }
 
