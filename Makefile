@@ -98,6 +98,6 @@ uninstall: ## Remove what `make install` has installed; networks and vNICs stay 
 	rm -f $(addprefix $(call at,$(PREFIX)/bin)/,$(PROGRAMS) vswitch) $(call at,$(UNITS)/mvirt-net.service) \
 	    $(call at,$(SYSUSERS)/mvirt-net.conf) $(share)/doc/mvirt-net/{operations.md,egress.conf}
 	for name in $(PROGRAMS) vswitch; do rm -f $(BASH)/$$name $(ZSH)/_$$name $(FISH)/$$name.fish $(MAN)/$$name.1; done
-	rm -f $(MAN)/mvirt-{network,nic,port,mac,egress,vm,probe,reactor,plug,yard,version,completions,man}{,-*}.1
+	rm -f $(MAN)/mvirt-{network,nic,port,forward,floating-ip,load-balancer,mac,egress,vm,probe,reactor,plug,yard,version,completions,man}{,-*}.1
 
 .PHONY: help build clean demo check test soak fuzz instructions bench install uninstall
