@@ -314,6 +314,8 @@ fn a_lease_is_waited_for_of_the_guest_that_is_there() {
         assert!(stderr(&late, 1).contains("vm1: not lease within 100ms"));
     };
     stdout(&mvirt(&daemon, &["probe", "vm1", "lease"]));
+    // It is there for as long as its connection is not seen to end.
+    daemon.wait_for_state("vm1", NicState::Created);
     lacks(&daemon);
     let mut guest = Guest::connect(&nic);
     daemon.wait_for_state("vm1", NicState::Active);
