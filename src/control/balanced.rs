@@ -72,15 +72,7 @@ impl Balancers {
 
     /// Returns a balancer that serves what a forward would take.
     pub(super) fn at(&self, forward: &Forward) -> Option<&LoadBalancer> {
-        let listen = forward.listen;
-        let is_there = |it: IpAddr| {
-            listen == it || listen.is_unspecified() && listen.is_ipv4() == it.is_ipv4()
-        };
-        self.all().find(|balancer| {
-            let mut ports = balancer.ports.iter();
-            is_there(balancer.address)
-                && ports.any(|port| forward.listens_to(port.protocol, port.port.get()))
-        })
+        self.all().find(|balancer| forward.overlap_of(balancer).is_some())
     }
 
     /// Returns those of a network.

@@ -1,15 +1,12 @@
 //! Fields of load balancers: of requests, valid or refused; and as the API shows them.
 
-use super::{choices::PROTOCOLS, fields::parse_address, refusal::Refusal};
+use super::{choices::PROTOCOLS, refusal::Refusal};
 use crate::{
     balancing::can_ping,
     model::{Backend, BackendTarget, BalancedPort, HealthCheck, HealthKind, LoadBalancer},
     proto,
 };
-use std::{
-    net::IpAddr,
-    num::{NonZeroU16, NonZeroU32},
-};
+use std::num::{NonZeroU16, NonZeroU32};
 
 /// Services of a balancer.
 const MAX_PORTS: usize = 16;
@@ -101,11 +98,6 @@ pub(super) fn backends(
         }
     }
     Ok(backends)
-}
-
-/// Returns an address of a backend.
-pub(super) fn backend_address(text: &str) -> Result<IpAddr, Refusal> {
-    parse_address("backends.address", text)
 }
 
 fn number(

@@ -3,12 +3,12 @@
 use super::{
     Control,
     balancer_fields::{
-        backend_address, backends, check_health, health, ports, shown_backends, shown_health,
-        shown_ports,
+        backends, check_health, health, ports, shown_backends, shown_health, shown_ports,
     },
     change::Decided,
-    fields::{self, optional, parse, parse_address, uuid},
+    fields::{self, address, optional, parse, uuid},
     mask::Mask,
+    nat::{check_family, family_name},
     pages::Page,
     refusal::Refusal,
     requests::fingerprint,
@@ -76,9 +76,7 @@ impl Control {
         if request.address.is_empty() {
             return Err(Refusal::invalid("address", "", "required, like 203.0.113.80"));
         }
-        let address: IpAddr = parse_address("address", &request.address)?;
-        // An IPv4 address that is written as one of IPv6 is one of IPv4.
-        let address = address.to_canonical();
+        let address = address("address", &request.address)?;
         let name = optional("name", &request.name, parse)?;
         let now = Timestamp::now();
         let new = LoadBalancer {
@@ -131,11 +129,7 @@ impl Control {
             let expected = format!("expected a vNIC of network {network}");
             return Err(Refusal::invalid("backends.nic_id", key, expected));
         }
-        if super::nat::address_of(nic, of).is_none() {
-            let family = if of.is_ipv4() { "IPv4" } else { "IPv6" };
-            let expected = format!("it has no {family} address, which {of} is");
-            return Err(Refusal::invalid("backends.nic_id", key, expected));
-        }
+        check_family(("backends.nic_id", key), nic, of)?;
         Ok(BackendTarget::NicId(id))
     }
 
@@ -145,7 +139,7 @@ impl Control {
         network: Uuid,
         of: IpAddr,
     ) -> Result<BackendTarget, Refusal> {
-        let address = backend_address(text)?;
+        let address = address("backends.address", text)?;
         let network = &self.networks[&network].model;
         let is_usable = match address {
             IpAddr::V4(it) => network.ipv4_subnet.is_some_and(|subnet| {
@@ -154,8 +148,8 @@ impl Control {
             IpAddr::V6(it) => network.ipv6_prefix.is_some_and(|prefix| prefix.contains(&it)),
         };
         if !is_usable || address.is_ipv4() != of.is_ipv4() {
-            let family = if of.is_ipv4() { "IPv4" } else { "IPv6" };
-            let expected = format!("expected an {family} address of network {}", network.name);
+            let (family, name) = (family_name(of), &network.name);
+            let expected = format!("expected an {family} address of network {name}");
             return Err(Refusal::invalid("backends.address", text, expected));
         }
         Ok(BackendTarget::Address(address))

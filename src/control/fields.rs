@@ -189,6 +189,7 @@ where
     text.parse().map_err(|error| Refusal::invalid(field, text, error))
 }
 
+/// Returns an address of the family that its field is of.
 pub(super) fn parse_address<T: FromStr>(field: &'static str, text: &str) -> Result<T, Refusal> {
     text.parse().map_err(|_| {
         let family = if field.contains("ipv6") {
@@ -198,6 +199,14 @@ pub(super) fn parse_address<T: FromStr>(field: &'static str, text: &str) -> Resu
         };
         Refusal::invalid(field, text, format!("expected {family}"))
     })
+}
+
+/// Returns an address of either family.
+pub(super) fn address(field: &'static str, text: &str) -> Result<IpAddr, Refusal> {
+    let expected = "expected an IPv4 or IPv6 address like 203.0.113.7 or 2001:db8::7";
+    // An IPv4 address that is written as one of IPv6 is one of IPv4.
+    let parsed = text.parse().map(|address: IpAddr| address.to_canonical());
+    parsed.map_err(|_| Refusal::invalid(field, text, expected))
 }
 
 pub(super) fn uuid(field: &'static str, text: &str) -> Result<Uuid, Refusal> {
@@ -514,6 +523,16 @@ mod tests {
             assert!(with(server, file, url).is_err(), "{server} {file} {url}");
         }
         assert_eq!(boot(None).unwrap(), None);
+    }
+
+    #[test]
+    fn an_address_is_of_one_family() {
+        let read = |text| address("address", text).map(|address| address.to_string());
+        assert_eq!(read("::ffff:192.0.2.1").unwrap(), "192.0.2.1");
+        assert_eq!(read("2001:db8:0::7").unwrap(), "2001:db8::7");
+        for bad in ["192.0.2.1/32", "example.org", "192.0.2", "fe80::1%eth0"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -4,8 +4,7 @@ use super::{
     Control,
     change::Decided,
     egress::WayOut,
-    fields::{optional, uuid},
-    forwards::address,
+    fields::{address, optional, uuid},
     pages::Page,
     refusal::Refusal,
     requests::fingerprint,
@@ -35,10 +34,6 @@ impl Control {
             return Err(Refusal::invalid("address", "", "required, like 203.0.113.7"));
         }
         let address = address("address", &request.address)?;
-        if matches!(self.egress_way(), WayOut::User(_)) {
-            let text = "a floating IP needs a way out by the host's routing: --egress tun";
-            return Err(Refusal::Unready(text.into()));
-        }
         let nic = self.find_target(&request.nic_id, address)?;
         let asked = fingerprint(&proto::CreateFloatingIpRequest {
             address: address.to_string(),
@@ -53,6 +48,11 @@ impl Control {
                 Err(Refusal::taken("id", existing.id, owner))
             };
         }
+        if matches!(self.egress_way(), WayOut::User(_)) {
+            let text = "a floating IP needs a way out by the host's routing: --egress tun";
+            return Err(Refusal::Unready(text.into()));
+        }
+        self.check_reached(nic.id)?;
         self.check_floating(address)?;
         let now = Timestamp::now();
         let new = FloatingIp {
@@ -155,6 +155,7 @@ impl Control {
         if nic.id == old.nic_id {
             return Ok(Decided::unchanged(self.floating_ip_view(old)));
         }
+        self.check_reached(nic.id)?;
         let updated_at = view::later(old.updated_at);
         let new =
             FloatingIp { nic_id: nic.id, network_id: nic.network_id, updated_at, ..old.clone() };

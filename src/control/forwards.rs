@@ -5,7 +5,7 @@ use super::{
     change::Decided,
     choices::PROTOCOLS,
     egress::WayOut,
-    fields::{self, optional, parse, uuid},
+    fields::{self, address, optional, parse, uuid},
     mask::Mask,
     nat::address_of,
     pages::Page,
@@ -26,11 +26,11 @@ use uuid::Uuid;
 /// Forwards that there may be.
 // As many as ports.
 const MAX_FORWARDS: usize = 4096;
-/// Spans of one: each is an element of a map of the kernel's, or a socket.
-const MAX_SPANS: usize = 256;
-/// Spans of all.
+/// Spans of one, each an element of a map of the kernel's; or ports, each a socket.
+pub(super) const MAX_SPANS: usize = 256;
+/// Spans of all, or ports.
 // The kernel takes so many at once in a tenth of a second.
-const MAX_ALL_SPANS: usize = 8192;
+pub(super) const MAX_ALL_SPANS: usize = 8192;
 
 impl Control {
     /// Creates a forward, or finds that this very request was carried out before.
@@ -47,6 +47,7 @@ impl Control {
                 Err(Refusal::taken("id", existing.id, owner))
             };
         }
+        self.check_reached(new.nic_id)?;
         self.check_forward_name(&new.name)?;
         let there = self.nat.forwards().len();
         if there >= MAX_FORWARDS {
@@ -292,6 +293,9 @@ impl Control {
         }
         if mask.names("nic_id") {
             new.nic_id = self.find_target(&request.nic_id, old.listen)?.id;
+            if new.nic_id != old.nic_id {
+                self.check_reached(new.nic_id)?;
+            }
             self.check_in_network(new.nic_id, old.network_id)?;
         }
         if mask.names("target_ports") {
@@ -345,14 +349,6 @@ impl Control {
     }
 }
 
-/// Returns an address that is one of the world's.
-pub(super) fn address(field: &'static str, text: &str) -> Result<IpAddr, Refusal> {
-    let expected = "expected an IPv4 or IPv6 address like 203.0.113.7 or 2001:db8::7";
-    // An IPv4 address that is written as one of IPv6 is one of IPv4.
-    let parsed = text.parse().map(|address: IpAddr| address.to_canonical());
-    parsed.map_err(|_| Refusal::invalid(field, text, expected))
-}
-
 /// Refuses a forward whose sockets an ordinary user cannot have.
 fn check_sockets(new: &Forward) -> Result<(), Refusal> {
     if new.listen_ports.count() > MAX_SPANS {
@@ -402,15 +398,5 @@ mod tests {
         let expected = "expected one port for all, or 12 as in listen_ports: 11";
         assert_eq!(refused, format!("target_ports: \"1-11\": {expected}"));
         assert!(of("x").unwrap_err().contains("like 80,90-100"));
-    }
-
-    #[test]
-    fn an_address_is_of_one_family() {
-        let read = |text| address("address", text).map(|address| address.to_string());
-        assert_eq!(read("::ffff:192.0.2.1").unwrap(), "192.0.2.1");
-        assert_eq!(read("2001:db8:0::7").unwrap(), "2001:db8::7");
-        for bad in ["192.0.2.1/32", "example.org", "192.0.2", "fe80::1%eth0"] {
-            assert!(read(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -1,6 +1,11 @@
 //! What of the world is a vNIC's, whether or not it is in force: forwards and floating IPs.
 
-use super::{Control, egress::WayOut, refusal::Refusal};
+use super::{
+    Control,
+    egress::WayOut,
+    forwards::{MAX_ALL_SPANS, MAX_SPANS},
+    refusal::Refusal,
+};
 use crate::{
     dataplane::forward::tables::Tag,
     egress::protocol,
@@ -9,6 +14,7 @@ use crate::{
     store::{Change, Dependants},
 };
 use ipnet::IpNet;
+use jiff::Timestamp;
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -134,17 +140,69 @@ impl Nat {
 
     /// Returns a forward that listens where a balancer does, and the service it would take.
     pub(super) fn forward_at(&self, balancer: &LoadBalancer) -> Option<(&Forward, BalancedPort)> {
-        let family = balancer.address.is_ipv4();
-        let forwards = self.forwards().filter(|forward| {
-            let listen = forward.listen;
-            listen == balancer.address || listen.is_unspecified() && listen.is_ipv4() == family
+        self.forwards().find_map(|forward| Some((forward, forward.overlap_of(balancer)?)))
+    }
+
+    /// Returns the forwards whose ports may be sockets: the eldest, as many as there may be.
+    fn with_sockets(&self) -> Vec<&Forward> {
+        let mut all: Vec<_> = self.forwards().filter(|it| sockets_needed(it).is_some()).collect();
+        all.sort_by_key(|it| age(it));
+        let mut there = 0;
+        all.retain(|it| {
+            there += sockets_needed(it).unwrap_or(0);
+            there <= MAX_ALL_SPANS
         });
-        forwards.into_iter().find_map(|forward| {
-            let mut ports = balancer.ports.iter();
-            let port = ports.find(|port| forward.listens_to(port.protocol, port.port.get()))?;
-            Some((forward, *port))
+        all
+    }
+
+    /// Says why the ports of a forward may not be sockets, if they may not.
+    fn why_no_sockets(&self, forward: &Forward) -> Option<String> {
+        let Some(needed) = sockets_needed(forward) else {
+            let count = forward.listen_ports.count();
+            return Some(format!(
+                "each of its {count} ports would be a socket, of which a forward has at most \
+                 {MAX_SPANS}: start with --egress tun"
+            ));
+        };
+        let elder = self.forwards().filter(|it| age(it) < age(forward));
+        let there: usize = elder.filter_map(sockets_needed).sum();
+        (there + needed > MAX_ALL_SPANS).then(|| {
+            format!(
+                "each port of a forward is a socket, of which there are at most {MAX_ALL_SPANS}: \
+                 with those of older forwards it would be {}",
+                there + needed
+            )
         })
     }
+}
+
+/// Returns what tells which forward is older.
+fn age(forward: &Forward) -> (Timestamp, Uuid) {
+    (forward.created_at, forward.id)
+}
+
+/// Returns how many sockets the ports of a forward would be; none where they are too many. One that
+/// was made while the kernel led its ports may have all that there are.
+fn sockets_needed(forward: &Forward) -> Option<usize> {
+    Some(forward.listen_ports.count()).filter(|count| *count <= MAX_SPANS)
+}
+
+/// Refuses a vNIC that has no address of the family of another.
+pub(super) fn check_family(
+    (field, key): (&'static str, &str),
+    nic: &Nic,
+    of: IpAddr,
+) -> Result<(), Refusal> {
+    if address_of(nic, of).is_some() {
+        return Ok(());
+    }
+    let expected = format!("it has no {} address, which {of} is", family_name(of));
+    Err(Refusal::invalid(field, key, expected))
+}
+
+/// Returns the family of an address, in words.
+pub(super) fn family_name(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
 /// Returns a vNIC's address of the family of another.
@@ -164,19 +222,21 @@ impl Control {
     }
 
     /// Returns the vNIC of that id or name that is to have `address`, or what comes there. Refuses
-    /// one that has no address of its family, or that the world cannot reach.
+    /// one that has no address of its family.
     pub(super) fn find_target(&self, key: &str, address: IpAddr) -> Result<&Nic, Refusal> {
         if key.is_empty() {
             return Err(Refusal::invalid("nic_id", key, "required: a vNIC's id or name"));
         }
         let nic = &self.nics[&self.find_nic(key)?].model;
-        if address_of(nic, address).is_none() {
-            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
-            let expected = format!("it has no {family} address, which {address} is");
-            return Err(Refusal::invalid("nic_id", key, expected));
-        }
-        match self.why_unreached(nic) {
-            None => Ok(nic),
+        check_family(("nic_id", key), nic, address)?;
+        Ok(nic)
+    }
+
+    /// Refuses a vNIC that the world does not reach.
+    // Not of a request that is repeated: that it was carried out, it was told already.
+    pub(super) fn check_reached(&self, nic: Uuid) -> Result<(), Refusal> {
+        match self.why_unreached(&self.nics[&nic].model) {
+            None => Ok(()),
             Some(why) => Err(Refusal::Unready(why)),
         }
     }
@@ -236,12 +296,15 @@ impl Control {
     /// Returns the sockets of forwards, for a way out that listens for vNICs.
     pub(super) fn sockets(&self) -> Vec<protocol::Forward> {
         match self.egress_way() {
-            WayOut::User(_) => self.nat.forwards().flat_map(|it| self.sockets_of(it)).collect(),
+            WayOut::User(_) => {
+                let forwards = self.nat.with_sockets().into_iter();
+                forwards.flat_map(|it| self.sockets_of(it)).collect()
+            }
             WayOut::Off(_) | WayOut::Tun(_) => Vec::new(),
         }
     }
 
-    /// Returns the sockets of a forward, if it is to be in force.
+    /// Returns the sockets of a forward that may have them, if it is to be in force.
     fn sockets_of(&self, forward: &Forward) -> Vec<protocol::Forward> {
         let nic = self.nics.get(&forward.nic_id);
         let is_reached = self.reached(forward.nic_id, forward.listen).is_some();
@@ -269,8 +332,11 @@ impl Control {
         match self.egress_way() {
             WayOut::User(_) => {
                 let why = self.nat_error(forward.nic_id);
-                let silent = || self.why_silent(&self.sockets_of(forward)).unwrap_or_default();
-                if why.is_empty() { silent() } else { why }
+                if !why.is_empty() {
+                    return why;
+                }
+                let none = self.nat.why_no_sockets(forward);
+                none.or_else(|| self.why_silent(&self.sockets_of(forward))).unwrap_or_default()
             }
             WayOut::Off(_) | WayOut::Tun(_) => self.nat_error(forward.nic_id),
         }
@@ -302,5 +368,45 @@ impl Control {
             }
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forward(number: u128, ports: &str) -> Forward {
+        let made = Timestamp::from_second(i64::try_from(number).unwrap()).unwrap().to_string();
+        serde_json::from_value(serde_json::json!({
+            "id": Uuid::from_u128(1000 - number), "name": format!("f{number}"),
+            "network_id": Uuid::nil(), "listen": "0.0.0.0", "protocol": "tcp",
+            "listen_ports": ports, "nic_id": Uuid::nil(), "asked": Uuid::nil(),
+            "created_at": made, "updated_at": made,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn of_many_forwards_the_eldest_have_sockets() {
+        let mut nat = Nat::default();
+        // Those of one are too many, and they count for nothing.
+        let large = forward(0, "1-65535");
+        nat.put_forward(None, large.clone());
+        let full = (1..=32).map(|number| forward(number, "1001-1256"));
+        full.for_each(|forward| nat.put_forward(None, forward));
+        let named = |nat: &Nat| nat.with_sockets().iter().map(|it| it.name.to_string()).collect();
+        let names: Vec<String> = named(&nat);
+        assert_eq!((names.len(), &*names[0], &*names[31]), (32, "f1", "f32"));
+        let beyond = forward(33, "80");
+        nat.put_forward(None, beyond.clone());
+        assert_eq!(named(&nat), names);
+        let why = |nat: &Nat, it: &Forward| nat.why_no_sockets(it).unwrap_or_default();
+        assert!(why(&nat, &large).contains("65535 ports"), "{}", why(&nat, &large));
+        assert!(why(&nat, &beyond).contains("it would be 8193"), "{}", why(&nat, &beyond));
+        assert_eq!(why(&nat, &forward(32, "1001-1256")), "");
+        // Once an older one is gone, there is room.
+        nat.remove_forward(forward(1, "80").id);
+        assert_eq!(why(&nat, &beyond), "");
+        assert_eq!(nat.with_sockets().last().map(|it| it.name.as_str()), Some("f33"));
     }
 }

@@ -111,6 +111,13 @@ impl There {
         }
         Self(there)
     }
+
+    /// Returns the map that a balancer had of the same services, and so with the same chains.
+    fn of_same_services(&self, balancer: &Balanced) -> Option<&String> {
+        let prefix = balancer.prefix();
+        let (map, _) = self.0.range(prefix.clone()..).next()?;
+        map.starts_with(&prefix).then_some(map)
+    }
 }
 
 /// Returns the words of nft that read the table.
@@ -130,16 +137,22 @@ pub(super) fn change(wanted: &BTreeMap<Uuid, Arc<Balanced>>, there: Option<&Ther
     let (mut made, mut left) = (String::new(), 0);
     let mut elements = [String::new(), String::new()];
     let mut new = 0;
-    for balancer in wanted.values() {
-        let name = balancer.name();
+    // First those that nothing stands in for until their turn comes.
+    let mut balancers: Vec<_> = wanted.values().collect();
+    balancers.sort_by_key(|balancer| before.of_same_services(balancer).is_some());
+    for balancer in balancers {
+        let mut name = balancer.name();
         let is_there = before.0.contains_key(&name);
         if !balancer.places.is_empty() && !is_there {
             if new == MADE_AT_ONCE {
                 left += 1;
-                continue;
+                // Until then, flows go where they went.
+                let Some(old) = before.of_same_services(balancer) else { continue };
+                name = old.clone();
+            } else {
+                new += 1;
+                balancer.make(&name, &mut made);
             }
-            new += 1;
-            balancer.make(&name, &mut made);
         }
         if !balancer.places.is_empty() {
             after.0.insert(
@@ -247,11 +260,22 @@ impl Balanced {
     /// Returns the name of its map, which is that of no other and of none that it had otherwise.
     fn name(&self) -> String {
         let places = self.spec.backends.iter().map(|place| place.address).collect::<Vec<_>>();
-        let mut whole = format!("{FORM} {:?} {places:?}", self.spec.services).into_bytes();
+        let mut whole = format!("{places:?}").into_bytes();
         whole.extend_from_slice(&self.places);
+        format!("{}{:016x}", self.prefix(), self.print(&whole))
+    }
+
+    /// Returns what begins the names of its maps for as long as its services are the same.
+    fn prefix(&self) -> String {
+        let services = format!("{FORM} {} {:?}", self.spec.address, self.spec.services);
+        let print = self.print(services.as_bytes());
+        format!("{PREFIX}{}_{print:016x}_", self.spec.id.simple())
+    }
+
+    /// Returns a number that stands for something of it.
+    fn print(&self, of: &[u8]) -> u64 {
         // As long as chance does not find another with it.
-        let (print, _) = Uuid::new_v5(&self.spec.id, &whole).as_u64_pair();
-        format!("{PREFIX}{}_{print:016x}", self.spec.id.simple())
+        Uuid::new_v5(&self.spec.id, of).as_u64_pair().0
     }
 
     /// Makes its map and chains.
@@ -394,6 +418,48 @@ mod tests {
             there = Some(change.there);
         }
         assert_eq!(left, [(32, 38), (64, 6), (70, 0)]);
+    }
+
+    #[test]
+    fn what_many_balancers_were_they_are_until_their_turn_comes() {
+        let all = |backend| -> BTreeMap<_, _> {
+            (0..70).map(|number| balanced(number, &[backend])).collect()
+        };
+        let names = |of: &BTreeMap<Uuid, Arc<Balanced>>| {
+            of.values().map(|balancer| balancer.name()).collect::<BTreeSet<_>>()
+        };
+        let (old, new) = (all("10.1.0.1"), all("10.1.0.2"));
+        let mut there = change(&old, None).there;
+        for _ in 0..2 {
+            there = change(&old, Some(&there)).there;
+        }
+        assert_eq!(there.0.keys().cloned().collect::<BTreeSet<_>>(), names(&old));
+        for (made, left) in [(32, 38), (32, 6), (6, 0)] {
+            let change = change(&new, Some(&there));
+            assert_eq!((change.there.0.len(), change.left), (70, left));
+            let count = |what: &str| change.text.matches(what).count();
+            assert_eq!((count("add map inet mvirt_lb lb_"), count("delete map")), (made, made));
+            assert_eq!(count(" : goto lb_"), 140, "all serve");
+            // To each chain that there is then, and so to none that is gone.
+            for (map, chains) in &change.there.0 {
+                let leads = |chain: &String| count(&format!(" : goto {chain}")) == 1;
+                assert!(chains.len() == 2 && chains.iter().all(leads), "{map}");
+            }
+            there = change.there;
+        }
+        assert_eq!(there.0.keys().cloned().collect::<BTreeSet<_>>(), names(&new));
+        // A new one does not wait, as nothing stands in for it.
+        let mut more = all("10.1.0.3");
+        more.extend([balanced(99, &["10.1.0.3"])]);
+        let change = change(&more, Some(&there));
+        assert!(change.there.0.contains_key(&more[&Uuid::from_u128(99)].name()));
+        assert_eq!((change.text.matches(" : goto lb_").count(), change.left), (142, 39));
+        // What served something else cannot stand in.
+        let (_, one) = balanced(1, &["10.1.0.9"]);
+        assert!(there.of_same_services(&one).is_some());
+        let mut spec = one.spec().clone();
+        spec.services.pop();
+        assert_eq!(there.of_same_services(&Balanced::new(spec)), None);
     }
 
     #[test]

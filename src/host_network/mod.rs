@@ -328,7 +328,9 @@ impl HostNetwork {
 
     /// Removes all that [`HostNetwork::apply`] has made, and the device. What is not there is no
     /// error.
-    pub fn remove(&self) -> Result<(), HostNetworkError> {
+    pub fn remove(&mut self) -> Result<(), HostNetworkError> {
+        // Even where it fails halfway: what is there then is read.
+        (self.balancers, self.left) = (None, 0);
         let of_device = |source| HostNetworkError::Device { device: self.device.clone(), source };
         // First, so that nothing passes without rules.
         let mut netlink = Netlink::open().map_err(of_device)?;

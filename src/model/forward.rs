@@ -1,6 +1,6 @@
 //! Forwards: ports of the host's side that are a vNIC's.
 
-use super::{Labels, Name};
+use super::{BalancedPort, Labels, LoadBalancer, Name};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
@@ -178,17 +178,25 @@ pub struct Forward {
 impl Forward {
     /// Returns the port that both listen at, if there is one.
     pub fn overlap(&self, other: &Self) -> Option<u16> {
-        let meets = self.listen == other.listen
-            || self.listen.is_ipv4() == other.listen.is_ipv4()
-                && (self.listen.is_unspecified() || other.listen.is_unspecified());
-        let meets = meets && self.protocol == other.protocol;
+        let meets = self.meets(other.listen) && self.protocol == other.protocol;
         if meets { self.listen_ports.common(&other.listen_ports) } else { None }
     }
 
-    /// Whether it listens to a port, wherever.
-    pub fn listens_to(&self, protocol: Protocol, port: u16) -> bool {
-        let mut ranges = self.listen_ports.ranges().iter();
-        self.protocol == protocol && ranges.any(|range| range.contains(&port))
+    /// Returns a service of a balancer that it would take, or that would be taken from it.
+    pub fn overlap_of(&self, balancer: &LoadBalancer) -> Option<BalancedPort> {
+        let is_its = |service: &&BalancedPort| {
+            let mut ranges = self.listen_ports.ranges().iter();
+            self.protocol == service.protocol
+                && ranges.any(|range| range.contains(&service.port.get()))
+        };
+        let meets = self.meets(balancer.address);
+        if meets { balancer.ports.iter().find(is_its).copied() } else { None }
+    }
+
+    /// Whether what listens at an address listens where this does.
+    fn meets(&self, address: IpAddr) -> bool {
+        let all = self.listen.is_unspecified() || address.is_unspecified();
+        self.listen == address || all && self.listen.is_ipv4() == address.is_ipv4()
     }
 
     /// Returns where each of its ports goes, in as few spans as that takes.
@@ -283,6 +291,26 @@ mod tests {
             (tcp("0.0.0.0"), of("0.0.0.0", Protocol::Udp)),
         ] {
             assert_eq!((one.overlap(&other), other.overlap(&one)), (None, None));
+        }
+        let balancer: LoadBalancer = serde_json::from_value(serde_json::json!({
+            "id": Uuid::nil(), "name": "x", "network_id": Uuid::nil(), "address": "192.0.2.1",
+            "ports": [
+                { "protocol": "tcp", "port": 91, "target_port": 80 },
+                { "protocol": "tcp", "port": 85, "target_port": 80 },
+            ],
+            "asked": Uuid::nil(), "created_at": "2026-01-01T00:00:00Z",
+            "updated_at": "2026-01-01T00:00:00Z",
+        }))
+        .unwrap();
+        for (listen, protocol, taken) in [
+            ("0.0.0.0", Protocol::Tcp, Some(85)),
+            ("192.0.2.1", Protocol::Tcp, Some(85)),
+            ("192.0.2.2", Protocol::Tcp, None),
+            ("::", Protocol::Tcp, None),
+            ("0.0.0.0", Protocol::Udp, None),
+        ] {
+            let overlap = of(listen, protocol).overlap_of(&balancer);
+            assert_eq!(overlap.map(|service| service.port.get()), taken, "{listen}");
         }
     }
 

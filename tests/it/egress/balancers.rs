@@ -387,7 +387,11 @@ fn refusals_name_the_field_and_the_value() {
             (r.network_id, r.backends) = ("prod".into(), vec![])
         });
         refused(Code::NotFound, "nowhere", &|r| r.network_id = "nowhere".into());
-        refused(invalid, "address: \"front\"", &|r| r.address = "front".into());
+        let either = "address: \"front\": expected an IPv4 or IPv6 address";
+        refused(invalid, either, &|r| r.address = "front".into());
+        refused(invalid, &format!("backends.{either}"), &|r| {
+            r.backends = vec![Backend { address: "front".into(), ..Default::default() }]
+        });
         refused(invalid, "address: \"127.0.0.1\"", &|r| r.address = "127.0.0.1".into());
         refused(Code::AlreadyExists, "network app", &|r| r.address = "10.2.0.77".into());
         refused(invalid, "ports: \"\": required", &|r| r.ports.clear());

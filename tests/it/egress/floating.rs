@@ -4,7 +4,7 @@ use super::{
     kernel::{cleanup, is_untouched},
     rig::{
         Container, WEB, WORLD, fetch, inside, is_silent, on_a_host, page, public, refused, serve,
-        start_egress, try_public,
+        set_public, start_egress, try_public,
     },
 };
 use crate::{
@@ -231,6 +231,13 @@ fn addresses_that_cannot_be_are_refused() {
         assert!(!run("nft list table inet mvirt").contains("198.51.100.7"));
         let list = stdout(&mvirt(&daemon, &["floating-ip", "list", "-o", "name"]));
         assert_eq!(list, "192.0.2.77\n");
+        // One that is there is answered for again, also where it could not be made any more.
+        let again = ["floating-ip", "create", "--address", "2001:db8:ffff::77", "--nic", "c1"];
+        let again = [&again[..], &["--id", "22222222-2222-4222-8222-222222222222"]].concat();
+        stdout(&mvirt(&daemon, &again));
+        set_public(&mut daemon, "web", false);
+        let shown = stdout(&mvirt(&daemon, &again));
+        assert!(shown.contains("network web is not public"), "{shown}");
     });
 }
 

@@ -175,6 +175,11 @@ fn what_cannot_be_is_refused_with_its_field_and_a_remedy() {
         add(&daemon, "--listen tcp:1 --to c2 --id 22222222-2222-4222-8222-222222222222");
         let again = "--listen tcp:1 --to c2 --id 22222222-2222-4222-8222-222222222222";
         add(&daemon, again);
+        // Also where it could not be made any more.
+        set_public(&mut daemon, "web", false);
+        let shown = add(&daemon, again);
+        assert!(shown.contains("network web is not public"), "{shown}");
+        set_public(&mut daemon, "web", true);
         let refused = refused(&daemon, &["nic", "delete", "c1"]);
         assert!(refused.contains("still has 1 forwards"), "{refused}");
         let list = || stdout(&mvirt(&daemon, &["forward", "list", "-o", "name"]));
