@@ -10,7 +10,7 @@ mod not_run;
 
 use mvirt_net::{
     dataplane::port::tap::{Make, Tap},
-    egress::protocol::{Dropped, NicStats, Report},
+    egress::protocol::{Dropped, Failure, NicStats, Report},
 };
 use namespace::{Namespace, run};
 use rustix::{
@@ -151,6 +151,23 @@ impl Rig {
 
     fn order(&self, text: &str) {
         send(&self.control, text.as_bytes(), SendFlags::empty()).unwrap();
+    }
+
+    /// Returns what comes to be said of a forward.
+    fn failed(&self) -> Failure {
+        loop {
+            if let Report::Failed(failure) = self.report() {
+                return failure;
+            }
+        }
+    }
+
+    /// Waits until all orders before have been carried out.
+    fn is_done(&self) {
+        // Nobody has that address.
+        let bad = r#"{"listen":"198.51.100.77:1","protocol":"tcp","tag":7,"port":1}"#;
+        self.order(&format!(r#"{{"add":{{"forwards":[{bad}]}}}}"#));
+        self.failed();
     }
 
     fn connect(&self, to: &str) -> io::Result<TcpStream> {
@@ -391,12 +408,7 @@ fn what_comes_to_a_forward_is_the_vnics() {
     assert_eq!((len, from.to_string()), (2, format!("{HOST}:5353")));
     let taken = r#"{"listen":"198.51.100.77:1","protocol":"tcp","tag":7,"port":1}"#;
     rig.order(&format!(r#"{{"add":{{"forwards":[{taken}]}}}}"#));
-    let failed = loop {
-        if let Report::Failed(failure) = rig.report() {
-            break failure;
-        }
-    };
-    let text = serde_json::to_string(&failed).unwrap();
+    let text = serde_json::to_string(&rig.failed()).unwrap();
     assert!(
         text.contains(r#""listen":"198.51.100.77:1""#) && text.contains(r#""errno":99"#),
         "{text}"
@@ -407,6 +419,93 @@ fn what_comes_to_a_forward_is_the_vnics() {
     while call().is_ok() {
         assert!(start.elapsed() < SOON, "it listens still");
     }
+}
+
+#[test]
+fn connections_end_with_their_forward_and_do_not_notice_one_that_is_told_again() {
+    let forward = |port: u16| {
+        format!(
+            r#""forwards":[{{"listen":"0.0.0.0:8080","protocol":"tcp","tag":7,"port":{port}}}]"#
+        )
+    };
+    let Some(rig) = Rig::new(&format!(",{}", forward(80))) else { return };
+    let guest = |port: u16| {
+        within(&rig.guest, || TcpListener::bind(SocketAddr::from(([0u8; 4], port))).unwrap())
+    };
+    let listeners = [guest(80), guest(81)];
+    let connected = |listener: &TcpListener| {
+        let call = within(&rig.world, || TcpStream::connect(format!("{HOST}:8080")).unwrap());
+        let (taken, _) = listener.accept().unwrap();
+        for stream in [&call, &taken] {
+            stream.set_read_timeout(Some(SOON)).unwrap();
+        }
+        (call, taken)
+    };
+    let is_reset = |(mut call, mut taken): (TcpStream, TcpStream)| {
+        for stream in [&mut call, &mut taken] {
+            let error = stream.read(&mut [0]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        }
+    };
+    let (mut call, mut taken) = connected(&listeners[0]);
+    rig.order(&format!(r#"{{"add":{{{}}}}}"#, forward(80)));
+    rig.is_done();
+    call.write_all(b"still there?").unwrap();
+    taken.read_exact(&mut [0; 12]).unwrap();
+    // It leads elsewhere from now on.
+    rig.order(&format!(r#"{{"add":{{{}}}}}"#, forward(81)));
+    is_reset((call, taken));
+    rig.is_done();
+    let pair = connected(&listeners[1]);
+    rig.order(r#"{"remove":{"forwards":[{"listen":"0.0.0.0:8080","protocol":"tcp"}]}}"#);
+    is_reset(pair);
+    rig.counted(|nic| nic.connections == 0);
+}
+
+#[test]
+fn who_calls_one_of_several_forwards_to_a_port_is_answered_by_that_one() {
+    let forward =
+        |port: u16| format!(r#"{{"listen":"0.0.0.0:{port}","protocol":"udp","tag":7,"port":53}}"#);
+    let forwards = [5301, 5302, 5303].map(forward).join(",");
+    let Some(rig) = Rig::new(&format!(r#","forwards":[{forwards}]"#)) else { return };
+    let socket = |namespace: &Namespace, at: &str| {
+        let socket = within(namespace, || UdpSocket::bind(at).unwrap());
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        socket
+    };
+    let guest = socket(&rig.guest, "0.0.0.0:53");
+    let asks = |socket: &UdpSocket, to: &str| {
+        socket.send_to(b"who?", to).unwrap();
+        guest.recv_from(&mut [0; 10]).unwrap().1
+    };
+    let answers = |socket: &UdpSocket, name: SocketAddr| {
+        guest.send_to(b"me", name).unwrap();
+        let (len, from) = socket.recv_from(&mut [0; 10]).unwrap();
+        assert_eq!(len, 2);
+        from.to_string()
+    };
+    let callers = [(); 3].map(|()| socket(&rig.world, "0.0.0.0:0"));
+    let to = [5301, 5302, 5303].map(|port| format!("{HOST}:{port}"));
+    let names = [0, 1, 2].map(|it| asks(&callers[it], &to[it]));
+    assert_eq!(names.map(|name| name.ip().to_string()), [WORLD; 3]);
+    for it in [2, 0, 1] {
+        assert_eq!(answers(&callers[it], names[it]), to[it]);
+    }
+    // The one that was called last.
+    assert_eq!(asks(&callers[0], &to[1]), names[0]);
+    assert_eq!(answers(&callers[0], names[0]), to[1]);
+    // From this host's loopback address, which the guest has no other way to.
+    let local = socket(&rig.host, "127.0.0.1:0");
+    let name = asks(&local, "127.0.0.1:5303");
+    assert_eq!(name.ip().to_string(), "192.0.0.8");
+    assert_eq!(answers(&local, name), "127.0.0.1:5303");
+    // One goes, and the others stay: also for what the guest says by itself.
+    rig.order(r#"{"remove":{"forwards":[{"listen":"0.0.0.0:5301","protocol":"udp"}]}}"#);
+    rig.is_done();
+    assert_eq!(answers(&callers[2], names[2]), to[2]);
+    let other = socket(&rig.world, &format!("{WORLD}:9"));
+    let from = answers(&other, format!("{WORLD}:9").parse().unwrap());
+    assert!(to[1..].contains(&from), "{from}");
 }
 
 #[test]

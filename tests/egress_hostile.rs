@@ -399,6 +399,50 @@ fn datagrams_to_ten_thousand_hosts_take_one_socket_and_from_all_ports_a_few() {
 }
 
 #[test]
+fn ports_of_forwards_are_none_of_those_that_a_guest_may_have() {
+    let Some(rig) = Rig::new(4096) else { return };
+    let forward = |port: u16| {
+        format!(r#"{{"listen":"198.51.100.1:{port}","protocol":"udp","tag":7,"port":{port}}}"#)
+    };
+    // Nobody has the address of the last: once that is said, the others listen.
+    let bad = r#"{"listen":"203.0.113.1:1","protocol":"udp","tag":7,"port":1}"#;
+    let forwards = (20_000..20_300).map(forward).chain([bad.into()]).collect::<Vec<_>>();
+    rig.order(&format!(r#"{{"add":{{"forwards":[{}]}}}}"#, forwards.join(",")));
+    while !matches!(rig.report(), Report::Failed(_)) {}
+    let world = within(&rig.host, || UdpSocket::bind(SocketAddr::from((WORLD, 9))).unwrap());
+    world.set_read_timeout(Some(SOON)).unwrap();
+    write(&rig.packets, &datagram(5000, WORLD)).unwrap();
+    world.recv(&mut [0; 10]).unwrap();
+    assert_eq!(rig.counted(|nic| nic.packets_out == 1).udp, 1);
+}
+
+#[test]
+fn counters_that_the_daemon_had_no_room_for_are_told_again() {
+    let Some(rig) = Rig::new(4096) else { return };
+    // What it says of these fills its socket.
+    let bad = [r#"{"listen":"203.0.113.1:1","protocol":"tcp","tag":7,"port":1}"#; 500].join(",");
+    for _ in 0..6 {
+        rig.order(&format!(r#"{{"add":{{"forwards":[{bad}]}}}}"#));
+    }
+    write(&rig.packets, &datagram(5000, WORLD)).unwrap();
+    // By then it has tried.
+    poll(&mut [], Some(&Timespec { tv_sec: 2, tv_nsec: 0 })).unwrap();
+    rig.counted(|nic| nic.packets_out == 1);
+}
+
+#[test]
+fn packets_of_nobody_are_told_of_while_no_vnic_says_anything() {
+    let Some(rig) = Rig::new(4096) else { return };
+    let mut stranger = datagram(5000, WORLD);
+    // Its tag.
+    stranger[10] = 9;
+    write(&rig.packets, &stranger).unwrap();
+    let report = rig.report();
+    let Report::Stats { stats } = report else { panic!("{report:?}") };
+    assert_eq!((stats.nics.len(), stats.dropped[&Dropped::UnknownTag]), (0, 1));
+}
+
+#[test]
 fn a_scan_leaves_descriptors_for_what_the_daemon_asks_for() {
     // Fewer than the guest may have connections: 64 of them are nobody's.
     let Some(rig) = Rig::new(256) else { return };

@@ -155,7 +155,7 @@ pub enum Denied {
 pub struct Limits {
     /// TCP connections.
     pub connections: u32,
-    /// UDP ports that it sends from.
+    /// UDP ports that it sends from, beside those that forwards lead to.
     pub udp: u32,
     /// Identifiers of echo requests.
     pub echo: u32,
@@ -214,7 +214,8 @@ pub enum Order {
 pub struct Addition {
     /// One whose tag is there replaces it; what it has from addresses that it no longer has ends.
     pub nics: Vec<Nic>,
-    /// One whose socket is there replaces it.
+    /// One whose socket is there replaces it: what has come by that ends. The same once more
+    /// changes nothing.
     pub forwards: Vec<Forward>,
 }
 
@@ -224,7 +225,7 @@ pub struct Addition {
 pub struct Removal {
     /// Tags. Forwards to them go as well.
     pub nics: Vec<u16>,
-    /// By their sockets.
+    /// By their sockets. What has come by them ends.
     pub forwards: Vec<Listening>,
 }
 
@@ -251,7 +252,7 @@ pub enum Report {
     },
     /// What was carried since it began, each second in which that changes.
     Stats {
-        /// Of each vNIC.
+        /// Of vNICs, and beside.
         stats: Stats,
     },
     /// Something that was asked for is not to be had.
@@ -285,7 +286,7 @@ pub enum Failure {
 /// What was carried.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
-    /// One for each vNIC.
+    /// Those whose counters have changed since they were told. A report may be one of several.
     pub nics: Vec<NicStats>,
     /// Packets that no vNIC has sent, by reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -307,7 +308,7 @@ pub struct NicStats {
     pub octets_in: u64,
     /// Open TCP connections.
     pub connections: u32,
-    /// Open UDP ports.
+    /// Open UDP ports, without those of forwards.
     pub udp: u32,
     /// Identifiers of echo requests.
     pub echo: u32,

@@ -42,6 +42,8 @@ struct Link {
     tcp: Connection,
     /// The first sequence number of the vNIC, for an error about it.
     syn: u32,
+    /// It came by this, and ends with it.
+    forward: Option<Forward>,
     is_readable: bool,
     is_writable: bool,
     is_queued: bool,
@@ -330,9 +332,19 @@ impl Connections {
         Ok(())
     }
 
-    /// Listens no longer where `gone` says so. What came by that stays.
-    pub(crate) fn unlisten(&mut self, gone: impl Fn(&Forward) -> bool) {
+    /// Whether it listens for exactly this.
+    pub(crate) fn listens(&self, forward: &Forward) -> bool {
+        self.listeners.iter().any(|(_, listener)| listener.forward == *forward)
+    }
+
+    /// Listens no longer where `gone` says so. What came by that ends.
+    pub(crate) fn unlisten(&mut self, world: &mut World, gone: impl Fn(&Forward) -> bool) {
         self.listeners.retain(|_, listener| !gone(&listener.forward));
+        let came = |link: &Link| link.forward.as_ref().is_some_and(&gone);
+        let gone = self.links.iter().filter(|(_, link)| came(link)).map(|(index, _)| index);
+        for index in gone.collect::<Vec<_>>() {
+            self.end(world, index, End::Both);
+        }
     }
 
     /// Takes who has called.
@@ -363,7 +375,8 @@ impl Connections {
         }
         let first = world.first_sequence(&ends, self.start);
         let tcp = Connection::to_guest(own_size(world, &ends), first, world.now);
-        self.add(world, Link::new(ends, socket.into(), tcp, 0));
+        let link = Link::new(ends, socket.into(), tcp, 0);
+        self.add(world, Link { forward: Some(*forward), ..link });
     }
 }
 
@@ -386,8 +399,8 @@ impl Link {
     fn new(ends: Ends, socket: OwnedFd, tcp: Connection, syn: u32) -> Self {
         let (is_readable, is_writable, is_queued) = (false, false, false);
         let socket = socket.into();
-        let is_starved = false;
-        Self { ends, socket, tcp, syn, is_readable, is_writable, is_queued, is_starved }
+        let (is_starved, forward) = (false, None);
+        Self { ends, socket, tcp, syn, forward, is_readable, is_writable, is_queued, is_starved }
     }
 
     /// Does what can be done for it.

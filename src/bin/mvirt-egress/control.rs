@@ -66,12 +66,11 @@ impl Control {
         serde_json::from_slice(&self.buffer[..len]).map_err(io::Error::from)
     }
 
-    /// Says something, unless the daemon does not listen just now.
-    // What it misses of counters is in the next ones. Of the rest there is little, and a daemon
-    // that reads nothing of it has hung.
-    pub(crate) fn send(&self, report: &Report) {
-        if let Ok(text) = serde_json::to_vec(report) {
-            send(&self.socket, &text, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).ok();
-        }
+    /// Says something, unless the daemon does not listen just now. Returns whether it was taken.
+    // Counters are told again. Of the rest there is little, and a daemon that reads nothing of it
+    // has hung.
+    pub(crate) fn send(&self, report: &Report) -> bool {
+        let Ok(text) = serde_json::to_vec(report) else { return false };
+        send(&self.socket, &text, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).is_ok()
     }
 }

@@ -1,5 +1,8 @@
 //! UDP: one socket for each port that a vNIC sends from, wherever to (endpoint-independent mapping,
 //! RFC 4787 §4.1), and one for each forward; echo requests: one socket for each identifier.
+//!
+//! Several forwards may lead to one port: each caller is answered by the one that it has called.
+//! What else the port sends goes by one of them.
 
 use super::{
     timers::Key,
@@ -35,8 +38,8 @@ const IDLE_DNS: Duration = Duration::from_secs(10);
 const IDLE_ECHO: Duration = Duration::from_secs(60);
 /// Datagrams taken of one socket before others have their turn.
 const TURN: usize = 64;
-/// Who has called by a forward, of those whom the vNIC has no other way to.
-const CALLERS: usize = 64;
+/// Callers of a forward that are known at once; the one that was silent for longest makes room.
+const CALLERS: usize = 128;
 
 /// What sockets of one kind carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +57,9 @@ pub(crate) struct Datagrams {
     mappings: Slab<Mapping>,
     /// By vNIC, its address and port, or identifier, and the DNS server's name that it asks.
     by_guest: HashMap<(u16, SocketAddr, Option<SocketAddr>), usize>,
+    /// Who has called by forwards: by vNIC, its address and port, and what the caller is called
+    /// there.
+    callers: HashMap<(u16, SocketAddr, SocketAddr), Caller>,
     buffer: Vec<u8>,
     messages: Vec<u8>,
     lens: Vec<usize>,
@@ -70,8 +76,19 @@ struct Mapping {
     forward: Option<Forward>,
     /// What the only one that it hears is called: the DNS server of a segment.
     resolver: Option<SocketAddr>,
-    /// Of a forward of a segment: what callers are called there, and who they are, the latest last.
-    callers: VecDeque<(SocketAddr, SocketAddr)>,
+    /// Of a forward: what those of `Datagrams::callers` are called that are its own, the latest
+    /// last.
+    callers: VecDeque<SocketAddr>,
+}
+
+/// Who has called by a forward.
+#[derive(Debug)]
+struct Caller {
+    /// The socket of the one that it has called last.
+    index: usize,
+    /// Who that is. The vNIC may have no other way there.
+    from: SocketAddr,
+    active: Instant,
 }
 
 impl Mapping {
@@ -82,15 +99,6 @@ impl Mapping {
             Kind::Echo => IDLE_ECHO,
         }
     }
-
-    /// Remembers who has called.
-    fn called(&mut self, name: SocketAddr, from: SocketAddr) {
-        self.callers.retain(|(known, _)| *known != name);
-        if self.callers.len() >= CALLERS {
-            self.callers.pop_front();
-        }
-        self.callers.push_back((name, from));
-    }
 }
 
 impl Datagrams {
@@ -99,6 +107,7 @@ impl Datagrams {
             kind,
             mappings: Slab::new(),
             by_guest: HashMap::new(),
+            callers: HashMap::new(),
             buffer: vec![0; 65_536],
             messages: Vec::new(),
             lens: Vec::new(),
@@ -123,7 +132,7 @@ impl Datagrams {
         let guest = SocketAddr::new(packet.source, source);
         let remote = SocketAddr::new(packet.destination, destination);
         let ends = Ends { tag: packet.tag, from: remote, to: guest };
-        let way = match self.caller(&ends) {
+        let way = match self.caller(&ends, world.now) {
             Some(found) => Ok(found),
             None => world.way(remote).and_then(|to| Ok((self.mapping(world, &ends, to)?, to))),
         };
@@ -166,11 +175,33 @@ impl Datagrams {
     }
 
     /// Returns the forward by which who the vNIC sends to has called it, and who that is.
-    fn caller(&self, ends: &Ends) -> Option<(usize, SocketAddr)> {
-        let index = *self.by_guest.get(&(ends.tag, ends.to, None))?;
-        let callers = &self.mappings.get(index)?.callers;
-        let (_, from) = callers.iter().find(|(name, _)| *name == ends.from)?;
-        Some((index, *from))
+    fn caller(&mut self, ends: &Ends, now: Instant) -> Option<(usize, SocketAddr)> {
+        let caller = self.callers.get_mut(&(ends.tag, ends.to, ends.from))?;
+        if now.duration_since(caller.active) >= IDLE_UDP {
+            return None;
+        }
+        caller.active = now;
+        Some((caller.index, caller.from))
+    }
+
+    /// Remembers who has called by a forward.
+    fn called(&mut self, index: usize, name: SocketAddr, from: SocketAddr, now: Instant) {
+        let Some(mapping) = self.mappings.get(index) else { return };
+        let (tag, guest) = (mapping.tag, mapping.guest);
+        let caller = Caller { index, from, active: now };
+        if let Some(before) = self.callers.insert((tag, guest, name), caller)
+            && let Some(mapping) = self.mappings.get_mut(before.index)
+            && let Some(at) = mapping.callers.iter().rposition(|known| *known == name)
+        {
+            mapping.callers.remove(at);
+        }
+        let Some(mapping) = self.mappings.get_mut(index) else { return };
+        mapping.callers.push_back(name);
+        if mapping.callers.len() > CALLERS
+            && let Some(oldest) = mapping.callers.pop_front()
+        {
+            self.callers.remove(&(tag, guest, oldest));
+        }
     }
 
     /// Returns the socket of who sends, which is made where there is none.
@@ -225,12 +256,13 @@ impl Datagrams {
         }
         let (active, callers) = (world.now, VecDeque::new());
         let mapping = Mapping { tag, guest, socket, active, forward, resolver, callers };
+        // Forwards were asked for, not by the vNIC: they are none of those that it may have.
         if forward.is_none() {
             world.timers.at(active + mapping.idle(self.kind), self.key(index));
+            self.count(world, tag, 1);
         }
         self.mappings.insert(mapping);
-        self.by_guest.insert((tag, guest, resolver), index);
-        self.count(world, tag, 1);
+        self.by_guest.entry((tag, guest, resolver)).or_insert(index);
         Ok(index)
     }
 
@@ -243,7 +275,14 @@ impl Datagrams {
         *count = count.saturating_add_signed(by);
     }
 
-    /// Listens for a vNIC: what it sends from that port goes by the same socket.
+    /// Whether it listens for exactly this.
+    pub(crate) fn listens(&self, guest: SocketAddr, forward: &Forward) -> bool {
+        let is_it = |it: &Mapping| it.guest == guest && it.forward.as_ref() == Some(forward);
+        self.mappings.iter().any(|(_, mapping)| is_it(mapping))
+    }
+
+    /// Listens for a vNIC: what it sends from that port goes by the same socket, or by that of
+    /// another forward to there.
     pub(crate) fn listen(
         &mut self,
         world: &mut World,
@@ -251,8 +290,10 @@ impl Datagrams {
         forward: Forward,
     ) -> io::Result<()> {
         let socket = super::forwards::bind(forward.listen, SocketType::DGRAM)?;
-        if let Some(index) = self.by_guest.get(&(forward.tag, guest, None)) {
-            self.remove(world, *index);
+        if let Some(&index) = self.by_guest.get(&(forward.tag, guest, None))
+            && self.mappings.get(index).is_some_and(|mapping| mapping.forward.is_none())
+        {
+            self.remove(world, index);
         }
         world.reserve().map_err(|_| io::Error::from(Errno::MFILE))?;
         self.add(world, (forward.tag, guest), socket, (Some(forward), None))?;
@@ -280,10 +321,25 @@ impl Datagrams {
 
     fn remove(&mut self, world: &mut World, index: usize) {
         let Some(mapping) = self.mappings.try_remove(index) else { return };
-        self.by_guest.remove(&(mapping.tag, mapping.guest, mapping.resolver));
+        let (tag, guest) = (mapping.tag, mapping.guest);
+        for name in &mapping.callers {
+            self.callers.remove(&(tag, guest, *name));
+        }
         world.timers.cancel(self.key(index));
         world.closed();
-        self.count(world, mapping.tag, -1);
+        let key = (tag, guest, mapping.resolver);
+        if self.by_guest.get(&key) == Some(&index) {
+            self.by_guest.remove(&key);
+        }
+        if mapping.forward.is_none() {
+            self.count(world, tag, -1);
+        } else if !self.by_guest.contains_key(&key) {
+            let is_next = |it: &Mapping| it.forward.is_some() && (it.tag, it.guest) == (tag, guest);
+            let next = self.mappings.iter().find(|(_, mapping)| is_next(mapping));
+            if let Some((next, _)) = next {
+                self.by_guest.insert(key, next);
+            }
+        }
     }
 
     /// The timer of a socket has come.
@@ -311,12 +367,13 @@ impl Datagrams {
                 Err(_) => continue,
             };
             mapping.active = world.now;
-            let (tag, guest) = (mapping.tag, mapping.guest);
+            let (tag, guest, resolver) = (mapping.tag, mapping.guest, mapping.resolver);
+            let is_forward = mapping.forward.is_some();
             let from = SocketAddr::try_from(from).ok();
-            let origin = match (mapping.resolver, from) {
-                (None, Some(from)) if mapping.forward.is_some() && world.front.is_some() => {
+            let origin = match (resolver, from) {
+                (None, Some(from)) if is_forward => {
                     let name = world.policy.caller(from, guest.ip());
-                    mapping.called(name, from);
+                    self.called(index, name, from, world.now);
                     Some(name)
                 }
                 (None, Some(from)) => world.policy.origin(from),

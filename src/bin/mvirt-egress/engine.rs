@@ -156,7 +156,7 @@ impl<'a> Engine<'a> {
     fn take(&mut self, message: &[u8]) {
         let (tag, offload, octets) = match packet::split(message) {
             Ok(split) => split,
-            Err(reason) => return *self.world.dropped.entry(reason).or_default() += 1,
+            Err(reason) => return self.world.drop_of_nobody(reason, 1),
         };
         if !self.world.nics.contains_key(&tag) {
             return self.world.drop(tag, Dropped::UnknownTag, 1);
@@ -261,15 +261,21 @@ impl<'a> Engine<'a> {
 
     /// Tells the daemon what was carried.
     fn tell(&mut self) {
-        self.world.stats_told();
-        let mut changed = Vec::new();
-        for nic in self.world.nics.values_mut().filter(|nic| nic.is_news) {
-            nic.is_news = false;
-            changed.push(nic.stats.clone());
-        }
-        for nics in changed.chunks(REPORTED) {
+        let news = self.world.news();
+        let mut rest = &news[..];
+        // One report at least: of packets that no vNIC has sent there may be news, too.
+        loop {
+            let (nics, more) = rest.split_at(rest.len().min(REPORTED));
             let stats = Stats { nics: nics.to_vec(), dropped: self.world.dropped.clone() };
-            self.control.send(&Report::Stats { stats });
+            if !self.control.send(&Report::Stats { stats }) {
+                // What it has not been told is news still.
+                return self.world.tell_soon();
+            }
+            self.world.told(nics);
+            rest = more;
+            if rest.is_empty() {
+                return;
+            }
         }
     }
 
@@ -292,6 +298,10 @@ impl<'a> Engine<'a> {
             self.retain(tag);
         }
         for forward in addition.forwards {
+            // Who is connected by one that is told again does not notice.
+            if self.listens(&forward) {
+                continue;
+            }
             let same = |other: &Forward| {
                 (other.listen, other.protocol) == (forward.listen, forward.protocol)
             };
@@ -305,22 +315,32 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// Whether it listens for this forward already, and for the address that its vNIC has now.
+    fn listens(&self, forward: &Forward) -> bool {
+        self.target(forward).is_some_and(|guest| match forward.protocol {
+            Protocol::Tcp => self.connections.listens(forward),
+            Protocol::Udp => self.udp.listens(guest, forward),
+        })
+    }
+
     fn listen(&mut self, forward: Forward) -> io::Result<()> {
-        let nic = self.world.nics.get(&forward.tag);
-        let address = nic.and_then(|nic| nic.target(&forward)).ok_or_else(|| {
+        let guest = self.target(&forward).ok_or_else(|| {
             io::Error::other("the vNIC has no address of that family, or is not there")
         })?;
         match forward.protocol {
             Protocol::Tcp => self.connections.listen(&mut self.world, forward),
-            Protocol::Udp => {
-                let guest = SocketAddr::new(address, forward.port);
-                self.udp.listen(&mut self.world, guest, forward)
-            }
+            Protocol::Udp => self.udp.listen(&mut self.world, guest, forward),
         }
     }
 
+    /// Returns where a forward leads.
+    fn target(&self, forward: &Forward) -> Option<SocketAddr> {
+        let address = self.world.nics.get(&forward.tag)?.target(forward)?;
+        Some(SocketAddr::new(address, forward.port))
+    }
+
     fn unlisten(&mut self, gone: impl Fn(&Forward) -> bool) {
-        self.connections.unlisten(&gone);
+        self.connections.unlisten(&mut self.world, &gone);
         self.udp.unlisten(&mut self.world, &gone);
     }
 

@@ -161,19 +161,38 @@ impl World {
 
     /// Returns what a vNIC has had, to be changed.
     pub(crate) fn stats(&mut self, tag: u16) -> Option<&mut NicStats> {
+        if !self.nics.contains_key(&tag) {
+            return None;
+        }
+        self.tell_soon();
         let state = self.nics.get_mut(&tag)?;
         state.is_news = true;
+        Some(&mut state.stats)
+    }
+
+    /// Has the timer of the counters come.
+    pub(crate) fn tell_soon(&mut self) {
         if !self.stats_due {
             self.stats_due = true;
             let soon = self.now + std::time::Duration::from_secs(1);
             self.timers.at(soon, Key::Stats);
         }
-        Some(&mut state.stats)
     }
 
-    /// The timer of the counters has come.
-    pub(crate) fn stats_told(&mut self) {
+    /// The timer of the counters has come. Returns those that have changed since they were told.
+    pub(crate) fn news(&mut self) -> Vec<NicStats> {
         self.stats_due = false;
+        let news = self.nics.values().filter(|nic| nic.is_news);
+        news.map(|nic| nic.stats.clone()).collect()
+    }
+
+    /// The daemon was told these counters.
+    pub(crate) fn told(&mut self, stats: &[NicStats]) {
+        for told in stats {
+            if let Some(nic) = self.nics.get_mut(&told.tag) {
+                nic.is_news = false;
+            }
+        }
     }
 
     /// Counts packets that went nowhere.
@@ -183,8 +202,14 @@ impl World {
         }
         match self.stats(tag) {
             Some(stats) => *stats.dropped.entry(reason).or_default() += count,
-            None => *self.dropped.entry(reason).or_default() += count,
+            None => self.drop_of_nobody(reason, count),
         }
+    }
+
+    /// Counts packets of no vNIC that went nowhere.
+    pub(crate) fn drop_of_nobody(&mut self, reason: Dropped, count: u64) {
+        *self.dropped.entry(reason).or_default() += count;
+        self.tell_soon();
     }
 
     /// Calls `what` with the memory that a vNIC takes from.

@@ -63,6 +63,14 @@ pub(super) struct Answer {
     pub(super) is_broadcast: bool,
 }
 
+/// What becomes of a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Answer(Answer),
+    /// The client says that it has an address no longer.
+    Released(Ipv4Addr),
+}
+
 /// What a client says.
 #[derive(Debug, Default)]
 struct Request {
@@ -107,7 +115,7 @@ impl Server {
         mac: MacAddr,
         is_taken: impl Fn(Ipv4Addr) -> bool,
         now: Instant,
-    ) -> Option<Answer> {
+    ) -> Option<Outcome> {
         let (header, options) = Header::parse(message)?;
         let request = Request::parse(options).ok()?;
         // It would lease in another's name.
@@ -130,7 +138,7 @@ impl Server {
             kind::INFORM => (kind::ACK, Ipv4Addr::UNSPECIFIED),
             kind::RELEASE => {
                 self.end(mac, client?, Lease { mac: Some(mac), until: now });
-                return None;
+                return client.map(Outcome::Released);
             }
             kind::DECLINE => {
                 self.end(mac, wanted?, Lease { mac: None, until: now + DECLINED });
@@ -140,7 +148,7 @@ impl Server {
         };
         let payload = self.write(header, kind, yours, request.kind == kind::INFORM).ok()?;
         let is_broadcast = header.wants_broadcast() || kind == kind::NAK;
-        Some(Answer { payload, is_broadcast })
+        Some(Outcome::Answer(Answer { payload, is_broadcast }))
     }
 
     fn is_leased(&self, number: u32) -> bool {
@@ -285,8 +293,8 @@ mod tests {
     }
 
     /// The type of an answer and the address in it.
-    fn said(answer: Option<Answer>) -> Option<(u8, [u8; 4])> {
-        let payload = answer?.payload;
+    fn said(outcome: Option<Outcome>) -> Option<(u8, [u8; 4])> {
+        let Outcome::Answer(Answer { payload, .. }) = outcome? else { return None };
         assert_eq!(payload[240..242], [53, 1]);
         Some((payload[242], payload[16..20].try_into().unwrap()))
     }
@@ -298,15 +306,16 @@ mod tests {
     #[test]
     fn the_first_host_gets_what_slirp_gives() {
         let (mut server, now) = (server("10.0.2.2/24", [10, 0, 2, 15]), Instant::now());
-        let answer =
-            server.answer(&message(1, [0; 4], &[53, 1, 1]), mac(1), |_| false, now).unwrap();
+        let discover = message(1, [0; 4], &[53, 1, 1]);
+        let outcome = server.answer(&discover, mac(1), |_| false, now);
+        let Some(Outcome::Answer(answer)) = outcome else { panic!("{outcome:?}") };
         let options = [
             53, 1, 2, 54, 4, 10, 0, 2, 2, 1, 4, 255, 255, 255, 0, 3, 4, 10, 0, 2, 2, 6, 4, 10, 0,
             2, 3, 51, 4, 0, 1, 0x51, 0x80, 12, 5, b's', b'l', b'i', b'r', b'p', 255,
         ];
         assert_eq!(answer.payload[240..][..options.len()], options);
         assert_eq!((answer.payload.len(), answer.is_broadcast), (300, false));
-        assert_eq!(said(Some(answer)), Some((2, [10, 0, 2, 15])));
+        assert_eq!(said(Some(Outcome::Answer(answer))), Some((2, [10, 0, 2, 15])));
         let request = [53, 1, 3, 50, 4, 10, 0, 2, 15, 54, 4, 10, 0, 2, 2];
         assert_eq!(ask(&mut server, 1, &request, now), Some((5, [10, 0, 2, 15])));
         assert_eq!(ask(&mut server, 2, &[53, 1, 1], now), Some((2, [10, 0, 2, 16])));
@@ -322,7 +331,8 @@ mod tests {
         let later = now + LEASE + Duration::from_secs(1);
         assert_eq!(ask(&mut server, 2, &want, later), Some((5, [10, 0, 2, 20])));
         let release = message(2, [10, 0, 2, 20], &[53, 1, 7]);
-        assert_eq!(server.answer(&release, mac(2), |_| false, later), None);
+        let released = Some(Outcome::Released([10, 0, 2, 20].into()));
+        assert_eq!(server.answer(&release, mac(2), |_| false, later), released);
         assert_eq!(ask(&mut server, 1, &want, later), Some((5, [10, 0, 2, 20])));
         assert_eq!(ask(&mut server, 1, &[53, 1, 4, 50, 4, 10, 0, 2, 20], later), None);
         assert_eq!(ask(&mut server, 1, &want, later), Some((6, [0; 4])), "somebody has it");

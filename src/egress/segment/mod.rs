@@ -233,9 +233,18 @@ impl Front {
             return Ok(true);
         };
         let neighbours = &self.neighbours;
-        let is_taken =
-            |address: Ipv4Addr| neighbours.find(address.into()).is_some_and(|mac| mac != from);
-        if let Some(answer) = server.answer(payload, from, is_taken, now) {
+        let is_taken = |address: Ipv4Addr| {
+            neighbours.heard_lately(address.into(), now).is_some_and(|mac| mac != from)
+        };
+        let answer = match server.answer(payload, from, is_taken, now) {
+            Some(dhcp::Outcome::Answer(answer)) => Some(answer),
+            Some(dhcp::Outcome::Released(address)) => {
+                self.neighbours.forget(address.into(), from);
+                None
+            }
+            None => None,
+        };
+        if let Some(answer) = answer {
             let mut buffer = [0; 600];
             let mut writer = Writer::new(&mut buffer);
             // To all, as libslirp has it: who has no address yet hears that, too.

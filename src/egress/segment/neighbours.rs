@@ -15,6 +15,8 @@ use std::{
 pub(super) const MOST: usize = 256;
 /// Addresses that are being asked for, each with one packet that waits.
 const MOST_WAITING: usize = 16;
+/// How long an address is somebody's who was heard there.
+const LATELY: Duration = Duration::from_secs(300);
 /// How long an address is asked for, and how often (RFC 4861 §10: MAX_MULTICAST_SOLICIT times, a
 /// RetransTimer apart).
 const GIVEN_UP: Duration = Duration::from_secs(3);
@@ -61,6 +63,19 @@ impl Neighbours {
     /// Returns where an address is.
     pub(super) fn find(&self, address: IpAddr) -> Option<MacAddr> {
         self.known.get(&address).map(|known| known.mac)
+    }
+
+    /// Returns who was heard at an address lately.
+    pub(super) fn heard_lately(&self, address: IpAddr, now: Instant) -> Option<MacAddr> {
+        let known = self.known.get(&address)?;
+        (now.duration_since(known.heard) < LATELY).then_some(known.mac)
+    }
+
+    /// A host says that it has an address no longer.
+    pub(super) fn forget(&mut self, address: IpAddr, mac: MacAddr) {
+        if self.find(address) == Some(mac) {
+            self.known.remove(&address);
+        }
     }
 
     /// Has a packet wait for its address, in place of one that waits already. Returns whether that
@@ -110,6 +125,20 @@ mod tests {
         }
         assert_eq!(neighbours.count(), (MOST, 0));
         assert!(neighbours.find(address(0)).is_some() && neighbours.find(address(1)).is_none());
+    }
+
+    #[test]
+    fn an_address_is_somebodys_while_that_one_is_heard_now_and_then() {
+        let (mut neighbours, start) = (Neighbours::default(), Instant::now());
+        neighbours.learn(address(1), MAC, start);
+        let (before, after) = (start + LATELY - Duration::from_secs(1), start + LATELY);
+        assert_eq!(neighbours.heard_lately(address(1), before), Some(MAC));
+        assert_eq!(neighbours.heard_lately(address(1), after), None);
+        assert_eq!(neighbours.find(address(1)), Some(MAC), "where it is, is known still");
+        neighbours.forget(address(1), MacAddr([2, 0, 0, 0, 0, 2]));
+        assert_eq!(neighbours.find(address(1)), Some(MAC), "only it says so itself");
+        neighbours.forget(address(1), MAC);
+        assert_eq!(neighbours.find(address(1)), None);
     }
 
     #[test]

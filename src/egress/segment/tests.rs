@@ -158,21 +158,53 @@ fn what_is_flooded_for_others_is_of_no_interest() {
     assert!(frames(&mut front).is_empty());
 }
 
+/// A message of a host to the DHCP server, from the address that it has.
+fn dhcp(host: MacAddr, kind: u8, client: [u8; 4]) -> Vec<u8> {
+    let mut message = vec![1, 1, 6, 0, 9, 9, 9, 9, 0, 0, 0, 0];
+    message.extend(client);
+    message.extend([0; 12]);
+    message.extend(host.0);
+    message.extend([0; 10 + 192]);
+    message.extend([99, 130, 83, 99, 53, 1, kind, 255]);
+    let mut buffer = [0; 600];
+    let mut writer = Writer::new(&mut buffer);
+    let (from, to) = ((Ipv4Addr::from(client), 68), (Ipv4Addr::BROADCAST, 67));
+    udp::write_ipv4(&mut writer, from, to, &message).unwrap();
+    let len = writer.len();
+    let mut frame = frame([0xff; 6], 0x0800, &buffer[..len]);
+    frame[6..12].copy_from_slice(&host.0);
+    frame
+}
+
+#[test]
+fn an_address_is_free_once_who_had_it_was_silent_for_long_or_gives_it_back() {
+    let start = Instant::now();
+    let offered = |front: &mut Front, host: u8, seconds: u64| {
+        let discover = dhcp(MacAddr([2, 0, 0, 0, 0, host]), 1, [0; 4]);
+        let now = start + Duration::from_secs(seconds);
+        assert_eq!(front.take(&discover, now), Ok(Taken::Done));
+        let [offer] = &frames(front)[..] else { panic!() };
+        offer[42 + 16..42 + 20].to_vec()
+    };
+    // It speaks from 10.0.2.15, which it has not leased.
+    let speaks = frame(OWN, 0x0800, &UDP);
+    let mut front = front(start);
+    assert_eq!(front.take(&speaks, start), Ok(Taken::Packet(&UDP[..])));
+    assert_eq!(offered(&mut front, 1, 0), [10, 0, 2, 16]);
+    assert_eq!(offered(&mut front, 2, 299), [10, 0, 2, 17]);
+    assert_eq!(offered(&mut front, 3, 300), [10, 0, 2, 15]);
+    let mut front = self::front(start);
+    assert_eq!(front.take(&speaks, start), Ok(Taken::Packet(&UDP[..])));
+    assert_eq!(offered(&mut front, 1, 0), [10, 0, 2, 16]);
+    assert_eq!(front.take(&dhcp(HOST, 7, [10, 0, 2, 15]), start), Ok(Taken::Done));
+    assert_eq!(offered(&mut front, 2, 0), [10, 0, 2, 15]);
+}
+
 #[test]
 fn a_host_that_knows_nothing_leases_an_address() {
     let now = Instant::now();
     let mut front = front(now);
-    let mut discover = vec![1, 1, 6, 0, 9, 9, 9, 9, 0, 0, 0, 0];
-    discover.extend([0; 16]);
-    discover.extend(HOST.0);
-    discover.extend([0; 10 + 192]);
-    discover.extend([99, 130, 83, 99, 53, 1, 1, 255]);
-    let mut buffer = [0; 600];
-    let mut writer = Writer::new(&mut buffer);
-    let (from, to) = ((Ipv4Addr::UNSPECIFIED, 68), (Ipv4Addr::BROADCAST, 67));
-    udp::write_ipv4(&mut writer, from, to, &discover).unwrap();
-    let len = writer.len();
-    assert_eq!(front.take(&frame([0xff; 6], 0x0800, &buffer[..len]), now), Ok(Taken::Done));
+    assert_eq!(front.take(&dhcp(HOST, 1, [0; 4]), now), Ok(Taken::Done));
     let [offer] = &frames(&mut front)[..] else { panic!() };
     assert_eq!(offer[..14], [0x52, 0x54, 0, 0, 0, 9, 0x52, 0x55, 10, 0, 2, 2, 8, 0]);
     assert_eq!(offer[26..38], [10, 0, 2, 2, 255, 255, 255, 255, 0, 67, 0, 68]);
