@@ -7,7 +7,7 @@ use super::{
     egress::WayOut,
     fields::{self, address, optional, parse, uuid},
     mask::Mask,
-    nat::address_of,
+    nat::{MAX_ALL_SPANS, MAX_SPANS, address_of},
     pages::Page,
     refusal::Refusal,
     requests::fingerprint,
@@ -26,11 +26,6 @@ use uuid::Uuid;
 /// Forwards that there may be.
 // As many as ports.
 const MAX_FORWARDS: usize = 4096;
-/// Spans of one, each an element of a map of the kernel's; or ports, each a socket.
-pub(super) const MAX_SPANS: usize = 256;
-/// Spans of all, or ports.
-// The kernel takes so many at once in a tenth of a second.
-pub(super) const MAX_ALL_SPANS: usize = 8192;
 
 impl Control {
     /// Creates a forward, or finds that this very request was carried out before.

@@ -1,11 +1,6 @@
 //! What of the world is a vNIC's, whether or not it is in force: forwards and floating IPs.
 
-use super::{
-    Control,
-    egress::WayOut,
-    forwards::{MAX_ALL_SPANS, MAX_SPANS},
-    refusal::Refusal,
-};
+use super::{Control, egress::WayOut, refusal::Refusal};
 use crate::{
     dataplane::forward::tables::Tag,
     egress::protocol,
@@ -20,6 +15,12 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 use uuid::Uuid;
+
+/// Spans of a forward, each an element of a map of the kernel's; or ports, each a socket.
+pub(super) const MAX_SPANS: usize = 256;
+/// Spans of all forwards, or ports.
+// The kernel takes so many at once in a tenth of a second.
+pub(super) const MAX_ALL_SPANS: usize = 8192;
 
 /// All of it.
 #[derive(Debug, Default)]
