@@ -223,8 +223,9 @@ fn everything_at_once_for_a_while() {
         );
         assert!(heard.lost <= 256 * kills + 64 * hand_overs, "lost frames");
         assert!(heard.again <= 256 * kills, "frames that came twice");
-        assert_eq!(after.descriptors, before.descriptors, "descriptors leak");
-        assert_eq!(after.threads, before.threads, "threads leak");
+        // Those of a connection that was just ending may have been counted before.
+        assert!(after.descriptors <= before.descriptors, "descriptors leak");
+        assert!(after.threads <= before.threads, "threads leak");
         assert!(after.memory <= before.memory + (before.memory / 10).max(2048), "memory leaks");
     });
     let log = daemon.log();
