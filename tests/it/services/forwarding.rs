@@ -8,7 +8,7 @@ use crate::{
 };
 use mvirt_net::proto::{DnsMode, Nic, UpdateNetworkRequest};
 use prost_types::FieldMask;
-use std::{collections::HashSet, fs, process::Command, thread};
+use std::{collections::HashSet, fs, path::Path, process::Command, thread};
 
 /// Runs a story in a host of its own, where networks can be public.
 pub(super) fn on_a_host(story: impl FnOnce() + Send) {
@@ -38,12 +38,14 @@ pub(super) fn inside<T: Send>(container: &Namespace, work: impl FnOnce() -> T + 
 
 /// A daemon whose host has these servers, with a public network `web` and a container in it.
 pub(super) fn rig(servers: &[&str]) -> (Daemon, Nic, Namespace) {
-    let folder = tempfile::tempdir().unwrap().keep();
-    let file = folder.join("resolv.conf");
     let lines: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
-    fs::write(&file, lines).unwrap();
-    let flags = ["--reactors", "1", "--hugepages", "off", "--resolv-conf", file.to_str().unwrap()];
-    let mut daemon = Daemon::start_with(&flags);
+    let binary = Path::new(env!("CARGO_BIN_EXE_mvirt-net"));
+    let flags = ["--reactors", "1", "--hugepages", "off"];
+    let mut daemon = Daemon::start_in(binary, &flags, |directory| {
+        let file = directory.join("resolv.conf");
+        fs::write(&file, lines).unwrap();
+        vec![("MVIRT_NET_RESOLV_CONF", file)]
+    });
     public(&mut daemon, "web", "10.1.0.0/24", &[]);
     let (nic, namespace) = container(&mut daemon, "web", "c1");
     apart(|| settle(&nic, &namespace));
