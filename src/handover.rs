@@ -16,19 +16,22 @@
 //! ends, touching nothing
 //! ```
 //! Until `Serving`, whatever fails on one side is told on the other by the end of the socket: the
-//! new process ends, and the old one goes on with everything, since it has given copies of its
-//! descriptors only.
+//! new process ends, if it can with a word why, and the old one goes on with everything, since it
+//! has given copies of its descriptors only.
+//!
+//! The new process reads the flags' file anew, so what that says may have changed.
 
 use crate::{
     control::{Afterwards, Control, Handle, Quiesced, QuiescedPort, RestoreError, Whose},
     dataplane::{Exported, Paused, SavedConnection, SavedLimits, Standstill},
     descriptors,
+    printable::printable,
 };
 use rustix::{
     io::IoSlice,
     net::{
         AddressFamily, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-        SocketFlags, SocketType, sendmsg, socketpair,
+        SocketFlags, SocketType, send, sendmsg, socketpair,
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -56,6 +59,8 @@ const SOCKET_LOCK: &str = "the lock of --socket-dir";
 /// Octets of the longest message: a vNIC with 64 regions of memory needs about ten thousand.
 // More than ten times that, and less than a socket takes at once (net.core.wmem_default, 212,992).
 const MAX_MESSAGE: usize = 1 << 17;
+/// Characters of the reason for which a process does not take over.
+const MAX_REASON: usize = 4096;
 /// Descriptors of one message (SCM_MAX_FD); a vNIC has at most 98.
 // The kernel's own limit: whatever may be sent can be received.
 const MAX_FDS: usize = 253;
@@ -92,6 +97,9 @@ pub enum HandOverError {
     /// The other process ended, and says why in its log.
     #[error("the other process has ended (see its log)")]
     Ended,
+    /// The other process cannot take over.
+    #[error("the other process cannot take over: {0}")]
+    Refused(String),
     /// The other process takes too long.
     #[error("the other process took longer than {0:?}")]
     Slow(Duration),
@@ -161,9 +169,25 @@ impl Served {
 /// What the new process says.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum FromNew {
-    Ready { version: u32 },
+    Ready {
+        version: u32,
+    },
     Restored,
     Serving,
+    /// It ends, and why.
+    Refused {
+        why: String,
+    },
+}
+
+impl FromNew {
+    /// What it means where something else was to come.
+    fn unexpected(self) -> HandOverError {
+        match self {
+            Self::Refused { why } => HandOverError::Refused(why),
+            other => HandOverError::Message(format!("{other:?}")),
+        }
+    }
 }
 
 /// One end of the socket between both, which keeps messages apart (SOCK_SEQPACKET).
@@ -305,7 +329,7 @@ async fn export_to(
     match channel.receive(START_TIMEOUT).await.map_err(nothing)?.0 {
         FromNew::Ready { version: VERSION } => {}
         FromNew::Ready { version } => return Err((HandOverError::Version(version), None)),
-        other => return Err((HandOverError::Message(format!("{other:?}")), None)),
+        other => return Err((other.unexpected(), None)),
     }
     // Not before the other is ready: until then it has cost guests and clients nothing.
     let control = control.call(Control::quiesce).await.map_err(|gone| (gone.into(), None))?;
@@ -371,7 +395,16 @@ async fn expect(
     expected: FromNew,
 ) -> Result<(), HandOverError> {
     let (said, _) = channel.receive::<FromNew>(within).await?;
-    if said == expected { Ok(()) } else { Err(HandOverError::Message(format!("{said:?}"))) }
+    if said == expected { Ok(()) } else { Err(said.unexpected()) }
+}
+
+/// Says why this process does not take over, to the one that started it for that.
+pub fn refuse(why: &str) {
+    let why = printable(why).chars().take(MAX_REASON).collect();
+    let text = serde_json::to_vec(&FromNew::Refused { why }).expect("a text is JSON");
+    // Who does not hear it hears the end of this process. It never waits: there may be nobody who
+    // reads, and no socket at all.
+    send(io::stdin(), &text, SendFlags::NOSIGNAL | SendFlags::DONTWAIT).ok();
 }
 
 /// A daemon that takes over.

@@ -49,6 +49,13 @@ pub enum LockError {
     /// Another daemon has it.
     #[error("{} is in use by another mvirt-net", .0.display())]
     InUse(PathBuf),
+    /// It is not the directory whose lock another process has given.
+    #[error(
+        "{} is not the directory of the daemon that hands over: another one is taken at a restart \
+         only",
+        .0.display()
+    )]
+    Another(PathBuf),
     /// A system call failed.
     #[error("cannot lock {}: {source}", path.display())]
     Io {
@@ -120,7 +127,11 @@ impl DirLock {
         // (flock(2)). It fails where another open file has the lock.
         let is_held = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
         let is_file = file.metadata().is_ok_and(|found| found.is_file());
-        if !is_held || is_file && !is_at(&file, &path) {
+        // On a disk that takes no files the directory itself is locked.
+        if !is_at(&file, if is_file { &path } else { directory }) {
+            return Err(LockError::Another(directory.into()));
+        }
+        if !is_held {
             return Err(LockError::InUse(directory.into()));
         }
         // Both hold it for now, and either may turn out to be the one that stays.
