@@ -49,11 +49,16 @@ bench: build ## Measure beside DPDK's testpmd, Open vSwitch, VDE and the kernel,
 PREFIX ?= /usr/local
 UNITS ?= $(PREFIX)/lib/systemd/system
 SYSUSERS ?= $(PREFIX)/lib/sysusers.d
+TMPFILES ?= $(PREFIX)/lib/tmpfiles.d
+# Where the service looks, whatever PREFIX is.
+ETC ?= /etc
 # Where cargo has put the binaries. Nothing is built here: sudo's PATH has no cargo, and root need not run compilers.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 at = $(DESTDIR)$(1)
 share = $(call at,$(PREFIX)/share)
 MAN = $(share)/man/man1
+MAN5 = $(share)/man/man5
+CONFIG = $(call at,$(ETC)/mvirt/net.toml)
 BASH = $(share)/bash-completion/completions
 ZSH = $(share)/zsh/site-functions
 FISH = $(share)/fish/vendor_completions.d
@@ -73,7 +78,10 @@ install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with co
 	install -D -m 644 docs/operations.md $(share)/doc/mvirt-net/operations.md
 	install -D -m 644 dist/egress.conf $(share)/doc/mvirt-net/egress.conf
 	install -D -m 644 dist/mvirt-net.sysusers $(call at,$(SYSUSERS)/mvirt-net.conf)
-	install -d $(MAN) $(BASH) $(ZSH) $(FISH)
+	install -D -m 644 dist/mvirt-net.tmpfiles $(call at,$(TMPFILES)/mvirt-net.conf)
+# What somebody has changed there stays.
+	test -e $(CONFIG) || install -D -m 644 dist/net.toml $(CONFIG)
+	install -d $(MAN) $(MAN5) $(BASH) $(ZSH) $(FISH)
 	$(TARGET)/release/mvirt man $(MAN)
 	$(TARGET)/release/mvirt completions bash >$(BASH)/mvirt
 	$(TARGET)/release/mvirt completions zsh >$(ZSH)/_mvirt
@@ -81,6 +89,7 @@ install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with co
 	@set -e; for program in $(GENERATED); do generate="$(TARGET)/release/$$program --generate"; echo "$$generate …"; \
 	    $$generate man >$(MAN)/$$program.1; $$generate bash >$(BASH)/$$program; \
 	    $$generate zsh >$(ZSH)/_$$program; $$generate fish >$(FISH)/$$program.fish; done
+	$(TARGET)/release/mvirt-net --generate-file man >$(MAN5)/net.toml.5
 	install -m 644 dist/mvirt-vswitch.1 $(MAN)/mvirt-vswitch.1
 	ln -sf mvirt-vswitch.1 $(MAN)/vswitch.1
 	install -m 644 dist/completions/vswitch.bash $(BASH)/vswitch
@@ -91,13 +100,15 @@ install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with co
 	ln -sf vswitch.fish $(FISH)/mvirt-vswitch.fish
 	@echo
 	@echo 'To start the service, as root:'
-	@echo '  systemd-sysusers $(SYSUSERS)/mvirt-net.conf && systemctl daemon-reload'
+	@echo '  systemd-sysusers $(SYSUSERS)/mvirt-net.conf && systemd-tmpfiles --create $(TMPFILES)/mvirt-net.conf && systemctl daemon-reload'
 	@echo '  systemctl enable --now mvirt-net'
 
-uninstall: ## Remove what `make install` has installed; networks and vNICs stay in /var/lib/mvirt/net
+uninstall: ## Remove what `make install` has installed; networks and vNICs stay in /var/lib/mvirt/net, and a changed net.toml
 	rm -f $(addprefix $(call at,$(PREFIX)/bin)/,$(PROGRAMS) vswitch) $(call at,$(UNITS)/mvirt-net.service) \
-	    $(call at,$(SYSUSERS)/mvirt-net.conf) $(share)/doc/mvirt-net/{operations.md,egress.conf}
+	    $(call at,$(SYSUSERS)/mvirt-net.conf) $(call at,$(TMPFILES)/mvirt-net.conf) $(MAN5)/net.toml.5 $(share)/doc/mvirt-net/{operations.md,egress.conf}
 	for name in $(PROGRAMS) vswitch; do rm -f $(BASH)/$$name $(ZSH)/_$$name $(FISH)/$$name.fish $(MAN)/$$name.1; done
 	rm -f $(MAN)/mvirt-{network,nic,port,forward,floating-ip,load-balancer,mac,egress,vm,probe,reactor,plug,yard,version,completions,man}{,-*}.1
+	if cmp -s dist/net.toml $(CONFIG); then rm -f $(CONFIG) && rmdir --ignore-fail-on-non-empty $(dir $(CONFIG)); fi
+	@! test -e $(CONFIG) || echo '$(CONFIG) stays: it was changed'
 
 .PHONY: help build clean demo check test soak fuzz instructions bench install uninstall

@@ -4,18 +4,22 @@ use crate::{
     account::{Group, Mode, User},
     dataplane::{Access, Hugepages},
     egress::protocol::Denied,
+    flags::{
+        self, Gathered, effective,
+        read::{Presence, Wanted},
+    },
     manual::Generated,
+    net_toml::{self, FilePage},
     wire::dns,
 };
 use clap::{
-    Arg, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum,
-    builder::{FalseyValueParser, Resettable},
-    error::{ContextKind, ContextValue, ErrorKind},
+    ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum,
+    builder::FalseyValueParser,
 };
 use ipnet::IpNet;
 use std::{
     env,
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
@@ -223,7 +227,7 @@ Examples:
 
 Signals: SIGTERM and SIGINT end it; SIGUSR2 lets the program that is installed by now take over
 
-Exit codes: 0 ended, 1 cannot start or go on, 2 a flag or variable is wrong";
+Exit codes: 0 ended, 1 cannot start or go on, 2 a flag, a variable or the file is wrong";
 
 /// The daemon that carries the frames of virtual machines, in networks that are routed or switched.
 ///
@@ -398,6 +402,16 @@ pub struct Config {
     #[arg(long, value_name = "FORMAT", env = "MVIRT_NET_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
+    /// File of flags, net.toml(5); what is given otherwise counts before it [default:
+    /// /etc/mvirt/net.toml, if there; not root: $XDG_CONFIG_HOME/mvirt/net.toml]
+    #[arg(long, value_name = "FILE", env = "MVIRT_NET_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// Print what is in force and where each value is from, with that file if it is given, and end:
+    /// 2 if something is wrong
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    pub check_config: Option<Option<PathBuf>>,
+
     /// Take over from the daemon at the standard input, which starts this one with that flag
     #[arg(long, hide = true)]
     pub take_over: bool,
@@ -405,6 +419,10 @@ pub struct Config {
     /// Print what `make install` installs beside this program
     #[arg(long, hide = true, value_name = "WHAT")]
     pub generate: Option<Generated>,
+
+    /// Print what `make install` installs for the file of flags
+    #[arg(long, hide = true, value_name = "WHAT")]
+    pub generate_file: Option<FilePage>,
 }
 
 impl Config {
@@ -419,18 +437,20 @@ impl Config {
         prefixes.chain(api).collect()
     }
 
-    /// The command line and the environment; an error may be one of `--help` or `--version`.
-    pub fn read() -> Result<Self, clap::Error> {
-        // Empty means not given: that is what `VARIABLE=` in a file for systemd is meant to say.
-        let is_empty = |name: &OsStr| env::var_os(name).is_some_and(|value| value.is_empty());
-        let command = Self::command().mut_args(|argument| match argument.get_env() {
-            Some(name) if is_empty(name) => argument.env(Resettable::Reset),
-            _ => argument,
-        });
+    /// The command line, the environment and the file, and what each has said; an error may be one
+    /// of `--help` or `--version`.
+    pub fn read() -> Result<(Self, Gathered), clap::Error> {
         let arguments: Vec<OsString> = env::args_os().collect();
-        let matches = command.clone().try_get_matches_from(&arguments);
-        let config = matches.and_then(|mut matches| Self::from_arg_matches_mut(&mut matches));
-        config.map_err(|error| name_variable(error, command, &arguments))
+        let gathered = flags::gather(Self::command(), &arguments, file)?;
+        Ok((Self::from_arg_matches(&gathered.matches)?, gathered))
+    }
+
+    /// Returns all values that are in force, and where each is from.
+    pub fn shown(&self, gathered: &Gathered) -> String {
+        let shown = |path: Option<PathBuf>| path.map(|path| path.display().to_string());
+        let folders = [("socket-dir", self.socket_dir()), ("metadata-dir", self.metadata_dir())];
+        let computed = folders.into_iter().filter_map(|(key, path)| Some((key, shown(path)?)));
+        effective::show(gathered, &computed.collect::<Vec<_>>())
     }
 
     /// Who may open vNICs' sockets.
@@ -474,44 +494,6 @@ impl Config {
     }
 }
 
-/// Says which variable a refused value is of, where the flag itself is not given.
-fn name_variable(
-    error: clap::Error,
-    mut command: clap::Command,
-    arguments: &[OsString],
-) -> clap::Error {
-    if error.kind() == ErrorKind::InvalidUtf8
-        && let Some(names) = variables_not_utf8(&command)
-    {
-        return command.error(error.kind(), format!("environment variable {names}: not UTF-8"));
-    }
-    let Some(ContextValue::String(refused)) = error.get(ContextKind::InvalidArg) else {
-        return error;
-    };
-    let flag = refused.split(' ').next().unwrap_or_default();
-    let begins = |argument: &OsString| argument.to_string_lossy().split('=').next() == Some(flag);
-    let is_named = |argument: &&Arg| flag.strip_prefix("--") == argument.get_long();
-    let variable = command.get_arguments().find(is_named).and_then(Arg::get_env);
-    match variable.map(OsStr::to_owned) {
-        // clap names the flag, which nobody gave: who reads that looks in the wrong place.
-        Some(name) if !arguments.iter().any(begins) && env::var_os(&name).is_some() => {
-            let text = error.to_string();
-            let told = text.lines().next().and_then(|line| line.strip_prefix("error: "));
-            let told = told.unwrap_or(&text);
-            command.error(error.kind(), format!("environment variable {}: {told}", name.display()))
-        }
-        _ => error,
-    }
-}
-
-/// The variables of the flags that are set to what is no text; `None` where there is none.
-fn variables_not_utf8(command: &clap::Command) -> Option<String> {
-    let names = command.get_arguments().filter_map(Arg::get_env);
-    let is_text = |name: &OsStr| env::var_os(name).is_none_or(|value| value.to_str().is_some());
-    let names: Vec<_> = names.filter(|name| !is_text(name)).map(OsStr::to_string_lossy).collect();
-    (!names.is_empty()).then(|| names.join(", "))
-}
-
 /// What could be given for a directory that has no default.
 pub fn example_dir(flag: &str) -> PathBuf {
     let own = || env::temp_dir().join(format!("mvirt-{}", rustix::process::geteuid().as_raw()));
@@ -519,6 +501,25 @@ pub fn example_dir(flag: &str) -> PathBuf {
     // Not the default place of the metadata.
     let kind = if flag == "socket-dir" { "run" } else { "state" };
     base.join(kind).join("mvirt/net")
+}
+
+/// Returns which file of flags is to be read, by what the command line and the environment say.
+fn file(matches: &ArgMatches) -> Option<Wanted> {
+    // What is installed is the same everywhere.
+    if matches.contains_id("generate") || matches.contains_id("generate_file") {
+        return None;
+    }
+    let named = |id| matches.get_one::<PathBuf>(id).cloned();
+    if let Some(path) = named("check_config").or_else(|| named(flags::FILE)) {
+        return Some(Wanted { path, presence: Presence::Needed });
+    }
+    let own = || {
+        let config = env_dir("XDG_CONFIG_HOME");
+        let config = config.or_else(|| env_dir("HOME").map(|home| home.join(".config")))?;
+        Some(config.join("mvirt/net.toml"))
+    };
+    let path = if is_root() { net_toml::PATH.into() } else { own()? };
+    Some(Wanted { path, presence: Presence::Optional })
 }
 
 fn is_root() -> bool {

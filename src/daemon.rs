@@ -3,7 +3,7 @@
 use crate::{
     access::{Access, AccessError},
     api::{self, Api, ListenError, Listener},
-    config::Config,
+    config::{Config, Listen},
     control::{Control, Handle, Limits, Reachable, RestoreError},
     dataplane::{self, Dataplane, Settings},
     descriptor_store::{self, DescriptorStore},
@@ -161,6 +161,8 @@ pub async fn run(
     // After the locks: only who has them may judge what else a corpse still holds.
     let holder_is_dead = locks.sockets.is_taken_from_a_corpse();
     let listeners = api::listen_all(&config, &access, &mut inherited, holder_is_dead).await?;
+    // Of addresses that the configuration no longer has.
+    let left: Vec<Listen> = inherited.into_keys().filter_map(|name| name.parse().ok()).collect();
     let rebalance_above = f64::from(config.rebalance) / 100.0;
     // Tables are published here, and sockets opened below: the first frame of a guest finds its
     // way.
@@ -201,7 +203,10 @@ pub async fn run(
     match new_process {
         // The old process tells systemd who is the main one now: only that one may
         // (NotifyAccess=main).
-        Some(new_process) => new_process.serving().await,
+        Some(new_process) => {
+            new_process.serving().await;
+            api::remove(&api::paths(&left));
+        }
         None => tell_service_manager(&[NotifyState::Ready]),
     }
     let paths = api::paths(&config.listen);
@@ -369,21 +374,37 @@ fn raise_file_limit() {
     }
 }
 
-/// Where sockets and metadata are, made if need be.
-fn directories(config: &Config) -> Result<(PathBuf, PathBuf), StartError> {
+/// Checks what can be without touching anything.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    Access::new(config)?;
+    places(config).map(|_| ())
+}
+
+/// Where sockets and metadata are to be.
+fn places(config: &Config) -> Result<(PathBuf, PathBuf), StartError> {
     // Sockets are named UUID.sock.
     let longest = dataplane::longest_socket_path() - "/.sock".len() - uuid::fmt::Hyphenated::LENGTH;
     let asked = config.socket_dir().map(std::path::absolute).and_then(Result::ok);
     if let Some(path) = asked.filter(|path| path.as_os_str().len() > longest) {
         return Err(StartError::LongDirectory { path, longest });
     }
+    let place = |flag: &'static str, variable, path: Option<PathBuf>| {
+        let example = || crate::config::example_dir(flag);
+        path.ok_or_else(|| StartError::NoDirectory { flag, variable, example: example() })
+    };
+    let socket_dir = place("socket-dir", "XDG_RUNTIME_DIR", config.socket_dir())?;
+    Ok((socket_dir, place("metadata-dir", "HOME", config.metadata_dir())?))
+}
+
+/// Where sockets and metadata are, made if need be.
+fn directories(config: &Config) -> Result<(PathBuf, PathBuf), StartError> {
+    let (socket_dir, metadata_dir) = places(config)?;
     // VMMs of other users pass through to the socket whose group they are of; nobody else sees
     // names.
-    let (socket_dir, written) =
-        directory("socket-dir", "XDG_RUNTIME_DIR", config.socket_dir(), 0o751)?;
+    let (socket_dir, written) = directory("socket-dir", socket_dir, 0o751)?;
     written?;
     // A disk that takes no files is no reason to leave guests without network (R67).
-    let (metadata_dir, written) = directory("metadata-dir", "HOME", config.metadata_dir(), 0o750)?;
+    let (metadata_dir, written) = directory("metadata-dir", metadata_dir, 0o750)?;
     if let Err(error) = written {
         tracing::warn!(
             %error,
@@ -397,15 +418,9 @@ fn directories(config: &Config) -> Result<(PathBuf, PathBuf), StartError> {
 /// be written to: that is reported now rather than at the first change.
 fn directory(
     flag: &'static str,
-    variable: &'static str,
-    path: Option<PathBuf>,
+    path: PathBuf,
     mode: u32,
 ) -> Result<(PathBuf, Result<(), StartError>), StartError> {
-    let path = path.ok_or_else(|| StartError::NoDirectory {
-        flag,
-        variable,
-        example: crate::config::example_dir(flag),
-    })?;
     let refused = |source| StartError::Directory { flag, path: path.clone(), source };
     let path = std::path::absolute(&path).map_err(refused)?;
     let refused = |source| StartError::Directory { flag, path: path.clone(), source };

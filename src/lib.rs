@@ -21,11 +21,12 @@
 //! `dataplane/forward/routed.rs` for `dataplane/reactor/pipeline/`, and leaves in
 //! `dataplane/port/vhost_user/queue/rx.rs`. A VMM's message is taken in
 //! `dataplane/endpoint/vhost_user.rs` and understood in `dataplane/port/vhost_user/session/`. A
-//! request enters in `api/`, is served by `control/service.rs`, becomes durable in `store/json/`
-//! by way of `control/change.rs`, and is in force once what `control/compile.rs` makes of it is
+//! request enters in `api/`, is served by `control/service.rs`, becomes durable in `store/json/` by
+//! way of `control/change.rs`, and is in force once what `control/compile.rs` makes of it is
 //! published. What the host's kernel is told is in `host_network/`, and how public networks reach
 //! the world is chosen in `way_out`. Formats are in `wire/`; nouns in `model`; what a port is to be
-//! made of in `locator`; defaults in `config`; what `mvirt-egress` is made of, in `egress/`.
+//! made of in `locator`; defaults in `config`, and where their values come from in `flags`; what
+//! `mvirt-egress` is made of, in `egress/`.
 //! `tests/layering.rs` says who may use whom; CONTRIBUTING.md, where what is new belongs.
 
 pub mod access;
@@ -45,6 +46,7 @@ pub mod egress;
 pub mod egress_process;
 pub mod embedded;
 mod file_limit;
+pub mod flags;
 pub mod handover;
 pub mod heartbeat;
 pub mod host_network;
@@ -57,6 +59,7 @@ pub mod log_writer;
 pub mod manual;
 pub mod model;
 mod mutex;
+pub mod net_toml;
 pub mod printable;
 pub mod proto;
 pub mod remains;

@@ -364,6 +364,8 @@ pub(crate) fn in_directory(binary: impl AsRef<OsStr>, directory: &Path) -> Comma
     command.arg("--listen").arg(format!("unix:{}", directory.join("api").display()));
     command.arg("--socket-dir").arg(directory.join("s"));
     command.arg("--metadata-dir").arg(directory.join("m"));
+    // What this host's service is told is none of ours.
+    command.env("MVIRT_NET_CONFIG", "/dev/null");
     command
 }
 

@@ -17,6 +17,7 @@ fn refused(change: impl FnOnce(&mut Command)) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt-net"));
     command.env("MVIRT_NET_SOCKET_DIR", scratch.path().join("s"));
     command.env("MVIRT_NET_METADATA_DIR", scratch.path().join("m"));
+    command.env("MVIRT_NET_CONFIG", "/dev/null");
     command.env("MVIRT_NET_LISTEN", "[::1]:0").stdin(Stdio::null());
     change(&mut command);
     let output = command.output().unwrap();

@@ -76,7 +76,12 @@ fn what_make_installs_it_removes() {
     assert!(told.contains("systemctl enable --now mvirt-net"), "{told}");
     let unit = place.read("lib/systemd/system/mvirt-net.service");
     assert!(unit.contains("ExecStart=/opt/net/bin/mvirt-net\n"), "{unit}");
-    for path in ["lib/sysusers.d/mvirt-net.conf", "share/man/man1/mvirt-nic-create.1"] {
+    for path in [
+        "lib/sysusers.d/mvirt-net.conf",
+        "lib/tmpfiles.d/mvirt-net.conf",
+        "share/man/man1/mvirt-nic-create.1",
+        "share/man/man5/net.toml.5",
+    ] {
         assert!(!place.read(path).is_empty(), "{path}");
     }
     let names = ["mvirt-net", "mvirt", "mvirt-switchyardd", "mvirt-vswitch", "vswitch"];
@@ -102,6 +107,17 @@ fn what_make_installs_it_removes() {
         let names = zsh.lines().next().unwrap().strip_prefix("#compdef ");
         assert!(names.unwrap().split(' ').any(|name| name == program), "{names:?}");
     }
+    // Who has changed the file of flags keeps what he has written.
+    let file = place.0.path().join("root/etc/mvirt/net.toml");
+    let sample = fs::read_to_string(&file).unwrap();
+    assert!(sample.contains("\nlisten = "), "{sample}");
+    fs::write(&file, "max-nics = 5\n").unwrap();
+    stdout(&place.make(&["install"], "built"));
+    let told = stdout(&place.make(&["uninstall"], "nowhere"));
+    assert!(told.contains("stays: it was changed"), "{told}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "max-nics = 5\n");
+    fs::remove_file(&file).unwrap();
+    stdout(&place.make(&["install"], "built"));
     stdout(&place.make(&["uninstall"], "nowhere"));
     let mut find = Command::new("find");
     find.arg(place.0.path().join("root")).args(["-not", "-type", "d"]);

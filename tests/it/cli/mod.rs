@@ -3,6 +3,7 @@
 mod commands;
 mod flags;
 mod install;
+mod net_toml;
 mod output;
 mod probe;
 mod reach;

@@ -49,6 +49,13 @@ for _ in $(seq 200); do
 done
 echo "stood still: restarts $(show NRestarts)"
 mvirt probe vm1 ping 169.254.0.1
+echo 'reactors = "many"' >>/etc/mvirt/net.toml
+before=$(show MainPID)
+systemctl reload mvirt-net
+echo "a wrong file: $?, $(show ActiveState)"
+[ "$(show MainPID)" = "$before" ] && echo "the same process"
+mvirt probe vm1 ping 169.254.0.1
+sed -i '$d' /etc/mvirt/net.toml
 echo MVIRT_NET_BUSY_POLL=10ms >/etc/default/mvirt-net
 systemctl restart mvirt-net
 echo "a wrong flag: $(show ActiveState) $(show ExecMainStatus), restarts $(show NRestarts)"
@@ -107,6 +114,7 @@ fn the_unit_starts_reloads_restarts_and_stops() {
         std::fs::copy(binary, out.path().join(name)).unwrap();
     }
     put("mvirt-net.service", include_bytes!("../../../dist/mvirt-net.service"));
+    put("net.toml", include_bytes!("../../../dist/net.toml"));
     put("mvirt-net.conf", include_bytes!("../../../dist/mvirt-net.sysusers"));
     put("egress.conf", include_bytes!("../../../dist/egress.conf"));
     put("users.conf", USERS.as_bytes());
@@ -116,6 +124,7 @@ fn the_unit_starts_reloads_restarts_and_stops() {
     let mut machine = Machine::debian(&daemon, &nic, out.path());
     machine.succeed("chmod 755 /out /out/try && mount --bind /out /usr/local/bin");
     machine.succeed("systemd-sysusers /out/mvirt-net.conf /out/users.conf");
+    machine.succeed("mkdir /etc/mvirt && cp /out/net.toml /etc/mvirt/");
     machine.succeed("cp /out/*.service /etc/systemd/system/ && mount -t tmpfs tmp /var/lib");
     // Else it would remove what /etc is a view of.
     machine.succeed("ln -s /dev/null /etc/systemd/system/systemd-tmpfiles-setup.service");
@@ -140,6 +149,8 @@ fn the_unit_starts_reloads_restarts_and_stops() {
         "fed: restarts 0",
         "restarted: 1",
         "stood still: restarts 2",
+        "a wrong file: 1, active",
+        "the same process",
         "a wrong flag: failed 2, restarts 0",
         "by sockets: reached",
         // CAP_NET_ADMIN is number 12, CAP_NET_RAW is 13 (capabilities(7)).
@@ -152,5 +163,8 @@ fn the_unit_starts_reloads_restarts_and_stops() {
     assert!(report.contains("Failed with result 'watchdog'"), "{report}");
     let fault = "priority err: mvirt-net: environment variable MVIRT_NET_BUSY_POLL: invalid value";
     assert!(report.contains(fault), "{report}");
-    assert!(report.matches(" reply ").count() == 12, "{report}");
+    let fault = "/etc/mvirt/net.toml:";
+    let told = "reactors: expected auto or 1-64, got \"many\"";
+    assert!(report.lines().any(|line| line.contains(fault) && line.contains(told)), "{report}");
+    assert!(report.matches(" reply ").count() == 15, "{report}");
 }

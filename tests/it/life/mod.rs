@@ -8,6 +8,7 @@ mod handover;
 mod kept;
 mod locks;
 mod members;
+mod reload;
 mod restart;
 mod soak;
 mod storage;
