@@ -1,6 +1,7 @@
 //! The way out by `mvirt-egress`: the process while it is needed, and what it knows of vNICs.
 
 use crate::{
+    backoff::Backoff,
     dataplane::forward::tables::{PortId, Tag, Vnic},
     egress::protocol::{
         Addition, Configuration, Dropped, Failure, Forward, Listening, Nic, NicStats, Order,
@@ -20,10 +21,6 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-/// How long until it is started again where it has ended, at first and at most.
-const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
-/// What has run so long has not failed at its start.
-const RAN_WELL: Duration = Duration::from_secs(10);
 /// How long until what was refused is asked for again, at first and at most.
 const PATIENCE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 /// How many vNICs are told of at once.
@@ -42,7 +39,7 @@ pub struct UserEgress {
     /// How often it was started, and when the last time.
     generation: u64,
     started: Option<Instant>,
-    pause: Duration,
+    backoff: Backoff,
     /// What it knows of vNICs, by their tags. Their ports tell them from those that had the tag
     /// before.
     known: BTreeMap<u16, (PortId, Nic)>,
@@ -68,7 +65,7 @@ impl UserEgress {
             running: None,
             generation: 0,
             started: None,
-            pause: PAUSES[0],
+            backoff: Backoff::default(),
             known: BTreeMap::new(),
             forwards: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -112,10 +109,8 @@ impl UserEgress {
 
     /// Returns how long to wait before it is started again.
     pub(super) fn pause(&mut self) -> Duration {
-        let ran_well = self.started.is_none_or(|started| started.elapsed() > RAN_WELL);
-        let pause = if ran_well { PAUSES[0] } else { self.pause };
-        self.pause = (pause * 2).min(PAUSES[1]);
-        pause
+        self.backoff.worked(self.started.map_or(Duration::ZERO, |started| started.elapsed()));
+        self.backoff.next()
     }
 
     /// Whether an event is of the process that runs now.

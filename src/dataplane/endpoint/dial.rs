@@ -11,6 +11,7 @@ use super::{
     socket::{self, Framing, Prefix},
 };
 use crate::{
+    backoff::{self, Backoff},
     dataplane::{
         PortState,
         port::{
@@ -50,11 +51,6 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// How long until the next try: twice as long each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// What has lasted for so long is tried again at once.
-const STEADY: Duration = Duration::from_secs(1);
 /// Octets that may wait in a socket of datagrams.
 // Some milliseconds of 1 Gbit/s. The kernel gives what net.core.rmem_max allows.
 const RECEIVE_BUFFER: usize = 1 << 20;
@@ -215,7 +211,7 @@ impl Source {
         let over = tokio::time::sleep(pause);
         if let Self::Interface(_, links) | Self::Macvtap(_, links) = self {
             // Interfaces of others may change without end.
-            tokio::time::sleep(pause.min(FIRST_PAUSE)).await;
+            tokio::time::sleep(pause.min(backoff::FIRST)).await;
             tokio::select! {
                 () = over => {}
                 // An error says no more than that it is to be looked.
@@ -477,7 +473,7 @@ pub(super) async fn serve(
     mut stop: oneshot::Receiver<()>,
 ) {
     let mut log = LogLimit::default();
-    let mut pause = Duration::ZERO;
+    let mut backoff = Backoff::default();
     let is_bound = matches!(source, Source::Bound(_));
     if connected.is_some() || is_bound {
         port.goes_on();
@@ -487,7 +483,7 @@ pub(super) async fn serve(
     }
     loop {
         let why = tokio::select! {
-            why = try_once(&source, connected.take(), &mut pause, &mut port) => why,
+            why = try_once(&source, connected.take(), &mut backoff, &mut port) => why,
             _ = &mut stop => return port.end().await,
         };
         // Sockets of one's own are kept until the end.
@@ -505,14 +501,15 @@ pub(super) async fn serve(
 async fn try_once(
     source: &Source,
     connected: Option<Box<dyn Port>>,
-    pause: &mut Duration,
+    backoff: &mut Backoff,
     port: &mut PortHandle,
 ) -> String {
+    let pause = backoff.next();
     let opened = if let Some(connected) = connected {
         Ok(connected)
     } else {
         let mut opening = pin!(async {
-            source.wait(*pause).await;
+            source.wait(pause).await;
             source.connect().await
         });
         loop {
@@ -527,7 +524,6 @@ async fn try_once(
             }
         }
     };
-    *pause = (*pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
     match opened {
         Err(error) => error.to_string(),
         Ok(made) => {
@@ -535,9 +531,7 @@ async fn try_once(
             port.connected();
             let since = Instant::now();
             let failure = connection::keep(made, port, Own::default()).await;
-            if since.elapsed() >= STEADY {
-                *pause = Duration::ZERO;
-            }
+            backoff.worked(since.elapsed());
             failure.to_string()
         }
     }

@@ -9,6 +9,7 @@
 
 use super::port_handle::{PortHandle, Signal};
 use crate::{
+    backoff::Backoff,
     dataplane::{
         PortState,
         port::{
@@ -21,11 +22,12 @@ use crate::{
     egress_process::{EgressProcess, Event, Events, find},
     log_limit::{LogLimit, Said},
     printable::printable,
+    resolv_conf,
 };
 use rustix::io::ioctl_fionbio;
 use std::{
     fs, io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     os::fd::OwnedFd,
     path::PathBuf,
     time::{Duration, Instant},
@@ -35,11 +37,6 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-/// How long until the next try: twice as long each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// What has lasted for so long is tried again at once.
-const STEADY: Duration = Duration::from_secs(1);
 /// How long a process may take to start, or to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked which DNS server the host has now.
@@ -47,7 +44,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOKED: Duration = Duration::from_secs(5);
 const READ: Duration = Duration::from_secs(1);
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-const DNS_PORT: u16 = 53;
 
 /// What the process is told.
 #[derive(Debug)]
@@ -87,7 +83,7 @@ impl Start {
 
     /// Starts the process, and returns once it carries frames.
     async fn start(&mut self) -> io::Result<Running> {
-        let resolver = resolver().await.unwrap_or((Ipv4Addr::LOCALHOST, DNS_PORT).into());
+        let resolver = resolver().await.unwrap_or_else(|| first_server(""));
         if let Some(segment) = &mut self.configuration.segment {
             segment.resolver = Some(resolver);
         }
@@ -173,10 +169,10 @@ fn said(failure: &Failure) -> io::Error {
 /// Keeps the process running and attached until `stop`.
 pub(super) async fn serve(mut start: Start, mut port: PortHandle, mut stop: oneshot::Receiver<()>) {
     let mut log = LogLimit::default();
-    let mut pause = Duration::ZERO;
+    let mut backoff = Backoff::default();
     loop {
         let ended = tokio::select! {
-            ended = try_once(&mut start, &mut pause, &mut port) => ended,
+            ended = try_once(&mut start, &mut backoff, &mut port) => ended,
             _ = &mut stop => {
                 port.end().await;
                 return start.wait_for_end().await;
@@ -188,7 +184,7 @@ pub(super) async fn serve(mut start: Start, mut port: PortHandle, mut stop: ones
             Ended::After(error) => (PortState::Idle, error.to_string()),
             // Nobody took over.
             Ended::Exported => {
-                pause = Duration::ZERO;
+                backoff = Backoff::default();
                 continue;
             }
         };
@@ -209,9 +205,8 @@ enum Ended {
 }
 
 /// Runs the process once, after a pause.
-async fn try_once(start: &mut Start, pause: &mut Duration, port: &mut PortHandle) -> Ended {
-    port.pause(*pause).await;
-    *pause = (*pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+async fn try_once(start: &mut Start, backoff: &mut Backoff, port: &mut PortHandle) -> Ended {
+    port.pause(backoff.next()).await;
     let mut running = match start.start().await {
         Ok(running) => running,
         Err(error) => return Ended::Before(error),
@@ -220,9 +215,7 @@ async fn try_once(start: &mut Start, pause: &mut Duration, port: &mut PortHandle
     port.connected();
     let since = Instant::now();
     let ended = keep(start, &mut running, port).await;
-    if since.elapsed() >= STEADY {
-        *pause = Duration::ZERO;
-    }
+    backoff.worked(since.elapsed());
     let request = match ended {
         Stopped::Ended(error) => return Ended::After(error),
         Stopped::Failed(error) => {
@@ -308,33 +301,17 @@ async fn resolver() -> Option<SocketAddr> {
     // The file may be somewhere that does not answer.
     let read = tokio::task::spawn_blocking(|| fs::read_to_string(RESOLV_CONF));
     let read = timeout(READ, read).await.ok()?.ok()?;
-    Some(SocketAddr::new(first_server(&read.unwrap_or_default()), DNS_PORT))
+    Some(first_server(&read.unwrap_or_default()))
 }
 
 /// Returns the first server that resolv.conf(5) names, or who is asked where it names none.
-fn first_server(text: &str) -> IpAddr {
-    let mut servers = text.lines().filter_map(|line| {
-        let mut words = line.split_whitespace();
-        // One with a scope is of a link, and named by nobody else.
-        words.next().filter(|word| *word == "nameserver").and(words.next())?.parse().ok()
-    });
-    servers.next().unwrap_or(Ipv4Addr::LOCALHOST.into())
+fn first_server(text: &str) -> SocketAddr {
+    resolv_conf::servers(text)[0]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_first_server_of_the_host_is_asked() {
-        let first = |text: &str| first_server(text).to_string();
-        assert_eq!(
-            first("# x\nsearch a.b\nnameserver 192.0.2.1\nnameserver 9.9.9.9\n"),
-            "192.0.2.1"
-        );
-        assert_eq!(first("nameserver fe80::1%eth0\nnameserver\t2001:db8::1 # mine"), "2001:db8::1");
-        assert_eq!(first("nameserver\n;nameserver 1.1.1.1\noptions edns0"), "127.0.0.1");
-    }
 
     #[test]
     fn what_a_process_could_not_have_is_told_in_words_of_the_locator() {

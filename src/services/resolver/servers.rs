@@ -1,20 +1,17 @@
 //! Whom to ask: the servers of a network, or of the host as resolv.conf(5) has them; and what is
 //! known of each.
 
-use crate::{mutex::lock, wire::dns_message::PORT};
+use crate::{mutex::lock, resolv_conf, wire::dns_message::PORT};
 use std::{
     collections::HashMap,
     fs::{self, Metadata},
-    io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6},
+    net::{IpAddr, SocketAddr},
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-/// Servers that the host asks (MAXNS of resolv.h).
-const MOST: usize = 3;
 /// How long one that was silent is asked last.
 const SILENT: Duration = Duration::from_secs(30);
 /// How long what it does not know is not tried again.
@@ -66,7 +63,7 @@ impl HostServers {
             Some((known, servers)) if *known == version => Arc::clone(servers),
             _ => {
                 let text = fs::read_to_string(&self.path).unwrap_or_default();
-                let servers: Arc<[_]> = parse(&text, scope).into();
+                let servers: Arc<[_]> = resolv_conf::servers(&text).into();
                 tracing::debug!(path = %self.path.display(), ?servers, "names of others");
                 *read = Some((version, Arc::clone(&servers)));
                 servers
@@ -77,38 +74,6 @@ impl HostServers {
 
 fn version(file: &Metadata) -> (u64, u64, i64, i64) {
     (file.ino(), file.len(), file.mtime(), file.mtime_nsec())
-}
-
-/// Returns the servers that a text of resolv.conf(5) has. `scope` returns the number of an
-/// interface.
-fn parse(text: &str, scope: impl Fn(&str) -> io::Result<u32>) -> Vec<SocketAddr> {
-    let servers = text.lines().filter_map(|line| {
-        let mut words = line.split_whitespace();
-        (words.next() == Some("nameserver")).then(|| words.next()).flatten()
-    });
-    let servers = servers.filter_map(|server| match server.split_once('%') {
-        None => Some(SocketAddr::new(server.parse().ok()?, PORT)),
-        Some((address, interface)) => {
-            let scope = interface.parse().or_else(|_| scope(interface)).ok()?;
-            Some(SocketAddrV6::new(address.parse().ok()?, PORT, 0, scope).into())
-        }
-    });
-    let mut found: Vec<_> = servers.take(MOST).collect();
-    if found.is_empty() {
-        // It says that there is one here.
-        found.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT));
-    }
-    found
-}
-
-/// Returns the number of an interface.
-fn scope(interface: &str) -> io::Result<u32> {
-    // A part of a path, and no way to another.
-    if interface.contains(['/', '.']) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let text = fs::read_to_string(Path::new("/sys/class/net").join(interface).join("ifindex"))?;
-    text.trim().parse().map_err(io::Error::other)
 }
 
 /// What a server does not know.
@@ -161,23 +126,6 @@ mod tests {
 
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn servers_are_read_as_the_hosts_resolver_reads_them() {
-        let named = |name: &str| match name {
-            "eth0" => Ok(7),
-            _ => Err(io::ErrorKind::NotFound.into()),
-        };
-        let text = "# nameserver 192.0.2.9\n; nameserver 192.0.2.8\nsearch a.example\n\
-            options edns0\nnameserver 127.0.0.53\nnameserver\tfe80::1%eth0 # mine\n\
-            nameserver x\n nameserver fe80::2%4\nnameserver 192.0.2.4\n";
-        let expected = ["127.0.0.53:53", "[fe80::1%7]:53", "[fe80::2%4]:53"].map(at);
-        assert_eq!(parse(text, named), expected);
-        assert_eq!(parse("nameserver fe80::1%eth9\nnameserver ::1", named), [at("[::1]:53")]);
-        assert_eq!(parse("", named), [at("127.0.0.1:53")]);
-        assert!(scope("../..").is_err());
-        assert_eq!(scope("lo").ok(), Some(1));
     }
 
     #[test]
