@@ -52,6 +52,7 @@ pub mod handover;
 pub mod heartbeat;
 pub mod host_network;
 pub mod impair;
+pub mod lists;
 pub mod locator;
 pub mod lock;
 pub mod log;

@@ -5,7 +5,10 @@ use super::{
     refusal::Refusal,
     watch::{self, Events, Streams},
 };
-use crate::proto::{self, net_service_server::NetService};
+use crate::{
+    lists::{ListRequest, ListResponse as _},
+    proto::{self, net_service_server::NetService},
+};
 use prost::Message;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -55,7 +58,7 @@ impl Service {
         let mut request = request.into_inner();
         let next = |request: R| self.call(move |control| page(control, &request));
         let mut list = next(request.clone()).await?;
-        if request.has_pages() || list.next().is_empty() {
+        if *request.size() > 0 || list.next().is_empty() {
             return Ok(Response::new(list));
         }
         // Not before the first page: most lists end there and need no right.
@@ -73,59 +76,6 @@ impl Service {
         response.extensions_mut().insert(Arc::new(long));
         Ok(response)
     }
-}
-
-/// A request for a list, in pages or not.
-trait ListRequest: Clone + Send + 'static {
-    type Response: ListResponse;
-
-    fn has_pages(&self) -> bool;
-    /// Where the page begins.
-    fn token(&mut self) -> &mut String;
-}
-
-/// A list, or a page of it.
-trait ListResponse: Message + 'static {
-    /// Where the next page begins.
-    fn next(&mut self) -> &mut String;
-    /// Appends the next page.
-    fn join(&mut self, next: Self);
-}
-
-macro_rules! lists {
-    ($($request:ident -> $response:ident { $objects:ident })*) => {$(
-        impl ListRequest for proto::$request {
-            type Response = proto::$response;
-
-            fn has_pages(&self) -> bool {
-                self.page_size > 0
-            }
-
-            fn token(&mut self) -> &mut String {
-                &mut self.page_token
-            }
-        }
-
-        impl ListResponse for proto::$response {
-            fn next(&mut self) -> &mut String {
-                &mut self.next_page_token
-            }
-
-            fn join(&mut self, next: Self) {
-                self.$objects.extend(next.$objects);
-                self.next_page_token = next.next_page_token;
-            }
-        }
-    )*};
-}
-
-lists! {
-    ListNetworksRequest -> ListNetworksResponse { networks }
-    ListNicsRequest -> ListNicsResponse { nics }
-    ListPortsRequest -> ListPortsResponse { ports }
-    ListForwardsRequest -> ListForwardsResponse { forwards }
-    ListFloatingIpsRequest -> ListFloatingIpsResponse { floating_ips }
-    ListLoadBalancersRequest -> ListLoadBalancersResponse { load_balancers }
 }
 
 /// Returns the id or name of an object. Refuses an empty one.
@@ -453,6 +403,13 @@ impl NetService for Service {
         let mut request = request.into_inner();
         request.network_id = required("network_id", request.network_id)?;
         Ok(Response::new(self.control.list_macs(request).await??))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<proto::ExplainRequest>,
+    ) -> Result<Response<proto::ExplainReply>, Status> {
+        Ok(Response::new(self.control.explain(request.into_inner()).await??))
     }
 
     type WatchPortsStream = Events<proto::PortEvent>;

@@ -9,9 +9,12 @@ use super::{
     units,
 };
 use clap::{Args, Subcommand};
-use mvirt_net::proto::{
-    CreateFloatingIpRequest, DeleteFloatingIpRequest, FloatingIp, GetFloatingIpRequest,
-    ListFloatingIpsRequest, ListFloatingIpsResponse, UpdateFloatingIpRequest,
+use mvirt_net::{
+    lists,
+    proto::{
+        CreateFloatingIpRequest, DeleteFloatingIpRequest, FloatingIp, GetFloatingIpRequest,
+        ListFloatingIpsRequest, UpdateFloatingIpRequest,
+    },
 };
 
 const EXAMPLES: &str = "\
@@ -102,9 +105,8 @@ pub(crate) async fn run(
             let id = floating_ip.clone();
             let request = DeleteFloatingIpRequest { id, validate_only, ..Default::default() };
             let response = client.delete_floating_ip(request).await?.into_inner();
-            let done = if validate_only { "Would delete" } else { "Deleted" };
-            let sentence = format!("{done} floating IP {floating_ip}.");
-            return out.done(&response, &floating_ip, &sentence);
+            let what = format!("floating IP {floating_ip}");
+            return out.deleted(&response, validate_only, (&what, &floating_ip));
         }
     };
     show(&floating_ip, out)?;
@@ -115,17 +117,10 @@ pub(crate) async fn run(
 }
 
 async fn list(client: &mut Client, network_id: String, out: &Output) -> Result<(), Failure> {
-    // Pages, as a list of all at once may be refused; 1000 is the most a page has.
-    let mut request = ListFloatingIpsRequest { network_id, page_size: 1000, ..Default::default() };
-    let mut response = ListFloatingIpsResponse::default();
-    loop {
-        let page = client.list_floating_ips(request.clone()).await?.into_inner();
-        response.floating_ips.extend(page.floating_ips);
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
+    let request = ListFloatingIpsRequest { network_id, ..Default::default() };
+    let page =
+        async |request| Ok::<_, Failure>(client.list_floating_ips(request).await?.into_inner());
+    let response = lists::all(request, page).await?;
     // The first four fit a terminal of 80 columns; `-o wide` has the rest.
     const HEADER: &[&str] = &["ADDRESS", "VNIC", "NETWORK", "STATE", "ID"];
     let mut table = Table::new(HEADER, 4);

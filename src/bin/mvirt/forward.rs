@@ -9,9 +9,12 @@ use super::{
     units,
 };
 use clap::{Args, Subcommand};
-use mvirt_net::proto::{
-    CreateForwardRequest, DeleteForwardRequest, Forward, GetForwardRequest, ListForwardsRequest,
-    ListForwardsResponse, Protocol, UpdateForwardRequest,
+use mvirt_net::{
+    lists,
+    proto::{
+        CreateForwardRequest, DeleteForwardRequest, Forward, GetForwardRequest,
+        ListForwardsRequest, Protocol, UpdateForwardRequest,
+    },
 };
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -174,8 +177,8 @@ pub(crate) async fn run(
             let id = forward.clone();
             let request = DeleteForwardRequest { id, validate_only, ..Default::default() };
             let response = client.delete_forward(request).await?.into_inner();
-            let done = if validate_only { "Would delete" } else { "Deleted" };
-            return out.done(&response, &forward, &format!("{done} forward {forward}."));
+            let what = format!("forward {forward}");
+            return out.deleted(&response, validate_only, (&what, &forward));
         }
     };
     show(&forward, out)?;
@@ -232,17 +235,9 @@ async fn get(client: &mut Client, id: String) -> Result<Forward, Failure> {
 }
 
 async fn list(client: &mut Client, network_id: String, out: &Output) -> Result<(), Failure> {
-    // Pages, as a list of all at once may be refused; 1000 is the most a page has.
-    let mut request = ListForwardsRequest { network_id, page_size: 1000, ..Default::default() };
-    let mut response = ListForwardsResponse::default();
-    loop {
-        let page = client.list_forwards(request.clone()).await?.into_inner();
-        response.forwards.extend(page.forwards);
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
+    let request = ListForwardsRequest { network_id, ..Default::default() };
+    let page = async |request| Ok::<_, Failure>(client.list_forwards(request).await?.into_inner());
+    let response = lists::all(request, page).await?;
     // The first four fit a terminal of 80 columns; `-o wide` has the rest.
     const HEADER: &[&str] = &["NAME", "LISTENS", "TO", "STATE", "NETWORK", "ID", "LABELS"];
     let mut table = Table::new(HEADER, 4);

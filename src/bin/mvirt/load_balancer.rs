@@ -10,10 +10,13 @@ use super::{
     units,
 };
 use clap::{Args, Subcommand};
-use mvirt_net::proto::{
-    Backend, BalancedPort, CreateLoadBalancerRequest, DeleteLoadBalancerRequest,
-    GetLoadBalancerRequest, HealthCheck, HealthKind, ListLoadBalancersRequest,
-    ListLoadBalancersResponse, LoadBalancer, Protocol, UpdateLoadBalancerRequest,
+use mvirt_net::{
+    lists,
+    proto::{
+        Backend, BalancedPort, CreateLoadBalancerRequest, DeleteLoadBalancerRequest,
+        GetLoadBalancerRequest, HealthCheck, HealthKind, ListLoadBalancersRequest, LoadBalancer,
+        Protocol, UpdateLoadBalancerRequest,
+    },
 };
 use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
 
@@ -251,9 +254,8 @@ pub(crate) async fn run(
             let id = load_balancer.clone();
             let request = DeleteLoadBalancerRequest { id, validate_only, ..Default::default() };
             let response = client.delete_load_balancer(request).await?.into_inner();
-            let done = if validate_only { "Would delete" } else { "Deleted" };
-            let done = format!("{done} load balancer {load_balancer}.");
-            return out.done(&response, &load_balancer, &done);
+            let what = format!("load balancer {load_balancer}");
+            return out.deleted(&response, validate_only, (&what, &load_balancer));
         }
     };
     show(&balancer, out)?;
@@ -366,18 +368,10 @@ async fn get(client: &mut Client, id: String) -> Result<LoadBalancer, Failure> {
 }
 
 async fn list(client: &mut Client, network_id: String, out: &Output) -> Result<(), Failure> {
-    // Pages, as a list of all at once may be refused; 1000 is the most a page has.
-    let mut request =
-        ListLoadBalancersRequest { network_id, page_size: 1000, ..Default::default() };
-    let mut response = ListLoadBalancersResponse::default();
-    loop {
-        let page = client.list_load_balancers(request.clone()).await?.into_inner();
-        response.load_balancers.extend(page.load_balancers);
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
+    let request = ListLoadBalancersRequest { network_id, ..Default::default() };
+    let page =
+        async |request| Ok::<_, Failure>(client.list_load_balancers(request).await?.into_inner());
+    let response = lists::all(request, page).await?;
     // The first five fit a terminal of 80 columns; `-o wide` has the rest.
     const HEADER: &[&str] =
         &["NAME", "ADDRESS", "PORTS", "BACKENDS", "STATE", "NETWORK", "ID", "LABELS"];

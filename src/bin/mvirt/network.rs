@@ -10,10 +10,13 @@ use super::{
     units,
 };
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
-use mvirt_net::proto::{
-    CreateNetworkRequest, DeleteNetworkRequest, DnsMode, GetNetworkRequest, ListNetworksRequest,
-    ListNetworksResponse, Network, NetworkKind, Toggle, UpdateNetworkRequest,
-    get_network_request::Identifier,
+use mvirt_net::{
+    lists,
+    proto::{
+        CreateNetworkRequest, DeleteNetworkRequest, DnsMode, GetNetworkRequest,
+        ListNetworksRequest, ListNetworksResponse, Network, NetworkKind, Toggle,
+        UpdateNetworkRequest, get_network_request::Identifier,
+    },
 };
 
 #[derive(Debug, Subcommand)]
@@ -207,9 +210,8 @@ pub(crate) async fn run(
                 ..Default::default()
             };
             let response = client.delete_network(request).await?.into_inner();
-            let done = if validate_only { "Would delete" } else { "Deleted" };
             let what = with_members(&network, response.nics_deleted, response.ports_deleted);
-            return out.done(&response, &network, &format!("{done} {what}."));
+            return out.deleted(&response, validate_only, (&what, &network));
         }
     };
     let public = if network.is_public { egress::way(client).await? } else { String::new() };
@@ -291,19 +293,10 @@ async fn list(client: &mut Client, out: &Output) -> Result<(), Failure> {
     out.list(&response, &table)
 }
 
-/// All networks, which come in pages.
+/// Returns all networks.
 async fn all(client: &mut Client) -> Result<Vec<Network>, Failure> {
-    // Pages, as a list of all at once may be refused; 1000 is the most a page has.
-    let mut request = ListNetworksRequest { page_size: 1000, ..Default::default() };
-    let mut networks = Vec::new();
-    loop {
-        let page = client.list_networks(request.clone()).await?.into_inner();
-        networks.extend(page.networks);
-        if page.next_page_token.is_empty() {
-            return Ok(networks);
-        }
-        request.page_token = page.next_page_token;
-    }
+    let page = async |request| Ok::<_, Failure>(client.list_networks(request).await?.into_inner());
+    Ok(lists::all(ListNetworksRequest::default(), page).await?.networks)
 }
 
 async fn change(update: Update, client: &mut Client) -> Result<Network, Failure> {

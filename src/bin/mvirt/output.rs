@@ -232,11 +232,27 @@ impl Output {
         Ok(())
     }
 
+    /// Something deleted, or that would be: `what` it is, in words, and its name.
+    pub(crate) fn deleted(
+        &self,
+        response: &impl serde::Serialize,
+        is_dry: bool,
+        (what, name): (&str, &str),
+    ) -> Result<(), Failure> {
+        let done = if is_dry { "Would delete" } else { "Deleted" };
+        self.done(response, name, &format!("{done} {what}."))
+    }
+
     /// Says of a check that it was no more, to people; programs get what it would have come to.
     pub(crate) fn dry_run(&self) {
-        if matches!(self.output, Format::Table | Format::Wide) {
+        if self.is_for_people() {
             say("dry run: nothing was changed");
         }
+    }
+
+    /// Whether it is people who read it.
+    pub(crate) fn is_for_people(&self) -> bool {
+        matches!(self.output, Format::Table | Format::Wide)
     }
 
     fn document(&self, object: &impl serde::Serialize) -> Result<(), Failure> {

@@ -13,11 +13,12 @@ use super::{
 };
 use clap::{Args, Subcommand, ValueEnum};
 use mvirt_net::{
+    lists,
     locator::KINDS,
     proto::{
         CreatePortRequest, DeletePortRequest, GetNicStatsRequest, GetPortRequest, ListPortsRequest,
-        ListPortsResponse, Port, PortRole, PortState, RateLimit, TaggedNetwork, UpdatePortRequest,
-        WatchPortsRequest, get_port_request::Identifier,
+        Port, PortRole, PortState, RateLimit, TaggedNetwork, UpdatePortRequest, WatchPortsRequest,
+        get_port_request::Identifier,
     },
 };
 use std::{collections::BTreeMap, str::FromStr, time::Duration};
@@ -243,8 +244,8 @@ pub(crate) async fn run(
             let id = port.clone();
             let request = DeletePortRequest { id, validate_only, ..Default::default() };
             let response = client.delete_port(request).await?.into_inner();
-            let done = if validate_only { "Would delete" } else { "Deleted" };
-            return out.done(&response, &port, &format!("{done} port {port}."));
+            let what = format!("port {port}");
+            return out.deleted(&response, validate_only, (&what, &port));
         }
         Command::Watch(InNetwork { network }) => return watch(client, network, out).await,
         Command::Kinds => return kinds(out),
@@ -323,17 +324,9 @@ async fn get(client: &mut Client, key: String) -> Result<Port, Failure> {
 }
 
 async fn list(client: &mut Client, network_id: String, out: &Output) -> Result<(), Failure> {
-    // Pages, as a list of all at once may be refused; 1000 is the most a page has.
-    let mut request = ListPortsRequest { network_id, page_size: 1000, ..Default::default() };
-    let mut response = ListPortsResponse::default();
-    loop {
-        let page = client.list_ports(request.clone()).await?.into_inner();
-        response.ports.extend(page.ports);
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
+    let request = ListPortsRequest { network_id, ..Default::default() };
+    let page = async |request| Ok::<_, Failure>(client.list_ports(request).await?.into_inner());
+    let response = lists::all(request, page).await?;
     // The first five fit a terminal of 80 columns; `-o wide` has the rest.
     const HEADER: &[&str] = &[
         "NAME", "NETWORK", "STATE", "CLIENTS", "LOCATOR", "ROLE", "MACS", "VLANS", "ID", "LABELS",

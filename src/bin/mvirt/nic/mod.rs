@@ -15,9 +15,12 @@ use super::{
     vm::args,
 };
 use clap::{Args, Subcommand};
-use mvirt_net::proto::{
-    DeleteNicRequest, GetNicRequest, GetNicStatsRequest, ListNicsRequest, ListNicsResponse, Nic,
-    get_nic_request::Identifier,
+use mvirt_net::{
+    lists,
+    proto::{
+        DeleteNicRequest, GetNicRequest, GetNicStatsRequest, ListNicsRequest, ListNicsResponse,
+        Nic, get_nic_request::Identifier,
+    },
 };
 use std::{
     os::unix::net::UnixStream,
@@ -163,8 +166,7 @@ async fn delete(
             _ => status.into(),
         }
     })?;
-    let done = if validate_only { "Would delete" } else { "Deleted" };
-    out.done(&response.into_inner(), &nic, &format!("{done} vNIC {nic}."))
+    out.deleted(&response.into_inner(), validate_only, (&format!("vNIC {nic}"), &nic))
 }
 
 async fn vmm_args(
@@ -223,17 +225,9 @@ async fn list(client: &mut Client, network: String, out: &Output) -> Result<(), 
 /// All vNICs, or those of a network, which come in pages.
 pub(crate) async fn all(client: &mut Client, network: &str) -> Result<Vec<Nic>, Failure> {
     let network_id = network.to_owned();
-    // Pages, as a list of all at once may be refused; 1000 is the most a page has.
-    let mut request = ListNicsRequest { network_id, page_size: 1000, ..Default::default() };
-    let mut nics = Vec::new();
-    loop {
-        let page = client.list_nics(request.clone()).await?.into_inner();
-        nics.extend(page.nics);
-        if page.next_page_token.is_empty() {
-            return Ok(nics);
-        }
-        request.page_token = page.next_page_token;
-    }
+    let request = ListNicsRequest { network_id, ..Default::default() };
+    let page = async |request| Ok::<_, Failure>(client.list_nics(request).await?.into_inner());
+    Ok(lists::all(request, page).await?.nics)
 }
 
 /// Returns a vNIC that no VMM uses. Waits up to a second for a VMM that has just left.
