@@ -3,11 +3,14 @@
 //! helper is in a second namespace, and the world in a third.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "support/egress_helper.rs"]
+mod egress_helper;
 #[path = "support/namespace.rs"]
 mod namespace;
 #[path = "support/not_run.rs"]
 mod not_run;
 
+use egress_helper::{Helper, SOON};
 use mvirt_net::{
     dataplane::port::tap::{Make, Tap},
     egress::protocol::{Dropped, Failure, NicStats, Report},
@@ -16,10 +19,6 @@ use namespace::{Namespace, run};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{read, write},
-    net::{
-        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
-        sockopt,
-    },
 };
 use std::{
     collections::BTreeMap,
@@ -28,7 +27,7 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::OwnedFd,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -42,42 +41,12 @@ const WORLD6: &str = "2001:db8:5::2";
 const NIC: &str = r#""nics":[{"tag":7,"ipv4":"10.0.2.15","ipv6":"fd00::15"}]"#;
 /// The guest's MAC.
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const SOON: Duration = Duration::from_secs(10);
 
 struct Rig {
+    helper: Helper,
     guest: Namespace,
     host: Namespace,
     world: Namespace,
-    helper: Child,
-    control: OwnedFd,
-    packets: OwnedFd,
-}
-
-fn pair() -> (OwnedFd, OwnedFd) {
-    let flags = SocketFlags::CLOEXEC;
-    let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-    sockopt::set_socket_send_buffer_size(&one, 4 << 20).unwrap();
-    (one, other)
-}
-
-fn within<T: Send>(namespace: &Namespace, what: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| {
-        let inside = || {
-            namespace.enter();
-            what()
-        };
-        scope.spawn(inside).join().unwrap()
-    })
-}
-
-fn start(host: &Namespace, configuration: &str) -> (Child, OwnedFd, OwnedFd) {
-    let ((packets, its_packets), (control, its_control)) = (pair(), pair());
-    let mut helper = Command::new("nsenter");
-    helper.arg(format!("--net=/proc/{}/ns/net", host.0.id()));
-    helper.arg(env!("CARGO_BIN_EXE_mvirt-egress"));
-    let helper = helper.stdin(its_packets).stdout(its_control).spawn().unwrap();
-    send(&control, configuration.as_bytes(), SendFlags::empty()).unwrap();
-    (helper, control, packets)
 }
 
 impl Rig {
@@ -88,7 +57,7 @@ impl Rig {
             return None;
         }
         let (guest, host, world) = (Namespace::new(), Namespace::new(), Namespace::new());
-        within(&host, || {
+        host.within(|| {
             run("ip link set lo up");
             run("ip link add w0 type veth peer name h0");
             run(&format!("ip link set w0 netns {}", world.0.id()));
@@ -97,13 +66,13 @@ impl Rig {
             run("ip link set h0 up");
             run("sysctl -qw net.ipv4.ping_group_range=0\t2147483647");
         });
-        within(&world, || {
+        world.within(|| {
             run("ip link set lo up");
             run(&format!("ip addr add {WORLD}/24 dev w0"));
             run(&format!("ip addr add {WORLD6}/64 dev w0 nodad"));
             run("ip link set w0 up");
         });
-        let tap = within(&guest, || {
+        let tap = guest.within(|| {
             let tap = Tap::open("t0", Make::Always).unwrap().share().unwrap();
             run("ip link set lo up");
             // Without an address of the link: it would speak by itself from that.
@@ -116,47 +85,20 @@ impl Rig {
             tap
         });
         let configuration = format!(r#"{{"version":1,{NIC}{more}}}"#);
-        let (helper, control, packets) = start(&host, &configuration);
-        let rig = Self { guest, host, world, helper, control, packets };
-        assert!(matches!(rig.report(), Report::Ready { ready: true, echo: true }));
-        let (tap2, packets) = (tap.try_clone().unwrap(), rig.packets.try_clone().unwrap());
+        let helper = Helper::start(&host, &[], &configuration);
+        let rig = Self { helper, guest, host, world };
+        assert!(matches!(rig.helper.report(), Report::Ready { ready: true, echo: true }));
+        let (tap2, packets) = (tap.try_clone().unwrap(), rig.helper.packets.try_clone().unwrap());
         let packets2 = packets.try_clone().unwrap();
         thread::spawn(move || carry_out(&tap, &packets));
         thread::spawn(move || carry_in(&packets2, &tap2));
         Some(rig)
     }
 
-    fn report(&self) -> Report {
-        let mut fds = [PollFd::new(&self.control, PollFlags::IN)];
-        let soon = Timespec { tv_sec: 10, tv_nsec: 0 };
-        assert_eq!(poll(&mut fds, Some(&soon)).unwrap(), 1, "it says nothing");
-        let mut buffer = vec![0; 65_536];
-        let (len, _) = recv(&self.control, &mut buffer[..], RecvFlags::empty()).unwrap();
-        serde_json::from_slice(&buffer[..len]).unwrap()
-    }
-
-    /// Waits for counters that are as they should be.
-    fn counted(&self, wanted: impl Fn(&NicStats) -> bool) -> NicStats {
-        let start = Instant::now();
-        loop {
-            let Report::Stats { stats } = self.report() else { continue };
-            if let Some(nic) = stats.nics.into_iter().find(|nic| nic.tag == 7) {
-                if wanted(&nic) {
-                    return nic;
-                }
-                assert!(start.elapsed() < SOON, "{nic:?}");
-            }
-        }
-    }
-
-    fn order(&self, text: &str) {
-        send(&self.control, text.as_bytes(), SendFlags::empty()).unwrap();
-    }
-
     /// Returns what comes to be said of a forward.
     fn failed(&self) -> Failure {
         loop {
-            if let Report::Failed(failure) = self.report() {
+            if let Report::Failed(failure) = self.helper.report() {
                 return failure;
             }
         }
@@ -166,7 +108,7 @@ impl Rig {
     fn is_done(&self) {
         // Nobody has that address.
         let bad = r#"{"listen":"198.51.100.77:1","protocol":"tcp","tag":7,"port":1}"#;
-        self.order(&format!(r#"{{"add":{{"forwards":[{bad}]}}}}"#));
+        self.helper.order(&format!(r#"{{"add":{{"forwards":[{bad}]}}}}"#));
         self.failed();
     }
 
@@ -176,36 +118,20 @@ impl Rig {
 
     fn connect_within(&self, to: &str, time: Duration) -> io::Result<TcpStream> {
         let to = to.parse::<SocketAddr>().unwrap();
-        within(&self.guest, || TcpStream::connect_timeout(&to, time))
+        self.guest.within(|| TcpStream::connect_timeout(&to, time))
     }
 
     fn status(&self, key: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.helper.id())).unwrap();
+        let status = fs::read_to_string(self.helper.proc("status")).unwrap();
         let line = status.lines().find(|line| line.starts_with(key)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
     /// Clock ticks that the helper has run.
     fn ticks(&self) -> u64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.helper.id())).unwrap();
+        let stat = fs::read_to_string(self.helper.proc("stat")).unwrap();
         let fields = stat.rsplit(") ").next().unwrap().split(' ').collect::<Vec<_>>();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-    }
-
-    fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.helper.id())).unwrap().count()
-    }
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        // It ends with the last copy of the other end of its control socket.
-        let (closed, _) = pair();
-        self.control = closed;
-        let ended = self.helper.wait().unwrap();
-        if !thread::panicking() {
-            assert_eq!(ended.code(), Some(0));
-        }
     }
 }
 
@@ -272,7 +198,7 @@ fn echo_at_end(listener: TcpListener) {
 fn much_goes_out_and_comes_back_and_either_end_may_close_first() {
     let Some(rig) = Rig::new("") else { return };
     for address in [format!("{WORLD}:80"), format!("[{WORLD6}]:80")] {
-        let listener = within(&rig.world, || TcpListener::bind(&address).unwrap());
+        let listener = rig.world.within(|| TcpListener::bind(&address).unwrap());
         thread::scope(|scope| {
             scope.spawn(|| echo_at_end(listener));
             let mut stream = rig.connect(&address).unwrap();
@@ -284,7 +210,7 @@ fn much_goes_out_and_comes_back_and_either_end_may_close_first() {
             assert!(heard == sent, "{} octets", heard.len());
         });
     }
-    let stats = rig.counted(|nic| nic.connections == 0);
+    let stats = rig.helper.counted(|nic| nic.connections == 0);
     assert!(stats.octets_out > 40_000_000 && stats.octets_in > 40_000_000, "{stats:?}");
     // Long segments, of which a device makes many.
     assert!(stats.octets_in / stats.packets_in > 5_000, "{stats:?}");
@@ -307,7 +233,8 @@ fn who_is_not_there_is_told_as_it_is() {
     assert!(start.elapsed() < Duration::from_secs(8));
     // Or more, where the guest's stack has asked again meanwhile.
     let unreachable = |nic: &NicStats| nic.dropped.get(&Dropped::Unreachable).copied();
-    rig.counted(|nic| nic.connections == 0 && unreachable(nic).is_some_and(|count| count >= 4));
+    rig.helper
+        .counted(|nic| nic.connections == 0 && unreachable(nic).is_some_and(|count| count >= 4));
 }
 
 #[test]
@@ -316,7 +243,7 @@ fn what_is_denied_is_never_reached() {
     let Some(rig) = Rig::new(more) else { return };
     let listen = |address: &str| {
         let address = address.to_owned();
-        within(&rig.host, || TcpListener::bind(address).unwrap())
+        rig.host.within(|| TcpListener::bind(address).unwrap())
     };
     let _api = (listen("0.0.0.0:50051"), listen("0.0.0.0:50052"));
     let short = Duration::from_millis(300);
@@ -331,11 +258,12 @@ fn what_is_denied_is_never_reached() {
         let never = [io::ErrorKind::TimedOut, io::ErrorKind::NetworkUnreachable];
         assert!(never.contains(&kind), "{denied}: {kind}");
     }
-    let datagrams = within(&rig.guest, || UdpSocket::bind("0.0.0.0:0").unwrap());
+    let datagrams = rig.guest.within(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     datagrams.send_to(b"x", "169.254.169.254:53").unwrap();
     rig.connect("198.51.100.1:50052").unwrap();
     rig.connect("10.0.9.9:50052").unwrap();
-    rig.counted(|nic| nic.dropped.get(&Dropped::EgressDenied).is_some_and(|count| *count >= 4));
+    rig.helper
+        .counted(|nic| nic.dropped.get(&Dropped::EgressDenied).is_some_and(|count| *count >= 4));
 }
 
 #[test]
@@ -344,8 +272,8 @@ fn datagrams_and_pings_go_out_and_are_answered() {
     for (own, address) in
         [("0.0.0.0:0", format!("{WORLD}:53")), ("[::]:0", format!("[{WORLD6}]:53"))]
     {
-        let world = within(&rig.world, || UdpSocket::bind(&address).unwrap());
-        let guest = within(&rig.guest, || UdpSocket::bind(own).unwrap());
+        let world = rig.world.within(|| UdpSocket::bind(&address).unwrap());
+        let guest = rig.guest.within(|| UdpSocket::bind(own).unwrap());
         world.set_read_timeout(Some(SOON)).unwrap();
         guest.set_read_timeout(Some(SOON)).unwrap();
         let mut buffer = vec![0; 65_536];
@@ -364,12 +292,12 @@ fn datagrams_and_pings_go_out_and_are_answered() {
         origins.dedup();
         assert_eq!(origins.len(), 1, "one port, wherever to: {origins:?}");
     }
-    within(&rig.guest, || {
+    rig.guest.within(|| {
         run(&format!("ping -c 2 -i 0.2 -W 5 {WORLD}"));
         run(&format!("ping -c 1 -s 3000 -W 5 {WORLD}"));
         run(&format!("ping -c 1 -W 5 {WORLD6}"));
     });
-    let stats = rig.counted(|nic| nic.echo == 3);
+    let stats = rig.helper.counted(|nic| nic.echo == 3);
     assert_eq!((stats.udp, stats.dropped.clone()), (2, BTreeMap::new()), "{stats:?}");
 }
 
@@ -380,8 +308,8 @@ fn what_comes_to_a_forward_is_the_vnics() {
         r#"{"listen":"0.0.0.0:5353","protocol":"udp","tag":7,"port":53}]"#
     );
     let Some(rig) = Rig::new(more) else { return };
-    let listener = within(&rig.guest, || TcpListener::bind("0.0.0.0:80").unwrap());
-    let call = || within(&rig.world, || TcpStream::connect(format!("{HOST}:8080")));
+    let listener = rig.guest.within(|| TcpListener::bind("0.0.0.0:80").unwrap());
+    let call = || rig.world.within(|| TcpStream::connect(format!("{HOST}:8080")));
     thread::scope(|scope| {
         let guest = scope.spawn(|| {
             let (mut stream, from) = listener.accept().unwrap();
@@ -397,8 +325,8 @@ fn what_comes_to_a_forward_is_the_vnics() {
     drop(listener);
     let mut stream = call().unwrap();
     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    let guest = within(&rig.guest, || UdpSocket::bind("0.0.0.0:53").unwrap());
-    let world = within(&rig.world, || UdpSocket::bind("0.0.0.0:0").unwrap());
+    let guest = rig.guest.within(|| UdpSocket::bind("0.0.0.0:53").unwrap());
+    let world = rig.world.within(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     guest.set_read_timeout(Some(SOON)).unwrap();
     world.set_read_timeout(Some(SOON)).unwrap();
     world.send_to(b"who?", format!("{HOST}:5353")).unwrap();
@@ -407,14 +335,14 @@ fn what_comes_to_a_forward_is_the_vnics() {
     let (len, from) = world.recv_from(&mut [0; 10]).unwrap();
     assert_eq!((len, from.to_string()), (2, format!("{HOST}:5353")));
     let taken = r#"{"listen":"198.51.100.77:1","protocol":"tcp","tag":7,"port":1}"#;
-    rig.order(&format!(r#"{{"add":{{"forwards":[{taken}]}}}}"#));
+    rig.helper.order(&format!(r#"{{"add":{{"forwards":[{taken}]}}}}"#));
     let text = serde_json::to_string(&rig.failed()).unwrap();
     assert!(
         text.contains(r#""listen":"198.51.100.77:1""#) && text.contains(r#""errno":99"#),
         "{text}"
     );
-    rig.order(r#"{"remove":{"forwards":[{"listen":"0.0.0.0:8080","protocol":"tcp"}]}}"#);
-    rig.order(r#"{"remove":{"nics":[7]}}"#);
+    rig.helper.order(r#"{"remove":{"forwards":[{"listen":"0.0.0.0:8080","protocol":"tcp"}]}}"#);
+    rig.helper.order(r#"{"remove":{"nics":[7]}}"#);
     let start = Instant::now();
     while call().is_ok() {
         assert!(start.elapsed() < SOON, "it listens still");
@@ -430,11 +358,11 @@ fn connections_end_with_their_forward_and_do_not_notice_one_that_is_told_again()
     };
     let Some(rig) = Rig::new(&format!(",{}", forward(80))) else { return };
     let guest = |port: u16| {
-        within(&rig.guest, || TcpListener::bind(SocketAddr::from(([0u8; 4], port))).unwrap())
+        rig.guest.within(|| TcpListener::bind(SocketAddr::from(([0u8; 4], port))).unwrap())
     };
     let listeners = [guest(80), guest(81)];
     let connected = |listener: &TcpListener| {
-        let call = within(&rig.world, || TcpStream::connect(format!("{HOST}:8080")).unwrap());
+        let call = rig.world.within(|| TcpStream::connect(format!("{HOST}:8080")).unwrap());
         let (taken, _) = listener.accept().unwrap();
         for stream in [&call, &taken] {
             stream.set_read_timeout(Some(SOON)).unwrap();
@@ -448,18 +376,18 @@ fn connections_end_with_their_forward_and_do_not_notice_one_that_is_told_again()
         }
     };
     let (mut call, mut taken) = connected(&listeners[0]);
-    rig.order(&format!(r#"{{"add":{{{}}}}}"#, forward(80)));
+    rig.helper.order(&format!(r#"{{"add":{{{}}}}}"#, forward(80)));
     rig.is_done();
     call.write_all(b"still there?").unwrap();
     taken.read_exact(&mut [0; 12]).unwrap();
     // It leads elsewhere from now on.
-    rig.order(&format!(r#"{{"add":{{{}}}}}"#, forward(81)));
+    rig.helper.order(&format!(r#"{{"add":{{{}}}}}"#, forward(81)));
     is_reset((call, taken));
     rig.is_done();
     let pair = connected(&listeners[1]);
-    rig.order(r#"{"remove":{"forwards":[{"listen":"0.0.0.0:8080","protocol":"tcp"}]}}"#);
+    rig.helper.order(r#"{"remove":{"forwards":[{"listen":"0.0.0.0:8080","protocol":"tcp"}]}}"#);
     is_reset(pair);
-    rig.counted(|nic| nic.connections == 0);
+    rig.helper.counted(|nic| nic.connections == 0);
 }
 
 #[test]
@@ -469,7 +397,7 @@ fn who_calls_one_of_several_forwards_to_a_port_is_answered_by_that_one() {
     let forwards = [5301, 5302, 5303].map(forward).join(",");
     let Some(rig) = Rig::new(&format!(r#","forwards":[{forwards}]"#)) else { return };
     let socket = |namespace: &Namespace, at: &str| {
-        let socket = within(namespace, || UdpSocket::bind(at).unwrap());
+        let socket = namespace.within(|| UdpSocket::bind(at).unwrap());
         socket.set_read_timeout(Some(SOON)).unwrap();
         socket
     };
@@ -500,7 +428,7 @@ fn who_calls_one_of_several_forwards_to_a_port_is_answered_by_that_one() {
     assert_eq!(name.ip().to_string(), "192.0.0.8");
     assert_eq!(answers(&local, name), "127.0.0.1:5303");
     // One goes, and the others stay: also for what the guest says by itself.
-    rig.order(r#"{"remove":{"forwards":[{"listen":"0.0.0.0:5301","protocol":"udp"}]}}"#);
+    rig.helper.order(r#"{"remove":{"forwards":[{"listen":"0.0.0.0:5301","protocol":"udp"}]}}"#);
     rig.is_done();
     assert_eq!(answers(&callers[2], names[2]), to[2]);
     let other = socket(&rig.world, &format!("{WORLD}:9"));
@@ -511,14 +439,16 @@ fn who_calls_one_of_several_forwards_to_a_port_is_answered_by_that_one() {
 #[test]
 fn nobody_sends_from_what_is_not_its_own() {
     let Some(rig) = Rig::new("") else { return };
-    within(&rig.guest, || run("ip addr add 10.0.2.16/24 dev t0"));
-    let guest = within(&rig.guest, || UdpSocket::bind("10.0.2.16:0").unwrap());
-    let world = within(&rig.world, || UdpSocket::bind(format!("{WORLD}:9")).unwrap());
+    rig.guest.within(|| run("ip addr add 10.0.2.16/24 dev t0"));
+    let guest = rig.guest.within(|| UdpSocket::bind("10.0.2.16:0").unwrap());
+    let world = rig.world.within(|| UdpSocket::bind(format!("{WORLD}:9")).unwrap());
     world.set_read_timeout(Some(SOON)).unwrap();
     guest.send_to(b"spoofed", format!("{WORLD}:9")).unwrap();
-    rig.counted(|nic| nic.dropped.get(&Dropped::SpoofedSource).is_some_and(|count| *count > 0));
+    rig.helper
+        .counted(|nic| nic.dropped.get(&Dropped::SpoofedSource).is_some_and(|count| *count > 0));
     // With the address it may.
-    rig.order(r#"{"add":{"nics":[{"tag":7,"ipv4":"10.0.2.15","prefixes":["10.0.2.16/32"]}]}}"#);
+    rig.helper
+        .order(r#"{"add":{"nics":[{"tag":7,"ipv4":"10.0.2.15","prefixes":["10.0.2.16/32"]}]}}"#);
     let hello = loop {
         guest.send_to(b"hello", format!("{WORLD}:9")).unwrap();
         world.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
@@ -547,26 +477,26 @@ fn a_scan_of_all_ports_takes_what_it_may_have_and_leaves_the_rest_to_others() {
     let Some(rig) = Rig::new("") else { return };
     // Nobody has that address: none of them is answered for three seconds.
     for port in 1..=u16::MAX {
-        write(&rig.packets, &syn([198, 51, 100, 99], port)).unwrap();
+        write(&rig.helper.packets, &syn([198, 51, 100, 99], port)).unwrap();
     }
     let limited = |nic: &NicStats| nic.dropped.get(&Dropped::EgressLimit).copied().unwrap_or(0);
-    let stats = rig.counted(|nic| limited(nic) > 0 && nic.packets_out >= 65_535);
+    let stats = rig.helper.counted(|nic| limited(nic) > 0 && nic.packets_out >= 65_535);
     assert!(stats.connections <= 1024, "{stats:?}");
-    assert!(rig.descriptors() <= 1024 + 16, "{}", rig.descriptors());
+    assert!(rig.helper.descriptors() <= 1024 + 16, "{}", rig.helper.descriptors());
     // It serves others meanwhile: UDP of the same guest has a limit of its own.
-    let world = within(&rig.world, || UdpSocket::bind(format!("{WORLD}:9")).unwrap());
-    let guest = within(&rig.guest, || UdpSocket::bind("0.0.0.0:0").unwrap());
+    let world = rig.world.within(|| UdpSocket::bind(format!("{WORLD}:9")).unwrap());
+    let guest = rig.guest.within(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     guest.send_to(b"still there?", format!("{WORLD}:9")).unwrap();
     world.set_read_timeout(Some(SOON)).unwrap();
     world.recv_from(&mut [0; 20]).unwrap();
     // And all of it goes again.
-    rig.counted(|nic| nic.connections == 0);
+    rig.helper.counted(|nic| nic.connections == 0);
 }
 
 #[test]
 fn a_thousand_idle_connections_cost_nothing() {
     let Some(rig) = Rig::new("") else { return };
-    let listener = within(&rig.world, || TcpListener::bind(format!("{WORLD}:80")).unwrap());
+    let listener = rig.world.within(|| TcpListener::bind(format!("{WORLD}:80")).unwrap());
     let before = rig.status("VmRSS");
     thread::scope(|scope| {
         let world = scope.spawn(|| {
@@ -578,7 +508,7 @@ fn a_thousand_idle_connections_cost_nothing() {
             });
             streams.collect::<Vec<_>>()
         });
-        let guest = within(&rig.guest, || {
+        let guest = rig.guest.within(|| {
             let streams = (0..1000).map(|_| {
                 let mut stream = TcpStream::connect(format!("{WORLD}:80")).unwrap();
                 stream.write_all(&[2; 5]).unwrap();
@@ -589,7 +519,7 @@ fn a_thousand_idle_connections_cost_nothing() {
         });
         let world = world.join().unwrap();
         assert_eq!((guest.len(), world.len()), (1000, 1000));
-        rig.counted(|nic| nic.connections == 1000);
+        rig.helper.counted(|nic| nic.connections == 1000);
         let each = rig.status("VmRSS").saturating_sub(before) / 1000;
         assert!(each < 40, "{each} KiB");
         // Timers of what was sent a moment ago are over by then.
@@ -612,12 +542,10 @@ fn it_ends_where_it_makes_no_sense_of_what_it_is_told() {
         (r#"{"version":2}"#, "version 2 is not known"),
         (r#"{"version":1,"nic":[]}"#, "unknown field `nic`"),
     ] {
-        let (mut helper, control, _packets) = start(&host, text);
-        let mut buffer = [0; 1000];
-        let (len, _) = recv(&control, &mut buffer[..], RecvFlags::empty()).unwrap();
-        let text = String::from_utf8_lossy(&buffer[..len]);
+        let mut helper = Helper::start(&host, &[], text);
+        helper.ends_with = 1;
+        let text = helper.text();
         assert!(text.starts_with(r#"{"failed":"helper","#) && text.contains(said), "{text}");
-        assert_eq!(helper.wait().unwrap().code(), Some(1));
     }
     // By hand it is of no use, and says what it is.
     let mut alone = Command::new(env!("CARGO_BIN_EXE_mvirt-egress"));

@@ -2,16 +2,19 @@
 //! octet, and sockets of the world hear what comes of it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "support/egress_helper.rs"]
+mod egress_helper;
 #[path = "support/namespace.rs"]
 mod namespace;
 #[path = "support/not_run.rs"]
 mod not_run;
 
+use egress_helper::{Helper, SOON, is_ready};
 use mvirt_net::{
     egress::{
         compose::{self, Ends, HEAD_LEN},
         packet::{Body, Packet, Transport, split},
-        protocol::{Dropped, NicStats, Report},
+        protocol::{Dropped, Report},
     },
     wire::{
         checksum::Checksum,
@@ -21,57 +24,24 @@ use mvirt_net::{
 };
 use namespace::{Namespace, run};
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
+    event::{Timespec, poll},
     io::{read, write},
-    net::{
-        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
-        sockopt,
-    },
 };
 use std::{
-    fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::OwnedFd,
-    process::{Child, Command},
-    thread,
     time::{Duration, Instant},
 };
 
 const GUEST: [u8; 4] = [10, 0, 2, 15];
 /// An address of the namespace that the helper is in, as good as any of the world.
 const WORLD: [u8; 4] = [198, 51, 100, 1];
-const SOON: Duration = Duration::from_secs(10);
 /// Of the guest.
 const FIRST: u32 = 1000;
 
 struct Rig {
+    helper: Helper,
     host: Namespace,
-    helper: Child,
-    control: OwnedFd,
-    packets: OwnedFd,
-}
-
-fn pair() -> (OwnedFd, OwnedFd) {
-    let flags = SocketFlags::CLOEXEC;
-    let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-    sockopt::set_socket_send_buffer_size(&one, 4 << 20).unwrap();
-    (one, other)
-}
-
-fn within<T: Send>(namespace: &Namespace, what: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| {
-        let inside = || {
-            namespace.enter();
-            what()
-        };
-        scope.spawn(inside).join().unwrap()
-    })
-}
-
-fn is_ready(fd: &OwnedFd, within: Duration) -> bool {
-    let mut fds = [PollFd::new(fd, PollFlags::IN)];
-    poll(&mut fds, Some(&Timespec::try_from(within).unwrap())).unwrap() == 1
 }
 
 impl Rig {
@@ -82,55 +52,23 @@ impl Rig {
             return None;
         }
         let host = Namespace::new();
-        within(&host, || {
+        host.within(|| {
             run("ip link set lo up");
             run("ip link add h0 type veth peer name h1");
             run("ip link set h1 up");
             run("ip addr add 198.51.100.1/16 dev h0");
             run("ip link set h0 up");
         });
-        let ((packets, its_packets), (control, its_control)) = (pair(), pair());
-        let mut helper = Command::new("nsenter");
-        helper.arg(format!("--net=/proc/{}/ns/net", host.0.id()));
-        helper.args(["prlimit", &format!("--nofile={descriptors}:{descriptors}")]);
-        helper.arg(env!("CARGO_BIN_EXE_mvirt-egress"));
-        let helper = helper.stdin(its_packets).stdout(its_control).spawn().unwrap();
-        let rig = Self { host, helper, control, packets };
-        rig.order(r#"{"version":1,"nics":[{"tag":7,"ipv4":"10.0.2.15"}]}"#);
-        assert!(matches!(rig.report(), Report::Ready { ready: true, .. }));
+        let few = format!("--nofile={descriptors}:{descriptors}");
+        let configuration = r#"{"version":1,"nics":[{"tag":7,"ipv4":"10.0.2.15"}]}"#;
+        let helper = Helper::start(&host, &["prlimit", &few], configuration);
+        let rig = Self { helper, host };
+        assert!(matches!(rig.helper.report(), Report::Ready { ready: true, .. }));
         Some(rig)
     }
 
-    fn order(&self, text: &str) {
-        send(&self.control, text.as_bytes(), SendFlags::empty()).unwrap();
-    }
-
-    fn report(&self) -> Report {
-        assert!(is_ready(&self.control, SOON), "it says nothing");
-        let mut buffer = vec![0; 65_536];
-        let (len, _) = recv(&self.control, &mut buffer[..], RecvFlags::empty()).unwrap();
-        serde_json::from_slice(&buffer[..len]).unwrap()
-    }
-
-    /// Waits for counters that are as they should be.
-    fn counted(&self, wanted: impl Fn(&NicStats) -> bool) -> NicStats {
-        let start = Instant::now();
-        loop {
-            let Report::Stats { stats } = self.report() else { continue };
-            let Some(nic) = stats.nics.into_iter().find(|nic| nic.tag == 7) else { continue };
-            if wanted(&nic) {
-                return nic;
-            }
-            assert!(start.elapsed() < SOON, "{nic:?}");
-        }
-    }
-
     fn listen(&self, port: u16) -> TcpListener {
-        within(&self.host, || TcpListener::bind(SocketAddr::from((WORLD, port))).unwrap())
-    }
-
-    fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.helper.id())).unwrap().count()
+        self.host.within(|| TcpListener::bind(SocketAddr::from((WORLD, port))).unwrap())
     }
 
     /// Sends a segment of the guest.
@@ -139,15 +77,15 @@ impl Rig {
         let segment = Segment { source, destination, ..*segment };
         let mut head = [0; HEAD_LEN];
         let len = compose::tcp_head(&mut head, ends, &segment, (payload.len(), 65_000)).unwrap();
-        write(&self.packets, &[&head[..len], payload].concat()).unwrap();
+        write(&self.helper.packets, &[&head[..len], payload].concat()).unwrap();
     }
 
     /// Returns the next segment for the guest, and its payload; none where none comes.
     fn hear(&self, within: Duration) -> Option<(Segment, Vec<u8>)> {
         let start = Instant::now();
-        while is_ready(&self.packets, within.saturating_sub(start.elapsed())) {
+        while is_ready(&self.helper.packets, within.saturating_sub(start.elapsed())) {
             let mut buffer = vec![0; 70_000];
-            let len = read(&self.packets, &mut buffer[..]).unwrap();
+            let len = read(&self.helper.packets, &mut buffer[..]).unwrap();
             let (tag, offload, octets) = split(&buffer[..len]).unwrap();
             let packet = Packet::parse(tag, offload, octets).unwrap();
             let Body::Whole(body) = packet.body else { panic!("{packet:?}") };
@@ -156,18 +94,6 @@ impl Rig {
             }
         }
         None
-    }
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        // It ends with the other end of its control socket.
-        let (closed, _) = pair();
-        self.control = closed;
-        let ended = self.helper.wait().unwrap();
-        if !thread::panicking() {
-            assert_eq!(ended.code(), Some(0));
-        }
     }
 }
 
@@ -311,7 +237,7 @@ fn wild_numbers_neither_end_a_connection_nor_get_into_it() {
         assert!(start.elapsed() < SOON, "{heard:?}");
         heard.extend(open.hear(Duration::from_millis(20)));
     }
-    rig.counted(|nic| nic.dropped.get(&Dropped::StrayTcp).is_some_and(|count| *count > 5));
+    rig.helper.counted(|nic| nic.dropped.get(&Dropped::StrayTcp).is_some_and(|count| *count > 5));
 }
 
 #[test]
@@ -333,7 +259,7 @@ fn urgent_octets_are_octets_in_their_place() {
     };
     let len = compose::tcp_head(&mut message, &open.ends, &segment, (6, 65_000)).unwrap();
     message[12 + 20 + 18..12 + 20 + 20].copy_from_slice(&9999u16.to_be_bytes());
-    write(&rig.packets, &[&message[..len], b"urgent"].concat()).unwrap();
+    write(&rig.helper.packets, &[&message[..len], b"urgent"].concat()).unwrap();
     open.is_acknowledged(6);
     open.say(FIRST + 7, DATA, 60_000, b" and more");
     open.is_acknowledged(15);
@@ -361,7 +287,7 @@ fn what_comes_with_a_syn_is_taken_once_it_comes_again() {
     writer.push_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, 0]).unwrap();
     let (from, to) = (GUEST.into(), WORLD.into());
     ipv4::Header::write(&mut writer, from, to, protocol::TCP, body.len()).unwrap();
-    write(&rig.packets, &[&head[..], &body].concat()).unwrap();
+    write(&rig.helper.packets, &[&head[..], &body].concat()).unwrap();
     let mut open = Open::answered(&rig, ends, 60_000);
     let mut world = accept(&listener);
     open.say(FIRST + 1, DATA, 60_000, b"early");
@@ -386,15 +312,20 @@ fn datagrams_to_ten_thousand_hosts_take_one_socket_and_from_all_ports_a_few() {
     let Some(rig) = Rig::new(4096) else { return };
     for number in 0..10_000u16 {
         let [a, b] = (number + 300).to_be_bytes();
-        write(&rig.packets, &datagram(5000, [198, 51, a, b])).unwrap();
+        write(&rig.helper.packets, &datagram(5000, [198, 51, a, b])).unwrap();
     }
-    let stats = rig.counted(|nic| nic.packets_out >= 10_000);
-    assert_eq!((stats.udp, rig.descriptors() < 16), (1, true), "{}", rig.descriptors());
+    let stats = rig.helper.counted(|nic| nic.packets_out >= 10_000);
+    assert_eq!(
+        (stats.udp, rig.helper.descriptors() < 16),
+        (1, true),
+        "{}",
+        rig.helper.descriptors()
+    );
     for port in 1..10_000u16 {
-        write(&rig.packets, &datagram(port, WORLD)).unwrap();
+        write(&rig.helper.packets, &datagram(port, WORLD)).unwrap();
     }
-    let stats = rig.counted(|nic| nic.packets_out >= 19_999);
-    assert!(stats.udp <= 256 && rig.descriptors() <= 256 + 16, "{stats:?}");
+    let stats = rig.helper.counted(|nic| nic.packets_out >= 19_999);
+    assert!(stats.udp <= 256 && rig.helper.descriptors() <= 256 + 16, "{stats:?}");
     assert!(stats.dropped[&Dropped::EgressLimit] >= 9_700, "{stats:?}");
 }
 
@@ -407,13 +338,13 @@ fn ports_of_forwards_are_none_of_those_that_a_guest_may_have() {
     // Nobody has the address of the last: once that is said, the others listen.
     let bad = r#"{"listen":"203.0.113.1:1","protocol":"udp","tag":7,"port":1}"#;
     let forwards = (20_000..20_300).map(forward).chain([bad.into()]).collect::<Vec<_>>();
-    rig.order(&format!(r#"{{"add":{{"forwards":[{}]}}}}"#, forwards.join(",")));
-    while !matches!(rig.report(), Report::Failed(_)) {}
-    let world = within(&rig.host, || UdpSocket::bind(SocketAddr::from((WORLD, 9))).unwrap());
+    rig.helper.order(&format!(r#"{{"add":{{"forwards":[{}]}}}}"#, forwards.join(",")));
+    while !matches!(rig.helper.report(), Report::Failed(_)) {}
+    let world = rig.host.within(|| UdpSocket::bind(SocketAddr::from((WORLD, 9))).unwrap());
     world.set_read_timeout(Some(SOON)).unwrap();
-    write(&rig.packets, &datagram(5000, WORLD)).unwrap();
+    write(&rig.helper.packets, &datagram(5000, WORLD)).unwrap();
     world.recv(&mut [0; 10]).unwrap();
-    assert_eq!(rig.counted(|nic| nic.packets_out == 1).udp, 1);
+    assert_eq!(rig.helper.counted(|nic| nic.packets_out == 1).udp, 1);
 }
 
 #[test]
@@ -422,12 +353,12 @@ fn counters_that_the_daemon_had_no_room_for_are_told_again() {
     // What it says of these fills its socket.
     let bad = [r#"{"listen":"203.0.113.1:1","protocol":"tcp","tag":7,"port":1}"#; 500].join(",");
     for _ in 0..6 {
-        rig.order(&format!(r#"{{"add":{{"forwards":[{bad}]}}}}"#));
+        rig.helper.order(&format!(r#"{{"add":{{"forwards":[{bad}]}}}}"#));
     }
-    write(&rig.packets, &datagram(5000, WORLD)).unwrap();
+    write(&rig.helper.packets, &datagram(5000, WORLD)).unwrap();
     // By then it has tried.
     poll(&mut [], Some(&Timespec { tv_sec: 2, tv_nsec: 0 })).unwrap();
-    rig.counted(|nic| nic.packets_out == 1);
+    rig.helper.counted(|nic| nic.packets_out == 1);
 }
 
 #[test]
@@ -436,8 +367,8 @@ fn packets_of_nobody_are_told_of_while_no_vnic_says_anything() {
     let mut stranger = datagram(5000, WORLD);
     // Its tag.
     stranger[10] = 9;
-    write(&rig.packets, &stranger).unwrap();
-    let report = rig.report();
+    write(&rig.helper.packets, &stranger).unwrap();
+    let report = rig.helper.report();
     let Report::Stats { stats } = report else { panic!("{report:?}") };
     assert_eq!((stats.nics.len(), stats.dropped[&Dropped::UnknownTag]), (0, 1));
 }
@@ -453,25 +384,26 @@ fn a_scan_leaves_descriptors_for_what_the_daemon_asks_for() {
         let syn = Segment { sequence: 1, flags: tcp::SYN, window: 1, ..Segment::default() };
         rig.say(&ends, &syn, b"");
         // Its refusals are not to be in the way.
-        while is_ready(&rig.packets, Duration::ZERO) {
-            read(&rig.packets, &mut [0; 2000][..]).unwrap();
+        while is_ready(&rig.helper.packets, Duration::ZERO) {
+            read(&rig.helper.packets, &mut [0; 2000][..]).unwrap();
         }
     }
     let limit = Dropped::EgressLimit;
-    let stats = rig.counted(|nic| nic.packets_out >= 65_535 && nic.dropped.contains_key(&limit));
-    assert!(stats.connections <= 192 && rig.descriptors() <= 192 + 16, "{stats:?}");
+    let stats =
+        rig.helper.counted(|nic| nic.packets_out >= 65_535 && nic.dropped.contains_key(&limit));
+    assert!(stats.connections <= 192 && rig.helper.descriptors() <= 192 + 16, "{stats:?}");
     let forward = r#"{"listen":"198.51.100.1:8080","protocol":"tcp","tag":7,"port":80}"#;
-    rig.order(&format!(r#"{{"add":{{"forwards":[{forward}]}}}}"#));
+    rig.helper.order(&format!(r#"{{"add":{{"forwards":[{forward}]}}}}"#));
     let start = Instant::now();
-    let call = || within(&rig.host, || TcpStream::connect(SocketAddr::from((WORLD, 8080))));
+    let call = || rig.host.within(|| TcpStream::connect(SocketAddr::from((WORLD, 8080))));
     while call().is_err() {
         assert!(start.elapsed() < SOON, "nobody listens");
     }
     // A datagram finds its socket once the scan is over.
-    let world = within(&rig.host, || UdpSocket::bind(SocketAddr::from((WORLD, 9))).unwrap());
+    let world = rig.host.within(|| UdpSocket::bind(SocketAddr::from((WORLD, 9))).unwrap());
     world.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     while world.recv(&mut [0; 10]).is_err() {
         assert!(start.elapsed() < SOON, "nothing comes");
-        write(&rig.packets, &datagram(5000, WORLD)).unwrap();
+        write(&rig.helper.packets, &datagram(5000, WORLD)).unwrap();
     }
 }

@@ -42,11 +42,7 @@ fn in_namespace(test: impl FnOnce() + Send) {
     }
     let namespace = Namespace::new();
     // A thread of its own: it stays in the namespace, and so does what it starts.
-    let inside = || {
-        namespace.enter();
-        test();
-    };
-    thread::scope(|scope| scope.spawn(inside).join().unwrap());
+    namespace.within(test);
 }
 
 fn tap(interface: &str) -> Spec {

@@ -131,6 +131,11 @@ impl Daemon {
         std::fs::read_to_string(self.path("log")).unwrap()
     }
 
+    /// Waits until the daemon has logged this: what it reports may be seen a moment before.
+    pub(crate) fn says(&self, text: &str) {
+        wait_until(&format!("the log has {text:?}"), || self.log().contains(text));
+    }
+
     /// kill -9, then the same daemon again.
     pub(crate) fn crash_and_restart(&mut self) {
         kill_process(self.process, Signal::KILL).unwrap();

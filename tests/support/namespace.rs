@@ -5,6 +5,7 @@ use std::{
     fs::File,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     process::{Child, Command, Stdio},
+    thread,
 };
 
 /// A network namespace, until dropped.
@@ -26,6 +27,17 @@ impl Namespace {
         let own = std::fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
         assert_ne!(file.metadata().unwrap().ino(), own);
         move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+    }
+
+    /// Returns what a thread inside returns.
+    pub(crate) fn within<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let inside = || {
+                self.enter();
+                what()
+            };
+            scope.spawn(inside).join().unwrap()
+        })
     }
 }
 

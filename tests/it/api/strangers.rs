@@ -112,8 +112,8 @@ fn those_who_never_begin_have_a_share_and_ten_seconds() {
     let mut client = TcpStream::connect(address).unwrap();
     client.write_all(HELLO).unwrap();
     client.read_exact(&mut [0; 9]).expect("there is room again");
-    assert!(daemon.log().contains("it speaks TLS to an address that is served without"));
-    assert!(daemon.log().contains("it did not begin within 10s"));
+    daemon.says("it speaks TLS to an address that is served without");
+    daemon.says("it did not begin within 10s");
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn out_of_descriptors_the_api_waits_without_a_cpu() {
     fs::write(&script, format!("#!/bin/sh\nulimit -n 64 && exec {binary} \"$@\"\n")).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     let mut daemon = Daemon::start_binary(&script, &["--reactors", "1"]);
-    assert!(daemon.log().contains("few files may be open"), "{}", daemon.log());
+    daemon.says("few files may be open");
     daemon.network("prod");
     // Listeners, and VMMs that say nothing, take all there are.
     let mut vmms = Vec::new();

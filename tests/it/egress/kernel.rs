@@ -33,7 +33,7 @@ fn nothing_is_touched_before_there_is_a_public_network_nor_left_after_the_last()
         assert!(is_untouched());
         public(&mut daemon, "web", WEB);
         assert!(!is_untouched());
-        assert!(daemon.log().contains("net.ipv4.ip_forward=1"), "it says what is missing");
+        daemon.says("net.ipv4.ip_forward=1");
         stdout(&mvirt(&daemon, &["network", "delete", "web"]));
         assert!(is_untouched());
         let shown = stdout(&mvirt(&daemon, &["egress"]));

@@ -145,7 +145,7 @@ fn vnics_of_a_damaged_network_stay_and_come_back() {
     let told = degraded(&mut daemon).join("\n");
     assert!(told.contains("3 vNICs are not served") && told.contains("1 files"), "{told}");
     assert_eq!(health(&mut daemon, "mvirt.net.changes"), ServingStatus::NotServing);
-    assert!(daemon.log().contains("vNIC not served: its network is not there"));
+    daemon.says("vNIC not served: its network is not there");
     assert_eq!(std::fs::read_dir(daemon.path("m/nics")).unwrap().count(), 4);
     // Nothing but a deletion can be done to them, and their names are theirs.
     let request = UpdateNicRequest { id: "a".into(), ..Default::default() };

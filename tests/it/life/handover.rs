@@ -211,7 +211,7 @@ fn a_new_process_that_cannot_start_leaves_the_old_one_serving() {
     }
     std::fs::remove_file(&binary).unwrap();
     assert!(!daemon.hand_over());
-    assert!(daemon.log().contains("No such file"), "{}", daemon.log());
+    daemon.says("No such file");
     std::fs::hard_link(env!("CARGO_BIN_EXE_mvirt-net"), &binary).unwrap();
     assert!(daemon.hand_over());
     assert!(b.answers(&mut a, "10.0.0.2"));

@@ -118,7 +118,7 @@ fn corrupt_metadata_is_set_aside_and_the_rest_served() {
         .unwrap();
     assert_eq!(found.networks.iter().map(|n| &n.id).collect::<Vec<_>>(), [&keep.id]);
     assert_eq!(std::fs::read_dir(daemon.path("m/quarantine")).unwrap().count(), 1);
-    assert!(daemon.log().contains("metadata set aside"));
+    daemon.says("metadata set aside");
 }
 
 #[test]

@@ -212,7 +212,7 @@ fn an_empty_pool_is_told_and_what_is_leased_is_no_vnics() {
     wait_until("it is told", || !lab(&mut daemon).dhcp_pool_empty_at.is_empty());
     let network = lab(&mut daemon);
     assert_eq!(network.l2_in_force.unwrap().dhcp_pool, "10.0.0.2-10.0.0.3");
-    assert!(daemon.log().contains("dhcp_pool_empty"), "{}", daemon.log());
+    daemon.says("dhcp_pool_empty");
     // Who has one gives it up, and the other one has it at once.
     let mut release = message(mac(1), MessageType::Release, None);
     // `ciaddr` (RFC 2131 §2); the checksum of UDP may be 0.

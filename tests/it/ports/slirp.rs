@@ -41,33 +41,22 @@ pub(crate) fn scene(story: impl FnOnce(&Scene) + Send) {
     }
     let [host, world, guest] = [(); 3].map(|()| Namespace::new());
     let scene = Scene { host, world, guest, directory: tempfile::tempdir().unwrap() };
-    within(&scene.host, || {
+    scene.host.within(|| {
         run("ip link set lo up");
         run(&format!("ip link add h0 type veth peer name w0 netns {}", scene.world.0.id()));
         run(&format!("ip addr add {HOST}/24 dev h0"));
         run("ip addr add 2001:db8:5::1/64 dev h0 nodad");
         run("ip link set h0 up");
         run("sysctl -qw net.ipv4.ping_group_range=0\t2147483647");
-        within(&scene.world, || {
+        scene.world.within(|| {
             run("ip link set lo up");
             run(&format!("ip addr add {WORLD}/24 dev w0"));
             run(&format!("ip addr add {WORLD6}/64 dev w0 nodad"));
             run("ip link set w0 up");
         });
-        within(&scene.guest, || run("ip link set lo up"));
+        scene.guest.within(|| run("ip link set lo up"));
         story(&scene);
     });
-}
-
-/// Runs something in a namespace.
-pub(crate) fn within<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| {
-        let there = || {
-            namespace.enter();
-            work()
-        };
-        scope.spawn(there).join().unwrap()
-    })
 }
 
 impl Scene {
@@ -75,7 +64,7 @@ impl Scene {
     fn cable(&self, name: &str) {
         run(&format!("ip link add {name} type veth peer name eth0 netns {}", self.guest.0.id()));
         run(&format!("ip link set {name} up"));
-        within(&self.guest, || run("ip link set eth0 up"));
+        self.guest.within(|| run("ip link set eth0 up"));
     }
 
     /// Has the guest lease an address by a client of DHCP, which sets it up. Returns what that was
@@ -91,7 +80,7 @@ impl Scene {
         );
         fs::write(&script, text).unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-        within(&self.guest, || {
+        self.guest.within(|| {
             let script = script.display();
             run(&format!("busybox udhcpc -i {interface} -n -q -t 20 -T 1 -s {script}"))
         });
@@ -100,12 +89,12 @@ impl Scene {
 
     /// Runs a command of words in the guest, which must succeed.
     pub(crate) fn run(&self, command: &str) -> String {
-        within(&self.guest, || run(command))
+        self.guest.within(|| run(command))
     }
 
     pub(crate) fn connect(&self, to: &str) -> std::io::Result<TcpStream> {
         let to = to.parse::<SocketAddr>().unwrap();
-        within(&self.guest, || TcpStream::connect_timeout(&to, Duration::from_secs(5)))
+        self.guest.within(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)))
     }
 
     /// What the page of somebody in the world says.
@@ -120,7 +109,7 @@ impl Scene {
 
     /// Has the world answer each who calls by the address that it sees.
     pub(crate) fn serve(&self) {
-        let listener = within(&self.world, || TcpListener::bind("[::]:80").unwrap());
+        let listener = self.world.within(|| TcpListener::bind("[::]:80").unwrap());
         // It ends with the process: nobody connects to it any more.
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -246,7 +235,7 @@ fn what_comes_to_a_forward_is_a_guests() {
         let mut daemon = start(scene, &format!("slirp:///{forwards}"));
         let told = scene.lease("eth0");
         assert!(told.starts_with("10.0.2.15 "), "{told}");
-        let (listener, datagrams) = within(&scene.guest, || {
+        let (listener, datagrams) = scene.guest.within(|| {
             (TcpListener::bind("0.0.0.0:80").unwrap(), UdpSocket::bind("0.0.0.0:53").unwrap())
         });
         let mut stream = TcpStream::connect("127.0.0.1:8080").unwrap();
@@ -290,7 +279,7 @@ fn nothing_of_the_host_is_reached() {
         let _services = services.map(|address| TcpListener::bind(address).unwrap());
         let told = scene.lease("eth0");
         assert!(told.starts_with("10.0.2.15 "), "{told}");
-        within(&scene.guest, || {
+        scene.guest.within(|| {
             // Even where the guest's own kernel would send such packets out.
             run("sysctl -qw net.ipv4.conf.all.route_localnet=1");
             run("ip route add 169.254.0.0/16 via 10.0.2.2");
@@ -300,12 +289,12 @@ fn nothing_of_the_host_is_reached() {
         {
             let to = address.parse().unwrap();
             let short = Duration::from_millis(500);
-            let reached = within(&scene.guest, || TcpStream::connect_timeout(&to, short));
+            let reached = scene.guest.within(|| TcpStream::connect_timeout(&to, short));
             assert!(reached.is_err(), "{address}");
         }
         let datagrams = UdpSocket::bind("127.0.0.1:7004").unwrap();
         datagrams.set_nonblocking(true).unwrap();
-        let guest = within(&scene.guest, || UdpSocket::bind("0.0.0.0:0").unwrap());
+        let guest = scene.guest.within(|| UdpSocket::bind("0.0.0.0:0").unwrap());
         guest.send_to(b"x", "10.0.2.2:7004").unwrap();
         // What listens on all addresses is there at those that others reach, as on any LAN.
         scene.connect(&format!("{HOST}:7002")).unwrap();
@@ -322,7 +311,7 @@ fn what_the_daemon_denies_is_denied_here_too() {
         scene.lease("eth0");
         let to = format!("{HOST}:7002").parse().unwrap();
         let short = Duration::from_secs(1);
-        let reached = within(&scene.guest, || TcpStream::connect_timeout(&to, short));
+        let reached = scene.guest.within(|| TcpStream::connect_timeout(&to, short));
         assert!(reached.is_err());
     });
 }
@@ -342,7 +331,7 @@ fn a_process_that_ends_is_started_again_and_none_is_left() {
         });
         wait_until_up(&mut daemon);
         assert_eq!(scene.fetch(&format!("{WORLD}:80")), format!("You are {HOST}"));
-        assert!(daemon.log().contains("mvirt-egress has ended: signal: 9"), "{}", daemon.log());
+        daemon.says("mvirt-egress has ended: signal: 9");
         // The other process of the daemon has one of its own, which listens at the same port.
         let mut open = scene.connect(&format!("{WORLD}:80")).unwrap();
         assert!(daemon.hand_over(), "{}", daemon.log());
@@ -369,14 +358,14 @@ fn a_restricted_segment_has_forwards_and_no_way_out() {
         scene.serve();
         scene.run("ip addr add 10.0.2.15/24 dev eth0");
         scene.run("ip route add default via 10.0.2.2");
-        let listener = within(&scene.guest, || TcpListener::bind("0.0.0.0:80").unwrap());
+        let listener = scene.guest.within(|| TcpListener::bind("0.0.0.0:80").unwrap());
         let mut stream = TcpStream::connect("127.0.0.1:8080").unwrap();
         let (mut taken, _) = listener.accept().unwrap();
         taken.write_all(b"x").unwrap();
         stream.read_exact(&mut [0]).unwrap();
         let to = format!("{WORLD}:80").parse().unwrap();
         let reached =
-            within(&scene.guest, || TcpStream::connect_timeout(&to, Duration::from_millis(500)));
+            scene.guest.within(|| TcpStream::connect_timeout(&to, Duration::from_millis(500)));
         assert!(reached.is_err());
     });
 }

@@ -157,7 +157,7 @@ fn marks_that_are_too_few_or_taken_away_hurt_nobody_else() {
     let wrong = c.driver.frontend.set_features(c.driver.features | LOG_ALL);
     assert!(wrong.is_err());
     daemon.wait_for_state("c", NicState::Error);
-    assert!(daemon.log().contains("has not said where"), "{}", daemon.log());
+    daemon.says("has not said where");
 }
 
 #[test]
