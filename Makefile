@@ -41,10 +41,11 @@ instructions: ## Count the instructions of the packet path; fail if they have gr
 	scripts/instructions.sh
 
 bench: build ## Measure beside DPDK's testpmd, Open vSwitch, VDE and the kernel, as root, in minutes (docs/performance.md)
-	scripts/install.sh gcc libc6-dev pkgconf libdpdk-dev python3 linux-perf uml-utilities
+	scripts/install.sh gcc libc6-dev pkgconf libdpdk-dev python3 linux-perf uml-utilities slirp4netns passt
 	guests/build.sh
 	bench/run.py
 	bench/ports.py
+	bench/egress.py
 
 PREFIX ?= /usr/local
 UNITS ?= $(PREFIX)/lib/systemd/system

@@ -91,7 +91,7 @@ def machine_by_tun(contender):
 def machine_by_bridge(contender):
     space, world = host(contender)
     space.shell("ip link add br0 type bridge; ip addr add 10.61.0.1/24 dev br0; ip tuntap add t0 mode tap vnet_hdr; ip link set t0 master br0 up; ip link set br0 up")
-    space.shell("nft 'table ip nat { chain post { type nat hook postrouting priority srcnat; ip saddr 10.61.0.0/24 masquerade; } }'")
+    space.shell("nft 'table ip nat { chain post { type nat hook postrouting priority srcnat; ip saddr 10.61.0.0/24 masquerade; }; }'")
     card = "vec0:transport=tap,ifname=t0,depth=128,gro=1"
     return Out(contender, Machine(contender, "10.61.0.2/24", "ip route add default via 10.61.0.1", card, space.inside), world)
 
@@ -121,8 +121,13 @@ def container_by_slirp4netns(contender):
 def container_by_pasta(contender):
     space, world = host(contender)
     guest = container(contender)
-    options = ["--foreground", "--config-net", "--mtu", "1500", "--no-map-gw", "--runas", "0"]
-    contender.spawn("pasta", *options, "--netns", f"/proc/{guest.pid}/ns/net", "--ns-ifname", "g0", space=space)
+    # A file of its own: once it has given up its rights, it may not look into processes.
+    file = contender.directory / "netns"
+    file.touch()
+    subprocess.run(["mount", "--bind", f"/proc/{guest.pid}/ns/net", file], check=True)
+    contender.stack.callback(subprocess.run, ["umount", "--lazy", file])
+    options = ["--foreground", "--config-net", "--mtu", "1500", "--no-map-gw", "--runas", "0", "--netns-only"]
+    contender.spawn("pasta", *options, "--netns", file, "--ns-ifname", "g0", space=space)
     wait_for("pasta: its route", lambda: "default" in guest.shell("ip route"))
     return Out(contender, guest, world)
 

@@ -76,7 +76,7 @@ class Guest:
 
     def __init__(self, contender, address, card, inside=lambda *command: command):
         _, cpu = contender.cpus
-        home = contender.directory / address
+        home = contender.directory / address.split("/")[0]
         home.mkdir()
         environment = os.environ | {"HOME": str(home), "TMPDIR": "/dev/shm", "LD_PRELOAD": str(GUESTS / "uml-xstate.so")}
         linux = ["linux.uml", "mem=128M", f"initrd={GUESTS}/uml.cpio.gz", "con=null", "con0=fd:0,fd:1", "quiet", card]
