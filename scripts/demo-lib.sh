@@ -66,6 +66,8 @@ boot() {
         --initramfs "$guests/uml.cpio.gz" --cmdline "uml_dir=$work/ quiet" <"$work/$name.in" >"$work/$name.out" 2>"$work/$name.err" &
     pid[$name]=$!
     groups+=("$!")
+    # Else the shell says of each that it was killed.
+    disown
     exec {to[$name]}>"$work/$name.in" {from[$name]}<"$work/$name.out"
 }
 # ask NAME SECONDS COMMAND: runs it in the guest; its output is in $answer, its status is ours.
