@@ -16,6 +16,8 @@ const ENUMS: &[(&str, &str)] = &[
     ("Forward.protocol", "protocol_name"),
     ("BalancedPort.protocol", "protocol_name"),
     ("HealthCheck.kind", "health_kind_name"),
+    ("Egress.mode", "egress_mode_name"),
+    ("ExplainReply.verdict", "explain_verdict_name"),
     ("Network.kind", "network_kind_name"),
     ("Network.gateway", "toggle_name"),
     ("Network.dns_mode", "dns_mode_name"),

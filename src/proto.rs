@@ -81,6 +81,8 @@ names! {
     protocol_name: Protocol
     health_kind_name: HealthKind
     network_kind_name: NetworkKind
+    egress_mode_name: EgressMode
+    explain_verdict_name: ExplainVerdict
     dns_mode_name: DnsMode
     unknown_unicast_name: UnknownUnicast
     toggle_name: Toggle

@@ -22,6 +22,7 @@ mod choices;
 mod clients;
 pub mod compile;
 mod egress;
+mod explain;
 mod fields;
 mod floating_ips;
 mod forwards;
@@ -79,6 +80,7 @@ use crate::{
     proto,
     services::Guests,
     store::{Busy, Store, StoreError},
+    token_bucket::TokenBucket,
 };
 use balance::Balance;
 use balanced::Balancers;
@@ -221,6 +223,8 @@ pub struct Control {
     balance: Balance<Owner>,
     /// vNICs that a request has deleted, and that still let their VMMs go.
     closing: Vec<Closing>,
+    /// How many frames may be explained.
+    explained: TokenBucket,
     /// When to open ports again that could not be opened.
     retry_ports: Option<Instant>,
     untold: Untold,
@@ -313,6 +317,7 @@ impl Control {
             kept_in: DescriptorStore::default(),
             balance: Balance::new(rebalance_above),
             closing: Vec::new(),
+            explained: TokenBucket::new(explain::PER_SECOND, explain::PER_SECOND),
             retry_ports: None,
             untold: Untold::default(),
             nic_events: broadcast::Sender::new(watch::BACKLOG),

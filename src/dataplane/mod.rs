@@ -32,21 +32,28 @@ pub use endpoint::{
     listener::{Access, longest_socket_path, room_for_listeners},
     single, slirp, socket, switchyard, tap, tunnel, vde, vhost_user,
 };
+pub use frame::verdict::{DropReason, Stage};
 pub use gateway::{
     Asked, Client, GatewayEvent, MAX_RESPONSE, Punted, Reply as DnsReply, response as dns_response,
 };
 pub use port::vhost_user::session::{Device, features};
+pub use port::{PortFailure, Undelivered};
 pub use port::{packet::send_frames, tun::Tun};
-pub use reactor::{Hugepages, StartError};
+pub use reactor::{Fate, Hugepages, Receiver, StartError};
 pub use reports::{Punts, Reports, Way};
 
-use crate::descriptor_store::Slot;
+use crate::{descriptor_store::Slot, wire::vnet::Offload};
 use counters::{PortCounters, ReactorCounters};
 use endpoint::{Socket, arrivals::Clients, export::ExportRequest, port_handle::PortHandle};
 use forward::{
     LearnedMac, MacTable, Network,
     tables::{NetworkKey, PortId},
 };
+use port::{
+    descriptor::{DescriptorPort, Transport as _},
+    pair::pair,
+};
+use reactor::Supposed;
 use std::{
     collections::{BTreeMap, HashMap},
     io,
@@ -540,6 +547,32 @@ impl Dataplane {
             answered
         };
         Macs(self.reactors.iter().map(ask).collect())
+    }
+
+    /// Asks what would become of a frame of the port at `place`, if it came now.
+    pub fn explain(
+        &self,
+        place: Placement,
+        network: NetworkKey,
+        frame: &[u8],
+    ) -> io::Result<oneshot::Receiver<Result<Fate, PortFailure>>> {
+        let (mut behind, end) = pair()?;
+        behind.send(frame, Offload::None).map_err(|why| io::Error::other(why.reason().name()))?;
+        let sender = Box::new(DescriptorPort::new(end)?);
+        let (answer, answered) = oneshot::channel();
+        // Who is behind it stays until that is known.
+        let told = move |fate| drop((answer.send(fate), behind));
+        let supposed = Supposed { network, from: place.port, sender };
+        self.reactors[usize::from(place.reactor)].explain(supposed, told);
+        Ok(answered)
+    }
+
+    /// Asks why a port would not take a frame, if it came now.
+    pub fn would_refuse(&self, at: Receiver) -> oneshot::Receiver<Option<Undelivered>> {
+        let (answer, answered) = oneshot::channel();
+        let told = |why| drop(answer.send(why));
+        self.reactors[usize::from(at.reactor)].would_refuse(at.port, told);
+        answered
     }
 
     /// Has a question answered that came by a port at `place`, by what was published before.

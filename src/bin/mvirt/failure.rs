@@ -30,6 +30,9 @@ pub(crate) enum Failure {
     Vmm { program: String, source: std::io::Error, remedy: String },
     #[error("{0}")]
     Probe(String),
+    /// A frame is dropped, which was printed already.
+    #[error("dropped")]
+    Dropped,
     /// There is no Switchyard fabric.
     #[error("{0}")]
     Fabric(String),
@@ -45,7 +48,9 @@ impl Failure {
             Self::Unreachable { .. } | Self::Fabric(_) => "UNAVAILABLE".into(),
             Self::Late { .. } => "DEADLINE_EXCEEDED".into(),
             Self::Usage(_) | Self::Tls { .. } => "INVALID_ARGUMENT".into(),
-            Self::Stopped(_) | Self::Vmm { .. } | Self::Probe(_) => "FAILED_PRECONDITION".into(),
+            Self::Stopped(_) | Self::Vmm { .. } | Self::Probe(_) | Self::Dropped => {
+                "FAILED_PRECONDITION".into()
+            }
             Self::Output(_) => "UNKNOWN".into(),
         }
     }
@@ -66,6 +71,11 @@ impl Failure {
             Self::Fabric(_) => 3,
             _ => 1,
         })
+    }
+
+    /// Whether no daemon has answered.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Late { .. })
     }
 
     /// Whether the reader of the answer has left, having seen enough, like head(1).

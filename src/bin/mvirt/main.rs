@@ -23,6 +23,7 @@ mod port;
 mod probe;
 mod rate;
 mod reactor;
+mod trace;
 mod units;
 mod vm;
 mod watch;
@@ -88,6 +89,7 @@ enum Command {
     /// Spread flows that come to an address over vNICs of public networks
     #[command(subcommand, visible_alias = "lb")]
     LoadBalancer(load_balancer::Command),
+    Trace(trace::Command),
     /// Show the daemon's data-plane threads
     #[command(subcommand)]
     Reactor(reactor::Command),
@@ -122,6 +124,8 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&without_nonsense(error)),
     };
     let output = cli.output.clone();
+    // Of a command whose status is an answer, 1 is one.
+    let answers = matches!(cli.command, Command::Trace(_));
     // One thread: one request at a time.
     let ended = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -129,9 +133,14 @@ fn main() -> ExitCode {
         .map_err(Failure::Output)
         .and_then(|runtime| runtime.block_on(run(cli)));
     match ended {
+        Err(Failure::Dropped) => ExitCode::FAILURE,
         Err(failure) if !failure.is_broken_pipe() => {
             output.failure(&failure);
-            failure.exit_code()
+            if answers && failure.is_unreachable() {
+                ExitCode::from(3)
+            } else {
+                failure.exit_code()
+            }
         }
         // Also where the pipe is broken: `mvirt … | head` is no failure.
         _ => ExitCode::SUCCESS,
@@ -202,6 +211,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Forward(command) => forward::run(command, &mut client, &out).await,
         Command::FloatingIp(command) => floating_ip::run(command, &mut client, &out).await,
         Command::LoadBalancer(command) => load_balancer::run(command, &mut client, &out).await,
+        Command::Trace(command) => trace::run(command, &mut client, &out).await,
         Command::Reactor(command) => reactor::run(command, &mut client, &out).await,
         Command::Version => version(&mut client, &out).await,
         Command::Completions { .. } | Command::Man { .. } | Command::Yard(_) | Command::Plug(_) => {

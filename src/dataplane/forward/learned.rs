@@ -71,6 +71,13 @@ impl Learned {
         Self { prober, ..Self::default() }
     }
 
+    /// Returns another that knows the same of one network, and of no other.
+    pub(super) fn copy(&self, network: NetworkKey) -> Self {
+        let known = self.segments.get(&network).cloned();
+        let segments = known.into_iter().map(|segment| (network, segment)).collect();
+        Self { segments, prober: self.prober.clone() }
+    }
+
     /// Decides about frames of `member`, each with its number in their burst.
     pub(super) fn decide<'f>(
         &mut self,

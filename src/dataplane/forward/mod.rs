@@ -210,6 +210,13 @@ impl Decider {
         Self { learned: Learned::new(prober), ..Self::default() }
     }
 
+    /// Returns another that knows the same of one network: whatever it is shown, this one learns
+    /// nothing.
+    pub fn copy(&self, network: NetworkKey) -> Self {
+        let (routed, learned) = (self.routed.copy(), self.learned.copy(network));
+        Self { routed, outside: outside::Decider::default(), learned }
+    }
+
     /// Decides about every frame of a burst of `member`. Those to be forwarded are made what they
     /// leave as.
     pub fn decide(

@@ -45,6 +45,11 @@ impl Default for Decider {
 }
 
 impl Decider {
+    /// Returns another that refuses the same fragments.
+    pub(super) fn copy(&self) -> Self {
+        Self { withheld: self.withheld.clone(), ..Self::default() }
+    }
+
     /// Decides about every frame of a burst of `vnic`.
     // Apart: its loops have more registers alone than within their caller (8 instructions a frame).
     #[inline(never)]

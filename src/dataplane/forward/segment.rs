@@ -10,7 +10,7 @@ use crate::addr::MacAddr;
 use std::time::Instant;
 
 /// What was learned of one network.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Segment {
     /// Times are kept as seconds since then: they take less room than moments, and less work.
     since: Instant,

@@ -55,7 +55,7 @@ impl Heard {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Group {
     address: IpAddr,
     /// Who listens, and until when.
@@ -63,7 +63,7 @@ struct Group {
 }
 
 /// Memberships of one network. Times are seconds since any moment.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Snoop {
     /// By their ids; absent: free.
     groups: Vec<Option<Group>>,
@@ -83,7 +83,7 @@ pub(super) struct Snoop {
 }
 
 /// A port of which a host has left a group, and others may not have.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Leaving {
     group: IpAddr,
     port: PortId,

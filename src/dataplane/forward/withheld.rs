@@ -34,7 +34,7 @@ struct Key {
 }
 
 /// Packets whose first fragment was refused.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(in crate::dataplane) struct Withheld {
     keys: [Option<Key>; REMEMBERED],
     /// Where the next is put.

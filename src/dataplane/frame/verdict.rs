@@ -115,6 +115,109 @@ pub enum Rejection {
     TooBig(u16),
 }
 
+/// Where on its way a frame is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// What the port has got.
+    Sender,
+    /// What it is.
+    Frame,
+    /// Whether it may be sent.
+    Guard,
+    /// What the gateway says to it.
+    Gateway,
+    /// Who has its destination.
+    Route,
+    /// Whether it may go on once more.
+    HopLimit,
+    /// Whether it fits its next hop.
+    Mtu,
+    /// How much its sender may send.
+    Limit,
+    /// The way to another reactor.
+    Link,
+    /// Whether its receiver takes it.
+    Receiver,
+}
+
+impl Stage {
+    /// Returns its name in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sender => "sender",
+            Self::Frame => "frame",
+            Self::Guard => "guard",
+            Self::Gateway => "gateway",
+            Self::Route => "route",
+            Self::HopLimit => "hop limit",
+            Self::Mtu => "mtu",
+            Self::Limit => "limit",
+            Self::Link => "link",
+            Self::Receiver => "receiver",
+        }
+    }
+}
+
+impl DropReason {
+    /// Returns where on its way a frame is dropped for it.
+    pub const fn stage(self) -> Stage {
+        match self {
+            Self::QueueDisabled
+            | Self::PortBlocked
+            | Self::ChainTooLong
+            | Self::ImpairedLoss
+            | Self::ImpairedQueue
+            | Self::UnknownVtep
+            | Self::UnknownVni => Stage::Sender,
+            Self::FrameTooShort
+            | Self::FrameTooLong
+            | Self::BadVnetHeader
+            | Self::UnexpectedSegmentation
+            | Self::BadSegmentation
+            | Self::UnknownEtherType
+            | Self::VlanTagged
+            | Self::VlanNotAllowed
+            | Self::MalformedArp
+            | Self::MalformedIpv4
+            | Self::MalformedIpv6
+            | Self::HeadersInFragments
+            | Self::RefusedFragment => Stage::Frame,
+            Self::SpoofedMac
+            | Self::InvalidSourceMac
+            | Self::MacLimit
+            | Self::SpoofedArp
+            | Self::SpoofedIpv4
+            | Self::SpoofedIpv6
+            | Self::SpoofedNeighbour
+            | Self::RogueRouter
+            | Self::RogueDhcpServer
+            | Self::ForeignMac
+            | Self::BadProbe => Stage::Guard,
+            Self::MalformedMessage
+            | Self::MessageTooLong
+            | Self::TooManyOptions
+            | Self::BadChecksum
+            | Self::NotServed
+            | Self::Absorbed
+            | Self::ReplyLimit
+            | Self::NoLease => Stage::Gateway,
+            Self::Broadcast
+            | Self::Multicast
+            | Self::ReservedGroup
+            | Self::Hairpin
+            | Self::UnknownUnicast
+            | Self::ProtectedPort
+            | Self::SplitHorizon
+            | Self::NoRoute => Stage::Route,
+            Self::HopLimit => Stage::HopLimit,
+            Self::ExceedsMtu => Stage::Mtu,
+            Self::StormLimited | Self::RateLimited => Stage::Limit,
+            Self::LinkFull => Stage::Link,
+            Self::NoGuest | Self::RxRingFull | Self::RxBufferTooSmall => Stage::Receiver,
+        }
+    }
+}
+
 macro_rules! drop_reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal),+ $(,)?) => {
         /// Why a frame was dropped: the error type of the packet path.
@@ -132,6 +235,13 @@ macro_rules! drop_reasons {
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name),+
+                }
+            }
+
+            /// What it means, in a sentence or two.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc),+).trim_ascii_start()),+
                 }
             }
         }

@@ -108,6 +108,12 @@ impl Allowance {
         self.replies.take(now)
     }
 
+    /// Whether [`Allowance::may_reply`] would say so.
+    pub fn might_reply(&self, now: Instant) -> bool {
+        let mut replies = self.replies;
+        replies.take(now)
+    }
+
     /// Takes one of the questions that control may be asked this second.
     pub fn may_ask(&mut self, now: Instant) -> bool {
         self.questions.take(now)

@@ -4,7 +4,7 @@ use super::{
     Reactor, Settings, StartError,
     hugepage::{HugePage, Hugepages},
     link::{Links, Waker},
-    pipeline::Asked,
+    pipeline::{Asked, Fate, Supposed},
     ports::{Attachment, Detached},
 };
 use crate::dataplane::{
@@ -13,6 +13,7 @@ use crate::dataplane::{
         MacTable, Network, Prober,
         tables::{NetworkKey, PortId},
     },
+    port::{PortFailure, Undelivered},
 };
 use std::{
     fmt, io,
@@ -26,6 +27,8 @@ pub(super) enum Command {
     Detach(PortId, Box<dyn FnOnce(Option<Detached>) + Send>),
     Publish(Arc<Network>),
     Macs(NetworkKey, Box<dyn FnOnce(MacTable) + Send>),
+    Explain(Supposed, Box<dyn FnOnce(Result<Fate, PortFailure>) + Send>),
+    WouldRefuse(PortId, Box<dyn FnOnce(Option<Undelivered>) + Send>),
     Question(PortId, Asked),
     Say(PortId, Box<[u8]>),
     Answer(Box<dyn FnOnce() + Send>),
@@ -106,6 +109,24 @@ impl Handle {
     /// Calls `answer` with what the reactor has learned of a network.
     pub fn macs(&self, network: NetworkKey, answer: impl FnOnce(MacTable) + Send + 'static) {
         self.send(Command::Macs(network, Box::new(answer)));
+    }
+
+    /// Calls `answer` with what would become of a frame that nobody has sent.
+    pub fn explain(
+        &self,
+        supposed: Supposed,
+        answer: impl FnOnce(Result<Fate, PortFailure>) + Send + 'static,
+    ) {
+        self.send(Command::Explain(supposed, Box::new(answer)));
+    }
+
+    /// Calls `answer` with why a port would not take a frame now.
+    pub fn would_refuse(
+        &self,
+        port: PortId,
+        answer: impl FnOnce(Option<Undelivered>) + Send + 'static,
+    ) {
+        self.send(Command::WouldRefuse(port, Box::new(answer)));
     }
 
     /// Has a question answered that came by a port, and that control has seen to.

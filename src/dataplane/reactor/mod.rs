@@ -32,6 +32,7 @@ pub mod ways;
 
 pub use handle::{Caller, Handle, start};
 pub use hugepage::Hugepages;
+pub use pipeline::{Fate, Receiver, Supposed};
 
 use super::{
     counters::ReactorCounters,
@@ -317,6 +318,10 @@ impl Reactor {
                     self.change_lines(now);
                 }
                 Command::Macs(network, answer) => answer(self.pipeline.macs(network, now)),
+                Command::Explain(supposed, answer) => {
+                    answer(self.pipeline.explain(&mut self.ports, supposed, now));
+                }
+                Command::WouldRefuse(port, answer) => answer(self.ports.would_refuse(port, now)),
                 Command::Question(port, asked) => self.pipeline.return_question(port, asked),
                 Command::Say(port, frame) => self.pipeline.service_says(port, frame),
                 Command::Answer(answer) => answer(),

@@ -8,4 +8,5 @@ mod output;
 mod probe;
 mod reach;
 mod readme;
+mod trace;
 mod vmm_args;

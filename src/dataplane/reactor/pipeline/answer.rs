@@ -320,6 +320,31 @@ enum Answer {
     IsServices,
 }
 
+/// What the gateway makes of a question.
+pub(super) enum Opinion {
+    /// What was written is the answer.
+    Say(GatewayEvent),
+    /// A host must have an address first.
+    NeedsLease,
+    /// A service is to answer.
+    IsServices,
+}
+
+/// Has the gateway answer a question, by `writer`.
+pub(super) fn consult(
+    question: &Question<'_>,
+    writer: &mut Writer<'_>,
+) -> Result<Opinion, DropReason> {
+    if gateway::is_for_service(question) {
+        return Ok(Opinion::IsServices);
+    }
+    match gateway::respond(question, writer) {
+        Err(DropReason::NoLease) => Ok(Opinion::NeedsLease),
+        Ok(GatewayEvent::Foreign) => Ok(Opinion::IsServices),
+        told => told.map(Opinion::Say),
+    }
+}
+
 /// Has the gateway answer a frame that came by a queue of a port, and in a VLAN of it, in `buffer`.
 fn respond(
     slot: &mut Slot,
@@ -335,17 +360,14 @@ fn respond(
     let mut writer = Writer::new(buffer);
     let (table, asker) = slot.asker(vlan, headers.source).ok_or(DropReason::NoRoute)?;
     let question = Question { table, asker, headers: &headers, frame, offload, now };
-    if gateway::is_for_service(&question) {
-        return Ok(Answer::IsServices);
-    }
     // What others behind its port are told is not the guest's.
     let is_guest = asker.vnic().is_some();
-    let told = match gateway::respond(&question, &mut writer) {
-        Err(DropReason::NoLease) => {
+    let told = match consult(&question, &mut writer)? {
+        Opinion::Say(told) => told,
+        Opinion::NeedsLease => {
             return Ok(Answer::NeedsLease(asker.mac(), gateway::client(&question)));
         }
-        Ok(GatewayEvent::Foreign) => return Ok(Answer::IsServices),
-        told => told?,
+        Opinion::IsServices => return Ok(Answer::IsServices),
     };
     let answer = Outgoing::private(writer.since(0), Offload::None);
     match slot.put(&[answer], (queue, vlan), now).refused {

@@ -8,9 +8,11 @@
 
 mod answer;
 mod deliver;
+mod explain;
 mod trunk;
 
 pub use crate::dataplane::gateway::Asked;
+pub use explain::{Fate, Receiver, Supposed};
 
 use super::{
     ports::{Attachment, HOLD, Ports},
