@@ -156,6 +156,13 @@ const RULES: &[Rule] = &[
             "tonic",
         ],
     },
+    // Whoever wrote a filter has it run on every frame.
+    Rule { place: "src/bpf", never: STATE_MACHINE },
+    Rule {
+        place: "src/bpf",
+        never: &["crate::dataplane", "crate::control", "crate::model", "crate::proto"],
+    },
+    Rule { place: "src/pcapng.rs", never: STATE_MACHINE },
     Rule { place: "src/balancing/maglev.rs", never: STATE_MACHINE },
     Rule { place: "src/balancing/health.rs", never: STATE_MACHINE },
     // Bodies are functions of a vNIC.
