@@ -37,6 +37,7 @@ mod backoff;
 pub mod balancing;
 pub mod bpf;
 pub mod cable;
+pub mod capture;
 pub mod config;
 pub mod control;
 pub mod daemon;

@@ -163,6 +163,10 @@ const RULES: &[Rule] = &[
         never: &["crate::dataplane", "crate::control", "crate::model", "crate::proto"],
     },
     Rule { place: "src/pcapng.rs", never: STATE_MACHINE },
+    Rule {
+        place: "src/capture",
+        never: &["tokio", "async", "tracing", "fs", "crate::control", "crate::proto", "tonic"],
+    },
     Rule { place: "src/balancing/maglev.rs", never: STATE_MACHINE },
     Rule { place: "src/balancing/health.rs", never: STATE_MACHINE },
     // Bodies are functions of a vNIC.

@@ -16,6 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 #[derive(Debug)]
 pub(super) struct Account {
     budget: Budget,
+    peer: Peer,
     waiting: Mutex<Waiting>,
 }
 
@@ -28,11 +29,15 @@ struct Waiting {
 
 impl Account {
     pub(super) fn new(limits: &Limits, peer: Peer) -> Arc<Self> {
-        Arc::new(Self { budget: limits.budget(peer), waiting: Mutex::default() })
+        Arc::new(Self { budget: limits.budget(peer), peer, waiting: Mutex::default() })
     }
 
     pub(super) fn budget(&self) -> &Budget {
         &self.budget
+    }
+
+    pub(super) fn peer(&self) -> Peer {
+        self.peer
     }
 
     /// Of the answers that wait, the one that stands still for longest: returns since when.

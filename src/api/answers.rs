@@ -13,7 +13,7 @@ use super::{
     account::Account,
     bodies::{Metered, Whole},
 };
-use crate::control::LongList;
+use crate::control::{Caller, LongList};
 use std::{
     sync::Arc,
     task::{Context, Poll},
@@ -92,10 +92,11 @@ impl Account {
     where
         S: Service<Request<Body>, Response = Response<Body>>,
     {
-        // Methods are told apart by their names: Watch… lasts, and so does reflection's, which also
-        // asks as it goes.
+        // Methods are told apart by their names: Watch… and Capture last, and so does reflection's,
+        // which also asks as it goes.
         let method = request.uri().path().rsplit('/').next().unwrap_or_default();
-        let (lasts, is_list) = (method.starts_with("Watch"), method.starts_with("List"));
+        let lasts = method.starts_with("Watch") || method == "Capture";
+        let is_list = method.starts_with("List");
         let is_dialogue = method == "ServerReflectionInfo";
         let (parts, body) = request.into_parts();
         let mut body = Metered::new(body, Arc::clone(&self));
@@ -109,6 +110,7 @@ impl Account {
         let mut request = Request::from_parts(parts, Body::new(whole));
         // No place: it would be kept for as long as somebody watches.
         if lasts {
+            request.extensions_mut().insert(Caller(self.peer().to_string()));
             return service.oneshot(request).await.map_err(Failed::Service);
         }
         let closed = |_| Status::unavailable("the API has ended");

@@ -23,6 +23,15 @@ pub(super) enum Peer {
     Host(IpAddr),
 }
 
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::User(user) => write!(f, "uid {user}"),
+            Self::Host(address) => write!(f, "{address}"),
+        }
+    }
+}
+
 impl From<IpAddr> for Peer {
     fn from(address: IpAddr) -> Self {
         Self::Host(match address.to_canonical() {

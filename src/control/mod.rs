@@ -17,6 +17,7 @@ pub mod balance;
 mod balanced;
 mod balancer_fields;
 mod balancers;
+mod capture;
 mod change;
 mod choices;
 mod clients;
@@ -56,6 +57,7 @@ mod watch;
 
 pub use accounts::Accounts;
 pub use actor::{ControlThread, Gone, Handle};
+pub use capture::Caller;
 pub use change::Decided;
 pub use egress::{UserEgress, WayOut};
 pub use handover::{Afterwards, Quiesced, QuiescedPort, Whose};

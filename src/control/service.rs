@@ -1,7 +1,7 @@
 //! The gRPC face of Control: each method is one call to its thread; a list without pages is many.
 
 use super::{
-    Accounts, Control, Decided, Gone, Handle, LongLists,
+    Accounts, Caller, Control, Decided, Gone, Handle, LongLists, capture,
     refusal::Refusal,
     watch::{self, Events, Streams},
 };
@@ -454,5 +454,18 @@ impl NetService for Service {
         let (mark, stream) = (request.into_inner().mark_synced, self.streams.take()?);
         let watch = self.call(|control| Ok(control.watch_networks())).await?;
         Ok(watch::stream(watch, mark, stream))
+    }
+
+    type CaptureStream = Events<proto::CaptureChunk>;
+
+    async fn capture(
+        &self,
+        request: Request<proto::CaptureRequest>,
+    ) -> Result<Response<Self::CaptureStream>, Status> {
+        // From `api/`, which knows the peer.
+        let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
+        let request = request.into_inner();
+        let begun = self.call(move |control| control.begin_capture(&request, &caller.0)).await?;
+        Ok(Response::new(capture::serve(begun, self.control.clone())))
     }
 }

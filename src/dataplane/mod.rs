@@ -12,6 +12,7 @@
 //! [`Dataplane::relocate`] changes; [`Dataplane::attach`] opens what it is reached by; tables are
 //! published whole. Control names no room but `forward/` (`tests/layering.rs`).
 
+mod capture;
 pub mod counters;
 pub mod endpoint;
 pub mod foreign;
@@ -22,6 +23,7 @@ pub mod port;
 pub mod reactor;
 mod reports;
 
+pub use capture::{Capture, CaptureRequest, TooManyCaptures};
 pub use endpoint::{
     PortSpec,
     arrivals::{Arrival, MAX_CLIENTS},
@@ -39,7 +41,10 @@ pub use gateway::{
 pub use port::vhost_user::session::{Device, features};
 pub use port::{PortFailure, Undelivered};
 pub use port::{packet::send_frames, tun::Tun};
-pub use reactor::{Fate, Hugepages, Receiver, StartError};
+pub use reactor::{
+    Fate, Hugepages, Receiver, StartError,
+    tap::{Chunk, Outcome, Point, Points, Record, Targets},
+};
 pub use reports::{Punts, Reports, Way};
 
 use crate::{descriptor_store::Slot, wire::vnet::Offload};
@@ -397,6 +402,7 @@ pub struct Dataplane {
     published: Vec<Arc<Network>>,
     /// Until what another process has exported is attached.
     standstill: Weak<Standstill>,
+    captures: capture::Captures,
 }
 
 impl Dataplane {
@@ -423,6 +429,7 @@ impl Dataplane {
             free: Vec::new(),
             published: Vec::new(),
             standstill: Weak::new(),
+            captures: capture::Captures::default(),
         };
         Ok((dataplane, receiver))
     }
@@ -531,6 +538,11 @@ impl Dataplane {
     /// The switches of meshes that ports lead to.
     pub fn meshes(&self) -> &dives::Meshes {
         &self.common.meshes
+    }
+
+    /// Begins a capture, on all reactors.
+    pub fn capture(&mut self, request: CaptureRequest) -> Result<Capture, TooManyCaptures> {
+        self.captures.begin(&self.reactors, request)
     }
 
     /// The way to see that all reactors still turn.

@@ -7,6 +7,7 @@
 
 mod api;
 mod attacks;
+mod capture;
 mod cli;
 mod dives;
 mod egress;

@@ -4,9 +4,12 @@
 //! 0: done. 1: the server refused or could not be reached, or a VMM could not be started. 2: wrong
 //! usage. `yard` has a 3 of its own.
 
+mod capture;
 mod complete;
 mod connect;
+mod described;
 mod egress;
+mod extcap;
 mod failure;
 mod floating_ip;
 mod forward;
@@ -93,6 +96,11 @@ enum Command {
     /// Show the daemon's data-plane threads
     #[command(subcommand)]
     Reactor(reactor::Command),
+    /// Show frames of vNICs and ports, and what becomes of each, or write them to a file
+    Capture(capture::Flags),
+    /// Be a plug-in of Wireshark, which has vNICs as interfaces
+    #[command(hide = true)]
+    Extcap(extcap::Flags),
     /// Join two networks, as vde_plug does
     Plug(plug::Command),
     /// Be a program on a Switchyard fabric
@@ -180,6 +188,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let command = match cli.command {
         Command::Yard(command) => return yard::run(command, &out).await,
         Command::Plug(command) => return plug::run(command).await,
+        Command::Extcap(flags) => {
+            return extcap::run(flags, &cli.connection.with_environment()?, &out).await;
+        }
         other => other,
     };
     match &command {
@@ -213,10 +224,13 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::LoadBalancer(command) => load_balancer::run(command, &mut client, &out).await,
         Command::Trace(command) => trace::run(command, &mut client, &out).await,
         Command::Reactor(command) => reactor::run(command, &mut client, &out).await,
+        Command::Capture(flags) => capture::run(flags, &mut client, &out).await,
         Command::Version => version(&mut client, &out).await,
-        Command::Completions { .. } | Command::Man { .. } | Command::Yard(_) | Command::Plug(_) => {
-            Ok(())
-        }
+        Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::Yard(_)
+        | Command::Plug(_)
+        | Command::Extcap(_) => Ok(()),
     };
     ended.map_err(|failure| connection.explain(failure))
 }

@@ -6,6 +6,7 @@ use super::{
     link::{Links, Waker},
     pipeline::{Asked, Fate, Supposed},
     ports::{Attachment, Detached},
+    tap::{Recorder, Tap},
 };
 use crate::dataplane::{
     counters::ReactorCounters,
@@ -32,6 +33,8 @@ pub(super) enum Command {
     Question(PortId, Asked),
     Say(PortId, Box<[u8]>),
     Answer(Box<dyn FnOnce() + Send>),
+    Tap(Arc<Tap>, Recorder),
+    EndTap(u64),
     Hold,
     GoOn,
     Stop,
@@ -137,6 +140,16 @@ impl Handle {
     /// Has a frame of a service's put into a port.
     pub fn say(&self, port: PortId, frame: Box<[u8]>) {
         self.send(Command::Say(port, frame));
+    }
+
+    /// Has frames captured, as far as they are this reactor's.
+    pub fn tap(&self, tap: Arc<Tap>, recorder: Recorder) {
+        self.send(Command::Tap(tap, recorder));
+    }
+
+    /// Ends a capture.
+    pub fn end_tap(&self, id: u64) {
+        self.send(Command::EndTap(id));
     }
 
     /// Calls `answer` between two turns. All commands sent before are in force by then.

@@ -25,6 +25,7 @@ mod sleep;
 #[cfg(test)]
 mod sleep_model;
 mod stopwatch;
+pub mod tap;
 mod timers;
 mod trunk;
 mod uring;
@@ -247,6 +248,7 @@ impl Reactor {
             self.guarded(|reactor| reactor.handle_timeouts(now));
             self.guarded(|reactor| reactor.publish(now));
             self.rewatch();
+            self.ports.end_turn_of_taps(now, self.active.is_empty());
             // After `publish`: its fence stands between what links were given and the look for
             // sleepers.
             self.links.flush();
@@ -325,6 +327,8 @@ impl Reactor {
                 Command::Question(port, asked) => self.pipeline.return_question(port, asked),
                 Command::Say(port, frame) => self.pipeline.service_says(port, frame),
                 Command::Answer(answer) => answer(),
+                Command::Tap(tap, recorder) => self.ports.begin_tap(tap, recorder),
+                Command::EndTap(id) => self.ports.end_tap(id),
                 Command::Hold => self.hold(now),
                 Command::GoOn => self.active.extend(self.held.take().into_iter().flatten()),
                 Command::Stop => return false,

@@ -1,6 +1,13 @@
 //! The ports a reactor owns, each with what is known of it between two bursts.
 
-use super::{allowance::Allowance, poll_window::PollWindow, trunk::Trunk};
+mod tapped;
+
+use super::{
+    allowance::Allowance,
+    poll_window::PollWindow,
+    tap::{Tapped, Taps},
+    trunk::Trunk,
+};
 use crate::{
     addr::MacAddr,
     dataplane::{
@@ -20,8 +27,10 @@ use crate::{
     wire::{vlan::VlanId, vnet::Offload},
 };
 use std::{
+    cell::RefCell,
     collections::{BTreeSet, HashMap},
     fmt,
+    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -130,6 +139,8 @@ pub struct Slot {
     pub probes: u32,
     /// Held by each frame of its guest's that waits for a service.
     pub punted: Arc<()>,
+    /// Who captures its frames, if anybody does.
+    pub tapped: Option<Tapped>,
     /// Absent once it was called: the port has failed.
     on_failure: Option<Box<dyn FnOnce(PortFailure) + Send>>,
     touched: bool,
@@ -271,6 +282,9 @@ impl Slot {
         if let Some(limiter) = &mut self.allowance.to_guest {
             frames[..taken].iter().for_each(|frame| limiter.charge(frame.len, frame.offload));
         }
+        if self.tapped.is_some() {
+            self.see_delivered(&frames[..taken], vlan);
+        }
         if taken > 0 {
             // Not by time: a guest that is back shows it by taking a frame.
             self.stalled = false;
@@ -355,6 +369,10 @@ pub struct Ports {
     rewatched: Vec<PortId>,
     /// The port that something is being done for: if that panics, it is to blame.
     pub in_hand: Option<PortId>,
+    /// The captures of their frames.
+    taps: Rc<RefCell<Taps>>,
+    /// Whether there are any.
+    is_tapped: bool,
 }
 
 impl Ports {
@@ -386,6 +404,7 @@ impl Ports {
             blocked: (0, None),
             probes: 0,
             punted: Arc::default(),
+            tapped: None,
             on_failure: Some(attachment.on_failure),
             touched: false,
         };
@@ -396,6 +415,7 @@ impl Ports {
                 slot.adopt(network);
             }
         }
+        slot.look_for_taps(&self.taps);
         self.slots[at] = Some(slot);
         // Its guest is called, whatever was published before.
         self.touch(attachment.id);
@@ -435,6 +455,9 @@ impl Ports {
             self.networks.remove(&network.key);
         } else {
             self.networks.insert(network.key, Arc::clone(network));
+        }
+        if self.is_tapped {
+            self.look_for_taps();
         }
     }
 
@@ -504,7 +527,7 @@ impl Ports {
             }
             // The next one may fit.
             let dropped = if why.is_of_the_frame() { 1 } else { frames.len() };
-            (0..dropped).for_each(|_| slot.counters.drop_frame(why.reason()));
+            slot.drop_frames(&frames[..dropped], vlan, why.reason());
             frames = &frames[dropped..];
         }
         self.touch(port);

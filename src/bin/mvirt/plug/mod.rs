@@ -85,13 +85,17 @@ pub(crate) struct Command {
     words: Vec<String>,
 }
 
-/// The words of the command line: those of `mvirt`, or, by another name, of `mvirt plug`.
+/// The words of the command line: those of `mvirt`, or, by another name, of `mvirt plug` or
+/// `mvirt extcap`.
 pub(crate) fn arguments() -> Vec<OsString> {
     let mut words = env::args_os();
     let name = words.next().unwrap_or_default();
     match Path::new(&name).file_name().and_then(|name| name.to_str()) {
         Some("vde_plug" | "vdeplug") => {
             ["mvirt".into(), "plug".into()].into_iter().chain(words).collect()
+        }
+        Some("mvirt-extcap") => {
+            ["mvirt".into(), "extcap".into()].into_iter().chain(words).collect()
         }
         _ => [name].into_iter().chain(words).collect(),
     }

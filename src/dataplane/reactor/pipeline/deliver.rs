@@ -18,6 +18,7 @@ use crate::{
         port::{Delivered, HeldUp, Undelivered},
         reactor::{
             ports::{HOLD, Held, Ports},
+            tap::Outcome,
             ways::{Envelope, To, Ways},
         },
     },
@@ -73,6 +74,9 @@ impl Pipeline {
                 Err(verdict) => {
                     context.links.start();
                     let outcome = self.end(at, verdict, context);
+                    if self.tapped.is_on {
+                        self.tapped.ended(at, &outcome);
+                    }
                     context.blame(context.ingress);
                     context.count(outcome);
                     dealt.insert(at);
@@ -143,7 +147,9 @@ impl Pipeline {
         for at in group.iter() {
             if context.may_flood(kind, &self.decider) {
                 admitted.insert(at);
+                self.tapped.note(at, Outcome::Flooded);
             } else {
+                self.tapped.note(at, Outcome::Dropped(DropReason::StormLimited));
                 context.count(Err(DropReason::StormLimited));
             }
         }
@@ -174,6 +180,7 @@ impl Pipeline {
     ) -> Result<(), DropReason> {
         let (network, _) = context.member().ok_or(DropReason::NoRoute)?;
         let next_hop = *network.domain.next_hop(next_hop);
+        self.tapped.note(at, Outcome::Forwarded(next_hop.port));
         let whole = self.burst.linearise(at, &mut self.whole);
         context.blame(context.ingress);
         // Before the cut: all fragments have one header, whose hop limit is taken down once.
@@ -214,6 +221,9 @@ impl Pipeline {
         if next_hop.is_outside() {
             self.sign(group, context.ingress);
         }
+        if self.tapped.is_on {
+            group.iter().for_each(|at| self.tapped.note(at, Outcome::Forwarded(next_hop.port)));
+        }
         // Straight copies read the sender's memory and write the receiver's at once: who of both
         // made the reactor wait could not be told.
         if context.links.watches() {
@@ -235,6 +245,10 @@ impl Pipeline {
                 Backpressure::DropRest(reason) => (reason, frames.len()),
             };
             (sent..until).for_each(|_| context.count(Err(reason)));
+            if self.tapped.is_on {
+                let refused = group.iter().skip(sent).take(until - sent);
+                refused.for_each(|at| self.tapped.note(at, Outcome::Dropped(reason)));
+            }
             sent = until;
         }
         group
@@ -269,7 +283,8 @@ impl Pipeline {
                 match context.backpressure(next_hop, why, group) {
                     Backpressure::Hold => return dealt,
                     Backpressure::Drop(reason) | Backpressure::DropRest(reason) => {
-                        context.count(Err(reason))
+                        self.tapped.note(at, Outcome::Dropped(reason));
+                        context.count(Err(reason));
                     }
                 }
             }

@@ -9,6 +9,7 @@
 mod answer;
 mod deliver;
 mod explain;
+mod tapped;
 mod trunk;
 
 pub use crate::dataplane::gateway::Asked;
@@ -89,6 +90,8 @@ pub struct Pipeline {
     seen_to: Vec<(PortId, Asked)>,
     /// What services say.
     said: Vec<(PortId, Box<[u8]>)>,
+    /// What is known of the burst for those who capture it.
+    tapped: tapped::Burst,
     random: u64,
 }
 
@@ -114,6 +117,7 @@ impl Pipeline {
             asked: Arc::default(),
             seen_to: Vec::new(),
             said: Vec::new(),
+            tapped: tapped::Burst::default(),
             // Only spreads what is due out in time: nothing secret depends on it. Xorshift never
             // leaves zero.
             random: RandomState::new().hash_one(0) | 1,
@@ -167,8 +171,15 @@ impl Pipeline {
             }
             return Ok(0);
         }
+        self.tapped.is_on = slot.tapped.is_some();
+        if self.tapped.is_on {
+            self.tapped.begin(&self.burst);
+        }
         if slot.is_trunk() {
             let dealt = self.run_trunk(ports, links, ingress, now);
+            if self.tapped.is_on {
+                self.see_ingress(ports, links, (ingress, dealt), now);
+            }
             self.complete(ports, ingress, dealt);
             return Ok(polled);
         }
@@ -192,6 +203,9 @@ impl Pipeline {
         }
         let mut context = Context { ports, links, ingress, vlan: None, now };
         let dealt = self.deliver(self.waiting(), &mut context);
+        if self.tapped.is_on {
+            self.see_ingress(context.ports, context.links, (ingress, dealt), now);
+        }
         self.complete(context.ports, ingress, dealt);
         Ok(polled)
     }

@@ -1,0 +1,70 @@
+//! Ports whose frames are captured: which they are, and what is seen of what is put into them.
+
+use super::{Ports, Slot};
+use crate::{
+    dataplane::{
+        frame::{Outgoing, verdict::DropReason},
+        reactor::tap::{Outcome, Point, Recorder, Seen, Tap, Taps},
+    },
+    wire::vlan::VlanId,
+};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Instant};
+
+impl Ports {
+    /// Begins a capture.
+    pub fn begin_tap(&mut self, tap: Arc<Tap>, recorder: Recorder) {
+        self.taps.borrow_mut().begin(tap, recorder);
+        self.look_for_taps();
+    }
+
+    /// Ends one.
+    pub fn end_tap(&mut self, id: u64) {
+        self.taps.borrow_mut().end(id);
+        self.look_for_taps();
+    }
+
+    /// Hands on what was captured. `is_idle`: nothing more may come for long.
+    pub fn end_turn_of_taps(&mut self, now: Instant, is_idle: bool) {
+        if self.is_tapped {
+            self.taps.borrow_mut().end_turn(now, is_idle);
+        }
+    }
+
+    /// Looks anew who captures which port's frames.
+    pub(super) fn look_for_taps(&mut self) {
+        self.is_tapped = !self.taps.borrow().is_empty();
+        for slot in self.slots.iter_mut().flatten() {
+            slot.look_for_taps(&self.taps);
+        }
+    }
+}
+
+impl Slot {
+    /// Looks who captures its frames now.
+    pub(super) fn look_for_taps(&mut self, taps: &Rc<RefCell<Taps>>) {
+        self.tapped = Taps::of(taps, self.id, |network| self.is_in(network));
+    }
+
+    /// What the port has taken is seen by who captures it.
+    #[cold]
+    pub(super) fn see_delivered(&self, frames: &[Outgoing<'_>], vlan: Option<VlanId>) {
+        self.see(frames, vlan, Outcome::Delivered);
+    }
+
+    /// Drops frames that nobody waits with.
+    pub(super) fn drop_frames(
+        &mut self,
+        frames: &[Outgoing<'_>],
+        vlan: Option<VlanId>,
+        reason: DropReason,
+    ) {
+        frames.iter().for_each(|_| self.counters.drop_frame(reason));
+        self.see(frames, vlan, Outcome::Dropped(reason));
+    }
+
+    fn see(&self, frames: &[Outgoing<'_>], vlan: Option<VlanId>, fate: Outcome) {
+        if let Some(tapped) = &self.tapped {
+            tapped.see(frames, Seen { port: self.id, vlan, point: Point::ToGuest, fate });
+        }
+    }
+}
