@@ -97,6 +97,7 @@ impl Cable {
             busy_poll: Duration::ZERO,
             hugepages: Hugepages::Off,
             guest_memory: 0,
+            capture_ring: None,
             socket_access: Access::default(),
         })?;
         let (open, clients) = (Vec::new(), BTreeMap::new());

@@ -132,6 +132,29 @@ impl FromStr for Reactors {
     }
 }
 
+/// Octets of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub usize);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, shift) = match text.as_bytes().last() {
+            Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
+            Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
+            Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
+            _ => (text, 0),
+        };
+        let is_number = !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit());
+        let octets = number.parse::<usize>().ok().filter(|_| is_number);
+        let octets = octets.and_then(|octets| octets.checked_mul(1 << shift));
+        // From what holds a few thousand frames to what no host has to spare.
+        let octets = octets.filter(|octets| (1 << 20..=1 << 40).contains(octets));
+        octets.map(Self).ok_or_else(|| "expected 1M to 1024G, like 64M".into())
+    }
+}
+
 /// A list of CPUs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cpus(pub Vec<usize>);
@@ -225,7 +248,8 @@ Examples:
   mvirt network create prod --ipv4-subnet 10.0.0.0/24
   mvirt-net --listen unix:/run/mvirt/net-api.sock --allow-gid kvm --socket-group kvm
 
-Signals: SIGTERM and SIGINT end it; SIGUSR2 lets the program that is installed by now take over
+Signals: SIGTERM and SIGINT end it; SIGUSR2 lets the program that is installed by now take over;
+SIGUSR1 writes the frames of --capture-ring into a file
 
 Exit codes: 0 ended, 1 cannot start or go on, 2 a flag, a variable or the file is wrong";
 
@@ -397,6 +421,11 @@ pub struct Config {
           value_parser = clap::value_parser!(u64).range(1..1 << 20))]
     // The highest value, in octets, is still far from 2^64: it is shifted by 30 bits.
     pub max_guest_memory: u64,
+
+    /// Keep the heads of the last frames of all vNICs and ports, in so much memory, for `mvirt
+    /// capture --ring`, for SIGUSR1, and for when a port fails: like 64M
+    #[arg(long, value_name = "SIZE", env = "MVIRT_NET_CAPTURE_RING")]
+    pub capture_ring: Option<Size>,
 
     /// How log lines look, on stderr; the variable RUST_LOG says which there are, like debug
     #[arg(long, value_name = "FORMAT", env = "MVIRT_NET_LOG_FORMAT", default_value = "text")]
@@ -590,6 +619,9 @@ mod tests {
             ("--rebalance", "101", "100"),
             ("--max-guest-memory", "0", "1..1048576"),
             ("--max-nics", "many", "invalid digit"),
+            ("--capture-ring", "64", "expected 1M to 1024G"),
+            ("--capture-ring", "+1M", "expected 1M to 1024G"),
+            ("--capture-ring", "999999999999G", "expected 1M to 1024G"),
             ("--allow-uid", "no such user", "expected a name or a number"),
             ("--socket-group", "no such group", "expected a name or a number"),
             ("--socket-mode", "888", "expected an octal mode"),

@@ -176,6 +176,7 @@ pub async fn run(
     control.lead_out(way_out::choose(&config));
     let descriptors = service_managers_store();
     control.keep_in(descriptors.clone());
+    control.keep_captures_in(metadata_dir.join("captures"));
     // Before sockets are opened: vNICs that are handed over, or were kept, bring their own.
     match &new_process {
         Some(new_process) => new_process.import(&mut control).await?,
@@ -191,6 +192,7 @@ pub async fn run(
         services.spawn(services::serve(punts, control.guests(), resolv_conf));
     }
     let (control, mut thread) = Handle::spawn(control, events)?;
+    services.spawn(control.clone().dump_ring_when_told(Arc::clone(&orders)));
     let (stop, stopped) = watch::channel(());
     let mut servers = JoinSet::new();
     let addresses: Vec<String> = listeners.iter().map(Listener::shown).collect();
@@ -295,6 +297,7 @@ fn settings(config: &Config) -> Settings {
         busy_poll: Duration::from_micros(config.busy_poll),
         hugepages: config.hugepages.into(),
         guest_memory: config.max_guest_memory << 30,
+        capture_ring: config.capture_ring.map(|size| size.0),
         socket_access: config.socket_access(),
     }
 }

@@ -92,6 +92,7 @@ impl Embedded {
             hugepages: Hugepages::Off,
             // Nobody can share memory with it, and nobody open a socket: there are no vNICs.
             guest_memory: 0,
+            capture_ring: None,
             socket_access: Access::default(),
         })?;
         let limits = Limits {

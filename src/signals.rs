@@ -4,11 +4,12 @@
 //! | signal | what happens |
 //! |---|---|
 //! | SIGTERM, SIGINT | an orderly end; after [`DEADLINE`] an end all the same |
+//! | SIGUSR1 | the last frames are put into a file, where they are kept |
 //! | SIGUSR2 | a new process takes over |
 //! | SIGHUP | nothing: a terminal may close |
 
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2},
     iterator::Signals,
 };
 use std::{io, sync::Arc, time::Duration};
@@ -25,12 +26,14 @@ pub struct Orders {
     pub end: Notify,
     /// To give everything to a new process.
     pub hand_over: Notify,
+    /// To put the flight ring into a file.
+    pub dump: Notify,
 }
 
 /// Takes signals from now on. Calls `leave` if the daemon is told to end and has not ended in time:
 /// that is to end the process.
 pub fn take(leave: impl FnOnce() + Send + 'static) -> io::Result<Arc<Orders>> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR2, SIGHUP])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGHUP])?;
     let orders = Arc::<Orders>::default();
     let told = Arc::clone(&orders);
     let mut leave = Some(leave);
@@ -46,6 +49,7 @@ pub fn take(leave: impl FnOnce() + Send + 'static) -> io::Result<Arc<Orders>> {
                         leave_at_deadline(leave);
                     }
                 }
+                SIGUSR1 => told.dump.notify_one(),
                 SIGUSR2 => told.hand_over.notify_one(),
                 _ => {}
             }

@@ -11,7 +11,7 @@ mod comment;
 
 use crate::{
     addr::MacAddr,
-    dataplane::{Chunk, Outcome, Point, Record, forward::tables::PortId},
+    dataplane::{Outcome, Point, Record, forward::tables::PortId},
     pcapng::{self, Blocks, Direction, Packet, Statistics},
     printable::printable,
     wire::{checksum::Checksum, vnet::Offload},
@@ -21,6 +21,9 @@ use std::{
     net::IpAddr,
     time::{Instant, SystemTime},
 };
+
+/// A frame, and its first octets.
+pub type Captured<'a> = (&'a Record, &'a [u8]);
 
 /// Who is behind a port.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,8 +89,8 @@ impl Writer {
     }
 
     /// Returns the ports that frames name, and of which it is not known who is behind them.
-    pub fn unknown(&self, chunk: &Chunk) -> Vec<PortId> {
-        let named = chunk.iter().flat_map(|(record, _)| {
+    pub fn unknown<'a>(&self, frames: impl Iterator<Item = Captured<'a>>) -> Vec<PortId> {
+        let named = frames.flat_map(|(record, _)| {
             let to = if let Outcome::Forwarded(to) = record.fate { to } else { record.port };
             [record.port, to]
         });
@@ -128,9 +131,9 @@ impl Writer {
     }
 
     /// Writes frames, as many as there may be.
-    pub fn write(&mut self, chunk: &Chunk) {
+    pub fn write<'a>(&mut self, frames: impl Iterator<Item = Captured<'a>>) {
         // A frame is put into a port before it is known of all of its burst what becomes of them.
-        let mut frames = chunk.iter().collect::<Vec<_>>();
+        let mut frames = frames.collect::<Vec<_>>();
         frames.sort_by_key(|(record, _)| record.time);
         for (record, octets) in frames {
             if self.is_full() {

@@ -9,8 +9,8 @@
 use super::{Control, Gone, Handle, Owner, refusal::Refusal, watch::Events};
 use crate::{
     bpf::Program,
-    capture::{Who, Writer},
-    dataplane::{Capture, CaptureRequest, Points, Targets, forward::tables::PortId},
+    capture::{Captured, Who, Writer},
+    dataplane::{Capture, CaptureRequest, Kept, Points, Targets, forward::tables::PortId},
     printable::printable,
     proto::{self, CapturePoint},
 };
@@ -42,12 +42,20 @@ impl Default for Caller {
 
 /// A capture that has begun.
 pub(super) struct Begun {
-    capture: Capture,
+    frames: Frames,
     /// Interfaces from the beginning on.
     ports: Vec<(PortId, Who)>,
     filter: String,
     snaplen: u32,
     limits: Limits,
+}
+
+/// Where frames come from.
+enum Frames {
+    /// They come from now on.
+    Live(Capture),
+    /// They are there.
+    Kept(Kept, CaptureRequest),
 }
 
 /// When a capture ends by itself.
@@ -87,20 +95,25 @@ impl Control {
         };
         let snaplen = if request.snaplen == 0 { SNAPLEN } else { request.snaplen.min(SNAPLEN) };
         let (targets, ports) = self.captured(request)?;
-        let request_ = CaptureRequest { targets, points, filter, snaplen: snaplen as usize };
-        let capture = self.dataplane.capture(request_);
-        let capture = capture.map_err(|error| Refusal::Exhausted(error.to_string()))?;
+        let wanted = CaptureRequest { targets, points, filter, snaplen: snaplen as usize };
+        let frames = if request.ring {
+            Frames::Kept(self.kept_frames()?, wanted.among(&ports))
+        } else {
+            let capture = self.dataplane.capture(wanted);
+            Frames::Live(capture.map_err(|error| Refusal::Exhausted(error.to_string()))?)
+        };
         // Whose frames were read, and by whom, is for those to know who look after the host.
         tracing::info!(
             client,
             network = printable(&request.network_id),
             targets = printable(&request.targets.join(" ")),
             filter = printable(&request.filter),
+            ring = request.ring,
             "capture begins"
         );
         let ports = ports.into_iter().map(|port| (port, self.who(port))).collect();
         let (filter, limits) = (request.filter.trim().to_owned(), Limits::of(request));
-        Ok(Begun { capture, ports, filter, snaplen, limits })
+        Ok(Begun { frames, ports, filter, snaplen, limits })
     }
 
     /// Returns whose frames a request is about, and the ports that there are of them.
@@ -202,7 +215,7 @@ fn points(asked: &[i32]) -> Result<Points, Refusal> {
         }
     }
     Ok(match asked {
-        [] => Points { from_guest: true, to_guest: true, dropped: true },
+        [] => Points::ALL,
         _ => points,
     })
 }
@@ -227,7 +240,7 @@ pub(super) fn serve(begun: Begun, control: Handle) -> Events<proto::CaptureChunk
 type Parts = mpsc::Sender<Result<proto::CaptureChunk, Status>>;
 
 async fn run(begun: Begun, control: &Handle, parts: &Parts) -> Result<(), Gone> {
-    let Begun { mut capture, ports, filter, snaplen, limits } = begun;
+    let Begun { frames, ports, filter, snaplen, limits } = begun;
     let clocks = (Instant::now(), SystemTime::now());
     let mut writer = Writer::new(&filter, snaplen, limits.packets, clocks);
     for (port, who) in ports {
@@ -244,6 +257,23 @@ async fn run(begun: Begun, control: &Handle, parts: &Parts) -> Result<(), Gone> 
     };
     // At once: a client that sees it knows that what comes from now on is captured.
     let mut written = hand_on(&mut writer, 0).await;
+    let mut capture = match frames {
+        Frames::Live(capture) => capture,
+        Frames::Kept(kept, wanted) => {
+            for chunk in kept.collected().await {
+                let selects = |frame: &Captured<'_>| wanted.selects(frame.0, frame.1);
+                let chosen = || chunk.iter().filter(selects);
+                learn(&mut writer, chosen(), control).await?;
+                writer.write(chosen());
+                if hand_on(&mut writer, 0).await >= limits.octets || writer.is_full() {
+                    break;
+                }
+            }
+            writer.finish(Instant::now());
+            hand_on(&mut writer, 0).await;
+            return Ok(());
+        }
+    };
     let mut over = Box::pin(async {
         match limits.time {
             Some(time) => sleep(time).await,
@@ -255,19 +285,29 @@ async fn run(begun: Begun, control: &Handle, parts: &Parts) -> Result<(), Gone> 
             chunk = capture.next() => chunk.ok_or(Gone)?,
             () = &mut over => break,
         };
-        let unknown = writer.unknown(&chunk);
-        if !unknown.is_empty() {
-            let who = move |control: &mut Control| {
-                unknown.into_iter().map(|port| (port, control.who(port))).collect::<Vec<_>>()
-            };
-            control.call(who).await?.into_iter().for_each(|(port, who)| writer.learn(port, who));
-        }
-        writer.write(&chunk);
+        learn(&mut writer, chunk.iter(), control).await?;
+        writer.write(chunk.iter());
         // Given back before its client is waited for.
         drop(chunk);
         written = hand_on(&mut writer, capture.lost()).await;
     }
     writer.finish(Instant::now());
     hand_on(&mut writer, capture.lost()).await;
+    Ok(())
+}
+
+/// Learns who is behind the ports that frames name.
+async fn learn<'a>(
+    writer: &mut Writer,
+    frames: impl Iterator<Item = Captured<'a>>,
+    control: &Handle,
+) -> Result<(), Gone> {
+    let unknown = writer.unknown(frames);
+    if !unknown.is_empty() {
+        let who = move |control: &mut Control| {
+            unknown.into_iter().map(|port| (port, control.who(port))).collect::<Vec<_>>()
+        };
+        control.call(who).await?.into_iter().for_each(|(port, who)| writer.learn(port, who));
+    }
     Ok(())
 }

@@ -351,6 +351,7 @@ mod tests {
                 busy_poll: Duration::ZERO,
                 hugepages: Hugepages::Off,
                 guest_memory: 0,
+                capture_ring: None,
                 socket_access: Access::default(),
             };
             let (dataplane, reports) = Dataplane::start(&settings).unwrap();

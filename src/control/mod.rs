@@ -25,6 +25,7 @@ pub mod compile;
 mod egress;
 mod explain;
 mod fields;
+mod flight;
 mod floating_ips;
 mod forwards;
 mod guest;
@@ -222,6 +223,8 @@ pub struct Control {
     guests: Guests,
     /// Where descriptors are kept while no process has them.
     kept_in: DescriptorStore,
+    /// Where the flight ring is put.
+    captures: flight::Files,
     balance: Balance<Owner>,
     /// vNICs that a request has deleted, and that still let their VMMs go.
     closing: Vec<Closing>,
@@ -317,6 +320,7 @@ impl Control {
             dataplane,
             guests: Guests::default(),
             kept_in: DescriptorStore::default(),
+            captures: flight::Files::default(),
             balance: Balance::new(rebalance_above),
             closing: Vec::new(),
             explained: TokenBucket::new(explain::PER_SECOND, explain::PER_SECOND),
@@ -431,6 +435,9 @@ impl Control {
     pub fn port_changed(&mut self, event: PortEvent) {
         // Late news of a deleted vNIC finds nobody: the slot's next owner has another generation.
         let Some(owner) = self.by_port.get(&event.port).copied() else { return };
+        if let PortChange::State(PortState::Failed, _) = event.change {
+            self.dump_failed(event.port);
+        }
         match (owner, event.change) {
             (_, PortChange::Gateway(GatewayEvent::Asked(asked))) => {
                 self.host_asked(event.port, asked);

@@ -1,8 +1,9 @@
 //! Captures of all reactors: begun and ended on each, and read as one.
 
+use super::forward::tables::PortId;
 use super::reactor::{
     self,
-    tap::{CHUNKS, Chunk, MAX_TAPS, Points, Recorder, Tap, Targets},
+    tap::{CHUNKS, Chunk, MAX_TAPS, Points, Record, Recorder, Tap, Targets},
 };
 use crate::bpf::Program;
 use std::sync::{
@@ -10,7 +11,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
     mpsc as reactors,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// What is to be captured.
 #[derive(Debug)]
@@ -23,6 +24,30 @@ pub struct CaptureRequest {
     pub filter: Option<Program>,
     /// Octets of each, at most.
     pub snaplen: usize,
+}
+
+impl CaptureRequest {
+    /// The same, of those ports that its network has now.
+    #[must_use]
+    pub fn among(mut self, ports: &[PortId]) -> Self {
+        if let Targets::Network(_) = self.targets {
+            self.targets = Targets::Ports(ports.to_vec());
+        }
+        self
+    }
+
+    /// Whether it is about a frame that begins with `octets`, of those that are there already. The
+    /// ports of a network are those that it has now.
+    pub fn selects(&self, record: &Record, octets: &[u8]) -> bool {
+        let is_of = match &self.targets {
+            Targets::Ports(ports) => ports.contains(&record.port),
+            Targets::Network(_) | Targets::All => true,
+        };
+        let filter = self.filter.as_ref();
+        is_of
+            && self.points.want(record)
+            && filter.is_none_or(|filter| filter.matches(octets, record.len))
+    }
 }
 
 /// There are as many captures as there may be.
@@ -101,6 +126,31 @@ impl Drop for Capture {
     fn drop(&mut self) {
         let reactors = self.reactors.iter().filter_map(Weak::upgrade);
         reactors.for_each(|reactor| reactor.end_tap(self.id));
+    }
+}
+
+/// The last frames of all ports: soon to be there.
+#[derive(Debug)]
+pub struct Kept(Vec<oneshot::Receiver<Vec<Arc<Chunk>>>>);
+
+impl Kept {
+    pub(super) fn of(reactors: &[Arc<reactor::Handle>]) -> Self {
+        let ask = |reactor: &Arc<reactor::Handle>| {
+            let (answer, answered) = oneshot::channel();
+            // Who asked may wait no more.
+            reactor.kept(|chunks| drop(answer.send(chunks)));
+            answered
+        };
+        Self(reactors.iter().map(ask).collect())
+    }
+
+    /// Returns them, those of each reactor in order. One that has ended is left out.
+    pub async fn collected(self) -> Vec<Arc<Chunk>> {
+        let mut all = Vec::new();
+        for chunks in self.0 {
+            all.extend(chunks.await.unwrap_or_default());
+        }
+        all
     }
 }
 

@@ -23,7 +23,7 @@ pub mod port;
 pub mod reactor;
 mod reports;
 
-pub use capture::{Capture, CaptureRequest, TooManyCaptures};
+pub use capture::{Capture, CaptureRequest, Kept, TooManyCaptures};
 pub use endpoint::{
     PortSpec,
     arrivals::{Arrival, MAX_CLIENTS},
@@ -43,7 +43,7 @@ pub use port::{PortFailure, Undelivered};
 pub use port::{packet::send_frames, tun::Tun};
 pub use reactor::{
     Fate, Hugepages, Receiver, StartError,
-    tap::{Chunk, Outcome, Point, Points, Record, Targets},
+    tap::{Chunk, Flight, Outcome, Point, Points, Record, Targets},
 };
 pub use reports::{Punts, Reports, Way};
 
@@ -90,6 +90,8 @@ pub struct Settings {
     pub guest_memory: u64,
     /// Who may open sockets, where a vNIC does not say.
     pub socket_access: Access,
+    /// Octets of the flight ring, if there is one.
+    pub capture_ring: Option<usize>,
 }
 
 /// What a port's VMM and guest do.
@@ -403,6 +405,7 @@ pub struct Dataplane {
     /// Until what another process has exported is attached.
     standstill: Weak<Standstill>,
     captures: capture::Captures,
+    keeps_frames: bool,
 }
 
 impl Dataplane {
@@ -413,6 +416,10 @@ impl Dataplane {
             &settings.cpus,
             reactor::Settings { busy_poll: settings.busy_poll, hugepages: settings.hugepages },
         )?;
+        if let Some(octets) = settings.capture_ring {
+            let each = octets / reactors.len().max(1);
+            reactors.iter().for_each(|reactor| reactor.keep(Flight::new(each)));
+        }
         let (reports, receiver) = reports::channel();
         let dataplane = Self {
             load: vec![0; reactors.len()],
@@ -430,6 +437,7 @@ impl Dataplane {
             published: Vec::new(),
             standstill: Weak::new(),
             captures: capture::Captures::default(),
+            keeps_frames: settings.capture_ring.is_some(),
         };
         Ok((dataplane, receiver))
     }
@@ -543,6 +551,11 @@ impl Dataplane {
     /// Begins a capture, on all reactors.
     pub fn capture(&mut self, request: CaptureRequest) -> Result<Capture, TooManyCaptures> {
         self.captures.begin(&self.reactors, request)
+    }
+
+    /// Asks for what is in the flight ring; none where there is no ring.
+    pub fn kept_frames(&self) -> Option<Kept> {
+        self.keeps_frames.then(|| Kept::of(&self.reactors))
     }
 
     /// The way to see that all reactors still turn.

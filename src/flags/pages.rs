@@ -106,6 +106,7 @@ fn example(name: &str) -> &'static str {
         "ADDR" | "ADDRESS" => "\"192.0.2.1\"",
         "DIR" => "\"/path/of/folder\"",
         "FILE" => "\"/path/of/file\"",
+        "SIZE" => "\"64M\"",
         _ => "\"…\"",
     }
 }

@@ -48,6 +48,7 @@ impl Rig {
             busy_poll: Duration::ZERO,
             hugepages: Hugepages::Off,
             guest_memory: 0,
+            capture_ring: None,
             socket_access: Access::default(),
         };
         let (dataplane, reports) = Dataplane::start(&settings).unwrap();

@@ -216,6 +216,11 @@ impl Daemon {
         wait(self.process)
     }
 
+    /// A signal that it goes on after.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.process, signal).unwrap();
+    }
+
     /// A signal; how it ended, if it did within `patience`.
     pub(crate) fn end_within(&self, signal: Signal, patience: Duration) -> Option<WaitStatus> {
         kill_process(self.process, signal).unwrap();

@@ -82,6 +82,9 @@ pub(crate) struct Flags {
     /// Where: from, to, drops [default: all of these]
     #[arg(long, value_name = "WHERE", value_delimiter = ',', hide_possible_values = true)]
     points: Vec<At>,
+    /// The last ones instead, which a daemon with --capture-ring keeps
+    #[arg(long)]
+    ring: bool,
     /// Say nothing at the end.
     #[arg(skip)]
     is_quiet: bool,
@@ -117,6 +120,7 @@ impl Flags {
             max_packets: self.count.unwrap_or_default(),
             max_seconds: seconds,
             max_octets: 0,
+            ring: self.ring,
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{
     link::{Links, Waker},
     pipeline::{Asked, Fate, Supposed},
     ports::{Attachment, Detached},
-    tap::{Recorder, Tap},
+    tap::{Chunk, Flight, Recorder, Tap},
 };
 use crate::dataplane::{
     counters::ReactorCounters,
@@ -35,6 +35,8 @@ pub(super) enum Command {
     Answer(Box<dyn FnOnce() + Send>),
     Tap(Arc<Tap>, Recorder),
     EndTap(u64),
+    Keep(Flight),
+    Kept(Box<dyn FnOnce(Vec<Arc<Chunk>>) + Send>),
     Hold,
     GoOn,
     Stop,
@@ -150,6 +152,16 @@ impl Handle {
     /// Ends a capture.
     pub fn end_tap(&self, id: u64) {
         self.send(Command::EndTap(id));
+    }
+
+    /// Has the last frames of all its ports kept.
+    pub fn keep(&self, flight: Flight) {
+        self.send(Command::Keep(flight));
+    }
+
+    /// Calls `answer` with the last frames of its ports, if they are kept.
+    pub fn kept(&self, answer: impl FnOnce(Vec<Arc<Chunk>>) + Send + 'static) {
+        self.send(Command::Kept(Box::new(answer)));
     }
 
     /// Calls `answer` between two turns. All commands sent before are in force by then.

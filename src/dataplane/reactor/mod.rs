@@ -329,6 +329,8 @@ impl Reactor {
                 Command::Answer(answer) => answer(),
                 Command::Tap(tap, recorder) => self.ports.begin_tap(tap, recorder),
                 Command::EndTap(id) => self.ports.end_tap(id),
+                Command::Keep(flight) => self.ports.keep_frames(flight),
+                Command::Kept(answer) => answer(self.ports.kept_frames()),
                 Command::Hold => self.hold(now),
                 Command::GoOn => self.active.extend(self.held.take().into_iter().flatten()),
                 Command::Stop => return false,

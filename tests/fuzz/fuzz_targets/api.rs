@@ -154,6 +154,7 @@ fuzz_target!(|octets: &[u8]| {
             busy_poll: Duration::ZERO,
             hugepages: Hugepages::Off,
             guest_memory: 0,
+            capture_ring: None,
             socket_access: Access::default(),
         };
         let (dataplane, events) = Dataplane::start(&settings).unwrap();

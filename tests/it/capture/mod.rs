@@ -3,6 +3,7 @@
 mod extcap;
 mod filters;
 mod life;
+mod ring;
 mod verdicts;
 
 use crate::{

@@ -47,6 +47,7 @@ fn ping_each_other(namespace: &Namespace) {
         busy_poll: Duration::ZERO,
         hugepages: Hugepages::Off,
         guest_memory: 1 << 30,
+        capture_ring: None,
         socket_access: Access::default(),
     };
     let (mut dataplane, _reports) = Dataplane::start(&settings).unwrap();

@@ -4,7 +4,7 @@ use super::{Ports, Slot};
 use crate::{
     dataplane::{
         frame::{Outgoing, verdict::DropReason},
-        reactor::tap::{Outcome, Point, Recorder, Seen, Tap, Taps},
+        reactor::tap::{Chunk, Flight, Outcome, Point, Recorder, Seen, Tap, Taps},
     },
     wire::vlan::VlanId,
 };
@@ -21,6 +21,17 @@ impl Ports {
     pub fn end_tap(&mut self, id: u64) {
         self.taps.borrow_mut().end(id);
         self.look_for_taps();
+    }
+
+    /// Keeps the last frames of all ports from now on.
+    pub fn keep_frames(&mut self, flight: Flight) {
+        self.taps.borrow_mut().keep(flight);
+        self.look_for_taps();
+    }
+
+    /// Returns the last frames, if they are kept.
+    pub fn kept_frames(&self) -> Vec<Arc<Chunk>> {
+        self.taps.borrow_mut().kept()
     }
 
     /// Hands on what was captured. `is_idle`: nothing more may come for long.

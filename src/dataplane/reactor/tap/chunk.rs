@@ -83,6 +83,11 @@ impl Chunk {
         Self { records: Vec::new(), octets: Vec::new() }
     }
 
+    /// Octets of one that is full of heads.
+    pub(super) const fn octets_of_heads(head: usize) -> usize {
+        RECORDS * (size_of::<Record>() + head)
+    }
+
     /// Whether there is no frame.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()

@@ -11,16 +11,18 @@
 //! without captures does not look at any frame for them.
 
 mod chunk;
+mod flight;
 mod recorder;
 
 pub use chunk::{CHUNKS, Chunk, Outcome, Point, Record};
+pub use flight::Flight;
 pub use recorder::Recorder;
 
 use crate::{
     bpf::Program,
     dataplane::{
         forward::tables::{NetworkKey, PortId},
-        frame::Outgoing,
+        frame::{Outgoing, Span},
     },
     wire::{ethernet::TAG_LEN, vlan::VlanId},
 };
@@ -33,7 +35,7 @@ use std::{
 };
 
 /// Captures at once.
-// As many as a slot has bits for, and eight chunks of 1 MiB each a reactor.
+// Each has 1 MiB on each reactor. A slot has a bit for each, and for the flight ring.
 pub const MAX_TAPS: usize = 8;
 /// Captures may take this part of the time: one in ten.
 const SHARE: u32 = 10;
@@ -86,9 +88,13 @@ pub struct Tap {
     pub snaplen: usize,
 }
 
-impl Tap {
-    fn wants(&self, record: &Record) -> bool {
-        let Points { from_guest, to_guest, dropped } = self.points;
+impl Points {
+    /// Those where frames are, all of them.
+    pub const ALL: Self = Self { from_guest: true, to_guest: true, dropped: true };
+
+    /// Whether a frame is captured there.
+    pub fn want(self, record: &Record) -> bool {
+        let Self { from_guest, to_guest, dropped } = self;
         let is_dropped = matches!(record.fate, Outcome::Dropped(_));
         match record.point {
             Point::FromGuest => from_guest || dropped && is_dropped,
@@ -108,7 +114,26 @@ impl Tap {
 #[derive(Debug)]
 struct Session {
     tap: Arc<Tap>,
-    recorder: Recorder,
+    sink: Sink,
+}
+
+#[derive(Debug)]
+enum Sink {
+    Capture(Recorder),
+    Flight(Flight),
+}
+
+impl Sink {
+    fn push(&mut self, record: Record, head: [&[u8]; 2], tail: &[Span], snaplen: usize) {
+        let there = head.iter().map(|part| part.len()).sum::<usize>();
+        let there = there + tail.iter().map(|span| span.len()).sum::<usize>();
+        // Of a frame that is not as it should be, its length may be all that there is.
+        let kept = record.len.min(snaplen).min(there);
+        match self {
+            Self::Capture(recorder) => recorder.push(Record { kept, ..record }, head, tail),
+            Self::Flight(flight) => flight.push(Record { kept, ..record }, head, tail),
+        }
+    }
 }
 
 /// The captures of a reactor.
@@ -150,7 +175,24 @@ pub struct Seen {
 impl Taps {
     /// Begins a capture.
     pub fn begin(&mut self, tap: Arc<Tap>, recorder: Recorder) {
-        self.sessions.push(Session { tap, recorder });
+        self.sessions.push(Session { tap, sink: Sink::Capture(recorder) });
+    }
+
+    /// Keeps the last frames of all ports from now on.
+    pub fn keep(&mut self, flight: Flight) {
+        let (targets, points, snaplen) = (Targets::All, Points::ALL, flight::HEAD);
+        // Numbers of captures begin after it.
+        let tap = Arc::new(Tap { id: 0, targets, points, filter: None, snaplen });
+        self.sessions.push(Session { tap, sink: Sink::Flight(flight) });
+    }
+
+    /// Returns the last frames, if they are kept, the oldest first.
+    pub fn kept(&mut self) -> Vec<Arc<Chunk>> {
+        let flight = self.sessions.iter_mut().find_map(|session| match &mut session.sink {
+            Sink::Flight(flight) => Some(flight),
+            Sink::Capture(_) => None,
+        });
+        flight.map_or_else(Vec::new, Flight::snapshot)
     }
 
     /// Ends one, if it is there.
@@ -190,7 +232,9 @@ impl Taps {
         let more = now.saturating_duration_since(since) / SHARE;
         self.left = SAVED.min(self.left.saturating_add(more));
         for session in &mut self.sessions {
-            session.recorder.end_turn(now, is_idle);
+            if let Sink::Capture(recorder) = &mut session.sink {
+                recorder.end_turn(now, is_idle);
+            }
         }
     }
 
@@ -212,16 +256,18 @@ impl Taps {
             Some(_) => frame.offload.moved(TAG_LEN as i16).unwrap_or_default(),
         };
         let record = Record { port, time: now, point, fate, offload, len, kept: 0, lost: 0 };
-        for (at, Session { tap, recorder }) in self.sessions.iter_mut().enumerate() {
-            if sessions >> at & 1 == 0 || !tap.wants(&record) {
+        for (at, Session { tap, sink }) in self.sessions.iter_mut().enumerate() {
+            if sessions >> at & 1 == 0 || !tap.points.want(&record) {
                 continue;
             }
             if self.left.is_zero() {
-                recorder.lose();
+                if let Sink::Capture(recorder) = sink {
+                    recorder.lose();
+                }
                 continue;
             }
             if tap.filter.as_ref().is_none_or(|filter| filter.matches(looked_at, len)) {
-                recorder.push(record, [looked_at, rest], frame.tail, tap.snaplen);
+                sink.push(record, [looked_at, rest], frame.tail, tap.snaplen);
             }
         }
     }

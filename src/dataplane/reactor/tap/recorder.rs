@@ -51,13 +51,9 @@ impl Recorder {
         self.lost_in_all.fetch_add(1, Relaxed);
     }
 
-    /// Takes a frame, if there is room: `snaplen` octets of it at most.
-    pub(super) fn push(&mut self, record: Record, head: [&[u8]; 2], tail: &[Span], snaplen: usize) {
-        let there = head.iter().map(|part| part.len()).sum::<usize>();
-        let there = there + tail.iter().map(|span| span.len()).sum::<usize>();
-        // Of a frame that is not as it should be, its length may be all that there is.
-        let kept = record.len.min(snaplen).min(there);
-        if self.current.as_ref().is_some_and(|chunk| !chunk.has_room(kept)) {
+    /// Takes a frame, if there is room.
+    pub(super) fn push(&mut self, record: Record, head: [&[u8]; 2], tail: &[Span]) {
+        if self.current.as_ref().is_some_and(|chunk| !chunk.has_room(record.kept)) {
             self.hand_on();
         }
         if self.current.is_none() {
@@ -66,7 +62,7 @@ impl Recorder {
         match &mut self.current {
             Some(chunk) => {
                 let lost = std::mem::take(&mut self.lost);
-                chunk.push(Record { kept, lost, ..record }, head, tail);
+                chunk.push(Record { lost, ..record }, head, tail);
             }
             None => self.lose(),
         }

@@ -143,6 +143,41 @@ fn captures_take_no_more_than_their_time() {
 }
 
 #[test]
+fn the_flight_ring_keeps_the_last_heads_of_all_ports() {
+    let taps = Rc::<RefCell<Taps>>::default();
+    assert!(taps.borrow_mut().kept().is_empty());
+    taps.borrow_mut().keep(Flight::new(1));
+    let see = |n: u32| {
+        taps.borrow_mut().left = SAVED;
+        let octets = [&n.to_be_bytes()[..], &[7; 196]].concat();
+        let tapped = Taps::of(&taps, OTHER, |_| false).unwrap();
+        let seen = Seen { port: OTHER, ..seen(Point::ToGuest, Outcome::Delivered) };
+        tapped.see(&[Outgoing::private(&octets, Offload::None)], seen);
+    };
+    let kept = || {
+        let numbers = |chunk: &Arc<Chunk>| {
+            let number = |(_, octets): (&Record, &[u8])| {
+                assert_eq!(octets.len(), 128);
+                u32::from_be_bytes(*octets.first_chunk().unwrap())
+            };
+            chunk.iter().map(number).collect::<Vec<_>>()
+        };
+        taps.borrow_mut().kept().iter().flat_map(numbers).collect::<Vec<_>>()
+    };
+    (0..10).for_each(see);
+    assert_eq!(kept(), (0..10).collect::<Vec<_>>());
+    // Who reads it keeps what it reads, and the ring goes on.
+    let read = taps.borrow_mut().kept();
+    (10..10_000).for_each(see);
+    assert_eq!(read[0].iter().count(), 10);
+    let last = kept();
+    assert_eq!(last.last(), Some(&9999));
+    // Of four chunks of 512, one was just begun, and one when it was read before.
+    assert!(last.len() >= 2 * 512, "{}", last.len());
+    assert!(last.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+}
+
+#[test]
 fn who_is_no_target_is_not_tapped() {
     let network = NetworkKey(7);
     let rig = Rig::new(Tap { targets: Targets::Network(network), ..tap() });
