@@ -10,6 +10,7 @@ use crate::{
     },
     manual::Generated,
     net_toml::{self, FilePage},
+    web::per_nic::PerNic,
     wire::dns,
 };
 use clap::{
@@ -416,6 +417,22 @@ pub struct Config {
     #[arg(long)]
     pub cleanup: bool,
 
+    /// Where counters are served by HTTP at /metrics, as OpenMetrics text [default: nowhere]
+    #[arg(long, value_name = "ADDR", env = "MVIRT_NET_METRICS", value_parser = address)]
+    pub metrics: Option<SocketAddr>,
+
+    /// Serve them beyond loopback, too, to whoever asks
+    #[arg(
+        long, env = "MVIRT_NET_METRICS_INSECURE",
+        requires = "metrics", value_parser = FalseyValueParser::new()
+    )]
+    pub metrics_insecure: bool,
+
+    /// Which vNICs and ports have series of their own: all, none or top:N, those that have carried
+    /// most [default: all up to 2000, else top:200]
+    #[arg(long, value_name = "WHICH", env = "MVIRT_NET_METRICS_PER_NIC")]
+    pub metrics_per_nic: Option<PerNic>,
+
     /// GiB of memory that one VMM may have mapped
     #[arg(long, value_name = "GIB", env = "MVIRT_NET_MAX_GUEST_MEMORY", default_value = "1024",
           value_parser = clap::value_parser!(u64).range(1..1 << 20))]
@@ -463,7 +480,7 @@ impl Config {
             Listen::Tcp(address) => Some(Denied::Port(*address)),
             Listen::Unix(_) => None,
         });
-        prefixes.chain(api).collect()
+        prefixes.chain(api).chain(self.metrics.map(Denied::Port)).collect()
     }
 
     /// The command line, the environment and the file, and what each has said; an error may be one
@@ -565,6 +582,11 @@ fn network(text: &str) -> Result<IpNet, String> {
         Ok(address) => format!("expected a network, like {}", IpNet::from(address)),
         Err(_) => error.to_string(),
     })
+}
+
+/// Reads an address with a port.
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "expected an address and a port, like 127.0.0.1:9177 or [::1]:9177")
 }
 
 /// Reads the name of an interface that is to be made.

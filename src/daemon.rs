@@ -5,7 +5,7 @@ use crate::{
     api::{self, Api, ListenError, Listener},
     config::{Config, Listen},
     control::{Control, Handle, Limits, Reachable, RestoreError},
-    dataplane::{self, Dataplane, Settings},
+    dataplane::{self, Dataplane, Reports, Settings},
     descriptor_store::{self, DescriptorStore},
     file_limit,
     handover::{self, HandOverError, Inherited, NewProcess, Shared},
@@ -15,7 +15,9 @@ use crate::{
     services,
     signals::Orders,
     store::{StoreError, json::JsonStore},
+    telemetry::Telemetry,
     way_out,
+    web::{self, WebError, metrics::Metrics},
 };
 use sd_notify::NotifyState;
 use std::{
@@ -93,6 +95,9 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Metrics cannot be served as the flags say.
+    #[error(transparent)]
+    Web(#[from] WebError),
     /// The daemon from which this one was to take over did not give what it serves.
     #[error("cannot take over: {0}")]
     HandOver(#[from] HandOverError),
@@ -117,6 +122,7 @@ impl StartError {
                 | Self::NoDirectory { .. }
                 | Self::LongDirectory { .. }
                 | Self::Access(_)
+                | Self::Web(WebError::Beyond(_))
         )
     }
 }
@@ -149,6 +155,7 @@ pub async fn run(
     // Asked for now: once the file is replaced, /proc/self/exe says "(deleted)".
     let program = program()?;
     let access = Access::new(&config)?;
+    web::check(&config)?;
     let (socket_dir, metadata_dir) = directories(&config)?;
     let settings = settings(&config);
     // Before the locks: in a hand-over, guests need not wait for reactors to start.
@@ -161,6 +168,7 @@ pub async fn run(
     // After the locks: only who has them may judge what else a corpse still holds.
     let holder_is_dead = locks.sockets.is_taken_from_a_corpse();
     let listeners = api::listen_all(&config, &access, &mut inherited, holder_is_dead).await?;
+    let web = web::listen(&config, &mut inherited, holder_is_dead).await?;
     // Of addresses that the configuration no longer has.
     let left: Vec<Listen> = inherited.into_keys().filter_map(|name| name.parse().ok()).collect();
     let rebalance_above = f64::from(config.rebalance) / 100.0;
@@ -173,6 +181,8 @@ pub async fn run(
         (limits(&config), reachable(&config, &socket_dir)),
         rebalance_above,
     )?;
+    let telemetry = Telemetry::default();
+    control.measure(telemetry.clone());
     control.lead_out(way_out::choose(&config));
     let descriptors = service_managers_store();
     control.keep_in(descriptors.clone());
@@ -186,21 +196,14 @@ pub async fn run(
         })),
     }
     control.open_sockets();
-    let mut services = JoinSet::new();
-    if let Some(punts) = events.take_punts() {
-        let resolv_conf = config.resolv_conf.clone();
-        services.spawn(services::serve(punts, control.guests(), resolv_conf));
-    }
+    let mut services = services(&mut events, &control, &config);
     let (control, mut thread) = Handle::spawn(control, events)?;
     services.spawn(control.clone().dump_ring_when_told(Arc::clone(&orders)));
     let (stop, stopped) = watch::channel(());
-    let mut servers = JoinSet::new();
     let addresses: Vec<String> = listeners.iter().map(Listener::shown).collect();
-    let copies = listeners.iter().filter_map(Listener::copy).collect::<io::Result<Vec<_>>>()?;
-    let api = Api::new(access, control.clone());
-    for listener in listeners {
-        servers.spawn(api.clone().serve(listener, stopped.clone()));
-    }
+    let metrics = Metrics::new(control.clone(), telemetry.clone(), config.metrics_per_nic);
+    let api = Api::new(access, control.clone(), telemetry);
+    let (mut servers, copies) = serve((listeners, api), (web, metrics), &stopped)?;
     tracing::info!(addresses = addresses.join(" "), reactors = settings.reactors, "ready");
     match new_process {
         // The old process tells systemd who is the main one now: only that one may
@@ -252,6 +255,38 @@ pub async fn run(
         api::remove(&paths);
     }
     if ended_well { Ok(()) } else { Err(StartError::Control) }
+}
+
+/// What serves, and copies of its listeners for a process that takes over.
+type Serving = (JoinSet<Result<(), tonic::transport::Error>>, Vec<(String, OwnedFd)>);
+
+/// Serves the API, and metrics where they are wanted, until `stopped`.
+fn serve(
+    (listeners, api): (Vec<Listener>, Api),
+    (web, metrics): (Option<web::Listener>, Metrics),
+    stopped: &watch::Receiver<()>,
+) -> io::Result<Serving> {
+    let copies = listeners.iter().filter_map(Listener::copy);
+    let copies = copies.chain(web.iter().filter_map(web::Listener::copy));
+    let copies = copies.collect::<io::Result<Vec<_>>>()?;
+    let mut servers = JoinSet::new();
+    for listener in listeners {
+        servers.spawn(api.clone().serve(listener, stopped.clone()));
+    }
+    if let Some(web) = web {
+        servers.spawn(web.serve(metrics, stopped.clone()));
+    }
+    Ok((servers, copies))
+}
+
+/// Has guests served what is served by TCP, for as long as what this returns is there.
+fn services(events: &mut Reports, control: &Control, config: &Config) -> JoinSet<()> {
+    let mut services = JoinSet::new();
+    if let Some(punts) = events.take_punts() {
+        let resolv_conf = config.resolv_conf.clone();
+        services.spawn(services::serve(punts, control.guests(), resolv_conf));
+    }
+    services
 }
 
 /// Returns where descriptors are kept while no process of the daemon has them.

@@ -73,6 +73,8 @@ pub mod services;
 pub mod signals;
 pub mod store;
 pub mod switchyard;
+pub mod telemetry;
 pub mod token_bucket;
 pub mod way_out;
+pub mod web;
 pub mod wire;

@@ -13,14 +13,17 @@ use super::{
     account::Account,
     bodies::{Metered, Whole},
 };
-use crate::control::{Caller, LongList};
+use crate::{
+    control::{Caller, LongList},
+    telemetry::Telemetry,
+};
 use std::{
     sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
 use tonic::{
-    Status,
+    Code, Status,
     body::Body,
     codegen::{
         BoxFuture,
@@ -35,11 +38,14 @@ const SMALL: usize = 64 << 10;
 
 /// A service whose requests and answers are counted.
 #[derive(Debug, Clone)]
-pub(super) struct Bounded<S>(S);
+pub(super) struct Bounded<S> {
+    service: S,
+    telemetry: Telemetry,
+}
 
 impl<S> Bounded<S> {
-    pub(super) fn new(service: S) -> Self {
-        Self(service)
+    pub(super) fn new(service: S, telemetry: Telemetry) -> Self {
+        Self { service, telemetry }
     }
 }
 
@@ -53,22 +59,36 @@ where
     type Future = BoxFuture<Self::Response, Self::Error>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(context)
+        self.service.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let service = self.0.clone();
+        let Self { service, telemetry } = self.clone();
         Box::pin(async move {
             let Some(account) = request.extensions().get::<Arc<Account>>().cloned() else {
                 return service.oneshot(request).await;
             };
-            match account.answer(service, request).await {
-                Ok(response) => Ok(response),
-                Err(Failed::Refused(status)) => Ok(status.into_http()),
-                Err(Failed::Service(error)) => Err(error),
-            }
+            let (method, began) = (method(&request).to_owned(), Instant::now());
+            let response = match account.answer(service, request).await {
+                Ok(response) => response,
+                Err(Failed::Refused(status)) => status.into_http(),
+                Err(Failed::Service(error)) => return Err(error),
+            };
+            telemetry.answered(&method, code(&response), began.elapsed());
+            Ok(response)
         })
     }
+}
+
+/// Returns the name of what is asked for.
+fn method(request: &Request<Body>) -> &str {
+    request.uri().path().rsplit('/').next().unwrap_or_default()
+}
+
+/// Returns what a request came to. One that lasts has begun.
+fn code(response: &Response<Body>) -> Code {
+    // What is refused has its status there; only what is answered has trailers.
+    Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code())
 }
 
 /// Why there is no answer of the service's.
@@ -94,7 +114,7 @@ impl Account {
     {
         // Methods are told apart by their names: Watch… and Capture last, and so does reflection's,
         // which also asks as it goes.
-        let method = request.uri().path().rsplit('/').next().unwrap_or_default();
+        let method = method(&request);
         let lasts = method.starts_with("Watch") || method == "Capture";
         let is_list = method.starts_with("List");
         let is_dialogue = method == "ServerReflectionInfo";

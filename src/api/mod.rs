@@ -22,6 +22,7 @@ use crate::{
     access::Access,
     control::{self, Handle, service},
     proto::{DESCRIPTORS, net_service_server::NetServiceServer},
+    telemetry::Telemetry,
 };
 use accept::Gate;
 use answers::Bounded;
@@ -43,12 +44,14 @@ pub struct Api {
     control: Handle,
     connections: Arc<Shares>,
     limits: Arc<Limits>,
+    telemetry: Telemetry,
 }
 
 impl Api {
     /// For those that `access` lets in; requests go to `control`.
-    pub fn new(access: Access, control: Handle) -> Self {
-        Self { access, control, connections: Arc::default(), limits: Arc::default() }
+    pub fn new(access: Access, control: Handle, telemetry: Telemetry) -> Self {
+        let (connections, limits) = (Arc::default(), Arc::default());
+        Self { access, control, connections, limits, telemetry }
     }
 
     /// Serves who comes to `listener`, until `stopped` and the last request is answered.
@@ -67,13 +70,14 @@ impl Api {
         };
         let service = NetServiceServer::new(service::Service::new(self.control))
             .max_decoding_message_size(MAX_REQUEST);
+        let telemetry = self.telemetry;
         let router = Server::builder()
             .timeout(DEADLINE)
             // What a peer may have handled at a time (`budget`): more would only wait here, with
             // their memory.
             .max_concurrent_streams(64)
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .layer(tower::layer::layer_fn(Bounded::new))
+            .layer(tower::layer::layer_fn(move |service| Bounded::new(service, telemetry.clone())))
             .add_service(service)
             .add_service(health_service)
             .add_service(reflection().build_v1().expect("our own descriptors are sound"))

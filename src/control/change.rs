@@ -13,6 +13,7 @@ use crate::{
     dataplane::Closing,
     store::{Change, StoreError},
 };
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// Sends an answer to who waits for it.
@@ -47,7 +48,9 @@ impl<T: Send + 'static> Decided<T> {
 impl Control {
     /// Makes changes durable, or says that changes cannot be.
     pub(super) fn commit(&mut self, changes: &[&Change]) -> Result<(), StoreError> {
+        let began = Instant::now();
         let result = self.busy.during(|| self.store.commit(changes));
+        self.telemetry.stored(result.is_ok(), began.elapsed());
         self.health.stored(&result);
         result
     }

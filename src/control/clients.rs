@@ -75,6 +75,10 @@ impl Control {
             }
         };
         self.by_port.insert(place.port, Owner::Client { port: id, slot: place.port.slot });
+        if let Some(listener) = &entry.attached {
+            // Of those that it carries nothing of.
+            listener.counters().connections.add(1);
+        }
         let client = Client { place, remote, since, kept_as, attached, blocked: Arc::default() };
         entry.clients.insert(place.port.slot, client);
         entry.view = None;

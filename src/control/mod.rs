@@ -44,6 +44,7 @@ mod mask;
 mod nat;
 mod networks;
 mod nics;
+mod observed;
 mod orphans;
 mod pages;
 mod ports;
@@ -52,6 +53,7 @@ pub mod refusal;
 mod requests;
 pub mod service;
 mod slirp;
+mod stats;
 mod trunks;
 mod view;
 mod watch;
@@ -64,13 +66,14 @@ pub use egress::{UserEgress, WayOut};
 pub use handover::{Afterwards, Quiesced, QuiescedPort, Whose};
 pub use locators::{Reachable, listens, spec as port_spec};
 pub use long_lists::{LongList, LongLists};
+pub use observed::{Member as ObservedMember, Observed, ReactorTotals, What};
 
 use crate::{
     addr::MacAddr,
     dataplane::{
         Attached, Barrier, Closing, Dataplane, Exported, GatewayEvent, Placement, PortChange,
         PortEvent, PortState,
-        counters::ReactorCounters,
+        counters::{PortCounters, ReactorCounters},
         dives::Meshes,
         forward::{
             self,
@@ -83,6 +86,7 @@ use crate::{
     proto,
     services::Guests,
     store::{Busy, Store, StoreError},
+    telemetry::Telemetry,
     token_bucket::TokenBucket,
 };
 use balance::Balance;
@@ -145,6 +149,8 @@ struct NetworkState {
     ports: BTreeSet<Uuid>,
     /// What those behind its ports have leased.
     hosts: Hosts,
+    /// What its vNICs and ports have carried that are gone.
+    gone: Arc<PortCounters>,
     /// What watchers are told of it. They share it until it changes.
     view: Option<Arc<proto::Network>>,
 }
@@ -218,6 +224,7 @@ pub struct Control {
     store: Box<dyn Store>,
     /// While the store is waited for.
     busy: Busy,
+    telemetry: Telemetry,
     dataplane: Dataplane,
     /// Who is served what.
     guests: Guests,
@@ -317,6 +324,7 @@ impl Control {
             reachable,
             store,
             busy: Busy::default(),
+            telemetry: Telemetry::default(),
             dataplane,
             guests: Guests::default(),
             kept_in: DescriptorStore::default(),
@@ -625,6 +633,11 @@ impl Control {
             sleeps: counters.sleeps.get(),
         };
         reactors.map(view).collect()
+    }
+
+    /// Has it measured how long the store takes.
+    pub fn measure(&mut self, telemetry: Telemetry) {
+        self.telemetry = telemetry;
     }
 
     /// Returns who is served what, as it will be, too.

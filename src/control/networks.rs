@@ -19,7 +19,10 @@ use crate::{
     store::{Change, Dependants, Put},
 };
 use jiff::Timestamp;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
 use uuid::Uuid;
 
 impl Control {
@@ -109,6 +112,7 @@ impl Control {
             bridges: BTreeMap::new(),
             ports: BTreeSet::new(),
             hosts: Hosts::default(),
+            gone: Arc::default(),
             view: None,
             model,
         };

@@ -15,9 +15,7 @@ use super::{
 };
 use crate::{
     dataplane::{
-        self, Access, Attached, Closing, Device, Exported, NewPort, PortSpec,
-        counters::PortCounters,
-        dial, single,
+        self, Access, Attached, Closing, Device, Exported, NewPort, PortSpec, dial, single,
         socket::{Framing, Prefix},
         tap, vde, vhost_user,
     },
@@ -28,7 +26,7 @@ use crate::{
     store::{Change, Dependants, Put},
 };
 use jiff::Timestamp;
-use std::{collections::BTreeMap, io, os::unix::fs::FileTypeExt, path::PathBuf};
+use std::{io, os::unix::fs::FileTypeExt, path::PathBuf};
 use uuid::Uuid;
 
 impl Control {
@@ -286,6 +284,9 @@ impl Control {
         if let Some(network) = self.networks.get_mut(&nic.model.network_id) {
             network.members.remove(&nic.place.port.slot);
             network.lift(&nic.model);
+            if let Some(attached) = &nic.attached {
+                network.gone.add_all(attached.counters());
+            }
             // Its slot may be given out at once: generations tell the old port from the new one.
             self.dataplane.release(network.key, nic.place);
         }
@@ -508,40 +509,6 @@ impl Control {
             self.tell_network(network_id);
         }
     }
-
-    /// What a vNIC has carried.
-    pub fn nic_stats(&self, key: &str) -> Result<proto::NicStats, Refusal> {
-        if let Ok(id) = self.find_port(key) {
-            return Ok(self.port_stats(id));
-        }
-        let id = self.find_nic(key)?;
-        let nic = &self.nics[&id];
-        let stats = stats(id, nic.attached.as_ref().map(Attached::counters));
-        Ok(proto::NicStats { outside: self.flows_outside(nic.place.port), ..stats })
-    }
-}
-
-/// Returns what all these have counted.
-pub(super) fn stats<'a>(
-    id: Uuid,
-    all: impl IntoIterator<Item = &'a PortCounters>,
-) -> proto::NicStats {
-    let mut stats = proto::NicStats { nic_id: id.to_string(), ..Default::default() };
-    let mut drops = BTreeMap::<&str, u64>::new();
-    for counters in all {
-        stats.ingress_frames += counters.ingress_frames.get();
-        stats.ingress_octets += counters.ingress_octets.get();
-        stats.ingress_forwarded += counters.ingress_forwarded.get();
-        stats.ingress_answered += counters.ingress_answered.get();
-        stats.egress_frames += counters.egress_frames.get();
-        stats.egress_octets += counters.egress_octets.get();
-        for (reason, frames) in counters.drops() {
-            *drops.entry(reason.name()).or_default() += frames;
-        }
-    }
-    let drop = |(reason, frames): (&str, u64)| proto::DropCount { reason: reason.into(), frames };
-    stats.drops = drops.into_iter().map(drop).collect();
-    stats
 }
 
 /// What a vNIC's device is, as its VMM is told at its next connection.

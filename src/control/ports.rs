@@ -381,7 +381,10 @@ impl Control {
             self.dataplane.release(home, place);
         }
         let attached = clients.into_iter().map(|(_, attached)| attached).chain(entry.attached);
-        self.closing.extend(attached.map(Attached::stop));
+        let attached: Vec<_> = attached.collect();
+        let gone = &self.networks[&entry.model.network_id].gone;
+        attached.iter().for_each(|attached| gone.add_all(attached.counters()));
+        self.closing.extend(attached.into_iter().map(Attached::stop));
     }
 
     /// Returns the id of a port named by id or name.
@@ -580,12 +583,5 @@ impl Control {
         });
         let present = present.collect();
         Ok(watch::Watch { present, changes: self.port_events.subscribe(), network: only })
-    }
-
-    /// Returns what a port has carried, and who is connected to it; what is gone is not counted.
-    pub(super) fn port_stats(&self, id: Uuid) -> proto::NicStats {
-        let entry = &self.ports[&id];
-        let clients = entry.clients.values().map(|client| &client.attached);
-        super::nics::stats(id, entry.attached.iter().chain(clients).map(Attached::counters))
     }
 }

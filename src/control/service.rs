@@ -3,6 +3,7 @@
 use super::{
     Accounts, Caller, Control, Decided, Gone, Handle, LongLists, capture,
     refusal::Refusal,
+    stats,
     watch::{self, Events, Streams},
 };
 use crate::{
@@ -410,6 +411,21 @@ impl NetService for Service {
         request: Request<proto::ExplainRequest>,
     ) -> Result<Response<proto::ExplainReply>, Status> {
         Ok(Response::new(self.control.explain(request.into_inner()).await??))
+    }
+
+    type WatchStatsStream = Events<proto::StatsUpdate>;
+
+    async fn watch_stats(
+        &self,
+        request: Request<proto::WatchStatsRequest>,
+    ) -> Result<Response<Self::WatchStatsStream>, Status> {
+        let (request, stream) = (request.into_inner(), self.streams.take()?);
+        let interval = stats::interval(&request)?;
+        // What is not there is told as a refusal, and not by the stream.
+        let targets = request.targets.clone();
+        self.call(move |control| control.counted(&targets).map(drop)).await?;
+        let updates = stats::watch(self.control.clone(), request.targets, interval, stream);
+        Ok(Response::new(Box::pin(updates)))
     }
 
     type WatchPortsStream = Events<proto::PortEvent>;

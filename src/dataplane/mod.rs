@@ -29,6 +29,7 @@ pub use endpoint::{
     arrivals::{Arrival, MAX_CLIENTS},
     dial, dives,
     export::{Exported, SavedConnection, SavedLimits},
+    facts::{LastError, Monitor, Negotiated},
     folder::is_temporary,
     given, listen,
     listener::{Access, longest_socket_path, room_for_listeners},
@@ -49,7 +50,9 @@ pub use reports::{Punts, Reports, Way};
 
 use crate::{descriptor_store::Slot, wire::vnet::Offload};
 use counters::{PortCounters, ReactorCounters};
-use endpoint::{Socket, arrivals::Clients, export::ExportRequest, port_handle::PortHandle};
+use endpoint::{
+    Socket, arrivals::Clients, export::ExportRequest, facts::Facts, port_handle::PortHandle,
+};
 use forward::{
     LearnedMac, MacTable, Network,
     tables::{NetworkKey, PortId},
@@ -165,7 +168,7 @@ pub struct Attached {
     socket: Option<Socket>,
     /// Of a listening port.
     clients: Option<Arc<Clients>>,
-    counters: Arc<PortCounters>,
+    monitor: Monitor,
     /// The reactor that is to own the port.
     home: watch::Sender<Arc<reactor::Handle>>,
     exports: mpsc::UnboundedSender<ExportRequest>,
@@ -213,7 +216,12 @@ impl Attached {
 
     /// What the port has carried.
     pub fn counters(&self) -> &PortCounters {
-        &self.counters
+        &self.monitor.counters
+    }
+
+    /// Returns where it is seen what the port does.
+    pub fn monitor(&self) -> &Monitor {
+        &self.monitor
     }
 
     /// How many connections a listening port has refused.
@@ -333,6 +341,25 @@ impl Macs {
             }
         }
         last.into_values().collect()
+    }
+}
+
+/// How many MACs reactors have learned: soon to be there.
+#[derive(Debug, Default)]
+pub struct MacCounts(Vec<oneshot::Receiver<Vec<(NetworkKey, usize)>>>);
+
+impl MacCounts {
+    /// Returns them by network: as many as that reactor knows which has heard most.
+    // Each learns for itself, mostly the same: a sum would count them several times.
+    pub async fn collected(self) -> HashMap<NetworkKey, usize> {
+        let mut most = HashMap::new();
+        for counts in self.0 {
+            for (network, count) in counts.await.unwrap_or_default() {
+                let known = most.entry(network).or_insert(count);
+                *known = count.max(*known);
+            }
+        }
+        most
     }
 }
 
@@ -519,14 +546,18 @@ impl Dataplane {
     pub fn attach(&self, new: NewPort, exported: Option<Exported>) -> io::Result<Attached> {
         let NewPort { place, network, name, spec, slot } = new;
         let counters = exported.as_ref().map(|from| PortCounters::beginning_at(&from.counters));
-        let counters = Arc::new(counters.unwrap_or_default());
+        let last_error = exported.as_ref().and_then(|from| from.kept.last_error.clone());
+        let monitor = Monitor {
+            counters: Arc::new(counters.unwrap_or_default()),
+            facts: Arc::new(Facts::restore(last_error)),
+        };
         let (stop, stopped) = oneshot::channel();
         let (exports, asked) = mpsc::unbounded_channel();
         let reactor = Arc::clone(&self.reactors[usize::from(place.reactor)]);
         let home = watch::Sender::new(reactor);
         let port = PortHandle::new(
             (place.port, network, name.clone()),
-            Arc::clone(&counters),
+            monitor.clone(),
             reports::Reporter::new(place.port, self.reports.clone()),
             home.subscribe(),
             asked,
@@ -535,7 +566,7 @@ impl Dataplane {
         );
         let endpoint::Served { socket, clients, task } =
             endpoint::serve(spec, port, &self.common, exported, stopped)?;
-        Ok(Attached { name, socket, clients, counters, home, exports, stop, task })
+        Ok(Attached { name, socket, clients, monitor, home, exports, stop, task })
     }
 
     /// The reactors: how many vNICs are placed on each, and what it has done.
@@ -598,6 +629,16 @@ impl Dataplane {
         let told = |why| drop(answer.send(why));
         self.reactors[usize::from(at.reactor)].would_refuse(at.port, told);
         answered
+    }
+
+    /// Asks how many MACs were learned in each network.
+    pub fn count_macs(&self) -> MacCounts {
+        let ask = |reactor: &Arc<reactor::Handle>| {
+            let (answer, answered) = oneshot::channel();
+            reactor.count_macs(|counts| drop(answer.send(counts)));
+            answered
+        };
+        MacCounts(self.reactors.iter().map(ask).collect())
     }
 
     /// Has a question answered that came by a port at `place`, by what was published before.

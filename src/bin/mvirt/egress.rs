@@ -1,14 +1,14 @@
 //! `mvirt egress`
 
-use super::{Failure, connect::Client, nic::show, output::Output};
+use super::{Failure, connect::Client, output::Output, stats};
 use mvirt_net::proto::{Egress, EgressMode, GetEgressRequest};
 
 pub(crate) async fn run(client: &mut Client, out: &Output) -> Result<(), Failure> {
     let egress = get(client).await?;
     let mut rows = vec![("egress", text(&egress).into())];
-    let stats = egress.stats.clone().unwrap_or_default();
-    rows.extend(show::carried(("from outside", "to the outside"), &stats));
-    rows.extend(egress.flows.iter().flat_map(show::flows));
+    let carried = egress.stats.clone().unwrap_or_default();
+    rows.extend(stats::carried(("from outside", "to the outside"), &carried));
+    rows.extend(egress.flows.iter().flat_map(stats::flows));
     out.object(&egress, "egress", &rows)
 }
 

@@ -26,6 +26,7 @@ mod port;
 mod probe;
 mod rate;
 mod reactor;
+mod stats;
 mod trace;
 mod units;
 mod vm;

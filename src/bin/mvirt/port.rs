@@ -5,10 +5,10 @@ use super::{
     connect::Client,
     impair::{self, ImpairFlags, NewImpairFlags},
     mask::{self, Marks, Mask},
-    nic::{InNetwork, show},
+    nic::InNetwork,
     output::{Cell, Output, Table},
     rate::{self, Rate},
-    units,
+    stats, units,
     watch::Lines,
 };
 use clap::{Args, Subcommand, ValueEnum};
@@ -16,8 +16,8 @@ use mvirt_net::{
     lists,
     locator::KINDS,
     proto::{
-        CreatePortRequest, DeletePortRequest, GetNicStatsRequest, GetPortRequest, ListPortsRequest,
-        Port, PortRole, PortState, RateLimit, TaggedNetwork, UpdatePortRequest, WatchPortsRequest,
+        CreatePortRequest, DeletePortRequest, GetPortRequest, ListPortsRequest, Port, PortRole,
+        PortState, RateLimit, TaggedNetwork, UpdatePortRequest, WatchPortsRequest,
         get_port_request::Identifier,
     },
 };
@@ -54,6 +54,8 @@ pub(crate) enum Command {
         /// Name or id
         #[arg(add = complete::ports())]
         port: String,
+        #[command(flatten)]
+        watch: stats::Watch,
     },
     /// Change a port, while traffic flows
     Update(Box<Update>),
@@ -230,11 +232,10 @@ pub(crate) async fn run(
         }
         Command::List(InNetwork { network }) => return list(client, network, out).await,
         Command::Get { port } => (get(client, port).await?, false),
-        Command::Stats { port } => {
+        Command::Stats { port, watch } => {
             // First: of a name that nobody has, this one says that no port has it.
-            let request = GetNicStatsRequest { id: get(client, port.clone()).await?.id };
-            let stats = client.get_nic_stats(request).await?.into_inner();
-            return show::stats(&port, ("from the port", "to the port"), &stats, out);
+            let id = get(client, port.clone()).await?.id;
+            return watch.run(client, (&port, id), ("from the port", "to the port"), out).await;
         }
         Command::Update(update) => {
             let is_dry = update.dry_run;

@@ -15,8 +15,8 @@ pub use user::UserEgress;
 use super::{
     Control, NetworkState, Owner,
     compile::{self, Receiving},
-    nics,
     refusal::Refusal,
+    stats,
 };
 use crate::{
     dataplane::{
@@ -617,7 +617,7 @@ impl Control {
     /// Returns how public networks reach the world, and what has been carried.
     pub fn get_egress(&self) -> proto::Egress {
         let counters = self.egress.attached().map(Attached::counters);
-        let stats = nics::stats(Uuid::nil(), counters);
+        let stats = stats::stats(Uuid::nil(), counters);
         let stats = Some(proto::NicStats { nic_id: String::new(), ..stats });
         match &self.egress.way {
             WayOut::Off(why) => proto::Egress {

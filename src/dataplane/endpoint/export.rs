@@ -1,6 +1,7 @@
 //! What an endpoint exports to another process of the daemon, which goes on with the same sockets,
 //! memory and rings.
 
+use super::facts::LastError;
 use crate::dataplane::{
     port::vhost_user::{
         memory::{Region, dirty_log::LogArea},
@@ -55,6 +56,9 @@ pub struct SavedLimits {
     pub(super) allowance: SavedAllowance,
     /// How long it is not served yet.
     pub(super) locked_out_ms: u64,
+    /// What went wrong last.
+    #[serde(default)]
+    pub(in crate::dataplane) last_error: Option<LastError>,
 }
 
 impl SavedLimits {

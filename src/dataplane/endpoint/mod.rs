@@ -17,6 +17,7 @@ mod connection;
 pub mod dial;
 pub mod dives;
 pub mod export;
+pub(in crate::dataplane) mod facts;
 pub mod folder;
 pub mod given;
 mod links;

@@ -1,11 +1,13 @@
 //! A port's place in the data plane, as its endpoint sees it: where it is to live, what it has
 //! carried and may, and what becomes of it.
 
-use super::export::{ExportRequest, Exported, SavedConnection, SavedLimits};
+use super::{
+    export::{ExportRequest, Exported, SavedConnection, SavedLimits},
+    facts::{Monitor, Negotiated},
+};
 use crate::{
     dataplane::{
         PortState, Standstill,
-        counters::PortCounters,
         forward::tables::{NetworkKey, PortId},
         port::{Port, PortFailure},
         reactor::{
@@ -44,7 +46,7 @@ pub(in crate::dataplane) struct PortHandle {
     network: NetworkKey,
     /// For the log.
     name: String,
-    counters: Arc<PortCounters>,
+    monitor: Monitor,
     reporter: Reporter,
     /// The reactor that is to own the port.
     home: watch::Receiver<Arc<reactor::Handle>>,
@@ -68,7 +70,7 @@ impl PortHandle {
     /// that has `exported` it.
     pub(in crate::dataplane) fn new(
         (id, network, name): (PortId, NetworkKey, String),
-        counters: Arc<PortCounters>,
+        monitor: Monitor,
         reporter: Reporter,
         home: watch::Receiver<Arc<reactor::Handle>>,
         exports: mpsc::UnboundedReceiver<ExportRequest>,
@@ -84,7 +86,7 @@ impl PortHandle {
             id,
             network,
             name,
-            counters,
+            monitor,
             reporter,
             home,
             exports,
@@ -145,7 +147,19 @@ impl PortHandle {
 
     /// Says that another guest is connected.
     pub(super) fn connected(&self) {
+        // No reactor writes this one.
+        self.monitor.counters.connections.add(1);
         self.reporter.connected();
+    }
+
+    /// Notes what the driver at the other end has negotiated.
+    pub(super) fn negotiated(&self, negotiated: Negotiated) {
+        self.monitor.facts.negotiated(negotiated);
+    }
+
+    /// Notes what went wrong.
+    pub(super) fn went_wrong(&self, why: &str) {
+        self.monitor.facts.went_wrong(why);
     }
 
     /// Returns its way to control.
@@ -160,6 +174,9 @@ impl PortHandle {
 
     /// Says in which state the port is, and why.
     pub(super) fn tell_why(&self, state: PortState, why: &str) {
+        if !why.is_empty() {
+            self.went_wrong(why);
+        }
         self.reporter.state(state, why);
     }
 
@@ -174,7 +191,7 @@ impl PortHandle {
             id: self.id,
             network: self.network,
             port,
-            counters: Arc::clone(&self.counters),
+            counters: Arc::clone(&self.monitor.counters),
             allowance: self.allowance.clone(),
             // Who serves it may have begun anew.
             on_failure: Box::new(move |failure| drop(failures.send(failure))),
@@ -247,7 +264,8 @@ impl PortHandle {
         let kept = SavedLimits {
             allowance: self.allowance.save(),
             locked_out_ms: locked_out.as_millis() as u64,
+            last_error: self.monitor.last_error(),
         };
-        Exported { counters: self.counters.totals(), kept, connection, fds }
+        Exported { counters: self.monitor.counters.totals(), kept, connection, fds }
     }
 }

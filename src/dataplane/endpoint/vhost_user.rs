@@ -13,6 +13,7 @@
 use super::{
     channel::{Begun, Channel, Unreadable},
     export::{Exported, SavedConnection},
+    facts::Negotiated,
     listener::{self, Access},
     lockout::Lockout,
     port_handle::{PortHandle, Signal},
@@ -339,6 +340,7 @@ impl<'a> Connection<'a> {
                 }
             }
             Err(reason) => {
+                self.port.went_wrong(&reason.to_string());
                 if let Some(Said { unsaid }) = log.failure(&reason.to_string(), now) {
                     tracing::warn!(
                         nic, %reason, unsaid,
@@ -347,6 +349,7 @@ impl<'a> Connection<'a> {
                 }
             }
         }
+        self.port.negotiated(Negotiated::default());
         self.port.tell(if ended.is_ok() { PortState::Idle } else { PortState::Failed });
     }
 
@@ -546,6 +549,9 @@ impl<'a> Connection<'a> {
             return Ok(());
         }
         let complete = plan.is_complete();
+        let pairs = plan.pairs.iter().flat_map(|(rx, tx)| [rx, tx]).flatten();
+        let rings = pairs.map(|ring| ring.config.size).collect();
+        self.port.negotiated(Negotiated { features: self.session.features(), rings });
         let port = VhostUserPort::new(Arc::clone(&self.memory), self.marks.clone(), plan)?;
         let state = if complete { PortState::Active } else { PortState::Idle };
         self.port.attach(Box::new(port), state);

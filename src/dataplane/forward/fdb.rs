@@ -51,6 +51,11 @@ pub(super) struct Limits {
 pub(super) enum Lesson {
     /// Its source is known to be behind its port.
     Known,
+    /// Its source is behind its port, and was not known to be.
+    New {
+        /// It was behind another one.
+        has_moved: bool,
+    },
     /// Nothing: there are as many behind its port as may be.
     PortFull,
     /// Nothing: there are as many as may be.
@@ -92,7 +97,7 @@ impl Fdb {
 
     /// Notes that a MAC has sent, behind `port`. One that was behind another port has moved.
     pub(super) fn learn(&mut self, mac: Key, port: PortId, limits: Limits, now: u32) -> Lesson {
-        let mut moves = 0;
+        let (mut moves, mut has_moved) = (0, false);
         if let Some(entry) = self.entries.get_mut(&mac) {
             if entry.port == port {
                 // A busy sender does not make the line its own with each frame.
@@ -107,7 +112,7 @@ impl Fdb {
                 }
                 moves = entry.moves;
             }
-            moves = moves.saturating_add(1);
+            (moves, has_moved) = (moves.saturating_add(1), true);
             // Whether there is room for it or not: it is there no longer.
             self.forget(mac);
         }
@@ -120,7 +125,7 @@ impl Fdb {
         }
         *count += 1;
         self.entries.insert(mac, Entry { port, seen: now, moved: now, moves });
-        Lesson::Known
+        Lesson::New { has_moved }
     }
 
     /// Returns the port that a MAC is behind.
@@ -149,6 +154,11 @@ impl Fdb {
     pub(super) fn iter(&self, now: u32) -> impl Iterator<Item = (Key, PortId, u32)> {
         let known = self.entries.iter().filter(move |(_, entry)| !entry.has_aged(self.ageing, now));
         known.map(move |(mac, entry)| (*mac, entry.port, now.saturating_sub(entry.seen)))
+    }
+
+    /// Returns how many MACs are known.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// Whether nothing is known.
@@ -214,8 +224,8 @@ mod tests {
         fdb.learn(mac(1), port(1), LIMITS, 100);
         assert_eq!(fdb.lookup(mac(1), 399), Some(port(1)));
         assert_eq!(fdb.lookup(mac(1), 400), None);
-        fdb.learn(mac(1), port(2), LIMITS, 120);
-        assert_eq!(fdb.lookup(mac(1), 120), Some(port(2)), "it has moved");
+        assert_eq!(fdb.learn(mac(1), port(2), LIMITS, 120), Lesson::New { has_moved: true });
+        assert_eq!(fdb.lookup(mac(1), 120), Some(port(2)));
         fdb.age(419);
         assert!(!fdb.is_empty());
         fdb.age(420);
@@ -225,9 +235,11 @@ mod tests {
     #[test]
     fn a_port_has_so_many_macs_and_leaves_the_others_theirs() {
         let mut fdb = fdb();
+        let new = Lesson::New { has_moved: false };
+        assert_eq!(fdb.learn(mac(0), port(2), LIMITS, 0), new);
         assert_eq!(fdb.learn(mac(0), port(2), LIMITS, 0), Lesson::Known);
         for number in 1..=3000 {
-            let room = if number <= 1024 { Lesson::Known } else { Lesson::PortFull };
+            let room = if number <= 1024 { new } else { Lesson::PortFull };
             assert_eq!(fdb.learn(mac(number), port(1), LIMITS, 0), room);
         }
         assert_eq!(fdb.entries.len(), 1 + 1024);
@@ -253,7 +265,8 @@ mod tests {
         let mut limits = LIMITS;
         let learn = |fdb: &mut Fdb, limits: Limits, wait: u32, start: u32| {
             let learn = |at| fdb.learn(mac(1), port(at % 2), limits, start + wait * at);
-            (0..20).map(learn).filter(|lesson| *lesson == Lesson::Known).count()
+            let is_taken = |lesson: &Lesson| matches!(lesson, Lesson::Known | Lesson::New { .. });
+            (0..20).map(learn).filter(is_taken).count()
         };
         let mut looped = fdb();
         // To its port and five times away; from where it stays then, it may go on sending.

@@ -214,6 +214,11 @@ impl Learned {
         })
     }
 
+    /// As [`super::Decider::count_macs`].
+    pub(super) fn count_macs(&self) -> impl Iterator<Item = (NetworkKey, usize)> {
+        self.segments.iter().map(|(key, segment)| (*key, segment.fdb.len()))
+    }
+
     /// Forgets MACs of a network that were not heard for long. Returns when to do so again, if any
     /// is left.
     pub(super) fn age(&mut self, key: NetworkKey, now: Instant) -> Option<Instant> {
@@ -254,8 +259,7 @@ impl Learned {
         Effects {
             due: first.then(|| now + ageing),
             ask_left: segment.snoop.has_left().then_some(now),
-            macs_not_learned: std::mem::take(&mut segment.macs_not_learned),
-            snoop_full: std::mem::take(&mut segment.snoop_full),
+            lessons: std::mem::take(&mut segment.lessons),
         }
     }
 }

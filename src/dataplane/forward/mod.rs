@@ -190,6 +190,17 @@ pub struct Effects {
     pub due: Option<Instant>,
     /// When members are to be asked who still listens to groups that others have left, if any are.
     pub ask_left: Option<Instant>,
+    /// What they have taught.
+    pub lessons: Lessons,
+}
+
+/// What frames have taught, and what not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lessons {
+    /// How many MACs were learned.
+    pub macs_learned: u64,
+    /// How many of them were known behind another port.
+    pub macs_moved: u64,
     /// How many frames had a source that could not be learned.
     pub macs_not_learned: u64,
     /// How many were of a group that there was no room to learn.
@@ -359,6 +370,11 @@ impl Decider {
     /// Returns a copy of the MACs that were learned in a network.
     pub fn macs(&self, network: NetworkKey, now: Instant) -> MacTable {
         self.learned.macs(network, now)
+    }
+
+    /// Returns how many MACs were learned, of each network where any may be.
+    pub fn count_macs(&self) -> impl Iterator<Item = (NetworkKey, usize)> {
+        self.learned.count_macs()
     }
 
     /// Forgets what a network has heard too long ago. Returns when to do so again, if anything is

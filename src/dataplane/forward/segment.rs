@@ -1,6 +1,7 @@
 //! What one reactor has learned of one switched network.
 
 use super::{
+    Lessons,
     fdb::{Fdb, Key},
     snoop::Snoop,
     tables::PortId,
@@ -20,10 +21,8 @@ pub(super) struct Segment {
     pub(super) snoop: Snoop,
     /// First fragments that the gateway has refused.
     pub(super) withheld: Withheld,
-    /// How many frames had a source that could not be learned.
-    pub(super) macs_not_learned: u64,
-    /// How many reports were of a group that there was no room for.
-    pub(super) snoop_full: u64,
+    /// What was learned, and could not be, since that was counted last.
+    pub(super) lessons: Lessons,
 }
 
 impl Segment {
@@ -34,8 +33,7 @@ impl Segment {
             fdb: Fdb::default(),
             snoop: Snoop::default(),
             withheld: Withheld::default(),
-            macs_not_learned: 0,
-            snoop_full: 0,
+            lessons: Lessons::default(),
         }
     }
 

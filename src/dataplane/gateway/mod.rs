@@ -18,6 +18,7 @@ mod dhcpv4;
 mod dhcpv6;
 mod dns;
 mod icmp;
+mod kinds;
 mod listeners;
 mod ndp;
 mod proxy;
@@ -25,6 +26,7 @@ mod punt;
 
 pub use dns::{MAX_RESPONSE, Reply, response};
 pub use icmp::reject;
+pub use kinds::answer_kind;
 pub use listeners::{LAST_MEMBER_INTERVAL, QUERY_INTERVALS, query_group, query_ipv4, query_ipv6};
 pub use ndp::{FIRST_ADVERTISEMENTS, next_advertisement, router_advertisement};
 pub use proxy::speak_for;

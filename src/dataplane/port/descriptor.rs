@@ -6,13 +6,16 @@
 
 #![expect(unsafe_code, reason = "frames are spans of the port's own memory, which it keeps")]
 
-use super::{Delivered, Port, PortFailure, Undelivered, Wakeup, Watch, rest::Rest};
+use super::{Delivered, Port, PortFailure, Undelivered, Wakeup, Watch, calls, rest::Rest};
 use crate::{
-    dataplane::frame::{
-        BURST, BURST_OCTETS, Burst, FrameSet, HEAD_LEN, MAX_FRAME_LEN, Outgoing,
-        offload::{self, Offloads},
-        slab::Slab,
-        verdict::DropReason,
+    dataplane::{
+        counters::PortCounters,
+        frame::{
+            BURST, BURST_OCTETS, Burst, FrameSet, HEAD_LEN, MAX_FRAME_LEN, Outgoing,
+            offload::{self, Offloads},
+            slab::Slab,
+            verdict::DropReason,
+        },
     },
     wire::{
         ethernet,
@@ -30,6 +33,7 @@ use std::{
     ops::Range,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     slice::ChunksExactMut,
+    sync::Arc,
 };
 use zerocopy::IntoBytes as _;
 
@@ -258,7 +262,7 @@ pub(super) fn read_frames(fd: impl AsFd, inbox: &mut Inbox) -> Result<(), Errno>
 
 /// Reads a frame behind a virtio-net header. Returns none where none waits.
 pub(super) fn read_frame(fd: impl AsFd, buffer: &mut [u8]) -> Result<Option<Received>, Errno> {
-    match read(fd, &mut *buffer) {
+    match calls::made(read(fd, &mut *buffer)) {
         // Each frame has a header: the other end was closed.
         Ok(0) => Err(Errno::PIPE),
         Ok(len) => {
@@ -278,7 +282,8 @@ pub(super) fn read_frame(fd: impl AsFd, buffer: &mut [u8]) -> Result<Option<Rece
 pub(super) fn write_frame(fd: impl AsFd, frame: &[u8], offload: Offload) -> Result<(), Errno> {
     // Whoever reads it finds the length of all headers of a frame to be segmented by itself.
     let header = vnet::Header::to_guest(offload, 0, 1);
-    writev(fd, &[IoSlice::new(header.as_bytes()), IoSlice::new(frame)]).map(|_| ())
+    let parts = [IoSlice::new(header.as_bytes()), IoSlice::new(frame)];
+    calls::made(writev(fd, &parts)).map(|_| ())
 }
 
 /// A port that reads from and writes to a [`Transport`]. It has one queue.
@@ -296,6 +301,7 @@ pub struct DescriptorPort<T> {
     sent: Vec<usize>,
     /// Holds a frame that is sent.
     whole: Box<[u8]>,
+    counters: Arc<PortCounters>,
 }
 
 impl<T: Transport> DescriptorPort<T> {
@@ -309,6 +315,7 @@ impl<T: Transport> DescriptorPort<T> {
             failed: None,
             sent: Vec::with_capacity(BURST),
             whole: vec![0; MAX_FRAME_LEN].into(),
+            counters: Arc::default(),
         })
     }
 
@@ -333,6 +340,9 @@ impl<T: Transport> DescriptorPort<T> {
                 sent += usize::from(refused.is_none());
             }
         });
+        if frame.offload != Offload::None {
+            self.counters.finished(frame.offload, T::ACCEPTS, sent as u64);
+        }
         match refused {
             // Segments that find no room are lost: those before them cannot be taken back.
             Some(Undelivered::Full | Undelivered::TooLarge) if sent > 0 => Ok(sent),
@@ -371,6 +381,10 @@ impl<T: Transport> Port for DescriptorPort<T> {
         1
     }
 
+    fn count_in(&mut self, counters: &Arc<PortCounters>) {
+        self.counters = Arc::clone(counters);
+    }
+
     fn runs(&self, queue: usize) -> bool {
         queue == 0
     }
@@ -384,10 +398,10 @@ impl<T: Transport> Port for DescriptorPort<T> {
 
     fn poll(&mut self, _queue: usize, burst: &mut Burst) -> Result<(), PortFailure> {
         // The wake-up may have been for writing.
-        if self.transport.has_rest() {
-            self.transport.flush()?;
-        }
-        self.fill()?;
+        let flushed = if self.transport.has_rest() { self.transport.flush() } else { Ok(()) };
+        let filled = flushed.and_then(|()| self.fill());
+        calls::charge(&self.counters);
+        filled?;
         self.inbox.poll(burst);
         Ok(())
     }
@@ -398,7 +412,9 @@ impl<T: Transport> Port for DescriptorPort<T> {
 
     fn arm(&mut self, _queue: usize) -> Result<bool, PortFailure> {
         // Whatever comes from now on finds the descriptor drained, and wakes.
-        self.fill()?;
+        let filled = self.fill();
+        calls::charge(&self.counters);
+        filled?;
         Ok(!self.inbox.is_empty())
     }
 
@@ -418,6 +434,7 @@ impl<T: Transport> Port for DescriptorPort<T> {
 
     fn deliver(&mut self, frames: &[Outgoing<'_>], _queue: usize) -> Delivered {
         let delivered = self.send_all(frames);
+        calls::charge(&self.counters);
         self.is_full = delivered.refused == Some(Undelivered::Full);
         delivered
     }
@@ -426,6 +443,7 @@ impl<T: Transport> Port for DescriptorPort<T> {
         if let Err(failure) = self.transport.flush() {
             self.failed = Some(failure);
         }
+        calls::charge(&self.counters);
     }
 
     fn save(&self) -> io::Result<(Vec<OwnedFd>, Rest)> {

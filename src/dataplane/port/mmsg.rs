@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "the calls take structures that point to buffers")]
 
+use super::calls;
 use crate::dataplane::frame::BURST;
 use arrayvec::ArrayVec;
 use rustix::{
@@ -94,7 +95,7 @@ pub(super) fn receive<'b>(
             ptr::null_mut(),
         )
     };
-    let received = usize::try_from(received).map_err(|_| failed())?;
+    let received = calls::made(usize::try_from(received).map_err(|_| failed()))?;
     let datagram = |(at, header): (usize, &libc::mmsghdr)| {
         let len = header.msg_hdr.msg_namelen;
         let from = names.get(at).filter(|_| len > 0);
@@ -194,6 +195,7 @@ pub(super) fn send_cut<'b>(
         }
         headers.push(header);
     }
+    let asked = headers.len();
     // SAFETY: each header points to one piece and perhaps one cut, which are not moved meanwhile,
     // and each piece to octets that are borrowed from the caller for longer than this call, which
     // only reads them; as it does the name.
@@ -205,5 +207,5 @@ pub(super) fn send_cut<'b>(
             libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
         )
     };
-    usize::try_from(sent).map_err(|_| failed())
+    calls::wrote(usize::try_from(sent).map_err(|_| failed()), asked)
 }

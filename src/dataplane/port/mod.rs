@@ -22,6 +22,7 @@
 //!
 //! To change anything about a port, detach it and attach another.
 
+mod calls;
 pub mod datagram;
 pub mod descriptor;
 pub mod impaired;
@@ -38,12 +39,16 @@ pub mod tun;
 pub mod tunnel;
 pub mod vhost_user;
 
-use super::frame::{Burst, FrameSet, Outgoing, verdict::DropReason};
+use super::{
+    counters::PortCounters,
+    frame::{Burst, FrameSet, Outgoing, verdict::DropReason},
+};
 use rest::Rest;
 use std::{
     any::Any,
     io,
     os::fd::{BorrowedFd, OwnedFd},
+    sync::Arc,
     time::Duration,
 };
 
@@ -161,6 +166,8 @@ pub enum Watch {
 pub trait Port: Send + Any {
     /// How many queues it sends on.
     fn queues(&self) -> usize;
+    /// Takes where it is to count what nobody else sees. Called before anything is polled.
+    fn count_in(&mut self, _counters: &Arc<PortCounters>) {}
     /// Whether `queue` may be polled at all.
     fn runs(&self, queue: usize) -> bool;
     /// Returns what wakes an armed `queue` when it has work; none where there are no wake-ups, in

@@ -8,7 +8,7 @@
 #![expect(unsafe_code, reason = "options and control messages of packet sockets are in no crate")]
 
 use super::{
-    PortFailure, Undelivered,
+    PortFailure, Undelivered, calls,
     descriptor::{Inbox, Received, Transport},
     interface::Interface,
 };
@@ -195,7 +195,7 @@ impl Transport for Packet {
     fn receive(&mut self, inbox: &mut Inbox) -> Result<(), PortFailure> {
         while !inbox.is_full() {
             let buffer = inbox.buffer();
-            let came = match receive(&self.0, buffer) {
+            let came = match calls::made(receive(&self.0, buffer)) {
                 Ok(came) => came,
                 Err(Errno::AGAIN | Errno::INTR) => break,
                 Err(errno) => return Err(failed(errno)),
@@ -227,7 +227,7 @@ impl Transport for Packet {
     fn send(&mut self, frame: &[u8], offload: Offload) -> Result<(), Undelivered> {
         let header = vnet::Header::to_guest(offload, 0, 1);
         let header = &header.as_bytes()[..HEADER_LEN];
-        match writev(&self.0, &[IoSlice::new(header), IoSlice::new(frame)]) {
+        match calls::made(writev(&self.0, &[IoSlice::new(header), IoSlice::new(frame)])) {
             Ok(_) => Ok(()),
             Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::NOMEM) => {
                 Err(Undelivered::Full)

@@ -5,7 +5,7 @@
 //! that come in are taken as they are.
 
 use super::{
-    PortFailure, Undelivered,
+    PortFailure, Undelivered, calls,
     descriptor::{Inbox, Received, Transport},
     rest::Rest,
 };
@@ -259,7 +259,7 @@ impl Transport for Stream {
             }
             let room = self.reads.room();
             let asked = room.len();
-            match read(&self.socket, room) {
+            match calls::made(read(&self.socket, room)) {
                 Ok(0) => return Err(PortFailure::Broken("the connection was closed".into())),
                 Ok(came) => {
                     self.reads.came(came);
@@ -285,7 +285,8 @@ impl Transport for Stream {
 
     fn flush(&mut self) -> Result<(), PortFailure> {
         while !self.writes.rest().is_empty() {
-            match write(&self.socket, self.writes.rest()) {
+            let rest = self.writes.rest();
+            match calls::wrote(write(&self.socket, rest), rest.len()) {
                 Ok(wrote) => self.writes.wrote(wrote),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {

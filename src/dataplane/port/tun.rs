@@ -8,7 +8,7 @@
 //! So that what is behind it is classified, routed and rewritten as any frame.
 
 use super::{
-    PortFailure, Undelivered,
+    PortFailure, Undelivered, calls,
     descriptor::{Inbox, Received, Transport, read_frame},
     interface::Request,
     tap::{self, Lasts},
@@ -134,7 +134,8 @@ impl Transport for Tun {
         let offload = offload.moved(-(ethernet::HEADER_LEN as i16)).ok_or(Undelivered::TooLarge)?;
         let label = self.label(frame).ok_or(Undelivered::NoGuest)?;
         let header = vnet::Header::to_guest(offload, 0, label);
-        match writev(&self.fd, &[IoSlice::new(header.as_bytes()), IoSlice::new(packet)]) {
+        let parts = [IoSlice::new(header.as_bytes()), IoSlice::new(packet)];
+        match calls::made(writev(&self.fd, &parts)) {
             Ok(_) => Ok(()),
             Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::NOMEM) => {
                 Err(Undelivered::Full)

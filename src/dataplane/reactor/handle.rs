@@ -22,6 +22,9 @@ use std::{
     thread::JoinHandle,
 };
 
+/// How many MACs were learned of networks.
+pub(in crate::dataplane) type MacCounts = Vec<(NetworkKey, usize)>;
+
 /// What a reactor is told.
 pub(super) enum Command {
     Attach(Box<Attachment>),
@@ -30,6 +33,7 @@ pub(super) enum Command {
     Macs(NetworkKey, Box<dyn FnOnce(MacTable) + Send>),
     Explain(Supposed, Box<dyn FnOnce(Result<Fate, PortFailure>) + Send>),
     WouldRefuse(PortId, Box<dyn FnOnce(Option<Undelivered>) + Send>),
+    CountMacs(Box<dyn FnOnce(MacCounts) + Send>),
     Question(PortId, Asked),
     Say(PortId, Box<[u8]>),
     Answer(Box<dyn FnOnce() + Send>),
@@ -132,6 +136,11 @@ impl Handle {
         answer: impl FnOnce(Option<Undelivered>) + Send + 'static,
     ) {
         self.send(Command::WouldRefuse(port, Box::new(answer)));
+    }
+
+    /// Calls `answer` with how many MACs the reactor has learned, of each network that it has.
+    pub fn count_macs(&self, answer: impl FnOnce(MacCounts) + Send + 'static) {
+        self.send(Command::CountMacs(Box::new(answer)));
     }
 
     /// Has a question answered that came by a port, and that control has seen to.

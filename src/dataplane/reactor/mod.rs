@@ -24,6 +24,7 @@ pub mod ports;
 mod sleep;
 #[cfg(test)]
 mod sleep_model;
+mod stalls;
 mod stopwatch;
 pub mod tap;
 mod timers;
@@ -324,6 +325,7 @@ impl Reactor {
                     answer(self.pipeline.explain(&mut self.ports, supposed, now));
                 }
                 Command::WouldRefuse(port, answer) => answer(self.ports.would_refuse(port, now)),
+                Command::CountMacs(answer) => answer(self.pipeline.count_macs()),
                 Command::Question(port, asked) => self.pipeline.return_question(port, asked),
                 Command::Say(port, frame) => self.pipeline.service_says(port, frame),
                 Command::Answer(answer) => answer(),
@@ -431,6 +433,7 @@ impl Reactor {
         let found = self.ports.at(slot).filter(|found| token(found.id, queue) == wake.token);
         let Some(found) = found else { return };
         let id = found.id;
+        found.counters.kicks.add(1);
         if wake.ended
             && let Some(wakeup) = found.port.wakeup(queue)
             && let Err(error) = self.uring.watch(wakeup, wake.token)
@@ -505,6 +508,7 @@ impl Reactor {
             slot.is_quiet = false;
             slot.port.disarm(queue);
         } else {
+            slot.counters.queue_empty.add(1);
             slot.poll_windows[queue].arm(now);
         }
         Ok(more)

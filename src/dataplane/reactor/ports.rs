@@ -113,8 +113,9 @@ pub struct Slot {
     trunk: Option<Box<Trunk>>,
     /// What it has carried.
     pub counters: Arc<PortCounters>,
-    /// It had no receive buffers for [`HOLD`]: nobody waits for it until it takes a frame.
-    pub stalled: bool,
+    /// Since when it has had no receive buffers, where that is [`HOLD`] or longer: nobody waits for
+    /// it until it takes a frame.
+    pub(super) stalled: Option<Instant>,
     /// How long each of its queues is polled.
     pub poll_windows: Box<[PollWindow]>,
     /// Whether its oldest frame waits for a receiver.
@@ -287,13 +288,17 @@ impl Slot {
         }
         if taken > 0 {
             // Not by time: a guest that is back shows it by taking a frame.
-            self.stalled = false;
+            if let Some(since) = self.stalled.take() {
+                self.lasts(since, now);
+            }
             self.counters.egress_frames.add(taken as u64);
             self.counters.egress_octets.add(frames[..taken].iter().map(|f| f.len as u64).sum());
         }
-        // The limit is the reason only where the port took all that it was given.
-        if refused.is_none() && frames.len() < all.len() {
-            refused = Some(Undelivered::Limited);
+        match refused {
+            // The limit is the reason only where the port took all that it was given.
+            None if frames.len() < all.len() => refused = Some(Undelivered::Limited),
+            Some(Undelivered::Full) => self.found_full(now),
+            _ => {}
         }
         Delivered { taken, refused }
     }
@@ -383,15 +388,17 @@ impl Ports {
         if self.slots.len() <= at {
             self.slots.resize_with(at + 1, || None);
         }
+        let mut port = attachment.port;
+        port.count_in(&attachment.counters);
         let mut slot = Slot {
             id: attachment.id,
-            poll_windows: vec![PollWindow::new(busy_poll); attachment.port.queues()].into(),
-            port: attachment.port,
+            poll_windows: vec![PollWindow::new(busy_poll); port.queues()].into(),
+            port,
             network: attachment.network,
             member: None,
             trunk: None,
             counters: attachment.counters,
-            stalled: false,
+            stalled: None,
             held: None,
             is_quiet: false,
             advertisements: 0,

@@ -2,8 +2,11 @@
 
 mod access;
 mod changes;
+mod exposition;
+mod metrics;
 mod objects;
 mod ports;
+mod stats;
 mod strangers;
 mod switched;
 mod trunks;

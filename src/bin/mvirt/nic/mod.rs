@@ -3,7 +3,7 @@
 mod create;
 mod limit;
 mod metadata;
-pub(crate) mod show;
+mod show;
 mod update;
 mod watch;
 
@@ -12,14 +12,15 @@ use super::{
     connect::{Client, Connection},
     mask,
     output::{self, Output, Table},
+    stats,
     vm::args,
 };
 use clap::{Args, Subcommand};
 use mvirt_net::{
     lists,
     proto::{
-        DeleteNicRequest, GetNicRequest, GetNicStatsRequest, ListNicsRequest, ListNicsResponse,
-        Nic, get_nic_request::Identifier,
+        DeleteNicRequest, GetNicRequest, ListNicsRequest, ListNicsResponse, Nic,
+        get_nic_request::Identifier,
     },
 };
 use std::{
@@ -46,6 +47,8 @@ pub(crate) enum Command {
         /// Name or id
         #[arg(add = complete::nics())]
         nic: String,
+        #[command(flatten)]
+        watch: stats::Watch,
     },
     /// Change a vNIC, while traffic flows
     Update(Box<update::Update>),
@@ -122,10 +125,9 @@ pub(crate) async fn run(
         Command::Create(create) => client.create_nic((*create).request()?).await?.into_inner(),
         Command::List(InNetwork { network }) => return list(client, network, out).await,
         Command::Get { nic } => get(client, nic).await?,
-        Command::Stats { nic } => {
-            let request = GetNicStatsRequest { id: nic.clone() };
-            let stats = client.get_nic_stats(request).await?.into_inner();
-            return show::stats(&nic, ("from the guest", "to the guest"), &stats, out);
+        Command::Stats { nic, watch } => {
+            let ways = ("from the guest", "to the guest");
+            return watch.run(client, (&nic, nic.clone()), ways, out).await;
         }
         Command::Update(update) => update.run(client).await?,
         Command::Limit(limit) => return limit.run(client, out).await,

@@ -4,9 +4,9 @@ use crate::{
     Failure, impair, mask,
     output::{Cell, Output},
     rate,
-    units::{ago, counted, local, octets},
+    units::{ago, counted, local},
 };
-use mvirt_net::proto::{Addressing, EgressFlows, Nic, NicStats, PortSecurity, Transport};
+use mvirt_net::proto::{Addressing, Nic, PortSecurity, Transport};
 
 /// Prints a vNIC.
 pub(super) fn nic(nic: &Nic, out: &Output) -> Result<(), Failure> {
@@ -79,49 +79,4 @@ fn transport(transport: Transport) -> &'static str {
         Transport::Tap => "tap",
         Transport::Packet => "packet",
     }
-}
-
-/// Prints what the vNIC or port called `name` has carried, from and to whom.
-pub(crate) fn stats(
-    name: &str,
-    ways: (&'static str, &'static str),
-    stats: &NicStats,
-    out: &Output,
-) -> Result<(), Failure> {
-    let mut rows = carried(ways, stats);
-    rows.extend(stats.outside.iter().flat_map(flows));
-    out.object(stats, name, &rows)
-}
-
-/// Returns what is open outside, by sockets of the host.
-pub(crate) fn flows(flows: &EgressFlows) -> Vec<(&'static str, Cell)> {
-    let EgressFlows { connections, udp_ports, pings, drops } = flows;
-    let open = format!("{connections} TCP connections, {udp_ports} UDP ports, {pings} pings");
-    let dropped = drops.iter().map(|drop| {
-        let text = format!("{}: {}", counted(drop.frames, "packet"), drop.reason);
-        ("  dropped", Cell::from(text))
-    });
-    [("outside", open.into())].into_iter().chain(dropped).collect()
-}
-
-/// Returns what was carried from and to somewhere, by these names.
-pub(crate) fn carried(
-    (from, to): (&'static str, &'static str),
-    stats: &NicStats,
-) -> Vec<(&'static str, Cell)> {
-    let frames = |count| counted(count, "frame");
-    let both = |count, size| format!("{}, {}", frames(count), octets(size));
-    let mut rows = vec![
-        (from, both(stats.ingress_frames, stats.ingress_octets).into()),
-        ("  forwarded", frames(stats.ingress_forwarded).into()),
-        ("  answered", frames(stats.ingress_answered).into()),
-        (to, both(stats.egress_frames, stats.egress_octets).into()),
-    ];
-    let drops = stats.drops.iter();
-    rows.extend(
-        drops.map(|drop| {
-            ("dropped", Cell::from(format!("{}: {}", frames(drop.frames), drop.reason)))
-        }),
-    );
-    rows
 }

@@ -298,10 +298,15 @@ impl Switched {
     ) -> Result<(), Verdict> {
         match segment.fdb.learn(mac, member.port(), self.limits(member), now) {
             Lesson::Known => Ok(()),
+            Lesson::New { has_moved } => {
+                segment.lessons.macs_learned += 1;
+                segment.lessons.macs_moved += u64::from(has_moved);
+                Ok(())
+            }
             Lesson::PortFull if !member.may_exceed_mac_limit() => Err(DropReason::MacLimit.into()),
             // Nothing is lost: what is sent to it is flooded.
             Lesson::PortFull | Lesson::TableFull => {
-                segment.macs_not_learned += 1;
+                segment.lessons.macs_not_learned += 1;
                 Ok(())
             }
             Lesson::Flaps => Err(Verdict::Block(Blocking::Flap)),
@@ -340,7 +345,7 @@ impl Switched {
         if self.rules.multicast_snooping && header.destination != MacAddr::BROADCAST {
             let from = (member.port(), member.hosts());
             let heard = segment.snoop.hear(from, &packet, frame.head(), now);
-            segment.snoop_full += u64::from(heard.is_full);
+            segment.lessons.snoop_full += u64::from(heard.is_full);
             match heard.audience {
                 Audience::All => {}
                 Audience::Group(group) => return Verdict::Flood(Flood::Listeners(group)),

@@ -172,10 +172,10 @@ fn a_port_without_room_is_held_to_it_where_a_guest_is_behind() {
     assert_eq!(rig.plain(1, UNKNOWN, ALL), FLOOD);
     assert_eq!(rig.plain(1, OTHER, ALL), dropped(DropReason::MacLimit));
     assert_eq!(rig.plain(1, UNKNOWN, ALL), FLOOD, "the first one goes on");
-    assert_eq!(rig.segment.macs_not_learned, 0);
+    assert_eq!(rig.segment.lessons.macs_not_learned, 0);
     assert_eq!(rig.plain(2, mac(7), ALL), FLOOD);
     assert_eq!(rig.plain(2, mac(8), ALL), FLOOD);
-    assert_eq!(rig.segment.macs_not_learned, 1);
+    assert_eq!(rig.segment.lessons.macs_not_learned, 1);
     assert_eq!(rig.plain(1, UNKNOWN, mac(7)), Ok(NextHopId(1)));
     assert_eq!(rig.plain(1, UNKNOWN, mac(8)), FLOOD);
 }

@@ -118,6 +118,8 @@ impl Impaired {
             Err(error) => return Err((port, error)),
         };
         let line = |spec, way| Line::new(spec, mixed(seed, way), budget.clone(), Duration::ZERO);
+        let mut port = port;
+        port.count_in(&counters);
         let from = from.zip(inbox).map(|(spec, inbox)| Ingress {
             line: line(spec, 1),
             burst: Burst::default(),

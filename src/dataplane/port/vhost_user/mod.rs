@@ -14,14 +14,17 @@ pub mod queue;
 pub mod session;
 
 use super::{Delivered, Port, PortFailure, Undelivered, Wakeup, Watch};
-use crate::dataplane::frame::{
-    Burst, FrameSet, Outgoing,
-    offload::{Offloads, Segmentation},
+use crate::dataplane::{
+    counters::PortCounters,
+    frame::{
+        Burst, FrameSet, Outgoing,
+        offload::{Offloads, Segmentation},
+    },
 };
 use memory::{GuestMemory, dirty_log::DirtyLog};
 use queue::{
     call::CallFd,
-    ring::{RingConfig, RingError, SplitRing},
+    ring::{RingConfig, RingError, Signal, SplitRing},
     rx::RxQueue,
     tx::TxQueue,
 };
@@ -119,6 +122,7 @@ pub struct VhostUserPort {
     /// Nobody was called yet: whatever the last device said of interrupts is unknown, so all guests
     /// are called once.
     fresh: bool,
+    counters: Arc<PortCounters>,
 }
 
 impl VhostUserPort {
@@ -161,7 +165,8 @@ impl VhostUserPort {
             pairs.push(Pair { rx, tx });
         }
         let receiving = (0..pairs.len()).filter(|at| pairs[*at].rx.is_some()).collect();
-        let mut port = Self { memory, log, pairs, receiving, fresh: true };
+        let mut port =
+            Self { memory, log, pairs, receiving, fresh: true, counters: Arc::default() };
         port.start();
         Ok(port)
     }
@@ -220,6 +225,13 @@ impl VhostUserPort {
 impl Port for VhostUserPort {
     fn queues(&self) -> usize {
         self.pairs.len()
+    }
+
+    fn count_in(&mut self, counters: &Arc<PortCounters>) {
+        self.counters = Arc::clone(counters);
+        for (queue, _) in self.pairs.iter_mut().filter_map(|pair| pair.rx.as_mut()) {
+            queue.counters = Arc::clone(counters);
+        }
     }
 
     fn runs(&self, queue: usize) -> bool {
@@ -300,11 +312,15 @@ impl Port for VhostUserPort {
             let rx = rx.as_mut().map(|(queue, plan)| (&mut queue.ring, &plan.call));
             let tx = tx.as_mut().map(|(queue, plan)| (&mut queue.ring, &plan.call));
             for (ring, call) in [rx, tx].into_iter().flatten() {
-                if let Some(call) = call
-                    // Asked first, also when fresh: it notes up to where the guest was called.
-                    && (ring.wants_signal() || fresh)
-                {
-                    call.signal();
+                let Some(call) = call else { continue };
+                // Asked first, also when fresh: it notes up to where the guest was called.
+                match ring.signal() {
+                    Signal::Nothing if !fresh => {}
+                    Signal::Suppressed if !fresh => self.counters.calls_suppressed.add(1),
+                    _ => {
+                        call.signal();
+                        self.counters.calls.add(1);
+                    }
                 }
             }
         }

@@ -5,13 +5,14 @@ use super::{Context, Pipeline, deliver::Done};
 use crate::{
     addr::MacAddr,
     dataplane::{
+        counters::AnswerKind,
         forward::{
             Asker,
             tables::{GATEWAY_IPV6, Member, NetworkKey, PortId, Role},
         },
         frame::{
             Outgoing,
-            classify::classify,
+            classify::{Packet, classify},
             verdict::{DropReason, Rejection},
         },
         gateway::{self, Asked, Client, GatewayEvent, Question},
@@ -136,6 +137,10 @@ impl Pipeline {
         let answer = Outgoing::private(writer.since(0), Offload::None);
         match slot.put(&[answer], (self.burst.queue, context.vlan), context.now).refused {
             None => {
+                slot.counters.answer(match headers.packet {
+                    Packet::Arp(_) => AnswerKind::Arp,
+                    Packet::Ipv4(_) | Packet::Ipv6(_) => AnswerKind::Neighbour,
+                });
                 context.ports.touch(context.ingress);
                 Ok(())
             }
@@ -165,9 +170,11 @@ impl Pipeline {
         }
         // The packet's own drop is counted; an error that finds no buffer is not another one.
         let error = Outgoing::private(writer.since(0), Offload::None);
-        let told = slot.put(&[error], (self.burst.queue, context.vlan), context.now);
-        if let Some(why) = told.refused {
-            context.ports.drop_for(context.ingress, why);
+        match slot.put(&[error], (self.burst.queue, context.vlan), context.now).refused {
+            None => slot.counters.answer(AnswerKind::Icmp),
+            Some(why) => {
+                context.ports.drop_for(context.ingress, why);
+            }
         }
     }
 
@@ -194,7 +201,7 @@ impl Pipeline {
                 // The first queue pair is always in use, others only once the driver asks
                 // (VIRTIO_NET_F_MQ).
                 match slot.put(&[advertisement], (0, member.vlan()), now).refused {
-                    None => {}
+                    None => slot.counters.answer(AnswerKind::Router),
                     Some(Undelivered::Failed(failure)) => {
                         ports.fail(port, failure);
                         return None;
@@ -367,12 +374,17 @@ fn respond(
         Opinion::NeedsLease => {
             return Ok(Answer::NeedsLease(asker.mac(), gateway::client(&question)));
         }
-        Opinion::IsServices => return Ok(Answer::IsServices),
+        Opinion::IsServices => {
+            slot.counters.answer(gateway::answer_kind(&question, &GatewayEvent::Foreign));
+            return Ok(Answer::IsServices);
+        }
     };
+    let kind = gateway::answer_kind(&question, &told);
     let answer = Outgoing::private(writer.since(0), Offload::None);
     match slot.put(&[answer], (queue, vlan), now).refused {
         Some(why) => Ok(Answer::Refused(why)),
         None => {
+            slot.counters.answer(kind);
             if is_guest {
                 slot.tell(told, now);
             }

@@ -6,6 +6,7 @@
 
 use super::{Context, Due, Pipeline};
 use crate::{
+    addr::MacAddr,
     dataplane::{
         forward::{
             Decider, Network, outside, rewrite,
@@ -22,7 +23,7 @@ use crate::{
             ways::{Envelope, To, Ways},
         },
     },
-    wire::vnet::Offload,
+    wire::{ethernet, vnet::Offload},
 };
 use arrayvec::ArrayVec;
 use std::{sync::Arc, time::Instant};
@@ -401,7 +402,11 @@ impl<L: Ways> Context<'_, L> {
         let (vlan, now) = (self.vlan, self.now);
         let Some(slot) = self.ports.get_mut(self.ingress) else { return false };
         let copies = slot.member(vlan).map_or(0, |(network, _)| decider.copies(network, kind));
-        slot.may_flood(vlan, (kind, copies), now)
+        let may = slot.may_flood(vlan, (kind, copies), now);
+        if may {
+            slot.counters.flooded_copies.add(copies as u64);
+        }
+        may
     }
 
     /// Sends frames to the other ports of their network that want them, and waits for none: what
@@ -430,6 +435,13 @@ impl<L: Ways> Context<'_, L> {
         if let Some(slot) = self.ports.get_mut(self.ingress) {
             slot.counters.ingress_forwarded.add(sent as u64);
             slot.counters.ingress_flooded.add(sent as u64);
+            for frame in &frames[..sent] {
+                match ethernet::Header::parse(frame.head).map(|(header, _)| header.destination) {
+                    Some(MacAddr::BROADCAST) => slot.counters.ingress_broadcast.add(1),
+                    Some(mac) if mac.is_multicast() => slot.counters.ingress_multicast.add(1),
+                    _ => {}
+                }
+            }
             (sent..frames.len()).for_each(|_| slot.counters.drop_frame(DropReason::LinkFull));
         }
     }
@@ -494,7 +506,7 @@ impl<L: Ways> Context<'_, L> {
         let is_here = *why == Undelivered::Full;
         let receiver = self.ports.get_mut(next_hop.port).filter(|_| is_here);
         // It had its time and took nothing since: not every sender waits for it in turn.
-        if receiver.is_some_and(|receiver| receiver.stalled) {
+        if receiver.is_some_and(|receiver| receiver.is_stalled()) {
             return Backpressure::DropRest(why.reason());
         }
         let Some(sender) = self.ports.get_mut(self.ingress) else { return Backpressure::Hold };
@@ -505,11 +517,12 @@ impl<L: Ways> Context<'_, L> {
         }
         let fresh = Held { since: self.now, receiver: next_hop.port };
         // Kept across polls: a frame that is refused again goes on waiting from its first time.
-        if self.now.duration_since(sender.held.get_or_insert(fresh).since) < HOLD {
+        let since = sender.held.get_or_insert(fresh).since;
+        if self.now.duration_since(since) < HOLD {
             return Backpressure::Hold;
         }
         if let Some(receiver) = self.ports.get_mut(next_hop.port).filter(|_| is_here) {
-            receiver.stalled = true;
+            receiver.stall(since);
         }
         Backpressure::DropRest(why.reason())
     }

@@ -210,6 +210,6 @@ impl Ports {
                 return Some(Undelivered::Limited);
             }
         }
-        (slot.stalled || !slot.port.has_room(0)).then_some(Undelivered::Full)
+        (slot.is_stalled() || !slot.port.has_room(0)).then_some(Undelivered::Full)
     }
 }

@@ -188,8 +188,7 @@ impl Pipeline {
             Some((network, member)) => {
                 let (burst, decisions) = (&mut self.burst, &mut self.decisions);
                 let effects = self.decider.decide((network, member), burst, decisions, now);
-                slot.counters.macs_not_learned.add(effects.macs_not_learned);
-                slot.counters.snoop_full.add(effects.snoop_full);
+                slot.count_lessons(&effects.lessons);
                 self.note(network.key, effects);
             }
             // Attached before its network was published: there is nowhere to go yet.
@@ -231,6 +230,11 @@ impl Pipeline {
     /// Returns a copy of the MACs that were learned in a network.
     pub fn macs(&self, network: NetworkKey, now: Instant) -> MacTable {
         self.decider.macs(network, now)
+    }
+
+    /// Returns how many MACs were learned, of each network where any may be.
+    pub fn count_macs(&self) -> Vec<(NetworkKey, usize)> {
+        self.decider.count_macs().collect()
     }
 
     /// A network is about to be published.

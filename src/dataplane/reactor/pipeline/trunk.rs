@@ -80,8 +80,7 @@ impl Pipeline {
         let Some((network, member)) = slot.member(vlan) else { return };
         let (burst, decisions) = (&mut self.burst, &mut self.decisions);
         let effects = self.decider.decide_some((network, member), (burst, part), decisions, now);
-        slot.counters.macs_not_learned.add(effects.macs_not_learned);
-        slot.counters.snoop_full.add(effects.snoop_full);
+        slot.count_lessons(&effects.lessons);
         self.note(network.key, effects);
     }
 }

@@ -152,6 +152,17 @@ pub struct RingConfig {
     pub start: Start,
 }
 
+/// Whether a driver is to be interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Nothing was published since it was asked last.
+    Nothing,
+    /// It wants not to be.
+    Suppressed,
+    /// It wants to be.
+    Wanted,
+}
+
 /// Where processing of a ring starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
@@ -529,21 +540,24 @@ impl SplitRing {
 
     /// Whether the driver wants to be interrupted for what was published since the last call
     /// (virtio 1.2 §2.7.7). The caller has issued a full fence after [`SplitRing::publish`].
-    pub fn wants_signal(&mut self) -> bool {
+    pub fn signal(&mut self) -> Signal {
         let old = self.signalled.replace(self.published);
         if old == Some(self.published) {
-            return false;
+            return Signal::Nothing;
         }
         // The loads are relaxed: the caller's fence stands between publishing and looking.
-        if !self.event_idx {
-            return self.available_flags().load(Ordering::Relaxed) & NO_INTERRUPT == 0;
-        }
-        let event = self.used_event().load(Ordering::Relaxed);
-        old.is_none_or(|old| {
-            // Whether the event is among the entries old..published, modulo 2^16
-            // (`vring_need_event` of Linux).
-            self.published.wrapping_sub(event).wrapping_sub(1) < self.published.wrapping_sub(old)
-        })
+        let wanted = if self.event_idx {
+            let event = self.used_event().load(Ordering::Relaxed);
+            old.is_none_or(|old| {
+                // Whether the event is among the entries old..published, modulo 2^16
+                // (`vring_need_event` of Linux).
+                let new = self.published.wrapping_sub(old);
+                self.published.wrapping_sub(event).wrapping_sub(1) < new
+            })
+        } else {
+            self.available_flags().load(Ordering::Relaxed) & NO_INTERRUPT == 0
+        };
+        if wanted { Signal::Wanted } else { Signal::Suppressed }
     }
 
     /// Asks for a kick when a chain comes. Returns whether one is there already (virtio 1.2

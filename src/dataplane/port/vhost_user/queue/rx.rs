@@ -9,6 +9,7 @@
 use super::ring::{Chain, Direction, RingError, SplitRing};
 use crate::{
     dataplane::{
+        counters::PortCounters,
         frame::{
             BURST, Outgoing, Span,
             offload::{self, Octets, Offloads},
@@ -22,7 +23,7 @@ use crate::{
     },
     wire::vnet::{self, Offload},
 };
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 use zerocopy::IntoBytes as _;
 
 /// Chains a frame may be merged from: 64 KiB in buffers of 1 KiB.
@@ -56,6 +57,8 @@ pub(in crate::dataplane::port::vhost_user) struct RxQueue {
     work: usize,
     /// The guest has posted buffers here since the port began, or before.
     used: bool,
+    /// Where it is counted what was finished for this guest.
+    pub(in crate::dataplane::port::vhost_user) counters: Arc<PortCounters>,
 }
 
 /// Where a frame goes.
@@ -94,6 +97,7 @@ impl RxQueue {
             spans: Vec::with_capacity(MAX_CHAINS * 2),
             work: 0,
             used: false,
+            counters: Arc::default(),
         }
     }
 
@@ -377,6 +381,9 @@ impl RxQueue {
         offload::segments(frame, cut, |number, octets, offload| {
             self.scatter(at + number, offload, 0, octets);
         });
+        // Checksums of segments are counted as they are completed.
+        self.counters.frames_cut.add(1);
+        self.counters.segments_made.add(cut.count() as u64);
         cut.count()
     }
 
@@ -413,6 +420,7 @@ impl RxQueue {
                 let header = vnet::Header::to_guest(Offload::None, 0, buffers);
                 let header = &header.as_bytes()[..self.header_len];
                 octets.write_summed(out, header, (start.into(), offset.into()));
+                self.counters.checksums_completed.add(1);
             }
             _ => {
                 let header = vnet::Header::to_guest(offload, headers_len, buffers);

@@ -249,6 +249,11 @@ impl Session {
         }
     }
 
+    /// Returns the features that the driver has accepted.
+    pub fn features(&self) -> u64 {
+        self.features.unwrap_or(0)
+    }
+
     /// Whether the VMM waits for the outcome of requests that ask for it.
     pub fn acknowledges(&self) -> bool {
         self.protocol.contains(Protocol::REPLY_ACK)
