@@ -58,6 +58,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 at = $(DESTDIR)$(1)
 share = $(call at,$(PREFIX)/share)
 MAN = $(share)/man/man1
+DOC = $(share)/doc/mvirt-net
+DOCS := CHANGELOG.md $(wildcard docs/*.md)
 MAN5 = $(share)/man/man5
 CONFIG = $(call at,$(ETC)/mvirt/net.toml)
 BASH = $(share)/bash-completion/completions
@@ -76,8 +78,7 @@ install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with co
 	install -d $(call at,$(UNITS))
 	sed 's|/usr/local/|$(PREFIX)/|' dist/mvirt-net.service >$(call at,$(UNITS)/mvirt-net.service)
 	chmod 644 $(call at,$(UNITS)/mvirt-net.service)
-	install -D -m 644 docs/operations.md $(share)/doc/mvirt-net/operations.md
-	install -D -m 644 dist/egress.conf $(share)/doc/mvirt-net/egress.conf
+	install -D -m 644 -t $(DOC) $(DOCS) dist/egress.conf
 	install -D -m 644 dist/mvirt-net.sysusers $(call at,$(SYSUSERS)/mvirt-net.conf)
 	install -D -m 644 dist/mvirt-net.tmpfiles $(call at,$(TMPFILES)/mvirt-net.conf)
 # What somebody has changed there stays.
@@ -106,10 +107,13 @@ install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with co
 
 uninstall: ## Remove what `make install` has installed; networks and vNICs stay in /var/lib/mvirt/net, and a changed net.toml
 	rm -f $(addprefix $(call at,$(PREFIX)/bin)/,$(PROGRAMS) vswitch) $(call at,$(UNITS)/mvirt-net.service) \
-	    $(call at,$(SYSUSERS)/mvirt-net.conf) $(call at,$(TMPFILES)/mvirt-net.conf) $(MAN5)/net.toml.5 $(share)/doc/mvirt-net/{operations.md,egress.conf}
+	    $(call at,$(SYSUSERS)/mvirt-net.conf) $(call at,$(TMPFILES)/mvirt-net.conf) $(MAN5)/net.toml.5 $(addprefix $(DOC)/,$(notdir $(DOCS)) egress.conf)
 	for name in $(PROGRAMS) vswitch; do rm -f $(BASH)/$$name $(ZSH)/_$$name $(FISH)/$$name.fish $(MAN)/$$name.1; done
-	rm -f $(MAN)/mvirt-{network,nic,port,forward,floating-ip,load-balancer,mac,egress,vm,probe,reactor,plug,yard,version,completions,man}{,-*}.1
+	rm -f $(MAN)/mvirt-{network,nic,port,forward,floating-ip,load-balancer,mac,egress,vm,probe,doctor,reactor,plug,yard,version,completions,man}{,-*}.1
 	if cmp -s dist/net.toml $(CONFIG); then rm -f $(CONFIG) && rmdir --ignore-fail-on-non-empty $(dir $(CONFIG)); fi
 	@! test -e $(CONFIG) || echo '$(CONFIG) stays: it was changed'
 
-.PHONY: help build clean demo check test soak fuzz instructions bench install uninstall
+deb: build ## Make the Debian package, of all that `make install` installs, in target/
+	scripts/deb.sh
+
+.PHONY: help build clean demo check test soak fuzz instructions bench install uninstall deb

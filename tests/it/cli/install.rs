@@ -18,18 +18,23 @@ const PROGRAMS: [&str; 6] = [
     env!("CARGO_BIN_EXE_mvirt-egress"),
 ];
 
+/// Makes a folder look as if all were built there for release.
+pub(crate) fn built(target: &Path) {
+    let release = target.join("release");
+    fs::create_dir_all(&release).unwrap();
+    for program in PROGRAMS {
+        let name = Path::new(program).file_name().unwrap();
+        std::os::unix::fs::symlink(program, release.join(name)).unwrap();
+    }
+}
+
 /// Where is built and installed, as if it were built for release.
 struct Place(tempfile::TempDir);
 
 impl Place {
     fn new() -> Self {
         let this = Self(tempfile::tempdir().unwrap());
-        let release = this.0.path().join("built/release");
-        fs::create_dir_all(&release).unwrap();
-        for program in PROGRAMS {
-            let name = Path::new(program).file_name().unwrap();
-            std::os::unix::fs::symlink(program, release.join(name)).unwrap();
-        }
+        built(&this.0.path().join("built"));
         this
     }
 

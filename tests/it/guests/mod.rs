@@ -6,6 +6,7 @@ mod firmware;
 mod golden;
 mod libvirt;
 mod machines;
+mod package;
 mod paths;
 mod service;
 mod testpmd;
