@@ -109,7 +109,7 @@ uninstall: ## Remove what `make install` has installed; networks and vNICs stay 
 	rm -f $(addprefix $(call at,$(PREFIX)/bin)/,$(PROGRAMS) vswitch) $(call at,$(UNITS)/mvirt-net.service) \
 	    $(call at,$(SYSUSERS)/mvirt-net.conf) $(call at,$(TMPFILES)/mvirt-net.conf) $(MAN5)/net.toml.5 $(addprefix $(DOC)/,$(notdir $(DOCS)) egress.conf)
 	for name in $(PROGRAMS) vswitch; do rm -f $(BASH)/$$name $(ZSH)/_$$name $(FISH)/$$name.fish $(MAN)/$$name.1; done
-	rm -f $(MAN)/mvirt-{network,nic,port,forward,floating-ip,load-balancer,mac,egress,vm,probe,doctor,reactor,plug,yard,version,completions,man}{,-*}.1
+	rm -f $(MAN)/mvirt-{network,nic,port,forward,floating-ip,load-balancer,mac,egress,trace,capture,extcap,vm,probe,doctor,reactor,plug,yard,version,completions,man}{,-*}.1
 	if cmp -s dist/net.toml $(CONFIG); then rm -f $(CONFIG) && rmdir --ignore-fail-on-non-empty $(dir $(CONFIG)); fi
 	@! test -e $(CONFIG) || echo '$(CONFIG) stays: it was changed'
 

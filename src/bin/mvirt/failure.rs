@@ -30,6 +30,12 @@ pub(crate) enum Failure {
     Vmm { program: String, source: std::io::Error, remedy: String },
     #[error("{0}")]
     Probe(String),
+    /// `doctor` has told what fails.
+    #[error("{0} failed")]
+    Ill(String),
+    /// `doctor` has told that the daemon cannot be reached.
+    #[error("the daemon could not be looked at")]
+    Unseen,
     /// A frame is dropped, which was printed already.
     #[error("dropped")]
     Dropped,
@@ -45,12 +51,11 @@ impl Failure {
     pub(crate) fn code(&self) -> String {
         match self {
             Self::Refused(status) => code_name(status.code()),
-            Self::Unreachable { .. } | Self::Fabric(_) => "UNAVAILABLE".into(),
+            Self::Unreachable { .. } | Self::Fabric(_) | Self::Unseen => "UNAVAILABLE".into(),
             Self::Late { .. } => "DEADLINE_EXCEEDED".into(),
             Self::Usage(_) | Self::Tls { .. } => "INVALID_ARGUMENT".into(),
-            Self::Stopped(_) | Self::Vmm { .. } | Self::Probe(_) | Self::Dropped => {
-                "FAILED_PRECONDITION".into()
-            }
+            Self::Stopped(_) | Self::Vmm { .. } | Self::Probe(_) => "FAILED_PRECONDITION".into(),
+            Self::Dropped | Self::Ill(_) => "FAILED_PRECONDITION".into(),
             Self::Output(_) => "UNKNOWN".into(),
         }
     }
@@ -63,12 +68,12 @@ impl Failure {
         }
     }
 
-    /// 2 for wrong usage, 3 for a fabric that is not there, else 1.
+    /// 2 for wrong usage, 3 for a fabric, or a daemon to look at, that is not there, else 1.
     pub(crate) fn exit_code(&self) -> ExitCode {
         // clap ends with 2 as well: scripts tell a wrong line from a refusal.
         ExitCode::from(match self {
             Self::Usage(_) => 2,
-            Self::Fabric(_) => 3,
+            Self::Fabric(_) | Self::Unseen => 3,
             _ => 1,
         })
     }

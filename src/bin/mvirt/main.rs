@@ -2,12 +2,13 @@
 //! codes.
 //!
 //! 0: done. 1: the server refused or could not be reached, or a VMM could not be started. 2: wrong
-//! usage. `yard` has a 3 of its own.
+//! usage. `yard` and `doctor` have a 3 of their own.
 
 mod capture;
 mod complete;
 mod connect;
 mod described;
+mod doctor;
 mod egress;
 mod extcap;
 mod failure;
@@ -82,6 +83,8 @@ enum Command {
     Vm(vm::Command),
     /// Be a guest on a vNIC, to try a network without a VM
     Probe(probe::Command),
+    /// Look for what is wrong with this host, the daemon and a vNIC, and say what to do
+    Doctor(doctor::Command),
     /// Show how public networks reach what is outside, and what has gone there
     Egress,
     /// Give ports of the host's side to vNICs of public networks
@@ -201,6 +204,11 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         _ => {}
     }
     let connection = cli.connection.with_environment()?;
+    let command = match command {
+        // What it says of a daemon that cannot be reached is a check among others.
+        Command::Doctor(command) => return doctor::run(command, &connection, &out).await,
+        other => other,
+    };
     let connected = connection.connect().await;
     let mut client = match (connected, &command) {
         (Ok(client), _) => client,
@@ -231,7 +239,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         | Command::Man { .. }
         | Command::Yard(_)
         | Command::Plug(_)
-        | Command::Extcap(_) => Ok(()),
+        | Command::Extcap(_)
+        | Command::Doctor(_) => Ok(()),
     };
     ended.map_err(|failure| connection.explain(failure))
 }

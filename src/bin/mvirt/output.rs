@@ -255,7 +255,7 @@ impl Output {
         matches!(self.output, Format::Table | Format::Wide)
     }
 
-    fn document(&self, object: &impl serde::Serialize) -> Result<(), Failure> {
+    pub(crate) fn document(&self, object: &impl serde::Serialize) -> Result<(), Failure> {
         if self.output == Format::Yaml {
             return print(&serde_yaml_ng::to_string(object).map_err(std::io::Error::other)?);
         }

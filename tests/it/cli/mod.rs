@@ -1,8 +1,9 @@
 //! Stories of the command lines of the programs: what they take, print and refuse.
 
 mod commands;
+mod doctor;
 mod flags;
-mod install;
+pub(crate) mod install;
 mod net_toml;
 mod output;
 mod probe;

@@ -42,7 +42,8 @@ show() { systemctl show -p "$1" --value mvirt-net; }
 # All that there is, but for what dpkg and systemd write about packages and services in general.
 all() {
     find / /var/lib -xdev -not -path '/var/lib/dpkg/*' -not -path '/var/lib/systemd/*' \
-        -not -path '/var/log/*' -not -path '/var/cache/*' -not -path '/etc/*-' | sort
+        -not -path '/var/lib/dbus/*' -not -path '/var/log/*' -not -path '/var/cache/*' \
+        -not -path '/var/tmp/*' -not -path '/etc/*-' | sort
     find /run/mvirt 2>/dev/null
     sed 's/^/passwd /' /etc/passwd
     grep -v '^kvm:' /etc/group | sed 's/^/group /'

@@ -1,0 +1,181 @@
+//! What there is of this host, read as it is; what cannot be read is absent.
+
+use clap::CommandFactory as _;
+use io_uring::IoUring;
+use mvirt_net::{
+    config::Config,
+    flags::{self, read},
+    net_toml,
+    proto::Nic,
+};
+use std::{
+    fs, io,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+    process::Command,
+    time::SystemTime,
+};
+
+/// What there is.
+#[derive(Debug, Default)]
+pub(super) struct Host {
+    /// As uname(2) says it.
+    pub(super) kernel: String,
+    /// Whether a ring can be made.
+    pub(super) ring: Option<io::ErrorKind>,
+    /// kernel.io_uring_disabled.
+    pub(super) io_uring_disabled: Option<String>,
+    /// Pages of 2 MiB that are free, and all.
+    pub(super) hugepages: Option<(u64, u64)>,
+    /// What CPUs do with their clocks.
+    pub(super) governors: Vec<String>,
+    /// The line of all CPUs in /proc/stat.
+    pub(super) cpu: String,
+    /// Seconds since 1970.
+    pub(super) now: u64,
+    /// What is wrong with the file of flags, of which one is read.
+    pub(super) file: Option<Result<PathBuf, String>>,
+    /// How many files the daemon may open.
+    pub(super) daemons_files: Option<u64>,
+    /// What public networks need.
+    pub(super) egress: Outside,
+}
+
+/// What public networks need of a host.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Outside {
+    /// Whether there is /dev/net/tun.
+    pub(super) has_tun: bool,
+    /// net.ipv4.ping_group_range.
+    pub(super) ping_group_range: Option<String>,
+    /// net.ipv4.ip_forward.
+    pub(super) ipv4_forward: Option<String>,
+    /// net.ipv6.conf.all.forwarding.
+    pub(super) ipv6_forward: Option<String>,
+    /// What nftables have, where that may be seen.
+    pub(super) rules: Option<String>,
+}
+
+/// A folder of sockets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Folder {
+    pub(super) path: PathBuf,
+    /// Its permissions; `None` where it is not there.
+    pub(super) mode: Option<u32>,
+}
+
+/// What is at the path of a vNIC's socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Socket {
+    /// The vNIC has none.
+    #[default]
+    None,
+    /// One, with these permissions.
+    There(u32),
+    /// Nothing, or something else.
+    Missing,
+    /// It may not be looked at.
+    Hidden,
+}
+
+fn text(path: &str) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+fn number(path: &str) -> Option<u64> {
+    text(path)?.parse().ok()
+}
+
+/// Looks at this host.
+pub(super) fn host() -> Host {
+    let pages = |what| number(&format!("/sys/kernel/mm/hugepages/hugepages-2048kB/{what}"));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let stat = text("/proc/stat").unwrap_or_default();
+    Host {
+        kernel: text("/proc/sys/kernel/osrelease").unwrap_or_default(),
+        ring: IoUring::new(2).err().map(|error| error.kind()),
+        io_uring_disabled: text("/proc/sys/kernel/io_uring_disabled"),
+        hugepages: pages("free_hugepages").zip(pages("nr_hugepages")),
+        governors: governors(),
+        cpu: stat.lines().next().unwrap_or_default().into(),
+        now: now.map_or(0, |since| since.as_secs()),
+        file: file(),
+        daemons_files: daemon().and_then(files),
+        egress: Outside {
+            has_tun: Path::new("/dev/net/tun").exists(),
+            ping_group_range: text("/proc/sys/net/ipv4/ping_group_range"),
+            ipv4_forward: text("/proc/sys/net/ipv4/ip_forward"),
+            ipv6_forward: text("/proc/sys/net/ipv6/conf/all/forwarding"),
+            rules: rules(),
+        },
+    }
+}
+
+fn governors() -> Vec<String> {
+    let cpus = fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
+    let governor = |cpu: fs::DirEntry| {
+        text(&cpu.path().join("cpufreq/scaling_governor").display().to_string())
+    };
+    cpus.filter_map(governor).collect()
+}
+
+/// The file that the service reads.
+fn file() -> Option<Result<PathBuf, String>> {
+    let path = PathBuf::from(net_toml::PATH);
+    let wanted = read::Wanted { path: path.clone(), presence: read::Presence::Optional };
+    match read::text(&wanted) {
+        Ok(None) => None,
+        Err(error) => Some(Err(error.to_string())),
+        Ok(Some(text)) => match flags::file::parse(&text, &Config::command()) {
+            Ok(_) => Some(Ok(path)),
+            Err(fault) => Some(Err(fault.in_file(net_toml::PATH))),
+        },
+    }
+}
+
+/// The process of the daemon, where there is one only.
+fn daemon() -> Option<u32> {
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let mut pids = processes.filter_map(|process| {
+        let pid = process.file_name().to_str()?.parse().ok()?;
+        let name = fs::read_to_string(process.path().join("comm")).ok()?;
+        (name.trim() == "mvirt-net").then_some(pid)
+    });
+    let pid = pids.next()?;
+    pids.next().is_none().then_some(pid)
+}
+
+/// How many files a process may open.
+fn files(pid: u32) -> Option<u64> {
+    let limits = text(&format!("/proc/{pid}/limits"))?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let soft = line.split_whitespace().next()?;
+    // It says "unlimited", too.
+    Some(soft.parse().unwrap_or(u64::MAX))
+}
+
+/// What nftables have: only root may see that.
+fn rules() -> Option<String> {
+    let listed = Command::new("nft").args(["list", "ruleset"]).output().ok()?;
+    listed.status.success().then(|| String::from_utf8_lossy(&listed.stdout).into_owned())
+}
+
+/// The folder where vNICs' sockets are.
+pub(super) fn folder(nics: &[Nic]) -> Option<Folder> {
+    let path = nics.iter().find_map(|nic| Path::new(&nic.socket_path).parent())?;
+    let path = Some(path).filter(|path| path.is_absolute())?;
+    let mode = fs::metadata(path).ok().map(|found| found.mode() & 0o777);
+    Some(Folder { path: path.into(), mode })
+}
+
+/// What is at the path of a vNIC's socket.
+pub(super) fn socket(path: &str) -> Socket {
+    if path.is_empty() {
+        return Socket::None;
+    }
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => Socket::There(found.mode() & 0o777),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Socket::Hidden,
+        _ => Socket::Missing,
+    }
+}

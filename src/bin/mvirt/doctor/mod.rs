@@ -1,0 +1,118 @@
+//! `mvirt doctor`: looks at this host, the daemon and, where one is named, a vNIC, and says what is
+//! wrong and what to do.
+//!
+//! ```text
+//! look.rs  reads what there is of the host ─▶ host.rs, egress.rs  what is wrong with it
+//! the API  the daemon, a vNIC twice ────────▶ nic.rs              what is wrong with that
+//! ```
+//! What is looked at is a value, and a check a function of it: each text is tried without a host
+//! that is as ill.
+
+mod egress;
+mod finding;
+mod host;
+mod look;
+mod nic;
+
+use super::{
+    Failure,
+    connect::{Client, Connection},
+    output::{self, Output},
+    units::counted,
+};
+use clap::Args;
+use finding::{Finding, Level};
+use mvirt_net::proto::{
+    GetEgressRequest, GetNetworkRequest, GetNicRequest, GetNicStatsRequest, GetVersionRequest,
+    ListNicsRequest, ListReactorsRequest, NicState, get_network_request, get_nic_request,
+};
+use std::time::Duration;
+
+/// How long what a vNIC carries is watched.
+// Guests that are in trouble try again within a second: ARP and TCP's first retransmission do.
+const WATCHED: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 nothing fails, 1 something does, 2 wrong usage, 3 the daemon \
+                        cannot be reached\n\nExamples:\n  mvirt doctor\n  mvirt doctor vm1 -o json"
+)]
+pub(crate) struct Command {
+    /// A vNIC, by name or id, to look at, too
+    #[arg(value_name = "NIC", add = super::complete::nics())]
+    nic: Option<String>,
+}
+
+pub(crate) async fn run(
+    Command { nic }: Command,
+    connection: &Connection,
+    out: &Output,
+) -> Result<(), Failure> {
+    let host = look::host();
+    let (mut findings, outcome) = (host::check(&host), asked(connection, &host, nic).await);
+    let outcome = outcome.map(|found| findings.extend(found));
+    if let Err(failure) = &outcome {
+        let told = failure.to_string();
+        let (text, remedy) = told.split_once("\n  ").unwrap_or((&told, ""));
+        findings.push(Finding::fail("daemon", text, remedy));
+    }
+    if out.is_document() {
+        out.document(&findings)?;
+    } else {
+        let lines = findings.iter().map(|finding| finding.line() + "\n");
+        output::print(&lines.collect::<String>())?;
+    }
+    let failed = findings.iter().filter(|finding| finding.level == Level::Fail).count();
+    match outcome {
+        Err(Failure::Unreachable { .. } | Failure::Late { .. }) => Err(Failure::Unseen),
+        // Of a vNIC that there is not.
+        Err(failure) => Err(failure),
+        Ok(()) if failed > 0 => Err(Failure::Ill(counted(failed as u64, "check"))),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// What the daemon says of itself, and of a vNIC.
+async fn asked(
+    connection: &Connection,
+    host: &look::Host,
+    nic: Option<String>,
+) -> Result<Vec<Finding>, Failure> {
+    let mut client = connection.connect().await?;
+    let explain = |status: tonic::Status| connection.explain(status.into());
+    let version = client.get_version(GetVersionRequest {}).await.map_err(explain)?.into_inner();
+    let nics = client.list_nics(ListNicsRequest::default()).await.map_err(explain)?.into_inner();
+    let reactors = client.list_reactors(ListReactorsRequest {}).await.map_err(explain)?;
+    let way = client.get_egress(GetEgressRequest {}).await.map_err(explain)?.into_inner();
+    let mut findings = host::daemon(&version, env!("CARGO_PKG_VERSION"));
+    findings.push(host::open_files(host.daemons_files, nics.nics.len() as u64));
+    findings.push(host::hugepages(host.hugepages, reactors.into_inner().reactors.len() as u64));
+    findings.push(host::sockets(look::folder(&nics.nics).as_ref()));
+    findings.extend(egress::check(&way, &host.egress));
+    let is_ill = |nic: &&mvirt_net::proto::Nic| nic.state() == NicState::Error;
+    let ill: Vec<_> = nics.nics.iter().filter(is_ill).map(|nic| nic.name.as_str()).collect();
+    findings.push(host::nics(nics.nics.len() as u64, &ill));
+    if let Some(name) = nic {
+        findings.extend(watched(&mut client, name).await.map_err(|it| connection.explain(it))?);
+    }
+    Ok(findings)
+}
+
+/// What is wrong with a vNIC, and with what it carries meanwhile.
+async fn watched(client: &mut Client, name: String) -> Result<Vec<Finding>, Failure> {
+    let identifier = match name.parse::<uuid::Uuid>() {
+        Ok(_) => get_nic_request::Identifier::Id(name),
+        Err(_) => get_nic_request::Identifier::Name(name),
+    };
+    let request = GetNicRequest { identifier: Some(identifier) };
+    let nic = client.get_nic(request).await?.into_inner();
+    let identifier = get_network_request::Identifier::Id(nic.network_id.clone());
+    let request = GetNetworkRequest { identifier: Some(identifier) };
+    let network = client.get_network(request).await?.into_inner();
+    let request = GetNicStatsRequest { id: nic.id.clone() };
+    let before = client.get_nic_stats(request.clone()).await?.into_inner();
+    tokio::time::sleep(WATCHED).await;
+    let after = client.get_nic_stats(request).await?.into_inner();
+    let socket = look::socket(&nic.socket_path);
+    Ok(nic::check(&nic::Watched { nic, network, before, after, socket }))
+}
