@@ -79,6 +79,7 @@ install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with co
 	sed 's|/usr/local/|$(PREFIX)/|' dist/mvirt-net.service >$(call at,$(UNITS)/mvirt-net.service)
 	chmod 644 $(call at,$(UNITS)/mvirt-net.service)
 	install -D -m 644 -t $(DOC) $(DOCS) dist/egress.conf
+	install -D -m 644 dist/grafana.json $(share)/mvirt-net/grafana.json
 	install -D -m 644 dist/mvirt-net.sysusers $(call at,$(SYSUSERS)/mvirt-net.conf)
 	install -D -m 644 dist/mvirt-net.tmpfiles $(call at,$(TMPFILES)/mvirt-net.conf)
 # What somebody has changed there stays.
@@ -107,7 +108,7 @@ install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with co
 
 uninstall: ## Remove what `make install` has installed; networks and vNICs stay in /var/lib/mvirt/net, and a changed net.toml
 	rm -f $(addprefix $(call at,$(PREFIX)/bin)/,$(PROGRAMS) vswitch) $(call at,$(UNITS)/mvirt-net.service) \
-	    $(call at,$(SYSUSERS)/mvirt-net.conf) $(call at,$(TMPFILES)/mvirt-net.conf) $(MAN5)/net.toml.5 $(addprefix $(DOC)/,$(notdir $(DOCS)) egress.conf)
+	    $(call at,$(SYSUSERS)/mvirt-net.conf) $(call at,$(TMPFILES)/mvirt-net.conf) $(MAN5)/net.toml.5 $(share)/mvirt-net/grafana.json $(addprefix $(DOC)/,$(notdir $(DOCS)) egress.conf)
 	for name in $(PROGRAMS) vswitch; do rm -f $(BASH)/$$name $(ZSH)/_$$name $(FISH)/$$name.fish $(MAN)/$$name.1; done
 	rm -f $(MAN)/mvirt-{network,nic,port,forward,floating-ip,load-balancer,mac,egress,trace,capture,extcap,vm,probe,doctor,reactor,plug,yard,version,completions,man}{,-*}.1
 	if cmp -s dist/net.toml $(CONFIG); then rm -f $(CONFIG) && rmdir --ignore-fail-on-non-empty $(dir $(CONFIG)); fi
