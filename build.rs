@@ -1,35 +1,11 @@
 //! Compiles `proto/net.proto` with protox, so that no system `protoc` is needed.
 
 use prost::Message as _;
-use std::{env, fs, path::PathBuf};
-
-/// Fields that are enums, and what serializes each.
-const ENUMS: &[(&str, &str)] = &[
-    ("Nic.state", "nic_state_name"),
-    ("Nic.addressing", "addressing_name"),
-    ("Nic.ipv6_mode", "ipv6_mode_name"),
-    ("Nic.transport", "transport_name"),
-    ("Nic.port_security", "port_security_name"),
-    ("Port.state", "port_state_name"),
-    ("Port.role", "port_role_name"),
-    ("Port.requested_role", "port_role_name"),
-    ("Forward.protocol", "protocol_name"),
-    ("BalancedPort.protocol", "protocol_name"),
-    ("HealthCheck.kind", "health_kind_name"),
-    ("Egress.mode", "egress_mode_name"),
-    ("ExplainReply.verdict", "explain_verdict_name"),
-    ("Network.kind", "network_kind_name"),
-    ("Network.gateway", "toggle_name"),
-    ("Network.dns_mode", "dns_mode_name"),
-    ("Network.metadata", "toggle_name"),
-    ("L2Policy.unknown_unicast", "unknown_unicast_name"),
-    ("L2Policy.multicast_snooping", "toggle_name"),
-    ("L2Policy.guest_vlans", "guest_vlans_name"),
-    ("L2Policy.neighbour_proxy", "toggle_name"),
-    ("L2Policy.dhcp_guard", "dhcp_guard_name"),
-    ("L2Policy.reserved_groups", "reserved_groups_name"),
-    ("L2Policy.loop_guard", "toggle_name"),
-];
+use prost_types::{
+    FieldDescriptorProto, FileDescriptorSet,
+    field_descriptor_proto::{Label, Type},
+};
+use std::{collections::BTreeSet, env, fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto/net.proto");
@@ -50,11 +26,41 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .field_attribute(".mvirt.net.UpdateNicRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.SetNicLimitsRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.SetNicMetadataRequest.update_mask", "#[serde(skip)]");
-    // Enums are named as in the proto; a field of one that is not listed would be a number.
-    for (field, name) in ENUMS {
-        let serialize = format!("#[serde(serialize_with = \"super::{name}\")]");
-        code = code.field_attribute(field, serialize);
+    // Enums are named as in the proto, each by a function that `src/proto.rs` makes of this list.
+    let mut lines = BTreeSet::new();
+    for (message, field) in enum_fields(&descriptors) {
+        let name = field.type_name().rsplit('.').next().unwrap_or_default();
+        let (list, many) = match field.label() {
+            Label::Repeated => ("[]", "s"),
+            Label::Optional | Label::Required => ("", ""),
+        };
+        let function = format!("{}_name{many}", snake(name));
+        let serialize = format!("#[serde(serialize_with = \"super::{function}\")]");
+        code = code.field_attribute(format!("{message}.{}", field.name()), serialize);
+        lines.insert(format!("{function}: {name}{list}\n"));
     }
+    fs::write(out.join("names.rs"), format!("names! {{\n{}}}\n", String::from_iter(lines)))?;
     code.compile_fds(descriptors)?;
     Ok(())
+}
+
+/// Returns the fields that are enums, with the names of their messages.
+fn enum_fields(files: &FileDescriptorSet) -> Vec<(String, FieldDescriptorProto)> {
+    let ours = files.file.iter().filter(|file| file.package() == "mvirt.net");
+    let messages = ours.flat_map(|file| &file.message_type);
+    let fields = messages
+        .flat_map(|message| message.field.iter().map(|it| (message.name().to_owned(), it.clone())));
+    fields.filter(|(_, field)| field.r#type() == Type::Enum).collect()
+}
+
+/// Returns a name of words in capitals as one of words in small letters: `NicState`, `nic_state`.
+fn snake(name: &str) -> String {
+    let mut snake = String::new();
+    for (at, letter) in name.char_indices() {
+        if letter.is_ascii_uppercase() && at > 0 {
+            snake.push('_');
+        }
+        snake.push(letter.to_ascii_lowercase());
+    }
+    snake
 }

@@ -59,34 +59,27 @@ impl Protocol {
     }
 }
 
+/// How enums are named in JSON, alone and in lists. A newer daemon may send a value that this client
+/// does not know: it is shown as unspecified.
 macro_rules! names {
-    ($($function:ident: $type:ident)*) => {$(
+    () => {};
+    ($function:ident: $type:ident [] $($rest:tt)*) => {
+        fn $function<S: serde::Serializer>(
+            values: &[i32],
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            let known = values.iter().map(|value| $type::try_from(*value).unwrap_or_default());
+            serializer.collect_seq(known.map(|value| value.as_str_name()))
+        }
+        names! { $($rest)* }
+    };
+    ($function:ident: $type:ident $($rest:tt)*) => {
         fn $function<S: serde::Serializer>(value: &i32, serializer: S) -> Result<S::Ok, S::Error> {
-            // A newer daemon may send a value that this client does not know: it is shown as
-            // unspecified.
             let value = $type::try_from(*value).unwrap_or_default();
             serializer.serialize_str(value.as_str_name())
         }
-    )*};
+        names! { $($rest)* }
+    };
 }
 
-names! {
-    nic_state_name: NicState
-    addressing_name: Addressing
-    ipv6_mode_name: Ipv6Mode
-    transport_name: Transport
-    port_security_name: PortSecurity
-    port_state_name: PortState
-    port_role_name: PortRole
-    protocol_name: Protocol
-    health_kind_name: HealthKind
-    network_kind_name: NetworkKind
-    egress_mode_name: EgressMode
-    explain_verdict_name: ExplainVerdict
-    dns_mode_name: DnsMode
-    unknown_unicast_name: UnknownUnicast
-    toggle_name: Toggle
-    guest_vlans_name: GuestVlans
-    dhcp_guard_name: DhcpGuard
-    reserved_groups_name: ReservedGroups
-}
+include!(concat!(env!("OUT_DIR"), "/names.rs"));
