@@ -72,7 +72,7 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         // clap ends with 2 as well: scripts tell a wrong line from a refusal.
         ExitCode::from(match self {
-            Self::Usage(_) => 2,
+            Self::Usage(_) | Self::Tls { .. } => 2,
             Self::Fabric(_) | Self::Unseen => 3,
             _ => 1,
         })

@@ -8,6 +8,7 @@ use super::{
     mask::{self, Mask, NewNotes, Notes, Now, Places},
     output::{Output, Table},
     units,
+    watch::Lines,
 };
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use mvirt_net::{
@@ -15,7 +16,7 @@ use mvirt_net::{
     proto::{
         CreateNetworkRequest, DeleteNetworkRequest, DnsMode, GetNetworkRequest,
         ListNetworksRequest, ListNetworksResponse, Network, NetworkKind, Toggle,
-        UpdateNetworkRequest, get_network_request::Identifier,
+        UpdateNetworkRequest, WatchNetworksRequest, get_network_request::Identifier,
     },
 };
 
@@ -26,6 +27,8 @@ pub(crate) enum Command {
     /// Show all networks
     #[command(visible_alias = "ls")]
     List,
+    /// Show all networks, then each change
+    Watch,
     /// Show one network
     #[command(visible_alias = "show")]
     Get {
@@ -197,6 +200,7 @@ pub(crate) async fn run(
             (made, is_dry)
         }
         Command::List => return list(client, out).await,
+        Command::Watch => return watch(client, out).await,
         Command::Get { network } => (get(client, network).await?, false),
         Command::Update(update) => {
             let is_dry = update.dry_run;
@@ -299,6 +303,19 @@ async fn all(client: &mut Client) -> Result<Vec<Network>, Failure> {
     Ok(lists::all(ListNetworksRequest::default(), page).await?.networks)
 }
 
+async fn watch(client: &mut Client, out: &Output) -> Result<(), Failure> {
+    let request = WatchNetworksRequest::default();
+    let mut events = client.watch_networks(request).await?.into_inner();
+    let mut lines = Lines::begin(out, [("VNICS", 5), ("IPV4", 18), ("IPV6", 0)])?;
+    while let Some(event) = events.message().await? {
+        let network = event.network.as_ref();
+        let nics = network.map_or(0, |network| network.nic_count).to_string();
+        let shown = network.map(|it| (&*it.name, [&*nics, &it.ipv4_subnet, &it.ipv6_prefix]));
+        lines.event(&event, (event.timestamp, &event.network_id), shown)?;
+    }
+    Ok(())
+}
+
 async fn change(update: Update, client: &mut Client) -> Result<Network, Failure> {
     let now = get(client, update.network).await?;
     let mut request =
@@ -316,6 +333,8 @@ async fn change(update: Update, client: &mut Client) -> Result<Network, Failure>
     mask.set("is_public", &mut request.is_public, update.public.map(Some));
     if let Some(policy) = update.l2.apply(now.l2) {
         mask.set("l2", &mut request.l2, Some(Some(policy)));
+        // What another client has changed of it meanwhile must not be lost.
+        request.etag.clone_from(&now.etag);
     }
     let places = Places {
         labels: &mut request.labels,

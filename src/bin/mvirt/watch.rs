@@ -1,4 +1,4 @@
-//! What `nic watch` and `port watch` print of events: a line each, or a document.
+//! What `nic watch`, `port watch` and `network watch` print of events: a line each, or a document.
 
 use crate::{Failure, output::Output, units};
 use std::collections::BTreeMap;

@@ -36,6 +36,9 @@ pub(crate) struct Limit {
     /// First remove what limits what its guest may get
     #[arg(long)]
     clear_to_guest: bool,
+    /// Check only: change nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 impl Limit {
@@ -63,7 +66,12 @@ impl Limit {
         mask.set("from_guest", &mut request.from_guest, from);
         mask.set("to_guest", &mut request.to_guest, to);
         request.update_mask = mask.into_paths("--from-guest, --to-guest")?;
-        show(&client.set_nic_limits(request).await?.into_inner(), out)
+        request.validate_only = self.dry_run;
+        show(&client.set_nic_limits(request).await?.into_inner(), out)?;
+        if self.dry_run {
+            out.dry_run();
+        }
+        Ok(())
     }
 }
 
