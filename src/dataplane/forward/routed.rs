@@ -321,6 +321,8 @@ fn refused_by(next_hop: &NextHop) -> Verdict {
         &NextHop::NOBODY => unreachable(true),
         &NextHop::NOWHERE => unreachable(false),
         &NextHop::GATEWAY => Verdict::Gateway,
+        // A way out that there is not: a guest that is told of an MTU would remember it.
+        NextHop { mtu: 0, .. } => unreachable(false),
         NextHop { mtu, .. } => Verdict::Reject(DropReason::ExceedsMtu, Rejection::TooBig(*mtu)),
     }
 }
