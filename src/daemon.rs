@@ -162,7 +162,7 @@ pub async fn run(
     let (dataplane, mut events) = Dataplane::start(&settings)?;
     let pulse = dataplane.pulse();
     let new_process = if config.take_over { Some(NewProcess::new()?) } else { None };
-    let (store, sockets, mut inherited) =
+    let (store, sockets, claim, mut inherited) =
         take_folders(&metadata_dir, &socket_dir, new_process.as_ref()).await?;
     let locks = Locks { metadata: store.lock()?, sockets };
     // After the locks: only who has them may judge what else a corpse still holds.
@@ -183,7 +183,10 @@ pub async fn run(
     )?;
     let telemetry = Telemetry::default();
     control.measure(telemetry.clone());
-    control.lead_out(way_out::choose(&config));
+    control.lead_out(way_out::choose(&config), &config.egress_device);
+    if let Some(claim) = claim {
+        control.take_claim(claim);
+    }
     let descriptors = service_managers_store();
     control.keep_in(descriptors.clone());
     control.keep_captures_in(metadata_dir.join("captures"));
@@ -298,23 +301,24 @@ fn service_managers_store() -> DescriptorStore {
 }
 
 /// Takes the folders for this process alone; from the old process, where this one takes over.
-/// Returns the store, the lock of the sockets, and the API's listeners that came with them.
+/// Returns the store, the lock of the sockets, and the claim of the way out and the API's listeners
+/// that came with them.
 async fn take_folders(
     metadata_dir: &Path,
     socket_dir: &Path,
     new_process: Option<&NewProcess>,
-) -> Result<(JsonStore, DirLock, HashMap<String, OwnedFd>), StartError> {
+) -> Result<(JsonStore, DirLock, Option<OwnedFd>, HashMap<String, OwnedFd>), StartError> {
     let Some(new_process) = new_process else {
         let sockets = DirLock::take(socket_dir, SOCKET_LOCK)?;
-        return Ok((JsonStore::open(metadata_dir)?, sockets, HashMap::new()));
+        return Ok((JsonStore::open(metadata_dir)?, sockets, None, HashMap::new()));
     };
-    let Inherited { lock, socket_lock, listeners } = new_process.ready().await?;
+    let Inherited { lock, socket_lock, claim, listeners } = new_process.ready().await?;
     let sockets = match socket_lock {
         Some(lock) => DirLock::take_over(socket_dir, SOCKET_LOCK, lock)?,
         // An old process of an older version has none.
         None => DirLock::take(socket_dir, SOCKET_LOCK)?,
     };
-    Ok((JsonStore::take_over(metadata_dir, lock)?, sockets, listeners))
+    Ok((JsonStore::take_over(metadata_dir, lock)?, sockets, claim, listeners))
 }
 
 /// Waits for the API's connections to end, but not for long: watches never do by themselves.

@@ -6,7 +6,7 @@
 //! ```
 //! It ends when its orders do, also where the daemon is killed.
 
-use crate::egress::protocol::{Configuration, MAX_LEN, Order, Report};
+use crate::egress::protocol::{Configuration, Limits, MAX_LEN, Order, Report};
 use rustix::{
     io::ioctl_fionbio,
     net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair, sockopt},
@@ -17,7 +17,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{Arc, Once},
     time::Duration,
 };
 use tokio::{net::UnixStream, sync::mpsc, time::timeout};
@@ -27,6 +27,12 @@ const PROGRAM: &str = "mvirt-egress";
 const BUFFER: usize = 4 << 20;
 /// How long it may take until it takes an order.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may say nothing until it is asked for something.
+const SILENCE: Duration = Duration::from_secs(5);
+/// How often that is, and how long it may take to answer each time.
+// More than once: after a pause of the whole machine, times are over before it could say a word.
+const ASKED: u32 = 2;
+const ANSWERED: Duration = Duration::from_secs(3);
 
 /// What it has said, or what has become of it.
 #[derive(Debug)]
@@ -89,7 +95,8 @@ impl EgressProcess {
                 io::Error::new(error.kind(), format!("{}: {error}", program.display()))
             })?;
         let (orders, waiting) = mpsc::unbounded_channel();
-        tokio::spawn(listen(Arc::clone(&control), child, events));
+        let tell = (orders.clone(), serde_json::to_vec(&Order::Tell {})?);
+        tokio::spawn(listen(Arc::clone(&control), tell, child, events));
         tokio::spawn(speak(Arc::clone(&control), waiting));
         let process = Self { control, orders };
         process.say(configuration)?;
@@ -147,12 +154,31 @@ async fn speak(control: Arc<UnixStream>, mut orders: mpsc::UnboundedReceiver<Vec
     }
 }
 
-/// Passes on what the process says, until it ends.
-async fn listen(control: Arc<UnixStream>, mut child: Child, Events { to, generation }: Events) {
+/// Passes on what the process says, until it ends. One that says nothing is asked for something.
+async fn listen(
+    control: Arc<UnixStream>,
+    (orders, tell): (mpsc::UnboundedSender<Vec<u8>>, Vec<u8>),
+    mut child: Child,
+    Events { to, generation }: Events,
+) {
     let mut buffer = vec![0; MAX_LEN + 1];
+    let mut asked = 0;
     let end = loop {
-        match hear(&control, &mut buffer).await {
+        let patience = if asked == 0 { SILENCE } else { ANSWERED };
+        let Ok(heard) = timeout(patience, hear(&control, &mut buffer)).await else {
+            if asked == ASKED {
+                let text = format!("{PROGRAM} does not answer");
+                break Some(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            asked += 1;
+            // One that takes no orders any more has ended, and says so.
+            orders.send(tell.clone()).ok();
+            continue;
+        };
+        asked = 0;
+        match heard {
             Ok(Some(report)) => {
+                warn_of_few(&report);
                 // Nobody listens: the daemon ends.
                 if to.send((generation, Event::Said(report))).await.is_err() {
                     break None;
@@ -175,6 +201,23 @@ async fn listen(control: Arc<UnixStream>, mut child: Child, Events { to, generat
     };
     let error = end.unwrap_or_else(|| io::Error::other(format!("{PROGRAM} has ended: {status}")));
     to.send((generation, Event::Ended(error))).await.ok();
+}
+
+/// Warns, once, of a limit of open files that leaves less than one vNIC may have.
+fn warn_of_few(report: &Report) {
+    static WARNED: Once = Once::new();
+    let Report::Ready { flows, .. } = report else { return };
+    let Limits { connections, udp, echo, .. } = Limits::default();
+    if *flows < u64::from(connections + udp + echo) {
+        WARNED.call_once(|| {
+            tracing::warn!(
+                flows,
+                "the limit of open files leaves few to mvirt-egress: guests have no more \
+                 connections, UDP ports and pings at once, all together; raise the hard limit \
+                 (LimitNOFILE=, ulimit -Hn)"
+            );
+        });
+    }
 }
 
 /// Returns what the process says next; none at its end.

@@ -56,6 +56,8 @@ const VERSION: u32 = 1;
 /// The name among the listeners by which the lock of the sockets' folder goes: a daemon that has
 /// none does not miss it.
 const SOCKET_LOCK: &str = "the lock of --socket-dir";
+/// Likewise, the right to lead packets through the host.
+const CLAIM: &str = "the claim of the way out";
 /// Octets of the longest message: a vNIC with 64 regions of memory needs about ten thousand.
 // More than ten times that, and less than a socket takes at once (net.core.wmem_default, 212,992).
 const MAX_MESSAGE: usize = 1 << 17;
@@ -346,7 +348,8 @@ async fn export_all(
     shared: Shared,
 ) -> Result<(), HandOverError> {
     let Shared { lock, socket_lock, listeners } = shared;
-    let named = listeners.into_iter().chain([(SOCKET_LOCK.into(), socket_lock)]);
+    let claim = halted.control.claim.take().map(|claim| (CLAIM.into(), claim));
+    let named = listeners.into_iter().chain([(SOCKET_LOCK.into(), socket_lock)]).chain(claim);
     let (names, fds): (Vec<_>, Vec<_>) = named.unzip();
     let fds: Vec<_> = [lock].into_iter().chain(fds).collect();
     channel.send(&FromOld::Service { listeners: names }, &fds).await?;
@@ -417,6 +420,8 @@ pub struct Inherited {
     pub lock: OwnedFd,
     /// Of the sockets' folder; `None` from a daemon that does not lock it.
     pub socket_lock: Option<OwnedFd>,
+    /// The right to lead packets through the host; `None` from a daemon that does not.
+    pub claim: Option<OwnedFd>,
     /// Of the API, as the flags name them.
     pub listeners: HashMap<String, OwnedFd>,
 }
@@ -437,7 +442,8 @@ impl NewProcess {
                 let lock = fds.remove(0);
                 let mut listeners: HashMap<_, _> = listeners.into_iter().zip(fds).collect();
                 let socket_lock = listeners.remove(SOCKET_LOCK);
-                Ok(Inherited { lock, socket_lock, listeners })
+                let claim = listeners.remove(CLAIM);
+                Ok(Inherited { lock, socket_lock, claim, listeners })
             }
             other => Err(HandOverError::Message(format!("{other:?}"))),
         }

@@ -59,8 +59,8 @@ impl Protocol {
     }
 }
 
-/// How enums are named in JSON, alone and in lists. A newer daemon may send a value that this client
-/// does not know: it is shown as unspecified.
+/// How enums are named in JSON, alone and in lists. A newer daemon may send a value that this
+/// client does not know: it is shown as unspecified.
 macro_rules! names {
     () => {};
     ($function:ident: $type:ident [] $($rest:tt)*) => {

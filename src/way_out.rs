@@ -11,7 +11,7 @@ use crate::{
 /// Returns how public networks reach the world, and says so.
 pub fn choose(config: &Config) -> WayOut {
     let sysctls = if config.egress_sysctl { Sysctls::Set } else { Sysctls::Told };
-    let tun = || WayOut::Tun(HostNetwork::new(&config.egress_device, sysctls));
+    let tun = || WayOut::Tun(Box::new(HostNetwork::new(&config.egress_device, sysctls)));
     match (config.egress, HostNetwork::possible()) {
         (EgressFlag::Auto | EgressFlag::Tun, Ok(())) => {
             let device = &config.egress_device;

@@ -87,7 +87,7 @@ impl Rig {
         let configuration = format!(r#"{{"version":1,{NIC}{more}}}"#);
         let helper = Helper::start(&host, &[], &configuration);
         let rig = Self { helper, guest, host, world };
-        assert!(matches!(rig.helper.report(), Report::Ready { ready: true, echo: true }));
+        assert!(matches!(rig.helper.report(), Report::Ready { ready: true, echo: true, .. }));
         let (tap2, packets) = (tap.try_clone().unwrap(), rig.helper.packets.try_clone().unwrap());
         let packets2 = packets.try_clone().unwrap();
         thread::spawn(move || carry_out(&tap, &packets));
@@ -125,13 +125,6 @@ impl Rig {
         let status = fs::read_to_string(self.helper.proc("status")).unwrap();
         let line = status.lines().find(|line| line.starts_with(key)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-
-    /// Clock ticks that the helper has run.
-    fn ticks(&self) -> u64 {
-        let stat = fs::read_to_string(self.helper.proc("stat")).unwrap();
-        let fields = stat.rsplit(") ").next().unwrap().split(' ').collect::<Vec<_>>();
-        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 }
 
@@ -246,9 +239,17 @@ fn what_is_denied_is_never_reached() {
         rig.host.within(|| TcpListener::bind(address).unwrap())
     };
     let _api = (listen("0.0.0.0:50051"), listen("0.0.0.0:50052"));
+    rig.host.within(|| {
+        run("ip addr add 198.51.100.3/24 dev h0");
+        run("ip addr add 2001:db8:5::3/64 dev h0 nodad");
+        run("ip route add local 198.51.100.128/28 dev lo");
+    });
     let short = Duration::from_millis(300);
     for denied in [
         "198.51.100.1:50051",
+        "198.51.100.3:50051",
+        "198.51.100.130:50051",
+        "[2001:db8:5::3]:50051",
         "10.0.9.9:50051",
         "198.51.100.2:50052",
         "169.254.169.254:50052",
@@ -260,7 +261,9 @@ fn what_is_denied_is_never_reached() {
     }
     let datagrams = rig.guest.within(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     datagrams.send_to(b"x", "169.254.169.254:53").unwrap();
-    rig.connect("198.51.100.1:50052").unwrap();
+    for other in ["198.51.100.1:50052", "198.51.100.3:50052"] {
+        rig.connect(other).unwrap();
+    }
     rig.connect("10.0.9.9:50052").unwrap();
     rig.helper
         .counted(|nic| nic.dropped.get(&Dropped::EgressDenied).is_some_and(|count| *count >= 4));
@@ -388,6 +391,34 @@ fn connections_end_with_their_forward_and_do_not_notice_one_that_is_told_again()
     rig.helper.order(r#"{"remove":{"forwards":[{"listen":"0.0.0.0:8080","protocol":"tcp"}]}}"#);
     is_reset(pair);
     rig.helper.counted(|nic| nic.connections == 0);
+}
+
+#[test]
+fn who_calls_takes_none_of_the_connections_that_a_guest_may_have() {
+    let more = concat!(
+        r#","limits":{"connections":3},"#,
+        r#""forwards":[{"listen":"0.0.0.0:8080","protocol":"tcp","tag":7,"port":80}]"#
+    );
+    let Some(rig) = Rig::new(more) else { return };
+    let guest = rig.guest.within(|| TcpListener::bind("0.0.0.0:80").unwrap());
+    let call = || rig.world.within(|| TcpStream::connect(format!("{HOST}:8080")).unwrap());
+    let calls = [(); 3].map(|()| (call(), guest.accept().unwrap()));
+    // Nobody takes that one.
+    let mut beyond = call();
+    beyond.set_read_timeout(Some(SOON)).unwrap();
+    assert!(matches!(beyond.read(&mut [0]), Ok(0) | Err(_)));
+    let world = rig.world.within(|| TcpListener::bind(format!("{WORLD}:80")).unwrap());
+    let own = [(); 3].map(|()| rig.connect(&format!("{WORLD}:80")).unwrap());
+    let refused = rig.connect(&format!("{WORLD}:80")).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    // Nor do its own take any of theirs: one goes, and another one is taken.
+    rig.helper.counted(|nic| nic.connections == 6);
+    let [first, ..] = calls;
+    drop(first);
+    rig.helper.counted(|nic| nic.connections == 5);
+    call();
+    guest.accept().unwrap();
+    drop((own, world));
 }
 
 #[test]
@@ -525,9 +556,10 @@ fn a_thousand_idle_connections_cost_nothing() {
         // Timers of what was sent a moment ago are over by then.
         let quiet = Timespec { tv_sec: 2, tv_nsec: 0 };
         poll(&mut [], Some(&quiet)).unwrap();
-        let ticks = rig.ticks();
+        let ticks = rig.helper.ticks();
         poll(&mut [], Some(&quiet)).unwrap();
-        assert!(rig.ticks() - ticks <= 1, "{} ticks in two seconds", rig.ticks() - ticks);
+        let ran = rig.helper.ticks() - ticks;
+        assert!(ran <= 1, "{ran} ticks in two seconds");
     });
 }
 

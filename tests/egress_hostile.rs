@@ -42,6 +42,8 @@ const FIRST: u32 = 1000;
 struct Rig {
     helper: Helper,
     host: Namespace,
+    /// Descriptors that its flows may have.
+    flows: u64,
 }
 
 impl Rig {
@@ -62,9 +64,9 @@ impl Rig {
         let few = format!("--nofile={descriptors}:{descriptors}");
         let configuration = r#"{"version":1,"nics":[{"tag":7,"ipv4":"10.0.2.15"}]}"#;
         let helper = Helper::start(&host, &["prlimit", &few], configuration);
-        let rig = Self { helper, host };
-        assert!(matches!(rig.helper.report(), Report::Ready { ready: true, .. }));
-        Some(rig)
+        let report = helper.report();
+        let Report::Ready { flows, .. } = report else { panic!("{report:?}") };
+        Some(Self { helper, host, flows })
     }
 
     fn listen(&self, port: u16) -> TcpListener {
@@ -345,6 +347,67 @@ fn ports_of_forwards_are_none_of_those_that_a_guest_may_have() {
     write(&rig.helper.packets, &datagram(5000, WORLD)).unwrap();
     world.recv(&mut [0; 10]).unwrap();
     assert_eq!(rig.helper.counted(|nic| nic.packets_out == 1).udp, 1);
+}
+
+/// Has it listen at these ports of TCP. Returns once it does.
+fn forward(rig: &Rig, ports: std::ops::Range<u16>) {
+    let forward = |port: u16| {
+        format!(r#"{{"listen":"198.51.100.1:{port}","protocol":"tcp","tag":7,"port":80}}"#)
+    };
+    let bad = r#"{"listen":"203.0.113.1:1","protocol":"tcp","tag":7,"port":1}"#;
+    let forwards = ports.map(forward).chain([bad.into()]).collect::<Vec<_>>();
+    rig.helper.order(&format!(r#"{{"add":{{"forwards":[{}]}}}}"#, forwards.join(",")));
+    while !matches!(rig.helper.report(), Report::Failed(_)) {}
+}
+
+#[test]
+fn sockets_that_listen_are_among_those_that_there_may_be() {
+    let Some(rig) = Rig::new(400) else { return };
+    forward(&rig, 20_000..20_200);
+    for port in 1..=400 {
+        // Nobody answers for that address for three seconds.
+        let ends =
+            Ends { tag: 7, from: (GUEST, 40_000).into(), to: ([198, 51, 7, 7], port).into() };
+        let syn = Segment { sequence: 1, flags: tcp::SYN, window: 1, ..Segment::default() };
+        rig.say(&ends, &syn, b"");
+    }
+    // 64 are nobody's.
+    let stats = rig.helper.counted(|nic| nic.packets_out >= 400);
+    assert!(stats.connections <= 400 - 64 - 200, "{stats:?}");
+    assert!(stats.dropped.contains_key(&Dropped::EgressLimit), "{stats:?}");
+}
+
+#[test]
+fn who_calls_where_there_are_no_descriptors_waits_and_keeps_nobody_busy() {
+    let Some(rig) = Rig::new(4096) else { return };
+    forward(&rig, 8080..8081);
+    let before = rig.helper.descriptors();
+    let limit = |most: usize| {
+        let process = rig.helper.proc("");
+        let process = process.trim_matches('/').trim_start_matches("proc/");
+        run(&format!("prlimit --pid {process} --nofile={most}:4096"));
+    };
+    // Not one more: these three are taken.
+    limit(3);
+    let call = || rig.host.within(|| TcpStream::connect(SocketAddr::from((WORLD, 8080))).unwrap());
+    let _calls = [(); 8].map(|()| call());
+    let (ticks, second) = (rig.helper.ticks(), Timespec { tv_sec: 1, tv_nsec: 0 });
+    poll(&mut [], Some(&second)).unwrap();
+    let ran = rig.helper.ticks() - ticks;
+    assert!(ran <= 10, "{ran} ticks in a second");
+    assert!(rig.helper.descriptors() <= before, "{before}");
+    limit(4096);
+    rig.helper.counted(|nic| nic.connections == 8);
+}
+
+#[test]
+fn it_says_what_it_is_asked_for_and_how_little_it_may_have() {
+    let Some(rig) = Rig::new(64) else { return };
+    assert_eq!(rig.flows, 0);
+    rig.helper.order(r#"{"tell":{}}"#);
+    let report = rig.helper.report();
+    let Report::Stats { stats } = report else { panic!("{report:?}") };
+    assert_eq!(stats.nics.len(), 0, "nothing is new");
 }
 
 #[test]

@@ -15,13 +15,16 @@ use std::{
 use tokio::{
     sync::{Semaphore, mpsc},
     task::AbortHandle,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use uuid::Uuid;
 
-/// Checks that may run at the same time.
+/// Checks that may run at the same time, beside those that each balancer has of its own.
 // Each has a socket. Others wait for their turn, which no backend is blamed for.
 const AT_ONCE: usize = 256;
+/// Checks of one balancer that may run at the same time, whatever those of others do.
+// Backends that do not answer hold their turns as long as they may, and would hold all.
+const OF_ITS_OWN: usize = 4;
 /// Reports that wait to be taken.
 const BACKLOG: usize = 1024;
 
@@ -60,6 +63,8 @@ pub struct Checks {
     running: HashMap<Whose, Running>,
     runs: u64,
     turns: Arc<Semaphore>,
+    /// By balancer.
+    own_turns: HashMap<Uuid, Arc<Semaphore>>,
     reporter: mpsc::Sender<Report>,
     reports: mpsc::Receiver<Report>,
 }
@@ -83,7 +88,8 @@ impl Default for Checks {
     fn default() -> Self {
         let (reporter, reports) = mpsc::channel(BACKLOG);
         let turns = Arc::new(Semaphore::new(AT_ONCE));
-        Self { running: HashMap::new(), runs: 0, turns, reporter, reports }
+        let (running, own_turns) = Default::default();
+        Self { running, runs: 0, turns, own_turns, reporter, reports }
     }
 }
 
@@ -96,14 +102,20 @@ impl Checks {
         self.running.retain(|whose, running| {
             whose.0 != balancer || wanted.get(whose).is_some_and(|plan| *plan == running.plan)
         });
+        if wanted.is_empty() {
+            self.own_turns.remove(&balancer);
+            return;
+        }
+        let own = self.own_turns.entry(balancer);
+        let own = own.or_insert_with(|| Arc::new(Semaphore::new(OF_ITS_OWN)));
         for (whose, plan) in wanted {
             if self.running.contains_key(&whose) {
                 continue;
             }
             self.runs += 1;
             let run = self.runs;
-            let (turns, reporter) = (Arc::clone(&self.turns), self.reporter.clone());
-            let checking = check(whose, run, plan.clone(), turns, reporter);
+            let turns = [&*own, &self.turns].map(Arc::clone);
+            let checking = check(whose, run, plan.clone(), turns, self.reporter.clone());
             let task = tokio::spawn(checking).abort_handle();
             self.running.insert(whose, Running { plan, run, complaint: None, task });
         }
@@ -152,7 +164,7 @@ async fn check(
     whose: Whose,
     run: u64,
     plan: Plan,
-    turns: Arc<Semaphore>,
+    [own, common]: [Arc<Semaphore>; 2],
     reporter: mpsc::Sender<Report>,
 ) {
     let mut health = Health::default();
@@ -160,9 +172,15 @@ async fn check(
     let chance = RandomState::new();
     sleep(share(plan.interval.min(Duration::from_secs(1)), chance.hash_one(run))).await;
     for number in 0_u64.. {
+        let began = Instant::now();
         let outcome = {
-            // Never closed.
-            let Ok(_turn) = turns.acquire().await else { return };
+            // Neither is ever closed.
+            let turn = tokio::select! {
+                biased;
+                turn = own.acquire() => turn,
+                turn = common.acquire() => turn,
+            };
+            let Ok(_turn) = turn else { return };
             let late = || io::Error::from(io::ErrorKind::TimedOut);
             timeout(plan.timeout, plan.asks.once()).await.unwrap_or_else(|_| Err(late()))
         };
@@ -173,9 +191,9 @@ async fn check(
                 return;
             }
         }
-        // Up to a tenth less or more.
+        // Up to a tenth less or more, from the beginning of one to that of the next.
         let more = share(plan.interval / 5, chance.hash_one(number));
-        sleep(plan.interval - plan.interval / 10 + more).await;
+        sleep_until(began + plan.interval - plan.interval / 10 + more).await;
     }
 }
 
@@ -219,6 +237,48 @@ mod tests {
         let report = checks.next().await;
         assert!(report.is_healthy && report.why.is_empty() && checks.complaint(whose).is_none());
         assert_eq!(checks.try_next(), None);
+    }
+
+    /// A plan of a check that waits for an answer as long as it may.
+    fn unanswered(by: &TcpListener, timeout: Duration) -> Plan {
+        // The kernel takes the connection, and nobody reads what is asked.
+        let asks = Asks::Page(by.local_addr().unwrap(), "/".into());
+        Plan { asks, timeout, ..plan(by.local_addr().unwrap()) }
+    }
+
+    #[tokio::test]
+    async fn backends_that_do_not_answer_hold_up_no_other_balancer() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let mut checks = Checks::default();
+        for balancer in 1..=5 {
+            let slow = unanswered(&silent, Duration::from_secs(900));
+            let plans = (1..=64).map(|backend| (Uuid::from_u128(backend), slow.clone()));
+            checks.set(Uuid::from_u128(balancer), plans.collect());
+        }
+        while checks.turns.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let whose = (Uuid::from_u128(6), Uuid::from_u128(1));
+        checks.set(whose.0, vec![(whose.1, plan(closed))]);
+        let report = timeout(Duration::from_secs(30), checks.next()).await.unwrap();
+        assert!(report.whose == whose && !report.is_healthy, "{report:?}");
+        checks.set(whose.0, vec![]);
+        assert_eq!(checks.own_turns.len(), 5);
+    }
+
+    #[tokio::test]
+    async fn a_check_that_takes_its_time_delays_none_that_follow() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let time = Duration::from_millis(100);
+        let patience = Patience { rise: NonZeroU32::MIN, fall: NonZeroU32::new(20).unwrap() };
+        let plan = Plan { interval: time, patience, ..unanswered(&silent, time) };
+        let mut checks = Checks::default();
+        let began = Instant::now();
+        checks.set(Uuid::nil(), vec![(Uuid::nil(), plan)]);
+        assert!(!checks.next().await.is_healthy);
+        // 20 intervals, and a tenth more at most; with the times that checks took it would be 37.
+        assert!(began.elapsed() < time * 30, "{:?}", began.elapsed());
     }
 
     #[tokio::test]

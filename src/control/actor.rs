@@ -170,6 +170,7 @@ impl Handle {
                 let mut leases = tokio::time::interval(hosts::LOOK_INTERVAL);
                 leases.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 let mut outside = control.egress.take_events();
+                let host_changed = control.egress.host_changed();
                 let several = control.dataplane.reactors().count() > 1;
                 while !control.is_ending {
                     tokio::select! {
@@ -183,6 +184,7 @@ impl Handle {
                             control.outside_said(event);
                             control.settle();
                         }
+                        () = host_changed.notified() => control.host_has_changed(),
                         () = until(control.health.retry()) => control.probe(),
                         () = until(control.retry_ports) => control.open_ports(),
                         () = until(control.egress.retry()) => control.open_outside(),

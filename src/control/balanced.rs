@@ -5,7 +5,7 @@
 //! settled: plans ─▶ checks ─ report ─▶ what is thought of a backend ─ soon after ─▶ settled
 //! ```
 
-use super::{Control, WayOut, nat::address_of};
+use super::{Control, WayOut, balancer_fields::MAX_TIMEOUT, nat::address_of};
 use crate::{
     balancing::{Asks, Checks, Patience, Plan, Report, maglev::Share},
     host_network::{Balanced, BalancerSpec, Place, WhenEmpty},
@@ -14,7 +14,7 @@ use crate::{
 };
 use ipnet::IpNet;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     num::NonZeroU16,
     sync::Arc,
@@ -85,6 +85,23 @@ impl Balancers {
 impl Control {
     /// Says why a balancer is not in force, if it is not.
     pub(super) fn why_unbalanced(&self, balancer: &LoadBalancer) -> Option<String> {
+        self.why_unbalanced_beside(balancer, self.routed_prefixes())
+    }
+
+    /// Says why what comes to a balancer does not reach its backends; nothing where it does.
+    pub(super) fn balancer_error(&self, balancer: &LoadBalancer) -> String {
+        let network = self.networks.get(&balancer.network_id).map(|network| &network.model);
+        let why = self.why_unbalanced(balancer);
+        let why = why.or_else(|| self.why_not_led_out(network?));
+        why.or_else(|| self.why_not_announced(balancer.address).cloned()).unwrap_or_default()
+    }
+
+    /// As [`Control::why_unbalanced`], beside networks that have these prefixes.
+    fn why_unbalanced_beside(
+        &self,
+        balancer: &LoadBalancer,
+        prefixes: &BTreeSet<IpNet>,
+    ) -> Option<String> {
         let Some(network) = self.networks.get(&balancer.network_id) else {
             return Some("its network is not there".into());
         };
@@ -101,7 +118,10 @@ impl Control {
             WayOut::User(_) => {
                 Some("only the host's kernel balances: start with --egress tun".into())
             }
-            WayOut::Tun(_) => None,
+            WayOut::Tun(_) => {
+                let why = self.why_not_to_be_led_out(network);
+                why.or_else(|| self.why_not_of_the_world(balancer.address, prefixes))
+            }
         }
     }
 
@@ -134,12 +154,13 @@ impl Control {
         }
     }
 
-    /// Returns what the kernel is to know of balancers, with `change` as if it were in force; what
-    /// is as it was `before` is not computed anew.
+    /// Returns what the kernel is to know of balancers, with `change` as if it were in force,
+    /// beside networks that have these prefixes; what is as it was `before` is not computed anew.
     pub(super) fn wanted_balancers(
         &self,
         change: Option<&Change>,
         before: &BTreeMap<Uuid, Arc<Balanced>>,
+        prefixes: &BTreeSet<IpNet>,
     ) -> BTreeMap<Uuid, Arc<Balanced>> {
         let new = match change {
             Some(Change::PutLoadBalancer(put)) => Some(&put.new),
@@ -147,7 +168,7 @@ impl Control {
         };
         let others = self.balancers.all().filter(|it| new.is_none_or(|new| new.id != it.id));
         let all = others.chain(new);
-        let in_force = all.filter(|balancer| self.why_unbalanced(balancer).is_none());
+        let in_force = all.filter(|it| self.why_unbalanced_beside(it, prefixes).is_none());
         in_force.map(|it| (it.id, self.balanced(it, before.get(&it.id)))).collect()
     }
 
@@ -204,7 +225,8 @@ impl Control {
             let plan = Plan {
                 asks,
                 interval: Duration::from_secs(health.interval_s.get().into()),
-                timeout: Duration::from_secs(health.timeout_s.get().into()),
+                // One that is stored may be of a version that took longer ones.
+                timeout: Duration::from_secs(health.timeout_s.get().min(MAX_TIMEOUT).into()),
                 patience: Patience { rise: health.rise, fall: health.fall },
             };
             Some((backend.target.key(balancer.id), plan))

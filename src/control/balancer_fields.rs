@@ -14,8 +14,11 @@ const MAX_PORTS: usize = 16;
 const MAX_BACKENDS: usize = 64;
 /// What the heaviest backend may weigh beside the lightest.
 const MAX_WEIGHT: u32 = 100;
-/// Seconds between checks, and that one may take.
+/// Seconds between checks.
 const MAX_INTERVAL: u32 = 3600;
+/// Seconds that one may take.
+// As long as it lasts it holds a socket, and a turn that others wait for.
+pub(super) const MAX_TIMEOUT: u32 = 60;
 /// Checks that change what is thought of a backend.
 const MAX_IN_A_ROW: u32 = 100;
 /// Octets of the path of a check.
@@ -148,7 +151,7 @@ pub(super) fn health(asked: Option<&proto::HealthCheck>) -> Result<Option<Health
     let interval_s = number("health.interval_s", asked.interval_s, INTERVAL, MAX_INTERVAL)?;
     // Of short intervals, the usual one would be longer than these.
     let timeout_s =
-        number("health.timeout_s", asked.timeout_s, TIMEOUT.min(interval_s), MAX_INTERVAL)?;
+        number("health.timeout_s", asked.timeout_s, TIMEOUT.min(interval_s), MAX_TIMEOUT)?;
     if timeout_s > interval_s {
         let expected = format!("expected at most the interval, which is {interval_s}");
         return Err(Refusal::invalid("health.timeout_s", timeout_s, expected));

@@ -48,6 +48,7 @@ impl Control {
             return Err(Refusal::Exhausted(text));
         }
         self.check_of_the_world("address", new.address)?;
+        self.check_holder("address", new.address)?;
         self.check_balancer(&new)?;
         if request.validate_only {
             return Ok(Decided::unchanged(self.balancer_view(&new)));
@@ -125,7 +126,7 @@ impl Control {
         let id = self.find_nic(key)?;
         let nic = &self.nics[&id].model;
         if nic.network_id != network {
-            let network = &self.networks[&network].model.name;
+            let network = &self.stored_network(network)?.name;
             let expected = format!("expected a vNIC of network {network}");
             return Err(Refusal::invalid("backends.nic_id", key, expected));
         }
@@ -140,7 +141,7 @@ impl Control {
         of: IpAddr,
     ) -> Result<BackendTarget, Refusal> {
         let address = address("backends.address", text)?;
-        let network = &self.networks[&network].model;
+        let network = self.stored_network(network)?;
         let is_usable = match address {
             IpAddr::V4(it) => network.ipv4_subnet.is_some_and(|subnet| {
                 subnet.contains(&it) && it != subnet.network() && it != subnet.broadcast()
@@ -351,7 +352,7 @@ impl Control {
         for (shown, backend) in backends.iter_mut().zip(&balancer.backends) {
             (shown.healthy, shown.error) = self.backend_health(balancer, backend);
             if let BackendTarget::NicId(id) = backend.target {
-                shown.nic_name = view::string(self.nics.get(&id).map(|nic| &nic.model.name));
+                shown.nic_name = view::string(self.stored_nic(id).map(|nic| &nic.name));
             }
         }
         proto::LoadBalancer {
@@ -364,7 +365,7 @@ impl Control {
             reject_when_empty: balancer.reject_when_empty,
             created_at: balancer.created_at.to_string(),
             updated_at: balancer.updated_at.to_string(),
-            error: self.why_unbalanced(balancer).unwrap_or_default(),
+            error: self.balancer_error(balancer),
             description: balancer.description.clone(),
             name: balancer.name.to_string(),
             labels: balancer.labels.clone(),

@@ -7,6 +7,7 @@ use crate::{
         Placement,
         forward::{
             self, Domain, FibBuilder, Leases, Names, Zone,
+            outside::WayOut,
             switched::Switched,
             tables::{
                 self, BridgePort, Foreign, GATEWAY_IPV4, GATEWAY_IPV6, METADATA, Membership,
@@ -22,6 +23,7 @@ use crate::{
     services::{Card, Guests, Upstream},
     wire::dns,
 };
+use ipnet::IpNet;
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
@@ -54,7 +56,7 @@ pub fn compile<'a>(
     key: NetworkKey,
     network: &Network,
     (members, leases): (impl Iterator<Item = &'a Member>, Option<Arc<Leases>>),
-    outside: Option<NextHop>,
+    outside: Option<WayOut<'_>>,
     seed: u64,
 ) -> forward::Network {
     let mut members: Vec<_> = members.map(|member| member.entry.clone()).collect();
@@ -72,7 +74,7 @@ pub fn compile<'a>(
                     let switched = switched.with_gateway(gateway);
                     match outside {
                         None => switched,
-                        Some(outside) => switched.with_outside(outside),
+                        Some(outside) => switched.with_outside(outside.next_hop),
                     }
                 }
             })
@@ -107,7 +109,7 @@ pub fn serve<'a>(
 fn routed(
     network: &Network,
     (members, leases): (&[tables::Member], Option<Arc<Leases>>),
-    outside: Option<NextHop>,
+    outside: Option<WayOut<'_>>,
     seed: u64,
 ) -> Routed {
     let mut fib = FibBuilder::default();
@@ -197,10 +199,11 @@ pub fn outside(place: Placement, mtu: u16, receivers: Receivers) -> tables::Memb
 
 /// Returns the whole truth of the network that is nothing but the way outside, for packets of so
 /// many octets, from where these public ones are reached, each with its members; an empty one where
-/// there is no way. `seed` must be secret and random.
+/// there is no way. From outside is what is `allowed`, too, where no packet should come from.
+/// `seed` must be secret and random.
 pub fn way_in<'a, M: Iterator<Item = &'a Member>>(
     key: NetworkKey,
-    outside: Option<(Placement, u16, Receiving)>,
+    (outside, allowed): (Option<(Placement, u16, Receiving)>, &[IpNet]),
     networks: impl Iterator<Item = (&'a Network, M)>,
     seed: u64,
 ) -> forward::Network {
@@ -213,7 +216,8 @@ pub fn way_in<'a, M: Iterator<Item = &'a Member>>(
     });
     let (fib, receivers) = match outside {
         Some((.., Receiving::ByTag)) => {
-            forward::outside::way_in_by_tag(networks.flat_map(|(_, members)| members), seed)
+            let members = networks.flat_map(|(_, members)| members);
+            forward::outside::way_in_by_tag(members, allowed, seed)
         }
         _ => (forward::outside::way_in(networks, seed), Receivers::ByAddress),
     };

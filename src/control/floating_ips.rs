@@ -89,7 +89,10 @@ impl Control {
         if let Some(owner) = owner {
             return Err(Refusal::taken("address", address, owner));
         }
-        self.check_not_own("address", address)
+        match self.holder(address)? {
+            None => Ok(()),
+            Some(holder) => Err(Refusal::taken("address", address, holder)),
+        }
     }
 
     /// Puts a floating IP that is created or moved in force.
@@ -99,7 +102,8 @@ impl Control {
         self.unpublished.extend(old.iter().chain([&new]).map(|it| it.network_id));
         self.nat.put_floating_ip(new);
         let what = if old.is_none() { "floating IP created" } else { "floating IP moved" };
-        tracing::info!(%address, %nic, "{what}");
+        let nic = self.nics.get(&nic).map_or(nic.to_string(), |nic| nic.model.name.to_string());
+        tracing::info!(%address, nic, "{what}");
     }
 
     /// Takes a floating IP out of the state.
@@ -184,13 +188,15 @@ impl Control {
     fn floating_ip_error(&self, floating_ip: &FloatingIp) -> String {
         match self.egress_way() {
             WayOut::User(_) => "egress is by sockets of the host: start with --egress tun".into(),
-            WayOut::Off(_) | WayOut::Tun(_) => self.nat_error(floating_ip.nic_id),
+            WayOut::Off(_) | WayOut::Tun(_) => {
+                self.routed_error(floating_ip.nic_id, floating_ip.address)
+            }
         }
     }
 
     fn floating_ip_view(&self, floating_ip: &FloatingIp) -> proto::FloatingIp {
         let network = self.networks.get(&floating_ip.network_id).map(|network| &network.model.name);
-        let nic = self.nics.get(&floating_ip.nic_id).map(|nic| &nic.model.name);
+        let nic = self.stored_nic(floating_ip.nic_id).map(|nic| &nic.name);
         proto::FloatingIp {
             id: floating_ip.id.to_string(),
             address: floating_ip.address.to_string(),

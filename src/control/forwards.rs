@@ -14,6 +14,7 @@ use super::{
     view,
 };
 use crate::{
+    host_network::served,
     model::{Forward, Name, Ports},
     proto,
     store::{Change, Put},
@@ -53,7 +54,10 @@ impl Control {
         match self.egress_way() {
             WayOut::User(_) => check_sockets(&new)?,
             _ if new.listen.is_unspecified() => {}
-            _ => self.check_of_the_world("listen_address", new.listen)?,
+            _ => {
+                self.check_of_the_world("listen_address", new.listen)?;
+                self.check_holder("listen_address", new.listen)?;
+            }
         }
         if let Some(id) = self.nat.addresses().get(&new.listen.to_string()) {
             let owner = format!("floating IP {id}, which has all ports");
@@ -82,6 +86,9 @@ impl Control {
             return Err(Refusal::invalid("listen_ports", "", "required, like 80,90-100"));
         }
         let listen_ports: Ports = parse("listen_ports", &request.listen_ports)?;
+        // First: what follows compares them with each other, and with all that there are.
+        let ranges = listen_ports.ranges().len();
+        Refusal::unless_at_most(MAX_SPANS, "listen_ports", ranges, "ranges")?;
         if let Some(port) = listen_ports.repeated() {
             return Err(Refusal::invalid("listen_ports", port, "it is given twice"));
         }
@@ -138,7 +145,7 @@ impl Control {
         if nic.network_id == network {
             return Ok(());
         }
-        let expected = format!("expected a vNIC of network {}", self.networks[&network].model.name);
+        let expected = format!("expected a vNIC of network {}", self.stored_network(network)?.name);
         Err(Refusal::invalid("nic_id", &nic.name, expected))
     }
 
@@ -202,6 +209,11 @@ impl Control {
     /// Puts a forward that is created or changed in force.
     pub(super) fn apply_forward(&mut self, Put { old, new }: Put<Forward>) {
         let (id, name) = (new.id, new.name.clone());
+        if old.is_none() && matches!(self.egress_way(), WayOut::Tun(_)) {
+            let new = new.clone();
+            // The kernel makes a list of all sockets for it, which nothing here is to wait for.
+            tokio::task::spawn_blocking(move || warn_of_served(&new));
+        }
         self.nat.put_forward(old.as_ref(), new);
         let what = if old.is_none() { "forward created" } else { "forward updated" };
         tracing::info!(forward = name.as_str(), %id, "{what}");
@@ -322,7 +334,7 @@ impl Control {
 
     fn forward_view(&self, forward: &Forward) -> proto::Forward {
         let network = self.networks.get(&forward.network_id).map(|network| &network.model.name);
-        let nic = self.nics.get(&forward.nic_id).map(|nic| &nic.model.name);
+        let nic = self.stored_nic(forward.nic_id).map(|nic| &nic.name);
         proto::Forward {
             id: forward.id.to_string(),
             network_id: forward.network_id.to_string(),
@@ -341,6 +353,19 @@ impl Control {
             network_name: view::string(network),
             nic_name: view::string(nic),
         }
+    }
+}
+
+/// Says that a forward takes callers from a process of the host.
+fn warn_of_served(new: &Forward) {
+    let forward = new.name.as_str();
+    match served(new) {
+        Ok(None) => {}
+        Ok(Some(at)) => tracing::warn!(
+            forward, %at,
+            "a process of the host listens there: who calls it from elsewhere reaches the guest now"
+        ),
+        Err(error) => tracing::info!(forward, %error, "what the host's processes serve is unknown"),
     }
 }
 

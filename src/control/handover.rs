@@ -7,7 +7,7 @@ use crate::{
 };
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::{os::fd::OwnedFd, sync::Arc};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -18,6 +18,8 @@ pub struct Quiesced {
     pub served: Vec<QuiescedPort>,
     /// The way to the reactors.
     pub reactors: Pulse,
+    /// The right to lead packets through the host, where this process has it.
+    pub claim: Option<OwnedFd>,
     end: oneshot::Sender<Afterwards>,
 }
 
@@ -130,6 +132,6 @@ impl Control {
         });
         let ports = self.ports.values().flat_map(PortEntry::quiesced);
         let served = nics.chain(ports).chain(outside).collect();
-        Quiesced { served, reactors: self.dataplane.pulse(), end }
+        Quiesced { served, reactors: self.dataplane.pulse(), claim: self.share_claim(), end }
     }
 }

@@ -1,6 +1,8 @@
-//! What ails the daemon though it serves: changes that cannot be stored, and what is stored but
-//! damaged. It is told by GetVersion, by the health service, and by the log.
+//! What ails the daemon though it serves: changes that cannot be stored, what is stored but
+//! damaged, and what of the way out does not work. It is told by GetVersion, by the health service,
+//! and by the log.
 
+use super::refusal::counted;
 use crate::{
     log_limit::{LogLimit, Said},
     store::StoreError,
@@ -26,6 +28,8 @@ pub(super) struct Health {
     refusing: Option<(String, Instant)>,
     damaged: usize,
     orphans: usize,
+    /// What of the way out of public networks does not work.
+    outside: Vec<String>,
     log: LogLimit,
     told: watch::Sender<Vec<String>>,
 }
@@ -37,6 +41,7 @@ impl Health {
             refusing: None,
             damaged,
             orphans: 0,
+            outside: Vec::new(),
             log: LogLimit::default(),
             told: watch::Sender::default(),
         };
@@ -82,19 +87,29 @@ impl Health {
         self.tell();
     }
 
+    /// So much of the way out of public networks does not work.
+    pub(super) fn set_outside(&mut self, outside: Vec<String>) {
+        if self.outside != outside {
+            self.outside = outside;
+            self.tell();
+        }
+    }
+
     fn tell(&self) {
         let refusing =
             self.refusing.as_ref().map(|(error, _)| format!("changes are refused: {error}"));
         let damaged = (self.damaged > 0).then(|| {
-            format!(
-                "{} files of metadata could not be understood: the log says which",
-                self.damaged
-            )
+            let files = counted(self.damaged, "file");
+            format!("{files} of metadata could not be understood: the log says which")
         });
         let orphans = (self.orphans > 0).then(|| {
-            format!("{} vNICs are not served: the file of their network is damaged", self.orphans)
+            let (nics, is) = (counted(self.orphans, "vNIC"), self.orphans == 1);
+            let (are, their) = if is { ("is", "its") } else { ("are", "their") };
+            format!("{nics} {are} not served: the file of {their} network is damaged")
         });
-        let all: Vec<_> = [refusing, damaged, orphans].into_iter().flatten().collect();
+        let outside = self.outside.iter().cloned();
+        let all: Vec<_> =
+            [refusing, damaged, orphans].into_iter().flatten().chain(outside).collect();
         // Each refused change comes here: receivers wake for news only.
         self.told.send_if_modified(|told| {
             let is_new = *told != all;

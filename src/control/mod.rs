@@ -99,7 +99,7 @@ use hosts::Hosts;
 use ipam::Pool;
 use nat::Nat;
 use ports::PortEntry;
-use refusal::Refusal;
+use refusal::{Refusal, counted};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::BuildHasher as _,
@@ -126,11 +126,12 @@ pub struct Limits {
 
 impl Limits {
     /// Whether one more fits beside those that there are.
-    fn check(what: &str, there: usize, limit: usize, flag: &str) -> Result<(), Refusal> {
+    fn check(noun: &str, there: usize, limit: usize, flag: &str) -> Result<(), Refusal> {
         if there < limit {
             return Ok(());
         }
-        Err(Refusal::Exhausted(format!("there are {there} {what}, and --{flag} allows {limit}")))
+        let (are, there) = (if there == 1 { "is" } else { "are" }, counted(there, noun));
+        Err(Refusal::Exhausted(format!("there {are} {there}, and --{flag} allows {limit}")))
     }
 }
 
@@ -578,10 +579,28 @@ impl Control {
     }
 
     fn shared_network_view(&mut self, id: Uuid) -> Option<Arc<proto::Network>> {
-        let network = self.networks.get_mut(&id)?;
-        let view = network.view.take().unwrap_or_else(|| Arc::new(network_view(network)));
-        network.view = Some(Arc::clone(&view));
+        let network = self.networks.get(&id)?;
+        let view = network.view.clone().unwrap_or_else(|| Arc::new(self.network_view(network)));
+        self.networks.get_mut(&id)?.view = Some(Arc::clone(&view));
         Some(view)
+    }
+
+    fn network_view(&self, network: &NetworkState) -> proto::Network {
+        self.changed_network_view(network, &network.model)
+    }
+
+    /// A network as it would be if `model` took the place of its own.
+    fn changed_network_view(&self, network: &NetworkState, model: &Network) -> proto::Network {
+        let members = network.members.values().chain(network.bridges.values());
+        let who = match model.kind {
+            // Of no interest there, and its vNICs may be many.
+            NetworkKind::Routed => Members::AllStrict,
+            NetworkKind::Switched => compile::who(members.map(|member| &member.entry)),
+        };
+        let view = view::network(model, (network.members.len(), network.ports.len()), who);
+        let dhcp_pool_empty_at = view::string(network.hosts.empty_at);
+        let error = self.why_not_led_out(model).unwrap_or_default();
+        proto::Network { dhcp_pool_empty_at, error, ..view }
     }
 
     /// A vNIC, served or not.
@@ -660,23 +679,6 @@ impl Control {
         });
         nics.chain(ports).chain(self.egress.take_attached()).collect()
     }
-}
-
-fn network_view(network: &NetworkState) -> proto::Network {
-    changed_network_view(network, &network.model)
-}
-
-/// A network as it would be if `model` took the place of its own.
-fn changed_network_view(network: &NetworkState, model: &Network) -> proto::Network {
-    let members = network.members.values().chain(network.bridges.values());
-    let who = match model.kind {
-        // Of no interest there, and its vNICs may be many.
-        NetworkKind::Routed => Members::AllStrict,
-        NetworkKind::Switched => compile::who(members.map(|member| &member.entry)),
-    };
-    let view = view::network(model, (network.members.len(), network.ports.len()), who);
-    let dhcp_pool_empty_at = view::string(network.hosts.empty_at);
-    proto::Network { dhcp_pool_empty_at, ..view }
 }
 
 fn unix_ms() -> i64 {

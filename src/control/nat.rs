@@ -2,16 +2,18 @@
 
 use super::{Control, egress::WayOut, refusal::Refusal};
 use crate::{
-    dataplane::forward::tables::Tag,
+    dataplane::forward::{outside::is_routable, tables::Tag},
     egress::protocol,
-    host_network::{self, Forwarded},
-    model::{BalancedPort, FloatingIp, Forward, LoadBalancer, Name, Nic, Protocol, Target},
+    host_network::{self, Forwarded, Holder},
+    model::{
+        BalancedPort, FloatingIp, Forward, LoadBalancer, Name, Network, Nic, Protocol, Target,
+    },
     store::{Change, Dependants},
 };
 use ipnet::IpNet;
 use jiff::Timestamp;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 use uuid::Uuid;
@@ -206,6 +208,12 @@ pub(super) fn family_name(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
+/// Returns which of these prefixes has an address.
+fn prefix_of(prefixes: &BTreeSet<IpNet>, address: IpAddr) -> Option<IpNet> {
+    let mut lens = 0..=IpNet::from(address).prefix_len();
+    lens.find_map(|len| prefixes.get(&IpNet::new(address, len).ok()?.trunc()).copied())
+}
+
 /// Returns a vNIC's address of the family of another.
 pub(super) fn address_of(nic: &Nic, family: IpAddr) -> Option<IpAddr> {
     match family {
@@ -233,6 +241,12 @@ impl Control {
         Ok(nic)
     }
 
+    /// Returns the network of what is stored, though its file may have been damaged since.
+    pub(super) fn stored_network(&self, id: Uuid) -> Result<&Network, Refusal> {
+        let network = self.networks.get(&id).map(|network| &network.model);
+        network.ok_or_else(|| Refusal::Unready("its network is not there".into()))
+    }
+
     /// Refuses a vNIC that the world does not reach.
     // Not of a request that is repeated: that it was carried out, it was told already.
     pub(super) fn check_reached(&self, nic: Uuid) -> Result<(), Refusal> {
@@ -251,23 +265,23 @@ impl Control {
                 "network {name} is not public: mvirt network update {name} --public"
             ));
         }
-        match self.egress_way() {
-            WayOut::Off(why) => {
-                Some(format!("egress is off: start with --egress tun or user ({why})"))
-            }
-            WayOut::Tun(_) | WayOut::User(_) => None,
-        }
+        self.why_not_led_out(network)
     }
 
     /// Returns the address of a vNIC that the world reaches, of the family of another.
     fn reached(&self, nic: Uuid, family: IpAddr) -> Option<IpAddr> {
         let nic = &self.nics.get(&nic)?.model;
-        let is_public = self.networks[&nic.network_id].model.is_public;
-        is_public.then(|| address_of(nic, family)).flatten()
+        let is_led_out = self.is_led_out(&self.networks[&nic.network_id].model);
+        is_led_out.then(|| address_of(nic, family)).flatten()
     }
 
-    /// Returns what of the world is a vNIC's, with `change` as if it were in force.
-    pub(super) fn wanted_nat(&self, change: Option<&Change>) -> host_network::Nat {
+    /// Returns what of the world is a vNIC's, with `change` as if it were in force, beside networks
+    /// that have these prefixes.
+    pub(super) fn wanted_nat(
+        &self,
+        change: Option<&Change>,
+        prefixes: &BTreeSet<IpNet>,
+    ) -> host_network::Nat {
         let mut nat = host_network::Nat::default();
         let (forward, floating_ip) = match change {
             Some(Change::PutForward(put)) => (Some(&put.new), None),
@@ -276,6 +290,9 @@ impl Control {
         };
         // Of several of a vNIC, it sends from the eldest.
         for FloatingIp { address, nic_id, .. } in self.nat.by_age(floating_ip) {
+            if self.why_not_of_the_world(*address, prefixes).is_some() {
+                continue;
+            }
             if let Some(guest) = self.reached(*nic_id, *address) {
                 nat.floating.insert(*address, guest);
                 nat.sources.entry(guest).or_insert(*address);
@@ -284,6 +301,9 @@ impl Control {
         let others = self.nat.forwards();
         let others = others.filter(|it| forward.is_none_or(|new| new.id != it.id));
         for forward in others.chain(forward) {
+            if self.why_not_of_the_world(forward.listen, prefixes).is_some() {
+                continue;
+            }
             let Some(to) = self.reached(forward.nic_id, forward.listen) else { continue };
             let (listen, protocol) = (forward.listen, forward.protocol);
             nat.forwards.extend(forward.spans().into_iter().map(|span| {
@@ -339,15 +359,55 @@ impl Control {
                 let none = self.nat.why_no_sockets(forward);
                 none.or_else(|| self.why_silent(&self.sockets_of(forward))).unwrap_or_default()
             }
-            WayOut::Off(_) | WayOut::Tun(_) => self.nat_error(forward.nic_id),
+            WayOut::Off(_) | WayOut::Tun(_) => self.routed_error(forward.nic_id, forward.listen),
         }
     }
 
     /// Says why what leads to a vNIC is not in force; nothing where it is.
-    pub(super) fn nat_error(&self, nic: Uuid) -> String {
+    fn nat_error(&self, nic: Uuid) -> String {
         match self.nics.get(&nic) {
             None => "its vNIC is not served, or not there".into(),
             Some(nic) => self.why_unreached(&nic.model).unwrap_or_default(),
+        }
+    }
+
+    /// As [`Control::nat_error`], where it is the host's routing that leads there by an address.
+    pub(super) fn routed_error(&self, nic: Uuid, address: IpAddr) -> String {
+        let error = self.nat_error(nic);
+        if !error.is_empty() {
+            return error;
+        }
+        let why = self.why_not_of_the_world(address, self.routed_prefixes());
+        why.or_else(|| self.why_not_announced(address).cloned()).unwrap_or_default()
+    }
+
+    /// Says why the host's routing leads what comes to an address nowhere, beside networks that
+    /// have these prefixes. A request would be refused; this was made by another way out.
+    pub(super) fn why_not_of_the_world(
+        &self,
+        address: IpAddr,
+        prefixes: &BTreeSet<IpNet>,
+    ) -> Option<String> {
+        if !matches!(self.egress_way(), WayOut::Tun(_)) || address.is_unspecified() {
+            return None;
+        }
+        let host = IpNet::from(address);
+        if !is_routable(host) {
+            return Some(format!("no packet is routed to {address}: make it anew at another"));
+        }
+        let prefix = prefix_of(prefixes, address)?;
+        let of = match self.public_owner(host) {
+            Some(network) => format!("network {network}"),
+            None => prefix.to_string(),
+        };
+        Some(format!("{address} is in {of}, whose guests have such addresses"))
+    }
+
+    /// Refuses an address that somebody has but the host: it is to be taken from nobody.
+    pub(super) fn check_holder(&self, field: &'static str, address: IpAddr) -> Result<(), Refusal> {
+        match self.holder(address)? {
+            None | Some(Holder::Host) => Ok(()),
+            Some(holder) => Err(Refusal::taken(field, address, holder)),
         }
     }
 
@@ -358,7 +418,7 @@ impl Control {
         address: IpAddr,
     ) -> Result<(), Refusal> {
         let host = IpNet::from(address);
-        if !crate::dataplane::forward::outside::is_routable(host) {
+        if !is_routable(host) {
             let expected = "no packet is routed to that address";
             return Err(Refusal::invalid(field, address, expected));
         }

@@ -3,10 +3,10 @@
 use super::{
     Control, Limits, NetworkState,
     change::Decided,
-    changed_network_view, compile, fields,
+    compile, fields,
     hosts::Hosts,
     ipam::{self, Pool},
-    l2, network_view,
+    l2,
     pages::Page,
     refusal::Refusal,
     requests::{self, NewNetwork},
@@ -35,7 +35,7 @@ impl Control {
         // First: a request that is repeated would find its own name taken.
         if let Some(existing) = new.id.and_then(|id| self.networks.get(&id)) {
             return if is_same(&existing.model, &new) {
-                Ok(Decided::unchanged(network_view(existing)))
+                Ok(Decided::unchanged(self.network_view(existing)))
             } else {
                 Err(Refusal::taken(
                     "id",
@@ -45,7 +45,7 @@ impl Control {
             };
         }
         self.check_network_name(&new.name)?;
-        Limits::check("networks", self.networks.len(), self.limits.networks, "max-networks")?;
+        Limits::check("network", self.networks.len(), self.limits.networks, "max-networks")?;
         let now = Timestamp::now();
         let network = Network {
             id: new.id.unwrap_or_else(Uuid::new_v4),
@@ -82,7 +82,7 @@ impl Control {
     fn put_network(old: Option<Network>, new: Network) -> Decided<proto::Network> {
         let id = new.id;
         let change = Change::PutNetwork(Put { old, new }.into());
-        Decided::new(change, move |control| network_view(&control.networks[&id]))
+        Decided::new(change, move |control| control.network_view(&control.networks[&id]))
     }
 
     fn check_network_name(&self, name: &crate::model::Name) -> Result<(), Refusal> {
@@ -129,7 +129,7 @@ impl Control {
 
     /// One network.
     pub fn get_network(&self, key: &str) -> Result<proto::Network, Refusal> {
-        self.find_network(key).map(|id| network_view(&self.networks[&id]))
+        self.find_network(key).map(|id| self.network_view(&self.networks[&id]))
     }
 
     /// Networks by name.
@@ -138,7 +138,7 @@ impl Control {
         request: &proto::ListNetworksRequest,
     ) -> Result<proto::ListNetworksResponse, Refusal> {
         let page = Page::new(request.page_size, &request.page_token, &request.name_prefix)?;
-        let view = |id| self.networks.get(&id).map(network_view);
+        let view = |id| self.networks.get(&id).map(|network| self.network_view(network));
         let (networks, next_page_token) = page.of(&self.network_names, view);
         Ok(proto::ListNetworksResponse { networks, next_page_token })
     }
@@ -154,7 +154,7 @@ impl Control {
         let mut new = requests::changed_network(&old, request)?;
         // The etag stays: the preconditions of other clients still hold.
         if new == old {
-            return Ok(Decided::unchanged(network_view(network)));
+            return Ok(Decided::unchanged(self.network_view(network)));
         }
         if new.name != old.name {
             self.check_network_name(&new.name)?;
@@ -164,7 +164,7 @@ impl Control {
         }
         new.updated_at = view::later(old.updated_at);
         if request.validate_only {
-            return Ok(Decided::unchanged(changed_network_view(network, &new)));
+            return Ok(Decided::unchanged(self.changed_network_view(network, &new)));
         }
         Ok(Self::put_network(Some(old), new))
     }
@@ -225,7 +225,7 @@ impl Control {
         if !request.force {
             let balancers = self.balancers.of_network(id).len();
             let counts =
-                [(nics.len(), "vNICs"), (ports.len(), "ports"), (balancers, "load balancers")];
+                [(nics.len(), "vNIC"), (ports.len(), "port"), (balancers, "load balancer")];
             Refusal::unless_empty("network", &network.model.name, &counts)?;
         }
         let nics_deleted = u32::try_from(nics.len()).unwrap_or(u32::MAX);

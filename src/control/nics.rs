@@ -58,7 +58,7 @@ impl Control {
         new.name.as_ref().map_or(Ok(()), |name| self.check_member_name(name))?;
         // Orphans count: they are served again when their network is.
         let there = self.nics.len() + self.orphans.len();
-        Limits::check("vNICs", there, self.limits.nics, "max-nics")?;
+        Limits::check("vNIC", there, self.limits.nics, "max-nics")?;
         let nic = self.choose(network_id, new)?;
         self.check_route_count(&nic)?;
         self.check_security(&nic)?;
@@ -482,7 +482,7 @@ impl Control {
         let with = self.nat.of_nic(id);
         if !request.force {
             let counts =
-                [(with.forwards.len(), "forwards"), (with.floating_ips.len(), "floating IPs")];
+                [(with.forwards.len(), "forward"), (with.floating_ips.len(), "floating IP")];
             Refusal::unless_empty("vNIC", &nic.name, &counts)?;
         }
         let response = proto::DeleteNicResponse { deleted: true };

@@ -17,7 +17,7 @@ use super::{
     view, watch,
 };
 use crate::{
-    dataplane::{Attached, Exported, NewPort, Placement, PortState},
+    dataplane::{Attached, Exported, NewPort, Placement, PortSpec, PortState},
     locator::Locator,
     log_limit::{LogLimit, Said},
     model::{Impairments, Labels, Name, NetworkKind, Port, PortSettings, TaggedNetwork},
@@ -233,7 +233,7 @@ impl Control {
         self.reachable
             .spec(&new.locator, &new.description)
             .map_err(|error| locators::refused(&new.locator, error))?;
-        Limits::check("ports", self.ports.len(), self.limits.ports, "max-ports")?;
+        Limits::check("port", self.ports.len(), self.limits.ports, "max-ports")?;
         let now = Timestamp::now();
         let port = Port {
             id: new.id.unwrap_or_else(Uuid::new_v4),
@@ -307,12 +307,16 @@ impl Control {
         self.reachable
             .check(&entry.model.locator)
             .map_err(|refusal| io::Error::new(io::ErrorKind::PermissionDenied, refusal))?;
+        let mut spec = self.reachable.spec(&entry.model.locator, &entry.model.description)?;
+        if let PortSpec::Slirp(slirp) = &mut spec {
+            slirp.guests = self.egress.guests();
+        }
         let network = &self.networks[&entry.model.network_id];
         let new = NewPort {
             place: entry.place,
             network: network.key,
             name: entry.model.name.to_string(),
-            spec: self.reachable.spec(&entry.model.locator, &entry.model.description)?,
+            spec,
             slot,
         };
         entry.attached = Some(self.dataplane.attach(new, exported)?);

@@ -141,6 +141,11 @@ impl fmt::Display for Echo {
     }
 }
 
+/// Returns `1 port`, `2 ports`.
+pub(super) fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
 impl Refusal {
     /// A malformed or impossible value.
     pub(super) fn invalid(
@@ -191,14 +196,14 @@ impl Refusal {
         Err(Self::invalid(field, format!("{count} {what}"), format!("expected at most {most}")))
     }
 
-    /// Refuses to delete what still has others, each kind with how many.
+    /// Refuses to delete what still has others, each kind, in the singular, with how many.
     pub(super) fn unless_empty(
         what: &'static str,
         name: impl fmt::Display,
         counts: &[(usize, &str)],
     ) -> Result<(), Self> {
         let there = counts.iter().filter(|(count, _)| *count > 0);
-        let there: Vec<_> = there.map(|(count, what)| format!("{count} {what}")).collect();
+        let there: Vec<_> = there.map(|(count, what)| counted(*count, what)).collect();
         if there.is_empty() {
             return Ok(());
         }

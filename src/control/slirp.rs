@@ -10,9 +10,11 @@ use crate::{
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::{
+    collections::BTreeSet,
     fmt, io,
     net::{Ipv4Addr, Ipv6Addr},
 };
+use tokio::sync::watch;
 
 // As slirp has them (libvdeslirp: vdeslirp_init).
 const GATEWAY: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 2), 24);
@@ -73,6 +75,8 @@ pub(super) fn spec(slirp: &Slirp) -> io::Result<Spec> {
                 resolver: None,
             })),
         },
+        // Whoever has public networks says so.
+        guests: watch::channel(BTreeSet::new()).1,
     })
 }
 

@@ -92,6 +92,7 @@ pub(super) fn network(
         l2: l2::asked(&network.l2),
         l2_in_force,
         dhcp_pool_empty_at: String::new(),
+        error: String::new(),
     }
 }
 

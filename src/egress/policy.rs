@@ -77,7 +77,10 @@ impl Policy {
         for denied in &configuration.deny {
             match denied {
                 Denied::Network(network) => policy.deny.push(*network),
-                Denied::Port(port) => policy.ports.push(*port),
+                // One of IPv4 may be written as one of IPv6 (RFC 4291 §2.5.5.2).
+                Denied::Port(port) => {
+                    policy.ports.push(SocketAddr::new(port.ip().to_canonical(), port.port()));
+                }
             }
         }
         policy
@@ -94,11 +97,13 @@ impl Policy {
                 return segment.resolver.map_or(Way::Denied, Way::Resolver);
             }
         }
-        if self.deny.iter().any(|network| network.contains(&address)) {
-            return Way::Denied;
-        }
         let is_loopback = self.host_loopback == Some(address);
         let to = if is_loopback { loopback(address) } else { address };
+        // Neither by its own address nor by the one that guests have for it.
+        let is_denied = |network: &IpNet| network.contains(&address) || network.contains(&to);
+        if self.deny.iter().any(is_denied) {
+            return Way::Denied;
+        }
         // The hosts of a segment are not reached by this host, whatever has their addresses there.
         let is_inside = self.segment.as_ref().is_some_and(|segment| segment.contains(address));
         let may = is_loopback
@@ -116,6 +121,16 @@ impl Policy {
             true => Way::UnlessHost(to),
             false => Way::To(to),
         }
+    }
+
+    /// Denies these as well.
+    pub fn deny(&mut self, networks: Vec<IpNet>) {
+        self.deny.extend(networks);
+    }
+
+    /// Denies these no longer.
+    pub fn deny_no_longer(&mut self, networks: &[IpNet]) {
+        self.deny.retain(|network| !networks.contains(network));
     }
 
     /// Has hosts of a segment reach another DNS server.
@@ -260,6 +275,30 @@ mod tests {
         );
         assert_eq!(policy.way(at("10.0.2.2:50051")), Way::Denied);
         assert_eq!(policy.way(at("10.0.2.2:22")), Way::To(at("127.0.0.1:22")));
+    }
+
+    #[test]
+    fn an_address_is_denied_by_whatever_name() {
+        for deny in ["127.0.0.0/8", "10.0.2.2/32"] {
+            let text = r#"{"version":1,"deny":["DENY"],"host_loopback":"10.0.2.2"}"#;
+            let policy = policy(&text.replace("DENY", deny));
+            assert_eq!(policy.way(at("10.0.2.2:22")), Way::Denied, "{deny}");
+        }
+        let policy = policy(r#"{"version":1,"deny":["[::ffff:192.0.2.1]:50051"]}"#);
+        assert_eq!(policy.way(at("192.0.2.1:50051")), Way::Denied);
+    }
+
+    #[test]
+    fn what_is_denied_meanwhile_is_so_until_it_is_no_longer() {
+        let mut policy = policy(r#"{"version":1,"deny":["10.9.0.0/16"]}"#);
+        let [one, two] = ["10.1.0.0/24", "fd00:1::/64"].map(|net| net.parse().unwrap());
+        policy.deny(vec![one, two]);
+        assert_eq!(policy.way(at("10.1.0.1:22")), Way::Denied);
+        assert_eq!(policy.way(at("[fd00:1::1]:22")), Way::Denied);
+        policy.deny_no_longer(&[one]);
+        assert_eq!(policy.way(at("10.1.0.1:22")), Way::To(at("10.1.0.1:22")));
+        assert_eq!(policy.way(at("[fd00:1::1]:22")), Way::Denied);
+        assert_eq!(policy.way(at("10.9.0.1:22")), Way::Denied);
     }
 
     #[test]

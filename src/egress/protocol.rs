@@ -5,7 +5,7 @@
 //! daemon                                    mvirt-egress
 //!   Configuration ──────────────────────▶   opens what it will need, locks itself in
 //!                 ◀──────────────────────   {"ready":true,…}
-//!   {"add":…}, {"remove":…} ────────────▶
+//!   {"add":…}, {"remove":…}, {"tell":{}} ▶
 //!                 ◀──────────────────────   {"stats":…} each second in which something was carried
 //!                 ◀──────────────────────   {"failed":"forward",…}
 //! ```
@@ -206,6 +206,8 @@ pub enum Order {
     Remove(Removal),
     /// The hosts of the segment reach another DNS server from now on.
     Resolver(SocketAddr),
+    /// Say what was carried, whether or not that has changed: who says nothing has hung.
+    Tell {},
 }
 
 /// Of [`Order::Add`].
@@ -217,6 +219,8 @@ pub struct Addition {
     /// One whose socket is there replaces it: what has come by that ends. The same once more
     /// changes nothing.
     pub forwards: Vec<Forward>,
+    /// What may not be reached any longer. Connections to there end.
+    pub deny: Vec<IpNet>,
 }
 
 /// Of [`Order::Remove`].
@@ -227,6 +231,8 @@ pub struct Removal {
     pub nics: Vec<u16>,
     /// By their sockets. What has come by them ends.
     pub forwards: Vec<Listening>,
+    /// What may be reached again, as it was denied.
+    pub deny: Vec<IpNet>,
 }
 
 /// Which forward.
@@ -249,6 +255,8 @@ pub enum Report {
         ready: bool,
         /// Whether it may send echo requests (`net.ipv4.ping_group_range`).
         echo: bool,
+        /// How many descriptors all flows together may have: what the hard limit leaves.
+        flows: u64,
     },
     /// What was carried since it began, each second in which that changes.
     Stats {
@@ -437,12 +445,17 @@ mod tests {
         assert_eq!((removed.nics, removed.forwards), (vec![1], vec![listening]));
         let resolver = from_str::<Order>(r#"{"resolver":"[::1]:53"}"#).unwrap();
         assert_eq!(resolver, Order::Resolver("[::1]:53".parse().unwrap()));
+        assert_eq!(from_str::<Order>(r#"{"tell":{}}"#).unwrap(), Order::Tell {});
+        let Order::Add(added) = from_str(r#"{"add":{"deny":["10.1.0.0/24"]}}"#).unwrap() else {
+            panic!("it denies");
+        };
+        assert_eq!(added.deny, ["10.1.0.0/24".parse().unwrap()]);
         assert!(from_str::<Order>(r#"{"remove":{"nic":1}}"#).is_err());
     }
 
     #[test]
     fn reports_are_these_texts() {
-        let ready = Report::Ready { ready: true, echo: false };
+        let ready = Report::Ready { ready: true, echo: false, flows: 1984 };
         let failure = Failure::Forward {
             listen: "0.0.0.0:80".parse().unwrap(),
             protocol: Protocol::Tcp,
@@ -453,7 +466,7 @@ mod tests {
             NicStats { tag: 7, dropped: [(Dropped::EgressDenied, 2)].into(), ..Default::default() };
         let stats = Stats { nics: vec![nic], dropped: BTreeMap::new() };
         let texts = [
-            (ready, r#"{"ready":true,"echo":false}"#),
+            (ready, r#"{"ready":true,"echo":false,"flows":1984}"#),
             (
                 Report::Failed(failure),
                 concat!(

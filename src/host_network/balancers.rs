@@ -23,8 +23,9 @@ use std::{
 };
 use uuid::Uuid;
 
-/// The table that is balancers', and nobody else's.
+/// The table that is balancers', and nobody else's, with its family and without.
 const TABLE: &str = "inet mvirt_lb";
+pub(super) const NAME: &str = "mvirt_lb";
 /// How many maps are made at once.
 // nft and the kernel take some 12 ms for the 4093 places of one. So the longest change takes half a
 // second on an idle host, of the two seconds that nft has.
@@ -121,10 +122,10 @@ impl There {
 }
 
 /// Returns the words of nft that read the table.
-pub(super) const LIST: [&str; 6] = ["-j", "-t", "list", "table", "inet", "mvirt_lb"];
+pub(super) const LIST: [&str; 6] = ["-j", "-t", "list", "table", "inet", NAME];
 
 /// Returns the lines that remove the table, whether or not it is there.
-pub(super) fn removal() -> String {
+fn removal() -> String {
     format!("add table {TABLE}\ndelete table {TABLE}\n")
 }
 

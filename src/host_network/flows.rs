@@ -5,28 +5,22 @@
 //! Nat as it was, as it is ─▶ what has changed ─▶ dump of all entries ─▶ those that are stale go
 //! ```
 
-use super::nat::{Forwarded, Nat};
+use super::{
+    nat::{Forwarded, Nat},
+    netlink::{Link, Netlink},
+    nfnetlink::{ACK, DUMP, Nfnetlink, REQUEST, attributes, find, message},
+};
 use crate::model::{Protocol, Target};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// Types of messages: of the subsystem 1, to get, to delete, and what is there.
+/// Types of messages: of the subsystem 1, to get and to delete.
 const GET: u16 = 1 << 8 | 1;
 const DELETE: u16 = 1 << 8 | 2;
-const ENTRY: u16 = 1 << 8;
-/// What ends an answer (netlink(7)).
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-const REQUEST: u16 = 1;
-const ACK: u16 = 4;
-const DUMP: u16 = 0x300;
-/// Octets of the headers of netlink, and of netfilter behind it.
-const HEADER_LEN: usize = 16;
-const HEADERS_LEN: usize = HEADER_LEN + 4;
 
 // Attributes of an entry, of a tuple, of its addresses and its protocol.
 const TUPLE_ORIGINAL: u16 = 1;
@@ -39,8 +33,6 @@ const IPV4: [u16; 2] = [1, 2];
 const IPV6: [u16; 2] = [3, 4];
 const PROTO_NUMBER: u16 = 1;
 const PORTS: [u16; 2] = [2, 3];
-/// Bits of an attribute's type that say how it is written.
-const TYPE_MASK: u16 = 0x3fff;
 
 /// What has changed.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -49,24 +41,44 @@ pub(super) struct Stale {
     floating: BTreeMap<IpAddr, [Option<IpAddr>; 2]>,
     /// Forwards that are no more.
     forwards: BTreeSet<Forwarded>,
+    /// Forwards of datagrams that are new.
+    // Who sends all the time keeps the flow that was there before. A connection that there was is
+    // another's, of the host itself maybe: it ends by itself.
+    new: BTreeSet<Forwarded>,
+    /// What led to guests, or from them, and no longer does: it may be others' next.
+    prefixes: BTreeSet<IpNet>,
 }
 
 impl Stale {
-    pub(super) fn new(before: &Nat, now: &Nat) -> Self {
+    pub(super) fn new(before: &Nat, now: &Nat, prefixes: BTreeSet<IpNet>) -> Self {
         let all = before.floating.keys().chain(now.floating.keys());
         let whose = all.map(|at| (*at, [before, now].map(|nat| nat.floating.get(at).copied())));
         let floating = whose.filter(|(_, [before, now])| before != now).collect();
         let forwards = before.forwards.difference(&now.forwards).cloned().collect();
-        Self { floating, forwards }
+        let new = now.forwards.difference(&before.forwards);
+        let new = new.filter(|it| it.protocol == Protocol::Udp).cloned().collect();
+        Self { floating, forwards, new, prefixes }
+    }
+
+    /// Returns all that has to do with guests of these prefixes.
+    pub(super) fn of_prefixes(prefixes: BTreeSet<IpNet>) -> Self {
+        Self { prefixes, ..Self::default() }
     }
 
     fn is_of(&self, family: fn(&IpAddr) -> bool) -> bool {
-        self.floating.keys().any(family) || self.forwards.iter().any(|it| family(&it.listen))
+        self.floating.keys().any(family)
+            || self.forwards.iter().chain(&self.new).any(|it| family(&it.listen))
+            || self.prefixes.iter().any(|prefix| family(&prefix.addr()))
     }
 
     /// Whether a flow is translated as it was and not as it is.
     fn has(&self, flow: &Flow) -> bool {
         let [original, reply] = &flow.ways;
+        // Whoever of both is a guest is known by its own address to the kernel as a sender.
+        let of_guests = |it: &IpNet| it.contains(&original.from) || it.contains(&reply.from);
+        if self.prefixes.iter().any(of_guests) {
+            return true;
+        }
         if let Some([_, now]) = self.floating.get(&original.to)
             && Some(reply.from) != *now
         {
@@ -78,20 +90,36 @@ impl Stale {
             return true;
         }
         self.forwards.iter().any(|it| {
-            let protocol = match it.protocol {
-                Protocol::Tcp => 6,
-                Protocol::Udp => 17,
-            };
-            let (first, last) = it.ports;
             let target = match it.target {
                 Target::Same => original.ports[1],
                 Target::Port(port) => port,
             };
-            flow.protocol == protocol
+            flow.comes_to(it)
                 && (it.listen.is_unspecified() || it.listen == original.to)
-                && (first..=last).contains(&original.ports[1])
                 && (reply.from, reply.ports[0]) == (it.to, target)
         })
+    }
+
+    /// Whether a flow is not translated, and is to be by what is new: on a host that has these
+    /// addresses.
+    fn takes(&self, flow: &Flow, own: &[IpAddr]) -> bool {
+        let [original, reply] = &flow.ways;
+        let is_untranslated = (reply.from, reply.ports[0]) == (original.to, original.ports[1]);
+        is_untranslated
+            && self.new.iter().any(|it| {
+                // What only passes the host is nothing that is listened to at its addresses.
+                let there = if it.listen.is_unspecified() { own } else { &[it.listen] };
+                flow.comes_to(it) && there.contains(&original.to)
+            })
+    }
+
+    /// Returns the addresses that [`Stale::takes`] is to know.
+    fn own(&self) -> io::Result<Vec<IpAddr>> {
+        if !self.new.iter().any(|it| it.listen.is_unspecified()) {
+            return Ok(Vec::new());
+        }
+        let own = Netlink::open()?.addresses_but_of(Link(0))?;
+        Ok(own.into_iter().map(|own| own.address).collect())
     }
 }
 
@@ -111,24 +139,6 @@ struct Flow {
     ways: [Way; 2],
     /// The attributes that name it.
     name: Vec<u8>,
-}
-
-/// Attributes: the type, and what is in it, with how it was written.
-fn attributes(octets: &[u8]) -> impl Iterator<Item = (u16, &[u8], &[u8])> {
-    let mut rest = octets;
-    std::iter::from_fn(move || {
-        let [a, b, c, d] = *rest.first_chunk()?;
-        let len = usize::from(u16::from_ne_bytes([a, b]));
-        let whole = rest.get(..len)?;
-        let value = whole.get(4..)?;
-        // Each begins at a multiple of four octets.
-        rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
-        Some((u16::from_ne_bytes([c, d]) & TYPE_MASK, value, whole))
-    })
-}
-
-fn find(octets: &[u8], wanted: u16) -> Option<&[u8]> {
-    attributes(octets).find(|(kind, ..)| *kind == wanted).map(|(_, value, _)| value)
 }
 
 fn way(tuple: &[u8]) -> Option<(u8, Way)> {
@@ -164,6 +174,16 @@ impl Flow {
         Some(Self { protocol, ways: [original, reply], name })
     }
 
+    /// Whether it is of a forward's protocol, to one of its ports.
+    fn comes_to(&self, forward: &Forwarded) -> bool {
+        let protocol = match forward.protocol {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+        };
+        let (first, last) = forward.ports;
+        self.protocol == protocol && (first..=last).contains(&self.ways[0].ports[1])
+    }
+
     fn family(&self) -> u8 {
         family(self.ways[0].from.is_ipv4())
     }
@@ -174,59 +194,26 @@ fn family(is_ipv4: bool) -> u8 {
     (if is_ipv4 { libc::AF_INET } else { libc::AF_INET6 }) as u8
 }
 
-/// Returns a message: headers, and attributes behind them.
-fn message(kind: u16, flags: u16, family: u8, attributes: &[u8]) -> Vec<u8> {
-    let len = (HEADERS_LEN + attributes.len()) as u32;
-    // Neither a number nor a port of ours: one request waits for its answer at a time.
-    let header = [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes(), &[0; 8]];
-    // Version 0, and no resource.
-    [&header.concat()[..], &[family, 0, 0, 0], attributes].concat()
-}
-
-/// Asks the kernel, and passes each entry of the answer on.
-fn ask(socket: &Socket, request: &[u8], mut entry: impl FnMut(&[u8])) -> io::Result<()> {
-    socket.send(request, 0)?;
-    loop {
-        let (datagram, _) = socket.recv_from_full()?;
-        let mut rest = &datagram[..];
-        while let Some([a, b, c, d, e, f, ..]) = rest.first_chunk::<HEADER_LEN>().copied() {
-            let len = u32::from_ne_bytes([a, b, c, d]) as usize;
-            let Some(message) = rest.get(..len).filter(|_| len >= HEADER_LEN) else { break };
-            rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
-            match u16::from_ne_bytes([e, f]) {
-                ENTRY => entry(message.get(HEADERS_LEN..).unwrap_or(&[])),
-                DONE => return Ok(()),
-                ERROR => {
-                    let code = message.get(HEADER_LEN..).and_then(|rest| rest.first_chunk());
-                    return match code.map(|code| i32::from_ne_bytes(*code)) {
-                        Some(0) | None => Ok(()),
-                        Some(code) => Err(io::Error::from_raw_os_error(-code)),
-                    };
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
 /// Ends flows that are stale. Returns how many.
 pub(super) fn end(stale: &Stale) -> io::Result<usize> {
     let is_of = [IpAddr::is_ipv4 as fn(&IpAddr) -> bool, IpAddr::is_ipv6];
     let families = is_of.into_iter().zip([true, false]).filter(|(is_of, _)| stale.is_of(*is_of));
+    let own = stale.own()?;
+    let is_stale = |flow: &Flow| stale.has(flow) || stale.takes(flow, &own);
     let mut ended = 0;
     let mut socket = None;
     for (_, is_ipv4) in families {
         let socket = match &mut socket {
             Some(socket) => socket,
-            none => none.insert(open()?),
+            none => none.insert(Nfnetlink::open()?),
         };
         let mut found = Vec::new();
-        ask(socket, &message(GET, REQUEST | DUMP, family(is_ipv4), &[]), |octets| {
-            found.extend(Flow::parse(octets).filter(|flow| stale.has(flow)));
+        socket.ask(&message(GET, REQUEST | DUMP, family(is_ipv4), &[]), |octets| {
+            found.extend(Flow::parse(octets).filter(is_stale));
         })?;
         for flow in found {
             let request = message(DELETE, REQUEST | ACK, flow.family(), &flow.name);
-            match ask(socket, &request, |_| {}) {
+            match socket.ask(&request, |_| {}) {
                 Ok(()) => ended += 1,
                 // It has ended meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -237,23 +224,9 @@ pub(super) fn end(stale: &Stale) -> io::Result<usize> {
     Ok(ended)
 }
 
-fn open() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    Ok(socket)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let len = (4 + value.len()) as u16;
-        let mut octets = [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
-        octets.resize(octets.len().next_multiple_of(4), 0);
-        octets
-    }
+    use super::{super::nfnetlink::attribute, *};
 
     fn tuple(kind: u16, [from, to]: [[u8; 4]; 2], protocol: u8, ports: [u16; 2]) -> Vec<u8> {
         let nested = |kind, parts: &[Vec<u8>]| attribute(kind | 0x8000, &parts.concat());
@@ -297,7 +270,7 @@ mod tests {
         let into = flow(6, FLOATING, 80, 80);
         assert_eq!(into.ways[0].ports, [5000, 80]);
         let other = [10, 1, 0, 2];
-        let moved = |before, now| Stale::new(&nat(before, &[]), &nat(now, &[]));
+        let moved = |before, now| Stale::new(&nat(before, &[]), &nat(now, &[]), [].into());
         for (before, now, is_stale) in [
             (Some(GUEST), None, true),
             (Some(GUEST), Some(other), true),
@@ -326,7 +299,8 @@ mod tests {
             to: GUEST.into(),
             target,
         };
-        let gone = |it| Stale::new(&nat(None, std::slice::from_ref(it)), &nat(None, &[]));
+        let gone =
+            |it| Stale::new(&nat(None, std::slice::from_ref(it)), &nat(None, &[]), [].into());
         let any = forwarded([0; 4], (8000, 8099), Target::Port(80));
         let host = [192, 0, 2, 1];
         assert!(gone(&any).has(&flow(6, host, 8080, 80)));
@@ -336,5 +310,55 @@ mod tests {
         let same = forwarded(host, (8000, 8099), Target::Same);
         assert!(gone(&same).has(&flow(6, host, 8080, 8080)));
         assert!(!gone(&same).has(&flow(6, FLOATING, 8080, 8080)));
+    }
+
+    #[test]
+    fn datagrams_that_have_come_before_their_forward_are_translated_anew() {
+        let host = [192, 0, 2, 1];
+        let forwarded = |listen: [u8; 4], protocol| Forwarded {
+            listen: listen.into(),
+            protocol,
+            ports: (5300, 5399),
+            to: GUEST.into(),
+            target: Target::Port(53),
+        };
+        let untranslated = |protocol, to: [u8; 4], port| {
+            let original = tuple(1, [WORLD, to], protocol, [5000, port]);
+            let reply = tuple(2, [to, WORLD], protocol, [port, 5000]);
+            Flow::parse(&[original, reply].concat()).unwrap()
+        };
+        let takes = |it: &Forwarded, flow: &Flow| {
+            let now = nat(None, std::slice::from_ref(it));
+            let new = Stale::new(&nat(None, &[]), &now, [].into());
+            assert!(Stale::new(&now, &now, [].into()).new.is_empty());
+            new.takes(flow, &[host.into()]) && !new.has(flow)
+        };
+        let any = forwarded([0; 4], Protocol::Udp);
+        assert!(takes(&any, &untranslated(17, host, 5300)));
+        assert!(takes(&forwarded(host, Protocol::Udp), &untranslated(17, host, 5399)));
+        for (it, flow) in [
+            (any.clone(), untranslated(17, host, 5400)),
+            // It only passes the host, or is the guest's already.
+            (any.clone(), untranslated(17, FLOATING, 5300)),
+            (any, flow(17, host, 5300, 53)),
+            (forwarded(FLOATING, Protocol::Udp), untranslated(17, host, 5300)),
+            // A connection of the host's own goes on.
+            (forwarded(host, Protocol::Tcp), untranslated(6, host, 5300)),
+        ] {
+            assert!(!takes(&it, &flow), "{it:?} {flow:?}");
+        }
+    }
+
+    #[test]
+    fn all_flows_end_of_what_is_no_longer_guests() {
+        let gone = |prefix: &str| Stale::of_prefixes([prefix.parse().unwrap()].into());
+        let by_a_forward = flow(17, [192, 0, 2, 1], 5300, 53);
+        let original = tuple(1, [GUEST, WORLD], 17, [5000, 53]);
+        let reply = tuple(2, [WORLD, [192, 0, 2, 1]], 17, [53, 5000]);
+        let masqueraded = Flow::parse(&[original, reply].concat()).unwrap();
+        for flow in [by_a_forward, masqueraded] {
+            assert!(gone("10.1.0.0/24").has(&flow), "{flow:?}");
+            assert!(!gone("10.2.0.0/24").has(&flow));
+        }
     }
 }

@@ -5,28 +5,45 @@
 //! ```text
 //! Wanted ── device up, MTU ── is any of it the host's own? ── nftables, as a whole ── routes,
 //!           proxied neighbours ── stale flows end ── what is new is announced
-//!                                        └── error: all as it was before
+//!   ├── a network or an address that the host does not take: left out, and the rest goes on
+//!   └── any other error: all as it was before
 //! ```
-//! What is not ours is left alone: other routes, other tables, switches unless they may be set.
+//! What is not ours is left alone: other routes, other tables, switches unless they may be set. One
+//! process does this for a network namespace ([`claim`]), and looks whether all is still as it was
+//! made when the kernel says that something has changed ([`watch`]).
 
 mod announce;
 mod balancers;
+mod claim;
 mod flows;
+mod holders;
 mod nat;
 mod netlink;
+mod nfnetlink;
 mod nft;
+mod remains;
 mod rules;
+mod served;
 mod sysctls;
+mod tables;
+mod wanted;
+mod watch;
 
 pub use balancers::{Balanced, BalancerSpec, Place, WhenEmpty};
+pub use holders::Holder;
 pub use nat::{Forwarded, Nat};
+pub use served::served;
 pub use sysctls::Sysctls;
+pub use wanted::{LeftOut, Wanted};
+pub use watch::Watch;
 
-use crate::dataplane::{Tun, send_frames};
+use crate::dataplane::send_frames;
 use balancers::There;
+use claim::Claim;
 use flows::Stale;
 use ipnet::IpNet;
-use netlink::{Ethernet, Link, Netlink, Own, Proxy};
+use netlink::{Ethernet, Link, Netlink, Proxy};
+use nfnetlink::Nfnetlink;
 use nft::Nft;
 use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, netdevice::name_to_index, socket_with},
@@ -36,59 +53,35 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
 };
-use uuid::Uuid;
-
-/// What the kernel is to know.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// Octets of the longest packet to and from guests.
-    pub mtu: u16,
-    /// What is behind the device.
-    pub prefixes: BTreeSet<IpNet>,
-    /// What of the world is a guest's.
-    pub nat: Nat,
-    /// Load balancers whose backends are behind it.
-    pub balancers: BTreeMap<Uuid, Arc<Balanced>>,
-}
-
-impl Wanted {
-    /// Returns what is routed to the device, where the host has these addresses itself.
-    fn routes(&self, own: &[Own]) -> BTreeSet<IpNet> {
-        let announced = self.announced(own).into_iter().map(IpNet::from);
-        self.prefixes.iter().copied().chain(announced).collect()
-    }
-
-    /// Returns addresses of the world that lead to guests. Those of the host do so anyway.
-    fn announced(&self, own: &[Own]) -> BTreeSet<IpAddr> {
-        let mut announced = self.nat.announced();
-        announced.retain(|address| !own.iter().any(|own| own.address == *address));
-        announced
-    }
-}
 
 /// Why the kernel does not know it.
 #[derive(Debug, thiserror::Error)]
 pub enum HostNetworkError {
-    /// The host has an address itself that would be a guest's.
-    #[error("{prefix} has an address of the host's: {address}")]
-    OwnAddress {
-        /// What would be behind the device.
-        prefix: IpNet,
-        /// Whose address.
-        address: IpAddr,
-    },
-    /// The kernel takes a route not.
-    #[error("the host cannot route {prefix} to {device}: {source}")]
-    Route {
-        /// What would be behind the device.
-        prefix: IpNet,
+    /// Another process leads packets through this host.
+    #[error(
+        "another mvirt-net leads packets through this host (nft list table inet {}): end the \
+         daemon first",
+        claim::TABLE
+    )]
+    Claimed,
+    /// The device is something else.
+    #[error("{device}: it is no TUN device")]
+    NoTun {
         /// The device.
         device: String,
-        /// Why.
-        source: io::Error,
+    },
+    /// There is something of an earlier process that this one cannot remove.
+    #[error("{device} is left of an earlier daemon: mvirt-net --cleanup removes it, as root")]
+    Left {
+        /// The device.
+        device: String,
     },
     /// An interface does not answer for an address.
     #[error("the host cannot answer for {address}: {source}")]
@@ -124,6 +117,21 @@ pub struct HostNetwork {
     balancers: Option<There>,
     /// How many balancers it does not have yet.
     left: usize,
+    claim: Option<Claim>,
+    /// What the kernel has of the rest; what that is not is [`Self::left_out`].
+    made: Wanted,
+    left_out: LeftOut,
+    /// What interfaces answer for by the word of others.
+    answered: BTreeSet<Proxy>,
+    /// Whether it has that, as far as is known.
+    is_made: bool,
+    /// Our rules of nftables, and up to which change of nftables they are known to be there.
+    print: Option<u64>,
+    generation: Arc<AtomicU32>,
+    /// How often this process has changed nftables for what is wanted now.
+    changes: u32,
+    /// Whether others may have changed our rules since.
+    is_doubted: bool,
 }
 
 impl HostNetwork {
@@ -137,6 +145,15 @@ impl HostNetwork {
             told: BTreeSet::new(),
             balancers: None,
             left: 0,
+            claim: None,
+            made: Wanted::default(),
+            left_out: LeftOut::default(),
+            answered: BTreeSet::new(),
+            is_made: false,
+            print: None,
+            generation: Arc::default(),
+            changes: 0,
+            is_doubted: false,
         }
     }
 
@@ -145,37 +162,33 @@ impl HostNetwork {
         &self.device
     }
 
-    /// Whether the host has an address itself.
-    pub fn has(&self, address: IpAddr) -> io::Result<bool> {
-        // By its name: before there is a public network, the device is not there.
-        let device = link(&self.device).unwrap_or(Link(0));
-        let own = Netlink::open()?.addresses_but_of(device)?;
-        Ok(own.iter().any(|own| own.address == address))
-    }
-
     /// Says why this process cannot lead packets through the host, if it cannot.
     pub fn possible() -> io::Result<()> {
         let device = Path::new("/dev/net/tun");
         if !device.exists() {
             return Err(io::Error::other("there is no /dev/net/tun (modprobe tun)"));
         }
-        if !capabilities(None)?.effective.contains(CapabilitySet::NET_ADMIN) {
+        if !is_privileged()? {
             return Err(io::Error::other("the daemon has no CAP_NET_ADMIN"));
         }
         Nft::find().map(drop)
     }
 
-    /// Makes the kernel know what is `wanted`, and nothing else. An error: it knows what it knew
-    /// `before`. The device is there.
+    /// Makes the kernel know what is `wanted`, but for what is [`HostNetwork::left_out`], and
+    /// nothing else. An error: it knows what it knew `before`. The device is there, and this
+    /// process has the [`HostNetwork::claim`].
     pub fn apply(&mut self, wanted: &Wanted, before: &Wanted) -> Result<(), HostNetworkError> {
-        let replaced = self.bring_about(wanted, before);
+        let brought = self.bring_about(wanted, before);
         // At a start, what is left of an earlier one is better than nothing.
-        let can_return = replaced.is_err() && !before.prefixes.is_empty();
-        if can_return && let Err(error) = self.replace(before).and_then(|_| self.balance(before)) {
-            // What cannot be undone is undone by the next change, or at the next start.
-            tracing::warn!(%error, "the host's routes and rules are not as they were");
+        if brought.is_err() && !before.prefixes.is_empty() {
+            self.is_made = false;
+            if let Err(error) = self.bring_about(before, before) {
+                // What cannot be undone is undone by the next change, or at the next start.
+                tracing::debug!(%error, "the host's routes and rules are not as they were");
+                self.is_made = false;
+            }
         }
-        replaced
+        brought
     }
 
     /// Returns how many balancers the kernel does not know yet of those that were wanted last: the
@@ -184,81 +197,200 @@ impl HostNetwork {
         self.left
     }
 
-    fn bring_about(&mut self, wanted: &Wanted, before: &Wanted) -> Result<(), HostNetworkError> {
-        let rest = |wanted: &Wanted| Wanted { balancers: BTreeMap::new(), ..wanted.clone() };
-        // A backend that fails is nothing that routes and networks have to do with.
-        if rest(wanted) != rest(before) {
-            let announced = self.replace(wanted)?;
-            self.end_flows(&before.nat, &wanted.nat);
-            let known = before.nat.announced();
-            announced.iter().filter(|(it, _)| !known.contains(&it.address)).for_each(announce);
+    /// Returns what the host does not lead of what was wanted last: the same, applied again, tries
+    /// that again.
+    pub fn left_out(&self) -> &LeftOut {
+        &self.left_out
+    }
+
+    /// Returns what hears of changes that others make.
+    pub fn watch(&self) -> io::Result<Watch> {
+        Watch::open(Arc::clone(&self.generation))
+    }
+
+    /// Returns a copy of the claim for a process that takes over.
+    pub fn share_claim(&self) -> io::Result<Option<OwnedFd>> {
+        self.claim.as_ref().map_or(Ok(None), Claim::share)
+    }
+
+    /// Goes on with the claim of another process.
+    pub fn take_claim(&mut self, claim: OwnedFd) {
+        self.claim = Some(Claim::of_another(claim));
+    }
+
+    /// Says what the kernel no longer has as it was made, or would have otherwise now, if there is
+    /// such a thing.
+    pub fn what_has_changed(&self) -> io::Result<Option<&'static str>> {
+        if !self.is_made {
+            return Ok(Some("all"));
         }
-        self.balance(wanted)
+        let netfilter = Nfnetlink::open()?;
+        // First: what comes after it is seen by the next look.
+        let generation = tables::generation(&netfilter)?;
+        if self.print.is_none() || tables::print(&netfilter)? != self.print {
+            return Ok(Some("rules"));
+        }
+        let mut netlink = Netlink::open()?;
+        let link = link(&self.device)?;
+        let device = netlink.device(link)?;
+        if !device.is_up || device.mtu != u32::from(self.made.mtu) {
+            return Ok(Some("device"));
+        }
+        let own = netlink.addresses_but_of(link)?;
+        if !self.made.own_addresses(&own).is_empty() {
+            return Ok(Some("addresses"));
+        }
+        let is_led = |address: &IpAddr| !self.left_out.addresses.contains_key(address);
+        let mut routes = self.made.routes(&own);
+        routes.retain(|prefix| is_led(&prefix.addr()));
+        let there = netlink.routes()?;
+        let is_there = there.iter().all(|(prefix, at)| *at == link && routes.contains(prefix));
+        if !is_there || there.len() != routes.len() {
+            return Ok(Some("routes"));
+        }
+        let mut answering = self.made.answering(&own, &netlink.ethernets()?);
+        answering.retain(|at, _| is_led(&at.address) && !self.answered.contains(at));
+        if BTreeSet::from_iter(netlink.proxies()?) != answering.into_keys().collect() {
+            return Ok(Some("neighbours"));
+        }
+        self.generation.store(generation, Relaxed);
+        Ok(None)
+    }
+
+    /// Has all told anew with the next [`HostNetwork::apply`]: the kernel may have forgotten it.
+    pub fn forget(&mut self) {
+        (self.balancers, self.is_made) = (None, false);
+    }
+
+    /// Likewise, as if nothing had been told. Returns what was.
+    fn forget_all(&mut self) -> Wanted {
+        self.forget();
+        (self.left, self.print, self.left_out) = (0, None, LeftOut::default());
+        std::mem::take(&mut self.made)
+    }
+
+    fn bring_about(&mut self, wanted: &Wanted, before: &Wanted) -> Result<(), HostNetworkError> {
+        let netfilter = Nfnetlink::open().map_err(HostNetworkError::Rules)?;
+        let generation = tables::generation(&netfilter).map_err(HostNetworkError::Rules)?;
+        self.changes = 0;
+        // A backend that fails is nothing that routes and networks have to do with.
+        let is_same = wanted.but_balancers() == before.but_balancers();
+        let is_whole = is_same && self.is_made && self.left_out.is_empty();
+        if !is_whole {
+            self.is_made = false;
+            self.replace(wanted)?;
+        }
+        self.balance(&wanted.without(&self.left_out))?;
+        if self.print.is_none() {
+            self.note_rules(&netfilter, generation).map_err(HostNetworkError::Rules)?;
+        }
+        self.is_made = true;
+        Ok(())
+    }
+
+    /// Notes which rules there are now, after changes since a `generation`.
+    fn note_rules(&mut self, netfilter: &Nfnetlink, generation: u32) -> io::Result<()> {
+        let now = tables::generation(netfilter)?;
+        self.print = tables::print(netfilter)?;
+        // Each of ours is one. With those of others, it is not known whether they have left ours
+        // alone: all is made once more, but not again and again beside one who never rests.
+        let are_ours = now == generation.wrapping_add(self.changes);
+        self.is_doubted = !are_ours && !self.is_doubted;
+        if self.is_doubted {
+            self.print = None;
+        }
+        // Rules that are not known, or have gone already, are missed by the next look.
+        self.generation.store(self.print.map_or(0, |_| now), Relaxed);
+        Ok(())
     }
 
     /// Makes the kernel know of balancers, or of some more of them.
     fn balance(&mut self, wanted: &Wanted) -> Result<(), HostNetworkError> {
         let nft = Nft::find().map_err(HostNetworkError::Rules)?;
+        let known = self.balancers.take();
+        let is_known = known.is_some();
+        let balanced = match self.balance_from(&nft, wanted, known) {
+            // It is not what it was: others may have changed it.
+            Err(_) if is_known => {
+                let there = nft.balancers().ok().map(|it| There::read(&it));
+                self.balance_from(&nft, wanted, there)
+            }
+            balanced => balanced,
+        };
+        balanced.map_err(HostNetworkError::Rules)
+    }
+
+    fn balance_from(&mut self, nft: &Nft, wanted: &Wanted, there: Option<There>) -> io::Result<()> {
         // At a start, that of an earlier process may be there. If not, there is nothing to read.
-        let there =
-            self.balancers.take().or_else(|| nft.balancers().ok().map(|it| There::read(&it)));
+        let there = there.or_else(|| nft.balancers().ok().map(|it| There::read(&it)));
         let change = balancers::change(&wanted.balancers, there.as_ref());
         if !change.text.is_empty() {
-            nft.change(&change.text).map_err(HostNetworkError::Rules)?;
+            self.print = None;
+            nft.change(&change.text)?;
+            self.changes += 1;
         }
         (self.balancers, self.left) = (Some(change.there), change.left);
         Ok(())
     }
 
-    /// Returns which interfaces answer for which addresses now.
-    fn replace(&mut self, wanted: &Wanted) -> Result<Vec<(Proxy, Ethernet)>, HostNetworkError> {
+    /// Replaces all but balancers.
+    fn replace(&mut self, wanted: &Wanted) -> Result<(), HostNetworkError> {
         // First: without it there is nothing to begin.
         let nft = Nft::find().map_err(HostNetworkError::Rules)?;
-        let of_device = |source| HostNetworkError::Device { device: self.device.clone(), source };
+        let device = self.device.clone();
+        let of_device = |source| HostNetworkError::Device { device: device.clone(), source };
         let mut netlink = Netlink::open().map_err(of_device)?;
-        let link = link(&self.device).map_err(of_device)?;
+        let link = link(&device).map_err(of_device)?;
         let own = netlink.addresses_but_of(link).map_err(of_device)?;
-        if let Some((prefix, address)) = find_own(&own, &wanted.prefixes) {
-            return Err(HostNetworkError::OwnAddress { prefix, address });
+        let there = netlink.device(link).map_err(of_device)?;
+        if !there.is_up || there.mtu != u32::from(wanted.mtu) {
+            netlink.set_up(link, wanted.mtu).map_err(of_device)?;
         }
-        netlink.set_up(link, wanted.mtu).map_err(of_device)?;
-        // Before packets can pass: none is forwarded as nobody has said.
-        nft.change(&rules::table(&self.device, &wanted.prefixes, &wanted.nat))
-            .map_err(HostNetworkError::Rules)?;
-        let routes = wanted.routes(&own);
-        let there = BTreeSet::from_iter(netlink.routes(link).map_err(of_device)?);
-        let failed = |prefix| {
-            let device = self.device.clone();
-            move |source| HostNetworkError::Route { prefix, device, source }
-        };
-        for prefix in there.difference(&routes) {
-            netlink.delete_route(*prefix, link).map_err(failed(*prefix))?;
+        self.print = None;
+        let mut left_out = LeftOut::default();
+        for (prefix, address) in wanted.own_addresses(&own) {
+            let why = format!("{prefix} has an address of the host's: {address}");
+            left_out.add(wanted, prefix, why);
         }
-        for prefix in routes.difference(&there) {
-            netlink.add_route(*prefix, link).map_err(failed(*prefix))?;
-        }
-        let ethernets = netlink.ethernets().map_err(of_device)?;
-        let answering = answering(&wanted.announced(&own), &own, &ethernets);
-        let proxies = answering.iter().map(|(proxy, _)| *proxy).collect();
-        replace_proxies(&mut netlink, &proxies)?;
-        self.see_to_sysctls(wanted, &answering);
-        self.see_to_others(&nft);
-        Ok(answering)
-    }
-
-    /// Ends flows that are translated as they were, and no longer are.
-    fn end_flows(&self, before: &Nat, now: &Nat) {
-        match flows::end(&Stale::new(before, now)) {
-            Ok(0) => {}
-            Ok(flows) => tracing::info!(flows, "ended: what they came by leads elsewhere now"),
-            Err(error) => {
-                tracing::warn!(%error, "flows may go on by what leads elsewhere now");
+        let mut gone = BTreeSet::new();
+        // Each round but the last one leaves out some network more.
+        let rest = loop {
+            let rest = wanted.without(&left_out);
+            // Before packets can pass: none is forwarded as nobody has said.
+            nft.change(&rules::table(&device, &rest.prefixes, &rest.nat))
+                .map_err(HostNetworkError::Rules)?;
+            self.changes += 1;
+            let routed = route(&mut netlink, link, &rest.routes(&own)).map_err(of_device)?;
+            gone.extend(routed.deleted);
+            let before = left_out.networks.len();
+            for (prefix, error) in routed.refused {
+                let why = format!("the host cannot route {prefix} to {device}: {error}");
+                left_out.add(&rest, prefix, why);
             }
-        }
+            if left_out.networks.len() == before {
+                break rest;
+            }
+        };
+        let ethernets = netlink.ethernets().map_err(of_device)?;
+        let answering = rest.answering(&own, &ethernets);
+        let proxied = replace_proxies(&mut netlink, &answering.keys().copied().collect())?;
+        left_out.addresses.extend(proxied.refused);
+        self.answered = proxied.of_others;
+        self.see_to_sysctls(&rest, &answering);
+        self.see_to_others(&nft);
+        let before = std::mem::replace(&mut self.made, rest);
+        self.left_out = left_out;
+        gone.extend(before.prefixes);
+        gone.retain(|prefix| !self.made.prefixes.contains(prefix));
+        end_flows(&Stale::new(&before.nat, &self.made.nat, gone));
+        let known = before.nat.announced();
+        let is_new = |at: &Proxy| proxied.added.contains(at) || !known.contains(&at.address);
+        answering.iter().filter(|(at, _)| is_new(at)).for_each(announce);
+        Ok(())
     }
 
     /// Sets the kernel's switches, or says which are to be set.
-    fn see_to_sysctls(&mut self, wanted: &Wanted, answering: &[(Proxy, Ethernet)]) {
+    fn see_to_sysctls(&mut self, wanted: &Wanted, answering: &BTreeMap<Proxy, Ethernet>) {
         let has = |family: fn(&IpNet) -> bool| wanted.prefixes.iter().any(family);
         let ipv4 = has(|net| matches!(net, IpNet::V4(_))).then_some(sysctls::FORWARD_IPV4);
         let ipv6 = has(|net| matches!(net, IpNet::V6(_))).then_some(sysctls::FORWARD_IPV6);
@@ -306,46 +438,20 @@ impl HostNetwork {
             }
         }
     }
+}
 
-    /// Removes all that an earlier process has made for a device of this name, which nobody has
-    /// open any more. What is not there is no error.
-    pub fn clean_up(device: &str) -> Result<(), HostNetworkError> {
-        let of_device = |source| HostNetworkError::Device { device: device.into(), source };
-        if link(device).is_ok() {
-            let opened = Tun::open(device);
-            opened.map(drop).map_err(|error| {
-                of_device(match error.kind() {
-                    io::ErrorKind::ResourceBusy => {
-                        io::Error::other("it is in use: end the daemon first")
-                    }
-                    io::ErrorKind::InvalidInput => io::Error::other("it is no TUN device"),
-                    _ => error,
-                })
-            })?;
-        }
-        Self::new(device, Sysctls::Told).remove()
-    }
+/// Whether this process may change what the kernel does with packets.
+fn is_privileged() -> io::Result<bool> {
+    Ok(capabilities(None)?.effective.contains(CapabilitySet::NET_ADMIN))
+}
 
-    /// Removes all that [`HostNetwork::apply`] has made, and the device. What is not there is no
-    /// error.
-    pub fn remove(&mut self) -> Result<(), HostNetworkError> {
-        // Even where it fails halfway: what is there then is read.
-        (self.balancers, self.left) = (None, 0);
-        let of_device = |source| HostNetworkError::Device { device: self.device.clone(), source };
-        // First, so that nothing passes without rules.
-        let mut netlink = Netlink::open().map_err(of_device)?;
-        match link(&self.device) {
-            Ok(link) => netlink.delete_link(link).map_err(of_device)?,
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
-            Err(error) => return Err(of_device(error)),
-        }
-        replace_proxies(&mut netlink, &BTreeSet::new())?;
-        match Nft::find() {
-            Ok(nft) => nft
-                .change(&(rules::removal() + &balancers::removal()))
-                .map_err(HostNetworkError::Rules),
-            // Without the program, it has made no rules.
-            Err(_) => Ok(()),
+/// Ends flows that are translated as they were, and no longer are.
+fn end_flows(stale: &Stale) {
+    match flows::end(stale) {
+        Ok(0) => {}
+        Ok(flows) => tracing::info!(flows, "ended: what they came by leads elsewhere now"),
+        Err(error) => {
+            tracing::warn!(%error, "flows may go on by what leads elsewhere now");
         }
     }
 }
@@ -357,55 +463,80 @@ fn link(name: &str) -> io::Result<Link> {
     Ok(Link(name_to_index(&socket, name)?))
 }
 
-/// Returns which interfaces are to answer for which addresses: those whose neighbours look for them
-/// on their link.
-fn answering(
-    announced: &BTreeSet<IpAddr>,
-    own: &[Own],
-    ethernets: &[Ethernet],
-) -> Vec<(Proxy, Ethernet)> {
-    let mut found = BTreeMap::new();
-    for address in announced {
-        for own in own.iter().filter(|own| own.subnet.contains(address)) {
-            let ethernet = ethernets.iter().find(|ethernet| ethernet.link == own.link);
-            let proxy = Proxy { link: own.link, address: *address };
-            found.extend(ethernet.map(|ethernet| (proxy, ethernet.clone())));
+/// What has become of routes.
+struct Routed {
+    deleted: Vec<IpNet>,
+    refused: Vec<(IpNet, String)>,
+}
+
+/// Routes these prefixes to an interface, and no others of ours, to whichever.
+fn route(netlink: &mut Netlink, to: Link, wanted: &BTreeSet<IpNet>) -> io::Result<Routed> {
+    let mut routed = Routed { deleted: Vec::new(), refused: Vec::new() };
+    let mut there = BTreeSet::new();
+    for (prefix, link) in netlink.routes()? {
+        if link == to && wanted.contains(&prefix) {
+            there.insert(prefix);
+        } else {
+            // Also those of a device that was called otherwise.
+            netlink.delete_route(prefix, link)?;
+            routed.deleted.push(prefix);
         }
     }
-    found.into_iter().collect()
+    for prefix in wanted.difference(&there) {
+        if let Err(error) = netlink.add_route(*prefix, to) {
+            let why = match (error.kind(), prefix) {
+                (io::ErrorKind::AlreadyExists, _) => "it is routed elsewhere already".into(),
+                (io::ErrorKind::PermissionDenied, IpNet::V6(_)) => {
+                    "IPv6 is disabled there (net.ipv6.conf.*.disable_ipv6)".into()
+                }
+                _ => error.to_string(),
+            };
+            routed.refused.push((*prefix, why));
+        }
+    }
+    Ok(routed)
+}
+
+/// What has become of proxied neighbours.
+#[derive(Default)]
+struct Proxied {
+    added: BTreeSet<Proxy>,
+    of_others: BTreeSet<Proxy>,
+    refused: Vec<(IpAddr, String)>,
 }
 
 /// Has interfaces answer for these addresses, and for no others of ours.
 fn replace_proxies(
     netlink: &mut Netlink,
     wanted: &BTreeSet<Proxy>,
-) -> Result<(), HostNetworkError> {
+) -> Result<Proxied, HostNetworkError> {
     let failed = |address| move |source| HostNetworkError::Proxy { address, source };
     let any = IpAddr::from([0; 4]);
     let there = BTreeSet::from_iter(netlink.proxies().map_err(failed(any))?);
     for proxy in there.difference(wanted) {
         netlink.delete_proxy(*proxy).map_err(failed(proxy.address))?;
     }
+    let mut proxied = Proxied::default();
     for proxy in wanted.difference(&there) {
-        netlink.add_proxy(*proxy).map_err(failed(proxy.address))?;
+        let Proxy { address, .. } = *proxy;
+        match netlink.add_proxy(*proxy) {
+            Ok(true) => drop(proxied.added.insert(*proxy)),
+            Ok(false) => drop(proxied.of_others.insert(*proxy)),
+            Err(error) => {
+                let why = format!("the host cannot answer for {address}: {error}");
+                proxied.refused.push((address, why));
+            }
+        }
     }
-    Ok(())
+    Ok(proxied)
 }
 
 /// Says on a link that an address is here now. Without that, others find it once they have
 /// forgotten where it was.
-fn announce((Proxy { address, .. }, ethernet): &(Proxy, Ethernet)) {
+fn announce((Proxy { address, .. }, ethernet): (&Proxy, &Ethernet)) {
     let frames = announce::frames(*address, ethernet.mac);
     if let Err(error) = send_frames(ethernet.link.0, &frames) {
         let interface = &ethernet.name;
         tracing::info!(%address, interface, %error, "neighbours are not told of it");
     }
-}
-
-/// Returns a prefix that would take an address of the host's own from it.
-fn find_own(own: &[Own], prefixes: &BTreeSet<IpNet>) -> Option<(IpNet, IpAddr)> {
-    prefixes.iter().find_map(|prefix| {
-        let own = own.iter().find(|own| prefix.contains(&own.address))?;
-        Some((*prefix, own.address))
-    })
 }

@@ -9,7 +9,7 @@ use netlink_packet_core::{
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage},
     route::{
         RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
@@ -21,7 +21,8 @@ use std::{io, net::IpAddr};
 
 /// Tells our routes and neighbours from others, which are the administrator's.
 // Any that rt_protos names for nobody (iproute2 `etc/iproute2/rt_protos`).
-const OURS: RouteProtocol = RouteProtocol::Other(109);
+pub(super) const OUR_PROTOCOL: u8 = 109;
+const OURS: RouteProtocol = RouteProtocol::Other(OUR_PROTOCOL);
 
 /// An interface, by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,12 +43,22 @@ pub(super) struct Proxy {
     pub(super) address: IpAddr,
 }
 
-/// An interface whose neighbours are found by ARP and solicitations.
+/// An interface that is up, whose neighbours are found by ARP and solicitations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Ethernet {
     pub(super) link: Link,
     pub(super) name: String,
     pub(super) mac: MacAddr,
+}
+
+/// What an interface is, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Device {
+    pub(super) is_tun: bool,
+    pub(super) is_up: bool,
+    /// Whether a process has it open, of a TUN device.
+    pub(super) is_open: bool,
+    pub(super) mtu: u32,
 }
 
 /// A socket to the kernel, of the network namespace that it was opened in.
@@ -62,11 +73,13 @@ impl Netlink {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
+        // Lists are cut by the kernel then, as to our routes: a router may have a million others.
+        socket.set_netlink_get_strict_chk(true)?;
         Ok(Self { socket, sequence: 0 })
     }
 
     /// Sends a request. Returns what the kernel answers.
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         request: RouteNetlinkMessage,
         flags: u16,
@@ -125,6 +138,14 @@ impl Netlink {
         self.change(RouteNetlinkMessage::DelLink(link), 0)
     }
 
+    /// Returns what an interface is.
+    pub(super) fn device(&mut self, Link(index): Link) -> io::Result<Device> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        let answers = self.ask(RouteNetlinkMessage::GetLink(link), NLM_F_ACK)?;
+        answers.into_iter().find_map(device).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
     /// Returns the addresses that the host itself has on other interfaces.
     pub(super) fn addresses_but_of(&mut self, Link(index): Link) -> io::Result<Vec<Own>> {
         let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
@@ -132,7 +153,7 @@ impl Netlink {
         Ok(answers.into_iter().filter_map(|answer| own_address(answer, index)).collect())
     }
 
-    /// Returns the interfaces that are Ethernet.
+    /// Returns the interfaces that are Ethernet, and up.
     pub(super) fn ethernets(&mut self) -> io::Result<Vec<Ethernet>> {
         let all = RouteNetlinkMessage::GetLink(LinkMessage::default());
         Ok(self.ask(all, NLM_F_DUMP)?.into_iter().filter_map(ethernet).collect())
@@ -146,12 +167,14 @@ impl Netlink {
         Ok(answers.into_iter().filter_map(own_proxy).collect())
     }
 
-    /// Has an interface answer for an address. One that somebody else has it answer for is fine.
-    pub(super) fn add_proxy(&mut self, at: Proxy) -> io::Result<()> {
+    /// Has an interface answer for an address. Returns whether it did not yet: one that somebody
+    /// else has it answer for is fine.
+    pub(super) fn add_proxy(&mut self, at: Proxy) -> io::Result<bool> {
         let neighbour = RouteNetlinkMessage::NewNeighbour(neighbour(at));
         match self.change(neighbour, NLM_F_CREATE | NLM_F_EXCL) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            added => added,
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -163,11 +186,12 @@ impl Netlink {
         }
     }
 
-    /// Returns the prefixes that this program has routed to an interface.
-    pub(super) fn routes(&mut self, link: Link) -> io::Result<Vec<IpNet>> {
-        let all = RouteNetlinkMessage::GetRoute(RouteMessage::default());
-        let answers = self.ask(all, NLM_F_DUMP)?;
-        Ok(answers.into_iter().filter_map(|answer| own_route(answer, link)).collect())
+    /// Returns the prefixes that this program has routed, and to which interface each.
+    pub(super) fn routes(&mut self) -> io::Result<Vec<(IpNet, Link)>> {
+        let mut ours = RouteMessage::default();
+        ours.header.protocol = OURS;
+        let answers = self.ask(RouteNetlinkMessage::GetRoute(ours), NLM_F_DUMP)?;
+        Ok(answers.into_iter().filter_map(own_route).collect())
     }
 
     /// Routes a prefix to an interface. An error: it is routed elsewhere already.
@@ -177,7 +201,11 @@ impl Netlink {
     }
 
     pub(super) fn delete_route(&mut self, prefix: IpNet, link: Link) -> io::Result<()> {
-        self.change(RouteNetlinkMessage::DelRoute(route(prefix, link)), 0)
+        match self.change(RouteNetlinkMessage::DelRoute(route(prefix, link)), 0) {
+            // Gone meanwhile (ESRCH).
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            deleted => deleted,
+        }
     }
 }
 
@@ -207,10 +235,29 @@ fn own_address(answer: RouteNetlinkMessage, but_of: u32) -> Option<Own> {
     Some(Own { link: Link(message.header.index), address, subnet })
 }
 
+fn device(answer: RouteNetlinkMessage) -> Option<Device> {
+    let RouteNetlinkMessage::NewLink(message) = answer else { return None };
+    let flags = message.header.flags;
+    let (mut is_tun, mut mtu) = (false, 0);
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::LinkInfo(infos) => {
+                is_tun = infos.contains(&LinkInfo::Kind(InfoKind::Tun))
+            }
+            LinkAttribute::Mtu(octets) => mtu = octets,
+            _ => {}
+        }
+    }
+    let (is_up, is_open) = (flags.contains(LinkFlags::Up), flags.contains(LinkFlags::LowerUp));
+    Some(Device { is_tun, is_up, is_open, mtu })
+}
+
 fn ethernet(answer: RouteNetlinkMessage) -> Option<Ethernet> {
     let RouteNetlinkMessage::NewLink(message) = answer else { return None };
     let header = &message.header;
+    // One that is down has forgotten for whom it answered once it is up.
     let is_one = header.link_layer_type == LinkLayerType::Ether
+        && header.flags.contains(LinkFlags::Up)
         && !header.flags.intersects(LinkFlags::Noarp | LinkFlags::Loopback);
     if !is_one {
         return None;
@@ -254,18 +301,21 @@ fn neighbour(Proxy { link: Link(index), address }: Proxy) -> NeighbourMessage {
     neighbour
 }
 
-fn own_route(answer: RouteNetlinkMessage, Link(index): Link) -> Option<IpNet> {
+fn own_route(answer: RouteNetlinkMessage) -> Option<(IpNet, Link)> {
     let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
-    let leads_there = message.attributes.contains(&RouteAttribute::Oif(index));
-    if message.header.protocol != OURS || !leads_there {
+    if message.header.protocol != OURS {
         return None;
     }
+    let link = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(Link(*index)),
+        _ => None,
+    })?;
     let destination = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
         RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
         _ => None,
     })?;
-    IpNet::new(destination, message.header.destination_prefix_length).ok()
+    Some((IpNet::new(destination, message.header.destination_prefix_length).ok()?, link))
 }
 
 fn route(prefix: IpNet, Link(index): Link) -> RouteMessage {

@@ -5,8 +5,9 @@ use ipnet::IpNet;
 use serde_json::Value;
 use std::{collections::BTreeSet, fmt::Write as _};
 
-/// The table that is ours, and nobody else's.
-pub(super) const TABLE: &str = "inet mvirt";
+/// The table that is ours, and nobody else's, with its family and without.
+const TABLE: &str = "inet mvirt";
+pub(super) const NAME: &str = "mvirt";
 
 /// Whether addresses of a prefix mean something beyond the host, so that others find the way back
 /// by routing.
@@ -66,7 +67,7 @@ pub(super) fn table(device: &str, prefixes: &BTreeSet<IpNet>, nat: &Nat) -> Stri
 }
 
 /// Returns the lines that remove the table, whether or not it is there.
-pub(super) fn removal() -> String {
+fn removal() -> String {
     // To delete what is not there is an error, and to add what is there is none.
     format!("add table {TABLE}\ndelete table {TABLE}\n")
 }

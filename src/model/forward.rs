@@ -107,10 +107,10 @@ impl Ports {
 
     /// Returns a port that is given twice.
     pub fn repeated(&self) -> Option<u16> {
-        let rest = |at: usize| self.0.get(at + 1..).unwrap_or(&[]).iter();
-        let pairs = self.0.iter().enumerate();
-        let mut pairs = pairs.flat_map(|(at, one)| rest(at).map(move |other| (one, other)));
-        pairs.find_map(|(one, other)| common(one, other))
+        let mut ranges: Vec<_> = self.0.iter().collect();
+        // In order, where any two overlap, two neighbours do.
+        ranges.sort_by_key(|range| *range.start());
+        ranges.windows(2).find_map(|pair| common(pair[0], pair[1]))
     }
 
     fn each(&self) -> impl Iterator<Item = u16> {
@@ -259,7 +259,15 @@ mod tests {
         assert_eq!(ports("80,90-100").count(), 12);
         assert_eq!(ports("80,90-100").common(&ports("95-200")), Some(95));
         assert_eq!(ports("80,90-100").common(&ports("81-89,101")), None);
-        assert_eq!((ports("5,1-9").repeated(), ports("1,2,3").repeated()), (Some(5), None));
+        for (text, repeated) in [
+            ("5,1-9", Some(5)),
+            ("1-9,20,5", Some(5)),
+            ("1-100,20-30,90", Some(20)),
+            ("3,1,2", None),
+            ("10-19,1-9", None),
+        ] {
+            assert_eq!(ports(text).repeated(), repeated, "{text}");
+        }
     }
 
     #[test]

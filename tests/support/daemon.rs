@@ -154,6 +154,11 @@ impl Daemon {
         self.command.path = binary;
     }
 
+    /// Other flags from the next start on.
+    pub(crate) fn use_flags(&mut self, flags: &[&str]) {
+        self.command.flags = flags.iter().map(ToString::to_string).collect();
+    }
+
     /// The same daemon again, after it has ended.
     pub(crate) fn start_again(&mut self) {
         self.process = spawn(&self.command, &self.directory);

@@ -96,6 +96,13 @@ impl Helper {
     pub(crate) fn proc(&self, file: &str) -> String {
         format!("/proc/{}/{file}", self.process.id())
     }
+
+    /// Clock ticks that it has run.
+    pub(crate) fn ticks(&self) -> u64 {
+        let stat = fs::read_to_string(self.proc("stat")).unwrap();
+        let fields = stat.rsplit(") ").next().unwrap().split(' ').collect::<Vec<_>>();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
 }
 
 impl Drop for Helper {

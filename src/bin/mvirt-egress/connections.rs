@@ -2,13 +2,14 @@
 
 use super::{
     timers::Key,
-    world::{Refused, World},
+    world::{Flow, Refused, World},
 };
 use mvirt_net::{
     egress::{
         compose::{self, Ends, HEAD_LEN},
         connection::{Connection, Expired, Taken, refusal},
         packet::Packet,
+        policy::Way,
         protocol::{Dropped, Forward},
     },
     wire::{ipv4, ipv6, tcp, vnet},
@@ -31,7 +32,7 @@ use std::{
 const TURN: usize = 256 << 10;
 /// Connections taken of one listener before others have their turn.
 const ACCEPTED: usize = 64;
-/// When one that had no memory tries again.
+/// When one that had no memory, or no descriptor, tries again.
 const STARVED: Duration = Duration::from_millis(50);
 
 /// A connection and its socket.
@@ -100,9 +101,9 @@ impl Connections {
             return;
         };
         let Some(link) = self.links.get_mut(index) else { return };
+        let (now, whose) = (world.now, link.whose());
         let Link { tcp, socket, is_writable, .. } = link;
-        let now = world.now;
-        let taken = world.purse(packet.tag, |purse| {
+        let taken = world.purse(whose, |purse| {
             tcp.take(segment, payload, now, purse, |octets| {
                 if !*is_writable {
                     return 0;
@@ -148,14 +149,14 @@ impl Connections {
     fn open(&self, world: &mut World, ends: &Ends) -> Result<OwnedFd, Refused> {
         let to = world.way(ends.from)?;
         let most = world.limits.connections;
-        if world.nics.get(&ends.tag).is_none_or(|nic| nic.stats.connections >= most) {
+        if !world.nics.get(&ends.tag).is_some_and(|nic| nic.may_connect(Flow::Own, most)) {
             return Err(Refused::Limit);
         }
         let socket = world.socket(to.ip(), SocketType::STREAM, None)?;
         match connect(&socket, &to) {
             Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
             Err(error) => {
-                world.closed();
+                world.closed(Flow::Own);
                 Err(match error {
                     Errno::ADDRNOTAVAIL | Errno::AGAIN => Refused::Limit,
                     error => Refused::Error(error),
@@ -165,7 +166,7 @@ impl Connections {
     }
 
     fn add(&mut self, world: &mut World, mut link: Link) {
-        let (tag, ends) = (link.ends.tag, link.ends);
+        let ((tag, flow), ends) = (link.whose(), link.ends);
         if world.front.is_some() {
             link.tcp.send_single_segments();
         }
@@ -176,14 +177,12 @@ impl Connections {
         let events = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         let watched = world.watch(&link.socket, Key::Tcp(index as u32), events);
         if ready.is_err() || watched.is_err() {
-            world.closed();
+            world.closed(flow);
             return world.drop(tag, Dropped::EgressLimit, 1);
         }
         entry.insert(link);
         self.by_ends.insert((tag, ends.to, ends.from), index);
-        if let Some(stats) = world.stats(tag) {
-            stats.connections += 1;
-        }
+        world.count_connection(tag, flow, 1);
         self.queue(index);
     }
 
@@ -282,7 +281,7 @@ impl Connections {
     pub(crate) fn timer(&mut self, world: &mut World, index: usize) {
         let Some(link) = self.links.get_mut(index) else { return };
         let (tag, now) = (link.ends.tag, world.now);
-        match world.purse(tag, |purse| link.tcp.expire(now, purse)) {
+        match world.purse(link.whose(), |purse| link.tcp.expire(now, purse)) {
             Expired::GoesOn => {
                 self.queue(index);
                 self.set_timer(world, index);
@@ -305,25 +304,45 @@ impl Connections {
             // Closed so, it is reset; where that fails, it is closed all the same.
             sockopt::set_socket_linger(&link.socket, Some(Duration::ZERO)).ok();
         }
-        world.purse(link.ends.tag, |purse| link.tcp.release(purse));
+        let (tag, flow) = link.whose();
+        world.purse((tag, flow), |purse| link.tcp.release(purse));
         world.timers.cancel(Key::Tcp(index as u32));
-        world.closed();
-        if let Some(stats) = world.stats(link.ends.tag) {
-            stats.connections -= 1;
-        }
+        world.closed(flow);
+        world.count_connection(tag, flow, -1);
     }
 
     /// Ends the connections of a vNIC that are from none of its addresses.
     pub(crate) fn retain(&mut self, world: &mut World, tag: u16) {
-        let of_nic = |link: &Link| link.ends.tag == tag && !world.owns(tag, link.ends.to.ip());
-        let gone = self.links.iter().filter(|(_, link)| of_nic(link)).map(|(index, _)| index);
-        for index in gone.collect::<Vec<_>>() {
+        self.end_if(world, |world, link| {
+            link.ends.tag == tag && !world.owns(tag, link.ends.to.ip())
+        });
+    }
+
+    /// Ends the connections to where vNICs may not go any longer.
+    pub(crate) fn end_denied(&mut self, world: &mut World) {
+        self.end_if(world, |world, link| {
+            link.forward.is_none() && world.policy.way(link.ends.from) == Way::Denied
+        });
+    }
+
+    fn end_if(&mut self, world: &mut World, is_over: impl Fn(&World, &Link) -> bool) {
+        let over = self.links.iter().filter(|(_, link)| is_over(world, link));
+        for index in over.map(|(index, _)| index).collect::<Vec<_>>() {
             self.end(world, index, End::Both);
         }
     }
 
     /// Listens for a vNIC.
     pub(crate) fn listen(&mut self, world: &mut World, forward: Forward) -> io::Result<()> {
+        world.reserve(Flow::Listening).map_err(|_| io::Error::from(Errno::MFILE))?;
+        let listens = self.try_listen(world, forward);
+        if listens.is_err() {
+            world.closed(Flow::Listening);
+        }
+        listens
+    }
+
+    fn try_listen(&mut self, world: &World, forward: Forward) -> io::Result<()> {
         let socket = super::forwards::bind(forward.listen, SocketType::STREAM)?;
         rustix::net::listen(&socket, 1024)?;
         let entry = self.listeners.vacant_entry();
@@ -339,12 +358,15 @@ impl Connections {
 
     /// Listens no longer where `gone` says so. What came by that ends.
     pub(crate) fn unlisten(&mut self, world: &mut World, gone: impl Fn(&Forward) -> bool) {
-        self.listeners.retain(|_, listener| !gone(&listener.forward));
-        let came = |link: &Link| link.forward.as_ref().is_some_and(&gone);
-        let gone = self.links.iter().filter(|(_, link)| came(link)).map(|(index, _)| index);
-        for index in gone.collect::<Vec<_>>() {
-            self.end(world, index, End::Both);
-        }
+        self.listeners.retain(|index, listener| {
+            let stays = !gone(&listener.forward);
+            if !stays {
+                world.timers.cancel(Key::Listener(index as u32));
+                world.closed(Flow::Listening);
+            }
+            stays
+        });
+        self.end_if(world, |_, link| link.forward.as_ref().is_some_and(&gone));
     }
 
     /// Takes who has called.
@@ -354,8 +376,34 @@ impl Connections {
         for _ in 0..ACCEPTED {
             let Some(listener) = self.listeners.get(index) else { return };
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            let Ok(socket) = accept_with(&listener.socket, flags) else { return };
-            self.call(world, &forward, socket.into());
+            match accept_with(&listener.socket, flags) {
+                Ok(socket) => self.call(world, &forward, socket.into()),
+                Err(Errno::AGAIN) => return,
+                // Who has called has gone again; somebody else may be behind.
+                Err(Errno::CONNABORTED | Errno::INTR) => {}
+                Err(_) => return self.listen_later(world, index),
+            }
+        }
+    }
+
+    /// Leaves who calls waiting for a while: there is no descriptor for them, or no memory, and
+    /// epoll would say at once that they are there still.
+    fn listen_later(&mut self, world: &mut World, index: usize) {
+        let (Some(listener), key) = (self.listeners.get(index), Key::Listener(index as u32)) else {
+            return;
+        };
+        if world.rewatch(&listener.socket, key, EventFlags::empty()).is_ok() {
+            world.timers.at(world.now + STARVED, key);
+        }
+    }
+
+    /// The timer of a listener has come.
+    pub(crate) fn listen_again(&mut self, world: &mut World, index: usize) {
+        let (Some(listener), key) = (self.listeners.get(index), Key::Listener(index as u32)) else {
+            return;
+        };
+        if world.rewatch(&listener.socket, key, EventFlags::IN).is_err() {
+            world.timers.at(world.now + STARVED, key);
         }
     }
 
@@ -363,14 +411,15 @@ impl Connections {
         // Who has gone again needs no answer.
         let Ok(peer) = socket.peer_addr() else { return };
         let most = world.limits.connections;
-        let nic = world.nics.get(&forward.tag).filter(|nic| nic.stats.connections < most);
+        let nic = world.nics.get(&forward.tag);
+        let nic = nic.filter(|nic| nic.may_connect(Flow::Called, most));
         let Some(to) = nic.and_then(|nic| nic.target(forward)) else {
             return world.drop(forward.tag, Dropped::EgressLimit, 1);
         };
         let from = world.policy.caller(peer, to);
         let ends = Ends { tag: forward.tag, from, to: SocketAddr::new(to, forward.port) };
         let is_taken = self.by_ends.contains_key(&(ends.tag, ends.to, ends.from));
-        if is_taken || world.reserve().is_err() {
+        if is_taken || world.reserve(Flow::Called).is_err() {
             return world.drop(forward.tag, Dropped::EgressLimit, 1);
         }
         let first = world.first_sequence(&ends, self.start);
@@ -401,6 +450,12 @@ impl Link {
         let socket = socket.into();
         let (is_starved, forward) = (false, None);
         Self { ends, socket, tcp, syn, forward, is_readable, is_writable, is_queued, is_starved }
+    }
+
+    /// Returns which vNIC has it, and on whose wish.
+    fn whose(&self) -> (u16, Flow) {
+        let flow = if self.forward.is_some() { Flow::Called } else { Flow::Own };
+        (self.ends.tag, flow)
     }
 
     /// Does what can be done for it.
@@ -453,8 +508,9 @@ impl Link {
         if !self.is_readable {
             return Ok(0);
         }
+        let whose = self.whose();
         let (tcp, socket, now) = (&mut self.tcp, &self.socket, world.now);
-        let outcome = world.purse(self.ends.tag, |purse| {
+        let outcome = world.purse(whose, |purse| {
             let room = tcp.room(purse)?;
             let outcome = (&*socket).read_vectored(&mut room.free());
             if let Ok(len) = outcome {

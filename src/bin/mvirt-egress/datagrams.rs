@@ -6,7 +6,7 @@
 
 use super::{
     timers::Key,
-    world::{Refused, World},
+    world::{Flow, Refused, World},
 };
 use mvirt_net::{
     egress::{
@@ -233,7 +233,7 @@ impl Datagrams {
         if resolver.is_some()
             && let Err(error) = connect(&socket, &to)
         {
-            world.closed();
+            world.closed(Flow::Own);
             return Err(Refused::Error(error));
         }
         let added = self.add(world, (ends.tag, ends.to), socket, (None, resolver));
@@ -251,7 +251,7 @@ impl Datagrams {
         // Not edge-triggered: it is told again of what did not have its turn.
         let watched = world.watch(&socket, self.key(index), EventFlags::IN);
         if let Err(error) = watched {
-            world.closed();
+            world.closed(flow(forward.as_ref()));
             return Err(error);
         }
         let (active, callers) = (world.now, VecDeque::new());
@@ -289,13 +289,19 @@ impl Datagrams {
         guest: SocketAddr,
         forward: Forward,
     ) -> io::Result<()> {
-        let socket = super::forwards::bind(forward.listen, SocketType::DGRAM)?;
+        world.reserve(Flow::Listening).map_err(|_| io::Error::from(Errno::MFILE))?;
+        let socket = match super::forwards::bind(forward.listen, SocketType::DGRAM) {
+            Ok(socket) => socket,
+            Err(error) => {
+                world.closed(Flow::Listening);
+                return Err(error);
+            }
+        };
         if let Some(&index) = self.by_guest.get(&(forward.tag, guest, None))
             && self.mappings.get(index).is_some_and(|mapping| mapping.forward.is_none())
         {
             self.remove(world, index);
         }
-        world.reserve().map_err(|_| io::Error::from(Errno::MFILE))?;
         self.add(world, (forward.tag, guest), socket, (Some(forward), None))?;
         Ok(())
     }
@@ -326,7 +332,7 @@ impl Datagrams {
             self.callers.remove(&(tag, guest, *name));
         }
         world.timers.cancel(self.key(index));
-        world.closed();
+        world.closed(flow(mapping.forward.as_ref()));
         let key = (tag, guest, mapping.resolver);
         if self.by_guest.get(&key) == Some(&index) {
             self.by_guest.remove(&key);
@@ -417,6 +423,11 @@ impl Datagrams {
             Err(_) => world.drop(ends.tag, Dropped::GuestFull, 1),
         }
     }
+}
+
+/// Returns what a socket is for that may be a forward's.
+fn flow(forward: Option<&Forward>) -> Flow {
+    if forward.is_some() { Flow::Listening } else { Flow::Own }
 }
 
 /// Returns the octets of an echo request, whose identifier and sum the kernel fills in.

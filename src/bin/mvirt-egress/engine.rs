@@ -254,7 +254,10 @@ impl<'a> Engine<'a> {
                         self.world.timers.at(deadline, Key::Fragments);
                     }
                 }
-                Key::Packets | Key::Control | Key::Listener(_) => {}
+                Key::Listener(index) => {
+                    self.connections.listen_again(&mut self.world, index as usize);
+                }
+                Key::Packets | Key::Control => {}
             }
         }
     }
@@ -287,11 +290,16 @@ impl<'a> Engine<'a> {
             Said::Order(Order::Add(addition)) => self.add(addition),
             Said::Order(Order::Remove(removal)) => self.remove(&removal),
             Said::Order(Order::Resolver(resolver)) => self.world.policy.set_resolver(resolver),
+            Said::Order(Order::Tell {}) => self.tell(),
         }
         Ok(true)
     }
 
     fn add(&mut self, addition: Addition) {
+        if !addition.deny.is_empty() {
+            self.world.policy.deny(addition.deny);
+            self.connections.end_denied(&mut self.world);
+        }
         for nic in addition.nics {
             let tag = nic.tag;
             self.world.add_nic(nic);
@@ -345,6 +353,7 @@ impl<'a> Engine<'a> {
     }
 
     fn remove(&mut self, removal: &Removal) {
+        self.world.policy.deny_no_longer(&removal.deny);
         for listening in &removal.forwards {
             self.unlisten(|forward| {
                 (forward.listen, forward.protocol) == (listening.listen, listening.protocol)

@@ -92,9 +92,10 @@ fn serve(packets: OwnedFd, control: &mut Control) -> Result<(), Box<dyn Error>> 
     sandbox::enter()?;
     let segment = configuration.segment.iter().map(|segment| segment.nic());
     let nics = configuration.nics.into_iter().chain(segment).collect();
-    let first = Addition { nics, forwards: configuration.forwards };
+    let flows = world.most_flows();
+    let first = Addition { nics, forwards: configuration.forwards, deny: Vec::new() };
     let mut engine = Engine::new(world, control, first)?;
-    engine.report(&Report::Ready { ready: true, echo });
+    engine.report(&Report::Ready { ready: true, echo, flows });
     Ok(engine.run()?)
 }
 

@@ -16,7 +16,7 @@ use rustix::{
     event::epoll::{self, EventData, EventFlags},
     fs::{OFlags, fcntl_setfl},
     io::{Errno, write, writev},
-    net::{AddressFamily, SocketFlags, SocketType, connect, socket_with},
+    net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with},
     process::{Resource, getrlimit},
 };
 use std::{
@@ -28,10 +28,21 @@ use std::{
     time::Instant,
 };
 
-/// Descriptors that no flow gets.
-// For what this process has besides, and for a forward that is asked for while guests have taken
-// the rest.
+/// Descriptors that no flow gets: for what this process has besides, who is turned away among it.
 const RESERVE: u64 = 64;
+/// As many of them are for forwards that are asked for while flows have taken the rest.
+const RESERVE_FORWARDS: u64 = 32;
+
+/// What a descriptor is for, and on whose wish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// What a vNIC has asked for.
+    Own,
+    /// Who has called it by a forward. What strangers do must not cost it what it may have.
+    Called,
+    /// A forward itself.
+    Listening,
+}
 
 /// A vNIC, and what was carried for it.
 #[derive(Debug)]
@@ -40,7 +51,11 @@ pub(crate) struct NicState {
     pub(crate) stats: NicStats,
     /// Whether they have changed since they were told.
     pub(crate) is_news: bool,
+    /// Of its connections, those that came by forwards.
+    called: u32,
+    /// What its own connections take, and those that came by forwards.
     memory: u64,
+    memory_called: u64,
 }
 
 impl NicState {
@@ -50,6 +65,15 @@ impl NicState {
         ipv4.is_some_and(|own| address == IpAddr::V4(own))
             || ipv6.is_some_and(|own| address == IpAddr::V6(own))
             || prefixes.iter().any(|prefix| prefix.contains(&address))
+    }
+
+    /// Whether it may have one more connection of that kind, of so many each.
+    pub(crate) fn may_connect(&self, flow: Flow, most: u32) -> bool {
+        let open = match flow {
+            Flow::Called => self.called,
+            Flow::Own | Flow::Listening => self.stats.connections.saturating_sub(self.called),
+        };
+        open < most
     }
 
     /// Returns where a forward leads.
@@ -81,8 +105,9 @@ pub(crate) struct World {
     pub(crate) now: Instant,
     secret: RandomState,
     identification: u32,
-    /// Descriptors of flows, and how many there may be.
+    /// Descriptors of flows, those of callers among them, and how many there may be.
     flows: u64,
+    called: u64,
     most_flows: u64,
     stats_due: bool,
 }
@@ -120,6 +145,7 @@ impl World {
             secret: RandomState::new(),
             identification: 0,
             flows: 0,
+            called: 0,
             most_flows: getrlimit(Resource::Nofile).current.unwrap_or(1024).saturating_sub(RESERVE),
             stats_due: false,
         };
@@ -134,13 +160,24 @@ impl World {
         Ok(epoll::add(&self.epoll, fd, EventData::new_u64(key.encode()), events)?)
     }
 
+    /// Has epoll tell of other events of a descriptor that it tells of.
+    pub(crate) fn rewatch(&self, fd: impl AsFd, key: Key, events: EventFlags) -> io::Result<()> {
+        Ok(epoll::modify(&self.epoll, fd, EventData::new_u64(key.encode()), events)?)
+    }
+
+    /// Returns how many descriptors flows may have.
+    pub(crate) fn most_flows(&self) -> u64 {
+        self.most_flows
+    }
+
     /// Adds a vNIC, or changes it. Its counters go on.
     pub(crate) fn add_nic(&mut self, nic: Nic) {
         let stats = NicStats { tag: nic.tag, ..NicStats::default() };
         match self.nics.get_mut(&nic.tag) {
             Some(state) => state.nic = nic,
             None => {
-                let state = NicState { nic, stats, is_news: false, memory: 0 };
+                let (is_news, called, memory, memory_called) = (false, 0, 0, 0);
+                let state = NicState { nic, stats, is_news, called, memory, memory_called };
                 self.nics.insert(state.nic.tag, state);
             }
         }
@@ -212,11 +249,29 @@ impl World {
         self.tell_soon();
     }
 
-    /// Calls `what` with the memory that a vNIC takes from.
-    pub(crate) fn purse<R>(&mut self, tag: u16, what: impl FnOnce(&mut Purse<'_>) -> R) -> R {
+    /// Counts connections of a vNIC: one more, or one less.
+    pub(crate) fn count_connection(&mut self, tag: u16, flow: Flow, by: i32) {
+        let Some(stats) = self.stats(tag) else { return };
+        stats.connections = stats.connections.saturating_add_signed(by);
+        if flow == Flow::Called
+            && let Some(nic) = self.nics.get_mut(&tag)
+        {
+            nic.called = nic.called.saturating_add_signed(by);
+        }
+    }
+
+    /// Calls `what` with the memory that connections of a vNIC take from.
+    pub(crate) fn purse<R>(
+        &mut self,
+        (tag, flow): (u16, Flow),
+        what: impl FnOnce(&mut Purse<'_>) -> R,
+    ) -> R {
         // One that has gone gives back what it had; it takes nothing any more.
         let mut none = 0;
-        let of_nic = self.nics.get_mut(&tag).map_or(&mut none, |nic| &mut nic.memory);
+        let of_nic = self.nics.get_mut(&tag).map_or(&mut none, |nic| match flow {
+            Flow::Called => &mut nic.memory_called,
+            Flow::Own | Flow::Listening => &mut nic.memory,
+        });
         what(&mut Purse { memory: &mut self.memory, of_nic })
     }
 
@@ -334,10 +389,10 @@ impl World {
         kind: SocketType,
         protocol: Option<rustix::net::Protocol>,
     ) -> Result<OwnedFd, Refused> {
-        self.reserve()?;
+        self.reserve(Flow::Own)?;
         let made = socket(like, kind, protocol);
         if made.is_err() {
-            self.closed();
+            self.closed(Flow::Own);
         }
         made.map_err(|error| match error {
             Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => Refused::Limit,
@@ -345,18 +400,27 @@ impl World {
         })
     }
 
-    /// Counts a descriptor more.
-    pub(crate) fn reserve(&mut self) -> Result<(), Refused> {
-        if self.flows >= self.most_flows {
+    /// Counts a descriptor more, unless there are as many as there may be. Of all that flows may
+    /// have, callers get half.
+    pub(crate) fn reserve(&mut self, flow: Flow) -> Result<(), Refused> {
+        let most = self.most_flows;
+        let may = match flow {
+            Flow::Own => self.flows < most,
+            Flow::Called => self.flows < most && self.called < most.div_ceil(2),
+            Flow::Listening => self.flows < most + RESERVE_FORWARDS,
+        };
+        if !may {
             return Err(Refused::Limit);
         }
         self.flows += 1;
+        self.called += u64::from(flow == Flow::Called);
         Ok(())
     }
 
-    /// A flow's descriptor has been closed.
-    pub(crate) fn closed(&mut self) {
+    /// A descriptor has been closed.
+    pub(crate) fn closed(&mut self, flow: Flow) {
         self.flows -= 1;
+        self.called -= u64::from(flow == Flow::Called);
     }
 }
 
@@ -370,10 +434,17 @@ pub(crate) fn socket(
     socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, protocol)
 }
 
-/// Whether an address is one of this host: from there to there, the kernel would choose the same
-/// address.
+/// Whether an address is one of this host: a socket can be bound to it, or from there to there the
+/// kernel would choose the same address.
+// Neither is enough alone: to a second address of a subnet one goes from the first; and what a
+// route alone makes the host's, nobody may bind to.
 fn is_host(to: SocketAddr) -> Result<bool, Errno> {
     let probe = socket(to.ip(), SocketType::DGRAM, None)?;
+    match bind(&probe, &SocketAddr::new(to.ip(), 0)) {
+        Ok(()) => return Ok(true),
+        Err(Errno::ADDRNOTAVAIL) => {}
+        Err(error) => return Err(error),
+    }
     // Of datagrams, nothing is sent by that.
     connect(&probe, &to)?;
     let own = UdpSocket::from(probe).local_addr();

@@ -6,6 +6,9 @@ use mvirt_net::proto::{Egress, EgressMode, GetEgressRequest};
 pub(crate) async fn run(client: &mut Client, out: &Output) -> Result<(), Failure> {
     let egress = get(client).await?;
     let mut rows = vec![("egress", text(&egress).into())];
+    if !egress.error.is_empty() {
+        rows.push(("error", egress.error.as_str().into()));
+    }
     let carried = egress.stats.clone().unwrap_or_default();
     rows.extend(stats::carried(("from outside", "to the outside"), &carried));
     rows.extend(egress.flows.iter().flat_map(stats::flows));
@@ -19,10 +22,7 @@ async fn get(client: &mut Client) -> Result<Egress, Failure> {
 /// Returns how public networks reach what is outside, in words.
 pub(crate) async fn way(client: &mut Client) -> Result<String, Failure> {
     let egress = get(client).await?;
-    Ok(match egress.mode() {
-        EgressMode::Off => format!("yes, but egress is {}", text(&egress)),
-        _ => format!("yes, by {}", text(&egress)),
-    })
+    Ok(format!("yes, by {}", text(&egress)))
 }
 
 fn text(egress: &Egress) -> String {

@@ -217,9 +217,7 @@ impl Update {
             mask.set("nic_id", &mut request.nic_id, Some(nic));
             mask.set("target_ports", &mut request.target_ports, ports);
         }
-        let kept = if self.clear_labels { BTreeMap::new() } else { now.labels.clone() };
-        let labels = self.marks.labels(kept)?;
-        if self.clear_labels || labels != now.labels {
+        if let Some(labels) = self.marks.new_labels(&now.labels, self.clear_labels.into())? {
             mask.set("labels", &mut request.labels, Some(labels));
             // What another client has added meanwhile must not be lost.
             request.etag = now.etag;

@@ -205,7 +205,8 @@ pub(crate) struct Update {
     #[arg(short, long = "backend", value_name = "VNIC[,weight=N][,drained]", value_parser = backend,
           add = complete::nics(), conflicts_with_all = ["add", "remove", "drain", "undrain"])]
     backends: Vec<Backend>,
-    /// One backend more, or another weight of one; may be given several times
+    /// One backend more, or another weight of one, which stays drained where it is; may be given
+    /// several times
     #[arg(long, value_name = "VNIC[,weight=N]", value_parser = backend, add = complete::nics())]
     add: Vec<Backend>,
     /// One backend less; may be given several times
@@ -295,8 +296,8 @@ impl Update {
         mask.set("name", &mut request.name, self.name.take());
         let ports = std::mem::take(&mut self.ports);
         mask.set("ports", &mut request.ports, (!ports.is_empty()).then_some(ports));
-        let backends = self.backends(now.backends.clone())?;
-        if backends != now.backends {
+        // Also where they are so already: what is asked for is done.
+        if let Some(backends) = self.new_backends(now.backends)? {
             // What another client has changed meanwhile must not be lost.
             if self.backends.is_empty() {
                 request.etag.clone_from(&now.etag);
@@ -308,9 +309,7 @@ impl Update {
         }
         let reject = self.reject_when_empty;
         mask.set("reject_when_empty", &mut request.reject_when_empty, reject);
-        let kept = if self.clear_labels { BTreeMap::new() } else { now.labels.clone() };
-        let labels = self.marks.labels(kept)?;
-        if self.clear_labels || labels != now.labels {
+        if let Some(labels) = self.marks.new_labels(&now.labels, self.clear_labels.into())? {
             mask.set("labels", &mut request.labels, Some(labels));
             request.etag = now.etag;
         }
@@ -319,14 +318,19 @@ impl Update {
         Ok(client.update_load_balancer(request).await?.into_inner())
     }
 
-    /// Returns the backends that take the place of those that there are `now`.
+    /// Returns the backends that take the place of those that there are `now`; nothing where none
+    /// are named.
     ///
     /// # Errors
     ///
     /// There is none of a name.
-    fn backends(&self, now: Vec<Backend>) -> Result<Vec<Backend>, Failure> {
+    fn new_backends(&self, now: Vec<Backend>) -> Result<Option<Vec<Backend>>, Failure> {
         if !self.backends.is_empty() {
-            return Ok(self.backends.clone());
+            return Ok(Some(self.backends.clone()));
+        }
+        let named = [&self.remove, &self.drain, &self.undrain];
+        if self.add.is_empty() && named.iter().all(|names| names.is_empty()) {
+            return Ok(None);
         }
         let mut backends = now;
         let find = |backends: &[Backend], flag: &str, name: &str| {
@@ -347,11 +351,17 @@ impl Update {
         for new in &self.add {
             let name = if new.nic_id.is_empty() { &new.address } else { &new.nic_id };
             match backends.iter_mut().find(|backend| is_called(backend, name)) {
-                Some(backend) => (backend.weight, backend.drained) = (new.weight, new.drained),
+                // What is not said stays: who changes a weight puts nobody back into service.
+                Some(backend) => {
+                    backend.drained |= new.drained;
+                    if new.weight != 0 {
+                        backend.weight = new.weight;
+                    }
+                }
                 None => backends.push(new.clone()),
             }
         }
-        Ok(backends)
+        Ok(Some(backends))
     }
 }
 
@@ -534,15 +544,20 @@ mod tests {
                 clear_labels: false,
                 dry_run: false,
             }
-            .backends(now.clone())
+            .new_backends(now.clone())
         };
-        let names = |backends: Vec<Backend>| {
-            backends.into_iter().map(|it| (it.nic_id, it.weight, it.drained)).collect::<Vec<_>>()
+        let names = |backends: Option<Vec<Backend>>| {
+            let all = backends.unwrap().into_iter();
+            all.map(|it| (it.nic_id, it.weight, it.drained)).collect::<Vec<_>>()
         };
         let changed = update(&["vm3,weight=2", "vm2,weight=5"], &["vm1"], &[]).unwrap();
         assert_eq!(names(changed), [("2".into(), 5, false), ("vm3".into(), 2, false)]);
         let drained = update(&[], &[], &["vm1"]).unwrap();
         assert_eq!(names(drained), [("1".into(), 1, true), ("2".into(), 1, false)]);
+        // Another weight puts nobody back into service, and to be drained is no weight.
+        let weighed = update(&["vm1,weight=3", "vm2,drained"], &[], &["vm1"]).unwrap();
+        assert_eq!(names(weighed), [("1".into(), 3, true), ("2".into(), 1, true)]);
         assert!(update(&[], &["vm9"], &[]).is_err());
+        assert_eq!(update(&[], &[], &[]).unwrap(), None, "nothing is named");
     }
 }

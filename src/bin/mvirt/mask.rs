@@ -89,6 +89,37 @@ impl Marks {
         }
         Ok(labels)
     }
+
+    /// The labels that are to take the place of those that there are `now`; nothing where none are
+    /// asked for. To ask for what is there already is no mistake.
+    ///
+    /// # Errors
+    ///
+    /// A key is given twice.
+    pub(crate) fn new_labels(
+        &self,
+        now: &BTreeMap<String, String>,
+        clear: Clear,
+    ) -> Result<Option<BTreeMap<String, String>>, Failure> {
+        if clear == Clear::No && self.label.is_empty() {
+            return Ok(None);
+        }
+        let kept = if clear == Clear::First { BTreeMap::new() } else { now.clone() };
+        self.labels(kept).map(Some)
+    }
+}
+
+/// Whether to remove all labels first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clear {
+    No,
+    First,
+}
+
+impl From<bool> for Clear {
+    fn from(first: bool) -> Self {
+        if first { Self::First } else { Self::No }
+    }
 }
 
 impl Notes {
@@ -146,14 +177,11 @@ impl NewNotes {
     /// A label is given twice.
     pub(crate) fn put(self, now: Now, mask: &mut Mask, to: Places<'_>) -> Result<(), Failure> {
         let Notes { marks, boot_server, boot_file, boot_url } = &self.notes;
-        let (relabels, reboots) = (
-            self.clear_labels || !marks.label.is_empty(),
-            self.clear_boot || [boot_server, boot_file, boot_url].iter().any(|b| b.is_some()),
-        );
-        if relabels {
-            let kept = if self.clear_labels { BTreeMap::new() } else { now.labels };
-            mask.set("labels", to.labels, Some(marks.labels(kept)?));
-        }
+        let labels = marks.new_labels(&now.labels, self.clear_labels.into())?;
+        let relabels = labels.is_some();
+        mask.set("labels", to.labels, labels);
+        let reboots =
+            self.clear_boot || [boot_server, boot_file, boot_url].iter().any(|b| b.is_some());
         if reboots {
             let kept = now.boot.filter(|_| !self.clear_boot);
             mask.set("boot", to.boot, Some(self.notes.boot(kept)));

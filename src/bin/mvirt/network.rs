@@ -218,7 +218,11 @@ pub(crate) async fn run(
             return out.deleted(&response, validate_only, (&what, &network));
         }
     };
-    let public = if network.is_public { egress::way(client).await? } else { String::new() };
+    let public = match &*network.error {
+        _ if !network.is_public => String::new(),
+        "" => egress::way(client).await?,
+        why => format!("yes, but {why}"),
+    };
     show(&network, &public, out)?;
     if is_dry {
         out.dry_run();

@@ -305,9 +305,7 @@ impl Update {
         let to = rates("--limit-to", self.clear_limit_to, &self.limit_to)?;
         mask.set("limit_to", &mut request.limit_to, to);
         self.impair.put(&mut mask, &mut request.impairments);
-        let kept = if self.clear_labels { BTreeMap::new() } else { now.labels.clone() };
-        let labels = self.marks.labels(kept)?;
-        if self.clear_labels || labels != now.labels {
+        if let Some(labels) = self.marks.new_labels(&now.labels, self.clear_labels.into())? {
             mask.set("labels", &mut request.labels, Some(labels));
             // What another client has added meanwhile must not be lost.
             request.etag = now.etag;

@@ -8,6 +8,9 @@
 //! The kernel knows of a network before that is stored, and a change that is not stored is taken
 //! back from it when the network is settled. So is what is no longer wanted.
 
+mod kernel;
+mod segments;
+mod shadowed;
 mod user;
 
 pub use user::UserEgress;
@@ -23,7 +26,7 @@ use crate::{
         Attached, Exported, NewPort, Placement, PortSpec,
         forward::{
             self,
-            outside::{is_reached_from_outside, is_routable},
+            outside::{self, is_reached_from_outside, is_routable},
             tables::{NetworkKey, NextHop, PortId, Receivers},
         },
         given,
@@ -31,20 +34,23 @@ use crate::{
     descriptor_store::Slot,
     egress::protocol,
     egress_process::Event,
-    host_network::{HostNetwork, Wanted},
-    log_limit::{LogLimit, Said},
+    host_network::{Holder, HostNetwork, Wanted},
+    log_limit::LogLimit,
     model::{HasGateway, Name, Network, Nic},
     proto,
     store::Change,
 };
 use ipnet::IpNet;
+use kernel::Ailing;
+use shadowed::Shadowed;
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     io,
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc, watch};
 use uuid::Uuid;
 
 /// What the process of the way out may have said and nobody has heard yet.
@@ -58,7 +64,7 @@ pub enum WayOut {
     /// Not at all, and why.
     Off(String),
     /// Through the kernel, by a TUN device.
-    Tun(HostNetwork),
+    Tun(Box<HostNetwork>),
     /// By sockets of the host, which a process of its own has.
     User(Box<UserEgress>),
 }
@@ -80,6 +86,14 @@ impl WayOut {
             Self::User(_) => Receiving::ByTag,
         }
     }
+
+    /// Returns what guests may reach although no packet is routed to such addresses.
+    fn allowed(&self) -> &[IpNet] {
+        match self {
+            Self::Off(_) | Self::Tun(_) => &[],
+            Self::User(user) => user.allowed(),
+        }
+    }
 }
 
 /// The way out, as it is.
@@ -95,7 +109,7 @@ pub(super) struct Egress {
     known: Wanted,
     /// Networks that were made public where they could have the addresses of others, as they cannot
     /// now: they have no way out.
-    shadowed: HashSet<Uuid>,
+    shadowed: Shadowed,
     /// Networks that are reached from outside.
     published: HashSet<NetworkKey>,
     /// What the kernel knows may not be what it is to know.
@@ -103,9 +117,14 @@ pub(super) struct Egress {
     /// When to look for the way out again.
     retry: Option<Instant>,
     log: LogLimit,
+    ailing: Ailing,
+    /// Others may have changed what the kernel was told.
+    host_changed: Arc<Notify>,
     /// Where a process of its own says what it has to say, until somebody listens.
     events: mpsc::Sender<(u64, Event)>,
     unheard: Option<mpsc::Receiver<(u64, Event)>>,
+    /// What guests have, for ports of the world.
+    guests: watch::Sender<BTreeSet<IpNet>>,
 }
 
 impl Default for Egress {
@@ -118,13 +137,16 @@ impl Default for Egress {
             place: None,
             attached: None,
             known: Wanted::default(),
-            shadowed: HashSet::new(),
+            shadowed: Shadowed::new(),
             published: HashSet::new(),
             is_unsettled: false,
             retry: None,
             log: LogLimit::default(),
+            ailing: Ailing::default(),
+            host_changed: Arc::default(),
             events,
             unheard: Some(unheard),
+            guests: watch::Sender::default(),
         }
     }
 }
@@ -157,6 +179,11 @@ impl Egress {
         self.attached.as_ref().filter(|_| matches!(self.way, WayOut::Tun(_)))
     }
 
+    /// Returns what is notified when others may have changed what the kernel was told.
+    pub(super) fn host_changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.host_changed)
+    }
+
     /// Has it looked for again.
     fn look_again(&mut self) {
         let pause = match &mut self.way {
@@ -174,14 +201,16 @@ impl Egress {
 
 impl Control {
     /// Leads public networks out by `way`, once [`Control::open_sockets`] is called, or another
-    /// process has handed over its port.
-    pub fn lead_out(&mut self, way: WayOut) {
+    /// process has handed over its port. What an earlier one has left of a `device` goes then,
+    /// where that is not the way.
+    pub fn lead_out(&mut self, way: WayOut, device: &str) {
         let public = self.public_networks().count();
         if let (WayOut::Off(why), true) = (&way, public > 0) {
             tracing::warn!(why, networks = public, "public networks have no way out");
         }
         self.egress.way = way;
-        self.egress.shadowed = self.shadowed();
+        self.egress.ailing = Ailing::after_another(device);
+        self.egress.shadowed = self.all_shadowed();
         self.egress.is_unsettled = true;
         if public > 0 {
             self.place_outside();
@@ -191,42 +220,6 @@ impl Control {
 
     fn public_networks(&self) -> impl Iterator<Item = &NetworkState> {
         self.networks.values().filter(|network| self.is_led_out(&network.model))
-    }
-
-    /// Whether a network is public, and as such the only one that has its addresses.
-    fn is_led_out(&self, network: &Network) -> bool {
-        network.is_public && !self.egress.shadowed.contains(&network.id)
-    }
-
-    /// Returns the public networks that have addresses of older ones, where a packet from outside
-    /// is known by its address alone; and says so.
-    fn shadowed(&self) -> HashSet<Uuid> {
-        let mut shadowed = HashSet::new();
-        if self.egress.way.receiving() == Receiving::ByTag {
-            return shadowed;
-        }
-        let mut public: Vec<_> = self.networks.values().collect();
-        public.retain(|network| network.model.is_public);
-        public.sort_by_key(|network| (network.model.created_at, network.model.id));
-        let mut led_out: Vec<&NetworkState> = Vec::new();
-        for network in public {
-            let own = own_prefixes(&network.model).map(|(_, prefix)| prefix);
-            let mut all = own.chain(routed_prefixes(network));
-            let older = all.find_map(|prefix| led_out.iter().find(|it| has_some_of(it, prefix)));
-            match older {
-                None => led_out.push(network),
-                Some(older) => {
-                    let (name, older) = (&network.model.name, &older.model.name);
-                    tracing::warn!(
-                        network = name.as_str(),
-                        older = older.as_str(),
-                        "has no way out: it has addresses of an older public network"
-                    );
-                    shadowed.insert(network.model.id);
-                }
-            }
-        }
-        shadowed
     }
 
     /// Refuses a network that is to be public and cannot be.
@@ -292,22 +285,20 @@ impl Control {
 
     /// Returns the public network that has some of a prefix.
     pub(super) fn public_owner(&self, prefix: IpNet) -> Option<&Name> {
-        let mut public = self.public_networks();
+        // Also one that has no way out: it may have one later.
+        let mut public = self.networks.values().filter(|network| network.model.is_public);
         public.find(|network| has_some_of(network, prefix)).map(|network| &network.model.name)
     }
 
-    /// Refuses an address that the host has itself.
-    pub(super) fn check_not_own(
-        &self,
-        field: &'static str,
-        address: IpAddr,
-    ) -> Result<(), Refusal> {
-        let WayOut::Tun(host) = &self.egress.way else { return Ok(()) };
-        match host.has(address) {
-            Ok(false) => Ok(()),
-            Ok(true) => Err(Refusal::taken(field, address, "this host, which has it itself")),
-            Err(error) => Err(Refusal::Unready(format!("egress: {error}"))),
-        }
+    /// Returns the prefixes that the host routes to guests.
+    pub(super) fn routed_prefixes(&self) -> &BTreeSet<IpNet> {
+        &self.egress.known.prefixes
+    }
+
+    /// Returns who has an address of the world already, where the host is to answer for it.
+    pub(super) fn holder(&self, address: IpAddr) -> Result<Option<Holder>, Refusal> {
+        let WayOut::Tun(host) = &self.egress.way else { return Ok(None) };
+        host.holder(address).map_err(|error| Refusal::Unready(format!("egress: {error}")))
     }
 
     /// Says why a forward that is one of these sockets is not in force, where that is known.
@@ -336,11 +327,12 @@ impl Control {
             _ => None,
         };
         let mut add = |network: &Network, state: Option<&NetworkState>| {
-            if !network.is_public {
+            if !self.is_led_out(network) {
                 return;
             }
-            wanted.prefixes.extend(own_prefixes(network).map(|(_, prefix)| prefix));
-            wanted.prefixes.extend(state.into_iter().flat_map(routed_prefixes));
+            let own = own_prefixes(network).map(|(_, prefix)| prefix);
+            let all = own.chain(state.into_iter().flat_map(routed_prefixes));
+            wanted.owners.extend(all.map(|prefix| (prefix, network.id)));
             let mtus = state.into_iter().flat_map(|state| state.members.values());
             let mtus = mtus.filter_map(|member| member.entry.vnic()).map(|vnic| vnic.mtu);
             wanted.mtu = mtus.chain([network.mtu, wanted.mtu]).max().unwrap_or_default();
@@ -353,16 +345,19 @@ impl Control {
             add(new, None);
         }
         if let Some(Change::PutNic(nic)) = change
-            && self.networks.get(&nic.new.network_id).is_some_and(|of| of.model.is_public)
+            && self.networks.get(&nic.new.network_id).is_some_and(|of| self.is_led_out(&of.model))
         {
-            wanted.prefixes.extend(nic_prefixes(&nic.new));
+            let its = nic_prefixes(&nic.new).map(|prefix| (prefix, nic.new.network_id));
+            wanted.owners.extend(its);
             wanted.mtu = wanted.mtu.max(nic.new.mtu.unwrap_or(0));
         }
+        wanted.prefixes = wanted.owners.keys().copied().collect();
         // Without a way out there is no way in.
         if !wanted.prefixes.is_empty() {
-            wanted.nat = self.wanted_nat(change);
+            wanted.nat = self.wanted_nat(change, &wanted.prefixes);
         }
-        wanted.balancers = self.wanted_balancers(change, &self.egress.known.balancers);
+        let before = &self.egress.known.balancers;
+        wanted.balancers = self.wanted_balancers(change, before, &wanted.prefixes);
         let balanced = wanted.balancers.values().map(|balanced| balanced.spec().address);
         wanted.nat.balanced = balanced.collect();
         wanted
@@ -392,37 +387,17 @@ impl Control {
         if is_known {
             return Ok(());
         }
-        let made = self.let_know(&wanted);
+        let made = self.let_know_of(change, &wanted);
         if made.is_err() && self.public_networks().next().is_none() {
-            self.end_egress();
+            self.release_outside();
         }
         made.map_err(|error| Refusal::Unready(format!("egress: {error}")))
-    }
-
-    /// Makes the port where it is not there, and lets the kernel know what is wanted.
-    fn let_know(&mut self, wanted: &Wanted) -> io::Result<()> {
-        if self.egress.attached.is_none() {
-            self.attach_outside(None)?;
-        }
-        let Egress { way, known, retry, .. } = &mut self.egress;
-        if let WayOut::Tun(host) = way {
-            host.apply(wanted, known).map_err(io::Error::other)?;
-            if host.left() > 0 {
-                // Others are to have their turn between two long changes.
-                *retry = Some(Instant::now());
-            }
-        }
-        let is_other_mtu = known.mtu != wanted.mtu;
-        *known = wanted.clone();
-        if is_other_mtu {
-            self.publish_public();
-        }
-        Ok(())
     }
 
     /// Opens the port of the way out where it is not, for networks that are there already.
     pub(super) fn open_outside(&mut self) {
         self.egress.retry = None;
+        self.clear_remains();
         if let WayOut::User(user) = &mut self.egress.way
             && user.patience().is_some()
         {
@@ -434,11 +409,7 @@ impl Control {
         }
         let wanted = self.wanted(None);
         if let Err(error) = self.let_know(&wanted) {
-            let now = Instant::now();
-            self.egress.look_again();
-            if let Some(Said { unsaid }) = self.egress.log.failure(&error.to_string(), now) {
-                tracing::warn!(%error, unsaid, "public networks have no way out");
-            }
+            self.say_failure(&error);
         }
         self.settle();
     }
@@ -482,11 +453,13 @@ impl Control {
             if let WayOut::User(user) = &mut self.egress.way {
                 user.stop();
             }
-            let needs = match error.kind() {
-                io::ErrorKind::PermissionDenied => "; it needs CAP_NET_ADMIN",
-                _ => "",
+            let why = match error.kind() {
+                io::ErrorKind::PermissionDenied => format!("{error}; it needs CAP_NET_ADMIN"),
+                // Another interface has its name.
+                io::ErrorKind::InvalidInput => "it is no TUN device".into(),
+                _ => error.to_string(),
             };
-            io::Error::new(error.kind(), format!("the way out by {name}: {error}{needs}"))
+            io::Error::new(error.kind(), format!("the way out by {name}: {why}"))
         })?;
         self.egress.attached = Some(attached);
         // A process of its own knows nothing yet.
@@ -559,14 +532,15 @@ impl Control {
         if !has_changed && !std::mem::take(&mut self.egress.is_unsettled) {
             return None;
         }
+        self.leave_shadows();
         self.egress.is_unsettled = false;
         let wanted = self.wanted(None);
+        self.tell_segments(&wanted);
         if wanted.prefixes.is_empty() {
             self.end_egress();
         } else if self.egress.attached.is_some() && wanted != self.egress.known {
             if let Err(error) = self.let_know(&wanted) {
-                tracing::warn!(%error, "the host still routes what is in no public network");
-                self.egress.look_again();
+                self.say_failure(&error);
             }
             self.egress.is_unsettled = false;
         }
@@ -576,6 +550,7 @@ impl Control {
         self.egress.published = self.public_networks().map(|network| network.key).collect();
         let public = self.public_networks();
         let networks = public.map(|network| (&network.model, network.members.values()));
+        let outside = (outside, self.egress.way.allowed());
         let table = compile::way_in(self.egress.key, outside, networks, self.seed);
         let forwards = self.sockets();
         if let WayOut::User(user) = &mut self.egress.way {
@@ -591,27 +566,37 @@ impl Control {
     }
 
     /// Returns the way out for a network, where it is public.
-    pub(super) fn way_out(&self, network: &Network) -> Option<NextHop> {
-        self.is_led_out(network).then(|| self.egress.next_hop()).flatten()
+    pub(super) fn way_out(&self, network: &Network) -> Option<outside::WayOut<'_>> {
+        let is_led_out = self.is_led_out(network) && self.why_left_out(network.id).is_none();
+        let next_hop = is_led_out.then(|| self.egress.next_hop()).flatten()?;
+        Some(outside::WayOut { next_hop, allowed: self.egress.way.allowed() })
     }
 
     /// Ends the way out, which nobody needs any more.
     fn end_egress(&mut self) {
-        let Some(place) = self.egress.place.take() else { return };
-        self.closing.extend(self.egress.attached.take().map(Attached::stop));
+        if self.egress.place.is_some() && !self.release_outside() {
+            self.expect_remains();
+        }
+    }
+
+    /// Likewise, and returns whether there was one: of what was never made, nothing is there.
+    fn release_outside(&mut self) -> bool {
+        let Some(place) = self.egress.place.take() else { return false };
+        let attached = self.egress.attached.take();
+        let was_there = attached.is_some();
+        self.closing.extend(attached.map(Attached::stop));
         self.by_port.remove(&place.port);
         self.dataplane.release(self.egress.key, place);
-        self.egress.known = Wanted::default();
+        let known = std::mem::take(&mut self.egress.known);
         self.egress.published.clear();
         match &mut self.egress.way {
-            WayOut::Tun(host) => {
-                if let Err(error) = host.remove() {
-                    tracing::warn!(%error, "what the host knew of public networks is left");
-                }
-            }
+            WayOut::Tun(host) if !was_there => host.give_up(),
+            WayOut::Tun(_) => self.end_kernel(&known),
             WayOut::User(user) => user.stop(),
             WayOut::Off(_) => {}
         }
+        self.tell_ailing();
+        was_there
     }
 
     /// Returns how public networks reach the world, and what has been carried.
@@ -619,6 +604,7 @@ impl Control {
         let counters = self.egress.attached().map(Attached::counters);
         let stats = stats::stats(Uuid::nil(), counters);
         let stats = Some(proto::NicStats { nic_id: String::new(), ..stats });
+        let error = self.ailments().join("; ");
         match &self.egress.way {
             WayOut::Off(why) => proto::Egress {
                 mode: proto::EgressMode::Off.into(),
@@ -629,6 +615,7 @@ impl Control {
                 mode: proto::EgressMode::Tun.into(),
                 device: host.device().into(),
                 stats,
+                error,
                 ..Default::default()
             },
             WayOut::User(user) => proto::Egress {
@@ -637,6 +624,7 @@ impl Control {
                 program: user.program(),
                 flows: Some(user.flows()),
                 stats,
+                error,
                 ..Default::default()
             },
         }

@@ -12,6 +12,7 @@ use crate::{
     proto,
 };
 use ipnet::IpNet;
+use rustix::io::Errno;
 use std::{
     collections::BTreeMap,
     io,
@@ -22,7 +23,10 @@ use std::{
 use tokio::sync::mpsc;
 
 /// How long until what was refused is asked for again, at first and at most.
-const PATIENCE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+// After a hand-over, the process of the daemon that goes has its sockets for some milliseconds.
+const PATIENCE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(30)];
+/// How long after its start nothing is said of sockets that another process has still.
+const TAKING_OVER: Duration = Duration::from_secs(1);
 /// How many vNICs are told of at once.
 // With 512 prefixes each, two fit into a message.
 const TOGETHER: usize = 2;
@@ -81,6 +85,11 @@ impl UserEgress {
         self.program.display().to_string()
     }
 
+    /// Returns what guests may reach although nobody may by default.
+    pub(super) fn allowed(&self) -> &[IpNet] {
+        &self.configuration.allow
+    }
+
     /// Returns why it is this way.
     pub(super) fn why(&self) -> &str {
         &self.why
@@ -132,10 +141,14 @@ impl UserEgress {
                 self.stats.extend(known.map(|nic| (nic.tag, nic)));
                 self.dropped.extend(stats.dropped);
             }
-            Report::Failed(Failure::Forward { listen, protocol, error, .. }) => {
+            Report::Failed(Failure::Forward { listen, protocol, error, errno }) => {
                 // The same is said again as often as it is tried again.
                 let text = format!("{listen}: {error}");
-                if let Some(Said { unsaid }) = self.log.failure(&text, Instant::now()) {
+                let is_early = self.started.is_some_and(|it| it.elapsed() < TAKING_OVER);
+                let is_taken = errno == Some(Errno::ADDRINUSE.raw_os_error());
+                if !(is_early && is_taken)
+                    && let Some(Said { unsaid }) = self.log.failure(&text, Instant::now())
+                {
                     tracing::warn!(%listen, ?protocol, error, unsaid, "a forward is not in force");
                 }
                 self.refused.insert(Listening { listen, protocol }, error);

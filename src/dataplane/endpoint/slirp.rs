@@ -18,14 +18,16 @@ use crate::{
             descriptor::DescriptorPort,
         },
     },
-    egress::protocol::{Configuration, Failure, Order, Report},
+    egress::protocol::{Addition, Configuration, Denied, Failure, Order, Removal, Report},
     egress_process::{EgressProcess, Event, Events, find},
     log_limit::{LogLimit, Said},
     printable::printable,
     resolv_conf,
 };
+use ipnet::IpNet;
 use rustix::io::ioctl_fionbio;
 use std::{
+    collections::BTreeSet,
     fs, io,
     net::SocketAddr,
     os::fd::OwnedFd,
@@ -33,7 +35,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{MissedTickBehavior, interval, timeout},
 };
 
@@ -44,18 +46,24 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOKED: Duration = Duration::from_secs(5);
 const READ: Duration = Duration::from_secs(1);
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Prefixes that are told at once.
+// Each takes 50 octets of a message at most.
+const TOGETHER: usize = 512;
 
 /// What the process is told.
 #[derive(Debug)]
 pub struct Spec {
     /// But for the DNS server, which is the host's.
     pub configuration: Configuration,
+    /// What guests of public networks have: a segment is as another network to them.
+    pub guests: watch::Receiver<BTreeSet<IpNet>>,
 }
 
 /// Where the process is started from.
 #[derive(Debug)]
 pub(super) struct Start {
     configuration: Configuration,
+    guests: watch::Receiver<BTreeSet<IpNet>>,
     program: PathBuf,
     /// Where processes say something, and where that is heard.
     said: mpsc::Sender<(u64, Event)>,
@@ -71,14 +79,38 @@ struct Running {
     process: EgressProcess,
     packets: OwnedFd,
     resolver: SocketAddr,
+    guests: watch::Receiver<BTreeSet<IpNet>>,
+    /// What it does not let hosts reach, since guests have it.
+    denied: BTreeSet<IpNet>,
+}
+
+impl Running {
+    /// Tells the process what guests have now. What is `always` denied stays so.
+    fn deny(&mut self, always: &[Denied]) -> io::Result<()> {
+        let mut wanted = self.guests.borrow_and_update().clone();
+        wanted.retain(|network| !always.contains(&Denied::Network(*network)));
+        let new: Vec<_> = wanted.difference(&self.denied).copied().collect();
+        for deny in new.chunks(TOGETHER) {
+            let deny = deny.into();
+            self.process.order(&Order::Add(Addition { deny, ..Addition::default() }))?;
+        }
+        let gone: Vec<_> = self.denied.difference(&wanted).copied().collect();
+        for deny in gone.chunks(TOGETHER) {
+            let deny = deny.into();
+            self.process.order(&Order::Remove(Removal { deny, ..Removal::default() }))?;
+        }
+        self.denied = wanted;
+        Ok(())
+    }
 }
 
 impl Start {
     /// Looks for the program, so that who asks for the port is told where it is not there.
     pub(super) fn new(spec: Spec) -> io::Result<Self> {
         let (program, (said, heard)) = (find()?, mpsc::channel(16));
-        let (configuration, generation, is_there) = (spec.configuration, 0, false);
-        Ok(Self { configuration, program, said, heard, generation, is_there })
+        let Spec { configuration, guests } = spec;
+        let (generation, is_there) = (0, false);
+        Ok(Self { configuration, guests, program, said, heard, generation, is_there })
     }
 
     /// Starts the process, and returns once it carries frames.
@@ -92,7 +124,10 @@ impl Start {
         let started = EgressProcess::start(&self.program, &self.configuration, events);
         let (process, packets) = started?;
         self.is_there = true;
-        let running = Running { process, packets, resolver };
+        let (guests, denied) = (self.guests.clone(), BTreeSet::new());
+        let mut running = Running { process, packets, resolver, guests, denied };
+        // Before anything is carried.
+        running.deny(&self.configuration.deny)?;
         let ready = async {
             loop {
                 match self.next().await {
@@ -255,6 +290,12 @@ async fn keep(start: &mut Start, running: &mut Running, port: &mut PortHandle) -
                 Event::Said(Report::Failed(failure)) => return Stopped::Failed(said(&failure)),
                 Event::Said(Report::Ready { .. } | Report::Stats { .. }) => {}
             },
+            // Of a command there is nobody who would say so.
+            Ok(()) = running.guests.changed() => {
+                if let Err(error) = running.deny(&start.configuration.deny) {
+                    return Stopped::Failed(error);
+                }
+            }
             signal = port.next() => match signal {
                 Signal::Moved => {
                     port.detach().await;

@@ -47,25 +47,52 @@ const NEVER_IPV6: [(Ipv6Addr, u8); 3] = [
     (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
 ];
 
+/// Where packets leave a network.
+#[derive(Debug, Clone, Copy)]
+pub struct WayOut<'a> {
+    /// The port that they leave by.
+    pub next_hop: NextHop,
+    /// Prefixes that they may leave for although no packet is routed to such addresses.
+    pub allowed: &'a [IpNet],
+}
+
 /// Adds to the routes of a network the way out, for all but its own addresses and those that no
 /// packet is routed to. First: a vNIC's prefix that is the same comes after it, and wins.
-pub fn lead_out(fib: &mut FibBuilder, own: (Option<Ipv4Net>, Option<Ipv6Net>), outside: NextHop) {
-    let out = fib.next_hop(outside);
+pub fn lead_out(fib: &mut FibBuilder, own: (Option<Ipv4Net>, Option<Ipv6Net>), way: WayOut<'_>) {
+    let out = fib.next_hop(way.next_hop);
     fib.prefix_ipv4(Ipv4Net::default(), out);
     fib.prefix_ipv6(Ipv6Net::default(), out);
-    lead_nowhere(fib);
+    lead_nowhere(fib, way.allowed);
     own_addresses(fib, own);
 }
 
-/// Adds what no packet is routed to, nor comes from.
-fn lead_nowhere(fib: &mut FibBuilder) {
+/// Adds what no packet is routed to, nor comes from, but for what is allowed.
+fn lead_nowhere(fib: &mut FibBuilder, allowed: &[IpNet]) {
     let nowhere = fib.next_hop(NextHop::NOWHERE);
-    for (address, len) in NEVER_IPV4 {
-        fib.prefix_ipv4(Ipv4Net::new_assert(address, len).trunc(), nowhere);
+    let ipv4 = NEVER_IPV4.map(|(address, len)| Ipv4Net::new_assert(address, len).into());
+    let ipv6 = NEVER_IPV6.map(|(address, len)| Ipv6Net::new_assert(address, len).into());
+    for never in ipv4.into_iter().chain(ipv6) {
+        without(never, allowed, &mut |prefix| match prefix {
+            IpNet::V4(prefix) => fib.prefix_ipv4(prefix, nowhere),
+            IpNet::V6(prefix) => fib.prefix_ipv6(prefix, nowhere),
+        });
     }
-    for (address, len) in NEVER_IPV6 {
-        fib.prefix_ipv6(Ipv6Net::new_assert(address, len).trunc(), nowhere);
+}
+
+/// Calls `each` with the prefixes that are left of one without these.
+// A route for what is left out would make it one from inside: of that, packets do not come.
+fn without(prefix: IpNet, out: &[IpNet], each: &mut impl FnMut(IpNet)) {
+    if out.iter().any(|out| out.contains(&prefix)) {
+        return;
     }
+    let halves = match prefix {
+        _ if !out.iter().any(|out| prefix.contains(out)) => return each(prefix.trunc()),
+        IpNet::V4(net) => net.subnets(net.prefix_len() + 1).map(|it| it.map(IpNet::V4).collect()),
+        IpNet::V6(net) => net.subnets(net.prefix_len() + 1).map(|it| it.map(IpNet::V6).collect()),
+    };
+    // One that has no halves is an address, and was left out or not.
+    let halves: Vec<_> = halves.unwrap_or_default();
+    halves.into_iter().for_each(|half| without(half, out, each));
 }
 
 /// Adds the addresses of a network, for those that nobody has.
@@ -110,7 +137,7 @@ pub fn way_in<'a, M: IntoIterator<Item = &'a Member>>(
     seed: u64,
 ) -> Fib {
     let mut fib = FibBuilder::default();
-    lead_nowhere(&mut fib);
+    lead_nowhere(&mut fib, &[]);
     for (own, members) in networks {
         own_addresses(&mut fib, own);
         for member in members {
@@ -131,13 +158,15 @@ pub fn way_in<'a, M: IntoIterator<Item = &'a Member>>(
     fib.build(seed)
 }
 
-/// As [`way_in`], to the vNICs among these members, whatever their addresses.
+/// As [`way_in`], to the vNICs among these members, whatever their addresses; also from what is
+/// `allowed`.
 pub fn way_in_by_tag<'a>(
     members: impl IntoIterator<Item = &'a Member>,
+    allowed: &[IpNet],
     seed: u64,
 ) -> (Fib, Receivers) {
     let mut fib = FibBuilder::default();
-    lead_nowhere(&mut fib);
+    lead_nowhere(&mut fib, allowed);
     let tagged = members.into_iter().filter_map(|member| {
         let Role::Guest(vnic) = &member.role else { return None };
         let next_hop = fib.next_hop(member.next_hop());
@@ -327,6 +356,9 @@ mod tests {
         receivers: Receivers::ByAddress,
     };
 
+    const OUT: NextHop =
+        NextHop { port: OUTSIDE.port, reactor: 0, mtu: 9000, mac: OUTSIDE_MAC, vlan: None };
+
     /// A UDP packet in a frame as a port without Ethernet makes it.
     fn frame(from: &str, to: &str, hop_limit: u8) -> Frame {
         let mut octets = [&[2, 0, 0, 0, 0, 1][..], &OUTSIDE_MAC.0].concat();
@@ -402,7 +434,7 @@ mod tests {
 
     /// As [`way`], of a packet with that vNIC's tag.
     fn way_by_tag(slot: u16, to: &str, hop_limit: u8) -> Result<PortId, Verdict> {
-        let (fib, receivers) = way_in_by_tag([&member()], 7);
+        let (fib, receivers) = way_in_by_tag([&member()], &[], 7);
         let table = Routed::new(fib);
         let mut frame = frame("192.0.2.1", to, hop_limit);
         frame.head_mut()[6..12].copy_from_slice(&Tag(slot).mac().0);
@@ -439,9 +471,7 @@ mod tests {
     fn a_network_leads_out_what_is_not_its_own_and_goes_anywhere() {
         let mut fib = FibBuilder::default();
         let own = (Some(net("10.1.0.0/24")), Some(net("fd00:1::/64")));
-        let outside =
-            NextHop { port: OUTSIDE.port, reactor: 0, mtu: 9000, mac: OUTSIDE_MAC, vlan: None };
-        lead_out(&mut fib, own, outside);
+        lead_out(&mut fib, own, WayOut { next_hop: OUT, allowed: &[] });
         let vnic = fib.next_hop(member().next_hop());
         fib.host_ipv4(net("10.1.0.1"), vnic);
         let fib = fib.build(7);
@@ -457,6 +487,38 @@ mod tests {
         let nowhere = ["127.0.0.1", "169.254.169.254", "0.1.2.3", "240.0.0.1", "::1", "fe80::1"];
         assert!(nowhere.iter().all(|at| to(at) == NextHop::NOWHERE));
         assert!(to("10.1.0.1").is_vnics());
+    }
+
+    #[test]
+    fn what_is_allowed_leads_out_and_comes_in_and_its_neighbours_do_neither() {
+        let allowed = ["169.254.77.0/24", "127.0.0.1/32", "240.0.0.0/3", "::1/128", "10.0.0.0/8"];
+        let allowed = allowed.map(net::<IpNet>);
+        let mut out = FibBuilder::default();
+        lead_out(&mut out, (None, None), WayOut { next_hop: OUT, allowed: &allowed });
+        let out = out.build(7);
+        let (way_in, _) = way_in_by_tag([], &allowed, 7);
+        for (address, is) in [
+            ("169.254.77.2", true),
+            ("169.254.76.255", false),
+            ("169.254.78.0", false),
+            ("169.254.169.254", false),
+            ("127.0.0.1", true),
+            ("127.0.0.0", false),
+            ("127.0.0.2", false),
+            ("255.255.255.255", true),
+            ("0.0.0.1", false),
+            ("::1", true),
+            ("::", false),
+            ("::2", false),
+            ("fe80::1", false),
+        ] {
+            let (id, from) = match net(address) {
+                IpAddr::V4(address) => (out.lookup_ipv4(address), way_in.lookup_ipv4(address)),
+                IpAddr::V6(address) => (out.lookup_ipv6(address), way_in.lookup_ipv6(address)),
+            };
+            assert_eq!(out.next_hop(id.unwrap()).is_outside(), is, "{address}");
+            assert_eq!(from.is_none(), is, "from {address}");
+        }
     }
 
     #[test]

@@ -106,7 +106,7 @@ fn a_port_is_kept_changed_and_goes_with_its_network() {
     assert_eq!(Port { state: changed.state, ..kept }, Port { error: String::new(), ..changed });
     let request = DeleteNetworkRequest { id: "lab".into(), ..Default::default() };
     let refused = daemon.call(async |client| client.delete_network(request).await).unwrap_err();
-    assert!(refused.message().contains("still has 1 ports"), "{refused}");
+    assert!(refused.message().contains("still has 1 port:"), "{refused}");
     let request = DeleteNetworkRequest { id: "lab".into(), force: true, ..Default::default() };
     let deleted = daemon.call(async |client| client.delete_network(request).await).unwrap();
     assert_eq!(deleted.ports_deleted, 1);

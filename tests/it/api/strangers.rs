@@ -5,7 +5,7 @@ use crate::{
     daemon::{Client, Daemon, PATIENCE, wait_until},
     rude::{AT_ONCE, Rude, code, list},
 };
-use mvirt_net::proto::{GetVersionRequest, ListNicsRequest};
+use mvirt_net::proto::{CreateForwardRequest, GetVersionRequest, ListNicsRequest, Protocol};
 use rustix::{
     net::sockopt,
     process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
@@ -288,4 +288,22 @@ fn long_lists_are_made_one_at_a_time() {
     daemon.call(async |client| client.list_nics(page).await).expect("pages come all the same");
     drop(deaf);
     wait_until("there are long lists again", || matches!(again(&mut daemon), Ok(NICS)));
+}
+
+#[test]
+fn more_ranges_of_ports_than_there_may_be_are_refused_at_once() {
+    let mut daemon = Daemon::start_with(&["--reactors", "1", "--egress", "off"]);
+    // Each of them would be compared with all others.
+    let ports: Vec<_> = (1..=65535).rev().map(|port: u16| port.to_string()).collect();
+    let request = CreateForwardRequest {
+        protocol: Protocol::Tcp.into(),
+        listen_ports: ports.join(","),
+        nic_id: "vm1".into(),
+        ..Default::default()
+    };
+    let began = Instant::now();
+    let refused = daemon.call(async |client| client.create_forward(request).await).unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("65535 ranges"), "{refused}");
 }

@@ -1,8 +1,10 @@
 //! Flows to an address of the world are spread over guests, who fail, come back and are drained.
 
-use super::rig::{Container, WEB, inside, on_a_host, public, set_public, start, start_egress};
+use super::rig::{
+    Container, WEB, inside, on_a_host, public, refused, set_public, start, start_egress,
+};
 use crate::{
-    command::{mvirt, stdout},
+    command::{mvirt, stderr, stdout},
     daemon::{Daemon, wait_until},
     namespace::{Namespace, run},
 };
@@ -160,6 +162,56 @@ fn flows_are_spread_by_weight_and_stay_where_they_are() {
         assert!(!run("ip route").contains(FRONT[0]));
         assert!(!run("nft list tables").contains("mvirt_lb"));
         drop(b);
+    });
+}
+
+#[test]
+fn what_is_so_already_is_done() {
+    on_a_host(|_| {
+        let mut daemon = start_egress();
+        public(&mut daemon, "web", WEB);
+        daemon.nic("web", "vm1");
+        lb(&daemon, &format!("{CREATE} --backend vm1"));
+        for _ in 0..2 {
+            lb(&daemon, "update front --drain vm1 --label tier=1");
+        }
+        lb(&daemon, "update front --add vm1,weight=3");
+        let shown = get(&mut daemon);
+        assert!(shown.backends[0].drained && shown.backends[0].weight == 3, "{shown:?}");
+        let nothing = stderr(&mvirt(&daemon, &["lb", "update", "front"]), 2);
+        assert!(nothing.contains("nothing to change is named"), "{nothing}");
+    });
+}
+
+#[test]
+fn what_belongs_to_a_damaged_network_refuses_what_would_need_it() {
+    on_a_host(|_| {
+        let mut daemon = start_egress();
+        public(&mut daemon, "web", WEB);
+        public(&mut daemon, "other", ["10.2.0.0/24", "fd00:2::/64"]);
+        daemon.nic("web", "vm1");
+        daemon.nic("other", "o1");
+        lb(&daemon, &format!("{CREATE} --backend vm1"));
+        let add = ["forward", "add", "--listen", "tcp:8080", "--to", "vm1:80", "-n", "f"];
+        stdout(&mvirt(&daemon, &add));
+        let file = format!("m/networks/{}.json", get(&mut daemon).network_id);
+        daemon.terminate();
+        std::fs::write(daemon.path(&file), b"{ torn").unwrap();
+        daemon.start_again();
+        for words in [
+            "lb update front --add 10.1.0.5",
+            "lb update front --add o1",
+            "lb update front --drain vm1",
+            "forward update f --to o1:80",
+        ] {
+            let said = refused(&daemon, &words.split(' ').collect::<Vec<_>>());
+            assert!(said.contains("its network is not there"), "{words}: {said}");
+        }
+        for shown in [["lb", "get", "front"], ["forward", "get", "f"]] {
+            assert!(stdout(&mvirt(&daemon, &shown)).contains("not in force"));
+        }
+        lb(&daemon, "delete front");
+        stdout(&mvirt(&daemon, &["forward", "delete", "f"]));
     });
 }
 
@@ -334,7 +386,7 @@ fn only_a_public_network_has_a_balancer_in_force() {
         assert!(!run("nft list tables").contains("mvirt_lb"));
         let refused = mvirt(&daemon, &["network", "delete", "web"]);
         let said = complaint(&refused);
-        assert!(said.contains("1 vNICs and 1 load balancers"), "{said}");
+        assert!(said.contains("1 vNIC and 1 load balancer"), "{said}");
         set_public(&mut daemon, "web", true);
         assert_eq!(inside(world, || takers(FRONT[0], 5)), set(["vm1"]));
         stdout(&mvirt(&daemon, &["network", "delete", "web", "--force"]));
@@ -394,6 +446,8 @@ fn refusals_name_the_field_and_the_value() {
         });
         refused(invalid, "address: \"127.0.0.1\"", &|r| r.address = "127.0.0.1".into());
         refused(Code::AlreadyExists, "network app", &|r| r.address = "10.2.0.77".into());
+        refused(Code::AlreadyExists, "a router", &|r| r.address = super::rig::WORLD[0].into());
+        refused(Code::AlreadyExists, "all of", &|r| r.address = "192.0.2.255".into());
         refused(invalid, "ports: \"\": required", &|r| r.ports.clear());
         refused(invalid, "ports.port: \"65536\"", &|r| r.ports = vec![port(65_536)]);
         refused(invalid, "ports: \"tcp:80\": it is given twice", &|r| r.ports = vec![port(80); 2]);
@@ -418,6 +472,9 @@ fn refusals_name_the_field_and_the_value() {
         });
         refused(invalid, "health.timeout_s: \"9\"", &|r| {
             r.health = check(HealthKind::Tcp, |check| check.timeout_s = 9)
+        });
+        refused(invalid, "health.timeout_s: \"61\": expected 1 to 60", &|r| {
+            r.health = check(HealthKind::Tcp, |it| (it.interval_s, it.timeout_s) = (900, 61))
         });
         refused(invalid, "health.kind: \"9\"", &|r| {
             r.health = Some(HealthCheck { kind: 9, ..Default::default() })

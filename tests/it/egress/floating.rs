@@ -3,8 +3,8 @@
 use super::{
     kernel::{cleanup, is_untouched},
     rig::{
-        Container, WEB, WORLD, fetch, inside, is_silent, on_a_host, page, public, refused, serve,
-        set_public, start_egress, try_public,
+        Container, WEB, WORLD, fetch, inside, is_refused, is_silent, on_a_host, page, public,
+        refused, serve, set_public, start, start_egress, try_public,
     },
 };
 use crate::{
@@ -76,6 +76,47 @@ fn a_guest_has_an_address_of_the_world_both_ways() {
         stdout(&mvirt(&daemon, &["floating-ip", "delete", "203.0.113.7"]));
         assert!(inside(world, || is_silent("203.0.113.7:80")));
         assert_eq!(fetch(&other, WORLD[0]), "You are 192.0.2.1");
+    });
+}
+
+#[test]
+fn who_shares_anothers_addresses_takes_nothing_of_the_world_until_that_is_gone() {
+    on_a_host(|world| {
+        // There both have a way out.
+        let mut daemon = start(&["--egress", "user"]);
+        serve(world);
+        public(&mut daemon, "a", WEB);
+        public(&mut daemon, "b", WEB);
+        let [one, other] = [("a", "ga"), ("b", "gb")].map(|of| server(&mut daemon, of.0, of.1));
+        assert_eq!(one.nic.ipv4_address, other.nic.ipv4_address);
+        let add = ["forward", "add", "--listen", "tcp:8080", "--to", "gb:80", "-n", "web"];
+        stdout(&mvirt(&daemon, &add));
+        daemon.terminate();
+        daemon.use_flags(&["--reactors", "1", "--egress", "tun", "--egress-sysctl"]);
+        daemon.start_again();
+        [&one, &other].into_iter().for_each(Container::plug);
+        wait_until("a has a way out", || one.pings(WORLD[0]));
+        let why = "network b has addresses of network a";
+        let shown = |daemon: &Daemon, words: &[&str]| stdout(&mvirt(daemon, words));
+        let network = shown(&daemon, &["network", "get", "b"]);
+        assert!(network.contains(&format!("yes, but {why}")), "{network}");
+        let forward = shown(&daemon, &["forward", "get", "web"]);
+        assert!(forward.contains("not in force") && forward.contains(why), "{forward}");
+        assert!(inside(world, || is_refused("192.0.2.1:8080")), "nor is it ga's");
+        let floating = ["floating-ip", "create", "--address", ADDRESSES[0], "--nic", "gb"];
+        let balancer = "lb create --network b --address 192.0.2.78 --port tcp:80 --backend gb";
+        let balancer: Vec<_> = balancer.split(' ').collect();
+        for words in [&floating[..], &balancer] {
+            let said = refused(&daemon, words);
+            assert!(said.contains(why), "{said}");
+        }
+        shown(&daemon, &["network", "delete", "a", "--force"]);
+        assert!(shown(&daemon, &["network", "get", "b"]).contains("yes, by tun"));
+        wait_until("it is reached", || !inside(world, || is_silent("192.0.2.1:8080")));
+        assert_eq!(inside(world, || page("192.0.2.1:8080")), "gb sees 192.0.2.2");
+        assert_eq!(fetch(&other, WORLD[0]), "You are 192.0.2.1");
+        create(&daemon, ADDRESSES[0], "gb");
+        assert_eq!(inside(world, || page_of(ADDRESSES[0])), "gb sees 192.0.2.2");
     });
 }
 
@@ -200,6 +241,11 @@ fn addresses_that_cannot_be_are_refused() {
         };
         for (address, nic, said) in [
             ("192.0.2.1", "c1", "is taken by this host"),
+            ("192.0.2.2", "c1", "is taken by a router"),
+            ("2001:db8:ffff::2", "c1", "is taken by a router"),
+            ("192.0.2.255", "c1", "is taken by all of 192.0.2.0/24"),
+            ("192.0.2.0", "c1", "is taken by all of 192.0.2.0/24"),
+            ("2001:db8:ffff::", "c1", "is taken by all of 2001:db8:ffff::/64"),
             ("192.0.2.77", "c4", "is taken by floating IP 192.0.2.77"),
             ("::ffff:192.0.2.77", "c4", "is taken by floating IP 192.0.2.77"),
             ("10.1.0.9", "c1", "network web, whose guests have"),
@@ -217,6 +263,8 @@ fn addresses_that_cannot_be_are_refused() {
         }
         let forward = ["forward", "add", "--listen", "tcp:192.0.2.77:80", "--to", "c1"];
         assert!(refused(&daemon, &forward).contains("which has all ports"));
+        let forward = ["forward", "add", "--listen", "tcp:192.0.2.2:80", "--to", "c1"];
+        assert!(refused(&daemon, &forward).contains("is taken by a router"));
         let taken = try_public(&mut daemon, "lan", ["203.0.113.0/24", "fd00:9::/64"]);
         taken.unwrap();
         let taken = try_public(&mut daemon, "b", ["192.0.2.64/26", "fd00:b::/64"]).unwrap_err();

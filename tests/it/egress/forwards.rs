@@ -181,7 +181,7 @@ fn what_cannot_be_is_refused_with_its_field_and_a_remedy() {
         assert!(shown.contains("network web is not public"), "{shown}");
         set_public(&mut daemon, "web", true);
         let refused = refused(&daemon, &["nic", "delete", "c1"]);
-        assert!(refused.contains("still has 1 forwards"), "{refused}");
+        assert!(refused.contains("still has 1 forward:"), "{refused}");
         let list = || stdout(&mvirt(&daemon, &["forward", "list", "-o", "name"]));
         assert_eq!(list().lines().count(), 4);
         stdout(&mvirt(&daemon, &["nic", "delete", "-f", "c1"]));
@@ -223,6 +223,81 @@ fn without_privilege_a_forward_is_a_socket_of_the_host() {
         guest.plug();
         wait_until("it listens again", || !inside(world, || is_refused("[2001:db8:ffff::1]:9000")));
         wait_until("the other is had", || get_state(&daemon, "taken") == "in force");
+    });
+}
+
+#[test]
+fn forwards_that_only_sockets_can_be_are_left_out_by_the_kernel() {
+    on_a_host(|world| {
+        let mut daemon = start(&["--egress", "user"]);
+        public(&mut daemon, "web", WEB);
+        let guest = server(&mut daemon, "web", "c1");
+        let sockets = ["127.0.0.5", "224.0.0.5", "169.254.7.7", "10.1.0.9"];
+        for (number, address) in sockets.into_iter().enumerate() {
+            add(&daemon, &format!("--listen tcp:{address}:8080 --to c1:80 -n f{number}"));
+        }
+        for (number, address) in ["fe80::1", "ff02::5"].into_iter().enumerate() {
+            add(&daemon, &format!("--listen tcp:[{address}]:8080 --to c1:80 -n six{number}"));
+        }
+        add(&daemon, "--listen tcp:9090 --to c1:80 -n good");
+        daemon.terminate();
+        daemon.use_flags(&["--reactors", "1", "--egress", "tun", "--egress-sysctl"]);
+        daemon.start_again();
+        guest.plug();
+        wait_until("it is reached", || !inside(world, || is_silent("192.0.2.1:9090")));
+        assert_eq!(inside(world, || page("192.0.2.1:9090")), "c1 sees 192.0.2.2");
+        assert_eq!(get_state(&daemon, "good"), "in force");
+        for name in ["f0", "f1", "f2", "f3", "six0", "six1"] {
+            assert_eq!(get_state(&daemon, name), "not in force", "{name}");
+        }
+        let said = stdout(&mvirt(&daemon, &["forward", "get", "f3"]));
+        assert!(said.contains("10.1.0.9 is in network web"), "{said}");
+        let routes = run("ip route show dev mvirt0") + &run("ip -6 route show dev mvirt0");
+        assert!(!sockets.iter().any(|address| routes.contains(address)), "{routes}");
+        assert!(!routes.contains("ff02::5") && !routes.contains("fe80::1"), "{routes}");
+    });
+}
+
+#[test]
+fn who_sends_before_a_forward_is_there_is_heard_by_its_guest() {
+    on_a_host(|world| {
+        let mut daemon = start_egress();
+        public(&mut daemon, "web", WEB);
+        let guest = server(&mut daemon, "web", "c1");
+        echo(&guest, "0.0.0.0:53");
+        // Anything that has the kernel follow flows.
+        add(&daemon, "--listen tcp:8080 --to c1:80");
+        let client = inside(world, || UdpSocket::bind("0.0.0.0:0").unwrap());
+        client.connect("192.0.2.1:5353").unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let asks = || {
+            // Refused by the host, until the forward is there.
+            client.send(b"hello").ok();
+            client.recv(&mut [0; 5]).is_ok()
+        };
+        assert!(!asks());
+        add(&daemon, "--listen udp:5353 --to c1:53");
+        wait_until("it is answered by the same socket", asks);
+        daemon.says("leads elsewhere now");
+    });
+}
+
+#[test]
+fn a_forward_that_takes_the_port_of_a_process_is_logged() {
+    on_a_host(|_| {
+        let mut daemon = start_egress();
+        public(&mut daemon, "web", WEB);
+        daemon.nic("web", "c1");
+        let _taken = TcpListener::bind("0.0.0.0:8022").unwrap();
+        add(&daemon, "--listen tcp:8080 --to c1 -n free");
+        add(&daemon, "--listen tcp:8020-8029 --to c1 -n taken");
+        daemon.says("a process of the host listens there");
+        assert!(daemon.log().contains("at=0.0.0.0:8022"), "{}", daemon.log());
+        assert!(!daemon.log().contains("forward=free at="));
+        // What is so already is done.
+        for _ in 0..2 {
+            stdout(&mvirt(&daemon, &["forward", "update", "free", "--label", "tier=1"]));
+        }
     });
 }
 

@@ -1,7 +1,8 @@
 //! What the host's kernel is told, and what it is not.
 
 use super::rig::{
-    Container, HOST, WEB, WORLD, on_a_host, public, refused, start, start_egress, try_public,
+    Container, HOST, WEB, WORLD, egress, on_a_host, public, refused, start, start_egress,
+    try_public,
 };
 use crate::{
     command::{mvirt, stdout},
@@ -226,5 +227,214 @@ fn the_device_takes_the_longest_packets_of_all() {
         stdout(&mvirt(&daemon, &["network", "update", "jumbo", "--public=false"]));
         assert_eq!(mtu(), "1500");
         assert!(guest.pings(WORLD[0]));
+    });
+}
+
+#[test]
+fn a_network_that_is_refused_takes_no_interface_away_that_is_not_ours() {
+    on_a_host(|_| {
+        run("ip link add mvirt0 type bridge");
+        let mut daemon = start_egress();
+        let refused = try_public(&mut daemon, "web", WEB).unwrap_err();
+        assert!(refused.message().contains("mvirt0: it is no TUN device"), "{refused}");
+        let mut other = start(&["--egress-device", "h0"]);
+        let refused = try_public(&mut other, "web", WEB).unwrap_err();
+        assert!(refused.message().contains("h0: it is no TUN device"), "{refused}");
+        assert!(has("ip link show mvirt0") && has("ip link show h0"));
+        assert!(!has("nft list table inet mvirt_daemon"), "whoever comes next may have it");
+    });
+}
+
+#[test]
+fn one_daemon_leads_packets_through_a_host() {
+    on_a_host(|_| {
+        let mut daemon = start_egress();
+        public(&mut daemon, "web", WEB);
+        let guest = Container::new(&mut daemon, "web", "c1");
+        let mut other = start(&["--egress-device", "mvirt1"]);
+        let app = ["10.2.0.0/24", "fd00:2::/64"];
+        let refused = try_public(&mut other, "app", app).unwrap_err();
+        assert!(refused.message().contains("another mvirt-net"), "{refused}");
+        assert!(!has("ip link show mvirt1"));
+        let of_another = Command::new(env!("CARGO_BIN_EXE_mvirt-net"))
+            .args(["--cleanup", "--egress-device", "mvirt1"])
+            .output()
+            .unwrap();
+        assert_eq!(of_another.status.code(), Some(1));
+        // Nobody else's end takes the right from it.
+        run("nft flush ruleset");
+        wait_until("its rules are there again", || has("nft list table inet mvirt"));
+        assert!(daemon.hand_over(), "{}", daemon.log());
+        try_public(&mut other, "app", app).unwrap_err();
+        assert!(guest.pings(WORLD[0]));
+        stdout(&mvirt(&daemon, &["network", "delete", "web", "--force"]));
+        public(&mut other, "app", app);
+        assert!(has("ip link show mvirt1"));
+        try_public(&mut daemon, "web", WEB).unwrap_err();
+    });
+}
+
+#[test]
+fn a_network_that_the_host_does_not_take_is_left_out_and_named() {
+    on_a_host(|_| {
+        let mut daemon = start_egress();
+        public(&mut daemon, "web", WEB);
+        public(&mut daemon, "net2", ["10.2.0.0/24", "fd00:2::/64"]);
+        let guest = Container::new(&mut daemon, "web", "c1");
+        run("ip link add br9 type bridge");
+        run("ip address add 10.2.0.254/16 dev br9");
+        let error = |daemon: &Daemon| stdout(&mvirt(daemon, &["network", "get", "net2"]));
+        let why = "10.2.0.0/24 has an address of the host's: 10.2.0.254";
+        wait_until("it is left out", || error(&daemon).contains(why));
+        assert!(egress(&mut daemon).error.contains("network net2 has no way out"));
+        assert!(stdout(&mvirt(&daemon, &["version"])).contains("network net2 has no way out"));
+        assert!(!run("ip route").contains("10.2.0.0/24 dev mvirt0"));
+        assert!(!run("nft list table inet mvirt").contains("10.2.0.0"));
+        // All others go on, and change.
+        let forward = ["forward", "add", "--listen", "tcp:192.0.2.50:80", "--to", "c1"];
+        stdout(&mvirt(&daemon, &[&forward[..], &["--name", "f"]].concat()));
+        assert!(guest.pings(WORLD[0]));
+        assert!(run("nft list table inet mvirt").contains("192.0.2.50"));
+        stdout(&mvirt(&daemon, &["forward", "delete", "f"]));
+        assert!(!run("nft list table inet mvirt").contains("192.0.2.50"));
+        daemon.terminate();
+        assert_eq!(cleanup().status.code(), Some(0));
+        daemon.start_again();
+        guest.plug();
+        wait_until("the world answers again", || !guest.misses(WORLD[0]));
+        assert!(error(&daemon).contains(why));
+        let public_again = ["10.2.4.0/24", "fd00:4::/64"];
+        try_public(&mut daemon, "net4", public_again).unwrap();
+        run("ip link del br9");
+        wait_until("it is led again", || run("ip route").contains("10.2.0.0/24 dev mvirt0"));
+        wait_until("and that is said", || egress(&mut daemon).error.is_empty());
+        assert!(!error(&daemon).contains(why));
+    });
+}
+
+#[test]
+fn a_device_of_another_name_takes_over_what_is_stored() {
+    on_a_host(|_| {
+        let mut daemon = start_egress();
+        public(&mut daemon, "web", WEB);
+        daemon.terminate();
+        start_with(&mut daemon, "--egress-device mvirt7");
+        let routes = || run("ip route");
+        wait_until("it is routed there", || routes().contains("10.1.0.0/24 dev mvirt7"));
+        assert!(!routes().contains("mvirt0"));
+        assert_eq!(egress(&mut daemon).error, "");
+    });
+}
+
+/// The same daemon again, with flags beside its own.
+fn start_with(daemon: &mut Daemon, flags: &str) {
+    let program = daemon.path("mvirt-net");
+    let binary = env!("CARGO_BIN_EXE_mvirt-net");
+    executable(&program, &format!("#!/bin/sh\nexec {binary} \"$@\" {flags}\n"));
+    daemon.run_instead(program);
+    daemon.start_again();
+}
+
+#[test]
+fn what_others_take_from_the_kernel_it_is_told_again() {
+    on_a_host(|_| {
+        run("ip address del 192.0.2.1/24 dev h0");
+        let mut daemon = start_egress();
+        public(&mut daemon, "web", WEB);
+        let guest = Container::new(&mut daemon, "web", "c1");
+        let floating = ["floating-ip", "create", "--address", "192.0.2.7", "--nic", "c1"];
+        stdout(&mvirt(&daemon, &floating));
+        let is_proxied = || run("ip neigh show proxy").contains("192.0.2.7 dev h0");
+        assert!(!is_proxied());
+        run("ip address add 192.0.2.1/24 dev h0");
+        wait_until("its subnet is there", is_proxied);
+        run("ip link set h0 down");
+        run("ip link set h0 up");
+        wait_until("the interface answers again", is_proxied);
+        run("ip link set mvirt0 down");
+        run("ip link set mvirt0 up");
+        let is_routed = || run("ip route").contains("10.1.0.0/24 dev mvirt0");
+        wait_until("it is routed again", is_routed);
+        run("ip link set mvirt0 down");
+        wait_until("the device is up again", is_routed);
+        run("ip route del 10.1.0.0/24 dev mvirt0");
+        wait_until("it is routed once more", is_routed);
+        assert!(guest.pings(WORLD[0]));
+        for words in ["flush ruleset", "flush chain inet mvirt post", "delete table inet mvirt"] {
+            run(&format!("nft {words}"));
+            wait_until("the rules are there", || {
+                has("nft list table inet mvirt")
+                    && run("nft list table inet mvirt").contains("masquerade")
+            });
+        }
+        assert!(guest.pings(WORLD[0]), "{}", daemon.log());
+        assert_eq!(egress(&mut daemon).error, "");
+    });
+}
+
+#[test]
+fn rules_that_are_gone_are_no_reason_to_refuse_a_change() {
+    on_a_host(|_| {
+        let mut daemon = start_egress();
+        public(&mut daemon, "web", WEB);
+        daemon.nic("web", "vm1");
+        let balancer = |name: &str, address: &str| {
+            let words = ["lb", "create", "--name", name, "--address", address, "--network", "web"];
+            let rest = ["--port", "tcp:80:80", "--backend", "vm1"];
+            stdout(&mvirt(&daemon, &[&words[..], &rest].concat()));
+        };
+        balancer("a", "203.0.113.80");
+        // Before it is noticed, or after.
+        run("nft flush ruleset");
+        balancer("b", "203.0.113.81");
+        let all = || {
+            has("nft list table inet mvirt_lb") && {
+                let rules = run("nft list table inet mvirt_lb");
+                rules.contains("203.0.113.80 .") && rules.contains("203.0.113.81 .")
+            }
+        };
+        wait_until("both are there", all);
+    });
+}
+
+#[test]
+fn what_an_earlier_daemon_has_left_goes_with_the_next_that_does_not_need_it() {
+    on_a_host(|_| {
+        let mut daemon = start_egress();
+        public(&mut daemon, "web", WEB);
+        daemon.nic("web", "vm1");
+        let floating = ["floating-ip", "create", "--address", "192.0.2.7", "--nic", "vm1"];
+        stdout(&mvirt(&daemon, &floating));
+        daemon.terminate();
+        assert!(!is_untouched());
+        start_with(&mut daemon, "--egress user");
+        wait_until("it is gone", is_untouched);
+        stdout(&mvirt(&daemon, &["network", "delete", "web", "--force"]));
+        // Killed while its last network went: what is stored says nothing of the kernel.
+        run("nft add table inet mvirt");
+        run("ip tuntap add mvirt0 mode tun");
+        daemon.kill();
+        start_with(&mut daemon, "--egress tun");
+        wait_until("it is gone", is_untouched);
+    });
+}
+
+#[test]
+fn without_nft_the_end_of_a_network_removes_what_it_made() {
+    on_a_host(|_| {
+        let script = "#!/bin/sh\nPATH=/usr/sbin:/usr/bin:/sbin:/bin exec nft \"$@\"\n";
+        let mut daemon = without_nft(Some(script));
+        public(&mut daemon, "web", WEB);
+        daemon.nic("web", "vm1");
+        let forward = ["forward", "add", "--listen", "tcp:192.0.2.50:80", "--to", "vm1"];
+        stdout(&mvirt(&daemon, &[&forward[..], &["--name", "f"]].concat()));
+        fs::remove_file(daemon.path("bin").join("nft")).unwrap();
+        // What is stored goes at once, and what is left of it until nft is back is said.
+        stdout(&mvirt(&daemon, &["forward", "delete", "f"]));
+        let ailing = stdout(&mvirt(&daemon, &["version"]));
+        assert!(ailing.contains("install the package nftables"), "{ailing}");
+        stdout(&mvirt(&daemon, &["network", "delete", "web", "--force"]));
+        assert!(is_untouched());
+        assert!(!stdout(&mvirt(&daemon, &["version"])).contains("nftables"));
     });
 }

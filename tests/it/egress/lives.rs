@@ -2,6 +2,7 @@
 
 use super::rig::{Container, WEB, WORLD, inside, on_a_host, public, start_egress};
 use crate::{
+    command::{mvirt, stdout},
     daemon::{Daemon, wait_until},
     guest::Guest,
     namespace::{Namespace, run},
@@ -9,7 +10,7 @@ use crate::{
 use mvirt_net::proto::Nic;
 use std::{
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
 
@@ -91,5 +92,45 @@ fn a_device_that_is_deleted_is_made_anew() {
         run("ip link del mvirt0");
         wait_until("the world answers again", || !guest.misses(WORLD[0]));
         daemon.says("the way out of public networks is lost");
+    });
+}
+
+/// Answers all datagrams to a guest by its name.
+fn answer(guest: &Container, name: &'static str) {
+    let socket = guest.enter(|| UdpSocket::bind("0.0.0.0:53").unwrap());
+    std::thread::spawn(move || {
+        let mut asked = [0; 64];
+        // It ends with the process.
+        while let Ok((_, from)) = socket.recv_from(&mut asked) {
+            socket.send_to(name.as_bytes(), from).unwrap();
+        }
+    });
+}
+
+#[test]
+fn flows_through_a_network_end_with_it() {
+    on_a_host(|world| {
+        let mut daemon = start_egress();
+        public(&mut daemon, "web", WEB);
+        let first = Container::new(&mut daemon, "web", "c1");
+        answer(&first, "c1");
+        let forward = ["forward", "add", "--listen", "udp:192.0.2.1:5300", "--to", "c1:53"];
+        stdout(&mvirt(&daemon, &forward));
+        let client = inside(world, || UdpSocket::bind("0.0.0.0:0").unwrap());
+        client.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let answers = || {
+            client.send_to(b"?", "192.0.2.1:5300").ok();
+            let mut answer = [0; 64];
+            client.recv(&mut answer).ok().map(|len| answer[..len].to_vec())
+        };
+        wait_until("the guest answers", || answers().is_some_and(|it| it == b"c1"));
+        stdout(&mvirt(&daemon, &["network", "delete", "web", "--force"]));
+        public(&mut daemon, "next", WEB);
+        let next = Container::new(&mut daemon, "next", "c2");
+        assert_eq!(next.nic.ipv4_address, first.nic.ipv4_address);
+        answer(&next, "c2");
+        assert!(next.pings(WORLD[0]));
+        // Nobody has led the port to this one.
+        assert!((0..20).all(|_| answers().is_none()));
     });
 }

@@ -2,19 +2,21 @@
 //! whatever addresses others have.
 
 use super::rig::{
-    Container, HOST, WEB, WORLD, egress, fetch, inside, on_a_host, public, serve, set_public,
+    Container, HOST, WEB, WORLD, egress, fetch, inside, on_a_host, page, public, serve, set_public,
     start, try_public,
 };
 use crate::{
     command::{mvirt, stdout},
-    daemon::{Daemon, wait_until},
+    daemon::{Daemon, cannot_run, wait_until},
     guest::Guest,
     namespace::run,
+    ports::slirp,
 };
 use mvirt_net::proto::{EgressFlows, EgressMode};
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, TcpListener, TcpStream, UdpSocket},
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -97,6 +99,51 @@ fn the_hosts_loopback_is_reached_where_it_is_to_be_and_the_api_never() {
         let _far = TcpListener::bind((HOST[0], 8088)).unwrap();
         assert!(!connects(&guest, HOST[0], 8088), "what is denied wins");
         wait_until("it is counted", || dropped(&flows(&mut daemon, "c1"), "egress_denied") >= 2);
+    });
+}
+
+#[test]
+fn link_local_networks_of_the_host_are_reached_where_that_is_allowed() {
+    on_a_host(|world| {
+        run("sysctl -qw net.ipv4.ping_group_range=0\t2147483647");
+        let mut daemon = start(&["--egress", "user", "--egress-allow", "169.254.77.0/24"]);
+        run("ip address add 169.254.77.1/23 dev h0");
+        inside(world, || {
+            run("ip address add 169.254.77.2/23 dev w0");
+            run("ip address add 169.254.76.2/23 dev w0");
+        });
+        let _there = inside(world, || TcpListener::bind("0.0.0.0:8088").unwrap());
+        public(&mut daemon, "web", WEB);
+        let guest = Container::new(&mut daemon, "web", "c1");
+        assert!(connects(&guest, "169.254.77.2", 8088), "{}", daemon.log());
+        assert!(guest.pings("169.254.77.2"));
+        assert!(!connects(&guest, "169.254.76.2", 8088), "its neighbour");
+    });
+}
+
+#[test]
+fn a_segments_own_way_out_leads_to_no_guest_of_a_public_network() {
+    if Command::new("nft").arg("-v").stdout(Stdio::null()).status().is_err() {
+        return cannot_run("there is no nft: the package nftables");
+    }
+    slirp::scene(|scene| {
+        let mut daemon = slirp::start_with(scene, "slirp://", &["--egress", "tun"]);
+        scene.serve();
+        scene.lease("eth0");
+        let reaches = |at: &str| {
+            let to = at.parse().unwrap();
+            let soon = Duration::from_secs(2);
+            scene.guest.within(|| TcpStream::connect_timeout(&to, soon).is_ok())
+        };
+        for [name, subnet, guest] in [["web", "10.1.0.0/24", "c1"], ["two", "10.2.0.0/24", "c2"]] {
+            try_public(&mut daemon, name, [subnet, ""]).unwrap();
+            let container = Container::new(&mut daemon, name, guest);
+            container.serve("guest");
+            let at = format!("{}:80", container.nic.ipv4_address);
+            assert!(page(&at).starts_with("guest sees"), "this host reaches it: {at}");
+            assert!(!reaches(&at), "{at}");
+        }
+        assert!(reaches("198.51.100.2:80"), "the world");
     });
 }
 
@@ -191,6 +238,33 @@ fn a_process_that_is_killed_is_there_again_and_connections_are_reset() {
 }
 
 #[test]
+fn a_process_that_hangs_is_found_out_and_there_is_another() {
+    on_a_host(|_| {
+        let mut daemon = start_user();
+        public(&mut daemon, "web", WEB);
+        let guest = Container::new(&mut daemon, "web", "c1");
+        assert!(guest.pings(WORLD[0]), "{}", daemon.log());
+        let pid = helper(&daemon);
+        let stopped = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(stopped, rustix::process::Signal::STOP).unwrap();
+        wait_until("it has gone", || !std::fs::exists(format!("/proc/{pid}")).unwrap());
+        daemon.says("mvirt-egress does not answer");
+        wait_until("there is another", || guest.pings(WORLD[0]));
+    });
+}
+
+#[test]
+fn few_open_files_are_told_of() {
+    on_a_host(|_| {
+        let mut daemon = start_user();
+        run(&format!("prlimit --pid {} --nofile=300:300", daemon.pid()));
+        public(&mut daemon, "web", WEB);
+        daemon.says("the limit of open files leaves few to mvirt-egress");
+        daemon.says("flows=236");
+    });
+}
+
+#[test]
 fn a_new_process_of_the_daemon_begins_anew_and_connections_are_reset() {
     on_a_host(|world| {
         let mut daemon = start_user();
@@ -208,8 +282,9 @@ fn a_new_process_of_the_daemon_begins_anew_and_connections_are_reset() {
         assert!(daemon.hand_over(), "{}", daemon.log());
         is_reset(before);
         assert!(guest.pings(WORLD[1]) && vm.ping(WORLD[0]), "{}", daemon.log());
-        // The old process had its socket when the new one began.
+        // The old process had its socket when the new one began; that is no news.
         wait_until("the forward is in force again", called);
+        assert!(!daemon.log().contains("a forward is not in force"), "{}", daemon.log());
         daemon.crash_and_restart();
         // A TAP device ends with the daemon, so this guest is a VM that connects again.
         let mut vm = Guest::connect(&daemon.get_nic("vm1"));

@@ -143,7 +143,7 @@ fn vnics_of_a_damaged_network_stay_and_come_back() {
     assert!(a.error.contains(&network.id) && a.error.contains("create the network"), "{}", a.error);
     assert_eq!(daemon.get_nic("safe").state(), NicState::Created);
     let told = degraded(&mut daemon).join("\n");
-    assert!(told.contains("3 vNICs are not served") && told.contains("1 files"), "{told}");
+    assert!(told.contains("3 vNICs are not served") && told.contains("1 file of"), "{told}");
     assert_eq!(health(&mut daemon, "mvirt.net.changes"), ServingStatus::NotServing);
     daemon.says("vNIC not served: its network is not there");
     assert_eq!(std::fs::read_dir(daemon.path("m/nics")).unwrap().count(), 4);

@@ -6,7 +6,7 @@ mod gateway;
 mod leases;
 mod machines;
 mod paths;
-mod slirp;
+pub(crate) mod slirp;
 mod taps;
 mod trunks;
 mod vnics;

@@ -170,7 +170,7 @@ fn start(scene: &Scene, locator: &str) -> Daemon {
     start_with(scene, locator, &[])
 }
 
-fn start_with(scene: &Scene, locator: &str, flags: &[&str]) -> Daemon {
+pub(crate) fn start_with(scene: &Scene, locator: &str, flags: &[&str]) -> Daemon {
     scene.cable("g0");
     let mut daemon = Daemon::start_with(flags);
     lab(&mut daemon);
