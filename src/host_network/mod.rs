@@ -9,8 +9,8 @@
 //!   └── any other error: all as it was before
 //! ```
 //! What is not ours is left alone: other routes, other tables, switches unless they may be set. One
-//! process does this for a network namespace ([`claim`]), and looks whether all is still as it was
-//! made when the kernel says that something has changed ([`watch`]).
+//! process does this for a network namespace (`claim`), and looks whether all is still as it was
+//! made when the kernel says that something has changed (`watch`).
 
 mod announce;
 mod balancers;
