@@ -55,21 +55,22 @@ pub fn gather(
 ) -> Result<Gathered, Error> {
     let command = without_empty_variables(command);
     let named = |error| words::name_variable(error, command.clone(), arguments);
-    let first = match command.clone().try_get_matches_from(arguments) {
+    let (first, missing) = match command.clone().try_get_matches_from(arguments) {
         // What a flag needs beside it may be in the file.
         Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => {
-            command.clone().ignore_errors(true).try_get_matches_from(arguments)?
+            (command.clone().ignore_errors(true).try_get_matches_from(arguments)?, Some(error))
         }
-        parsed => parsed.map_err(named)?,
+        parsed => (parsed.map_err(named)?, None),
     };
-    let Some(wanted) = file(&first) else {
-        return Ok(Gathered { matches: first, command, given: Vec::new(), file: None });
+    // Where there is no file, what is missing is missing.
+    let alone = |matches, missing: Option<Error>| match missing {
+        Some(error) => Err(named(error)),
+        None => Ok(Gathered { matches, command: command.clone(), given: Vec::new(), file: None }),
     };
+    let Some(wanted) = file(&first) else { return alone(first, missing) };
     let refused = |text| Error::raw(ErrorKind::ValueValidation, format!("{text}\n"));
     let text = read::text(&wanted).map_err(|error| refused(error.to_string()))?;
-    let Some(text) = text else {
-        return Ok(Gathered { matches: first, command, given: Vec::new(), file: None });
-    };
+    let Some(text) = text else { return alone(first, missing) };
     let shown = wanted.path.display().to_string();
     let given = file::parse(&text, &command);
     let mut given = given.map_err(|fault| refused(fault.in_file(&shown)))?;
