@@ -100,6 +100,8 @@ impl Rig {
         listener: Exported,
         clients: impl IntoIterator<Item = (u8, Exported)>,
     ) -> (Attached, Vec<Attached>) {
+        // As the daemon does: what waits in one goes to all of them.
+        let standstill = self.dataplane.hold();
         let place = self.dataplane.place(NETWORK);
         let listener = self.attach_with(spec, place, "in", Some(listener)).unwrap();
         let mut attached = Vec::new();
@@ -121,6 +123,7 @@ impl Rig {
         for (place, _) in self.members.clone() {
             self.wait_for(place, PortState::Active);
         }
+        drop(standstill);
         (listener, attached)
     }
 
