@@ -400,6 +400,15 @@ mod tests {
     }
 
     #[test]
+    fn a_way_out_that_there_is_not_has_no_mtu_to_be_told_of() {
+        let port = PortId { slot: 3, generation: 0 };
+        let outside = NextHop { port, reactor: 0, mtu: 0, mac: MacAddr([2; 6]), vlan: None };
+        assert_eq!(refused_by(&outside), unreachable(false));
+        let too_big = Verdict::Reject(DropReason::ExceedsMtu, Rejection::TooBig(1400));
+        assert_eq!(refused_by(&NextHop { mtu: 1400, ..outside }), too_big);
+    }
+
+    #[test]
     fn the_metadata_service_is_the_gateway_whoever_routes_its_address() {
         let network = network();
         for (to, is_services) in [([169, 254, 169, 254], true), ([169, 254, 169, 253], false)] {

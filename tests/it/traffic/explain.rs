@@ -222,19 +222,6 @@ fn a_switched_network_learns_nothing_by_it() {
 }
 
 #[test]
-fn without_a_way_out_the_world_is_unreachable_and_has_no_mtu() {
-    let mut daemon = Daemon::start_with(&["--egress", "off"]);
-    daemon.network_with("web", |request| request.is_public = true);
-    let mut a = Guest::connect(&daemon.nic("web", "a"));
-    let frame = Udp4::new(a.mac, "10.0.0.1", "198.51.100.1", b"x").frame();
-    let reply = explain(&mut daemon, What::Frame(frame.clone()));
-    assert_eq!((&*reply.drop_reason, reply.sender_is_told), ("no_route", true), "{reply:?}");
-    // Unreachable, the network.
-    let error = a.provoke(&frame);
-    assert_eq!((error.kind, error.code), (3, 0));
-}
-
-#[test]
 fn what_cannot_be_asked_is_refused() {
     let mut daemon = Daemon::start();
     daemon.network_with("lab", segment);
