@@ -26,7 +26,7 @@ impl Claim {
         let netfilter = Nfnetlink::open()?;
         // Whoever may not do this is refused here: what is denied below is so for the owner's sake.
         tables::generation(&netfilter)?;
-        match tables::own(&netfilter) {
+        match tables::own(&netfilter, TABLE) {
             Ok(()) => {
                 let socket = netfilter.into_socket().as_fd().try_clone_to_owned()?;
                 Ok(Some(Self { socket: Some(socket) }))

@@ -2,7 +2,7 @@
 //! (`nf_tables.h`).
 
 use super::{
-    balancers, claim,
+    balancers,
     nfnetlink::{
         ACK, CREATE, DUMP, EXCLUSIVE, NFTABLES, Nfnetlink, REQUEST, attribute, find, message,
     },
@@ -75,8 +75,8 @@ pub(super) fn remove(netfilter: &Nfnetlink) -> io::Result<()> {
 }
 
 /// Makes a table that is the socket's alone, and empty.
-pub(super) fn own(netfilter: &Nfnetlink) -> io::Result<()> {
-    let attributes = [named(claim::TABLE), attribute(FLAGS, &OWNED.to_be_bytes())].concat();
+pub(super) fn own(netfilter: &Nfnetlink, table: &str) -> io::Result<()> {
+    let attributes = [named(table), attribute(FLAGS, &OWNED.to_be_bytes())].concat();
     let flags = REQUEST | ACK | CREATE | EXCLUSIVE;
     netfilter.change(&message(NEW_TABLE, flags, INET, &attributes))
 }
