@@ -57,13 +57,7 @@ fn set_up(interface: &str, [ipv4, ipv6]: [&str; 2]) {
 
 /// Runs something in a namespace.
 pub(super) fn inside<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| {
-        let there = || {
-            namespace.enter();
-            work()
-        };
-        scope.spawn(there).join().unwrap()
-    })
+    namespace.within(work)
 }
 
 pub(super) fn start(flags: &[&str]) -> Daemon {
