@@ -10,7 +10,10 @@ use super::{
     netlink::{Link, Netlink},
     nfnetlink::{ACK, DUMP, Nfnetlink, REQUEST, attributes, find, message},
 };
-use crate::model::{Protocol, Target};
+use crate::{
+    model::{Protocol, Target},
+    wire::protocol,
+};
 use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -176,12 +179,12 @@ impl Flow {
 
     /// Whether it is of a forward's protocol, to one of its ports.
     fn comes_to(&self, forward: &Forwarded) -> bool {
-        let protocol = match forward.protocol {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
+        let number = match forward.protocol {
+            Protocol::Tcp => protocol::TCP,
+            Protocol::Udp => protocol::UDP,
         };
         let (first, last) = forward.ports;
-        self.protocol == protocol && (first..=last).contains(&self.ways[0].ports[1])
+        self.protocol == number && (first..=last).contains(&self.ways[0].ports[1])
     }
 
     fn family(&self) -> u8 {

@@ -274,13 +274,15 @@ impl HostNetwork {
         let generation = tables::generation(&netfilter).map_err(HostNetworkError::Rules)?;
         self.changes = 0;
         // A backend that fails is nothing that routes and networks have to do with.
-        let is_same = wanted.but_balancers() == before.but_balancers();
+        let is_same = wanted.is_same_but_balancers(before);
         let is_whole = is_same && self.is_made && self.left_out.is_empty();
         if !is_whole {
             self.is_made = false;
             self.replace(wanted)?;
         }
-        self.balance(&wanted.without(&self.left_out))?;
+        // A copy of all there is only where something is left out of it.
+        let rest = (!self.left_out.is_empty()).then(|| wanted.without(&self.left_out));
+        self.balance(rest.as_ref().unwrap_or(wanted))?;
         if self.print.is_none() {
             self.note_rules(&netfilter, generation).map_err(HostNetworkError::Rules)?;
         }

@@ -95,11 +95,7 @@ impl Netlink {
         let mut answers = Vec::new();
         loop {
             let (datagram, _) = self.socket.recv_from_full()?;
-            let mut rest = &datagram[..];
-            while let Some(len) = message_len(rest) {
-                let (message, after) = rest.split_at(len);
-                // Each begins at a multiple of four octets (netlink(7)).
-                rest = after.get(len.next_multiple_of(4) - len..).unwrap_or(&[]);
+            for (_, message) in messages(&datagram) {
                 // What this program does not know is of no interest to it.
                 let Ok(message) = NetlinkMessage::deserialize(message) else { continue };
                 if message.header.sequence_number != self.sequence {
@@ -209,11 +205,18 @@ impl Netlink {
     }
 }
 
-/// Returns how long the message is that octets begin with; none where there is no whole one.
-fn message_len(octets: &[u8]) -> Option<usize> {
-    let len = u32::from_ne_bytes(*octets.first_chunk()?) as usize;
-    // The header has 16 octets (netlink(7)).
-    (16..=octets.len()).contains(&len).then_some(len)
+/// Returns the messages of a datagram, each with its type, up to one that is not whole.
+pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        // The header has 16 octets (netlink(7)).
+        let [a, b, c, d, e, f, ..] = *rest.first_chunk::<16>()?;
+        let len = u32::from_ne_bytes([a, b, c, d]) as usize;
+        let message = rest.get(..len).filter(|_| len >= 16)?;
+        // Each begins at a multiple of four octets.
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+        Some((u16::from_ne_bytes([e, f]), message))
+    })
 }
 
 fn own_address(answer: RouteNetlinkMessage, but_of: u32) -> Option<Own> {

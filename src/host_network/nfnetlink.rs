@@ -1,6 +1,7 @@
 //! Messages to the kernel's netfilter and from it, as octets (nfnetlink, `nfnetlink.h`): a request
 //! in, what the kernel answers out.
 
+use super::netlink::messages;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use std::io;
 
@@ -40,12 +41,8 @@ impl Nfnetlink {
         self.0.send(request, 0)?;
         loop {
             let (datagram, _) = self.0.recv_from_full()?;
-            let mut rest = &datagram[..];
-            while let Some([a, b, c, d, e, f, ..]) = rest.first_chunk::<HEADER_LEN>().copied() {
-                let len = u32::from_ne_bytes([a, b, c, d]) as usize;
-                let Some(message) = rest.get(..len).filter(|_| len >= HEADER_LEN) else { break };
-                rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
-                match u16::from_ne_bytes([e, f]) {
+            for (kind, message) in messages(&datagram) {
+                match kind {
                     DONE => return Ok(()),
                     ERROR => {
                         let code = message.get(HEADER_LEN..).and_then(|rest| rest.first_chunk());

@@ -75,9 +75,10 @@ impl Wanted {
         rest
     }
 
-    /// Returns it without balancers.
-    pub(super) fn but_balancers(&self) -> Self {
-        Self { balancers: BTreeMap::new(), ..self.clone() }
+    /// Whether they are the same but for balancers.
+    pub(super) fn is_same_but_balancers(&self, other: &Self) -> bool {
+        let Self { mtu, prefixes, owners, nat, balancers: _ } = self;
+        (mtu, prefixes, owners, nat) == (&other.mtu, &other.prefixes, &other.owners, &other.nat)
     }
 
     /// Returns what is routed to the device, where the host has these addresses itself.

@@ -1,7 +1,11 @@
 //! Whether others may have changed what the kernel was told: links, addresses and routes by
 //! rtnetlink(7), which says so, and nftables by the number of their last change.
 
-use super::{nfnetlink::Nfnetlink, tables};
+use super::{
+    netlink::{OUR_PROTOCOL, messages},
+    nfnetlink::Nfnetlink,
+    tables,
+};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::{
     io,
@@ -68,20 +72,9 @@ impl AsRawFd for Watch {
     }
 }
 
-fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = datagram;
-    std::iter::from_fn(move || {
-        let len = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
-        let message = rest.get(..len).filter(|_| len > 0)?;
-        rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
-        Some(message)
-    })
-}
-
 /// Whether a message is of interest: of a busy router most are not.
-fn is_ours(message: &[u8]) -> bool {
-    let Some(kind) = message.get(4..).and_then(|rest| rest.first_chunk()) else { return false };
-    match u16::from_ne_bytes(*kind) {
+fn is_ours((kind, message): (u16, &[u8])) -> bool {
+    match kind {
         DELETE_LINK | NEW_ADDRESS | DELETE_ADDRESS => true,
         // Up or down: routes of IPv4 and neighbours that are answered for go without a word.
         NEW_LINK => {
@@ -89,7 +82,7 @@ fn is_ours(message: &[u8]) -> bool {
             let is_up_or_down = |flags| u32::from_ne_bytes(flags) & libc::IFF_UP as u32 != 0;
             changed.copied().is_some_and(is_up_or_down)
         }
-        DELETE_ROUTE => message.get(PROTOCOL) == Some(&super::netlink::OUR_PROTOCOL),
+        DELETE_ROUTE => message.get(PROTOCOL) == Some(&OUR_PROTOCOL),
         _ => false,
     }
 }

@@ -18,13 +18,16 @@ impl Control {
     /// Tells ports of the world what guests have by now.
     pub(super) fn tell_segments(&self, wanted: &Wanted) {
         // By sockets nobody of the host reaches a guest but by forwards.
-        let guests: BTreeSet<IpNet> = match &self.egress.way {
-            WayOut::Tun(_) => wanted.prefixes.iter().copied().collect(),
-            WayOut::Off(_) | WayOut::User(_) => BTreeSet::new(),
+        let none = BTreeSet::new();
+        let guests = match &self.egress.way {
+            WayOut::Tun(_) => &wanted.prefixes,
+            WayOut::Off(_) | WayOut::User(_) => &none,
         };
         self.egress.guests.send_if_modified(|told| {
-            let is_news = *told != guests;
-            *told = guests;
+            let is_news = *told != *guests;
+            if is_news {
+                told.clone_from(guests);
+            }
             is_news
         });
     }
