@@ -3,8 +3,8 @@
 use crate::proto;
 use prost::Message;
 
-/// Objects of a page, where a client asks for all of a list: the most a page has.
-const MOST: u32 = 1000;
+/// Objects that a page has at most, as where a client asks for all of a list.
+pub(crate) const MOST: u32 = 1000;
 
 /// A request for a list, in pages or not.
 pub trait ListRequest: Clone + Send + 'static {

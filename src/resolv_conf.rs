@@ -1,13 +1,12 @@
 //! The DNS servers of the host, as resolv.conf(5) has them.
 
+use crate::wire::dns_message::PORT;
 use std::{
     fs, io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV6},
     path::Path,
 };
 
-/// Where DNS servers listen.
-const PORT: u16 = 53;
 /// Servers that the host asks (MAXNS of resolv.h).
 const MOST: usize = 3;
 

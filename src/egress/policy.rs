@@ -100,7 +100,8 @@ impl Policy {
         let is_loopback = self.host_loopback == Some(address);
         let to = if is_loopback { loopback(address) } else { address };
         // Neither by its own address nor by the one that guests have for it.
-        let is_denied = |network: &IpNet| network.contains(&address) || network.contains(&to);
+        let is_denied =
+            |network: &IpNet| network.contains(&address) || (is_loopback && network.contains(&to));
         if self.deny.iter().any(is_denied) {
             return Way::Denied;
         }
