@@ -9,7 +9,7 @@ use crate::{
 };
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -57,14 +57,10 @@ pub struct Access {
     tls_on_loopback: bool,
 }
 
-fn is_loopback(address: &SocketAddr) -> bool {
-    match address.ip() {
-        IpAddr::V4(address) => address.is_loopback(),
-        IpAddr::V6(address) => {
-            // ::ffff:127.0.0.1 is bound to IPv4's loopback (RFC 4291 §2.5.5.2).
-            address.is_loopback() || address.to_ipv4_mapped().is_some_and(|a| a.is_loopback())
-        }
-    }
+/// Whether an address is reached from this host alone.
+pub(crate) fn is_loopback(address: &SocketAddr) -> bool {
+    // ::ffff:127.0.0.1 is bound to IPv4's loopback (RFC 4291 §2.5.5.2).
+    address.ip().to_canonical().is_loopback()
 }
 
 fn read(flag: &'static str, path: &Path) -> Result<Vec<u8>, AccessError> {

@@ -154,9 +154,8 @@ pub async fn run(
     raise_file_limit();
     // Asked for now: once the file is replaced, /proc/self/exe says "(deleted)".
     let program = program()?;
-    let access = Access::new(&config)?;
-    web::check(&config)?;
-    let (socket_dir, metadata_dir) = directories(&config)?;
+    let (access, places) = checked(&config)?;
+    let (socket_dir, metadata_dir) = directories(places)?;
     let settings = settings(&config);
     // Before the locks: in a hand-over, guests need not wait for reactors to start.
     let (dataplane, mut events) = Dataplane::start(&settings)?;
@@ -418,8 +417,14 @@ fn raise_file_limit() {
 
 /// Checks what can be without touching anything.
 pub fn check(config: &Config) -> Result<(), StartError> {
-    Access::new(config)?;
-    places(config).map(|_| ())
+    checked(config).map(|_| ())
+}
+
+/// Returns who is let in, and where sockets and metadata are to be.
+fn checked(config: &Config) -> Result<(Access, (PathBuf, PathBuf)), StartError> {
+    let access = Access::new(config)?;
+    web::check(config)?;
+    Ok((access, places(config)?))
 }
 
 /// Where sockets and metadata are to be.
@@ -439,8 +444,9 @@ fn places(config: &Config) -> Result<(PathBuf, PathBuf), StartError> {
 }
 
 /// Where sockets and metadata are, made if need be.
-fn directories(config: &Config) -> Result<(PathBuf, PathBuf), StartError> {
-    let (socket_dir, metadata_dir) = places(config)?;
+fn directories(
+    (socket_dir, metadata_dir): (PathBuf, PathBuf),
+) -> Result<(PathBuf, PathBuf), StartError> {
     // VMMs of other users pass through to the socket whose group they are of; nobody else sees
     // names.
     let (socket_dir, written) = directory("socket-dir", socket_dir, 0o751)?;

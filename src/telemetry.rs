@@ -62,7 +62,7 @@ impl Telemetry {
 }
 
 /// As gRPC spells it: `INVALID_ARGUMENT`.
-pub(crate) fn code_name(code: tonic::Code) -> String {
+pub fn code_name(code: tonic::Code) -> String {
     let mut name = String::new();
     for c in format!("{code:?}").chars() {
         // tonic has no such text; its `Debug` is the name in camel case.

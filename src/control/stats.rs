@@ -6,7 +6,7 @@
 
 use super::{Control, Gone, Handle, refusal::Refusal};
 use crate::{
-    dataplane::{Attached, LastError, Monitor, counters::PortCounters},
+    dataplane::{LastError, Monitor, counters::PortCounters},
     model::Name,
     proto,
 };
@@ -85,10 +85,7 @@ impl Control {
 
     fn counted_port(&self, id: Uuid) -> Counted {
         let entry = &self.ports[&id];
-        let clients = entry.clients.values().map(|client| &client.attached);
-        // Its own are those of who is gone, too.
-        let all = entry.attached.iter().chain(clients).map(Attached::monitor);
-        let (name, monitors) = (entry.model.name.clone(), all.cloned().collect());
+        let (name, monitors) = (entry.model.name.clone(), entry.monitors());
         Counted { id, name, monitors, outside: None }
     }
 
@@ -104,22 +101,14 @@ pub(super) fn stats<'a>(
     id: Uuid,
     all: impl IntoIterator<Item = &'a PortCounters>,
 ) -> proto::NicStats {
+    let sum = PortCounters::sum(all);
     let mut stats = proto::NicStats { nic_id: id.to_string(), ..Default::default() };
-    let (mut drops, mut answers) = (BTreeMap::new(), BTreeMap::new());
-    for counters in all {
-        for (sum, count) in numbers(&mut stats).into_iter().zip(counts(counters)) {
-            *sum += count;
-        }
-        stats.longest_stall_ns = stats.longest_stall_ns.max(counters.longest_stall_ns.get());
-        for (reason, frames) in counters.drops() {
-            *drops.entry(reason.name()).or_default() += frames;
-        }
-        for (kind, frames) in counters.answers() {
-            *answers.entry(kind.name()).or_default() += frames;
-        }
+    for (number, count) in numbers(&mut stats).into_iter().zip(counts(&sum)) {
+        *number = count;
     }
-    put(&mut stats.drops, drops);
-    put(&mut stats.answers, answers);
+    stats.longest_stall_ns = sum.longest_stall_ns.get();
+    put(&mut stats.drops, sum.drops().map(|(reason, frames)| (reason.name(), frames)).collect());
+    put(&mut stats.answers, sum.answers().map(|(kind, frames)| (kind.name(), frames)).collect());
     stats
 }
 
@@ -207,12 +196,12 @@ fn come<T: ByName>(now: &mut Vec<T>, before: &[T]) {
 }
 
 /// Returns what has come to `now` since `before`; nothing where that is nothing.
-fn since(now: &proto::NicStats, before: &proto::NicStats) -> Option<proto::NicStats> {
-    if now == before {
+fn since(now: &proto::NicStats, mut before: proto::NicStats) -> Option<proto::NicStats> {
+    if *now == before {
         return None;
     }
-    let (mut more, mut earlier) = (now.clone(), before.clone());
-    for (now, before) in numbers(&mut more).into_iter().zip(numbers(&mut earlier)) {
+    let mut more = now.clone();
+    for (now, before) in numbers(&mut more).into_iter().zip(numbers(&mut before)) {
         // It began anew, where its socket was opened again.
         *now = now.saturating_sub(*before);
     }
@@ -349,7 +338,7 @@ impl StatsWatch {
             if is_first {
                 changed.push(stats.clone());
             } else {
-                changed.extend(since(&stats, &earlier));
+                changed.extend(since(&stats, earlier));
             }
             self.before.insert(counted.id, stats);
         }
@@ -383,17 +372,17 @@ mod tests {
         other.longest_stall_ns.raise(5);
         let before = both();
         assert_eq!((before.ingress_frames, before.longest_stall_ns), (3, 5));
-        assert_eq!(since(&before, &before), None);
+        assert_eq!(since(&before, before.clone()), None);
         other.ingress_frames.add(2);
         other.drop_frame(DropReason::NoRoute);
         one.drop_frame(DropReason::HopLimit);
         one.answer(AnswerKind::Arp);
-        let more = since(&both(), &before).unwrap();
+        let more = since(&both(), before.clone()).unwrap();
         assert_eq!((more.ingress_frames, more.longest_stall_ns), (2, 5));
         let drop = |reason: &str| proto::DropCount { reason: reason.into(), frames: 1 };
         assert_eq!(more.drops, [drop("hop_limit_exceeded"), drop("no_route")]);
         assert_eq!(more.answers, [proto::AnswerCount { kind: "arp".into(), frames: 1 }]);
-        let anew = since(&stats(Uuid::nil(), []), &before).unwrap();
+        let anew = since(&stats(Uuid::nil(), []), before).unwrap();
         assert_eq!((anew.ingress_frames, anew.drops.len()), (0, 0));
     }
 

@@ -212,6 +212,13 @@ impl PortCounters {
         self.longest_stall_ns.set(longest.max(gone.longest_stall_ns.get()));
     }
 
+    /// Returns what all these come to.
+    pub fn sum<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
+        let sum = Self::default();
+        all.into_iter().for_each(|counters| sum.add_all(counters));
+        sum
+    }
+
     /// Counts a dropped frame.
     pub fn drop_frame(&self, reason: DropReason) {
         // `DropReason::ALL` is in the order of discriminants.

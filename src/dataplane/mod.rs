@@ -32,7 +32,7 @@ pub use endpoint::{
     facts::{LastError, Monitor, Negotiated},
     folder::is_temporary,
     given, listen,
-    listener::{Access, longest_socket_path, room_for_listeners},
+    listener::{Access, listeners_of, longest_socket_path, room_for_listeners},
     single, slirp, socket, switchyard, tap, tunnel, vde, vhost_user,
 };
 pub use frame::verdict::{DropReason, Stage};
@@ -582,6 +582,11 @@ impl Dataplane {
     /// Begins a capture, on all reactors.
     pub fn capture(&mut self, request: CaptureRequest) -> Result<Capture, TooManyCaptures> {
         self.captures.begin(&self.reactors, request)
+    }
+
+    /// Whether there is a flight ring.
+    pub fn keeps_frames(&self) -> bool {
+        self.keeps_frames
     }
 
     /// Asks for what is in the flight ring; none where there is no ring.

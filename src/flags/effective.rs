@@ -1,7 +1,7 @@
 //! All values that are in force, and where each is from: as a file that would say the same.
 
-use super::{Gathered, is_key, is_list, is_switch};
-use clap::{Arg, parser::ValueSource};
+use super::{Gathered, is_key, is_switch};
+use clap::{Arg, ArgAction, parser::ValueSource};
 
 /// Where comments begin, for values that leave room for them.
 const COMMENTS: usize = 48;
@@ -36,7 +36,7 @@ fn line(gathered: &Gathered, flag: &Arg, computed: &[(&str, String)]) -> String 
         return format!("# {key}: none\n");
     }
     let values = texts.iter().map(|text| value(flag, text)).collect::<Vec<_>>().join(", ");
-    let is_several = is_list(flag) && flag.get_action().takes_values() && !super::is_one_list(flag);
+    let is_several = matches!(flag.get_action(), ArgAction::Append);
     let values = if is_several { format!("[{values}]") } else { values };
     format!("{:COMMENTS$} # {from}\n", format!("{key} = {values}"))
 }

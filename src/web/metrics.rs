@@ -7,11 +7,11 @@
 use super::{
     per_nic::PerNic,
     process::Process,
-    sums::{DIRECTIONS, FRAMES, OCTETS, PLAIN, Sums},
+    sums::{DIRECTIONS, PLAIN, frames, octets},
 };
 use crate::{
     control::{Gone, Handle, Observed, ObservedMember, What},
-    dataplane::Monitor,
+    dataplane::{Monitor, counters::PortCounters},
     proto::{NicState, PortState},
     telemetry::Telemetry,
 };
@@ -96,36 +96,41 @@ pub fn encode(observed: Observed, telemetry: &Telemetry, per_nic: Option<PerNic>
 struct Scrape {
     observed: Observed,
     /// Those that have series of their own, and what they have counted.
-    told: Vec<(usize, Sums)>,
+    told: Vec<(usize, PortCounters)>,
     /// By [`Observed::networks`].
-    networks: Vec<Sums>,
+    networks: Vec<PortCounters>,
     /// Nothing, where there is no way out.
-    outside: Sums,
+    outside: PortCounters,
     process: Process,
 }
 
 impl Scrape {
     fn new(observed: Observed, per_nic: Option<PerNic>) -> Self {
-        let gone = observed.networks.iter().map(|network| Sums::of([&*network.gone]));
-        let mut networks: Vec<_> = gone.collect();
-        let sums =
-            |member: &ObservedMember| Sums::of(member.monitors.iter().map(Monitor::counters));
+        let gone = observed.networks.iter().map(|network| PortCounters::sum([&*network.gone]));
+        let networks: Vec<_> = gone.collect();
+        let sums = |member: &ObservedMember| {
+            PortCounters::sum(member.monitors.iter().map(Monitor::counters))
+        };
         let mut told: Vec<_> = observed.members.iter().map(sums).enumerate().collect();
         for ((_, sums), member) in told.iter().zip(&observed.members) {
-            networks[member.network].add_sums(sums);
+            networks[member.network].add_all(sums);
         }
         let most = PerNic::of(per_nic, told.len());
         if most < told.len() {
-            told.sort_by_key(|(at, sums)| (std::cmp::Reverse(sums.carried()), *at));
+            told.sort_by_key(|(at, sums)| {
+                (std::cmp::Reverse(octets(sums).iter().sum::<u64>()), *at)
+            });
             told.truncate(most);
             told.sort_by_key(|(at, _)| *at);
         }
-        let outside = Sums::of(observed.outside.as_ref().map(Monitor::counters));
+        let outside = PortCounters::sum(observed.outside.as_ref().map(Monitor::counters));
         Self { observed, told, networks, outside, process: Process::read() }
     }
 
     /// Returns those that have series of their own.
-    fn members(&self) -> impl Iterator<Item = (&ObservedMember, [(&'static str, &str); 2], &Sums)> {
+    fn members(
+        &self,
+    ) -> impl Iterator<Item = (&ObservedMember, [(&'static str, &str); 2], &PortCounters)> {
         self.told.iter().map(|(at, sums)| {
             let member = &self.observed.members[*at];
             let network = &self.observed.networks[member.network].name;
@@ -154,17 +159,17 @@ impl Scrape {
         let help = "Frames, from the guest or port and to it";
         let mut frames = family(encoder, "mvirt_net_frames", help, MetricType::Counter)?;
         for (_, labels, sums) in self.members() {
-            both_ways(&mut frames, &labels, FRAMES.map(|at| sums.counts[at]))?;
+            both_ways(&mut frames, &labels, self::frames(sums))?;
         }
         let help = "Octets of frames, from the Ethernet header on";
         let mut octets = family(encoder, "mvirt_net_bytes", help, MetricType::Counter)?;
         for (_, labels, sums) in self.members() {
-            both_ways(&mut octets, &labels, OCTETS.map(|at| sums.counts[at]))?;
+            both_ways(&mut octets, &labels, self::octets(sums))?;
         }
         for (at, name, help) in PLAIN {
             let mut plain = family(encoder, name, help, MetricType::Counter)?;
             for (_, labels, sums) in self.members() {
-                count(&mut plain, &labels, sums.counts[*at])?;
+                count(&mut plain, &labels, at(sums).get())?;
             }
         }
         let help = "Frames that were dropped, at their sender where that is known";
@@ -215,12 +220,12 @@ impl Scrape {
         let help = "Frames of all vNICs and ports of a network, from them and to them";
         let mut frames = family(encoder, "mvirt_net_network_frames", help, MetricType::Counter)?;
         for (labels, sums) in networks() {
-            both_ways(&mut frames, &labels, FRAMES.map(|at| sums.counts[at]))?;
+            both_ways(&mut frames, &labels, self::frames(sums))?;
         }
         let help = "Octets of all vNICs and ports of a network";
         let mut octets = family(encoder, "mvirt_net_network_bytes", help, MetricType::Counter)?;
         for (labels, sums) in networks() {
-            both_ways(&mut octets, &labels, OCTETS.map(|at| sums.counts[at]))?;
+            both_ways(&mut octets, &labels, self::octets(sums))?;
         }
         let help = "Frames of all vNICs and ports of a network that were dropped";
         let name = "mvirt_net_network_dropped_frames";
@@ -240,8 +245,8 @@ impl Scrape {
         gauge(&mut members, &NONE, self.observed.members.len() as u64)?;
         let help = "Frames that came from outside public networks, and went there";
         let mut frames = family(encoder, "mvirt_net_outside_frames", help, MetricType::Counter)?;
-        for (direction, at) in ["in", "out"].into_iter().zip(FRAMES) {
-            count(&mut frames, &[("direction", direction)], self.outside.counts[at])?;
+        for (direction, value) in ["in", "out"].into_iter().zip(self::frames(&self.outside)) {
+            count(&mut frames, &[("direction", direction)], value)?;
         }
         Ok(())
     }
@@ -363,10 +368,10 @@ fn both_ways<const N: usize>(
 fn dropped<const N: usize>(
     family: &mut MetricEncoder<'_>,
     labels: &[(&'static str, &str); N],
-    sums: &Sums,
+    sums: &PortCounters,
 ) -> Result<(), Error> {
-    for (reason, frames) in &sums.drops {
-        count(family, &(&labels[..], [("reason", reason.name())]), *frames)?;
+    for (reason, frames) in sums.drops() {
+        count(family, &(&labels[..], [("reason", reason.name())]), frames)?;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ mod process;
 mod sums;
 
 use crate::{
+    access::is_loopback,
     config::Config,
     log_limit::{LogLimit, Said},
     mutex::lock,
@@ -105,12 +106,6 @@ pub async fn listen(
 ) -> Result<Option<Listener>, WebError> {
     let Some(named) = config.metrics else { return Ok(None) };
     Listener::new(named, inherited, holder_is_dead).await.map(Some)
-}
-
-/// Whether an address is reached from this host alone.
-pub fn is_loopback(address: &SocketAddr) -> bool {
-    // ::ffff:127.0.0.1 is IPv4's loopback (RFC 4291 §2.5.5.2).
-    address.ip().to_canonical().is_loopback()
 }
 
 impl Listener {

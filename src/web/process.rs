@@ -1,6 +1,6 @@
 //! What the kernel says of this process (proc(5)), under the names that all exporters use.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 /// As far as it could be read.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -41,7 +41,7 @@ impl Process {
         let booted = booted.and_then(|at| at.trim().parse().ok()).map_or(0.0, |at: u64| at as f64);
         Self {
             cpu_seconds: seconds(field(14) + field(15)),
-            start_seconds: booted + Duration::from_secs_f64(seconds(field(22))).as_secs_f64(),
+            start_seconds: booted + seconds(field(22)),
             virtual_octets: field(23),
             resident_octets: field(24) * page,
             threads: field(20),

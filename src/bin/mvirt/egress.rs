@@ -15,7 +15,7 @@ pub(crate) async fn run(client: &mut Client, out: &Output) -> Result<(), Failure
     out.object(&egress, "egress", &rows)
 }
 
-async fn get(client: &mut Client) -> Result<Egress, Failure> {
+pub(crate) async fn get(client: &mut Client) -> Result<Egress, Failure> {
     Ok(client.get_egress(GetEgressRequest::default()).await?.into_inner())
 }
 

@@ -1,5 +1,6 @@
 //! Why a command failed, in words that say what to do, and what its exit code is.
 
+use mvirt_net::telemetry::code_name;
 use std::{path::PathBuf, process::ExitCode};
 
 /// Why a command failed.
@@ -96,17 +97,4 @@ fn said(status: &tonic::Status) -> String {
         tonic::Code::FailedPrecondition => status.message().replace("set force", "give --force"),
         _ => status.message().into(),
     }
-}
-
-/// As gRPC spells it: INVALID_ARGUMENT.
-fn code_name(code: tonic::Code) -> String {
-    let mut name = String::new();
-    for c in format!("{code:?}").chars() {
-        // tonic has no such text; its `Debug` is the name in camel case.
-        if c.is_ascii_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(c.to_ascii_uppercase());
-    }
-    name
 }

@@ -352,7 +352,7 @@ async fn change(update: Update, client: &mut Client) -> Result<Network, Failure>
     Ok(client.update_network(request).await?.into_inner())
 }
 
-async fn get(client: &mut Client, key: String) -> Result<Network, Failure> {
+pub(crate) async fn get(client: &mut Client, key: String) -> Result<Network, Failure> {
     // The server looks for either, whichever of both it is called.
     let request = GetNetworkRequest { identifier: Some(Identifier::Name(key)) };
     Ok(client.get_network(request).await?.into_inner())

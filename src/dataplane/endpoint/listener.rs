@@ -66,7 +66,11 @@ pub(in crate::dataplane) fn raise(socket: OwnedFd) -> OwnedFd {
 
 /// How many listeners there is room for above all connections.
 pub fn room_for_listeners() -> u64 {
-    let files = open_files();
+    listeners_of(open_files())
+}
+
+/// Likewise, where so many files may be open.
+pub fn listeners_of(files: u64) -> u64 {
     files - u64::from(first_listener(files).cast_unsigned()).min(files)
 }
 

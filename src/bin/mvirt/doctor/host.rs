@@ -136,8 +136,7 @@ pub(super) fn open_files(limit: Option<u64>, nics: u64) -> Finding {
     let Some(limit) = limit else {
         return Finding::ok("open files", "not looked at: no one process mvirt-net is seen here");
     };
-    // As the daemon shares them out: a quarter, or what is above 65,536, is for listeners.
-    let room = (limit - limit / 4 * 3).max(limit.saturating_sub(65_536));
+    let room = mvirt_net::dataplane::listeners_of(limit);
     let text = format!("{limit} may be open: room for {room} vNICs, of which there are {nics}");
     if room < nics.saturating_mul(2).max(64) {
         let remedy = "raise LimitNOFILE= of the unit, or ulimit -n";

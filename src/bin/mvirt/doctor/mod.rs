@@ -22,10 +22,7 @@ use super::{
 };
 use clap::Args;
 use finding::{Finding, Level};
-use mvirt_net::proto::{
-    GetEgressRequest, GetNetworkRequest, GetNicRequest, GetNicStatsRequest, GetVersionRequest,
-    ListNicsRequest, ListReactorsRequest, NicState, get_network_request, get_nic_request,
-};
+use mvirt_net::proto::{GetNicStatsRequest, GetVersionRequest, ListReactorsRequest, NicState};
 use std::time::Duration;
 
 /// How long what a vNIC carries is watched.
@@ -79,36 +76,37 @@ async fn asked(
     nic: Option<String>,
 ) -> Result<Vec<Finding>, Failure> {
     let mut client = connection.connect().await?;
-    let explain = |status: tonic::Status| connection.explain(status.into());
-    let version = client.get_version(GetVersionRequest {}).await.map_err(explain)?.into_inner();
-    let nics = client.list_nics(ListNicsRequest::default()).await.map_err(explain)?.into_inner();
-    let reactors = client.list_reactors(ListReactorsRequest {}).await.map_err(explain)?;
-    let way = client.get_egress(GetEgressRequest {}).await.map_err(explain)?.into_inner();
+    told(&mut client, host, nic).await.map_err(|failure| connection.explain(failure))
+}
+
+async fn told(
+    client: &mut Client,
+    host: &look::Host,
+    nic: Option<String>,
+) -> Result<Vec<Finding>, Failure> {
+    let version = client.get_version(GetVersionRequest {}).await?.into_inner();
+    let nics = super::nic::all(client, "").await?;
+    let reactors = client.list_reactors(ListReactorsRequest {}).await?.into_inner().reactors;
+    let way = super::egress::get(client).await?;
+    let count = nics.len() as u64;
     let mut findings = host::daemon(&version, env!("CARGO_PKG_VERSION"));
-    findings.push(host::open_files(host.daemons_files, nics.nics.len() as u64));
-    findings.push(host::hugepages(host.hugepages, reactors.into_inner().reactors.len() as u64));
-    findings.push(host::sockets(look::folder(&nics.nics).as_ref()));
+    findings.push(host::open_files(host.daemons_files, count));
+    findings.push(host::hugepages(host.hugepages, reactors.len() as u64));
+    findings.push(host::sockets(look::folder(&nics).as_ref()));
     findings.extend(egress::check(&way, &host.egress));
     let is_ill = |nic: &&mvirt_net::proto::Nic| nic.state() == NicState::Error;
-    let ill: Vec<_> = nics.nics.iter().filter(is_ill).map(|nic| nic.name.as_str()).collect();
-    findings.push(host::nics(nics.nics.len() as u64, &ill));
+    let ill: Vec<_> = nics.iter().filter(is_ill).map(|nic| nic.name.as_str()).collect();
+    findings.push(host::nics(count, &ill));
     if let Some(name) = nic {
-        findings.extend(watched(&mut client, name).await.map_err(|it| connection.explain(it))?);
+        findings.extend(watched(client, name).await?);
     }
     Ok(findings)
 }
 
 /// What is wrong with a vNIC, and with what it carries meanwhile.
 async fn watched(client: &mut Client, name: String) -> Result<Vec<Finding>, Failure> {
-    let identifier = match name.parse::<uuid::Uuid>() {
-        Ok(_) => get_nic_request::Identifier::Id(name),
-        Err(_) => get_nic_request::Identifier::Name(name),
-    };
-    let request = GetNicRequest { identifier: Some(identifier) };
-    let nic = client.get_nic(request).await?.into_inner();
-    let identifier = get_network_request::Identifier::Id(nic.network_id.clone());
-    let request = GetNetworkRequest { identifier: Some(identifier) };
-    let network = client.get_network(request).await?.into_inner();
+    let nic = super::nic::get(client, name).await?;
+    let network = super::network::get(client, nic.network_id.clone()).await?;
     let request = GetNicStatsRequest { id: nic.id.clone() };
     let before = client.get_nic_stats(request.clone()).await?.into_inner();
     tokio::time::sleep(WATCHED).await;
