@@ -31,6 +31,12 @@ impl MacAddr {
         self.0[0] & 1 != 0
     }
 
+    /// The group address of an IPv4 multicast destination: its lower 23 bits (RFC 1112 §6.4).
+    pub const fn ipv4_multicast(group: std::net::Ipv4Addr) -> Self {
+        let [_, b, c, d] = group.octets();
+        Self([0x01, 0x00, 0x5e, b & 0x7f, c, d])
+    }
+
     /// The group address of an IPv6 multicast destination (RFC 2464 §7).
     pub const fn ipv6_multicast(group: std::net::Ipv6Addr) -> Self {
         let o = group.octets();

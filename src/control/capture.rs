@@ -97,7 +97,7 @@ impl Control {
         let (targets, ports) = self.captured(request)?;
         let wanted = CaptureRequest { targets, points, filter, snaplen: snaplen as usize };
         let frames = if request.ring {
-            Frames::Kept(self.kept_frames()?, wanted.among(&ports))
+            Frames::Kept(self.kept_frames()?, wanted.among(ports.clone()))
         } else {
             let capture = self.dataplane.capture(wanted);
             Frames::Live(capture.map_err(|error| Refusal::Exhausted(error.to_string()))?)
@@ -125,8 +125,9 @@ impl Control {
                 return Err(Refusal::invalid("network_id", network, expected));
             }
             let network = &self.networks[&self.find_network(network)?];
-            let slots = network.members.keys().chain(network.bridges.keys());
-            let ports = self.ports_at(slots.copied().collect());
+            let members = network.members.values().chain(network.bridges.values());
+            let mut ports: Vec<_> = members.map(|member| member.entry.port()).collect();
+            ports.sort_unstable();
             return Ok((Targets::Network(network.key), ports));
         }
         if targets.is_empty() {
@@ -154,15 +155,6 @@ impl Control {
         let clients = entry.clients.values().map(|client| client.place.port);
         ports.extend(clients.chain([entry.place.port]));
         Ok(())
-    }
-
-    /// Returns the ports that have these slots now.
-    fn ports_at(&self, mut slots: Vec<u32>) -> Vec<PortId> {
-        slots.sort_unstable();
-        let mut ports: Vec<_> = self.by_port.keys().copied().collect();
-        ports.retain(|port| slots.binary_search(&port.slot).is_ok());
-        ports.sort_unstable();
-        ports
     }
 
     /// Returns who is behind a port; nobody, where that has gone.
@@ -262,9 +254,9 @@ async fn run(begun: Begun, control: &Handle, parts: &Parts) -> Result<(), Gone> 
         Frames::Kept(kept, wanted) => {
             for chunk in kept.collected().await {
                 let selects = |frame: &Captured<'_>| wanted.selects(frame.0, frame.1);
-                let chosen = || chunk.iter().filter(selects);
-                learn(&mut writer, chosen(), control).await?;
-                writer.write(chosen());
+                let chosen: Vec<_> = chunk.iter().filter(selects).collect();
+                learn(&mut writer, chosen.iter().copied(), control).await?;
+                writer.write(chosen.into_iter());
                 if hand_on(&mut writer, 0).await >= limits.octets || writer.is_full() {
                     break;
                 }

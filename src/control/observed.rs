@@ -4,7 +4,7 @@
 use super::{Control, Gone, Handle};
 use crate::{
     dataplane::{
-        Attached, MacCounts, Monitor,
+        MacCounts, Monitor,
         counters::{PortCounters, ReactorCounters},
         forward::tables::NetworkKey,
     },
@@ -142,20 +142,13 @@ impl Control {
         });
         let ports = self.port_names.values().filter_map(|id| self.ports.get(id));
         let ports = ports.filter_map(|port| {
-            let clients = port.clients.values().map(|client| &client.attached);
             let locator = port.model.locator.to_string();
             Some(Member {
                 name: port.model.name.clone(),
                 id: port.model.id,
                 network: *places.get(&port.model.network_id)?,
                 what: What::Port { locator, state: port.state },
-                monitors: port
-                    .attached
-                    .iter()
-                    .chain(clients)
-                    .map(Attached::monitor)
-                    .cloned()
-                    .collect(),
+                monitors: port.monitors(),
             })
         });
         Observed {

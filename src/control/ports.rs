@@ -17,7 +17,7 @@ use super::{
     view, watch,
 };
 use crate::{
-    dataplane::{Attached, Exported, NewPort, Placement, PortSpec, PortState},
+    dataplane::{Attached, Exported, Monitor, NewPort, Placement, PortSpec, PortState},
     locator::Locator,
     log_limit::{LogLimit, Said},
     model::{Impairments, Labels, Name, NetworkKind, Port, PortSettings, TaggedNetwork},
@@ -59,6 +59,13 @@ pub(super) struct PortEntry {
 }
 
 impl PortEntry {
+    /// Returns where its counters are, and those of who is connected to it.
+    pub(super) fn monitors(&self) -> Vec<Monitor> {
+        let clients = self.clients.values().map(|client| &client.attached);
+        // Its own are those of who is gone, too.
+        self.attached.iter().chain(clients).map(Attached::monitor).cloned().collect()
+    }
+
     /// Returns its place, and those of who is connected to it.
     fn places(&self) -> Vec<Placement> {
         self.clients.values().map(|client| client.place).chain([self.place]).collect()

@@ -27,12 +27,11 @@ pub struct CaptureRequest {
 }
 
 impl CaptureRequest {
-    /// The same, of those ports that its network has now.
+    /// The same, of the ports that it is about now: what [`CaptureRequest::selects`] looks for.
     #[must_use]
-    pub fn among(mut self, ports: &[PortId]) -> Self {
-        if let Targets::Network(_) = self.targets {
-            self.targets = Targets::Ports(ports.to_vec());
-        }
+    pub fn among(mut self, mut ports: Vec<PortId>) -> Self {
+        ports.sort_unstable();
+        self.targets = Targets::Ports(ports);
         self
     }
 
@@ -40,7 +39,7 @@ impl CaptureRequest {
     /// ports of a network are those that it has now.
     pub fn selects(&self, record: &Record, octets: &[u8]) -> bool {
         let is_of = match &self.targets {
-            Targets::Ports(ports) => ports.contains(&record.port),
+            Targets::Ports(ports) => ports.binary_search(&record.port).is_ok(),
             Targets::Network(_) | Targets::All => true,
         };
         let filter = self.filter.as_ref();
@@ -171,8 +170,7 @@ impl std::ops::Deref for Filled {
 
 impl Drop for Filled {
     fn drop(&mut self) {
-        let mut chunk = Chunk::none();
-        std::mem::swap(&mut chunk, &mut self.chunk);
+        let mut chunk = std::mem::replace(&mut self.chunk, Chunk::none());
         chunk.clear();
         // A reactor that has ended fills no more.
         self.empty.send(chunk).ok();

@@ -19,7 +19,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use zerocopy::big_endian::U16;
 
 /// Octets of the longest IP packet.
-const LONGEST: usize = 65_535;
+pub(super) const LONGEST: usize = 65_535;
 /// The port of a sender who does not say: the first of those that are nobody's (RFC 6335 §6).
 const SOURCE_PORT: u16 = 49_152;
 

@@ -74,7 +74,7 @@ impl Control {
         let (network, place) = self.find_sender(&request.from)?;
         let (frame, packet) = match &request.what {
             Some(What::Frame(frame)) => {
-                let most = ethernet::HEADER_LEN + 65_535;
+                let most = ethernet::HEADER_LEN + compose::LONGEST;
                 if !(ethernet::HEADER_LEN..=most).contains(&frame.len()) {
                     let expected = format!("expected {}-{most} octets", ethernet::HEADER_LEN);
                     return Err(Refusal::invalid("frame", frame.len(), expected));
@@ -162,7 +162,7 @@ impl Control {
             Some(it) => (it.model.name.to_string(), it.model.kind == NetworkKind::Switched),
             None => Default::default(),
         };
-        let sender = self.name_of(from);
+        let sender = self.who(from).name;
         let kind = if is_switched { "switched" } else { "routed" };
         let dropped = match fate {
             Fate::Dropped { reason, .. } => Some(*reason),
@@ -187,7 +187,7 @@ impl Control {
             let verdict = ExplainVerdict::Answered.into();
             return ExplainReply { steps: steps.finish(), verdict, ..Default::default() };
         }
-        let names: Vec<_> = taken.iter().map(|(to, _)| self.receiver(to)).collect();
+        let names: Vec<_> = taken.iter().map(|(to, _)| self.who(to.port).name).collect();
         let whom = packet.map_or("its destination".into(), |it| it.destination.to_string());
         let way = match &*names {
             [] => "nobody else is in the network".into(),
@@ -235,25 +235,6 @@ impl Control {
         }
     }
 
-    /// Returns what people call whoever is at a port.
-    fn name_of(&self, port: PortId) -> String {
-        let name = match self.by_port.get(&port) {
-            Some(Owner::Nic(id)) => self.nics.get(id).map(|nic| nic.model.name.to_string()),
-            Some(Owner::Port(id)) => self.ports.get(id).map(|port| port.model.name.to_string()),
-            Some(Owner::Client { port, slot }) => self.ports.get(port).map(|entry| {
-                let remote = entry.clients.get(slot).map_or("", |client| &client.remote);
-                format!("{} ({remote})", entry.model.name)
-            }),
-            Some(Owner::Outside) => Some("outside".into()),
-            None => None,
-        };
-        name.unwrap_or_default()
-    }
-
-    fn receiver(&self, receiver: &Receiver) -> String {
-        if receiver.is_outside { "outside".into() } else { self.name_of(receiver.port) }
-    }
-
     /// Returns in words how whoever is at a port is.
     fn state_of(&self, port: PortId) -> String {
         match self.by_port.get(&port) {
@@ -280,14 +261,8 @@ fn mac_of(network: &NetworkState, destination: IpAddr) -> Option<MacAddr> {
     }
     match destination {
         IpAddr::V4(address) if address.is_broadcast() => return Some(MacAddr::BROADCAST),
-        IpAddr::V4(address) if address.is_multicast() => {
-            let [_, a, b, c] = address.octets();
-            return Some(MacAddr([0x01, 0, 0x5e, a & 0x7f, b, c]));
-        }
-        IpAddr::V6(address) if address.is_multicast() => {
-            let [.., a, b, c, d] = address.octets();
-            return Some(MacAddr([0x33, 0x33, a, b, c, d]));
-        }
+        IpAddr::V4(group) if group.is_multicast() => return Some(MacAddr::ipv4_multicast(group)),
+        IpAddr::V6(group) if group.is_multicast() => return Some(MacAddr::ipv6_multicast(group)),
         _ => {}
     }
     let mut vnics = network.members.values().filter_map(|member| member.entry.vnic());

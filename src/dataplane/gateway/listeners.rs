@@ -41,10 +41,7 @@ pub fn query_ipv6(writer: &mut Writer<'_>) -> Result<(), Full> {
 pub fn query_group(table: &Routed, group: IpAddr, writer: &mut Writer<'_>) -> Result<(), Full> {
     match group {
         IpAddr::V4(group) => {
-            let [_, b, c, d] = group.octets();
-            // The lower 23 bits of the group (RFC 1112 §6.4).
-            let to = MacAddr([0x01, 0x00, 0x5e, b & 0x7f, c, d]);
-            write_ethernet(writer, to, ethernet::IPV4)?;
+            write_ethernet(writer, MacAddr::ipv4_multicast(group), ethernet::IPV4)?;
             igmp::write_query(writer, table.gateway_ipv4(), Some(group))
         }
         IpAddr::V6(group) => {

@@ -440,8 +440,16 @@ impl Ports {
 
     /// Takes a network's new truth over.
     pub fn publish(&mut self, network: &Arc<Network>) {
-        for slot in self.slots.iter_mut().flatten().filter(|slot| slot.is_in(network.key)) {
+        let taps = self.is_tapped.then(|| Rc::clone(&self.taps));
+        let adopt = |slot: &mut Slot| {
             slot.adopt(network);
+            // Who captures a network's frames may see its since now, or no more.
+            if let Some(taps) = &taps {
+                slot.look_for_taps(taps);
+            }
+        };
+        for slot in self.slots.iter_mut().flatten().filter(|slot| slot.is_in(network.key)) {
+            adopt(slot);
         }
         // Those that are in it since now, and in others.
         let tagged = network.members.iter().filter(|member| member.vlan().is_some());
@@ -449,7 +457,7 @@ impl Ports {
         for member in tagged {
             has_trunks = true;
             if let Some(slot) = self.get_mut(member.port()) {
-                slot.adopt(network);
+                adopt(slot);
             }
         }
         if has_trunks {
@@ -462,9 +470,6 @@ impl Ports {
             self.networks.remove(&network.key);
         } else {
             self.networks.insert(network.key, Arc::clone(network));
-        }
-        if self.is_tapped {
-            self.look_for_taps();
         }
     }
 

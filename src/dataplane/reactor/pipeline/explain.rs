@@ -47,8 +47,6 @@ pub struct Receiver {
     pub port: PortId,
     /// Its reactor.
     pub reactor: u16,
-    /// Whether it leads out of all networks.
-    pub is_outside: bool,
 }
 
 /// What would become of a frame, up to the ports that it would go to.
@@ -85,7 +83,7 @@ impl From<DropReason> for Fate {
 impl From<&NextHop> for Receiver {
     fn from(next_hop: &NextHop) -> Self {
         let &NextHop { port, reactor, .. } = next_hop;
-        Self { port, reactor, is_outside: next_hop.is_outside() }
+        Self { port, reactor }
     }
 }
 

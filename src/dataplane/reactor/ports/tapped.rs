@@ -42,7 +42,7 @@ impl Ports {
     }
 
     /// Looks anew who captures which port's frames.
-    pub(super) fn look_for_taps(&mut self) {
+    fn look_for_taps(&mut self) {
         self.is_tapped = !self.taps.borrow().is_empty();
         for slot in self.slots.iter_mut().flatten() {
             slot.look_for_taps(&self.taps);
