@@ -62,6 +62,8 @@ pub struct Packet<'a> {
     pub direction: Direction,
     /// Frames that were lost to the capture since the one before.
     pub lost: u64,
+    /// Frames that are the same one have the same.
+    pub id: u64,
     /// What became of it; may be empty.
     pub comment: &'a str,
 }
@@ -157,7 +159,7 @@ impl Blocks {
             if packet.lost > 0 {
                 body.option(4, &packet.lost.to_le_bytes());
             }
-            body.end();
+            body.option(5, &packet.id.to_le_bytes()).end();
         });
     }
 
@@ -275,16 +277,17 @@ mod tests {
             octets: &[1, 2, 3, 4, 5],
             direction: Direction::Outbound,
             lost: 3,
+            id: 9,
             comment: "verdict=x",
         };
         blocks.packet(&packet);
-        let packet_octets = "06000000 50000000 01000000 04030201 08070605 05000000 28230000 \
+        let packet_octets = "06000000 5c000000 01000000 04030201 08070605 05000000 28230000 \
             0102030405000000 0100 0900 766572646963743d78000000 0200 0400 02000000 \
-            0400 0800 0300000000000000 00000000 50000000";
+            0400 0800 0300000000000000 0500 0800 0900000000000000 00000000 5c000000";
         assert_eq!(blocks.take(), octets(packet_octets));
         blocks.packet(&Packet { lost: 0, comment: "", direction: Direction::Inbound, ..packet });
-        let short = "06000000 34000000 01000000 04030201 08070605 05000000 28230000 \
-            0102030405000000 0200 0400 01000000 00000000 34000000";
+        let short = "06000000 40000000 01000000 04030201 08070605 05000000 28230000 \
+            0102030405000000 0200 0400 01000000 0500 0800 0900000000000000 00000000 40000000";
         assert_eq!(blocks.take(), octets(short));
         blocks.statistics(&Statistics { interface: 1, time: 1 << 32, received: 9, dropped: 2 });
         let statistics = "05000000 40000000 01000000 01000000 00000000 \

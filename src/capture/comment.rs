@@ -11,7 +11,7 @@ use crate::{
 
 /// Returns the comment of a frame that went on to `to`, if it did.
 pub(super) fn comment(record: &Record, octets: &[u8], to: &str, is_open: bool) -> String {
-    let mut comment = match record.fate {
+    let mut comment = match record.outcome {
         Outcome::Delivered => "verdict=delivered".to_owned(),
         Outcome::Forwarded(_) => format!("verdict=forwarded to={to}"),
         Outcome::Flooded => "verdict=flooded".to_owned(),

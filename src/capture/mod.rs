@@ -8,6 +8,7 @@
 //! Takes chunks and names, returns octets; no I/O.
 
 mod comment;
+mod pairs;
 
 use crate::{
     addr::MacAddr,
@@ -16,6 +17,7 @@ use crate::{
     printable::printable,
     wire::{checksum::Checksum, vnet::Offload},
 };
+use pairs::Pairs;
 use std::{
     collections::HashMap,
     net::IpAddr,
@@ -52,6 +54,7 @@ pub struct Writer {
     numbers: HashMap<PortId, u32>,
     /// Frames so far, and at most.
     packets: (u64, u64),
+    pairs: Pairs,
     octets: Vec<u8>,
 }
 
@@ -74,6 +77,7 @@ impl Writer {
             interfaces: Vec::new(),
             numbers: HashMap::new(),
             packets: (0, max_packets),
+            pairs: Pairs::default(),
             octets: Vec::new(),
         }
     }
@@ -91,7 +95,7 @@ impl Writer {
     /// Returns the ports that frames name, and of which it is not known who is behind them.
     pub fn unknown<'a>(&self, frames: impl Iterator<Item = Captured<'a>>) -> Vec<PortId> {
         let named = frames.flat_map(|(record, _)| {
-            let to = if let Outcome::Forwarded(to) = record.fate { to } else { record.port };
+            let to = if let Outcome::Forwarded(to) = record.outcome { to } else { record.port };
             [record.port, to]
         });
         let mut unknown = named.filter(|port| !self.names.contains_key(port)).collect::<Vec<_>>();
@@ -149,7 +153,7 @@ impl Writer {
         self.octets.clear();
         self.octets.extend_from_slice(octets);
         let is_open = complete(&mut self.octets, record);
-        let to = if let Outcome::Forwarded(to) = record.fate {
+        let to = if let Outcome::Forwarded(to) = record.outcome {
             name(&self.names, to)
         } else {
             "".into()
@@ -169,6 +173,7 @@ impl Writer {
             octets: &self.octets,
             direction,
             lost: record.lost,
+            id: self.pairs.number(record, octets),
             comment: &comment,
         });
     }

@@ -23,12 +23,12 @@ fn udp(to: &str) -> Vec<u8> {
     ))
 }
 
-fn record(fate: Outcome, len: usize) -> Record {
+fn record(outcome: Outcome, len: usize) -> Record {
     Record {
         port: PORT,
         time: Instant::now(),
         point: Point::FromGuest,
-        fate,
+        outcome,
         offload: Offload::None,
         len,
         kept: len,
@@ -43,7 +43,7 @@ fn comments_say_what_became_of_a_frame() {
     let datagrams = Segments { kind: SegmentKind::Udp, size: 1200, ecn: false };
     let datagrams = Offload::Segmentation { start: 34, offset: 6, segments: datagrams };
     let arp = octets("ffffffffffff 025359000001 0806 0001");
-    for (fate, offload, frame, is_open, expected) in [
+    for (outcome, offload, frame, is_open, expected) in [
         (Outcome::Delivered, Offload::None, udp("0050"), false, "verdict=delivered"),
         (Outcome::Forwarded(OTHER), Offload::None, udp("0050"), false, "verdict=forwarded to=vm2"),
         (Outcome::Flooded, Offload::None, udp("0050"), false, "verdict=flooded"),
@@ -68,7 +68,7 @@ fn comments_say_what_became_of_a_frame() {
         ),
         (Outcome::Delivered, datagrams, vec![], false, "verdict=delivered offload=uso size=1200"),
     ] {
-        let record = Record { offload, ..record(fate, frame.len()) };
+        let record = Record { offload, ..record(outcome, frame.len()) };
         assert_eq!(comment::comment(&record, &frame, "vm2", is_open), expected);
     }
 }
@@ -122,4 +122,39 @@ fn times_go_on_from_when_it_began() {
     let second = std::time::Duration::from_secs(1);
     assert_eq!(nanoseconds((instant, system), instant + second), 1_000_000_000);
     assert_eq!(nanoseconds((instant + second, system + 3 * second), instant), 2_000_000_000);
+}
+
+#[test]
+fn a_frame_has_one_number_on_its_whole_way() {
+    let mut pairs = Pairs::default();
+    let sent = udp("0050");
+    let from = record(Outcome::Forwarded(OTHER), sent.len());
+    let first = pairs.number(&from, &sent);
+    // With other MACs, a hop less, and the tag of a VLAN.
+    let mut put = sent.clone();
+    put[..12].fill(9);
+    put[22] -= 1;
+    put[24] += 1;
+    put.splice(12..12, [0x81, 0, 0, 7]);
+    let to = Record { point: Point::ToGuest, ..record(Outcome::Delivered, put.len()) };
+    assert_eq!(pairs.number(&to, &put), first);
+    // Each copy is the same; what is sent again is another, and what comes out next is that.
+    assert_eq!(pairs.number(&to, &put), first);
+    let again = pairs.number(&from, &sent);
+    assert_ne!(again, first);
+    assert_eq!(pairs.number(&to, &put), again);
+    // Others, answers of the gateway, and what was dropped, are not.
+    let mut other = put.clone();
+    *other.last_mut().unwrap() += 1;
+    assert_ne!(pairs.number(&to, &other), again);
+    let dropped = record(Outcome::Dropped(DropReason::NoRoute), other.len());
+    let number = pairs.number(&dropped, &other);
+    assert_ne!(pairs.number(&to, &other), number);
+    // What is long gone is forgotten.
+    for n in 0..5000_u32 {
+        let octets = [&sent[..30], &n.to_be_bytes(), &sent[34..]].concat();
+        pairs.number(&from, &octets);
+    }
+    assert_ne!(pairs.number(&to, &put), again);
+    assert_ne!(pairs.number(&to, &[]), pairs.number(&to, &[]));
 }

@@ -8,7 +8,12 @@ use crate::{
 };
 use mvirt_net::proto::{CaptureChunk, CapturePoint, CaptureRequest};
 use pcap_file::pcapng::{Block, PcapNgReader};
-use std::{fs::File, path::Path, time::Duration};
+use std::{
+    fs::File,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 use tokio::time::timeout;
 use tonic::{Code, Streaming};
 
@@ -92,6 +97,16 @@ fn what_cannot_be_captured_is_refused() {
     let said = refused(&daemon, &["a", "-w", nowhere.to_str().unwrap()], 1);
     assert!(said.contains("no/file: No such file"), "{said}");
     assert!(refused(&daemon, &[], 2).contains("NIC"));
+    // A terminal is no place for octets.
+    let line = format!("{} capture a -w -", env!("CARGO_BIN_EXE_mvirt"));
+    let mut terminal = Command::new("script");
+    terminal.args(["-q", "-e", "-c", &line, "/dev/null"]).stdin(Stdio::null());
+    let output = terminal.env("MVIRT_NET_SERVER", daemon.address()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.code() == Some(2) && said.contains("a terminal shows no pcapng"),
+        "{said}"
+    );
     assert!(refused(&daemon, &["a", "--network", "prod"], 2).contains("cannot be used with"));
 }
 

@@ -61,6 +61,11 @@ fn every_frame_is_there_with_its_verdict() {
             let is_there = lines.iter().any(|line| line.replace("0x0000000", "") == wanted);
             assert!(is_there, "{wanted}: {lines:#?}");
         }
+        // Its number is the same where it goes in and where it comes out.
+        let echoes = ["frame.packet_id", "icmp.type"];
+        let lines = tshark(&file, &echoes).unwrap();
+        let requests = lines.iter().filter(|line| line.ends_with("\t8")).collect::<Vec<_>>();
+        assert!(requests.len() == 2 && requests[0] == requests[1], "{requests:?}");
         let names = Command::new("capinfos").arg("-N").arg(&file).output().unwrap();
         let names = String::from_utf8(names.stdout).unwrap();
         assert!(names.contains("Number of resolved IPv4 addresses in file: 2"), "{names}");

@@ -28,7 +28,7 @@ struct Original {
     offload: Offload,
     /// A frame that is not as it should be may have a tail that is not, either.
     has_tail: bool,
-    fate: Outcome,
+    outcome: Outcome,
 }
 
 /// What is kept of a burst while it is captured.
@@ -55,17 +55,17 @@ impl Burst {
                 offload: frame.offload,
                 has_tail: frame.invalid.is_none(),
                 // What nobody has noted was not dealt with, and is not seen.
-                fate: Outcome::Dropped(DropReason::NoRoute),
+                outcome: Outcome::Dropped(DropReason::NoRoute),
             }
         }));
     }
 
     /// Notes what becomes of a frame.
-    pub(super) fn note(&mut self, at: usize, fate: Outcome) {
+    pub(super) fn note(&mut self, at: usize, outcome: Outcome) {
         if self.is_on
             && let Some(original) = self.frames.get_mut(at)
         {
-            original.fate = fate;
+            original.outcome = outcome;
         }
     }
 
@@ -105,8 +105,8 @@ impl Pipeline {
                 let tail = if original.has_tail { self.burst.outgoing(at).tail } else { &[] };
                 let (head, len) = (&original.head[..original.head_len], original.len);
                 let frame = Outgoing { offload: original.offload, head, tail, len };
-                let (point, fate) = (Point::FromGuest, original.fate);
-                Some((frame, Seen { port: ingress, vlan: None, point, fate }))
+                let (point, outcome) = (Point::FromGuest, original.outcome);
+                Some((frame, Seen { port: ingress, vlan: None, point, outcome }))
             }),
         );
         let held_up = links.held_up();

@@ -73,9 +73,9 @@ impl Slot {
         self.see(frames, vlan, Outcome::Dropped(reason));
     }
 
-    fn see(&self, frames: &[Outgoing<'_>], vlan: Option<VlanId>, fate: Outcome) {
+    fn see(&self, frames: &[Outgoing<'_>], vlan: Option<VlanId>, outcome: Outcome) {
         if let Some(tapped) = &self.tapped {
-            tapped.see(frames, Seen { port: self.id, vlan, point: Point::ToGuest, fate });
+            tapped.see(frames, Seen { port: self.id, vlan, point: Point::ToGuest, outcome });
         }
     }
 }

@@ -53,7 +53,7 @@ pub struct Record {
     /// Which way it went.
     pub point: Point,
     /// What became of it.
-    pub fate: Outcome,
+    pub outcome: Outcome,
     /// What its sender left to be done.
     pub offload: Offload,
     /// Octets that it had.

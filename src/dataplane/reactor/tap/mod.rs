@@ -95,7 +95,7 @@ impl Points {
     /// Whether a frame is captured there.
     pub fn want(self, record: &Record) -> bool {
         let Self { from_guest, to_guest, dropped } = self;
-        let is_dropped = matches!(record.fate, Outcome::Dropped(_));
+        let is_dropped = matches!(record.outcome, Outcome::Dropped(_));
         match record.point {
             Point::FromGuest => from_guest || dropped && is_dropped,
             // What did not get there is no frame to it.
@@ -169,7 +169,7 @@ pub struct Seen {
     /// Which way they go.
     pub point: Point,
     /// What becomes of them.
-    pub fate: Outcome,
+    pub outcome: Outcome,
 }
 
 impl Taps {
@@ -239,7 +239,7 @@ impl Taps {
     }
 
     fn see(&mut self, sessions: u32, frame: &Outgoing<'_>, seen: Seen, now: Instant) {
-        let Seen { port, vlan, point, fate } = seen;
+        let Seen { port, vlan, point, outcome } = seen;
         let mut head = ArrayVec::<u8, LOOKED_AT>::new();
         let looked_at = match vlan {
             None => frame.head,
@@ -255,7 +255,7 @@ impl Taps {
             None => frame.offload,
             Some(_) => frame.offload.moved(TAG_LEN as i16).unwrap_or_default(),
         };
-        let record = Record { port, time: now, point, fate, offload, len, kept: 0, lost: 0 };
+        let record = Record { port, time: now, point, outcome, offload, len, kept: 0, lost: 0 };
         for (at, Session { tap, sink }) in self.sessions.iter_mut().enumerate() {
             if sessions >> at & 1 == 0 || !tap.points.want(&record) {
                 continue;

@@ -41,7 +41,7 @@ impl Rig {
         self.taps.borrow_mut().end_turn(Instant::now(), true);
         let mut all = Vec::new();
         for mut chunk in self.full.try_iter() {
-            all.extend(chunk.iter().map(|(it, octets)| (octets.to_vec(), it.fate, it.lost)));
+            all.extend(chunk.iter().map(|(it, octets)| (octets.to_vec(), it.outcome, it.lost)));
             chunk.clear();
             self.empty.send(chunk).unwrap();
         }
@@ -54,8 +54,8 @@ fn tap() -> Tap {
     Tap { id: 1, targets: Targets::Ports(vec![PORT]), points, filter: None, snaplen: 1000 }
 }
 
-fn seen(point: Point, fate: Outcome) -> Seen {
-    Seen { port: PORT, vlan: None, point, fate }
+fn seen(point: Point, outcome: Outcome) -> Seen {
+    Seen { port: PORT, vlan: None, point, outcome }
 }
 
 const DROPPED: Outcome = Outcome::Dropped(DropReason::NoRoute);
@@ -79,7 +79,7 @@ fn frames_are_seen_where_they_are_wanted() {
         let found = all.iter().map(|it| {
             rig.see(&[7; 60], *it);
             rig.see(&[7; 60], Seen { port: OTHER, ..*it });
-            if rig.captured() == [(vec![7; 60], it.fate, 0)] { '1' } else { '.' }
+            if rig.captured() == [(vec![7; 60], it.outcome, 0)] { '1' } else { '.' }
         });
         assert_eq!(found.collect::<String>(), expected, "{wanted:?}");
     }
