@@ -409,8 +409,8 @@ proptest! {
         let mut line = Line::open();
         let (said, heard) = (up.clone(), vec![]);
         let mut guest = Guest { said, acknowledged: 0, heard, fin_heard: false };
-        // Knuth's generator. A list of chances that begins anew would lose the same segment for ever
-        // where a round takes as many as it has.
+        // Knuth's generator. A list of chances that begins anew would lose the same segment for
+        // ever where a round takes as many as it has.
         let mut chance = || {
             turn = turn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (turn >> 56) as u8
