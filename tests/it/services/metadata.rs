@@ -313,6 +313,12 @@ fn what_is_told_is_set_by_the_command_line_and_shown_without_it() {
     assert!(args.contains(&format!("-smbios {serial}")), "{args}");
     let args = stdout(&mvirt(&daemon, &["nic", "vmm-args", "vm1", "--vmm", "uml"]));
     assert!(args.contains("'ds=nocloud-net;s=http://169.254.169.254/nocloud/'"), "{args}");
+    let token = |required: &str| {
+        stdout(&mvirt(&daemon, &["nic", "metadata", "vm1", "--token-required", required]));
+        stdout(&mvirt(&daemon, &["nic", "vmm-args", "vm1", "--vmm", "uml"]))
+    };
+    assert!(!token("true").contains("nocloud"), "it has no tokens");
+    assert!(token("false").contains("nocloud"));
     daemon.crash_and_restart();
     let shown = stdout(&mvirt(&daemon, &["nic", "metadata", "vm1"]));
     assert!(shown.contains("user data  14 octets"), "{shown}");

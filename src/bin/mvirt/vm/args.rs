@@ -218,7 +218,9 @@ impl Machine {
 /// Returns where cloud-init finds what a guest is told by HTTP, where its network does that: as the
 /// serial number of its machine, or an argument of its kernel.
 pub(crate) fn data_source(nic: &Nic) -> Option<String> {
-    if !nic.metadata.as_ref()?.served {
+    let metadata = nic.metadata.as_ref()?;
+    // NoCloud knows no tokens, and would be told nothing.
+    if !metadata.served || metadata.token_required {
         return None;
     }
     let has_ipv4 = !nic.ipv4_address.is_empty();
