@@ -378,8 +378,9 @@ impl Control {
         // Those that another process of the daemon exported have theirs.
         let closed = self.nics.iter().filter(|(_, nic)| nic.attached.is_none());
         let closed: Vec<Uuid> = closed.map(|(id, _)| *id).collect();
+        let deadline = Instant::now() + orphans::LATE_END;
         for id in closed {
-            self.open_socket_or_say(id);
+            self.open_socket_by(deadline, id);
         }
         self.open_ports();
         self.open_outside();

@@ -4,7 +4,17 @@
 
 use super::{Control, NicState, addresses, refusal::Refusal, view};
 use crate::{model::Nic, proto};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 use uuid::Uuid;
+
+/// How long a daemon that has died may still hold what it was bound to: io_uring lets go of sockets
+/// after their process has ended.
+pub(super) const LATE_END: Duration = Duration::from_secs(1);
+/// How often that is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 impl Control {
     /// Keeps a stored vNIC that has no network.
@@ -69,7 +79,19 @@ impl Control {
 
     /// Makes the socket of a vNIC; where that fails, the vNIC says so, and all others are served.
     pub(super) fn open_socket_or_say(&mut self, id: Uuid) {
-        let Err(error) = self.listen(id, None) else { return };
+        self.open_socket_by(Instant::now(), id);
+    }
+
+    /// Likewise; until `deadline`, others may let go of its address.
+    pub(super) fn open_socket_by(&mut self, deadline: Instant, id: Uuid) {
+        let mut opened = self.listen(id, None);
+        let is_in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+        while opened.as_ref().is_err_and(is_in_use) && Instant::now() < deadline {
+            // Nothing tells when that is.
+            std::thread::park_timeout(LOOK_AGAIN);
+            opened = self.listen(id, None);
+        }
+        let Err(error) = opened else { return };
         let Some(nic) = self.nics.get_mut(&id) else { return };
         tracing::error!(
             nic = %nic.model.name, %id, %error,

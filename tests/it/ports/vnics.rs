@@ -15,6 +15,7 @@ use mvirt_net::proto::{
 };
 use prost_types::FieldMask;
 use std::{
+    net::UdpSocket,
     os::unix::{fs::PermissionsExt as _, net::UnixDatagram},
     path::Path,
     process::Command,
@@ -133,6 +134,26 @@ fn datagrams_are_a_vnics_and_no_others() {
     let request = DeleteNicRequest { id: "unix".into(), ..Default::default() };
     daemon.call(async |client| client.delete_nic(request).await).unwrap();
     assert!(!Path::new(&guest).exists() && !Path::new(&nic.socket_path).exists());
+}
+
+/// As by a daemon that has just died: its sockets are closed a moment after its end.
+#[test]
+fn an_address_that_is_in_use_at_a_start_is_waited_for() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    let [ours, theirs] = free_ports();
+    daemon.nic_with("prod", "inet", |nic| {
+        nic.transport = Transport::Dgram.into();
+        nic.datagrams = format!("udp://127.0.0.1:{ours}->127.0.0.1:{theirs}");
+    });
+    daemon.terminate();
+    let held = UdpSocket::bind(("127.0.0.1", ours)).unwrap();
+    thread::spawn(move || {
+        thread::park_timeout(Duration::from_millis(300));
+        drop(held);
+    });
+    daemon.start_again();
+    daemon.wait_for_state("inet", NicState::Active);
 }
 
 #[test]
