@@ -12,6 +12,8 @@ use mvirt_net::proto::{
     CreateNetworkRequest, CreateNicRequest, net_service_client::NetServiceClient,
 };
 use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -45,7 +47,10 @@ fn main() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let ours = Path::new(env!("CARGO_BIN_EXE_mvirt-net"));
-    let mut daemon = start(ours, directory.path());
+    let metrics = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).unwrap();
+    let mut command = daemon(ours, directory.path());
+    command.args(["--metrics", &metrics.to_string(), "--metrics-per-nic", "all"]);
+    let mut daemon = command.spawn().unwrap();
     let sockets = runtime.block_on(async {
         let client = connect(directory.path()).await;
         create_networks(&client, networks).await;
@@ -61,6 +66,7 @@ fn main() {
         sockets.extend(create(&client, nics / 2..nics, networks, AT_ONCE).await);
         let rate = (nics - nics / 2) as f64 / begun.elapsed().as_secs_f64();
         report("created, 64 requests at a time", rate, "/s");
+        scrape(metrics);
         report("memory", (resident(&daemon) - empty) as f64 / nics as f64 / 1024.0, "KiB a vNIC");
         sockets
     });
@@ -81,6 +87,27 @@ fn main() {
     report("killed and started: all sockets listen", begun.elapsed().as_secs_f64(), "s");
     daemon.kill().unwrap();
     daemon.wait().unwrap();
+}
+
+/// What Prometheus asks for, several times.
+fn scrape(at: SocketAddr) {
+    let mut times = Vec::new();
+    let mut answer = String::new();
+    for _ in 0..ROUNDS {
+        let begun = Instant::now();
+        let mut stream = TcpStream::connect(at).unwrap();
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        answer.clear();
+        stream.read_to_string(&mut answer).unwrap();
+        times.push(begun.elapsed().as_secs_f64() * 1000.0);
+    }
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:.200}");
+    times.sort_by(f64::total_cmp);
+    let series = answer.lines().filter(|line| line.starts_with("mvirt_")).count();
+    report("scraped, median", times[ROUNDS / 2], "ms");
+    report("scraped, most", times[ROUNDS - 1], "ms");
+    report("series", series as f64, "");
 }
 
 fn report(what: &str, value: f64, unit: &str) {
@@ -121,11 +148,16 @@ fn beside(other: &Path) {
 }
 
 fn start(binary: &Path, directory: &Path) -> Child {
+    daemon(binary, directory).spawn().unwrap()
+}
+
+fn daemon(binary: &Path, directory: &Path) -> Command {
     let mut command = Command::new(binary);
     command.arg("--listen").arg(format!("unix:{}", directory.join("api").display()));
     command.arg("--socket-dir").arg(directory.join("s"));
     command.arg("--metadata-dir").arg(directory.join("m"));
-    command.env("RUST_LOG", "warn").stdin(Stdio::null()).spawn().unwrap()
+    command.env("RUST_LOG", "warn").stdin(Stdio::null());
+    command
 }
 
 async fn connect(directory: &Path) -> Client {

@@ -9,7 +9,10 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher as _, RandomState},
     io,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::{
@@ -75,6 +78,8 @@ struct Running {
     run: u64,
     /// Why it is thought not to be healthy.
     complaint: Option<String>,
+    /// Whether a check has come to anything yet.
+    is_checked: Arc<AtomicBool>,
     task: AbortHandle,
 }
 
@@ -115,15 +120,22 @@ impl Checks {
             self.runs += 1;
             let run = self.runs;
             let turns = [&*own, &self.turns].map(Arc::clone);
-            let checking = check(whose, run, plan.clone(), turns, self.reporter.clone());
+            let is_checked = Arc::<AtomicBool>::default();
+            let done = Arc::clone(&is_checked);
+            let checking = check(whose, run, plan.clone(), turns, self.reporter.clone(), done);
             let task = tokio::spawn(checking).abort_handle();
-            self.running.insert(whose, Running { plan, run, complaint: None, task });
+            self.running.insert(whose, Running { plan, run, complaint: None, is_checked, task });
         }
     }
 
     /// Returns why a backend is thought not to be healthy. One that is not checked is healthy.
     pub fn complaint(&self, whose: Whose) -> Option<&str> {
         self.running.get(&whose)?.complaint.as_deref()
+    }
+
+    /// Whether a check of a backend has come to anything yet.
+    pub fn is_checked(&self, whose: Whose) -> bool {
+        self.running.get(&whose).is_some_and(|running| running.is_checked.load(Relaxed))
     }
 
     /// Returns the next change. Nothing is lost where it is not waited for to the end.
@@ -166,6 +178,7 @@ async fn check(
     plan: Plan,
     [own, common]: [Arc<Semaphore>; 2],
     reporter: mpsc::Sender<Report>,
+    is_checked: Arc<AtomicBool>,
 ) {
     let mut health = Health::default();
     // Those of many backends do not all come at once, nor do those of several hosts.
@@ -184,6 +197,7 @@ async fn check(
             let late = || io::Error::from(io::ErrorKind::TimedOut);
             timeout(plan.timeout, plan.asks.once()).await.unwrap_or_else(|_| Err(late()))
         };
+        is_checked.store(true, Relaxed);
         if health.take(outcome.is_ok(), plan.patience) {
             let why = outcome.err().map_or_else(String::new, |error| error.to_string());
             let report = Report { whose, is_healthy: health.is_healthy(), why, run };
@@ -225,9 +239,10 @@ mod tests {
         let whose = (Uuid::from_u128(1), Uuid::from_u128(2));
         let mut checks = Checks::default();
         checks.set(whose.0, vec![(whose.1, plan(at))]);
-        assert!(checks.complaint(whose).is_none());
+        assert!(checks.complaint(whose).is_none() && !checks.is_checked(whose));
         drop(listener);
         let report = checks.next().await;
+        assert!(checks.is_checked(whose));
         assert!(report.whose == whose && !report.is_healthy && report.why.contains("refused"));
         assert!(checks.complaint(whose).is_some());
         // As it was: it goes on, and nothing is forgotten.

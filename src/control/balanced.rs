@@ -154,6 +154,11 @@ impl Control {
         }
     }
 
+    /// Whether what is thought of a backend is what its checks have come to.
+    pub(super) fn is_backend_checked(&self, balancer: &LoadBalancer, backend: &Backend) -> bool {
+        self.balancers.checks.is_checked((balancer.id, backend.target.key(balancer.id)))
+    }
+
     /// Returns what the kernel is to know of balancers, with `change` as if it were in force,
     /// beside networks that have these prefixes; what is as it was `before` is not computed anew.
     pub(super) fn wanted_balancers(

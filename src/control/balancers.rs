@@ -351,6 +351,7 @@ impl Control {
         let mut backends = shown_backends(&balancer.backends);
         for (shown, backend) in backends.iter_mut().zip(&balancer.backends) {
             (shown.healthy, shown.error) = self.backend_health(balancer, backend);
+            shown.checked = self.is_backend_checked(balancer, backend);
             if let BackendTarget::NicId(id) = backend.target {
                 shown.nic_name = view::string(self.stored_nic(id).map(|nic| &nic.name));
             }

@@ -91,6 +91,8 @@ pub(super) struct Change {
     pub(super) there: There,
     /// How many balancers are left for the next change.
     pub(super) left: usize,
+    /// Those of services that nobody had before.
+    pub(super) new: Vec<Arc<Balanced>>,
 }
 
 impl There {
@@ -137,7 +139,7 @@ pub(super) fn change(wanted: &BTreeMap<Uuid, Arc<Balanced>>, there: Option<&Ther
     let mut after = There::default();
     let (mut made, mut left) = (String::new(), 0);
     let mut elements = [String::new(), String::new()];
-    let mut new = 0;
+    let (mut made_now, mut new) = (0, Vec::new());
     // First those that nothing stands in for until their turn comes.
     let mut balancers: Vec<_> = wanted.values().collect();
     balancers.sort_by_key(|balancer| before.of_same_services(balancer).is_some());
@@ -145,14 +147,17 @@ pub(super) fn change(wanted: &BTreeMap<Uuid, Arc<Balanced>>, there: Option<&Ther
         let mut name = balancer.name();
         let is_there = before.0.contains_key(&name);
         if !balancer.places.is_empty() && !is_there {
-            if new == MADE_AT_ONCE {
+            if made_now == MADE_AT_ONCE {
                 left += 1;
                 // Until then, flows go where they went.
                 let Some(old) = before.of_same_services(balancer) else { continue };
                 name = old.clone();
             } else {
-                new += 1;
+                made_now += 1;
                 balancer.make(&name, &mut made);
+                if before.of_same_services(balancer).is_none() {
+                    new.push(Arc::clone(balancer));
+                }
             }
         }
         if !balancer.places.is_empty() {
@@ -166,7 +171,7 @@ pub(super) fn change(wanted: &BTreeMap<Uuid, Arc<Balanced>>, there: Option<&Ther
     let mut text = String::new();
     if wanted.is_empty() {
         let text = if before.0.is_empty() && there.is_some() { String::new() } else { removal() };
-        return Change { text, there: after, left };
+        return Change { text, there: after, left, new };
     }
     if there.is_none() {
         text += &removal();
@@ -187,7 +192,7 @@ pub(super) fn change(wanted: &BTreeMap<Uuid, Arc<Balanced>>, there: Option<&Ther
             say(&mut text, format_args!("add element {TABLE} {map} {{ {elements} }}"));
         }
     }
-    Change { text, there: after, left }
+    Change { text, there: after, left, new }
 }
 
 /// Returns what all balancers have in common, and no services.

@@ -6,6 +6,7 @@
 //! ```
 
 use super::{
+    balancers::Balanced,
     nat::{Forwarded, Nat},
     netlink::{Link, Netlink},
     nfnetlink::{ACK, DUMP, Nfnetlink, REQUEST, attributes, find, message},
@@ -19,6 +20,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 /// Types of messages: of the subsystem 1, to get and to delete.
@@ -44,7 +46,7 @@ pub(super) struct Stale {
     floating: BTreeMap<IpAddr, [Option<IpAddr>; 2]>,
     /// Forwards that are no more.
     forwards: BTreeSet<Forwarded>,
-    /// Forwards of datagrams that are new.
+    /// Forwards of datagrams that are new, and balancers' services.
     // Who sends all the time keeps the flow that was there before. A connection that there was is
     // another's, of the host itself maybe: it ends by itself.
     new: BTreeSet<Forwarded>,
@@ -66,6 +68,23 @@ impl Stale {
     /// Returns all that has to do with guests of these prefixes.
     pub(super) fn of_prefixes(prefixes: BTreeSet<IpNet>) -> Self {
         Self { prefixes, ..Self::default() }
+    }
+
+    /// Returns what goes on past balancers that are new.
+    pub(super) fn past(balancers: &[Arc<Balanced>]) -> Self {
+        let services = balancers.iter().flat_map(|balancer| {
+            let spec = balancer.spec();
+            let of_udp = spec.services.iter().filter(|it| it.protocol == Protocol::Udp);
+            of_udp.map(|service| Forwarded {
+                listen: spec.address,
+                protocol: Protocol::Udp,
+                ports: (service.port.get(), service.port.get()),
+                // Whose they are is not asked: nobody had them.
+                to: spec.address,
+                target: Target::Same,
+            })
+        });
+        Self { new: services.collect(), ..Self::default() }
     }
 
     fn is_of(&self, family: fn(&IpAddr) -> bool) -> bool {

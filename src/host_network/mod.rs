@@ -21,6 +21,7 @@ mod nat;
 mod netlink;
 mod nfnetlink;
 mod nft;
+mod obstacles;
 mod remains;
 mod rules;
 mod served;
@@ -32,6 +33,7 @@ mod watch;
 pub use balancers::{Balanced, BalancerSpec, Place, WhenEmpty};
 pub use holders::Holder;
 pub use nat::{Forwarded, Nat};
+pub use obstacles::{Obstacle, ObstacleKind};
 pub use served::served;
 pub use sysctls::Sysctls;
 pub use wanted::{LeftOut, Wanted};
@@ -45,12 +47,13 @@ use ipnet::IpNet;
 use netlink::{Ethernet, Link, Netlink, Proxy};
 use nfnetlink::Nfnetlink;
 use nft::Nft;
+use obstacles::Obstacles;
 use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, netdevice::name_to_index, socket_with},
     thread::{CapabilitySet, capabilities},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io,
     net::IpAddr,
     os::fd::OwnedFd,
@@ -60,6 +63,9 @@ use std::{
         atomic::{AtomicU32, Ordering::Relaxed},
     },
 };
+
+/// How often in a row rules may be made anew since others have changed theirs meanwhile.
+const MAX_DOUBTS: u32 = 8;
 
 /// Why the kernel does not know it.
 #[derive(Debug, thiserror::Error)]
@@ -111,8 +117,7 @@ pub struct HostNetwork {
     sysctls: Sysctls,
     /// Where switches are.
     root: PathBuf,
-    /// Those that were told of.
-    told: BTreeSet<String>,
+    obstacles: Obstacles,
     /// What the kernel has of balancers, where that is known.
     balancers: Option<There>,
     /// How many balancers it does not have yet.
@@ -130,8 +135,8 @@ pub struct HostNetwork {
     generation: Arc<AtomicU32>,
     /// How often this process has changed nftables for what is wanted now.
     changes: u32,
-    /// Whether others may have changed our rules since.
-    is_doubted: bool,
+    /// How often in a row others may have changed our rules while they were made.
+    doubts: u32,
 }
 
 impl HostNetwork {
@@ -142,7 +147,7 @@ impl HostNetwork {
             device: device.into(),
             sysctls,
             root,
-            told: BTreeSet::new(),
+            obstacles: Obstacles::default(),
             balancers: None,
             left: 0,
             claim: None,
@@ -153,7 +158,7 @@ impl HostNetwork {
             print: None,
             generation: Arc::default(),
             changes: 0,
-            is_doubted: false,
+            doubts: 0,
         }
     }
 
@@ -295,10 +300,10 @@ impl HostNetwork {
         let now = tables::generation(netfilter)?;
         self.print = tables::print(netfilter)?;
         // Each of ours is one. With those of others, it is not known whether they have left ours
-        // alone: all is made once more, but not again and again beside one who never rests.
+        // alone: all is made once more, but not for ever beside one who never rests.
         let are_ours = now == generation.wrapping_add(self.changes);
-        self.is_doubted = !are_ours && !self.is_doubted;
-        if self.is_doubted {
+        self.doubts = if are_ours { 0 } else { (self.doubts + 1) % MAX_DOUBTS };
+        if self.doubts > 0 {
             self.print = None;
         }
         // Rules that are not known, or have gone already, are missed by the next look.
@@ -330,6 +335,9 @@ impl HostNetwork {
             self.print = None;
             nft.change(&change.text)?;
             self.changes += 1;
+        }
+        if !change.new.is_empty() {
+            end_flows(&Stale::past(&change.new));
         }
         (self.balancers, self.left) = (Some(change.there), change.left);
         Ok(())
@@ -378,9 +386,8 @@ impl HostNetwork {
         let proxied = replace_proxies(&mut netlink, &answering.keys().copied().collect())?;
         left_out.addresses.extend(proxied.refused);
         self.answered = proxied.of_others;
-        self.see_to_sysctls(&rest, &answering);
-        self.see_to_others(&nft);
         let before = std::mem::replace(&mut self.made, rest);
+        self.see_to_obstacles(&answering);
         self.left_out = left_out;
         gone.extend(before.prefixes);
         gone.retain(|prefix| !self.made.prefixes.contains(prefix));
@@ -389,56 +396,6 @@ impl HostNetwork {
         let is_new = |at: &Proxy| proxied.added.contains(at) || !known.contains(&at.address);
         answering.iter().filter(|(at, _)| is_new(at)).for_each(announce);
         Ok(())
-    }
-
-    /// Sets the kernel's switches, or says which are to be set.
-    fn see_to_sysctls(&mut self, wanted: &Wanted, answering: &BTreeMap<Proxy, Ethernet>) {
-        let has = |family: fn(&IpNet) -> bool| wanted.prefixes.iter().any(family);
-        let ipv4 = has(|net| matches!(net, IpNet::V4(_))).then_some(sysctls::FORWARD_IPV4);
-        let ipv6 = has(|net| matches!(net, IpNet::V6(_))).then_some(sysctls::FORWARD_IPV6);
-        let forwarding = ipv4.into_iter().chain(ipv6);
-        let lost = "guests reach the host alone";
-        let forwarding = forwarding.map(|sysctl| (sysctl, lost.to_owned()));
-        let of_ipv6 = answering.iter().filter(|(proxy, _)| proxy.address.is_ipv6());
-        let proxied = of_ipv6.map(|(proxy, ethernet)| {
-            let lost = format!("neighbours do not find {}", proxy.address);
-            (sysctls::proxy_ndp(&ethernet.name), lost)
-        });
-        for (sysctl, lost) in forwarding.chain(proxied) {
-            let why = match (sysctl.is_set(&self.root), self.sysctls) {
-                (Ok(true), _) => continue,
-                (Ok(false), Sysctls::Told) => "set it, or start with --egress-sysctl".into(),
-                (Ok(false), Sysctls::Set) => match sysctl.set(&self.root) {
-                    Ok(()) => {
-                        tracing::info!(%sysctl, "set, for guests of public networks");
-                        continue;
-                    }
-                    Err(error) => error.to_string(),
-                },
-                (Err(error), _) => error.to_string(),
-            };
-            if self.told.insert(sysctl.to_string()) {
-                tracing::warn!(%sysctl, why, "{lost}");
-            }
-        }
-    }
-
-    /// Says which chains of others drop what guests send.
-    fn see_to_others(&mut self, nft: &Nft) {
-        let chains = nft.chains().unwrap_or_default();
-        for chain in rules::foreign_drops(&chains) {
-            if self.told.insert(chain.clone()) {
-                let device = &self.device;
-                let [from, to] = ["iifname", "oifname"]
-                    .map(|way| format!("nft insert rule {chain} {way} {device}"));
-                let rules = format!("{from} accept; {to} ct state established,related accept");
-                tracing::warn!(
-                    chain,
-                    rules,
-                    "a firewall drops what it does not accept, and with it packets of guests"
-                );
-            }
-        }
     }
 }
 

@@ -40,6 +40,12 @@ impl Nft {
         self.run(&["-j", "list", "chains"], "")
     }
 
+    /// Returns a table, as `family name`.
+    pub(super) fn table(&self, table: &str) -> io::Result<String> {
+        let arguments: Vec<_> = ["list", "table"].into_iter().chain(table.split(' ')).collect();
+        self.run(&arguments, "")
+    }
+
     /// Returns the table of load balancers without the elements of its maps, as JSON.
     pub(super) fn balancers(&self) -> io::Result<String> {
         self.run(&super::balancers::LIST, "")

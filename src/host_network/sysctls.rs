@@ -36,18 +36,21 @@ pub(super) fn proxy_ndp(interface: &str) -> Sysctl {
 
 impl std::fmt::Display for Sysctl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // As sysctl(8) writes them: a dot in an interface's name is a slash there.
+        write!(f, "{}={}", self.name(), self.value)
+    }
+}
+
+impl Sysctl {
+    /// Returns its name as sysctl(8) writes it: a dot in an interface's name is a slash there.
+    pub(super) fn name(&self) -> String {
         let swapped = |character| match character {
             '/' => '.',
             '.' => '/',
             other => other,
         };
-        let name: String = self.path.chars().map(swapped).collect();
-        write!(f, "{name}={}", self.value)
+        self.path.chars().map(swapped).collect()
     }
-}
 
-impl Sysctl {
     fn file(&self, root: &Path) -> PathBuf {
         root.join(&*self.path)
     }

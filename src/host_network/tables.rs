@@ -17,11 +17,16 @@ const NEW_TABLE: u16 = NFTABLES << 8;
 const GET_TABLE: u16 = NFTABLES << 8 | 1;
 const DELETE_TABLE: u16 = NFTABLES << 8 | 2;
 const GET_RULE: u16 = NFTABLES << 8 | 7;
+const GET_SET: u16 = NFTABLES << 8 | 10;
+const GET_ELEMENTS: u16 = NFTABLES << 8 | 13;
 const GET_GENERATION: u16 = NFTABLES << 8 | 16;
 /// The family `inet` (NFPROTO_INET).
 const INET: u8 = 1;
-/// The name of a table, also of that which a rule is in; the table's flags; and the generation.
+/// The name of a table, also of that which a rule, a set or an element is in; the name of a set;
+/// its elements; the table's flags; and the generation.
 const NAME: u16 = 1;
+const SET: u16 = 2;
+const ELEMENTS: u16 = 3;
 const FLAGS: u16 = 2;
 const GENERATION: u16 = 1;
 /// Nobody else changes the table, and it goes with the socket that made it (NFT_TABLE_F_OWNER).
@@ -39,7 +44,8 @@ pub(super) fn generation(netfilter: &Nfnetlink) -> io::Result<u32> {
     generation.map(u32::from_be_bytes).ok_or_else(unknown)
 }
 
-/// Returns a number that stands for all our rules; none where there are none.
+/// Returns a number that stands for all our rules, and what is in their sets; none where there are
+/// no rules.
 pub(super) fn print(netfilter: &Nfnetlink) -> io::Result<Option<u64>> {
     let (mut rules, mut print) = (0, DefaultHasher::new());
     for table in TABLES {
@@ -49,7 +55,26 @@ pub(super) fn print(netfilter: &Nfnetlink) -> io::Result<Option<u64>> {
             print.write(rule);
         })?;
     }
-    Ok((rules > 0).then(|| print.finish()))
+    match print_sets(netfilter, &mut print) {
+        // They are gone, or go meanwhile, with their table.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        printed => printed.map(|()| (rules > 0).then(|| print.finish())),
+    }
+}
+
+// Those of balancers are large, and change as backends do.
+fn print_sets(netfilter: &Nfnetlink, print: &mut DefaultHasher) -> io::Result<()> {
+    let mut sets = Vec::new();
+    netfilter.ask(&message(GET_SET, REQUEST | DUMP, INET, &named(rules::NAME)), |set| {
+        sets.extend(find(set, SET).map(<[u8]>::to_vec));
+    })?;
+    for set in sets {
+        let attributes = [named(rules::NAME), attribute(SET, &set)].concat();
+        netfilter.ask(&message(GET_ELEMENTS, REQUEST | DUMP, INET, &attributes), |elements| {
+            print.write(find(elements, ELEMENTS).unwrap_or(&[]));
+        })?;
+    }
+    Ok(())
 }
 
 /// Whether one of them is there.

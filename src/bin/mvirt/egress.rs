@@ -1,7 +1,7 @@
 //! `mvirt egress`
 
 use super::{Failure, connect::Client, output::Output, stats};
-use mvirt_net::proto::{Egress, EgressMode, GetEgressRequest};
+use mvirt_net::proto::{Egress, EgressMode, GetEgressRequest, Obstacle};
 
 pub(crate) async fn run(client: &mut Client, out: &Output) -> Result<(), Failure> {
     let egress = get(client).await?;
@@ -10,6 +10,9 @@ pub(crate) async fn run(client: &mut Client, out: &Output) -> Result<(), Failure
         rows.push(("error", egress.error.as_str().into()));
     }
     let carried = egress.stats.clone().unwrap_or_default();
+    for Obstacle { text, remedy, .. } in &egress.obstacles {
+        rows.push(("in the way", format!("{text} → {remedy}").into()));
+    }
     rows.extend(stats::carried(("from outside", "to the outside"), &carried));
     rows.extend(egress.flows.iter().flat_map(stats::flows));
     out.object(&egress, "egress", &rows)
@@ -22,7 +25,9 @@ pub(crate) async fn get(client: &mut Client) -> Result<Egress, Failure> {
 /// Returns how public networks reach what is outside, in words.
 pub(crate) async fn way(client: &mut Client) -> Result<String, Failure> {
     let egress = get(client).await?;
-    Ok(format!("yes, by {}", text(&egress)))
+    let obstacles: String =
+        egress.obstacles.iter().map(|obstacle| format!("; {}", obstacle.text)).collect();
+    Ok(format!("yes, by {}{obstacles}", text(&egress)))
 }
 
 fn text(egress: &Egress) -> String {

@@ -442,7 +442,8 @@ fn backend_state(backend: &Backend) -> String {
         if backend.weight == 1 { String::new() } else { format!(", weight {}", backend.weight) };
     let drained = if backend.drained { ", drained" } else { "" };
     let health = match &*backend.error {
-        _ if backend.healthy => "healthy".into(),
+        _ if backend.healthy && backend.checked => "healthy".into(),
+        _ if backend.healthy => "not checked".into(),
         "" => "not healthy".into(),
         why => format!("not healthy ({why})"),
     };

@@ -34,7 +34,7 @@ use crate::{
     descriptor_store::Slot,
     egress::protocol,
     egress_process::Event,
-    host_network::{Holder, HostNetwork, Wanted},
+    host_network::{Holder, HostNetwork, Obstacle, ObstacleKind, Wanted},
     log_limit::LogLimit,
     model::{HasGateway, Name, Network, Nic},
     proto,
@@ -600,12 +600,12 @@ impl Control {
     }
 
     /// Returns how public networks reach the world, and what has been carried.
-    pub fn get_egress(&self) -> proto::Egress {
+    pub fn get_egress(&mut self) -> proto::Egress {
         let counters = self.egress.attached().map(Attached::counters);
         let stats = stats::stats(Uuid::nil(), counters);
         let stats = Some(proto::NicStats { nic_id: String::new(), ..stats });
         let error = self.ailments().join("; ");
-        match &self.egress.way {
+        match &mut self.egress.way {
             WayOut::Off(why) => proto::Egress {
                 mode: proto::EgressMode::Off.into(),
                 reason: why.clone(),
@@ -616,6 +616,7 @@ impl Control {
                 device: host.device().into(),
                 stats,
                 error,
+                obstacles: host.obstacles().into_iter().map(obstacle).collect(),
                 ..Default::default()
             },
             WayOut::User(user) => proto::Egress {
@@ -637,6 +638,14 @@ impl Control {
             WayOut::Off(_) | WayOut::Tun(_) => None,
         }
     }
+}
+
+fn obstacle(Obstacle { kind, text, remedy }: Obstacle) -> proto::Obstacle {
+    let kind = match kind {
+        ObstacleKind::Forwarding => proto::ObstacleKind::Forwarding,
+        ObstacleKind::Firewall => proto::ObstacleKind::Firewall,
+    };
+    proto::Obstacle { kind: kind.into(), text, remedy }
 }
 
 /// Returns the prefixes of a network's own, each with its field.

@@ -395,11 +395,10 @@ impl<'a> Connection<'a> {
                     if self.has_died() {
                         return Ok(());
                     }
+                    const WHY: &str = "turned away a second VMM: the vNIC is in use";
                     if let Some(Said { unsaid }) = self.kept.log.line(Instant::now()) {
-                        tracing::warn!(
-                            nic = self.port.name(), unsaid,
-                            "turned away a second VMM: the vNIC is in use"
-                        );
+                        self.port.went_wrong(WHY);
+                        tracing::warn!(nic = self.port.name(), unsaid, "{WHY}");
                     }
                 }
             }

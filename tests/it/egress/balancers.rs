@@ -130,7 +130,10 @@ fn flows_are_spread_by_weight_and_stay_where_they_are() {
         lead(world);
         let [a, b] = guests(&mut daemon, ["vm1", "vm2"]);
         let shown = lb(&daemon, &format!("{CREATE} --backend vm1 --backend vm2,weight=3"));
-        assert!(shown.contains("in force") && shown.contains("vm2: healthy, weight 3"), "{shown}");
+        assert!(
+            shown.contains("in force") && shown.contains("vm2: not checked, weight 3"),
+            "{shown}"
+        );
         let taken = inside(world, || spread(FRONT[0], 200));
         assert_eq!(taken.keys().cloned().collect::<BTreeSet<_>>(), set(["vm1", "vm2"]));
         // Three in four, give or take what 200 throws may.
@@ -275,6 +278,8 @@ fn a_backend_that_fails_is_left_out_until_it_is_well() {
         wait_until("it takes no flows", || inside(world, || takers(FRONT[0], 20)) == set(["vm2"]));
         let shown = get(&mut daemon);
         assert!(shown.backends[1].healthy && shown.backends[0].error.contains("refused"));
+        assert!(shown.backends[0].checked);
+        wait_until("the other is checked, too", || get(&mut daemon).backends[1].checked);
         stays.echoes("what it has goes on");
         let _well = health(&a);
         wait_until("it takes flows again", || {
@@ -318,6 +323,29 @@ fn an_empty_balancer_refuses_or_is_silent() {
         assert_eq!(inside(world, refused), silence);
         lb(&daemon, "update front --undrain vm1");
         assert_eq!(inside(world, || takers(FRONT[0], 5)), set(["vm1"]));
+    });
+}
+
+#[test]
+fn who_was_sending_before_there_was_a_balancer_reaches_it() {
+    on_a_host(|world| {
+        let mut daemon = start_egress();
+        public(&mut daemon, "web", WEB);
+        lead(world);
+        let guest = Container::new(&mut daemon, "web", "vm1");
+        let service = guest.enter(|| UdpSocket::bind("0.0.0.0:53").unwrap());
+        service.set_nonblocking(true).unwrap();
+        // One flow, which does not rest.
+        let caller = inside(world, || UdpSocket::bind("0.0.0.0:5353").unwrap());
+        let call = || caller.send_to(b"?", (FRONT[0], 53)).unwrap();
+        // The host remembers flows that it lets pass.
+        run(&format!("ip route add 203.0.113.0/24 via {}", super::rig::WORLD[0]));
+        call();
+        lb(&daemon, &format!("{CREATE} --port udp:53 --backend vm1"));
+        wait_until("the guest hears it", || {
+            call();
+            service.recv(&mut [0; 9]).is_ok()
+        });
     });
 }
 

@@ -35,6 +35,18 @@ fn nothing_is_touched_before_there_is_a_public_network_nor_left_after_the_last()
         public(&mut daemon, "web", WEB);
         assert!(!is_untouched());
         daemon.says("net.ipv4.ip_forward=1");
+        // Where people look, for as long as it is so.
+        let shown = || {
+            let egress = stdout(&mvirt(&daemon, &["egress"]));
+            let network = stdout(&mvirt(&daemon, &["network", "get", "web"]));
+            let doctor = mvirt(&daemon, &["doctor"]).stdout;
+            [egress, network, String::from_utf8(doctor).unwrap()]
+        };
+        let what = "net.ipv4.ip_forward is not set: guests reach this host alone";
+        let all = shown();
+        assert!(all.iter().all(|text| text.contains(what)), "{all:?}");
+        run("sysctl -qw net.ipv4.ip_forward=1");
+        assert!(shown().iter().all(|text| !text.contains("ip_forward")), "it is set now");
         stdout(&mvirt(&daemon, &["network", "delete", "web"]));
         assert!(is_untouched());
         let shown = stdout(&mvirt(&daemon, &["egress"]));
@@ -169,8 +181,11 @@ fn a_firewall_in_the_way_is_named() {
                      nft insert rule ip filter FORWARD oifname mvirt0 ct state \
                      established,related accept";
         assert!(daemon.log().contains(rules), "{}", daemon.log());
+        let shown = |daemon: &Daemon| stdout(&mvirt(daemon, &["egress"])).contains(rules);
+        assert!(shown(&daemon));
         rules.split("; ").for_each(|rule| drop(run(rule)));
         assert!(guest.pings(WORLD[0]), "what it says helps");
+        assert!(!shown(&daemon));
     });
 }
 
@@ -360,11 +375,18 @@ fn what_others_take_from_the_kernel_it_is_told_again() {
         run("ip route del 10.1.0.0/24 dev mvirt0");
         wait_until("it is routed once more", is_routed);
         assert!(guest.pings(WORLD[0]));
-        for words in ["flush ruleset", "flush chain inet mvirt post", "delete table inet mvirt"] {
+        for words in [
+            "flush ruleset",
+            "flush chain inet mvirt post",
+            "flush set inet mvirt nat4",
+            "delete table inet mvirt",
+        ] {
             run(&format!("nft {words}"));
             wait_until("the rules are there", || {
-                has("nft list table inet mvirt")
-                    && run("nft list table inet mvirt").contains("masquerade")
+                has("nft list table inet mvirt") && {
+                    let rules = run("nft list table inet mvirt");
+                    rules.contains("masquerade") && rules.contains("10.1.0.0/24")
+                }
             });
         }
         assert!(guest.pings(WORLD[0]), "{}", daemon.log());

@@ -2,6 +2,7 @@
 //! connection, and an innocent pair of guests notices nothing.
 
 use crate::{
+    command::mvirt,
     daemon::{Daemon, wait_until},
     driver::{INDIRECT, NEXT, WRITE},
     frames::{Udp4, is_udp4},
@@ -418,6 +419,8 @@ fn junk_on_the_socket_is_harmless() {
     assert_eq!(reply[..12], [1, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0]);
     let mut second = UnixStream::connect(&nic.socket_path).unwrap();
     assert_eq!(second.read(&mut reply).unwrap_or(0), 0, "a second VMM is turned away");
+    let doctor = String::from_utf8(mvirt(&daemon, &["doctor", "evil"]).stdout).unwrap();
+    assert!(doctor.contains("turned away a second VMM: the vNIC is in use ("), "{doctor}");
     stream.write_all(&[1, 0, 0]).unwrap();
     assert_eq!(stream.read(&mut reply).unwrap_or(0), 0);
     daemon.says("took longer than 2s");

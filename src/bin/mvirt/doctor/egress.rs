@@ -1,7 +1,7 @@
 //! What is wrong with the way out of public networks.
 
 use super::{finding::Finding, look::Outside};
-use mvirt_net::proto::{Egress, EgressMode};
+use mvirt_net::proto::{Egress, EgressMode, Obstacle, ObstacleKind};
 
 /// Checks what public networks need of a host, by the way that the daemon takes.
 pub(super) fn check(way: &Egress, host: &Outside) -> Vec<Finding> {
@@ -18,18 +18,13 @@ pub(super) fn check(way: &Egress, host: &Outside) -> Vec<Finding> {
         }
         EgressMode::Tun => {
             let device = &way.device;
-            let way = format!("by the host's routing, through {device}");
+            let text = format!("by the host's routing, through {device}");
             let tun = if host.has_tun {
-                Finding::ok("egress", way)
+                Finding::ok("egress", text)
             } else {
-                Finding::fail("egress", format!("{way}: no /dev/net/tun"), "modprobe tun")
+                Finding::fail("egress", format!("{text}: no /dev/net/tun"), "modprobe tun")
             };
-            let forwards = [
-                forwarding("net.ipv4.ip_forward", host.ipv4_forward.as_deref()),
-                forwarding("net.ipv6.conf.all.forwarding", host.ipv6_forward.as_deref()),
-            ];
-            let firewall = firewall(host.rules.as_deref(), device);
-            [tun].into_iter().chain(forwards).chain([firewall]).collect()
+            [tun].into_iter().chain(way.obstacles.iter().map(in_the_way)).collect()
         }
     }
 }
@@ -49,40 +44,15 @@ fn ping(range: Option<&str>) -> Finding {
     }
 }
 
-fn forwarding(switch: &'static str, value: Option<&str>) -> Finding {
-    match value {
-        Some("0") => Finding::fail(
-            "forwarding",
-            format!("{switch} is 0: nothing of guests leaves this host"),
-            format!("sysctl -w {switch}=1, or mvirt-net --egress-sysctl"),
-        ),
-        Some(_) => Finding::ok("forwarding", format!("{switch} is on")),
-        None => Finding::ok("forwarding", format!("{switch} is not there")),
-    }
-}
-
-/// Looks for chains of others that drop what is forwarded and that they do not know.
-fn firewall(rules: Option<&str>, device: &str) -> Finding {
-    let Some(rules) = rules else {
-        return Finding::ok("firewall", "not looked at: root alone sees rules of nftables");
-    };
-    let mut table = "";
-    let mut dropping = Vec::new();
-    for line in rules.lines().map(str::trim) {
-        if let Some(named) = line.strip_prefix("table ") {
-            table = named.trim_end_matches([' ', '{']);
-        }
-        let drops = line.contains("hook forward") && line.contains("policy drop");
-        if drops && !table.starts_with("inet mvirt") {
-            dropping.push(table);
+fn in_the_way(obstacle: &Obstacle) -> Finding {
+    let Obstacle { text, remedy, .. } = obstacle;
+    match obstacle.kind() {
+        // What it accepts may be all that is wanted.
+        ObstacleKind::Firewall => Finding::warn("firewall", text, remedy),
+        ObstacleKind::Forwarding | ObstacleKind::Unspecified => {
+            Finding::fail("forwarding", text, remedy)
         }
     }
-    if dropping.is_empty() {
-        return Finding::ok("firewall", "no chain drops what is forwarded");
-    }
-    let text = format!("table {} drops what it does not know", dropping.join(", table "));
-    let remedy = format!("let its chain accept iifname \"{device}\" and oifname \"{device}\"");
-    Finding::warn("firewall", text, remedy)
 }
 
 #[cfg(test)]
@@ -119,48 +89,27 @@ mod tests {
 
     #[test]
     fn the_hosts_routing_is_told_of() {
-        let mut host = Outside {
-            has_tun: true,
-            ipv4_forward: Some("1".into()),
-            rules: Some(
-                "table inet mvirt {\n chain a {\n  type filter hook forward priority 0; \
-                         policy drop;\n }\n}\n"
-                    .into(),
-            ),
-            ..Default::default()
-        };
+        let mut host = Outside { has_tun: true, ..Default::default() };
         assert_eq!(
             lines(EgressMode::Tun, &host),
-            [
-                "ok   egress: by the host's routing, through mvirt0",
-                "ok   forwarding: net.ipv4.ip_forward is on",
-                "ok   forwarding: net.ipv6.conf.all.forwarding is not there",
-                "ok   firewall: no chain drops what is forwarded",
-            ]
+            ["ok   egress: by the host's routing, through mvirt0"]
         );
         host.has_tun = false;
-        host.ipv6_forward = Some("0".into());
-        host.rules = Some(
-            "table ip filter {\n\tchain FORWARD {\n\t\ttype filter hook forward \
-                           priority filter; policy drop;\n\t}\n}\n"
-                .into(),
-        );
         assert_eq!(
             lines(EgressMode::Tun, &host),
-            [
-                "fail egress: by the host's routing, through mvirt0: no /dev/net/tun → modprobe \
-                 tun",
-                "ok   forwarding: net.ipv4.ip_forward is on",
-                "fail forwarding: net.ipv6.conf.all.forwarding is 0: nothing of guests leaves this \
-                 host → sysctl -w net.ipv6.conf.all.forwarding=1, or mvirt-net --egress-sysctl",
-                "warn firewall: table ip filter drops what it does not know → let its chain accept \
-                 iifname \"mvirt0\" and oifname \"mvirt0\"",
-            ]
+            ["fail egress: by the host's routing, through mvirt0: no /dev/net/tun → modprobe tun"]
         );
-        host.rules = None;
-        assert_eq!(
-            lines(EgressMode::Tun, &host)[3],
-            "ok   firewall: not looked at: root alone sees rules of nftables"
-        );
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_handed_on() {
+        let line = |kind: ObstacleKind| {
+            let mut obstacle =
+                Obstacle { text: "so".into(), remedy: "do".into(), ..Default::default() };
+            obstacle.set_kind(kind);
+            in_the_way(&obstacle).line()
+        };
+        assert_eq!(line(ObstacleKind::Firewall), "warn firewall: so → do");
+        assert_eq!(line(ObstacleKind::Forwarding), "fail forwarding: so → do");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     finding::Finding,
-    look::{Folder, Host},
+    look::{Folder, Host, Pin},
 };
 use mvirt_net::proto::VersionInfo;
 use std::io::ErrorKind;
@@ -24,6 +24,7 @@ pub(super) fn check(host: &Host) -> Vec<Finding> {
         governor(&host.governors),
         steal(&host.cpu),
     ];
+    findings.extend(reactors(&host.pins));
     findings.extend(host.file.as_ref().map(|file| match file {
         Ok(path) => Finding::ok("configuration", path.display().to_string()),
         Err(fault) => Finding::fail(
@@ -109,6 +110,31 @@ fn steal(line: &str) -> Finding {
         return Finding::warn("steal", text, "give this machine CPUs of its own");
     }
     Finding::ok("steal", format!("{percent} %"))
+}
+
+/// Looks for what runs where a reactor is held, by `--cpus`.
+fn reactors(pins: &[Pin]) -> Option<Finding> {
+    let is_ours = |pin: &&Pin| pin.thread.starts_with("reactor-");
+    let ours: Vec<_> = pins.iter().filter(is_ours).collect();
+    let beside: Vec<_> = pins
+        .iter()
+        .filter(|pin| !is_ours(pin))
+        .filter_map(|pin| {
+            let reactor = &ours.iter().find(|reactor| reactor.cpu == pin.cpu)?.thread;
+            let Pin { cpu, pid, thread } = pin;
+            Some(format!("{reactor} has CPU {cpu} with {thread:?} of process {pid}"))
+        })
+        // The next ones are found once these are gone.
+        .take(4)
+        .collect();
+    if ours.is_empty() {
+        return None;
+    }
+    Some(if beside.is_empty() {
+        Finding::ok("reactors", "nobody else is held on their CPUs")
+    } else {
+        Finding::warn("reactors", beside.join(", "), "give them other CPUs: --cpus, or the VMM's")
+    })
 }
 
 /// Checks what the daemon says of itself.
@@ -205,6 +231,22 @@ mod tests {
 
     fn says(finding: Finding, line: &str) {
         assert_eq!(finding.line(), line);
+    }
+
+    #[test]
+    fn who_is_held_where_a_reactor_is_is_named() {
+        let pin = |cpu, pid, thread: &str| Pin { cpu, pid, thread: thread.into() };
+        let mut pins = vec![pin(2, 9, "vcpu 0")];
+        assert_eq!(reactors(&pins), None);
+        pins.push(pin(3, 1, "reactor-0"));
+        let apart = reactors(&pins).unwrap();
+        says(apart, "ok   reactors: nobody else is held on their CPUs");
+        pins.push(pin(3, 9, "vcpu 1"));
+        says(
+            reactors(&pins).unwrap(),
+            "warn reactors: reactor-0 has CPU 3 with \"vcpu 1\" of process 9 → give them other \
+             CPUs: --cpus, or the VMM's",
+        );
     }
 
     #[test]

@@ -12,7 +12,6 @@ use std::{
     fs, io,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
-    process::Command,
     time::SystemTime,
 };
 
@@ -37,8 +36,20 @@ pub(super) struct Host {
     pub(super) file: Option<Result<PathBuf, String>>,
     /// How many files the daemon may open.
     pub(super) daemons_files: Option<u64>,
+    /// CPUs that threads are held on, a CPU each.
+    pub(super) pins: Vec<Pin>,
     /// What public networks need.
     pub(super) egress: Outside,
+}
+
+/// A thread that runs on one CPU alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pin {
+    pub(super) cpu: usize,
+    /// Of its process.
+    pub(super) pid: u32,
+    /// Its name.
+    pub(super) thread: String,
 }
 
 /// What public networks need of a host.
@@ -48,12 +59,6 @@ pub(super) struct Outside {
     pub(super) has_tun: bool,
     /// net.ipv4.ping_group_range.
     pub(super) ping_group_range: Option<String>,
-    /// net.ipv4.ip_forward.
-    pub(super) ipv4_forward: Option<String>,
-    /// net.ipv6.conf.all.forwarding.
-    pub(super) ipv6_forward: Option<String>,
-    /// What nftables have, where that may be seen.
-    pub(super) rules: Option<String>,
 }
 
 /// A folder of sockets.
@@ -101,12 +106,10 @@ pub(super) fn host() -> Host {
         now: now.map_or(0, |since| since.as_secs()),
         file: file(),
         daemons_files: daemon().and_then(files),
+        pins: pins(),
         egress: Outside {
             has_tun: Path::new("/dev/net/tun").exists(),
             ping_group_range: text("/proc/sys/net/ipv4/ping_group_range"),
-            ipv4_forward: text("/proc/sys/net/ipv4/ip_forward"),
-            ipv6_forward: text("/proc/sys/net/ipv6/conf/all/forwarding"),
-            rules: rules(),
         },
     }
 }
@@ -145,6 +148,32 @@ fn daemon() -> Option<u32> {
     pids.next().is_none().then_some(pid)
 }
 
+/// Which threads of programs are held on a CPU.
+fn pins() -> Vec<Pin> {
+    // Where there is one alone, all are on it.
+    if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1) {
+        return Vec::new();
+    }
+    let folders = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten();
+    let processes = folders("/proc".into()).filter_map(|process| {
+        let pid: u32 = process.file_name().to_str()?.parse().ok()?;
+        // Those of the kernel have none, and are of their CPU.
+        let is_program = fs::read(process.path().join("cmdline")).is_ok_and(|it| !it.is_empty());
+        is_program.then(|| (pid, process.path().join("task")))
+    });
+    let threads = processes.flat_map(|(pid, tasks)| folders(tasks).map(move |task| (pid, task)));
+    threads
+        .filter_map(|(pid, task)| pin(pid, &fs::read_to_string(task.path().join("status")).ok()?))
+        .collect()
+}
+
+/// Reads a thread's `status` (proc_pid_status(5)).
+fn pin(pid: u32, status: &str) -> Option<Pin> {
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    let cpu = field("Cpus_allowed_list:")?.trim().parse().ok()?;
+    Some(Pin { cpu, pid, thread: field("Name:")?.trim().into() })
+}
+
 /// How many files a process may open.
 fn files(pid: u32) -> Option<u64> {
     let limits = text(&format!("/proc/{pid}/limits"))?;
@@ -152,12 +181,6 @@ fn files(pid: u32) -> Option<u64> {
     let soft = line.split_whitespace().next()?;
     // It says "unlimited", too.
     Some(soft.parse().unwrap_or(u64::MAX))
-}
-
-/// What nftables have: only root may see that.
-fn rules() -> Option<String> {
-    let listed = Command::new("nft").args(["list", "ruleset"]).output().ok()?;
-    listed.status.success().then(|| String::from_utf8_lossy(&listed.stdout).into_owned())
 }
 
 /// The folder where vNICs' sockets are.
@@ -177,5 +200,19 @@ pub(super) fn socket(path: &str) -> Socket {
         Ok(found) if found.file_type().is_socket() => Socket::There(found.mode() & 0o777),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Socket::Hidden,
         _ => Socket::Missing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_is_held_where_it_may_run_on_one_cpu_alone() {
+        let status = |list: &str| format!("Name:\tvcpu 0\nState:\tS\nCpus_allowed_list:\t{list}\n");
+        let held = Pin { cpu: 3, pid: 7, thread: "vcpu 0".into() };
+        assert_eq!(pin(7, &status("3")), Some(held));
+        assert_eq!(pin(7, &status("0-3")), None);
+        assert_eq!(pin(7, "Name:\tx\n"), None);
     }
 }

@@ -1,7 +1,7 @@
 //! What is wrong with a vNIC: what the daemon says of it, and what it carries within a second.
 
 use super::{finding::Finding, look::Socket};
-use crate::units::counted;
+use crate::units::{ago, counted};
 use mvirt_net::{
     dataplane::frame::verdict::DropReason,
     proto::{Addressing, Network, Nic, NicState, NicStats, Toggle, Transport},
@@ -24,12 +24,15 @@ pub(super) fn check(watched: &Watched) -> Vec<Finding> {
     findings.extend(socket(watched));
     if nic.state() == NicState::Active {
         findings.push(traffic(nic, after));
+        findings.extend(features(after));
+        findings.extend(standstill(watched));
         if is_told_addresses(network) && after.ingress_frames > 0 {
             findings.extend(leases(nic));
         }
     }
     findings.extend(names(nic));
     findings.extend(drops(watched));
+    findings.extend(last_error(nic, after));
     if nic.impairments.is_some() {
         findings.push(Finding::warn(
             "line",
@@ -91,6 +94,65 @@ fn traffic(nic: &Nic, stats: &NicStats) -> Finding {
         ),
         _ => Finding::warn("traffic", "not one frame has come from the guest", "look into it"),
     }
+}
+
+/// Features of virtio without which frames cost more, and what each saves.
+const WANTED: [(&str, &str); 4] = [
+    ("mrg_rxbuf", "long frames need long buffers"),
+    ("csum", "it computes all checksums"),
+    ("guest_csum", "it checks all checksums"),
+    ("ring_event_idx", "it is woken, and wakes, more often"),
+];
+
+/// What the guest's driver does without, once it has accepted anything.
+fn features(stats: &NicStats) -> Option<Finding> {
+    if stats.features.is_empty() {
+        return None;
+    }
+    let has = |name: &str| stats.features.iter().any(|feature| feature == name);
+    let missing: Vec<_> = WANTED
+        .iter()
+        .filter(|(name, _)| !has(name))
+        .map(|(name, lost)| format!("{name} ({lost})"))
+        .collect();
+    Some(if missing.is_empty() {
+        Finding::ok("features", "the guest's driver takes all that save work")
+    } else {
+        Finding::warn(
+            "features",
+            format!("the guest's driver does without {}", missing.join(", ")),
+            "let the VMM offer them, or take a newer driver; it works as it is, for more CPU time",
+        )
+    })
+}
+
+/// Whether frames wait for a guest that takes none.
+fn standstill(Watched { before, after, .. }: &Watched) -> Option<Finding> {
+    let grows = |of: fn(&NicStats) -> u64| of(after) > of(before);
+    let full = |stats: &NicStats| {
+        stats.drops.iter().find(|drop| drop.reason == "rx_ring_full").map_or(0, |drop| drop.frames)
+    };
+    let waits = grows(|stats| stats.queue_full) || full(after) > full(before);
+    if !waits || grows(|stats| stats.egress_frames) {
+        return None;
+    }
+    let text = if after.egress_frames == 0 {
+        "the guest has never given a buffer to receive into"
+    } else {
+        "frames wait, and the guest has taken none within a second"
+    };
+    Some(Finding::fail("receiving", text, "is the guest stopped, or has its driver failed?"))
+}
+
+/// What went wrong last, however it is now.
+fn last_error(nic: &Nic, stats: &NicStats) -> Option<Finding> {
+    let (what, at) = (&stats.last_error, &stats.last_error_at);
+    // Then it is the state already.
+    if what.is_empty() || *what == nic.error {
+        return None;
+    }
+    let text = format!("{what} ({})", ago(at));
+    Some(Finding::warn("last error", text, "the log has what was before it"))
 }
 
 /// Whether guests of a network ask a gateway for what they are called.
@@ -283,6 +345,53 @@ mod tests {
     }
 
     #[test]
+    fn drivers_that_do_without_and_rings_that_stand_still_are_told_of() {
+        let takes = |features: &[&str]| {
+            let features = features.iter().map(ToString::to_string).collect::<Vec<_>>();
+            new(|it| it.after.features = features)
+        };
+        let all = WANTED.map(|(name, _)| name);
+        assert_eq!(takes(&all), ["ok   features: the guest's driver takes all that save work"]);
+        assert_eq!(
+            takes(&all[1..]),
+            ["warn features: the guest's driver does without mrg_rxbuf (long frames need long \
+              buffers) → let the VMM offer them, or take a newer driver; it works as it is, for \
+              more CPU time"]
+        );
+        let stands = |frames: u64| {
+            new(|it| {
+                (it.before.egress_frames, it.after.egress_frames) = (frames, frames);
+                it.after.queue_full = 1;
+            })
+        };
+        let remedy = "is the guest stopped, or has its driver failed?";
+        assert_eq!(
+            stands(0),
+            [format!(
+                "fail receiving: the guest has never given a buffer to receive into → {remedy}"
+            )]
+        );
+        let text = "frames wait, and the guest has taken none within a second";
+        assert_eq!(stands(7), [format!("fail receiving: {text} → {remedy}")]);
+        let moves = |it: &mut Watched| (it.after.queue_full, it.after.egress_frames) = (1, 1);
+        assert!(new(moves).is_empty());
+    }
+
+    #[test]
+    fn what_went_wrong_last_is_told_once() {
+        let wrong = |error: &str| {
+            new(|it| {
+                it.nic.error = error.into();
+                it.after.last_error = "junk".into();
+                it.after.last_error_at = "2026-01-01T00:00:00Z".into();
+            })
+        };
+        let [line] = &wrong("")[..] else { panic!() };
+        assert!(line.starts_with("warn last error: junk (") && line.contains(" ago) → "), "{line}");
+        assert!(wrong("junk").is_empty());
+    }
+
+    #[test]
     fn who_says_nothing_is_told_why() {
         assert_eq!(
             new(|it| it.after.ingress_frames = 0),
@@ -342,6 +451,7 @@ mod tests {
             new(|it| {
                 it.before.drops = vec![drop(reason, 3)];
                 it.after.drops = vec![drop(reason, 5)];
+                it.after.egress_frames = 1;
             })
         };
         for (reason, remedy) in [
