@@ -28,6 +28,10 @@ umask 022
 make --no-print-directory install DESTDIR="$root" PREFIX=/usr ETC=/etc UNITS=/lib/systemd/system \
     ZSH="$root/usr/share/zsh/vendor-completions" >/dev/null
 find "$root/usr/bin" -type f -exec strip --strip-unneeded {} +
+# Where Wireshark looks for programs that capture.
+extcap=$root/usr/lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH)/wireshark/extcap
+mkdir -p "$extcap"
+ln -s ../../../../bin/mvirt "$extcap/mvirt-extcap"
 
 scripts/notice.py >"$doc/NOTICE"
 {

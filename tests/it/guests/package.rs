@@ -125,7 +125,12 @@ fn the_package_is_installed_upgraded_and_purged_and_guests_stay() {
     }
     let mut lintian = Command::new("lintian");
     let lintian = lintian.args(["--fail-on", "warning"]).arg(path("out/first.deb"));
+    // It leaves files behind.
+    let lintian = lintian.env("TMPDIR", scratch.path());
     let lintian = lintian.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let listed = Command::new("dpkg-deb").arg("-c").arg(path("out/first.deb")).output().unwrap();
+    let plugin = "/wireshark/extcap/mvirt-extcap -> ../../../../bin/mvirt";
+    assert!(stdout(&listed).contains(plugin));
     let script = |name: &str, text: &str| {
         fs::write(path(name), text).unwrap();
         fs::set_permissions(path(name), fs::Permissions::from_mode(0o755)).unwrap();
