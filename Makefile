@@ -1,12 +1,17 @@
 # What people and CI run. `make help` lists it.
 SHELL := /bin/bash
 CARGO ?= cargo
+# What `mvirt vm start --vmm uml` preloads.
+PRELOAD := uml-xstate.so
 
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
 
 build: ## Build the daemon, the CLI and the front ends (target/release)
 	$(CARGO) build --release --locked
+# By the compiler that cargo links with. No other machine has a User-mode Linux.
+	@test "$$(uname -m)" != x86_64 || (set -x; mkdir -p $(TARGET)/guests && \
+	    $(CC) -O2 -shared -fPIC -o $(TARGET)/guests/$(PRELOAD) guests/uml-xstate.c -ldl)
 
 clean: ## Remove what was built, and nothing else
 	$(CARGO) clean
@@ -60,7 +65,10 @@ share = $(call at,$(PREFIX)/share)
 MAN = $(share)/man/man1
 DOC = $(share)/doc/mvirt-net
 DOCS := CHANGELOG.md $(wildcard docs/*.md)
+DECISIONS := $(wildcard docs/decisions/*.md)
 MAN5 = $(share)/man/man5
+MAN8 = $(share)/man/man8
+LIB = $(call at,$(PREFIX)/lib/mvirt)
 CONFIG = $(call at,$(ETC)/mvirt/net.toml)
 BASH = $(share)/bash-completion/completions
 ZSH = $(share)/zsh/site-functions
@@ -79,18 +87,24 @@ install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with co
 	sed 's|/usr/local/|$(PREFIX)/|' dist/mvirt-net.service >$(call at,$(UNITS)/mvirt-net.service)
 	chmod 644 $(call at,$(UNITS)/mvirt-net.service)
 	install -D -m 644 -t $(DOC) $(DOCS) dist/egress.conf
+	install -D -m 644 -t $(DOC)/decisions $(DECISIONS)
+	install -D -m 644 proto/net.proto $(share)/mvirt-net/net.proto
+# What they link to is elsewhere there.
+	sed -i 's|](\.\./proto/|](../../mvirt-net/|g' $(addprefix $(DOC)/,$(notdir $(DOCS)))
+	@! test -e $(TARGET)/guests/$(PRELOAD) || (set -x; install -D -m 644 -t $(LIB) $(TARGET)/guests/$(PRELOAD))
 	install -D -m 644 dist/grafana.json $(share)/mvirt-net/grafana.json
 	install -D -m 644 dist/mvirt-net.sysusers $(call at,$(SYSUSERS)/mvirt-net.conf)
 	install -D -m 644 dist/mvirt-net.tmpfiles $(call at,$(TMPFILES)/mvirt-net.conf)
 # What somebody has changed there stays.
 	test -e $(CONFIG) || install -D -m 644 dist/net.toml $(CONFIG)
-	install -d $(MAN) $(MAN5) $(BASH) $(ZSH) $(FISH)
+	install -d $(MAN) $(MAN5) $(MAN8) $(BASH) $(ZSH) $(FISH)
 	$(TARGET)/release/mvirt man $(MAN)
 	$(TARGET)/release/mvirt completions bash >$(BASH)/mvirt
 	$(TARGET)/release/mvirt completions zsh >$(ZSH)/_mvirt
 	$(TARGET)/release/mvirt completions fish >$(FISH)/mvirt.fish
 	@set -e; for program in $(GENERATED); do generate="$(TARGET)/release/$$program --generate"; echo "$$generate …"; \
-	    $$generate man >$(MAN)/$$program.1; $$generate bash >$(BASH)/$$program; \
+	    section=1; test $$program != mvirt-net || section=8; \
+	    $$generate man >$(share)/man/man$$section/$$program.$$section; $$generate bash >$(BASH)/$$program; \
 	    $$generate zsh >$(ZSH)/_$$program; $$generate fish >$(FISH)/$$program.fish; done
 	$(TARGET)/release/mvirt-net --generate-file man >$(MAN5)/net.toml.5
 	install -m 644 dist/mvirt-vswitch.1 $(MAN)/mvirt-vswitch.1
@@ -108,9 +122,11 @@ install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with co
 
 uninstall: ## Remove what `make install` has installed; networks and vNICs stay in /var/lib/mvirt/net, and a changed net.toml
 	rm -f $(addprefix $(call at,$(PREFIX)/bin)/,$(PROGRAMS) vswitch) $(call at,$(UNITS)/mvirt-net.service) \
-	    $(call at,$(SYSUSERS)/mvirt-net.conf) $(call at,$(TMPFILES)/mvirt-net.conf) $(MAN5)/net.toml.5 $(share)/mvirt-net/grafana.json $(addprefix $(DOC)/,$(notdir $(DOCS)) egress.conf)
+	    $(call at,$(SYSUSERS)/mvirt-net.conf) $(call at,$(TMPFILES)/mvirt-net.conf) $(MAN5)/net.toml.5 $(MAN8)/mvirt-net.8 \
+	    $(addprefix $(share)/mvirt-net/,grafana.json net.proto) $(addprefix $(DOC)/,$(notdir $(DOCS)) egress.conf) \
+	    $(addprefix $(DOC)/decisions/,$(notdir $(DECISIONS))) $(LIB)/$(PRELOAD)
 	for name in $(PROGRAMS) vswitch; do rm -f $(BASH)/$$name $(ZSH)/_$$name $(FISH)/$$name.fish $(MAN)/$$name.1; done
-	rm -f $(MAN)/mvirt-{network,nic,port,forward,floating-ip,load-balancer,mac,egress,trace,capture,extcap,vm,probe,doctor,reactor,plug,yard,version,completions,man}{,-*}.1
+	rm -f $(MAN)/mvirt-{network,nic,port,forward,floating-ip,load-balancer,lease,mac,egress,trace,capture,extcap,vm,probe,doctor,reactor,plug,yard,version,completions,man}{,-*}.1
 	if cmp -s dist/net.toml $(CONFIG); then rm -f $(CONFIG) && rmdir --ignore-fail-on-non-empty $(dir $(CONFIG)); fi
 	@! test -e $(CONFIG) || echo '$(CONFIG) stays: it was changed'
 

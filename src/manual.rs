@@ -8,6 +8,9 @@ use std::{
     process::ExitCode,
 };
 
+/// Run by the system and for all its users: its page is in the section of such programs (man(1)).
+const DAEMON: &str = "mvirt-net";
+
 /// What `--generate` may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Generated {
@@ -32,7 +35,8 @@ impl Generated {
         let mut text = Vec::new();
         let shell = match self {
             Self::Man => {
-                clap_mangen::Man::new(command).render(&mut text)?;
+                let page = clap_mangen::Man::new(command);
+                page.section(if program == DAEMON { "8" } else { "1" }).render(&mut text)?;
                 return Ok(text);
             }
             Self::Bash => Shell::Bash,

@@ -62,7 +62,7 @@ pub fn manual(command: &Command, name: &str, path: &str, paragraphs: &[&str]) ->
         }
     }
     page.control("SH", ["FILES"]).text([italic(path)]);
-    page.control("SH", ["SEE ALSO"]).text([bold(program), roman("(1)")]);
+    page.control("SH", ["SEE ALSO"]).text([bold(program), roman("(8)")]);
     page.render()
 }
 

@@ -26,6 +26,9 @@ pub(crate) fn built(target: &Path) {
         let name = Path::new(program).file_name().unwrap();
         std::os::unix::fs::symlink(program, release.join(name)).unwrap();
     }
+    let guests = target.join("guests");
+    fs::create_dir_all(&guests).unwrap();
+    fs::write(guests.join("uml-xstate.so"), "a library").unwrap();
 }
 
 /// Where is built and installed, as if it were built for release.
@@ -60,6 +63,24 @@ impl Place {
     }
 }
 
+/// Checks that what the pages of a folder link to is there.
+fn links_lead_somewhere(folder: &Path) {
+    let mut links = 0;
+    for page in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if page.is_dir() {
+            links_lead_somewhere(&page);
+            continue;
+        }
+        let text = fs::read_to_string(&page).unwrap();
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+        for target in targets.filter(|it| !it.is_empty() && !it.contains("://")) {
+            assert!(folder.join(target).exists(), "{}: {target}", page.display());
+            links += 1;
+        }
+    }
+    assert!(links > 0, "{}", folder.display());
+}
+
 /// Returns the flags, in this style, that begin a line of a program's help.
 fn flags(help: &str, dashes: &str) -> BTreeSet<String> {
     let first = help.lines().filter_map(|line| {
@@ -86,16 +107,24 @@ fn what_make_installs_it_removes() {
         "lib/tmpfiles.d/mvirt-net.conf",
         "share/man/man1/mvirt-nic-create.1",
         "share/man/man5/net.toml.5",
+        "share/doc/mvirt-net/decisions/0001-restart-position.md",
+        "share/mvirt-net/net.proto",
+        "lib/mvirt/uml-xstate.so",
     ] {
         assert!(!place.read(path).is_empty(), "{path}");
     }
+    links_lead_somewhere(&place.installed("share/doc/mvirt-net"));
     let names = ["mvirt-net", "mvirt", "mvirt-switchyardd", "mvirt-vswitch", "vswitch"];
     for program in names.into_iter().chain(["mvirt-dives", "mvirt-egress"]) {
         let mut command = Command::new(place.installed("bin").join(program));
         let version = stdout(&command.arg("--version").output().unwrap());
         assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
-        let page = place.read(&format!("share/man/man1/{program}.1"));
+        let section = if program == "mvirt-net" { 8 } else { 1 };
+        let page = place.read(&format!("share/man/man{section}/{program}.{section}"));
         assert!(page.contains("SH DESCRIPTION"), "{page}");
+        let title = page.lines().find(|line| line.starts_with(".TH"));
+        let title = title.unwrap_or_else(|| panic!("{page}")).to_lowercase();
+        assert!(title.contains(&format!("{program} {section}")), "{title}");
         // What bash runs at the first TAB behind the name must be of that name.
         let script = place.installed("share/bash-completion/completions").join(program);
         let mut bash = Command::new("bash");
@@ -128,7 +157,10 @@ fn what_make_installs_it_removes() {
     find.arg(place.0.path().join("root")).args(["-not", "-type", "d"]);
     assert_eq!(stdout(&find.output().unwrap()), "");
     let plan = stdout(&place.make(&["-n", "build", "clean"], "nowhere"));
-    assert_eq!(plan, "false build --release --locked\nfalse clean\n");
+    let plan: Vec<_> = plan.lines().collect();
+    assert_eq!(plan.first(), Some(&"false build --release --locked"), "{plan:?}");
+    assert!(plan.concat().contains("guests/uml-xstate.so"), "{plan:?}");
+    assert_eq!(plan.last(), Some(&"false clean"), "{plan:?}");
 }
 
 #[test]
