@@ -174,7 +174,7 @@ impl fmt::Display for Spec {
         let times = [("delay", self.delay), ("jitter", self.jitter)].into_iter();
         let times = times.filter(|(_, time)| !time.is_zero());
         for (key, time) in times.chain(self.until.map(|time| ("until", time))) {
-            parts.push(format!("{key}={}us", time.as_micros()));
+            parts.push(format!("{key}={}", written(time)));
         }
         if self.dist == Distribution::Normal {
             parts.push("dist=normal".into());
@@ -186,6 +186,15 @@ impl fmt::Display for Spec {
         parts.extend(self.mtu.map(|mtu| format!("mtu={mtu}")));
         parts.extend(self.seed.map(|seed| format!("seed={seed}")));
         f.write_str(&parts.join(","))
+    }
+}
+
+/// Returns a time in the largest unit that it is whole in.
+fn written(time: Duration) -> String {
+    match time.as_micros() {
+        us if us % 1_000_000 == 0 => format!("{}s", us / 1_000_000),
+        us if us % 1_000 == 0 => format!("{}ms", us / 1_000),
+        us => format!("{us}us"),
     }
 }
 

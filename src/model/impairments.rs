@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn they_are_stored_as_they_are_written() {
-        let stored = serde_json::json!({ "to": "delay=20000us", "since": "2026-01-01T00:00:00Z" });
+        let stored = serde_json::json!({ "to": "delay=20ms", "since": "2026-01-01T00:00:00Z" });
         let lines: Impairments = serde_json::from_value(stored.clone()).unwrap();
         assert_eq!(lines.to.map(|to| to.delay), Some(Duration::from_millis(20)));
         assert_eq!(serde_json::to_value(lines).unwrap(), stored);

@@ -145,7 +145,7 @@ fn rules_and_counters_are_within_reach() {
     let (code, out, err) = run(&mut yard(&fabric, "stats"));
     assert_eq!(code, 0, "{err}");
     let row = out.lines().nth(1).unwrap().split_whitespace().collect::<Vec<_>>();
-    let lines = ["loss=0.01,seed=3", "dropped=0", "delay=1000us", "dropped=0"];
+    let lines = ["loss=0.01,seed=3", "dropped=0", "delay=1ms", "dropped=0"];
     assert_eq!(row, [&["a", "1", "02:53:59:00:00:01", "1", "0", "0"], &lines[..]].concat());
     assert!(out.contains("arp") && out.contains("drop"), "{out}");
     let (_, out, _) = run(&mut yard(&fabric, "stats -o json"));
