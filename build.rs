@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .field_attribute(".mvirt.net.UpdateNetworkRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.UpdatePortRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.UpdateForwardRequest.update_mask", "#[serde(skip)]")
+        .field_attribute(".mvirt.net.UpdateFloatingIpRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.UpdateLoadBalancerRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.UpdateNicRequest.update_mask", "#[serde(skip)]")
         .field_attribute(".mvirt.net.SetNicLimitsRequest.update_mask", "#[serde(skip)]")

@@ -192,6 +192,7 @@ impl Handle {
                             control.backends_changed(report);
                         }
                         () = until(control.balancers.due) => control.tell_of_backends(),
+                        () = until(control.followers.due) => control.tell_followers(),
                         () = until(control.untold.next()) => {
                             control.tell_states(Instant::now());
                         }

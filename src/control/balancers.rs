@@ -233,11 +233,15 @@ impl Control {
         request: &proto::ListLoadBalancersRequest,
     ) -> Result<proto::ListLoadBalancersResponse, Refusal> {
         let only = self.find_only(&request.network_id)?;
-        let page = Page::new(request.page_size, &request.page_token, &request.name_prefix)?;
+        let page = Page::new(
+            (request.page_size, &request.page_token),
+            &request.name_prefix,
+            &request.labels,
+        )?;
         let view = |id| {
             let balancer = self.balancers.get(id)?;
             let is_wanted = only.is_none_or(|only| balancer.network_id == only);
-            is_wanted.then(|| self.balancer_view(balancer))
+            (is_wanted && page.wants(&balancer.labels)).then(|| self.balancer_view(balancer))
         };
         let (load_balancers, next_page_token) = page.of(self.balancers.names(), view);
         Ok(proto::ListLoadBalancersResponse { load_balancers, next_page_token })
@@ -346,7 +350,7 @@ impl Control {
         Ok(Decided::new(Change::DeleteLoadBalancer(balancer.id), move |_| response))
     }
 
-    fn balancer_view(&self, balancer: &LoadBalancer) -> proto::LoadBalancer {
+    pub(super) fn balancer_view(&self, balancer: &LoadBalancer) -> proto::LoadBalancer {
         let network = self.networks.get(&balancer.network_id).map(|network| &network.model.name);
         let mut backends = shown_backends(&balancer.backends);
         for (shown, backend) in backends.iter_mut().zip(&balancer.backends) {

@@ -1,10 +1,11 @@
-//! Floating IPs: created, found, moved and deleted.
+//! Floating IPs: created, found, changed and deleted.
 
 use super::{
     Control,
     change::Decided,
     egress::WayOut,
-    fields::{address, optional, uuid},
+    fields::{self, address, optional, uuid},
+    mask::Mask,
     pages::Page,
     refusal::Refusal,
     requests::fingerprint,
@@ -38,6 +39,8 @@ impl Control {
         let asked = fingerprint(&proto::CreateFloatingIpRequest {
             address: address.to_string(),
             nic_id: nic.id.to_string(),
+            labels: fields::labels(&request.labels)?,
+            description: fields::description(&request.description)?,
             ..Default::default()
         });
         if let Some(existing) = id.and_then(|id| self.nat.floating_ip(id)) {
@@ -60,6 +63,8 @@ impl Control {
             address,
             nic_id: nic.id,
             network_id: nic.network_id,
+            labels: request.labels.clone(),
+            description: request.description.clone(),
             asked,
             created_at: now,
             updated_at: now,
@@ -101,7 +106,11 @@ impl Control {
         // Their guests are told.
         self.unpublished.extend(old.iter().chain([&new]).map(|it| it.network_id));
         self.nat.put_floating_ip(new);
-        let what = if old.is_none() { "floating IP created" } else { "floating IP moved" };
+        let what = match old.map(|old| old.nic_id == nic) {
+            None => "floating IP created",
+            Some(false) => "floating IP moved",
+            Some(true) => "floating IP updated",
+        };
         let nic = self.nics.get(&nic).map_or(nic.to_string(), |nic| nic.model.name.to_string());
         tracing::info!(%address, nic, "{what}");
     }
@@ -137,17 +146,18 @@ impl Control {
         request: &proto::ListFloatingIpsRequest,
     ) -> Result<proto::ListFloatingIpsResponse, Refusal> {
         let only = self.find_only(&request.network_id)?;
-        let page = Page::new(request.page_size, &request.page_token, "")?;
+        let page = Page::new((request.page_size, &request.page_token), "", &request.labels)?;
         let view = |id| {
             let floating_ip = self.nat.floating_ip(id)?;
             let is_wanted = only.is_none_or(|only| floating_ip.network_id == only);
-            is_wanted.then(|| self.floating_ip_view(floating_ip))
+            (is_wanted && page.wants(&floating_ip.labels))
+                .then(|| self.floating_ip_view(floating_ip))
         };
         let (floating_ips, next_page_token) = page.of(self.nat.addresses(), view);
         Ok(proto::ListFloatingIpsResponse { floating_ips, next_page_token })
     }
 
-    /// Moves a floating IP to another vNIC.
+    /// Changes what the request names.
     pub fn update_floating_ip(
         &self,
         request: &proto::UpdateFloatingIpRequest,
@@ -155,18 +165,47 @@ impl Control {
         let old = self.find_floating_ip(&request.id)?;
         let etag = view::etag(old.updated_at);
         Refusal::unless_etag("floating IP", old.address, &request.etag, etag)?;
-        let nic = self.find_target(&request.nic_id, old.address)?;
-        if nic.id == old.nic_id {
+        let mut new = self.changed_floating_ip(old, request)?;
+        if new == *old {
             return Ok(Decided::unchanged(self.floating_ip_view(old)));
         }
-        self.check_reached(nic.id)?;
-        let updated_at = view::later(old.updated_at);
-        let new =
-            FloatingIp { nic_id: nic.id, network_id: nic.network_id, updated_at, ..old.clone() };
+        new.updated_at = view::later(old.updated_at);
         if request.validate_only {
             return Ok(Decided::unchanged(self.floating_ip_view(&new)));
         }
         Ok(Self::decide_floating_ip(Some(old.clone()), new))
+    }
+
+    /// Returns `old` as the request would leave it; its time of change apart.
+    fn changed_floating_ip(
+        &self,
+        old: &FloatingIp,
+        request: &proto::UpdateFloatingIpRequest,
+    ) -> Result<FloatingIp, Refusal> {
+        let mask = Mask::new(
+            request.update_mask.as_ref(),
+            &["nic_id"],
+            &[
+                ("nic_id", !request.nic_id.is_empty()),
+                ("labels", !request.labels.is_empty()),
+                ("description", !request.description.is_empty()),
+            ],
+        )?;
+        let mut new = old.clone();
+        if mask.names("nic_id") {
+            let nic = self.find_target(&request.nic_id, old.address)?;
+            if nic.id != old.nic_id {
+                self.check_reached(nic.id)?;
+            }
+            (new.nic_id, new.network_id) = (nic.id, nic.network_id);
+        }
+        if mask.names("labels") {
+            new.labels = fields::labels(&request.labels)?;
+        }
+        if mask.names("description") {
+            new.description = fields::description(&request.description)?;
+        }
+        Ok(new)
     }
 
     /// Deletes a floating IP.
@@ -194,7 +233,7 @@ impl Control {
         }
     }
 
-    fn floating_ip_view(&self, floating_ip: &FloatingIp) -> proto::FloatingIp {
+    pub(super) fn floating_ip_view(&self, floating_ip: &FloatingIp) -> proto::FloatingIp {
         let network = self.networks.get(&floating_ip.network_id).map(|network| &network.model.name);
         let nic = self.stored_nic(floating_ip.nic_id).map(|nic| &nic.name);
         proto::FloatingIp {
@@ -204,6 +243,8 @@ impl Control {
             created_at: floating_ip.created_at.to_string(),
             updated_at: floating_ip.updated_at.to_string(),
             error: self.floating_ip_error(floating_ip),
+            labels: floating_ip.labels.clone(),
+            description: floating_ip.description.clone(),
             etag: view::etag(floating_ip.updated_at),
             network_name: view::string(network),
             nic_name: view::string(nic),

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     host_network::served,
-    model::{Forward, Name, Ports},
+    model::{Forward, Name, Ports, Protocol},
     proto,
     store::{Change, Put},
 };
@@ -51,19 +51,7 @@ impl Control {
                 "there are {there} forwards, which is the most"
             )));
         }
-        match self.egress_way() {
-            WayOut::User(_) => check_sockets(&new)?,
-            _ if new.listen.is_unspecified() => {}
-            _ => {
-                self.check_of_the_world("listen_address", new.listen)?;
-                self.check_holder("listen_address", new.listen)?;
-            }
-        }
-        if let Some(id) = self.nat.addresses().get(&new.listen.to_string()) {
-            let owner = format!("floating IP {id}, which has all ports");
-            return Err(Refusal::taken("listen_address", new.listen, owner));
-        }
-        self.check_free(&new)?;
+        self.check_listen(&new)?;
         self.check_spans(&new)?;
         if request.validate_only {
             return Ok(Decided::unchanged(self.forward_view(&new)));
@@ -79,19 +67,8 @@ impl Control {
 
     /// Returns what a request asks for.
     fn new_forward(&self, request: &proto::CreateForwardRequest) -> Result<Forward, Refusal> {
-        let protocol = PROTOCOLS.chosen("protocol", request.protocol)?.ok_or_else(|| {
-            Refusal::invalid("protocol", "", "required: PROTOCOL_TCP or PROTOCOL_UDP")
-        })?;
-        if request.listen_ports.is_empty() {
-            return Err(Refusal::invalid("listen_ports", "", "required, like 80,90-100"));
-        }
-        let listen_ports: Ports = parse("listen_ports", &request.listen_ports)?;
-        // First: what follows compares them with each other, and with all that there are.
-        let ranges = listen_ports.ranges().len();
-        Refusal::unless_at_most(MAX_SPANS, "listen_ports", ranges, "ranges")?;
-        if let Some(port) = listen_ports.repeated() {
-            return Err(Refusal::invalid("listen_ports", port, "it is given twice"));
-        }
+        let protocol = protocol(request.protocol)?;
+        let listen_ports = listen_ports(&request.listen_ports)?;
         let target_ports = target_ports(&request.target_ports, &listen_ports)?;
         let listen = match optional("listen_address", &request.listen_address, address)? {
             Some(listen) => listen,
@@ -168,6 +145,23 @@ impl Control {
         }
     }
 
+    /// Refuses where a forward cannot listen, or somebody else does.
+    fn check_listen(&self, new: &Forward) -> Result<(), Refusal> {
+        match self.egress_way() {
+            WayOut::User(_) => check_sockets(new)?,
+            _ if new.listen.is_unspecified() => {}
+            _ => {
+                self.check_of_the_world("listen_address", new.listen)?;
+                self.check_holder("listen_address", new.listen)?;
+            }
+        }
+        if let Some(id) = self.nat.addresses().get(&new.listen.to_string()) {
+            let owner = format!("floating IP {id}, which has all ports");
+            return Err(Refusal::taken("listen_address", new.listen, owner));
+        }
+        self.check_free(new)
+    }
+
     /// Refuses ports that another forward listens to.
     fn check_free(&self, new: &Forward) -> Result<(), Refusal> {
         if let Some(balancer) = self.balancers.at(new) {
@@ -209,7 +203,8 @@ impl Control {
     /// Puts a forward that is created or changed in force.
     pub(super) fn apply_forward(&mut self, Put { old, new }: Put<Forward>) {
         let (id, name) = (new.id, new.name.clone());
-        if old.is_none() && matches!(self.egress_way(), WayOut::Tun(_)) {
+        let is_elsewhere = old.as_ref().is_none_or(|old| listens(old) != listens(&new));
+        if is_elsewhere && matches!(self.egress_way(), WayOut::Tun(_)) {
             let new = new.clone();
             // The kernel makes a list of all sockets for it, which nothing here is to wait for.
             tokio::task::spawn_blocking(move || warn_of_served(&new));
@@ -245,11 +240,15 @@ impl Control {
         request: &proto::ListForwardsRequest,
     ) -> Result<proto::ListForwardsResponse, Refusal> {
         let only = self.find_only(&request.network_id)?;
-        let page = Page::new(request.page_size, &request.page_token, &request.name_prefix)?;
+        let page = Page::new(
+            (request.page_size, &request.page_token),
+            &request.name_prefix,
+            &request.labels,
+        )?;
         let view = |id| {
             let forward = self.nat.forward(id)?;
             let is_wanted = only.is_none_or(|only| forward.network_id == only);
-            is_wanted.then(|| self.forward_view(forward))
+            (is_wanted && page.wants(&forward.labels)).then(|| self.forward_view(forward))
         };
         let (forwards, next_page_token) = page.of(self.nat.forward_names(), view);
         Ok(proto::ListForwardsResponse { forwards, next_page_token })
@@ -268,6 +267,9 @@ impl Control {
         }
         if new.name != old.name {
             self.check_forward_name(&new.name)?;
+        }
+        if listens(&new) != listens(old) {
+            self.check_listen(&new)?;
         }
         self.check_spans(&new)?;
         new.updated_at = view::later(old.updated_at);
@@ -288,6 +290,9 @@ impl Control {
             &[],
             &[
                 ("name", !request.name.is_empty()),
+                ("listen_address", !request.listen_address.is_empty()),
+                ("protocol", request.protocol != 0),
+                ("listen_ports", !request.listen_ports.is_empty()),
                 ("nic_id", !request.nic_id.is_empty()),
                 ("target_ports", !request.target_ports.is_empty()),
                 ("labels", !request.labels.is_empty()),
@@ -298,15 +303,33 @@ impl Control {
         if mask.names("name") {
             new.name = parse("name", &request.name)?;
         }
-        if mask.names("nic_id") {
-            new.nic_id = self.find_target(&request.nic_id, old.listen)?.id;
+        let key = match mask.names("nic_id") {
+            true => request.nic_id.clone(),
+            false => old.nic_id.to_string(),
+        };
+        if mask.names("listen_address") {
+            let listen = optional("listen_address", &request.listen_address, address)?;
+            new.listen = listen.map_or_else(|| self.all_addresses(&key), Ok)?;
+        }
+        if mask.names("protocol") {
+            new.protocol = protocol(request.protocol)?;
+        }
+        if mask.names("listen_ports") {
+            new.listen_ports = listen_ports(&request.listen_ports)?;
+        }
+        // Of the family that it listens to by now.
+        if mask.names("nic_id") || new.listen != old.listen {
+            new.nic_id = self.find_target(&key, new.listen)?.id;
             if new.nic_id != old.nic_id {
                 self.check_reached(new.nic_id)?;
             }
             self.check_in_network(new.nic_id, old.network_id)?;
         }
         if mask.names("target_ports") {
-            new.target_ports = target_ports(&request.target_ports, &old.listen_ports)?;
+            new.target_ports = target_ports(&request.target_ports, &new.listen_ports)?;
+        } else if mask.names("listen_ports") {
+            // As many as those, where they are not one for all.
+            new.target_ports = target_ports(&old.target_ports.to_string(), &new.listen_ports)?;
         }
         if mask.names("labels") {
             new.labels = fields::labels(&request.labels)?;
@@ -332,7 +355,7 @@ impl Control {
         Ok(Decided::new(Change::DeleteForward(forward.id), move |_| response))
     }
 
-    fn forward_view(&self, forward: &Forward) -> proto::Forward {
+    pub(super) fn forward_view(&self, forward: &Forward) -> proto::Forward {
         let network = self.networks.get(&forward.network_id).map(|network| &network.model.name);
         let nic = self.stored_nic(forward.nic_id).map(|nic| &nic.name);
         proto::Forward {
@@ -387,6 +410,29 @@ fn check_sockets(new: &Forward) -> Result<(), Refusal> {
             "listen_ports: \"{port}\": below {first} it needs privilege: listen to another, or \
              sysctl -w net.ipv4.ip_unprivileged_port_start={port}"
         ))),
+    }
+}
+
+/// Returns where a forward listens.
+fn listens(forward: &Forward) -> (IpAddr, Protocol, &Ports) {
+    (forward.listen, forward.protocol, &forward.listen_ports)
+}
+
+fn protocol(number: i32) -> Result<Protocol, Refusal> {
+    let required = || Refusal::invalid("protocol", "", "required: PROTOCOL_TCP or PROTOCOL_UDP");
+    PROTOCOLS.chosen("protocol", number)?.ok_or_else(required)
+}
+
+fn listen_ports(text: &str) -> Result<Ports, Refusal> {
+    if text.is_empty() {
+        return Err(Refusal::invalid("listen_ports", "", "required, like 80,90-100"));
+    }
+    let ports: Ports = parse("listen_ports", text)?;
+    // First: what follows compares them with each other, and with all that there are.
+    Refusal::unless_at_most(MAX_SPANS, "listen_ports", ports.ranges().len(), "ranges")?;
+    match ports.repeated() {
+        Some(port) => Err(Refusal::invalid("listen_ports", port, "it is given twice")),
+        None => Ok(ports),
     }
 }
 

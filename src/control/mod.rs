@@ -27,6 +27,7 @@ mod explain;
 mod fields;
 mod flight;
 mod floating_ips;
+mod followed;
 mod forwards;
 mod guest;
 mod guest_data;
@@ -93,6 +94,7 @@ use balance::Balance;
 use balanced::Balancers;
 use compile::Member;
 use egress::Egress;
+use followed::Followers;
 use guest::Guest;
 use health::Health;
 use hosts::Hosts;
@@ -244,6 +246,7 @@ pub struct Control {
     nic_events: broadcast::Sender<watch::Change<proto::Nic>>,
     network_events: broadcast::Sender<watch::Change<proto::Network>>,
     port_events: broadcast::Sender<watch::Change<proto::Port>>,
+    followers: Followers,
     is_ending: bool,
     /// Set while another process takes over: see [`Control::quiesce`].
     quiesced: Option<oneshot::Receiver<Afterwards>>,
@@ -338,6 +341,7 @@ impl Control {
             nic_events: broadcast::Sender::new(watch::BACKLOG),
             network_events: broadcast::Sender::new(watch::BACKLOG),
             port_events: broadcast::Sender::new(watch::BACKLOG),
+            followers: Followers::default(),
             is_ending: false,
             quiesced: None,
         };
@@ -422,6 +426,7 @@ impl Control {
         let turn = self.dataplane.publish(tables);
         self.deleted.clear();
         self.return_questions();
+        self.follow();
         turn
     }
 

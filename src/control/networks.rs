@@ -137,8 +137,15 @@ impl Control {
         &self,
         request: &proto::ListNetworksRequest,
     ) -> Result<proto::ListNetworksResponse, Refusal> {
-        let page = Page::new(request.page_size, &request.page_token, &request.name_prefix)?;
-        let view = |id| self.networks.get(&id).map(|network| self.network_view(network));
+        let page = Page::new(
+            (request.page_size, &request.page_token),
+            &request.name_prefix,
+            &request.labels,
+        )?;
+        let view = |id| {
+            let network = self.networks.get(&id)?;
+            page.wants(&network.model.labels).then(|| self.network_view(network))
+        };
         let (networks, next_page_token) = page.of(&self.network_names, view);
         Ok(proto::ListNetworksResponse { networks, next_page_token })
     }

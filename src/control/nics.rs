@@ -333,10 +333,15 @@ impl Control {
         request: &proto::ListNicsRequest,
     ) -> Result<proto::ListNicsResponse, Refusal> {
         let only = self.find_only(&request.network_id)?;
-        let page = Page::new(request.page_size, &request.page_token, &request.name_prefix)?;
+        let page = Page::new(
+            (request.page_size, &request.page_token),
+            &request.name_prefix,
+            &request.labels,
+        )?;
         let view = |id| {
-            let network = self.stored_nic(id)?.network_id;
-            if only.is_none_or(|only| only == network) { self.any_view(id) } else { None }
+            let nic = self.stored_nic(id)?;
+            let is_wanted = only.is_none_or(|only| only == nic.network_id);
+            if is_wanted && page.wants(&nic.labels) { self.any_view(id) } else { None }
         };
         let (nics, next_page_token) = page.of(&self.nic_names, view);
         Ok(proto::ListNicsResponse { nics, next_page_token })

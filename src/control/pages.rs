@@ -1,9 +1,9 @@
 //! Lists in pages: objects by name (floating IPs by address), from where the page before ended. The
-//! name is the place, so
-//! what is made or deleted between two pages moves no other object to another page.
+//! name is the place, so what is made or deleted between two pages moves no other object to another
+//! page.
 
-use super::refusal::Refusal;
-use crate::model::Name;
+use super::{fields::check_keys, refusal::Refusal};
+use crate::model::{Labels, Name};
 use prost::Message;
 use std::{borrow::Borrow, collections::BTreeMap, fmt::Display, net::IpAddr, ops::Bound};
 use uuid::Uuid;
@@ -21,11 +21,18 @@ pub(super) struct Page<'a> {
     size: Option<usize>,
     after: Option<&'a str>,
     prefix: &'a str,
+    /// An empty value is any.
+    labels: &'a Labels,
 }
 
 impl<'a> Page<'a> {
-    /// As requests say it.
-    pub(super) fn new(size: u32, token: &'a str, prefix: &'a str) -> Result<Self, Refusal> {
+    /// As requests say it: which page, and of which objects.
+    pub(super) fn new(
+        (size, token): (u32, &'a str),
+        prefix: &'a str,
+        labels: &'a Labels,
+    ) -> Result<Self, Refusal> {
+        check_keys("labels", labels)?;
         let after = (!token.is_empty()).then_some(token);
         let is_one = token.parse::<Name>().is_ok() || token.parse::<IpAddr>().is_ok();
         if after.is_some() && !is_one {
@@ -33,7 +40,15 @@ impl<'a> Page<'a> {
             return Err(Refusal::invalid("page_token", token, expected));
         }
         let size = (size > 0).then_some(MAX_SIZE.min(size as usize));
-        Ok(Self { size, after, prefix })
+        Ok(Self { size, after, prefix, labels })
+    }
+
+    /// Whether an object with these labels is wanted.
+    pub(super) fn wants(&self, labels: &Labels) -> bool {
+        let has = |(key, value): (&String, &String)| {
+            labels.get(key).is_some_and(|there| value.is_empty() || there == value)
+        };
+        self.labels.iter().all(has)
     }
 
     /// The objects of `names` that are wanted and that `view` shows, and the token of the next
@@ -85,9 +100,35 @@ mod tests {
         (found.into_iter().map(|network| network.name).collect(), next)
     }
 
+    static ANY: Labels = Labels::new();
+
+    fn page<'a>(size: u32, token: &'a str, prefix: &'a str) -> Page<'a> {
+        Page::new((size, token), prefix, &ANY).unwrap()
+    }
+
+    #[test]
+    fn labels_are_wanted_together_and_an_empty_value_is_any() {
+        let labels = |of: &[(&str, &str)]| -> Labels {
+            of.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
+        };
+        let there = labels(&[("owner", "me"), ("tier", "")]);
+        for (wanted, is_wanted) in [
+            (&[][..], true),
+            (&[("owner", "me")], true),
+            (&[("owner", "")], true),
+            (&[("tier", "")], true),
+            (&[("owner", "you")], false),
+            (&[("owner", "me"), ("other", "")], false),
+        ] {
+            let wanted = labels(wanted);
+            let page = Page::new((0, ""), "", &wanted).unwrap();
+            assert_eq!(page.wants(&there), is_wanted, "{wanted:?}");
+        }
+        assert!(Page::new((0, ""), "", &labels(&[("no key", "")])).is_err());
+    }
+
     #[test]
     fn pages_follow_one_another_whatever_comes_and_goes() {
-        let page = |size, token, prefix| Page::new(size, token, prefix).unwrap();
         let (first, next) = names(&page(2, "", ""), &["d", "b", "a", "c"]);
         assert_eq!((first, &*next), (vec!["a".into(), "b".into()], "b"));
         let (second, next) = names(&page(2, &next, ""), &["c", "d", "aa"]);
@@ -97,7 +138,7 @@ mod tests {
         let (found, next) = names(&page(1, "vm1", "vm"), &["vm1", "vm2", "x"]);
         assert_eq!((found, &*next), (vec!["vm2".into()], ""));
         assert_eq!(names(&page(0, "", ""), &["a"]).1, "");
-        assert!(Page::new(1, "not a name", "").is_err());
+        assert!(Page::new((1, "not a name"), "", &ANY).is_err());
     }
 
     #[test]
@@ -105,9 +146,9 @@ mod tests {
         let there: BTreeMap<Name, Uuid> =
             (0..8).map(|n| (format!("n{n}").parse().unwrap(), Uuid::new_v4())).collect();
         let large = |_| Some(Network { domain: "x".repeat(1 << 20), ..Default::default() });
-        let (found, next) = Page::new(8, "", "").unwrap().of(&there, large);
+        let (found, next) = page(8, "", "").of(&there, large);
         assert_eq!((found.len(), &*next), (3, "n2"));
-        let (found, next) = Page::new(0, "n2", "").unwrap().of(&there, large);
+        let (found, next) = page(0, "n2", "").of(&there, large);
         assert_eq!((found.len(), &*next), (3, "n5"), "a piece of a list without pages");
     }
 }

@@ -415,11 +415,15 @@ impl Control {
         request: &proto::ListPortsRequest,
     ) -> Result<proto::ListPortsResponse, Refusal> {
         let only = self.find_only(&request.network_id)?;
-        let page = Page::new(request.page_size, &request.page_token, &request.name_prefix)?;
+        let page = Page::new(
+            (request.page_size, &request.page_token),
+            &request.name_prefix,
+            &request.labels,
+        )?;
         let view = |id| {
             let entry = self.ports.get(&id)?;
             let is_wanted = only.is_none_or(|only| entry.model.is_in(only));
-            is_wanted.then(|| self.port_view(entry))
+            (is_wanted && page.wants(&entry.model.labels)).then(|| self.port_view(entry))
         };
         let (ports, next_page_token) = page.of(&self.port_names, view);
         Ok(proto::ListPortsResponse { ports, next_page_token })

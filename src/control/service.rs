@@ -472,6 +472,42 @@ impl NetService for Service {
         Ok(watch::stream(watch, mark, stream))
     }
 
+    type WatchForwardsStream = Events<proto::ForwardEvent>;
+
+    async fn watch_forwards(
+        &self,
+        request: Request<proto::WatchForwardsRequest>,
+    ) -> Result<Response<Self::WatchForwardsStream>, Status> {
+        let (request, stream) = (request.into_inner(), self.streams.take()?);
+        let mark = request.mark_synced;
+        let watch = self.call(move |control| control.watch_forwards(&request)).await?;
+        Ok(watch::stream(watch, mark, stream))
+    }
+
+    type WatchFloatingIpsStream = Events<proto::FloatingIpEvent>;
+
+    async fn watch_floating_ips(
+        &self,
+        request: Request<proto::WatchFloatingIpsRequest>,
+    ) -> Result<Response<Self::WatchFloatingIpsStream>, Status> {
+        let (request, stream) = (request.into_inner(), self.streams.take()?);
+        let mark = request.mark_synced;
+        let watch = self.call(move |control| control.watch_floating_ips(&request)).await?;
+        Ok(watch::stream(watch, mark, stream))
+    }
+
+    type WatchLoadBalancersStream = Events<proto::LoadBalancerEvent>;
+
+    async fn watch_load_balancers(
+        &self,
+        request: Request<proto::WatchLoadBalancersRequest>,
+    ) -> Result<Response<Self::WatchLoadBalancersStream>, Status> {
+        let (request, stream) = (request.into_inner(), self.streams.take()?);
+        let mark = request.mark_synced;
+        let watch = self.call(move |control| control.watch_load_balancers(&request)).await?;
+        Ok(watch::stream(watch, mark, stream))
+    }
+
     type CaptureStream = Events<proto::CaptureChunk>;
 
     async fn capture(

@@ -26,17 +26,17 @@ pub(super) const BACKLOG: usize = 1024;
 /// Streams at once: what one holds is small, but h2 buffers for each what its reader does not take.
 const MAX_STREAMS: usize = 256;
 /// How long a state must last to be told.
-const SETTLING: Duration = Duration::from_millis(100);
+pub(super) const SETTLING: Duration = Duration::from_millis(100);
 
 /// An object is there, has changed, or is gone.
 #[derive(Debug, Clone)]
 pub(super) struct Change<T> {
-    id: Uuid,
+    pub(super) id: Uuid,
     /// The networks that it is, or was, in: several of a trunk alone.
     networks: Arc<[Uuid]>,
     at: i64,
     /// Absent: it is gone.
-    object: Option<Arc<T>>,
+    pub(super) object: Option<Arc<T>>,
     /// It is gone from these networks alone.
     is_elsewhere: bool,
 }
@@ -52,7 +52,7 @@ impl<T> Change<T> {
     }
 
     /// Whether it is told to who watches this network, or all.
-    fn is_for(&self, network: Option<Uuid>) -> bool {
+    pub(super) fn is_for(&self, network: Option<Uuid>) -> bool {
         match network {
             Some(network) => self.networks.contains(&network),
             None => !self.is_elsewhere,
@@ -78,40 +78,29 @@ pub(super) trait Event: Send + 'static {
     fn synced(timestamp: i64) -> Self;
 }
 
-impl Event for proto::NicEvent {
-    type Object = proto::Nic;
+macro_rules! events {
+    ($($event:ident { $id:ident, $object:ident: $of:ident })*) => {$(
+        impl Event for proto::$event {
+            type Object = proto::$of;
 
-    fn change(nic_id: String, timestamp: i64, nic: Option<proto::Nic>) -> Self {
-        Self { nic_id, timestamp, nic, synced: false }
-    }
+            fn change($id: String, timestamp: i64, $object: Option<proto::$of>) -> Self {
+                Self { $id, timestamp, $object, synced: false }
+            }
 
-    fn synced(timestamp: i64) -> Self {
-        Self { timestamp, synced: true, ..Self::default() }
-    }
+            fn synced(timestamp: i64) -> Self {
+                Self { timestamp, synced: true, ..Self::default() }
+            }
+        }
+    )*};
 }
 
-impl Event for proto::NetworkEvent {
-    type Object = proto::Network;
-
-    fn change(network_id: String, timestamp: i64, network: Option<proto::Network>) -> Self {
-        Self { network_id, timestamp, network, synced: false }
-    }
-
-    fn synced(timestamp: i64) -> Self {
-        Self { timestamp, synced: true, ..Self::default() }
-    }
-}
-
-impl Event for proto::PortEvent {
-    type Object = proto::Port;
-
-    fn change(port_id: String, timestamp: i64, port: Option<proto::Port>) -> Self {
-        Self { port_id, timestamp, port, synced: false }
-    }
-
-    fn synced(timestamp: i64) -> Self {
-        Self { timestamp, synced: true, ..Self::default() }
-    }
+events! {
+    NicEvent { nic_id, nic: Nic }
+    NetworkEvent { network_id, network: Network }
+    PortEvent { port_id, port: Port }
+    ForwardEvent { forward_id, forward: Forward }
+    FloatingIpEvent { floating_ip_id, floating_ip: FloatingIp }
+    LoadBalancerEvent { load_balancer_id, load_balancer: LoadBalancer }
 }
 
 /// Watchers that there may be at once.

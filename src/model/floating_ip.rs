@@ -1,5 +1,6 @@
 //! Floating IPs: addresses of the world that are a vNIC's for a while.
 
+use super::Labels;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -16,6 +17,12 @@ pub struct FloatingIp {
     pub nic_id: Uuid,
     /// The network of that.
     pub network_id: Uuid,
+    /// Notes of clients.
+    #[serde(default)]
+    pub labels: Labels,
+    /// A note for people.
+    #[serde(default)]
+    pub description: String,
     /// Tells the request that made it from others.
     pub asked: Uuid,
     /// When it was made.

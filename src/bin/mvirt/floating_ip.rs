@@ -88,7 +88,8 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let (floating_ip, is_dry) = match command {
         Command::Create(Create { address, nic: nic_id, dry_run: validate_only, id }) => {
-            let request = CreateFloatingIpRequest { id, address, nic_id, validate_only };
+            let request =
+                CreateFloatingIpRequest { id, address, nic_id, validate_only, ..Default::default() };
             (client.create_floating_ip(request).await?.into_inner(), validate_only)
         }
         Command::List(InNetwork { network }) => return list(client, network, out).await,
@@ -97,8 +98,8 @@ pub(crate) async fn run(
             (client.get_floating_ip(request).await?.into_inner(), false)
         }
         Command::Move(Move { floating_ip: id, nic: nic_id, dry_run: validate_only }) => {
-            let etag = String::new();
-            let request = UpdateFloatingIpRequest { id, nic_id, etag, validate_only };
+            let request =
+                UpdateFloatingIpRequest { id, nic_id, validate_only, ..Default::default() };
             (client.update_floating_ip(request).await?.into_inner(), validate_only)
         }
         Command::Delete { floating_ip, dry_run: validate_only } => {

@@ -216,6 +216,8 @@ fn floating_ip(nic: &Nic) -> FloatingIp {
         address: "203.0.113.7".parse().unwrap(),
         nic_id: nic.id,
         network_id: nic.network_id,
+        labels: Labels::new(),
+        description: String::new(),
         asked: Uuid::new_v4(),
         created_at: jiff::Timestamp::UNIX_EPOCH,
         updated_at: jiff::Timestamp::UNIX_EPOCH,

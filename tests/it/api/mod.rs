@@ -6,6 +6,7 @@ mod exposition;
 mod metrics;
 mod objects;
 mod ports;
+mod provider;
 mod stats;
 mod strangers;
 mod switched;

@@ -33,6 +33,7 @@ fn a_list_comes_in_pages() {
             page_size: size,
             page_token: token.into(),
             name_prefix: prefix.into(),
+            ..Default::default()
         };
         daemon.call(async |client| client.list_nics(request).await)
     };

@@ -5,6 +5,6 @@ mod floating;
 mod forwards;
 mod kernel;
 mod lives;
-mod rig;
+pub(crate) mod rig;
 mod user;
 mod world;

@@ -22,7 +22,7 @@ pub(super) const WORLD: [&str; 2] = ["192.0.2.2", "2001:db8:ffff::2"];
 pub(super) const HOST: [&str; 2] = ["192.0.2.1", "2001:db8:ffff::1"];
 
 /// Runs a story on a host of its own.
-pub(super) fn on_a_host(story: impl FnOnce(&Namespace) + Send) {
+pub(crate) fn on_a_host(story: impl FnOnce(&Namespace) + Send) {
     if !rustix::process::geteuid().is_root() || !Path::new("/dev/net/tun").exists() {
         return cannot_run("only root can make a TUN device, where there is /dev/net/tun");
     }
@@ -65,7 +65,7 @@ pub(super) fn start(flags: &[&str]) -> Daemon {
 }
 
 /// A daemon that may set the kernel's switches.
-pub(super) fn start_egress() -> Daemon {
+pub(crate) fn start_egress() -> Daemon {
     start(&["--egress-sysctl"])
 }
 
