@@ -3,19 +3,24 @@
 use super::{
     Failure, complete,
     connect::Client,
-    forward::state,
+    delete::How,
+    filter::Labels,
+    forward::{state, state_word},
+    mask::{self, Marks, Mask},
     nic::InNetwork,
     output::{Cell, Output, Table},
     units,
+    watch::Lines,
 };
 use clap::{Args, Subcommand};
 use mvirt_net::{
     lists,
     proto::{
         CreateFloatingIpRequest, DeleteFloatingIpRequest, FloatingIp, GetFloatingIpRequest,
-        ListFloatingIpsRequest, UpdateFloatingIpRequest,
+        ListFloatingIpsRequest, UpdateFloatingIpRequest, WatchFloatingIpsRequest,
     },
 };
+use std::collections::BTreeMap;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,29 +32,47 @@ pub(crate) enum Command {
     /// Give an address of the world to a vNIC
     Create(Create),
     /// Show all floating IPs
-    #[command(visible_alias = "ls")]
-    List(InNetwork),
+    #[command(visible_alias = "ls", after_help = "Examples:\n  mvirt floating-ip list -n web")]
+    List {
+        #[command(flatten)]
+        within: InNetwork,
+        #[command(flatten)]
+        labels: Labels,
+    },
     /// Show one floating IP
-    #[command(visible_alias = "show")]
+    #[command(
+        visible_alias = "show",
+        after_help = "Examples:\n  mvirt floating-ip get 203.0.113.7"
+    )]
     Get {
         /// Address or id
         #[arg(add = complete::floating_ips())]
         floating_ip: String,
     },
-    /// Move a floating IP to another vNIC
-    #[command(visible_alias = "update")]
-    Move(Move),
-    /// Delete a floating IP; connections to and from it end
-    #[command(visible_alias = "rm")]
+    /// Change a floating IP: move it to another vNIC, or note something
+    #[command(visible_alias = "move", after_help = UPDATE_EXAMPLES)]
+    Update(Update),
+    /// Delete floating IPs; connections to and from them end
+    #[command(
+        visible_alias = "rm",
+        after_help = "Examples:\n  mvirt floating-ip delete 203.0.113.7 203.0.113.8"
+    )]
     Delete {
-        /// Address or id
-        #[arg(add = complete::floating_ips())]
-        floating_ip: String,
-        /// Check only: change nothing
-        #[arg(long)]
-        dry_run: bool,
+        /// Addresses or ids
+        #[arg(value_name = "FLOATING_IP", required = true, add = complete::floating_ips())]
+        floating_ips: Vec<String>,
+        #[command(flatten)]
+        how: How,
     },
+    /// Print floating IPs as they are, then each change, until Ctrl-C
+    #[command(after_help = "Examples:\n  mvirt floating-ip watch -n web")]
+    Watch(InNetwork),
 }
+
+const UPDATE_EXAMPLES: &str = "\
+Examples:
+  mvirt floating-ip move 203.0.113.7 --nic vm2-eth0
+  mvirt floating-ip update 203.0.113.7 --label owner=me";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -60,6 +83,8 @@ pub(crate) struct Create {
     /// vNIC of a public network, by name or id
     #[arg(long, add = complete::nics())]
     nic: String,
+    #[command(flatten)]
+    marks: Marks,
     /// Check only: create nothing
     #[arg(long)]
     dry_run: bool,
@@ -69,13 +94,18 @@ pub(crate) struct Create {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Move {
+pub(crate) struct Update {
     /// Address or id
     #[arg(add = complete::floating_ips())]
     floating_ip: String,
-    /// vNIC of a public network, by name or id
+    /// Another vNIC of a public network, by name or id
     #[arg(long, add = complete::nics())]
-    nic: String,
+    nic: Option<String>,
+    #[command(flatten)]
+    marks: Marks,
+    /// First remove all labels
+    #[arg(long)]
+    clear_labels: bool,
     /// Check only: change nothing
     #[arg(long)]
     dry_run: bool,
@@ -87,27 +117,35 @@ pub(crate) async fn run(
     out: &Output,
 ) -> Result<(), Failure> {
     let (floating_ip, is_dry) = match command {
-        Command::Create(Create { address, nic: nic_id, dry_run: validate_only, id }) => {
+        Command::Create(Create { address, nic: nic_id, marks, dry_run: validate_only, id }) => {
+            let labels = marks.labels(BTreeMap::new())?;
+            let description = marks.description.unwrap_or_default();
             let request =
-                CreateFloatingIpRequest { id, address, nic_id, validate_only, ..Default::default() };
+                CreateFloatingIpRequest { id, address, nic_id, labels, description, validate_only };
             (client.create_floating_ip(request).await?.into_inner(), validate_only)
         }
-        Command::List(InNetwork { network }) => return list(client, network, out).await,
-        Command::Get { floating_ip: id } => {
-            let request = GetFloatingIpRequest { id };
-            (client.get_floating_ip(request).await?.into_inner(), false)
+        Command::List { within: InNetwork { network: network_id }, labels } => {
+            let labels = labels.wanted()?;
+            let request = ListFloatingIpsRequest { network_id, labels, ..Default::default() };
+            return list(client, request, out).await;
         }
-        Command::Move(Move { floating_ip: id, nic: nic_id, dry_run: validate_only }) => {
-            let request =
-                UpdateFloatingIpRequest { id, nic_id, validate_only, ..Default::default() };
-            (client.update_floating_ip(request).await?.into_inner(), validate_only)
+        Command::Watch(InNetwork { network }) => return watch(client, network, out).await,
+        Command::Get { floating_ip } => (get(client, floating_ip).await?, false),
+        Command::Update(update) => {
+            let is_dry = update.dry_run;
+            (update.run(client).await?, is_dry)
         }
-        Command::Delete { floating_ip, dry_run: validate_only } => {
-            let id = floating_ip.clone();
-            let request = DeleteFloatingIpRequest { id, validate_only, ..Default::default() };
-            let response = client.delete_floating_ip(request).await?.into_inner();
-            let what = format!("floating IP {floating_ip}");
-            return out.deleted(&response, validate_only, (&what, &floating_ip));
+        Command::Delete { floating_ips, how } => {
+            let validate_only = how.dry_run;
+            let delete = async |id: &str| {
+                let id = id.to_owned();
+                let request = DeleteFloatingIpRequest { id, validate_only, ..Default::default() };
+                Ok::<_, Failure>((
+                    client.delete_floating_ip(request).await?.into_inner(),
+                    String::new(),
+                ))
+            };
+            return how.each(&floating_ips, "floating IP", out, delete).await;
         }
     };
     show(&floating_ip, out)?;
@@ -117,21 +155,65 @@ pub(crate) async fn run(
     Ok(())
 }
 
-async fn list(client: &mut Client, network_id: String, out: &Output) -> Result<(), Failure> {
-    let request = ListFloatingIpsRequest { network_id, ..Default::default() };
+impl Update {
+    async fn run(self, client: &mut Client) -> Result<FloatingIp, Failure> {
+        let now = get(client, self.floating_ip).await?;
+        let mut request = UpdateFloatingIpRequest {
+            id: now.id,
+            validate_only: self.dry_run,
+            ..Default::default()
+        };
+        let mut mask = Mask::default();
+        mask.set("nic_id", &mut request.nic_id, self.nic);
+        if let Some(labels) = self.marks.new_labels(&now.labels, self.clear_labels.into())? {
+            mask.set("labels", &mut request.labels, Some(labels));
+            // What another client has added meanwhile must not be lost.
+            request.etag = now.etag;
+        }
+        mask.set("description", &mut request.description, self.marks.description);
+        request.update_mask = mask.into_paths("--nic, --label, --description")?;
+        Ok(client.update_floating_ip(request).await?.into_inner())
+    }
+}
+
+async fn get(client: &mut Client, id: String) -> Result<FloatingIp, Failure> {
+    Ok(client.get_floating_ip(GetFloatingIpRequest { id }).await?.into_inner())
+}
+
+/// Prints the floating IPs there are, and each change, until the server ends.
+async fn watch(client: &mut Client, network_id: String, out: &Output) -> Result<(), Failure> {
+    let request = WatchFloatingIpsRequest { network_id, ..Default::default() };
+    let mut events = client.watch_floating_ips(request).await?.into_inner();
+    // `not-in-force`; names as most are.
+    let mut lines = Lines::begin(out, [("STATE", 12), ("VNIC", 15), ("NETWORK", 0)])?;
+    while let Some(event) = events.message().await? {
+        let state = event.floating_ip.as_ref().map(|it| state_word(&it.error)).unwrap_or_default();
+        let shown = event.floating_ip.as_ref();
+        let shown = shown.map(|it| (&*it.address, [&*state, nic(it), &it.network_name]));
+        lines.event(&event, (event.timestamp, &event.floating_ip_id), shown)?;
+    }
+    Ok(())
+}
+
+async fn list(
+    client: &mut Client,
+    request: ListFloatingIpsRequest,
+    out: &Output,
+) -> Result<(), Failure> {
     let page =
         async |request| Ok::<_, Failure>(client.list_floating_ips(request).await?.into_inner());
     let response = lists::all(request, page).await?;
     // The first four fit a terminal of 80 columns; `-o wide` has the rest.
-    const HEADER: &[&str] = &["ADDRESS", "VNIC", "NETWORK", "STATE", "ID"];
+    const HEADER: &[&str] = &["ADDRESS", "VNIC", "NETWORK", "STATE", "ID", "LABELS"];
     let mut table = Table::new(HEADER, 4);
     for floating_ip in &response.floating_ips {
         let cells = vec![
             floating_ip.address.as_str().into(),
             nic(floating_ip).into(),
             floating_ip.network_name.as_str().into(),
-            state(&floating_ip.error).into(),
+            state_word(&floating_ip.error).into(),
             floating_ip.id.as_str().into(),
+            mask::labels(&floating_ip.labels).into(),
         ];
         table.row(&floating_ip.address, cells);
     }
@@ -145,13 +227,15 @@ fn nic(floating_ip: &FloatingIp) -> &str {
 }
 
 fn show(floating_ip: &FloatingIp, out: &Output) -> Result<(), Failure> {
-    let rows: [(&str, Cell); 8] = [
+    let rows: [(&str, Cell); 10] = [
         ("address", floating_ip.address.as_str().into()),
         ("id", floating_ip.id.as_str().into()),
         ("vnic", nic(floating_ip).into()),
         ("network", floating_ip.network_name.as_str().into()),
         ("state", state(&floating_ip.error).into()),
         ("error", floating_ip.error.as_str().into()),
+        ("labels", mask::labels(&floating_ip.labels).into()),
+        ("description", floating_ip.description.as_str().into()),
         ("created", units::local(&floating_ip.created_at).into()),
         ("updated", units::local(&floating_ip.updated_at).into()),
     ];

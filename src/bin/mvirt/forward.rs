@@ -3,17 +3,20 @@
 use super::{
     Failure, complete,
     connect::Client,
+    delete::How,
+    filter::Filter,
     mask::{self, Marks, Mask},
     nic::InNetwork,
     output::{Cell, Output, Table},
     units,
+    watch::Lines,
 };
 use clap::{Args, Subcommand};
 use mvirt_net::{
     lists,
     proto::{
         CreateForwardRequest, DeleteForwardRequest, Forward, GetForwardRequest,
-        ListForwardsRequest, Protocol, UpdateForwardRequest,
+        ListForwardsRequest, Protocol, UpdateForwardRequest, WatchForwardsRequest,
     },
 };
 use std::{collections::BTreeMap, str::FromStr};
@@ -30,10 +33,18 @@ pub(crate) enum Command {
     #[command(visible_alias = "create")]
     Add(Box<Add>),
     /// Show all forwards
-    #[command(visible_alias = "ls")]
-    List(InNetwork),
+    #[command(visible_alias = "ls", after_help = LIST_EXAMPLES)]
+    List {
+        #[command(flatten)]
+        within: InNetwork,
+        #[command(flatten)]
+        filter: Filter,
+    },
     /// Show one forward
-    #[command(visible_alias = "show")]
+    #[command(
+        visible_alias = "show",
+        after_help = "Examples:\n  mvirt forward get web\n  mvirt forward get web -o json"
+    )]
     Get {
         /// Name or id
         #[arg(add = complete::forwards())]
@@ -41,17 +52,29 @@ pub(crate) enum Command {
     },
     /// Change a forward
     Update(Box<Update>),
-    /// Delete a forward; connections through it end
-    #[command(visible_alias = "rm")]
+    /// Delete forwards; connections through them end
+    #[command(visible_alias = "rm", after_help = "Examples:\n  mvirt forward delete web ssh")]
     Delete {
-        /// Name or id
-        #[arg(add = complete::forwards())]
-        forward: String,
-        /// Check only: change nothing
-        #[arg(long)]
-        dry_run: bool,
+        /// Names or ids
+        #[arg(value_name = "FORWARD", required = true, add = complete::forwards())]
+        forwards: Vec<String>,
+        #[command(flatten)]
+        how: How,
     },
+    /// Print forwards as they are, then each change, until Ctrl-C
+    #[command(after_help = "Examples:\n  mvirt forward watch -n web")]
+    Watch(InNetwork),
 }
+
+const UPDATE_EXAMPLES: &str = "\
+Examples:
+  mvirt forward update web --listen tcp:0.0.0.0:8081
+  mvirt forward update web --to vm2:80";
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  mvirt forward list -n web
+  mvirt forward list --label owner=me -o csv";
 
 /// Where it is listened, written `tcp:0.0.0.0:8080`, `tcp:[::]:8080` or `tcp:8080`.
 #[derive(Debug, Clone, PartialEq)]
@@ -137,6 +160,7 @@ pub(crate) struct Add {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = UPDATE_EXAMPLES)]
 pub(crate) struct Update {
     /// Name or id
     #[arg(add = complete::forwards())]
@@ -144,6 +168,9 @@ pub(crate) struct Update {
     /// A new name
     #[arg(short, long, value_name = "NAME")]
     name: Option<String>,
+    /// Listen elsewhere, like tcp:0.0.0.0:8080; without an address at all of the host's
+    #[arg(short, long, value_name = "PROTOCOL:[ADDRESS:]PORTS")]
+    listen: Option<Listen>,
     /// Another vNIC of the same network, or other ports of one
     #[arg(short, long, value_name = "VNIC[:PORTS]", add = complete::nics())]
     to: Option<Target>,
@@ -167,18 +194,29 @@ pub(crate) async fn run(
             let is_dry = add.dry_run;
             (client.create_forward(add.request()?).await?.into_inner(), is_dry)
         }
-        Command::List(InNetwork { network }) => return list(client, network, out).await,
+        Command::List { within: InNetwork { network: network_id }, filter } => {
+            let (name_prefix, labels) = filter.wanted()?;
+            let request =
+                ListForwardsRequest { network_id, name_prefix, labels, ..Default::default() };
+            return list(client, request, out).await;
+        }
+        Command::Watch(InNetwork { network }) => return watch(client, network, out).await,
         Command::Get { forward } => (get(client, forward).await?, false),
         Command::Update(update) => {
             let is_dry = update.dry_run;
             (update.run(client).await?, is_dry)
         }
-        Command::Delete { forward, dry_run: validate_only } => {
-            let id = forward.clone();
-            let request = DeleteForwardRequest { id, validate_only, ..Default::default() };
-            let response = client.delete_forward(request).await?.into_inner();
-            let what = format!("forward {forward}");
-            return out.deleted(&response, validate_only, (&what, &forward));
+        Command::Delete { forwards, how } => {
+            let validate_only = how.dry_run;
+            let delete = async |id: &str| {
+                let id = id.to_owned();
+                let request = DeleteForwardRequest { id, validate_only, ..Default::default() };
+                Ok::<_, Failure>((
+                    client.delete_forward(request).await?.into_inner(),
+                    String::new(),
+                ))
+            };
+            return how.each(&forwards, "forward", out, delete).await;
         }
     };
     show(&forward, out)?;
@@ -213,6 +251,11 @@ impl Update {
             UpdateForwardRequest { id: now.id, validate_only: self.dry_run, ..Default::default() };
         let mut mask = Mask::default();
         mask.set("name", &mut request.name, self.name);
+        if let Some(Listen { protocol, address, ports }) = self.listen {
+            mask.set("protocol", &mut request.protocol, Some(protocol.into()));
+            mask.set("listen_address", &mut request.listen_address, Some(address));
+            mask.set("listen_ports", &mut request.listen_ports, Some(ports));
+        }
         if let Some(Target { nic, ports }) = self.to {
             mask.set("nic_id", &mut request.nic_id, Some(nic));
             mask.set("target_ports", &mut request.target_ports, ports);
@@ -223,7 +266,7 @@ impl Update {
             request.etag = now.etag;
         }
         mask.set("description", &mut request.description, self.marks.description);
-        request.update_mask = mask.into_paths("--to, --name, --description")?;
+        request.update_mask = mask.into_paths("--listen, --to, --name")?;
         Ok(client.update_forward(request).await?.into_inner())
     }
 }
@@ -232,8 +275,28 @@ async fn get(client: &mut Client, id: String) -> Result<Forward, Failure> {
     Ok(client.get_forward(GetForwardRequest { id }).await?.into_inner())
 }
 
-async fn list(client: &mut Client, network_id: String, out: &Output) -> Result<(), Failure> {
-    let request = ListForwardsRequest { network_id, ..Default::default() };
+/// Prints the forwards there are, and each change, until the server ends.
+async fn watch(client: &mut Client, network_id: String, out: &Output) -> Result<(), Failure> {
+    let request = WatchForwardsRequest { network_id, ..Default::default() };
+    let mut events = client.watch_forwards(request).await?.into_inner();
+    // `not-in-force`; the longest of IPv4, with one port.
+    let mut lines = Lines::begin(out, [("STATE", 12), ("LISTENS", 25), ("TO", 0)])?;
+    while let Some(event) = events.message().await? {
+        let cells =
+            event.forward.as_ref().map(|it| (state_word(&it.error), listens(it), target(it)));
+        let cells = cells.unwrap_or_default();
+        let shown = event.forward.as_ref();
+        let shown = shown.map(|it| (&*it.name, [&*cells.0, &cells.1, &cells.2]));
+        lines.event(&event, (event.timestamp, &event.forward_id), shown)?;
+    }
+    Ok(())
+}
+
+async fn list(
+    client: &mut Client,
+    request: ListForwardsRequest,
+    out: &Output,
+) -> Result<(), Failure> {
     let page = async |request| Ok::<_, Failure>(client.list_forwards(request).await?.into_inner());
     let response = lists::all(request, page).await?;
     // The first four fit a terminal of 80 columns; `-o wide` has the rest.
@@ -244,7 +307,7 @@ async fn list(client: &mut Client, network_id: String, out: &Output) -> Result<(
             forward.name.as_str().into(),
             listens(forward).into(),
             target(forward).into(),
-            state(&forward.error).into(),
+            state_word(&forward.error).into(),
             forward.network_name.as_str().into(),
             forward.id.as_str().into(),
             mask::labels(&forward.labels).into(),
@@ -257,6 +320,11 @@ async fn list(client: &mut Client, network_id: String, out: &Output) -> Result<(
 /// Returns whether something is in force, in words.
 pub(crate) fn state(error: &str) -> &'static str {
     if error.is_empty() { "in force" } else { "not in force" }
+}
+
+/// Returns that in one word: cells of lists have no blanks.
+pub(crate) fn state_word(error: &str) -> String {
+    state(error).replace(' ', "-")
 }
 
 /// Returns where a forward listens, as it is written.

@@ -2,12 +2,16 @@
 
 use super::{
     Failure, complete,
-    connect::Client,
-    forward::state,
+    connect::{Client, Connection},
+    delete::How,
+    filter::Filter,
+    forward::{state, state_word},
     mask::{self, Marks, Mask},
     nic::InNetwork,
     output::{Cell, Output, Table},
     units,
+    wait::Patience,
+    watch::Lines,
 };
 use clap::{Args, Subcommand};
 use mvirt_net::{
@@ -15,7 +19,7 @@ use mvirt_net::{
     proto::{
         Backend, BalancedPort, CreateLoadBalancerRequest, DeleteLoadBalancerRequest,
         GetLoadBalancerRequest, HealthCheck, HealthKind, ListLoadBalancersRequest, LoadBalancer,
-        Protocol, UpdateLoadBalancerRequest,
+        Protocol, UpdateLoadBalancerRequest, WatchLoadBalancersRequest,
     },
 };
 use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
@@ -37,10 +41,18 @@ pub(crate) enum Command {
     /// Spread flows that come to an address over vNICs
     Create(Box<Create>),
     /// Show all load balancers
-    #[command(visible_alias = "ls")]
-    List(InNetwork),
+    #[command(visible_alias = "ls", after_help = LIST_EXAMPLES)]
+    List {
+        #[command(flatten)]
+        within: InNetwork,
+        #[command(flatten)]
+        filter: Filter,
+    },
     /// Show one load balancer, and how its backends are
-    #[command(visible_alias = "show")]
+    #[command(
+        visible_alias = "show",
+        after_help = "Examples:\n  mvirt lb get front\n  mvirt lb get front -o json"
+    )]
     Get {
         /// Name or id
         #[arg(add = complete::load_balancers())]
@@ -48,17 +60,36 @@ pub(crate) enum Command {
     },
     /// Change a load balancer, while flows go on
     Update(Box<Update>),
-    /// Delete a load balancer; flows that it has spread go on
-    #[command(visible_alias = "rm")]
+    /// Delete load balancers; flows that they have spread go on
+    #[command(visible_alias = "rm", after_help = "Examples:\n  mvirt lb delete front back")]
     Delete {
+        /// Names or ids
+        #[arg(value_name = "LOAD_BALANCER", required = true, add = complete::load_balancers())]
+        load_balancers: Vec<String>,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Print load balancers as they are, then each change, also of their backends, until Ctrl-C
+    #[command(after_help = "Examples:\n  mvirt lb watch -n web")]
+    Watch(InNetwork),
+    /// Wait until so many backends take flows
+    #[command(after_help = "Examples:\n  mvirt lb wait front --healthy 2 --at-most 30")]
+    Wait {
         /// Name or id
         #[arg(add = complete::load_balancers())]
         load_balancer: String,
-        /// Check only: change nothing
-        #[arg(long)]
-        dry_run: bool,
+        /// How many: healthy, and not drained
+        #[arg(long, value_name = "N", default_value = "1")]
+        healthy: usize,
+        #[command(flatten)]
+        patience: Patience,
     },
 }
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  mvirt lb list -n web
+  mvirt lb list --label owner=me --columns NAME,BACKENDS";
 
 fn port(written: &str) -> Result<BalancedPort, &'static str> {
     const EXPECTED: &str = "expected a protocol and a port, and another of backends, like tcp:80, \
@@ -239,24 +270,43 @@ pub(crate) async fn run(
     command: Command,
     client: &mut Client,
     out: &Output,
+    connection: &Connection,
 ) -> Result<(), Failure> {
     let (balancer, is_dry) = match command {
         Command::Create(create) => {
             let is_dry = create.dry_run;
             (client.create_load_balancer(create.request()?).await?.into_inner(), is_dry)
         }
-        Command::List(InNetwork { network }) => return list(client, network, out).await,
+        Command::List { within: InNetwork { network: network_id }, filter } => {
+            let (name_prefix, labels) = filter.wanted()?;
+            let request =
+                ListLoadBalancersRequest { network_id, name_prefix, labels, ..Default::default() };
+            return list(client, request, out).await;
+        }
+        Command::Watch(InNetwork { network }) => return watch(client, network, out).await,
+        Command::Wait { load_balancer, healthy, patience } => {
+            let look = async || get(client, load_balancer.clone()).await;
+            let said = (&*load_balancer, &*format!("{healthy} healthy"));
+            // What takes no flows as a whole has no backend that does.
+            let is_so = |it: &LoadBalancer| it.error.is_empty() && taking(it) >= healthy;
+            (patience.until(connection.timeout, said, is_so, look).await?, false)
+        }
         Command::Get { load_balancer } => (get(client, load_balancer).await?, false),
         Command::Update(update) => {
             let is_dry = update.dry_run;
             (update.run(client).await?, is_dry)
         }
-        Command::Delete { load_balancer, dry_run: validate_only } => {
-            let id = load_balancer.clone();
-            let request = DeleteLoadBalancerRequest { id, validate_only, ..Default::default() };
-            let response = client.delete_load_balancer(request).await?.into_inner();
-            let what = format!("load balancer {load_balancer}");
-            return out.deleted(&response, validate_only, (&what, &load_balancer));
+        Command::Delete { load_balancers, how } => {
+            let validate_only = how.dry_run;
+            let delete = async |id: &str| {
+                let id = id.to_owned();
+                let request = DeleteLoadBalancerRequest { id, validate_only, ..Default::default() };
+                Ok::<_, Failure>((
+                    client.delete_load_balancer(request).await?.into_inner(),
+                    String::new(),
+                ))
+            };
+            return how.each(&load_balancers, "load balancer", out, delete).await;
         }
     };
     show(&balancer, out)?;
@@ -377,8 +427,26 @@ async fn get(client: &mut Client, id: String) -> Result<LoadBalancer, Failure> {
     Ok(client.get_load_balancer(GetLoadBalancerRequest { id }).await?.into_inner())
 }
 
-async fn list(client: &mut Client, network_id: String, out: &Output) -> Result<(), Failure> {
-    let request = ListLoadBalancersRequest { network_id, ..Default::default() };
+/// Prints the load balancers there are, and each change, until the server ends.
+async fn watch(client: &mut Client, network_id: String, out: &Output) -> Result<(), Failure> {
+    let request = WatchLoadBalancersRequest { network_id, ..Default::default() };
+    let mut events = client.watch_load_balancers(request).await?.into_inner();
+    // `not-in-force`; a header.
+    let mut lines = Lines::begin(out, [("STATE", 12), ("BACKENDS", 8), ("ADDRESS", 0)])?;
+    while let Some(event) = events.message().await? {
+        let shown = event.load_balancer.as_ref();
+        let cells = shown.map(|it| (state_word(&it.error), taking_of_all(it))).unwrap_or_default();
+        let shown = shown.map(|it| (&*it.name, [&*cells.0, &cells.1, &it.address]));
+        lines.event(&event, (event.timestamp, &event.load_balancer_id), shown)?;
+    }
+    Ok(())
+}
+
+async fn list(
+    client: &mut Client,
+    request: ListLoadBalancersRequest,
+    out: &Output,
+) -> Result<(), Failure> {
     let page =
         async |request| Ok::<_, Failure>(client.list_load_balancers(request).await?.into_inner());
     let response = lists::all(request, page).await?;
@@ -390,9 +458,9 @@ async fn list(client: &mut Client, network_id: String, out: &Output) -> Result<(
         let cells = vec![
             balancer.name.as_str().into(),
             balancer.address.as_str().into(),
-            ports(balancer).into(),
-            taking(balancer).into(),
-            state(&balancer.error).into(),
+            ports(balancer).replace(' ', ",").into(),
+            taking_of_all(balancer).into(),
+            state_word(&balancer.error).into(),
             balancer.network_name.as_str().into(),
             balancer.id.as_str().into(),
             mask::labels(&balancer.labels).into(),
@@ -412,11 +480,14 @@ fn ports(balancer: &LoadBalancer) -> String {
     balancer.ports.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
-/// Returns how many backends take flows, of how many.
-fn taking(balancer: &LoadBalancer) -> String {
-    let takes = |backend: &&Backend| backend.healthy && !backend.drained;
-    let taking = balancer.backends.iter().filter(takes).count();
-    format!("{taking}/{}", balancer.backends.len())
+/// Returns how many backends take flows.
+fn taking(balancer: &LoadBalancer) -> usize {
+    balancer.backends.iter().filter(|backend| backend.healthy && !backend.drained).count()
+}
+
+/// Returns that, and of how many.
+fn taking_of_all(balancer: &LoadBalancer) -> String {
+    format!("{}/{}", taking(balancer), balancer.backends.len())
 }
 
 /// Returns a check as it is written.

@@ -11,7 +11,7 @@ use mvirt_net::proto::ListMacsRequest;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show the MACs of a network: those of vNICs, and what was learned
-    #[command(visible_alias = "ls")]
+    #[command(visible_alias = "ls", after_help = "Examples:\n  mvirt mac list lab")]
     List {
         /// Network, by name or id
         #[arg(add = complete::networks())]
@@ -34,7 +34,7 @@ pub(crate) async fn run(
         let behind = match mac.port_vid {
             0 if mac.nic.is_empty() => mac.port.clone(),
             0 => mac.nic.clone(),
-            vid => format!("{}, VLAN {vid}", mac.port),
+            vid => format!("{},vlan={vid}", mac.port),
         };
         let addresses = [mac.ipv4_address.as_str(), mac.ipv6_address.as_str()];
         let addresses: Vec<_> = addresses.into_iter().filter(|it| !it.is_empty()).collect();
@@ -47,7 +47,7 @@ pub(crate) async fn run(
             vlan.into(),
             behind.as_str().into(),
             age.into(),
-            addresses.join(" ").into(),
+            addresses.join(",").into(),
             lease.into(),
             mac.remote.as_str().into(),
             mac.hostname.as_str().into(),

@@ -7,15 +7,18 @@
 mod capture;
 mod complete;
 mod connect;
+mod delete;
 mod described;
 mod doctor;
 mod egress;
 mod extcap;
 mod failure;
+mod filter;
 mod floating_ip;
 mod forward;
 mod impair;
 mod l2;
+mod lease;
 mod load_balancer;
 mod mac;
 mod mask;
@@ -31,6 +34,7 @@ mod stats;
 mod trace;
 mod units;
 mod vm;
+mod wait;
 mod watch;
 mod yard;
 
@@ -48,7 +52,10 @@ Examples:
   mvirt nic create prod --name vm1
   mvirt nic vmm-args vm1 --vmm qemu
   mvirt probe vm1 lease
-  source <(mvirt completions bash)";
+  source <(mvirt completions bash)
+
+More: man mvirt-nic-create, and a page for each other command; man 8 mvirt-net; what an operator
+needs, in share/doc/mvirt-net of /usr or /usr/local";
 
 /// Networks for virtual machines: the command line of mvirt-net.
 #[derive(Debug, Parser)]
@@ -75,6 +82,9 @@ enum Command {
     /// Create, show, change and delete ports of switched networks: other ways in than vNICs
     #[command(subcommand)]
     Port(port::Command),
+    /// Show which addresses guests have taken
+    #[command(subcommand)]
+    Lease(lease::Command),
     /// Show which MACs a switched network knows, and where
     #[command(subcommand)]
     Mac(mac::Command),
@@ -136,6 +146,7 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&without_nonsense(error)),
     };
     let output = cli.output.clone();
+    output.set_colors();
     // Of a command whose status is an answer, 1 is one.
     let answers = matches!(cli.command, Command::Trace(_));
     // One thread: one request at a time.
@@ -223,14 +234,17 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let ended = match command {
         Command::Network(command) => network::run(command, &mut client, &out).await,
         Command::Nic(command) => nic::run(command, &mut client, &out, &connection).await,
-        Command::Port(command) => port::run(command, &mut client, &out).await,
+        Command::Port(command) => port::run(command, &mut client, &out, &connection).await,
+        Command::Lease(command) => lease::run(command, &mut client, &out).await,
         Command::Mac(command) => mac::run(command, &mut client, &out).await,
         Command::Vm(command) => vm::run(command, &mut client).await,
         Command::Probe(command) => probe::run(command, &mut client, &out).await,
         Command::Egress => egress::run(&mut client, &out).await,
         Command::Forward(command) => forward::run(command, &mut client, &out).await,
         Command::FloatingIp(command) => floating_ip::run(command, &mut client, &out).await,
-        Command::LoadBalancer(command) => load_balancer::run(command, &mut client, &out).await,
+        Command::LoadBalancer(command) => {
+            load_balancer::run(command, &mut client, &out, &connection).await
+        }
         Command::Trace(command) => trace::run(command, &mut client, &out).await,
         Command::Reactor(command) => reactor::run(command, &mut client, &out).await,
         Command::Capture(flags) => capture::run(flags, &mut client, &out).await,

@@ -198,7 +198,7 @@ impl NewNotes {
 /// Labels for people.
 pub(crate) fn labels(labels: &BTreeMap<String, String>) -> String {
     let labels = labels.iter().map(|(key, value)| format!("{key}={value}"));
-    labels.collect::<Vec<_>>().join(" ")
+    labels.collect::<Vec<_>>().join(",")
 }
 
 /// What is booted, for people.

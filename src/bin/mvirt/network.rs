@@ -3,10 +3,12 @@
 use super::{
     Failure, complete,
     connect::Client,
+    delete::How,
     egress,
+    filter::Filter,
     l2::{self, Kind},
     mask::{self, Mask, NewNotes, Notes, Now, Places},
-    output::{Output, Table},
+    output::{Cell, Output, Table},
     units,
     watch::Lines,
 };
@@ -25,12 +27,16 @@ pub(crate) enum Command {
     /// Create a network
     Create(Box<Create>),
     /// Show all networks
-    #[command(visible_alias = "ls")]
-    List,
+    #[command(visible_alias = "ls", after_help = LIST_EXAMPLES)]
+    List(Filter),
     /// Show all networks, then each change
+    #[command(after_help = "Examples:\n  mvirt network watch\n  mvirt network watch -o json")]
     Watch,
     /// Show one network
-    #[command(visible_alias = "show")]
+    #[command(
+        visible_alias = "show",
+        after_help = "Examples:\n  mvirt network get prod\n  mvirt network get prod -o json"
+    )]
     Get {
         /// Name or id
         #[arg(add = complete::networks())]
@@ -38,20 +44,29 @@ pub(crate) enum Command {
     },
     /// Change a network, while traffic flows
     Update(Box<Update>),
-    /// Delete a network
-    #[command(visible_alias = "rm")]
+    /// Delete networks
+    #[command(visible_alias = "rm", after_help = DELETE_EXAMPLES)]
     Delete {
-        /// Name or id
-        #[arg(add = complete::networks())]
-        network: String,
-        /// Delete its vNICs and ports too
+        /// Names or ids
+        #[arg(value_name = "NETWORK", required = true, add = complete::networks())]
+        networks: Vec<String>,
+        /// Delete their vNICs and ports too
         #[arg(short, long)]
         force: bool,
-        /// Check only: change nothing
-        #[arg(long)]
-        dry_run: bool,
+        #[command(flatten)]
+        how: How,
     },
 }
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  mvirt network list --label owner=me
+  mvirt network list --columns NAME,VNICS -o csv";
+
+const DELETE_EXAMPLES: &str = "\
+Examples:
+  mvirt network delete prod test
+  mvirt network delete prod --force --if-exists   # with its vNICs; whether or not it is there";
 
 /// What guests are told of DNS.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -193,29 +208,31 @@ pub(crate) async fn run(
     client: &mut Client,
     out: &Output,
 ) -> Result<(), Failure> {
+    let is_new = matches!(command, Command::Create(_));
     let (network, is_dry) = match command {
         Command::Create(create) => {
             let is_dry = create.dry_run;
             let made = client.create_network(request(*create)?).await?.into_inner();
             (made, is_dry)
         }
-        Command::List => return list(client, out).await,
+        Command::List(filter) => return list(client, filter, out).await,
         Command::Watch => return watch(client, out).await,
         Command::Get { network } => (get(client, network).await?, false),
         Command::Update(update) => {
             let is_dry = update.dry_run;
             (change(*update, client).await?, is_dry)
         }
-        Command::Delete { network, force, dry_run: validate_only } => {
-            let request = DeleteNetworkRequest {
-                id: network.clone(),
-                force,
-                validate_only,
-                ..Default::default()
+        Command::Delete { networks, force, how } => {
+            let validate_only = how.dry_run;
+            let delete = async |id: &str| {
+                let id = id.to_owned();
+                let request =
+                    DeleteNetworkRequest { id, force, validate_only, ..Default::default() };
+                let response = client.delete_network(request).await?.into_inner();
+                let with = with_members(response.nics_deleted, response.ports_deleted);
+                Ok::<_, Failure>((response, with))
             };
-            let response = client.delete_network(request).await?.into_inner();
-            let what = with_members(&network, response.nics_deleted, response.ports_deleted);
-            return out.deleted(&response, validate_only, (&what, &network));
+            return how.each(&networks, "network", out, delete).await;
         }
     };
     let public = match &*network.error {
@@ -226,18 +243,20 @@ pub(crate) async fn run(
     show(&network, &public, out)?;
     if is_dry {
         out.dry_run();
+    } else if is_new {
+        out.next(&format!("mvirt nic create {} --name vm1", network.name));
     }
     Ok(())
 }
 
-/// Returns a network in words, with how many vNICs and ports it has.
-fn with_members(network: &str, nics: u32, ports: u32) -> String {
+/// Returns what goes with a network, in words.
+fn with_members(nics: u32, ports: u32) -> String {
     let counted = [(nics, "vNIC"), (ports, "port")].into_iter().filter(|(count, _)| *count > 0);
     let counted = counted.map(|(count, what)| units::counted(count.into(), what));
     match &counted.collect::<Vec<_>>()[..] {
-        [] => format!("network {network}"),
-        [one] => format!("network {network} and {one}"),
-        all => format!("network {network}, {}", all.join(" and ")),
+        [] => String::new(),
+        [one] => format!(" and {one}"),
+        all => format!(", {}", all.join(" and ")),
     }
 }
 
@@ -278,12 +297,15 @@ fn request(create: Create) -> Result<CreateNetworkRequest, Failure> {
     })
 }
 
-async fn list(client: &mut Client, out: &Output) -> Result<(), Failure> {
-    let response = ListNetworksResponse { networks: all(client).await?, ..Default::default() };
-    // The first five fit a terminal of 80 columns; `-o wide` has the rest.
+async fn list(client: &mut Client, filter: Filter, out: &Output) -> Result<(), Failure> {
+    let (name_prefix, labels) = filter.wanted()?;
+    let request = ListNetworksRequest { name_prefix, labels, ..Default::default() };
+    let networks = wanted(client, request).await?;
+    let response = ListNetworksResponse { networks, ..Default::default() };
+    // The first six fit a terminal of 80 columns; `-o wide` has the rest.
     const HEADER: &[&str] =
-        &["NAME", "IPV4", "IPV6", "MTU", "VNICS", "KIND", "ID", "DOMAIN", "LABELS"];
-    let mut table = Table::new(HEADER, 5);
+        &["NAME", "IPV4", "IPV6", "MTU", "VNICS", "PUBLIC", "KIND", "ID", "DOMAIN", "LABELS"];
+    let mut table = Table::new(HEADER, 6);
     for network in &response.networks {
         let cells = vec![
             network.name.as_str().into(),
@@ -291,6 +313,7 @@ async fn list(client: &mut Client, out: &Output) -> Result<(), Failure> {
             network.ipv6_prefix.as_str().into(),
             network.mtu.into(),
             network.nic_count.into(),
+            is_public(network),
             kind(network).into(),
             network.id.as_str().into(),
             network.domain.as_str().into(),
@@ -302,9 +325,25 @@ async fn list(client: &mut Client, out: &Output) -> Result<(), Failure> {
 }
 
 /// Returns all networks.
-async fn all(client: &mut Client) -> Result<Vec<Network>, Failure> {
+pub(crate) async fn all(client: &mut Client) -> Result<Vec<Network>, Failure> {
+    wanted(client, ListNetworksRequest::default()).await
+}
+
+async fn wanted(
+    client: &mut Client,
+    request: ListNetworksRequest,
+) -> Result<Vec<Network>, Failure> {
     let page = async |request| Ok::<_, Failure>(client.list_networks(request).await?.into_inner());
-    Ok(lists::all(ListNetworksRequest::default(), page).await?.networks)
+    Ok(lists::all(request, page).await?.networks)
+}
+
+/// Returns in one word whether guests reach the world; an error is told by `get`.
+fn is_public(network: &Network) -> Cell {
+    match &*network.error {
+        _ if !network.is_public => "no".into(),
+        "" => "yes".into(),
+        _ => Cell::error(),
+    }
 }
 
 async fn watch(client: &mut Client, out: &Output) -> Result<(), Failure> {
@@ -412,9 +451,9 @@ mod tests {
 
     #[test]
     fn ports_are_counted_as_vnics_are() {
-        assert_eq!(with_members("lab", 0, 0), "network lab");
-        assert_eq!(with_members("lab", 1, 0), "network lab and 1 vNIC");
-        assert_eq!(with_members("lab", 0, 2), "network lab and 2 ports");
-        assert_eq!(with_members("lab", 3, 1), "network lab, 3 vNICs and 1 port");
+        assert_eq!(with_members(0, 0), "");
+        assert_eq!(with_members(1, 0), " and 1 vNIC");
+        assert_eq!(with_members(0, 2), " and 2 ports");
+        assert_eq!(with_members(3, 1), ", 3 vNICs and 1 port");
     }
 }

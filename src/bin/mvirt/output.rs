@@ -3,13 +3,17 @@
 //! Colour is taken away again where stdout is no terminal, and as NO_COLOR, CLICOLOR and TERM say.
 
 use super::Failure;
+use anstream::ColorChoice;
 use anstyle::{AnsiColor, Style};
 use clap::{Args, ValueEnum};
 use mvirt_net::{
     printable::{printable, printable_lines},
     proto::{NicState, PortState},
 };
-use std::{ffi::OsString, io::Write as _};
+use std::{
+    ffi::OsString,
+    io::{IsTerminal as _, Write as _},
+};
 use tabwriter::TabWriter;
 
 /// What is printed of an answer.
@@ -23,8 +27,18 @@ pub(crate) enum Format {
     Json,
     /// The API's objects
     Yaml,
+    /// Values with commas between, for other programs' tables
+    Csv,
     /// Names alone, one a line
     Name,
+}
+
+/// Whether colours are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Color {
+    Auto,
+    Always,
+    Never,
 }
 
 /// Where answers go, and how.
@@ -38,7 +52,7 @@ pub(crate) struct Output {
         value_name = "FORMAT",
         default_value = "table",
         hide_possible_values = true,
-        help = "What is printed: table, wide, json, yaml or name",
+        help = "What is printed: table, wide, json, yaml, csv or name",
         help_heading = "Output",
         display_order = 800
     )]
@@ -46,6 +60,31 @@ pub(crate) struct Output {
     /// Leave out the first line of tables
     #[arg(long, global = true, help_heading = "Output", display_order = 801)]
     no_headers: bool,
+    /// Columns of a list, in this order, like NAME,STATE
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        help_heading = "Output",
+        display_order = 802
+    )]
+    columns: Vec<String>,
+    /// Whether there are colours
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        hide_possible_values = true,
+        help = "Whether there are colours: auto (on a terminal), always or never",
+        help_heading = "Output",
+        display_order = 803
+    )]
+    color: Color,
+    /// Say only what went wrong, beside what is asked for
+    #[arg(short, long, global = true, help_heading = "Output", display_order = 804)]
+    quiet: bool,
 }
 
 /// A part of a table's row; where it is empty, a `-` is printed, so that columns can be counted.
@@ -100,6 +139,11 @@ impl Cell {
         Self { text: state.word().into(), style }
     }
 
+    /// That something is not as it should be.
+    pub(crate) fn error() -> Self {
+        Self { text: "error".into(), style: AnsiColor::Red.on_default() }
+    }
+
     fn styled(&self) -> String {
         styled(self.style, &printable(&self.text))
     }
@@ -131,6 +175,16 @@ impl Table {
 }
 
 impl Output {
+    /// Has everything printed with colours, or without, as the flags say.
+    pub(crate) fn set_colors(&self) {
+        let choice = match self.color {
+            Color::Auto => return,
+            Color::Always => ColorChoice::AlwaysAnsi,
+            Color::Never => ColorChoice::Never,
+        };
+        choice.write_global();
+    }
+
     /// Whether a document is printed, for programs.
     pub(crate) fn is_document(&self) -> bool {
         matches!(self.output, Format::Json | Format::Yaml)
@@ -149,6 +203,11 @@ impl Output {
         if self.is_document() {
             return self.document(object);
         }
+        if self.output == Format::Csv {
+            let header = (!self.no_headers).then(|| csv(&["FIELD", "VALUE"]));
+            let rows = rows.iter().map(|(name, value)| csv(&[name, &value.text]));
+            return print(&header.into_iter().chain(rows).collect::<String>());
+        }
         // What has no value tells people nothing; documents have every field.
         let rows = rows.iter().filter(|(_, value)| !value.text.is_empty());
         let lines = rows.map(|(name, value)| [styled(Style::new().bold(), name), value.styled()]);
@@ -161,6 +220,7 @@ impl Output {
         response: &impl serde::Serialize,
         table: &Table,
     ) -> Result<(), Failure> {
+        let columns = self.chosen(table)?;
         if self.is_document() {
             return self.document(response);
         }
@@ -168,17 +228,50 @@ impl Output {
             let names = table.rows.iter().map(|(name, _)| printable(name) + "\n");
             return print(&names.collect::<String>());
         }
-        let columns = if self.output == Format::Wide { table.header.len() } else { table.narrow };
-        let header = table.header[..columns].iter().map(|t| styled(Style::new().bold(), t));
-        let header = header.collect::<Vec<_>>().join("\t");
+        let header = (!self.no_headers).then(|| columns.iter().map(|at| table.header[*at]));
+        if self.output == Format::Csv {
+            let header = header.map(|names| csv(&names.collect::<Vec<_>>()));
+            let row = |(_, cells): &(String, Vec<Cell>)| {
+                csv(&columns.iter().map(|at| &*cells[*at].text).collect::<Vec<_>>())
+            };
+            let rows = table.rows.iter().map(row);
+            return print(&header.into_iter().chain(rows).collect::<String>());
+        }
+        let header = header.map(|names| {
+            let names = names.map(|name| styled(Style::new().bold(), name));
+            names.collect::<Vec<_>>().join("\t")
+        });
         let cell = |cell: &Cell| {
             if cell.text.is_empty() { "-".into() } else { cell.styled() }
         };
         let row = |(_, cells): &(String, Vec<Cell>)| {
-            cells[..columns].iter().map(cell).collect::<Vec<_>>().join("\t")
+            columns.iter().map(|at| cell(&cells[*at])).collect::<Vec<_>>().join("\t")
         };
-        let header = (!self.no_headers).then_some(header);
         print(&aligned(header.into_iter().chain(table.rows.iter().map(row)))?)
+    }
+
+    /// Returns which columns of a table are printed, in their order.
+    ///
+    /// # Errors
+    ///
+    /// There is none of a name, or no columns are printed.
+    fn chosen(&self, table: &Table) -> Result<Vec<usize>, Failure> {
+        if self.columns.is_empty() {
+            let narrow = if self.output == Format::Table { table.narrow } else { usize::MAX };
+            return Ok((0..table.header.len().min(narrow)).collect());
+        }
+        if self.is_document() || self.output == Format::Name {
+            let text = "--columns: only tables have columns: -o table, wide or csv";
+            return Err(Failure::Usage(text.into()));
+        }
+        let find = |name: &String| {
+            let found = table.header.iter().position(|there| there.eq_ignore_ascii_case(name));
+            found.ok_or_else(|| {
+                let there = table.header.join(",");
+                Failure::Usage(format!("--columns: {name:?}: expected some of {there}"))
+            })
+        };
+        self.columns.iter().map(find).collect()
     }
 
     /// Prints a line of a table whose rows come one after the other; nothing where a document will
@@ -186,6 +279,9 @@ impl Output {
     pub(crate) fn line(&self, cells: &[(&str, usize)]) -> Result<(), Failure> {
         if self.is_document() {
             return Ok(());
+        }
+        if self.output == Format::Csv {
+            return print(&csv(&cells.iter().map(|(text, _)| *text).collect::<Vec<_>>()));
         }
         // Fixed widths: later rows are not known yet.
         let cell = |(text, width): &(&str, usize)| format!("{:width$}", printable(text));
@@ -228,25 +324,28 @@ impl Output {
         if self.output == Format::Name {
             return print(&format!("{}\n", printable(name)));
         }
-        say(&printable(sentence));
+        self.remark(sentence);
         Ok(())
     }
 
-    /// Something deleted, or that would be: `what` it is, in words, and its name.
-    pub(crate) fn deleted(
-        &self,
-        response: &impl serde::Serialize,
-        is_dry: bool,
-        (what, name): (&str, &str),
-    ) -> Result<(), Failure> {
-        let done = if is_dry { "Would delete" } else { "Deleted" };
-        self.done(response, name, &format!("{done} {what}."))
+    /// Says something to people, to stderr, unless they want none of that.
+    pub(crate) fn remark(&self, sentence: &str) {
+        if !self.quiet {
+            say(&printable(sentence));
+        }
     }
 
     /// Says of a check that it was no more, to people; programs get what it would have come to.
     pub(crate) fn dry_run(&self) {
         if self.is_for_people() {
-            say("dry run: nothing was changed");
+            self.remark("dry run: nothing was changed");
+        }
+    }
+
+    /// Says what may come next, to who sits at a terminal.
+    pub(crate) fn next(&self, command: &str) {
+        if self.is_for_people() && std::io::stderr().is_terminal() {
+            self.remark(&format!("Next: {command}"));
         }
     }
 
@@ -301,7 +400,7 @@ impl Format {
         match self {
             Self::Json => Some(format!("{error:#}")),
             Self::Yaml => serde_yaml_ng::to_string(&error).ok(),
-            Self::Table | Self::Wide | Self::Name => None,
+            Self::Table | Self::Wide | Self::Csv | Self::Name => None,
         }
     }
 }
@@ -318,6 +417,19 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     // Flushed, since at exit an error would go unseen.
     stdout.write_all(text.as_bytes())?;
     Ok(stdout.flush()?)
+}
+
+/// A line of values with commas between (RFC 4180, but for its end, which is that of other lines).
+/// Line feeds are escaped before, as all else that is not printable.
+fn csv(values: &[&str]) -> String {
+    let quoted = |value: &&str| {
+        let value = printable(value);
+        match value.contains(['"', ',']) {
+            true => format!("\"{}\"", value.replace('"', "\"\"")),
+            false => value,
+        }
+    };
+    values.iter().map(quoted).collect::<Vec<_>>().join(",") + "\n"
 }
 
 /// Lines whose cells, between tabs, are as wide as the widest of their column.
@@ -362,6 +474,12 @@ mod tests {
         for line in ["nic get", "x -o", "vm start -- -o json"] {
             assert_eq!(asked(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn values_with_commas_between_are_quoted_where_they_must_be() {
+        assert_eq!(csv(&["a", "", "b c"]), "a,,b c\n");
+        assert_eq!(csv(&["a,b", "say \"no\"", "x\ny"]), "\"a,b\",\"say \"\"no\"\"\",x\\ny\n");
     }
 
     #[test]

@@ -2,13 +2,16 @@
 
 use super::{
     Failure, complete,
-    connect::Client,
+    connect::{Client, Connection},
+    delete::How,
+    filter::Filter,
     impair::{self, ImpairFlags, NewImpairFlags},
     mask::{self, Marks, Mask},
     nic::InNetwork,
     output::{Cell, Output, Table},
     rate::{self, Rate},
     stats, units,
+    wait::Patience,
     watch::Lines,
 };
 use clap::{Args, Subcommand, ValueEnum};
@@ -40,10 +43,21 @@ pub(crate) enum Command {
     /// Create a port of a switched network
     Create(Box<Create>),
     /// Show all ports
-    #[command(visible_alias = "ls")]
-    List(InNetwork),
+    #[command(visible_alias = "ls", after_help = LIST_EXAMPLES)]
+    List {
+        #[command(flatten)]
+        within: InNetwork,
+        #[command(flatten)]
+        filter: Filter,
+        /// Only those in this state
+        #[arg(long, value_parser = ["down", "listening", "up", "blocked", "error"])]
+        state: Option<String>,
+    },
     /// Show one port, and who is connected to it
-    #[command(visible_alias = "show")]
+    #[command(
+        visible_alias = "show",
+        after_help = "Examples:\n  mvirt port get qemu\n  mvirt port get qemu -o json"
+    )]
     Get {
         /// Name or id
         #[arg(add = complete::ports())]
@@ -59,20 +73,60 @@ pub(crate) enum Command {
     },
     /// Change a port, while traffic flows
     Update(Box<Update>),
-    /// Delete a port; who is connected to it is disconnected
-    #[command(visible_alias = "rm")]
+    /// Delete ports; who is connected to one is disconnected
+    #[command(visible_alias = "rm", after_help = "Examples:\n  mvirt port delete qemu tap0")]
     Delete {
+        /// Names or ids
+        #[arg(value_name = "PORT", required = true, add = complete::ports())]
+        ports: Vec<String>,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Print ports as they are, then each change, until Ctrl-C
+    #[command(after_help = "Examples:\n  mvirt port watch -n lab\n  mvirt port watch -o json")]
+    Watch(InNetwork),
+    /// Wait until a port carries frames, or whoever is to connect to it can
+    #[command(after_help = "Examples:\n  mvirt port wait tap0 --for up --at-most 30")]
+    Wait {
         /// Name or id
         #[arg(add = complete::ports())]
         port: String,
-        /// Check only: change nothing
-        #[arg(long)]
-        dry_run: bool,
+        /// What for
+        #[arg(long = "for", value_name = "WHAT", default_value = "up")]
+        what: For,
+        #[command(flatten)]
+        patience: Patience,
     },
-    /// Print ports as they are, then each change, until Ctrl-C
-    Watch(InNetwork),
     /// Show which kinds of port there are, and how they are written
     Kinds,
+}
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  mvirt port list -n lab --state up
+  mvirt port list --columns NAME,LOCATOR -o csv";
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum For {
+    /// Frames can go both ways; of one that listens, somebody is connected
+    Up,
+    /// It waits for others to connect
+    Listening,
+}
+
+impl For {
+    fn is_so(self, port: &Port) -> bool {
+        match self {
+            // The state of one that listens stays, whoever connects.
+            Self::Up => port.state() == PortState::Up || !port.attachments.is_empty(),
+            Self::Listening => port.state() == PortState::Listening,
+        }
+    }
+
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -223,6 +277,7 @@ pub(crate) async fn run(
     command: Command,
     client: &mut Client,
     out: &Output,
+    connection: &Connection,
 ) -> Result<(), Failure> {
     let (port, is_dry) = match command {
         Command::Create(create) => {
@@ -230,7 +285,12 @@ pub(crate) async fn run(
             let port = client.create_port(create.request()?).await?.into_inner();
             (if is_dry { port } else { settled(client, port).await? }, is_dry)
         }
-        Command::List(InNetwork { network }) => return list(client, network, out).await,
+        Command::List { within: InNetwork { network: network_id }, filter, state } => {
+            let (name_prefix, labels) = filter.wanted()?;
+            let request =
+                ListPortsRequest { network_id, name_prefix, labels, ..Default::default() };
+            return list(client, request, state, out).await;
+        }
         Command::Get { port } => (get(client, port).await?, false),
         Command::Stats { port, watch } => {
             // First: of a name that nobody has, this one says that no port has it.
@@ -241,12 +301,20 @@ pub(crate) async fn run(
             let is_dry = update.dry_run;
             (update.run(client).await?, is_dry)
         }
-        Command::Delete { port, dry_run: validate_only } => {
-            let id = port.clone();
-            let request = DeletePortRequest { id, validate_only, ..Default::default() };
-            let response = client.delete_port(request).await?.into_inner();
-            let what = format!("port {port}");
-            return out.deleted(&response, validate_only, (&what, &port));
+        Command::Delete { ports, how } => {
+            let validate_only = how.dry_run;
+            let delete = async |id: &str| {
+                let id = id.to_owned();
+                let request = DeletePortRequest { id, validate_only, ..Default::default() };
+                Ok::<_, Failure>((client.delete_port(request).await?.into_inner(), String::new()))
+            };
+            return how.each(&ports, "port", out, delete).await;
+        }
+        Command::Wait { port, what, patience } => {
+            let look = async || get(client, port.clone()).await;
+            let said = (&*port, &*what.name());
+            let is_so = |port: &Port| what.is_so(port);
+            (patience.until(connection.timeout, said, is_so, look).await?, false)
         }
         Command::Watch(InNetwork { network }) => return watch(client, network, out).await,
         Command::Kinds => return kinds(out),
@@ -322,10 +390,15 @@ async fn get(client: &mut Client, key: String) -> Result<Port, Failure> {
     Ok(client.get_port(request).await?.into_inner())
 }
 
-async fn list(client: &mut Client, network_id: String, out: &Output) -> Result<(), Failure> {
-    let request = ListPortsRequest { network_id, ..Default::default() };
+async fn list(
+    client: &mut Client,
+    request: ListPortsRequest,
+    state: Option<String>,
+    out: &Output,
+) -> Result<(), Failure> {
     let page = async |request| Ok::<_, Failure>(client.list_ports(request).await?.into_inner());
-    let response = lists::all(request, page).await?;
+    let mut response = lists::all(request, page).await?;
+    response.ports.retain(|port| state.as_ref().is_none_or(|state| port.state().word() == state));
     // The first five fit a terminal of 80 columns; `-o wide` has the rest.
     const HEADER: &[&str] = &[
         "NAME", "NETWORK", "STATE", "CLIENTS", "LOCATOR", "ROLE", "MACS", "VLANS", "ID", "LABELS",

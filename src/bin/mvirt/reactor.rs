@@ -11,7 +11,7 @@ use mvirt_net::proto::{ListReactorsRequest, Reactor};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show all, and how busy they have been since the daemon started
-    #[command(visible_alias = "ls")]
+    #[command(visible_alias = "ls", after_help = "Examples:\n  mvirt reactor list")]
     List,
 }
 
@@ -37,7 +37,7 @@ fn row(reactor: &Reactor) -> Vec<Cell> {
         0 => String::new(),
         _ => format!("{:.1}", sum as f64 / count as f64),
     };
-    let seconds = |ns: u64| format!("{:.3} s", ns as f64 / 1e9);
+    let seconds = |ns: u64| format!("{:.3}s", ns as f64 / 1e9);
     vec![
         reactor.id.into(),
         reactor.nics.into(),

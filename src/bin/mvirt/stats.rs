@@ -131,7 +131,8 @@ fn scaled(mut rate: f64) -> String {
 /// Returns what is open outside, by sockets of the host.
 pub(crate) fn flows(flows: &EgressFlows) -> Vec<(&'static str, Cell)> {
     let EgressFlows { connections, udp_ports, pings, drops } = flows;
-    let open = format!("{connections} TCP connections, {udp_ports} UDP ports, {pings} pings");
+    let open = [(*connections, "TCP connection"), (*udp_ports, "UDP port"), (*pings, "ping")];
+    let open = open.map(|(count, noun)| counted(count.into(), noun)).join(", ");
     let dropped = drops.iter().map(|drop| {
         let text = format!("{}: {}", counted(drop.frames, "packet"), drop.reason);
         ("  dropped", Cell::from(text))

@@ -225,7 +225,7 @@ fn what_is_there_is_changed_and_only_what_is_named() {
         "domain d.internal",
         "mtu 9000",
         "boot 10.0.0.5 ipxe.efi",
-        "labels team=a tier=2",
+        "labels team=a,tier=2",
         "description x",
     ] {
         has(&shown, line);

@@ -4,6 +4,7 @@ mod commands;
 mod doctor;
 mod flags;
 pub(crate) mod install;
+mod lists;
 mod net_toml;
 mod output;
 mod probe;

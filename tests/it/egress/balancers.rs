@@ -16,7 +16,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, BufRead as _, BufReader, ErrorKind, Write as _},
     net::{IpAddr, TcpListener, TcpStream, UdpSocket},
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
+    sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
@@ -183,6 +184,86 @@ fn what_is_so_already_is_done() {
         assert!(shown.backends[0].drained && shown.backends[0].weight == 3, "{shown:?}");
         let nothing = stderr(&mvirt(&daemon, &["lb", "update", "front"]), 2);
         assert!(nothing.contains("nothing to change is named"), "{nothing}");
+    });
+}
+
+/// What a watch has told so far, until that is so.
+struct Told {
+    process: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Told {
+    fn by(daemon: &Daemon, kind: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
+        command.env("MVIRT_NET_SERVER", daemon.address()).args([kind, "watch", "--no-headers"]);
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = Arc::<Mutex<Vec<String>>>::default();
+        let (out, told) = (process.stdout.take().unwrap(), Arc::clone(&lines));
+        thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                // Without the time.
+                let words = line.split_whitespace().skip(1).collect::<Vec<_>>();
+                told.lock().unwrap().push(words.join(" "));
+            }
+        });
+        Self { process, lines }
+    }
+
+    fn says(&self, line: &str) {
+        wait_until(&format!("{line:?} is told"), || {
+            self.lines.lock().unwrap().last().is_some_and(|last| last == line)
+        });
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+#[test]
+fn watchers_are_told_of_backends_and_of_what_is_in_force() {
+    on_a_host(|_| {
+        let mut daemon = start_egress();
+        public(&mut daemon, "web", WEB);
+        let [vm1] = guests(&mut daemon, ["vm1"]);
+        let [lbs, forwards, floating] =
+            ["lb", "forward", "floating-ip"].map(|kind| Told::by(&daemon, kind));
+        lb(&daemon, &format!("{CREATE} --backend vm1 --health tcp,interval=1,rise=1,fall=1"));
+        lbs.says("front in-force 1/1 203.0.113.80");
+        lb(&daemon, "wait front --at-most 20");
+        lb(&daemon, "update front --drain vm1");
+        lbs.says("front in-force 0/1 203.0.113.80");
+        let late = mvirt(&daemon, &["lb", "wait", "front", "--at-most", "0.2"]);
+        assert!(stderr(&late, 1).contains("front: not 1 healthy within 200ms"));
+        lb(&daemon, "update front --undrain vm1");
+        lbs.says("front in-force 1/1 203.0.113.80");
+        // Its guest answers no longer.
+        vm1.run("ip link set vm1 down");
+        lbs.says("front in-force 0/1 203.0.113.80");
+        let run = |line: &str| stdout(&mvirt(&daemon, &line.split(' ').collect::<Vec<_>>()));
+        run("forward add --listen tcp:8080 --to vm1:80 -n f");
+        forwards.says("f in-force tcp:0.0.0.0:8080 vm1:80");
+        run("floating-ip create --address 203.0.113.7 --nic vm1 --label tier=1");
+        floating.says("203.0.113.7 in-force vm1 web");
+        run("network update web --public=false");
+        forwards.says("f not-in-force tcp:0.0.0.0:8080 vm1:80");
+        floating.says("203.0.113.7 not-in-force vm1 web");
+        // It is checked no longer.
+        lbs.says("front not-in-force 1/1 203.0.113.80");
+        run("network update web --public");
+        forwards.says("f in-force tcp:0.0.0.0:8080 vm1:80");
+        // What is called otherwise is told, too.
+        run("nic update vm1 --name one");
+        forwards.says("f in-force tcp:0.0.0.0:8080 one:80");
+        floating.says("203.0.113.7 in-force one web");
+        run("forward delete f");
+        forwards.says("f deleted - -");
+        let refused = mvirt(&daemon, &["lb", "watch", "-n", "nowhere"]);
+        assert!(stderr(&refused, 1).contains("does not exist"));
     });
 }
 

@@ -95,6 +95,44 @@ fn the_world_and_the_host_reach_a_guest_by_ports_of_the_host() {
 }
 
 #[test]
+fn a_forward_listens_elsewhere_and_who_came_by_the_other_port_is_let_go() {
+    on_a_host(|world| {
+        let mut daemon = start_egress();
+        public(&mut daemon, "web", WEB);
+        let _guest = server(&mut daemon, "web", "c1");
+        add(&daemon, "--listen tcp:8080 --to c1:80 -n web");
+        add(&daemon, "--listen tcp:9090 --to c1:80 -n other");
+        let update = |words: &str| {
+            let words: Vec<_> = ["forward", "update"].into_iter().chain(words.split(' ')).collect();
+            mvirt(&daemon, &words)
+        };
+        let shown = stdout(&update("web --listen tcp:192.0.2.1:8081"));
+        assert!(shown.contains("tcp:192.0.2.1:8081") && shown.contains("c1:80"), "{shown}");
+        let from_world = |at: &str| inside(world, || page(at));
+        assert_eq!(from_world("192.0.2.1:8081"), "c1 sees 192.0.2.2");
+        assert!(inside(world, || is_refused("192.0.2.1:8080")));
+        // The other family, which the vNIC has, too.
+        stdout(&update("web --listen tcp:[::]:8082"));
+        assert_eq!(from_world("[2001:db8:ffff::1]:8082"), "c1 sees 2001:db8:ffff::2");
+        let dry = update("web --listen tcp:8083 --dry-run");
+        assert!(stdout(&dry).contains("tcp:0.0.0.0:8083"));
+        assert!(inside(world, || is_refused("192.0.2.1:8083")));
+        for (words, why) in [
+            ("web --listen tcp:9000-9100", "forward other, which has tcp port 9090"),
+            ("web --listen tcp:80,80", "it is given twice"),
+            ("web --to c1:81,82 --listen tcp:1-3", "expected one port for all, or 3"),
+            ("web --listen tcp:127.0.0.1:80", "no packet is routed to that address"),
+        ] {
+            let said = update(words);
+            let said = String::from_utf8_lossy(&said.stderr);
+            assert!(said.contains(why), "{words}: {said}");
+        }
+        let got = stdout(&mvirt(&daemon, &["forward", "get", "web"]));
+        assert!(got.contains("tcp:[::]:8082"), "{got}");
+    });
+}
+
+#[test]
 fn guests_reach_one_another_by_what_is_forwarded_and_by_nothing_else() {
     on_a_host(|_| {
         let mut daemon = start_egress();

@@ -10,6 +10,8 @@ mod watch;
 use super::{
     Failure, complete,
     connect::{Client, Connection},
+    delete::How,
+    filter::Filter,
     mask,
     output::{self, Output, Table},
     stats,
@@ -19,8 +21,8 @@ use clap::{Args, Subcommand};
 use mvirt_net::{
     lists,
     proto::{
-        DeleteNicRequest, GetNicRequest, ListNicsRequest, ListNicsResponse, Nic,
-        get_nic_request::Identifier,
+        DeleteNicRequest, DeleteNicResponse, GetNicRequest, ListNicsRequest, ListNicsResponse, Nic,
+        Transport, get_nic_request::Identifier,
     },
 };
 use std::{
@@ -33,10 +35,21 @@ pub(crate) enum Command {
     /// Create a vNIC and its socket
     Create(Box<create::Create>),
     /// Show all vNICs
-    #[command(visible_alias = "ls")]
-    List(InNetwork),
+    #[command(visible_alias = "ls", after_help = LIST_EXAMPLES)]
+    List {
+        #[command(flatten)]
+        within: InNetwork,
+        #[command(flatten)]
+        filter: Filter,
+        /// Only those in this state
+        #[arg(long, value_parser = ["created", "active", "blocked", "error"])]
+        state: Option<String>,
+    },
     /// Show one vNIC
-    #[command(visible_alias = "show")]
+    #[command(
+        visible_alias = "show",
+        after_help = "Examples:\n  mvirt nic get vm1\n  mvirt nic get vm1 -o json"
+    )]
     Get {
         /// Name or id
         #[arg(add = complete::nics())]
@@ -56,20 +69,20 @@ pub(crate) enum Command {
     Limit(limit::Limit),
     /// Show or change what a vNIC's guest is told by HTTP, as of clouds
     Metadata(metadata::Metadata),
-    /// Delete a vNIC
-    #[command(visible_alias = "rm")]
+    /// Delete vNICs
+    #[command(visible_alias = "rm", after_help = DELETE_EXAMPLES)]
     Delete {
-        /// Name or id
-        #[arg(add = complete::nics())]
-        nic: String,
-        /// Even while a VM uses it, which is cut off; with its forwards and floating IPs
+        /// Names or ids
+        #[arg(value_name = "NIC", required = true, add = complete::nics())]
+        nics: Vec<String>,
+        /// Even while a VM uses one, which is cut off; with their forwards and floating IPs
         #[arg(short, long)]
         force: bool,
-        /// Check only: change nothing
-        #[arg(long)]
-        dry_run: bool,
+        #[command(flatten)]
+        how: How,
     },
     /// Print vNICs as they are, then each change, until Ctrl-C
+    #[command(after_help = "Examples:\n  mvirt nic watch -n prod\n  mvirt nic watch -o json")]
     Watch(InNetwork),
     /// Wait until a vNIC is in use, its guest has an address, or it is left
     Wait(watch::Wait),
@@ -83,6 +96,17 @@ pub(crate) enum Command {
         machine: args::Machine,
     },
 }
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  mvirt nic list -n prod --state active
+  mvirt nic list --label owner=me --name vm
+  mvirt nic list --columns NAME,MAC,SOCKET --no-headers";
+
+const DELETE_EXAMPLES: &str = "\
+Examples:
+  mvirt nic delete vm1 vm2
+  mvirt nic delete vm1 --force --if-exists   # even from under a VM; whether or not it is there";
 
 // No documentation: that would be the commands'.
 #[derive(Debug, Args)]
@@ -116,6 +140,7 @@ pub(crate) async fn run(
     out: &Output,
     connection: &Connection,
 ) -> Result<(), Failure> {
+    let is_new = matches!(command, Command::Create(_));
     let is_dry = match &command {
         Command::Create(create) => create.dry_run,
         Command::Update(update) => update.dry_run,
@@ -123,7 +148,11 @@ pub(crate) async fn run(
     };
     let nic = match command {
         Command::Create(create) => client.create_nic((*create).request()?).await?.into_inner(),
-        Command::List(InNetwork { network }) => return list(client, network, out).await,
+        Command::List { within: InNetwork { network: network_id }, filter, state } => {
+            let (name_prefix, labels) = filter.wanted()?;
+            let request = ListNicsRequest { network_id, name_prefix, labels, ..Default::default() };
+            return list(client, request, state, out).await;
+        }
         Command::Get { nic } => get(client, nic).await?,
         Command::Stats { nic, watch } => {
             let ways = ("from the guest", "to the guest");
@@ -132,8 +161,10 @@ pub(crate) async fn run(
         Command::Update(update) => update.run(client).await?,
         Command::Limit(limit) => return limit.run(client, out).await,
         Command::Metadata(metadata) => return metadata.run(client, out).await,
-        Command::Delete { nic, force, dry_run } => {
-            return delete(client, nic, (force, dry_run), out).await;
+        Command::Delete { nics, force, how } => {
+            let is_dry = how.dry_run;
+            let delete = async |nic: &str| delete(client, nic, (force, is_dry)).await;
+            return how.each(&nics, "vNIC", out, delete).await;
         }
         Command::Watch(InNetwork { network }) => return watch::watch(client, network, out).await,
         Command::Wait(wait) => wait.run(client, connection.timeout).await?,
@@ -142,17 +173,18 @@ pub(crate) async fn run(
     show::nic(&nic, out)?;
     if is_dry {
         out.dry_run();
+    } else if is_new && nic.transport() == Transport::VhostUser {
+        out.next(&format!("mvirt vm start {0} --nic {0} …, or mvirt nic vmm-args {0}", nic.name));
     }
     Ok(())
 }
 
 async fn delete(
     client: &mut Client,
-    nic: String,
+    nic: &str,
     (force, validate_only): (bool, bool),
-    out: &Output,
-) -> Result<(), Failure> {
-    let id = nic.clone();
+) -> Result<(DeleteNicResponse, String), Failure> {
+    let id = nic.to_owned();
     // Decided by the server: here the state could change after it was read.
     let unless_active = !force;
     let request =
@@ -168,7 +200,7 @@ async fn delete(
             _ => status.into(),
         }
     })?;
-    out.deleted(&response.into_inner(), validate_only, (&format!("vNIC {nic}"), &nic))
+    Ok((response.into_inner(), String::new()))
 }
 
 async fn vmm_args(
@@ -186,21 +218,27 @@ async fn vmm_args(
     let user = rustix::process::geteuid().as_raw().to_string();
     let preparation = args::preparation(&nic, &user);
     if !preparation.is_empty() {
-        output::say("Once before, as root; the device stays, and is this user's:");
-        preparation.iter().for_each(|line| output::say(&format!("  {line}")));
+        out.remark("Once before, as root; the device stays, and is this user's:");
+        preparation.iter().for_each(|line| out.remark(&format!("  {line}")));
     }
     if let Some(source) = args::data_source(&nic)
         && !args.iter().any(|arg| arg.contains(&source))
     {
-        output::say(&format!("For cloud-init, an argument of the guest's kernel: '{source}'"));
+        out.remark(&format!("For cloud-init, an argument of the guest's kernel: '{source}'"));
     }
     // For `$(…)`; XML is for an editor.
     let line = if vmm.is_pasted_into_a_shell() { args::shell_line(&args) } else { args.join("\n") };
     output::print(&format!("{line}\n"))
 }
 
-async fn list(client: &mut Client, network: String, out: &Output) -> Result<(), Failure> {
-    let nics = all(client, &network).await?;
+async fn list(
+    client: &mut Client,
+    request: ListNicsRequest,
+    state: Option<String>,
+    out: &Output,
+) -> Result<(), Failure> {
+    let mut nics = wanted(client, request).await?;
+    nics.retain(|nic| state.as_ref().is_none_or(|state| nic.state().word() == state));
     let response = ListNicsResponse { nics, ..Default::default() };
     // The first five fit a terminal of 80 columns; `-o wide` has the rest.
     const HEADER: &[&str] =
@@ -227,7 +265,10 @@ async fn list(client: &mut Client, network: String, out: &Output) -> Result<(), 
 /// All vNICs, or those of a network, which come in pages.
 pub(crate) async fn all(client: &mut Client, network: &str) -> Result<Vec<Nic>, Failure> {
     let network_id = network.to_owned();
-    let request = ListNicsRequest { network_id, ..Default::default() };
+    wanted(client, ListNicsRequest { network_id, ..Default::default() }).await
+}
+
+async fn wanted(client: &mut Client, request: ListNicsRequest) -> Result<Vec<Nic>, Failure> {
     let page = async |request| Ok::<_, Failure>(client.list_nics(request).await?.into_inner());
     Ok(lists::all(request, page).await?.nics)
 }

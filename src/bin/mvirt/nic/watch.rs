@@ -1,17 +1,10 @@
 //! `mvirt nic watch` and `mvirt nic wait`
 
 use super::get;
-use crate::{Failure, complete, connect::Client, output::Output, units, watch::Lines};
+use crate::{Failure, complete, connect::Client, output::Output, wait::Patience, watch::Lines};
 use clap::{Args, ValueEnum};
 use mvirt_net::proto::{Nic, WatchNicsRequest};
-use std::time::{Duration, Instant};
-
-/// Between two looks at what no event tells of.
-// Leases make no events. Ten small requests a second are no load, and nobody feels the delay.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// How long it is waited, where nobody says.
-const AT_MOST: Duration = Duration::from_secs(60);
+use std::time::Duration;
 
 /// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -33,9 +26,8 @@ pub(crate) struct Wait {
     /// What for
     #[arg(long = "for", value_name = "WHAT", default_value = "active")]
     what: For,
-    /// How long: seconds, or like 2m [default: as --timeout says, else 60]
-    #[arg(long, value_name = "TIME", value_parser = units::seconds)]
-    at_most: Option<Duration>,
+    #[command(flatten)]
+    patience: Patience,
 }
 
 impl Wait {
@@ -45,20 +37,10 @@ impl Wait {
         client: &mut Client,
         timeout: Option<Duration>,
     ) -> Result<Nic, Failure> {
-        let at_most = self.at_most.or(timeout).unwrap_or(AT_MOST);
-        let deadline = Instant::now() + at_most;
-        loop {
-            // Before the deadline is looked at: what is so already needs no time.
-            let nic = get(client, self.nic.clone()).await?;
-            if self.what.is_so(&nic) {
-                return Ok(nic);
-            }
-            if Instant::now() >= deadline {
-                let (nic, what) = (self.nic, self.what.name());
-                return Err(Failure::Stopped(format!("{nic}: not {what} within {at_most:?}")));
-            }
-            tokio::time::sleep(LOOK).await;
-        }
+        let (nic, what) = (self.nic, self.what);
+        let look = async || get(client, nic.clone()).await;
+        let said = (&*nic, &*what.name());
+        self.patience.until(timeout, said, |nic| what.is_so(nic), look).await
     }
 }
 
