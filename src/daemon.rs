@@ -198,6 +198,7 @@ pub async fn run(
         })),
     }
     control.open_sockets();
+    control.begun(new_process.is_some());
     let mut services = services(&mut events, &control, &config);
     let (control, mut thread) = Handle::spawn(control, events)?;
     services.spawn(control.clone().dump_ring_when_told(Arc::clone(&orders)));

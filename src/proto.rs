@@ -48,6 +48,18 @@ impl PortState {
     }
 }
 
+impl Severity {
+    /// In one word, for people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unknown",
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
 impl Protocol {
     /// In one word, for people.
     pub fn word(self) -> &'static str {

@@ -128,9 +128,9 @@ impl Account {
         let whole = Whole::of(&mut body).await?;
         let octets = whole.len();
         let mut request = Request::from_parts(parts, Body::new(whole));
+        request.extensions_mut().insert(Caller(self.peer().to_string()));
         // No place: it would be kept for as long as somebody watches.
         if lasts {
-            request.extensions_mut().insert(Caller(self.peer().to_string()));
             return service.oneshot(request).await.map_err(Failed::Service);
         }
         let closed = |_| Status::unavailable("the API has ended");

@@ -111,6 +111,7 @@ impl Control {
             ring = request.ring,
             "capture begins"
         );
+        self.note_capture(client, request);
         let ports = ports.into_iter().map(|port| (port, self.who(port))).collect();
         let (filter, limits) = (request.filter.trim().to_owned(), Limits::of(request));
         Ok(Begun { frames, ports, filter, snaplen, limits })

@@ -51,7 +51,7 @@ impl Control {
         let began = Instant::now();
         let result = self.busy.during(|| self.store.commit(changes));
         self.telemetry.stored(result.is_ok(), began.elapsed());
-        self.health.stored(&result);
+        self.note_stored(&result);
         result
     }
 
@@ -248,7 +248,11 @@ impl Batch {
                     }
                     continue;
                 };
+                let applied = control.will_have_changed(&change);
                 let outcome = control.apply(change);
+                if let (Ok(()), Some(applied)) = (&outcome, applied) {
+                    control.events.note(applied);
+                }
                 is_one_refused |= outcome.is_err();
                 self.answer(request, control, outcome);
             }

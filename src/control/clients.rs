@@ -1,6 +1,6 @@
 //! Who is connected to ports that listen: each is a member of the port's network for itself.
 
-use super::{Control, Owner, Whose};
+use super::{Control, Owner, Whose, happened::PeerChange};
 use crate::{
     dataplane::{Arrival, Attached, Exported, NewPort, Placement, PortSpec, PortState},
     log_limit::Said,
@@ -48,6 +48,7 @@ impl Control {
         let since = Timestamp::try_from(arrival.since()).unwrap_or_else(|_| Timestamp::now());
         let whose = Whose::Client { port: id, remote: remote.clone(), since, kept_as };
         let mut slot = self.slot(kept_as, &whose);
+        let is_new = exported.is_none();
         let exported = exported.map(|(exported, descriptors)| {
             slot.has(descriptors);
             exported
@@ -79,11 +80,21 @@ impl Control {
             // Of those that it carries nothing of.
             listener.counters().connections.add(1);
         }
-        let client = Client { place, remote, since, kept_as, attached, blocked: Arc::default() };
+        let client = Client {
+            place,
+            remote: remote.clone(),
+            since,
+            kept_as,
+            attached,
+            blocked: Arc::default(),
+        };
         entry.clients.insert(place.port.slot, client);
         entry.view = None;
         let port = entry.model.clone();
         self.join(&port, place);
+        if is_new {
+            self.note_peer(id, &remote, &PeerChange::Up);
+        }
         self.tell_port(id);
     }
 
@@ -111,8 +122,13 @@ impl Control {
         if client.blocked == blocked {
             return;
         }
+        let change = (!blocked.is_empty()).then(|| PeerChange::Blocked(blocked.to_string()));
+        let remote = client.remote.clone();
         client.blocked = blocked;
         entry.view = None;
+        if let Some(change) = change {
+            self.note_peer(id, &remote, &change);
+        }
         self.tell_port(id);
     }
 
@@ -134,6 +150,7 @@ impl Control {
         self.by_port.remove(&client.place.port);
         // Its task has ended, or soon does; nobody waits for it.
         drop(client.attached.stop());
+        self.note_peer(id, &client.remote, &PeerChange::Down);
         self.tell_port(id);
     }
 }

@@ -48,17 +48,19 @@ impl Guest {
         }
     }
 
-    /// Notes what the guest of a connection was told just now.
-    pub(super) fn note(&mut self, connection: u64, told: GatewayEvent) {
+    /// Notes what the guest of a connection was told just now. Returns whether it is a lease that
+    /// it did not have.
+    pub(super) fn note(&mut self, connection: u64, told: GatewayEvent) -> bool {
         // It may have been under way while another VMM came.
         if connection != self.connection {
-            return;
+            return false;
         }
         let guest = &mut self.seen;
         let client = match &told {
             GatewayEvent::Lease4(client) | GatewayEvent::Lease6(client) => client.clone(),
             _ => Client::default(),
         };
+        let is_lease = matches!(told, GatewayEvent::Lease4(_) | GatewayEvent::Lease6(_));
         let at = match told {
             GatewayEvent::Neighbour4 => &mut guest.ipv4_neighbour_at,
             GatewayEvent::Neighbour6 => &mut guest.ipv6_neighbour_at,
@@ -68,8 +70,9 @@ impl Guest {
             GatewayEvent::Asked(_)
             | GatewayEvent::Punted(_)
             | GatewayEvent::Foreign
-            | GatewayEvent::Other => return,
+            | GatewayEvent::Other => return false,
         };
+        let is_new = is_lease && at.is_empty();
         *at = jiff::Timestamp::now().to_string();
         // What one family's client does not say, the other's may have said.
         if !client.hostname.is_empty() {
@@ -78,5 +81,6 @@ impl Guest {
         if !client.vendor_class.is_empty() {
             guest.vendor_class = client.vendor_class;
         }
+        is_new
     }
 }

@@ -222,6 +222,8 @@ impl Control {
                 unsaid,
                 "dhcp_pool_empty: a host asked for an address, and none is free"
             );
+            let text = format!("network {}: no address is free in dhcp_pool", network.model.name);
+            self.events.limit_reached(text, [id]);
             self.tell_network(id);
         }
     }

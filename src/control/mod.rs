@@ -17,12 +17,14 @@ pub mod balance;
 mod balanced;
 mod balancer_fields;
 mod balancers;
+mod caller;
 mod capture;
 mod change;
 mod choices;
 mod clients;
 pub mod compile;
 mod egress;
+mod events;
 mod explain;
 mod fields;
 mod flight;
@@ -32,6 +34,7 @@ mod forwards;
 mod guest;
 mod guest_data;
 mod handover;
+mod happened;
 pub mod health;
 mod hosts;
 pub mod ipam;
@@ -94,6 +97,7 @@ use balance::Balance;
 use balanced::Balancers;
 use compile::Member;
 use egress::Egress;
+use events::Events;
 use followed::Followers;
 use guest::Guest;
 use health::Health;
@@ -228,6 +232,8 @@ pub struct Control {
     /// While the store is waited for.
     busy: Busy,
     telemetry: Telemetry,
+    /// What has happened.
+    events: Events,
     dataplane: Dataplane,
     /// Who is served what.
     guests: Guests,
@@ -329,6 +335,7 @@ impl Control {
             store,
             busy: Busy::default(),
             telemetry: Telemetry::default(),
+            events: Events::default(),
             dataplane,
             guests: Guests::default(),
             kept_in: DescriptorStore::default(),
@@ -404,7 +411,7 @@ impl Control {
     /// Looks whether a change could be made durable.
     fn probe(&mut self) {
         let result = self.busy.during(|| self.store.probe());
-        self.health.stored(&result);
+        self.note_stored(&result);
     }
 
     fn socket_path(&self, nic: &Nic) -> PathBuf {
@@ -483,7 +490,7 @@ impl Control {
             // Watchers are not woken: a guest can be told things as often as it asks.
             // Dropped, and so refused: a vNIC has no members.
             PortChange::Arrived(_) => return,
-            PortChange::Gateway(told) => return nic.guest.note(connection, told),
+            PortChange::Gateway(told) => return self.guest_told(id, connection, told),
             PortChange::State(PortState::Idle | PortState::Listening | PortState::Left, _) => {
                 proto::NicState::Created
             }
@@ -528,6 +535,7 @@ impl Control {
                     unsaid,
                     "vNIC changed"
                 );
+                self.note_nic_state(id, Said { unsaid });
             }
             self.tell_nic(id);
         }

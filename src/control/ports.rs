@@ -48,7 +48,7 @@ pub(super) struct PortEntry {
     /// Among [`Control::untold`].
     is_untold: bool,
     /// Why it is in its state; empty where that is as it should be.
-    error: Arc<str>,
+    pub(super) error: Arc<str>,
     /// What watchers are told of it. They share it until it changes.
     pub(super) view: Option<Arc<proto::Port>>,
     pub(super) log: LogLimit,
@@ -536,6 +536,7 @@ impl Control {
         if let Some(Said { unsaid }) = entry.log.line(now) {
             let (port, state, why) = (entry.model.name.as_str(), entry.state.word(), &entry.error);
             tracing::info!(port, state, why = &**why, unsaid, "port changed");
+            self.note_port_state(id, Said { unsaid });
         }
         self.tell_port(id);
     }

@@ -1,7 +1,9 @@
 //! The gRPC face of Control: each method is one call to its thread; a list without pages is many.
 
 use super::{
-    Accounts, Caller, Control, Decided, Gone, Handle, LongLists, capture,
+    Accounts, Caller, Control, Decided, Gone, Handle, LongLists,
+    caller::{Asked, Told},
+    capture, events,
     refusal::Refusal,
     stats,
     watch::{self, Events, Streams},
@@ -40,11 +42,32 @@ impl Service {
         Ok(self.control.call(request).await??)
     }
 
-    async fn change<T: Send + 'static>(
+    /// Carries out what `decide` comes to, and tells the log who has asked for it.
+    async fn change<R: Asked, T: Send + 'static>(
         &self,
-        decide: impl Fn(&Control) -> Result<Decided<T>, Refusal> + Send + 'static,
+        request: Request<R>,
+        decide: impl Fn(&Control, &R) -> Result<Decided<T>, Refusal> + Send + 'static,
     ) -> Result<Response<T>, Status> {
-        Ok(Response::new(self.control.change(decide).await??))
+        let told = Told::new(&request);
+        let outcome = self.try_change(request.into_inner(), decide).await;
+        told.tell(outcome.as_ref().err());
+        outcome.map(Response::new)
+    }
+
+    async fn try_change<R: Asked, T: Send + 'static>(
+        &self,
+        request: R,
+        decide: impl Fn(&Control, &R) -> Result<Decided<T>, Refusal> + Send + 'static,
+    ) -> Result<T, Status> {
+        if R::is_of_id() && request.object().is_empty() {
+            required("id", String::new())?;
+        }
+        let changed = self.control.change(move |control| decide(control, &request)).await?;
+        if let Err(Refusal::Exhausted(text)) = &changed {
+            let text = text.clone();
+            self.control.call(move |control| control.limit_reached(text)).await?;
+        }
+        Ok(changed?)
     }
 
     /// Returns a page of a list. Where no pages are wanted, returns all of it, joined from as many
@@ -111,8 +134,7 @@ impl NetService for Service {
         &self,
         request: Request<proto::CreateNetworkRequest>,
     ) -> Result<Response<proto::Network>, Status> {
-        let request = request.into_inner();
-        self.change(move |control| control.create_network(&request)).await
+        self.change(request, Control::create_network).await
     }
 
     async fn get_network(
@@ -139,28 +161,28 @@ impl NetService for Service {
         &self,
         request: Request<proto::UpdateNetworkRequest>,
     ) -> Result<Response<proto::Network>, Status> {
-        let mut request = request.into_inner();
-        request.id = required("id", request.id)?;
-        self.change(move |control| control.update_network(&request)).await
+        self.change(request, Control::update_network).await
     }
 
     async fn delete_network(
         &self,
         request: Request<proto::DeleteNetworkRequest>,
     ) -> Result<Response<proto::DeleteNetworkResponse>, Status> {
-        let mut request = request.into_inner();
-        request.id = required("id", request.id)?;
-        self.change(move |control| control.delete_network(&request)).await
+        self.change(request, Control::delete_network).await
     }
 
     async fn create_nic(
         &self,
         request: Request<proto::CreateNicRequest>,
     ) -> Result<Response<proto::Nic>, Status> {
-        let request = request.into_inner();
+        let asked = request.get_ref();
         // Before the turn on Control: a name service may take its time.
-        let accounts = Accounts::find(&request.socket_owner, &request.socket_group).await?;
-        self.change(move |control| control.create_nic(&request, &accounts)).await
+        match Accounts::find(&asked.socket_owner, &asked.socket_group).await {
+            Ok(accounts) => {
+                self.change(request, move |control, it| control.create_nic(it, &accounts)).await
+            }
+            Err(refusal) => Told::new(&request).refuse(refusal),
+        }
     }
 
     async fn get_nic(
@@ -187,37 +209,34 @@ impl NetService for Service {
         &self,
         request: Request<proto::UpdateNicRequest>,
     ) -> Result<Response<proto::Nic>, Status> {
-        let mut request = request.into_inner();
-        request.id = required("id", request.id)?;
-        let accounts = Accounts::find(&request.socket_owner, &request.socket_group).await?;
-        self.change(move |control| control.update_nic(&request, &accounts)).await
+        let asked = request.get_ref();
+        match Accounts::find(&asked.socket_owner, &asked.socket_group).await {
+            Ok(accounts) => {
+                self.change(request, move |control, it| control.update_nic(it, &accounts)).await
+            }
+            Err(refusal) => Told::new(&request).refuse(refusal),
+        }
     }
 
     async fn set_nic_metadata(
         &self,
         request: Request<proto::SetNicMetadataRequest>,
     ) -> Result<Response<proto::Nic>, Status> {
-        let mut request = request.into_inner();
-        request.id = required("id", request.id)?;
-        self.change(move |control| control.set_nic_metadata(&request)).await
+        self.change(request, Control::set_nic_metadata).await
     }
 
     async fn set_nic_limits(
         &self,
         request: Request<proto::SetNicLimitsRequest>,
     ) -> Result<Response<proto::Nic>, Status> {
-        let mut request = request.into_inner();
-        request.id = required("id", request.id)?;
-        self.change(move |control| control.set_nic_limits(&request)).await
+        self.change(request, Control::set_nic_limits).await
     }
 
     async fn delete_nic(
         &self,
         request: Request<proto::DeleteNicRequest>,
     ) -> Result<Response<proto::DeleteNicResponse>, Status> {
-        let mut request = request.into_inner();
-        request.id = required("id", request.id)?;
-        self.change(move |control| control.delete_nic(&request)).await
+        self.change(request, Control::delete_nic).await
     }
 
     async fn get_nic_stats(
@@ -232,8 +251,7 @@ impl NetService for Service {
         &self,
         request: Request<proto::CreatePortRequest>,
     ) -> Result<Response<proto::Port>, Status> {
-        let request = request.into_inner();
-        self.change(move |control| control.create_port(&request)).await
+        self.change(request, Control::create_port).await
     }
 
     async fn get_port(
@@ -260,26 +278,21 @@ impl NetService for Service {
         &self,
         request: Request<proto::UpdatePortRequest>,
     ) -> Result<Response<proto::Port>, Status> {
-        let mut request = request.into_inner();
-        request.id = required("id", request.id)?;
-        self.change(move |control| control.update_port(&request)).await
+        self.change(request, Control::update_port).await
     }
 
     async fn delete_port(
         &self,
         request: Request<proto::DeletePortRequest>,
     ) -> Result<Response<proto::DeletePortResponse>, Status> {
-        let mut request = request.into_inner();
-        request.id = required("id", request.id)?;
-        self.change(move |control| control.delete_port(&request)).await
+        self.change(request, Control::delete_port).await
     }
 
     async fn create_forward(
         &self,
         request: Request<proto::CreateForwardRequest>,
     ) -> Result<Response<proto::Forward>, Status> {
-        let request = request.into_inner();
-        self.change(move |control| control.create_forward(&request)).await
+        self.change(request, Control::create_forward).await
     }
 
     async fn get_forward(
@@ -301,26 +314,21 @@ impl NetService for Service {
         &self,
         request: Request<proto::UpdateForwardRequest>,
     ) -> Result<Response<proto::Forward>, Status> {
-        let mut request = request.into_inner();
-        request.id = required("id", request.id)?;
-        self.change(move |control| control.update_forward(&request)).await
+        self.change(request, Control::update_forward).await
     }
 
     async fn delete_forward(
         &self,
         request: Request<proto::DeleteForwardRequest>,
     ) -> Result<Response<proto::DeleteForwardResponse>, Status> {
-        let mut request = request.into_inner();
-        request.id = required("id", request.id)?;
-        self.change(move |control| control.delete_forward(&request)).await
+        self.change(request, Control::delete_forward).await
     }
 
     async fn create_floating_ip(
         &self,
         request: Request<proto::CreateFloatingIpRequest>,
     ) -> Result<Response<proto::FloatingIp>, Status> {
-        let request = request.into_inner();
-        self.change(move |control| control.create_floating_ip(&request)).await
+        self.change(request, Control::create_floating_ip).await
     }
 
     async fn get_floating_ip(
@@ -342,26 +350,21 @@ impl NetService for Service {
         &self,
         request: Request<proto::UpdateFloatingIpRequest>,
     ) -> Result<Response<proto::FloatingIp>, Status> {
-        let mut request = request.into_inner();
-        request.id = required("id", request.id)?;
-        self.change(move |control| control.update_floating_ip(&request)).await
+        self.change(request, Control::update_floating_ip).await
     }
 
     async fn delete_floating_ip(
         &self,
         request: Request<proto::DeleteFloatingIpRequest>,
     ) -> Result<Response<proto::DeleteFloatingIpResponse>, Status> {
-        let mut request = request.into_inner();
-        request.id = required("id", request.id)?;
-        self.change(move |control| control.delete_floating_ip(&request)).await
+        self.change(request, Control::delete_floating_ip).await
     }
 
     async fn create_load_balancer(
         &self,
         request: Request<proto::CreateLoadBalancerRequest>,
     ) -> Result<Response<proto::LoadBalancer>, Status> {
-        let request = request.into_inner();
-        self.change(move |control| control.create_load_balancer(&request)).await
+        self.change(request, Control::create_load_balancer).await
     }
 
     async fn get_load_balancer(
@@ -383,18 +386,14 @@ impl NetService for Service {
         &self,
         request: Request<proto::UpdateLoadBalancerRequest>,
     ) -> Result<Response<proto::LoadBalancer>, Status> {
-        let mut request = request.into_inner();
-        request.id = required("id", request.id)?;
-        self.change(move |control| control.update_load_balancer(&request)).await
+        self.change(request, Control::update_load_balancer).await
     }
 
     async fn delete_load_balancer(
         &self,
         request: Request<proto::DeleteLoadBalancerRequest>,
     ) -> Result<Response<proto::DeleteLoadBalancerResponse>, Status> {
-        let mut request = request.into_inner();
-        request.id = required("id", request.id)?;
-        self.change(move |control| control.delete_load_balancer(&request)).await
+        self.change(request, Control::delete_load_balancer).await
     }
 
     async fn list_macs(
@@ -459,6 +458,17 @@ impl NetService for Service {
         let mark = request.mark_synced;
         let watch = self.call(move |control| control.watch_nics(&request)).await?;
         Ok(watch::stream(watch, mark, stream))
+    }
+
+    type WatchEventsStream = Events<proto::Event>;
+
+    async fn watch_events(
+        &self,
+        request: Request<proto::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let (request, stream) = (request.into_inner(), self.streams.take()?);
+        let watch = self.call(move |control| control.watch_events(&request)).await?;
+        Ok(events::stream(watch, stream))
     }
 
     type WatchNetworksStream = Events<proto::NetworkEvent>;

@@ -23,7 +23,7 @@ mod vmm;
 mod vswitch;
 
 use support::{
-    certificates, command, daemon, driver, frames, frames::field, guest, hostile, innocents,
-    inside, lab, lan, machine, name_server, namespace, network, numbered, random, rude, segments,
-    service_manager, streams,
+    certificates, command, daemon, driver, events, frames, frames::field, guest, hostile,
+    innocents, inside, lab, lan, machine, name_server, namespace, network, numbered, random, rude,
+    segments, service_manager, streams,
 };

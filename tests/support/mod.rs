@@ -5,6 +5,7 @@ pub(crate) mod certificates;
 pub(crate) mod command;
 pub(crate) mod daemon;
 pub(crate) mod driver;
+pub(crate) mod events;
 pub(crate) mod frames;
 pub(crate) mod frontend;
 pub(crate) mod guest;

@@ -11,6 +11,7 @@ mod delete;
 mod described;
 mod doctor;
 mod egress;
+mod events;
 mod extcap;
 mod failure;
 mod filter;
@@ -120,6 +121,8 @@ enum Command {
     /// Be a program on a Switchyard fabric
     #[command(subcommand)]
     Yard(yard::Command),
+    /// Print what happens, until Ctrl-C
+    Watch(events::Watch),
     /// Print the versions of this program and of the server
     Version,
     /// Print a completion script for a shell
@@ -248,6 +251,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Trace(command) => trace::run(command, &mut client, &out).await,
         Command::Reactor(command) => reactor::run(command, &mut client, &out).await,
         Command::Capture(flags) => capture::run(flags, &mut client, &out).await,
+        Command::Watch(command) => command.run(&mut client, &out).await,
         Command::Version => version(&mut client, &out).await,
         Command::Completions { .. }
         | Command::Man { .. }

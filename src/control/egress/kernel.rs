@@ -135,6 +135,8 @@ impl Control {
                 %error, unsaid,
                 "the host does not know what it is to know of public networks"
             );
+            let text = "public networks have no way out as they should";
+            self.note_egress(text, &error.to_string());
         }
     }
 

@@ -492,7 +492,9 @@ impl Control {
     pub(super) fn outside_is_lost(&mut self, why: &str) {
         // Of a process that has ended both its port and its socket tell.
         let Some(attached) = self.egress.attached.take() else { return };
-        tracing::warn!(why, "the way out of public networks is lost");
+        let text = "the way out of public networks is lost";
+        tracing::warn!(why, "{text}");
+        self.note_egress(text, why);
         self.closing.push(attached.stop());
         self.egress.known.prefixes.clear();
         if let WayOut::User(user) = &mut self.egress.way {

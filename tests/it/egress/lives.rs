@@ -4,6 +4,7 @@ use super::rig::{Container, WEB, WORLD, inside, on_a_host, public, start_egress}
 use crate::{
     command::{mvirt, stdout},
     daemon::{Daemon, wait_until},
+    events::wait_for_event,
     guest::Guest,
     namespace::{Namespace, run},
 };
@@ -91,7 +92,9 @@ fn a_device_that_is_deleted_is_made_anew() {
         assert!(guest.pings(WORLD[0]));
         run("ip link del mvirt0");
         wait_until("the world answers again", || !guest.misses(WORLD[0]));
-        daemon.says("the way out of public networks is lost");
+        let lost = "the way out of public networks is lost";
+        daemon.says(lost);
+        wait_for_event(&mut daemon, "egress", |event| event.text.starts_with(lost));
     });
 }
 

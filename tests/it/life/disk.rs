@@ -4,10 +4,11 @@
 use super::storage::{Fault, Faults};
 use crate::{
     daemon::{Daemon, wait_until},
+    events::kept,
     guest::Guest,
 };
 use mvirt_net::proto::{
-    DeleteNicRequest, GetVersionRequest, ListNicsRequest, Nic, NicState, UpdateNicRequest,
+    DeleteNicRequest, GetVersionRequest, ListNicsRequest, Nic, NicState, Severity, UpdateNicRequest,
 };
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use std::path::Path;
@@ -59,10 +60,13 @@ fn a_read_only_disk_is_served_and_changes_are_refused() {
     assert_eq!(health(&mut daemon, "mvirt.net.NetService"), ServingStatus::Serving);
     let warned = |line: &str| line.contains("WARN") && line.contains("a change cannot be stored");
     assert!(daemon.log().lines().any(warned));
+    let told = kept(&mut daemon, "", &["store"]);
+    assert!(told.len() == 1 && told[0].severity() == Severity::Error, "{told:?}");
     // It is noticed, without a request, when the disk takes changes again.
     faults.set(0, Fault::Kill);
     wait_until("changes can be stored", || degraded(&mut daemon).is_empty());
     assert_eq!(health(&mut daemon, "mvirt.net.changes"), ServingStatus::Serving);
+    assert_eq!(kept(&mut daemon, "", &["store"])[1].text, "changes can be stored again");
     daemon.nic("prod", "b");
     daemon.crash_and_restart();
     assert_eq!(nics(&mut daemon, "prod").len(), 2);

@@ -4,6 +4,7 @@ use super::{create, get, lab};
 use crate::{
     command::{mvirt, stdout},
     daemon::{Daemon, wait_until},
+    events::wait_for_event,
     streams::{BROADCAST, Client, frame, free_ports, mac, meet},
 };
 use mvirt_net::proto::PortState;
@@ -92,6 +93,8 @@ fn a_connection_that_a_loop_leads_through_is_shown_as_blocked() {
         });
         let shown = stdout(&mvirt(&daemon, &["port", "get", "qemu"]));
         assert!(shown.contains(", blocked: loop_detected"), "{shown}");
+        let told = wait_for_event(&mut daemon, "loop_detected", |_| true);
+        assert!(told.text.starts_with("port qemu: 127.0.0.1:"), "{told:?}");
         ends.iter().for_each(|end| end.shutdown(Shutdown::Both).unwrap());
     });
 }

@@ -3,6 +3,7 @@
 use super::{create, get};
 use crate::{
     daemon::{Daemon, wait_until},
+    events::wait_for_event,
     inside::inside,
     namespace::run,
     streams::{Client, free_ports},
@@ -213,6 +214,8 @@ fn an_empty_pool_is_told_and_what_is_leased_is_no_vnics() {
     let network = lab(&mut daemon);
     assert_eq!(network.l2_in_force.unwrap().dhcp_pool, "10.0.0.2-10.0.0.3");
     daemon.says("dhcp_pool_empty");
+    let told = wait_for_event(&mut daemon, "limit_reached", |_| true);
+    assert_eq!(told.object_ids, [network.id]);
     // Who has one gives it up, and the other one has it at once.
     let mut release = message(mac(1), MessageType::Release, None);
     // `ciaddr` (RFC 2131 §2); the checksum of UDP may be 0.

@@ -1,0 +1,282 @@
+//! What has happened, for people and programs that want to know: the last 10,000 events, and each
+//! that comes.
+//!
+//! Nobody can make many: what VMMs and guests bring about is told as often as the log says it.
+
+use super::{Control, refusal::Refusal, watch::Events as Stream};
+use crate::{
+    log_limit::{LogLimit, Said},
+    proto,
+};
+use jiff::Timestamp;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
+use tokio::sync::{OwnedSemaphorePermit, broadcast};
+use tokio_stream::{StreamExt as _, wrappers::BroadcastStream};
+use tonic::{Response, Status};
+use uuid::Uuid;
+
+/// Events that are kept.
+const KEPT: usize = 10_000;
+/// Events a watcher may be behind before it is disconnected.
+const BACKLOG: usize = 1024;
+
+macro_rules! kinds {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal),+ $(,)?) => {
+        /// What has happened.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(super) enum Kind {
+            $($(#[doc = $doc])+ $variant),+
+        }
+
+        impl Kind {
+            /// Every kind.
+            const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The name in the API, the CLI and the documentation.
+            pub(super) const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name),+
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The daemon has started.
+    Started = "started",
+    /// Another process has handed over all that it served.
+    HandOver = "hand_over",
+    /// A vNIC has another state.
+    NicState = "nic_state",
+    /// A port has another state.
+    PortState = "port_state",
+    /// A port or vNIC is blocked, since what another has sent came back by it.
+    LoopDetected = "loop_detected",
+    /// A port or vNIC is blocked, since a MAC is behind it and behind others in turn.
+    MacFlap = "mac_flap",
+    /// Somebody has connected to a port that listens.
+    PeerUp = "peer_up",
+    /// Somebody has left a port that listens.
+    PeerDown = "peer_down",
+    /// A guest has taken the address of its vNIC, for the first time since its VMM connected.
+    Lease = "lease",
+    /// There is as much of something as may be.
+    LimitReached = "limit_reached",
+    /// A network, vNIC, port or what else is stored was created, changed or deleted.
+    ChangeApplied = "change_applied",
+    /// Somebody has begun to capture frames.
+    CaptureStarted = "capture_started",
+    /// The way out of public networks is lost, or cannot be had.
+    Egress = "egress",
+    /// Changes cannot be stored, or can be again.
+    Store = "store",
+}
+
+impl Kind {
+    /// Returns the name of the kind that is called so.
+    fn of(name: &str) -> Result<&'static str, Refusal> {
+        let names = Self::ALL.iter().map(|kind| kind.name());
+        names.clone().find(|known| *known == name).ok_or_else(|| {
+            let known = names.collect::<Vec<_>>().join(", ");
+            Refusal::invalid("kinds", name, format!("expected some of {known}"))
+        })
+    }
+}
+
+/// How much it matters.
+pub(super) use proto::Severity;
+
+/// Something to be told.
+#[derive(Debug)]
+pub(super) struct Happened {
+    kind: Kind,
+    severity: Severity,
+    /// Ids of what it happened to, the nearest first.
+    objects: Vec<Uuid>,
+    text: String,
+    details: BTreeMap<String, String>,
+}
+
+impl Happened {
+    pub(super) fn new(kind: Kind, severity: Severity, text: impl Into<String>) -> Self {
+        let (objects, details) = (Vec::new(), BTreeMap::new());
+        Self { kind, severity, objects, text: text.into(), details }
+    }
+
+    /// To these.
+    pub(super) fn to(mut self, objects: impl IntoIterator<Item = Uuid>) -> Self {
+        self.objects = objects.into_iter().collect();
+        self
+    }
+
+    /// With what a program reads; nothing where that is empty.
+    pub(super) fn with(mut self, name: &str, value: impl ToString) -> Self {
+        let value = value.to_string();
+        if !value.is_empty() {
+            self.details.insert(name.into(), value);
+        }
+        self
+    }
+
+    /// With how many alike before it were left out.
+    pub(super) fn after(self, said: Said) -> Self {
+        match said.unsaid {
+            Some(unsaid) => self.with("unsaid", unsaid),
+            None => self,
+        }
+    }
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub(super) struct Events {
+    /// In the order of their times.
+    kept: VecDeque<(Timestamp, Arc<proto::Event>)>,
+    sender: broadcast::Sender<Arc<proto::Event>>,
+    /// The time of the last one.
+    last: Timestamp,
+    /// Of limits that were reached: clients choose how often that is.
+    limits: LogLimit,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        let sender = broadcast::Sender::new(BACKLOG);
+        Self { kept: VecDeque::new(), sender, last: Timestamp::MIN, limits: LogLimit::default() }
+    }
+}
+
+impl Events {
+    /// Keeps it, and tells watchers.
+    pub(super) fn note(&mut self, happened: Happened) {
+        // Times only grow: who watches from the last that it has seen on misses none.
+        let next = self.last.as_nanosecond() + 1;
+        let next = Timestamp::from_nanosecond(next).unwrap_or(self.last);
+        self.last = Timestamp::now().max(next);
+        let event = Arc::new(proto::Event {
+            time: self.last.to_string(),
+            severity: happened.severity.into(),
+            kind: happened.kind.name().into(),
+            object_ids: happened.objects.iter().map(ToString::to_string).collect(),
+            text: happened.text,
+            details: happened.details,
+        });
+        if self.kept.len() == KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back((self.last, Arc::clone(&event)));
+        // Without watchers there is nobody to tell.
+        self.sender.send(event).ok();
+    }
+
+    /// A limit was reached, of which a refusal says what is to be said.
+    pub(super) fn limit_reached(&mut self, text: String, objects: impl IntoIterator<Item = Uuid>) {
+        if let Some(said) = self.limits.failure(&text, Instant::now()) {
+            let happened = Happened::new(Kind::LimitReached, Severity::Warning, text);
+            self.note(happened.to(objects).after(said));
+        }
+    }
+}
+
+/// What one watcher is to be told.
+#[derive(Debug)]
+pub(super) struct EventWatch {
+    kept: Vec<Arc<proto::Event>>,
+    events: broadcast::Receiver<Arc<proto::Event>>,
+    /// Only these; empty: all.
+    kinds: Vec<&'static str>,
+}
+
+impl Control {
+    /// Returns what has happened since the time that is asked for, and will.
+    pub(super) fn watch_events(
+        &self,
+        request: &proto::WatchEventsRequest,
+    ) -> Result<EventWatch, Refusal> {
+        let kinds = request.kinds.iter().map(|name| Kind::of(name));
+        let mut kinds = kinds.collect::<Result<Vec<_>, _>>()?;
+        // Anybody may ask for the same one a million times.
+        kinds.sort_unstable();
+        kinds.dedup();
+        let since = match &*request.since {
+            "" => None,
+            text => Some(text.parse::<Timestamp>().map_err(|_| {
+                let expected = "expected a time like 2026-11-27T18:30:00Z";
+                Refusal::invalid("since", text, expected)
+            })?),
+        };
+        let kept = &self.events.kept;
+        let first = kept.partition_point(|(at, _)| since.is_some_and(|since| *at < since));
+        Ok(EventWatch {
+            kept: kept.range(first..).map(|(_, event)| Arc::clone(event)).collect(),
+            // Subscribed within the same turn on Control's thread: none falls in between.
+            events: self.events.sender.subscribe(),
+            kinds,
+        })
+    }
+}
+
+/// Those that were kept first, then each that comes; a watcher that falls behind is told so and
+/// disconnected.
+pub(super) fn stream(
+    watch: EventWatch,
+    stream: OwnedSemaphorePermit,
+) -> Response<Stream<proto::Event>> {
+    let EventWatch { kept, events, kinds } = watch;
+    let wanted = move |event: &proto::Event| kinds.is_empty() || kinds.contains(&&*event.kind);
+    let wants = wanted.clone();
+    let kept = kept.into_iter().filter(move |event| wants(event));
+    let kept = tokio_stream::iter(kept.map(|event| Ok(Arc::unwrap_or_clone(event))));
+    let coming = BroadcastStream::new(events).filter_map(move |event| match event {
+        Ok(event) if !wanted(&event) => None,
+        Ok(event) => Some(Ok(Arc::unwrap_or_clone(event))),
+        Err(lost) => Some(Err(Status::resource_exhausted(format!(
+            "the watcher is too slow ({lost}): watch again, since the last event it has seen"
+        )))),
+    });
+    let mut failed = false;
+    let coming = coming.take_while(move |event: &Result<_, Status>| {
+        // Held for as long as the stream is.
+        let _held = &stream;
+        // Looks one item back: the error itself is still passed on, then the stream ends.
+        !std::mem::replace(&mut failed, event.is_err())
+    });
+    Response::new(Box::pin(kept.chain(coming)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_are_kept_as_are_promised_and_their_times_grow() {
+        let mut events = Events::default();
+        for number in 0..KEPT + 5 {
+            let text = number.to_string();
+            let happened = Happened::new(Kind::NicState, Severity::Info, text);
+            events.note(happened.to([Uuid::nil()]).with("state", "active").with("error", ""));
+        }
+        assert_eq!(events.kept.len(), KEPT);
+        let text = |at: usize| &*events.kept[at].1.text;
+        assert_eq!((text(0), text(KEPT - 1)), ("5", "10004"));
+        assert_eq!(events.kept[0].1.details.len(), 1, "what is empty is left out");
+        let times = events.kept.iter().map(|(_, event)| event.time.parse::<Timestamp>().unwrap());
+        assert!(times.collect::<Vec<_>>().windows(2).all(|two| two[0] < two[1]));
+    }
+
+    #[test]
+    fn a_limit_that_is_met_again_and_again_is_told_once() {
+        let mut events = Events::default();
+        for _ in 0..1000 {
+            events.limit_reached("there are 4 networks, and --max-networks allows 4".into(), []);
+        }
+        events.limit_reached("another".into(), []);
+        assert_eq!(events.kept.len(), 2);
+        assert_eq!(events.kept[1].1.kind, "limit_reached");
+    }
+}

@@ -1,0 +1,226 @@
+//! What is told as an event, of what happens to whom, and in which words.
+
+use super::{
+    Control,
+    events::{Happened, Kind, Severity},
+    view,
+};
+use crate::{
+    dataplane::GatewayEvent,
+    log_limit::Said,
+    printable::printable,
+    proto,
+    store::{Change, Put, StoreError},
+};
+use std::time::Instant;
+use uuid::Uuid;
+
+impl Control {
+    /// Tells that it serves, by itself or what another process has handed over.
+    pub fn begun(&mut self, is_taken_over: bool) {
+        let (kind, text) = match is_taken_over {
+            true => (Kind::HandOver, "this process has taken over from another"),
+            false => (Kind::Started, "the daemon has started"),
+        };
+        let happened = Happened::new(kind, Severity::Info, text);
+        let happened = happened.with("version", env!("CARGO_PKG_VERSION"));
+        self.events.note(happened.with("pid", std::process::id()));
+    }
+
+    /// Tells that a request was refused, since there is as much of something as may be.
+    pub(super) fn limit_reached(&mut self, text: String) {
+        self.events.limit_reached(text, []);
+    }
+
+    /// Takes over whether changes could be stored.
+    pub(super) fn note_stored(&mut self, result: &Result<(), StoreError>) {
+        let was_well = self.health.retry().is_none();
+        self.health.stored(result);
+        let happened = match (was_well, result) {
+            (true, Err(error)) => {
+                let text = format!("changes cannot be stored: {error}");
+                Happened::new(Kind::Store, Severity::Error, text)
+            }
+            (false, Ok(())) => {
+                Happened::new(Kind::Store, Severity::Info, "changes can be stored again")
+            }
+            _ => return,
+        };
+        self.events.note(happened);
+    }
+
+    /// Tells that somebody captures frames of a network, or of vNICs and ports.
+    pub(super) fn note_capture(&mut self, who: &str, request: &proto::CaptureRequest) {
+        let text = format!("{who} captures frames");
+        let happened = Happened::new(Kind::CaptureStarted, Severity::Info, text);
+        let happened = happened.with("who", who).with("network", printable(&request.network_id));
+        self.events.note(happened.with("targets", printable(&request.targets.join(" "))));
+    }
+
+    /// Tells that something has become of the way out of public networks.
+    pub(super) fn note_egress(&mut self, text: &str, why: &str) {
+        let text = reason(text.into(), why);
+        self.events.note(Happened::new(Kind::Egress, Severity::Error, text).with("why", why));
+    }
+
+    /// Tells of the state of a vNIC, which the log is told, too.
+    pub(super) fn note_nic_state(&mut self, id: Uuid, said: Said) {
+        let Some(nic) = self.nics.get(&id) else { return };
+        let (name, state) = (&nic.model.name, nic.state.word());
+        let (kind, severity) = match nic.state {
+            proto::NicState::Blocked => (blocked(&nic.error), Severity::Warning),
+            proto::NicState::Error => (Kind::NicState, Severity::Error),
+            _ => (Kind::NicState, Severity::Info),
+        };
+        let last = nic.attached.as_ref().and_then(|attached| attached.monitor().last_error());
+        let last = last.filter(|_| nic.state == proto::NicState::Error);
+        let why = last.map_or_else(|| nic.error.clone(), |error| error.reason);
+        let text = reason(format!("vNIC {name} is {state}"), &why);
+        let happened = Happened::new(kind, severity, text);
+        let happened = happened.to([nic.model.id, nic.model.network_id]).with("nic", name);
+        self.events.note(happened.with("state", state).with("why", why).after(said));
+    }
+
+    /// Tells of the state of a port, which the log is told, too.
+    pub(super) fn note_port_state(&mut self, id: Uuid, said: Said) {
+        let Some(entry) = self.ports.get(&id) else { return };
+        let (port, state) = (&entry.model, entry.state.word());
+        let (kind, severity) = match entry.state {
+            proto::PortState::Blocked => (blocked(&entry.error), Severity::Warning),
+            proto::PortState::Error => (Kind::PortState, Severity::Error),
+            proto::PortState::Down => (Kind::PortState, Severity::Warning),
+            _ => (Kind::PortState, Severity::Info),
+        };
+        let text = reason(format!("port {} is {state}", port.name), &entry.error);
+        let happened = Happened::new(kind, severity, text);
+        let happened = happened.to([port.id, port.network_id]).with("port", &port.name);
+        self.events.note(happened.with("state", state).with("why", &entry.error).after(said));
+    }
+
+    /// Tells that somebody has connected to a port, has left, or is blocked.
+    pub(super) fn note_peer(&mut self, id: Uuid, remote: &str, change: &PeerChange) {
+        let Some(entry) = self.ports.get_mut(&id) else { return };
+        // Peers come and go as often as they like.
+        let Some(said) = entry.log.line(Instant::now()) else { return };
+        let port = &entry.model;
+        let (kind, severity, what) = match change {
+            PeerChange::Up => (Kind::PeerUp, Severity::Info, "has connected".into()),
+            PeerChange::Down => (Kind::PeerDown, Severity::Info, "has left".into()),
+            PeerChange::Blocked(why) => {
+                (blocked(why), Severity::Warning, reason("is blocked".into(), why))
+            }
+        };
+        let text = format!("port {}: {remote} {what}", port.name);
+        let happened = Happened::new(kind, severity, text);
+        let happened = happened.to([port.id, port.network_id]).with("port", &port.name);
+        self.events.note(happened.with("remote", remote).after(said));
+    }
+
+    /// Takes over what the gateway has told a vNIC's guest.
+    pub(super) fn guest_told(&mut self, id: Uuid, connection: u64, told: GatewayEvent) {
+        let Some(nic) = self.nics.get_mut(&id) else { return };
+        let is_ipv4 = matches!(told, GatewayEvent::Lease4(_));
+        if !nic.guest.note(connection, told) {
+            return;
+        }
+        // VMMs may connect anew as often as they like.
+        let Some(said) = nic.log.line(Instant::now()) else { return };
+        let (model, hostname) = (&nic.model, &nic.guest.seen().hostname);
+        let address = if is_ipv4 { view::string(model.ipv4) } else { view::string(model.ipv6) };
+        let text = format!("the guest of vNIC {} has leased {address}", model.name);
+        let happened = Happened::new(Kind::Lease, Severity::Info, text);
+        let happened = happened.to([model.id, model.network_id]).with("nic", &model.name);
+        let happened = happened.with("address", address).with("hostname", printable(hostname));
+        self.events.note(happened.after(said));
+    }
+
+    /// Returns what is to be told of a change once it is in force: as long as what goes is there.
+    /// Nothing of what hosts lease, which no request has asked for.
+    pub(super) fn will_have_changed(&self, change: &Change) -> Option<Happened> {
+        let deleted = |what: &str, id: Uuid, name: Option<String>| {
+            Some(applied("deleted", what, &name.unwrap_or_else(|| id.to_string()), &[id]))
+        };
+        match change {
+            Change::PutNetwork(put) => {
+                Some(applied(done(put), "network", put.new.name.as_str(), &[put.new.id]))
+            }
+            Change::PutNic(put) => {
+                let ids = [put.new.id, put.new.network_id];
+                Some(applied(done(put), "vNIC", put.new.name.as_str(), &ids))
+            }
+            Change::PutPort(put) => {
+                let ids = [put.new.id, put.new.network_id];
+                Some(applied(done(put), "port", put.new.name.as_str(), &ids))
+            }
+            Change::PutForward(put) => {
+                let ids = [put.new.id, put.new.network_id];
+                Some(applied(done(put), "forward", put.new.name.as_str(), &ids))
+            }
+            Change::PutFloatingIp(put) => {
+                let ids = [put.new.id, put.new.nic_id, put.new.network_id];
+                Some(applied(done(put), "floating IP", &put.new.address.to_string(), &ids))
+            }
+            Change::PutLoadBalancer(put) => {
+                let ids = [put.new.id, put.new.network_id];
+                Some(applied(done(put), "load balancer", put.new.name.as_str(), &ids))
+            }
+            Change::PutLeases(_) => None,
+            Change::DeleteNetwork { id, .. } => {
+                let name = self.networks.get(id).map(|network| network.model.name.to_string());
+                deleted("network", *id, name)
+            }
+            Change::DeleteNic { id, .. } => {
+                let served = self.nics.get(id).map(|nic| &nic.model);
+                let nic = served.or_else(|| self.orphans.get(id));
+                deleted("vNIC", *id, nic.map(|nic| nic.name.to_string()))
+            }
+            Change::DeletePort(id) => {
+                let name = self.ports.get(id).map(|entry| entry.model.name.to_string());
+                deleted("port", *id, name)
+            }
+            Change::DeleteForward(id) => {
+                let name = self.nat.forward(*id).map(|forward| forward.name.to_string());
+                deleted("forward", *id, name)
+            }
+            Change::DeleteFloatingIp(id) => {
+                let address = self.nat.floating_ip(*id).map(|it| it.address.to_string());
+                deleted("floating IP", *id, address)
+            }
+            Change::DeleteLoadBalancer(id) => {
+                let name = self.balancers.get(*id).map(|balancer| balancer.name.to_string());
+                deleted("load balancer", *id, name)
+            }
+        }
+    }
+}
+
+/// What has become of somebody who is connected to a port that listens.
+#[derive(Debug)]
+pub(super) enum PeerChange {
+    /// Somebody has connected.
+    Up,
+    /// Somebody has left.
+    Down,
+    /// Nothing of it is carried any more, for this reason.
+    Blocked(String),
+}
+
+fn done<T>(put: &Put<T>) -> &'static str {
+    if put.old.is_none() { "created" } else { "changed" }
+}
+
+fn applied(done: &str, what: &str, name: &str, objects: &[Uuid]) -> Happened {
+    let text = format!("{what} {name} was {done}");
+    let happened = Happened::new(Kind::ChangeApplied, Severity::Info, text);
+    let happened = happened.to(objects.iter().copied());
+    happened.with("what", what).with("name", name).with("change", done)
+}
+
+fn reason(text: String, why: &str) -> String {
+    if why.is_empty() { text } else { format!("{text}: {why}") }
+}
+
+/// Returns what blocks a port, by why it says to be blocked.
+fn blocked(why: &str) -> Kind {
+    if why.starts_with(Kind::MacFlap.name()) { Kind::MacFlap } else { Kind::LoopDetected }
+}
