@@ -433,6 +433,15 @@ pub struct Config {
     #[arg(long, value_name = "WHICH", env = "MVIRT_NET_METRICS_PER_NIC")]
     pub metrics_per_nic: Option<PerNic>,
 
+    /// Where a console for browsers is served by HTTP, which shows all there is and changes nothing
+    /// [default: nowhere]
+    #[arg(long, value_name = "ADDR", env = "MVIRT_NET_HTTP", value_parser = address)]
+    pub http: Option<SocketAddr>,
+
+    /// File of the token that readers of the console have to know; beyond loopback they have to
+    #[arg(long, value_name = "FILE", env = "MVIRT_NET_HTTP_TOKEN", requires = "http")]
+    pub http_token: Option<PathBuf>,
+
     /// GiB of memory that one VMM may have mapped
     #[arg(long, value_name = "GIB", env = "MVIRT_NET_MAX_GUEST_MEMORY", default_value = "1024",
           value_parser = clap::value_parser!(u64).range(1..1 << 20))]
@@ -480,7 +489,8 @@ impl Config {
             Listen::Tcp(address) => Some(Denied::Port(*address)),
             Listen::Unix(_) => None,
         });
-        prefixes.chain(api).chain(self.metrics.map(Denied::Port)).collect()
+        let web = [self.metrics, self.http].into_iter().flatten().map(Denied::Port);
+        prefixes.chain(api).chain(web).collect()
     }
 
     /// The command line, the environment and the file, and what each has said; an error may be one

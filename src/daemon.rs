@@ -17,7 +17,11 @@ use crate::{
     store::{StoreError, json::JsonStore},
     telemetry::Telemetry,
     way_out,
-    web::{self, WebError, metrics::Metrics},
+    web::{
+        self, WebError,
+        console::{Console, token::Token},
+        metrics::Metrics,
+    },
 };
 use sd_notify::NotifyState;
 use std::{
@@ -95,7 +99,7 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// Metrics cannot be served as the flags say.
+    /// Metrics or the console cannot be served as the flags say.
     #[error(transparent)]
     Web(#[from] WebError),
     /// The daemon from which this one was to take over did not give what it serves.
@@ -122,7 +126,7 @@ impl StartError {
                 | Self::NoDirectory { .. }
                 | Self::LongDirectory { .. }
                 | Self::Access(_)
-                | Self::Web(WebError::Beyond(_))
+                | Self::Web(WebError::Beyond(_) | WebError::Open(_) | WebError::Token(_))
         )
     }
 }
@@ -154,7 +158,7 @@ pub async fn run(
     raise_file_limit();
     // Asked for now: once the file is replaced, /proc/self/exe says "(deleted)".
     let program = program()?;
-    let (access, places) = checked(&config)?;
+    let (access, token, places) = checked(&config)?;
     let (socket_dir, metadata_dir) = directories(places)?;
     let settings = settings(&config);
     // Before the locks: in a hand-over, guests need not wait for reactors to start.
@@ -205,8 +209,10 @@ pub async fn run(
     let (stop, stopped) = watch::channel(());
     let addresses: Vec<String> = listeners.iter().map(Listener::shown).collect();
     let metrics = Metrics::new(control.clone(), telemetry.clone(), config.metrics_per_nic);
+    let console = Console::new(control.clone(), token);
     let api = Api::new(access, control.clone(), telemetry);
-    let (mut servers, copies) = serve((listeners, api), (web, metrics), &stopped)?;
+    let pages = (metrics, console);
+    let (mut servers, copies) = serve((listeners, api), (web, pages), &stopped)?;
     tracing::info!(addresses = addresses.join(" "), reactors = settings.reactors, "ready");
     match new_process {
         // The old process tells systemd who is the main one now: only that one may
@@ -263,10 +269,10 @@ pub async fn run(
 /// What serves, and copies of its listeners for a process that takes over.
 type Serving = (JoinSet<Result<(), tonic::transport::Error>>, Vec<(String, OwnedFd)>);
 
-/// Serves the API, and metrics where they are wanted, until `stopped`.
+/// Serves the API, and metrics and the console where they are wanted, until `stopped`.
 fn serve(
     (listeners, api): (Vec<Listener>, Api),
-    (web, metrics): (Option<web::Listener>, Metrics),
+    (web, pages): (Vec<web::Listener>, (Metrics, Console)),
     stopped: &watch::Receiver<()>,
 ) -> io::Result<Serving> {
     let copies = listeners.iter().filter_map(Listener::copy);
@@ -276,8 +282,8 @@ fn serve(
     for listener in listeners {
         servers.spawn(api.clone().serve(listener, stopped.clone()));
     }
-    if let Some(web) = web {
-        servers.spawn(web.serve(metrics, stopped.clone()));
+    for listener in web {
+        servers.spawn(listener.serve(pages.clone(), stopped.clone()));
     }
     Ok((servers, copies))
 }
@@ -421,11 +427,14 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     checked(config).map(|_| ())
 }
 
-/// Returns who is let in, and where sockets and metadata are to be.
-fn checked(config: &Config) -> Result<(Access, (PathBuf, PathBuf)), StartError> {
+/// Who is let in, what readers of the console have to know, and where sockets and metadata are to
+/// be.
+type Checked = (Access, Option<Token>, (PathBuf, PathBuf));
+
+fn checked(config: &Config) -> Result<Checked, StartError> {
     let access = Access::new(config)?;
-    web::check(config)?;
-    Ok((access, places(config)?))
+    let token = web::check(config)?;
+    Ok((access, token, places(config)?))
 }
 
 /// Where sockets and metadata are to be.

@@ -1,7 +1,7 @@
 //! Under which names this host may be asked: a page of somebody's, whose name suddenly leads here
 //! (DNS rebinding), asks by that name, and is refused.
 
-use super::Refused;
+use super::answer::Refused;
 use crate::{access::is_loopback, printable::printable};
 use hyper::{Request, StatusCode, header, http::uri::Authority};
 use std::net::{IpAddr, SocketAddr};

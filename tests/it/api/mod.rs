@@ -2,6 +2,7 @@
 
 mod access;
 mod changes;
+mod console;
 mod events;
 mod exposition;
 mod metrics;

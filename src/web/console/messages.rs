@@ -1,0 +1,204 @@
+//! What is asked for once: messages of the API, as `mvirt -o json` prints them.
+
+use super::{
+    super::answer::{Answer, Refused, whole},
+    query::Query,
+};
+use crate::{
+    control::service::Service,
+    dataplane::frame::verdict::DropReason,
+    proto::{
+        ExplainRequest, GetEgressRequest, GetForwardRequest, GetNetworkRequest, GetNicRequest,
+        GetNicStatsRequest, GetPortRequest, GetVersionRequest, ListFloatingIpsRequest,
+        ListForwardsRequest, ListLoadBalancersRequest, ListMacsRequest, ListNetworksRequest,
+        ListNicsRequest, ListPortsRequest, ListReactorsRequest, PacketSpec, explain_request::What,
+        get_network_request, get_nic_request, get_port_request, net_service_server::NetService,
+    },
+};
+use serde::Serialize;
+use serde_json::json;
+use std::collections::BTreeMap;
+use tonic::{Request, Response, Status};
+
+/// Objects of a page, where nobody says, and at most.
+const PAGE: u32 = 1000;
+/// What there is.
+const KNOWN: &str = "/api/ and version, egress, networks, nics, ports, forwards, floating_ips, \
+                     load_balancers, reactors, drop_reasons, networks/NAME, networks/NAME/macs, \
+                     nics/NAME, nics/NAME/stats, ports/NAME, ports/NAME/stats, explain, capture \
+                     or live";
+
+/// Answers what is asked for by a path below `/api/`.
+pub(super) async fn get(service: &Service, path: &str, query: Query) -> Result<Answer, Refused> {
+    let parts: Vec<&str> = path.split('/').collect();
+    match parts[..] {
+        [list] => all(service, list, query).await,
+        [kind, key] if !key.is_empty() => {
+            query.end()?;
+            one(service, kind, key.into()).await
+        }
+        [kind, key, part] if !key.is_empty() => {
+            query.end()?;
+            part_of(service, (kind, part), key.into()).await
+        }
+        _ => Err(Refused::unknown(KNOWN)),
+    }
+}
+
+/// Lists, and what there is one of.
+async fn all(service: &Service, what: &str, mut query: Query) -> Result<Answer, Refused> {
+    macro_rules! list {
+        ($request:ident { $($field:ident: $name:literal),* }, $method:ident) => {{
+            let page_size = query.number("page_size", PAGE, 1..=PAGE)?;
+            let page_token = query.text("page_token")?;
+            let labels = labels(query.all("label"));
+            $(let $field = query.text($name)?;)*
+            query.end()?;
+            let request = $request { page_size, page_token, labels, $($field),* };
+            json(service.$method(Request::new(request)).await)
+        }};
+    }
+    match what {
+        "networks" => {
+            list!(ListNetworksRequest { name_prefix: "name_prefix" }, list_networks)
+        }
+        "nics" => {
+            list!(ListNicsRequest { network_id: "network", name_prefix: "name_prefix" }, list_nics)
+        }
+        "ports" => list!(
+            ListPortsRequest { network_id: "network", name_prefix: "name_prefix" },
+            list_ports
+        ),
+        "forwards" => list!(
+            ListForwardsRequest { network_id: "network", name_prefix: "name_prefix" },
+            list_forwards
+        ),
+        "load_balancers" => list!(
+            ListLoadBalancersRequest { network_id: "network", name_prefix: "name_prefix" },
+            list_load_balancers
+        ),
+        "floating_ips" => {
+            list!(ListFloatingIpsRequest { network_id: "network" }, list_floating_ips)
+        }
+        "version" => {
+            query.end()?;
+            json(service.get_version(Request::new(GetVersionRequest {})).await)
+        }
+        "egress" => {
+            query.end()?;
+            json(service.get_egress(Request::new(GetEgressRequest {})).await)
+        }
+        "reactors" => {
+            query.end()?;
+            json(service.list_reactors(Request::new(ListReactorsRequest {})).await)
+        }
+        "drop_reasons" => {
+            query.end()?;
+            Ok(drop_reasons())
+        }
+        _ => Err(Refused::unknown(KNOWN)),
+    }
+}
+
+/// Reads labels as people write them: `key=value`, or `key` for any value.
+fn labels(all: Vec<String>) -> BTreeMap<String, String> {
+    let pair = |label: String| match label.split_once('=') {
+        Some((key, value)) => (key.into(), value.into()),
+        None => (label, String::new()),
+    };
+    all.into_iter().map(pair).collect()
+}
+
+/// One object.
+async fn one(service: &Service, kind: &str, key: String) -> Result<Answer, Refused> {
+    match kind {
+        "networks" => {
+            let identifier = Some(get_network_request::Identifier::Name(key));
+            json(service.get_network(Request::new(GetNetworkRequest { identifier })).await)
+        }
+        "nics" => {
+            let identifier = Some(get_nic_request::Identifier::Name(key));
+            json(service.get_nic(Request::new(GetNicRequest { identifier })).await)
+        }
+        "ports" => {
+            let identifier = Some(get_port_request::Identifier::Name(key));
+            json(service.get_port(Request::new(GetPortRequest { identifier })).await)
+        }
+        "forwards" => json(service.get_forward(Request::new(GetForwardRequest { id: key })).await),
+        _ => Err(Refused::unknown(KNOWN)),
+    }
+}
+
+/// What is told of an object beside it.
+async fn part_of(service: &Service, what: (&str, &str), key: String) -> Result<Answer, Refused> {
+    match what {
+        ("nics" | "ports", "stats") => {
+            json(service.get_nic_stats(Request::new(GetNicStatsRequest { id: key })).await)
+        }
+        ("networks", "macs") => {
+            json(service.list_macs(Request::new(ListMacsRequest { network_id: key })).await)
+        }
+        _ => Err(Refused::unknown(KNOWN)),
+    }
+}
+
+/// Says what would become of a packet, whose fields are those of PacketSpec, or of a frame in
+/// hexadecimal.
+pub(super) async fn explain(service: &Service, mut query: Query) -> Result<Answer, Refused> {
+    let from = query.text("from")?;
+    let frame = query.text("frame")?;
+    let packet = PacketSpec {
+        destination: query.text("destination")?,
+        protocol: query.text("protocol")?,
+        source_port: query.number("source_port", 0, 0..=65_535)?,
+        destination_port: query.number("destination_port", 0, 0..=65_535)?,
+        source: query.text("source")?,
+        length: query.number("length", 0, 0..=65_535)?,
+        icmp_type: query.number("icmp_type", 0, 0..=255)?,
+        source_mac: query.text("source_mac")?,
+        destination_mac: query.text("destination_mac")?,
+    };
+    query.end()?;
+    let what = if frame.is_empty() { What::Packet(packet) } else { What::Frame(octets(&frame)?) };
+    json(service.explain(Request::new(ExplainRequest { from, what: Some(what) })).await)
+}
+
+/// Reads octets in hexadecimal, with spaces or colons between them or without.
+fn octets(text: &str) -> Result<Vec<u8>, Refused> {
+    let digits: Option<Vec<u8>> = text
+        .chars()
+        .filter(|c| !matches!(c, ' ' | ':' | '\n'))
+        .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
+        .collect();
+    let pairs = digits.filter(|digits| digits.len().is_multiple_of(2));
+    let pairs = pairs.ok_or_else(|| Refused::bad("frame: expected octets in hexadecimal"))?;
+    Ok(pairs.chunks(2).map(|pair| pair.iter().fold(0, |octet, digit| octet << 4 | digit)).collect())
+}
+
+fn json<T: Serialize>(answered: Result<Response<T>, Status>) -> Result<Answer, Refused> {
+    let message = answered?.into_inner();
+    let text = serde_json::to_vec(&message).expect("messages have string keys");
+    Ok(whole("application/json", text))
+}
+
+/// What each reason for a drop means.
+fn drop_reasons() -> Answer {
+    let reason = |reason: &DropReason| json!({"name": reason.name(), "meaning": reason.meaning()});
+    let reasons: Vec<_> = DropReason::ALL.iter().map(reason).collect();
+    whole("application/json", json!({ "drop_reasons": reasons }).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn octets_are_read_as_people_write_them() {
+        for text in ["00ff10", "00:ff:10", "00 FF 10"] {
+            assert_eq!(octets(text).unwrap(), [0, 255, 16], "{text}");
+        }
+        for none in ["0", "0x10", "zz", "\u{e9}"] {
+            assert!(octets(none).is_err(), "{none}");
+        }
+    }
+}
