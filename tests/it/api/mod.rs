@@ -1,6 +1,7 @@
 //! Stories of the API: who may use it, what it keeps, changes and tells.
 
 mod access;
+mod browser;
 mod changes;
 mod console;
 mod events;
@@ -14,3 +15,4 @@ mod strangers;
 mod switched;
 mod trunks;
 mod watches;
+mod webdriver;
