@@ -35,6 +35,9 @@ test: ## Every test, with real guests; installs what they need
 	guests/build.sh
 	scripts/test.sh
 
+clients: ## Build the client for Python (target/clients); that for Rust is the crate's module `client`
+	scripts/clients.sh
+
 MINUTES ?= 20
 soak: ## Hostile guests, kills, hand-overs and traffic together, for MINUTES; says what leaked
 	MVIRT_SOAK_SECONDS=$$(( $(MINUTES) * 60 )) $(CARGO) test --locked --test it soak:: -- --nocapture
@@ -133,4 +136,4 @@ uninstall: ## Remove what `make install` has installed; networks and vNICs stay 
 deb: build ## Make the Debian package, of all that `make install` installs, in target/
 	scripts/deb.sh
 
-.PHONY: help build clean demo check test soak fuzz instructions bench install uninstall deb
+.PHONY: help build clean demo check test clients soak fuzz instructions bench install uninstall deb

@@ -26,7 +26,7 @@
 //! published. What the host's kernel is told is in `host_network/`, and how public networks reach
 //! the world is chosen in `way_out`. Formats are in `wire/`; nouns in `model`; what a port is to be
 //! made of in `locator`; defaults in `config`, and where their values come from in `flags`; what
-//! `mvirt-egress` is made of, in `egress/`.
+//! `mvirt-egress` is made of, in `egress/`. A program that asks a daemon begins in `client/`.
 //! `tests/layering.rs` says who may use whom; CONTRIBUTING.md, where what is new belongs.
 
 pub mod access;
@@ -38,6 +38,7 @@ pub mod balancing;
 pub mod bpf;
 pub mod cable;
 pub mod capture;
+pub mod client;
 pub mod config;
 pub mod control;
 pub mod daemon;
@@ -67,6 +68,7 @@ pub mod net_toml;
 pub mod pcapng;
 pub mod printable;
 pub mod proto;
+pub mod reason;
 pub mod remains;
 mod resolv_conf;
 pub mod services;

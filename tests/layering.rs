@@ -195,6 +195,11 @@ const RULES: &[Rule] = &[
         place: "src/model",
         never: &["tokio", "tonic", "crate::dataplane", "crate::control", "crate::store"],
     },
+    // A program that asks a daemon is none.
+    Rule {
+        place: "src/client",
+        never: &["crate::dataplane", "crate::control", "crate::store", "crate::daemon"],
+    },
     Rule {
         place: "src/host_network",
         never: &["tokio", "tonic", "crate::control", "crate::store", "crate::daemon"],

@@ -1,7 +1,10 @@
 //! Why a request is refused: a variant for each way a caller can react, its gRPC code, and its
 //! details for programs (`google.rpc.Status`: BadRequest, ErrorInfo, ResourceInfo).
 
-use crate::store::StoreError;
+use crate::{
+    reason::{DOMAIN, Reason},
+    store::StoreError,
+};
 use std::{collections::HashMap, fmt};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -10,8 +13,6 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 /// KiB).
 // gRPC escapes what is not ASCII once more, at three characters an octet.
 const MAX_ECHO: usize = 200;
-/// Of ErrorInfo: who says the reason.
-const DOMAIN: &str = "mvirt.net";
 
 /// A refused request, which has changed nothing.
 #[derive(Debug, thiserror::Error)]
@@ -211,24 +212,24 @@ impl Refusal {
     }
 
     /// The gRPC code, and the reason for programs.
-    fn code(&self) -> (Code, &'static str) {
+    fn code(&self) -> (Code, Reason) {
         match self {
-            Self::Invalid { .. } => (Code::InvalidArgument, "INVALID"),
-            Self::Taken { .. } => (Code::AlreadyExists, "TAKEN"),
-            Self::NotFound { .. } => (Code::NotFound, "NOT_FOUND"),
-            Self::NotEmpty { .. } => (Code::FailedPrecondition, "NOT_EMPTY"),
-            Self::Connected { .. } => (Code::FailedPrecondition, "CONNECTED"),
-            Self::NotServed { .. } => (Code::FailedPrecondition, "NOT_SERVED"),
+            Self::Invalid { .. } => (Code::InvalidArgument, Reason::Invalid),
+            Self::Taken { .. } => (Code::AlreadyExists, Reason::Taken),
+            Self::NotFound { .. } => (Code::NotFound, Reason::NotFound),
+            Self::NotEmpty { .. } => (Code::FailedPrecondition, Reason::NotEmpty),
+            Self::Connected { .. } => (Code::FailedPrecondition, Reason::Connected),
+            Self::NotServed { .. } => (Code::FailedPrecondition, Reason::NotServed),
             // AIP-154: read again, then retry.
-            Self::Changed { .. } => (Code::Aborted, "CHANGED"),
+            Self::Changed { .. } => (Code::Aborted, Reason::Changed),
             // Not PERMISSION_DENIED, which says that the caller lacks the rights.
-            Self::NotPermitted { .. } => (Code::FailedPrecondition, "NOT_PERMITTED"),
-            Self::Forbidden(_) => (Code::PermissionDenied, "FORBIDDEN"),
-            Self::Unready(_) => (Code::FailedPrecondition, "NOT_READY"),
-            Self::InUse(_) => (Code::FailedPrecondition, "IN_USE"),
-            Self::Exhausted(_) => (Code::ResourceExhausted, "EXHAUSTED"),
-            Self::Store(_) => (Code::Internal, "NOT_STORED"),
-            Self::Socket(_) => (Code::Internal, "SOCKET"),
+            Self::NotPermitted { .. } => (Code::FailedPrecondition, Reason::NotPermitted),
+            Self::Forbidden(_) => (Code::PermissionDenied, Reason::Forbidden),
+            Self::Unready(_) => (Code::FailedPrecondition, Reason::NotReady),
+            Self::InUse(_) => (Code::FailedPrecondition, Reason::InUse),
+            Self::Exhausted(_) => (Code::ResourceExhausted, Reason::Exhausted),
+            Self::Store(_) => (Code::Internal, Reason::NotStored),
+            Self::Socket(_) => (Code::Internal, Reason::Socket),
         }
     }
 }
@@ -255,7 +256,7 @@ impl From<Refusal> for Status {
             }
             _ => {}
         }
-        details.set_error_info(reason, DOMAIN, metadata);
+        details.set_error_info(reason.name(), DOMAIN, metadata);
         Self::with_error_details(code, refusal.to_string(), details)
     }
 }

@@ -1,6 +1,6 @@
 //! Why a command failed, in words that say what to do, and what its exit code is.
 
-use mvirt_net::telemetry::code_name;
+use mvirt_net::{client::Refusal, telemetry::code_name};
 use std::{path::PathBuf, process::ExitCode};
 
 /// Why a command failed.
@@ -66,6 +66,14 @@ impl Failure {
         match self {
             Self::Refused(status) => said(status),
             other => other.to_string(),
+        }
+    }
+
+    /// What the server says of it for programs, where it was the server.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Refused(status) => Some(status.clone().into()),
+            _ => None,
         }
     }
 

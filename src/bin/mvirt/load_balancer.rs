@@ -289,7 +289,7 @@ pub(crate) async fn run(
             let said = (&*load_balancer, &*format!("{healthy} healthy"));
             // What takes no flows as a whole has no backend that does.
             let is_so = |it: &LoadBalancer| it.error.is_empty() && taking(it) >= healthy;
-            (patience.until(connection.timeout, said, is_so, look).await?, false)
+            (patience.until(connection.timeout(), said, is_so, look).await?, false)
         }
         Command::Get { load_balancer } => (get(client, load_balancer).await?, false),
         Command::Update(update) => {

@@ -66,7 +66,7 @@ struct Cli {
     output: output::Output,
 
     #[command(flatten)]
-    connection: connect::Connection,
+    connection: connect::Flags,
 
     #[command(subcommand)]
     command: Command,
@@ -207,7 +207,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Yard(command) => return yard::run(command, &out).await,
         Command::Plug(command) => return plug::run(command).await,
         Command::Extcap(flags) => {
-            return extcap::run(flags, &cli.connection.with_environment()?, &out).await;
+            return extcap::run(flags, &cli.connection.connection()?, &out).await;
         }
         other => other,
     };
@@ -217,7 +217,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Port(port::Command::Kinds) => return port::kinds(&out),
         _ => {}
     }
-    let connection = cli.connection.with_environment()?;
+    let connection = cli.connection.connection()?;
     let command = match command {
         // What it says of a daemon that cannot be reached is a check among others.
         Command::Doctor(command) => return doctor::run(command, &connection, &out).await,

@@ -7,6 +7,7 @@ use anstream::ColorChoice;
 use anstyle::{AnsiColor, Style};
 use clap::{Args, ValueEnum};
 use mvirt_net::{
+    client::Reason,
     printable::{printable, printable_lines},
     proto::{NicState, PortState},
 };
@@ -396,7 +397,16 @@ impl Format {
     /// The document that says what went wrong, where answers are documents.
     pub(crate) fn failure(self, failure: &Failure) -> Option<String> {
         let (code, message) = (failure.code(), failure.message());
-        let error = serde_json::json!({ "error": { "code": code, "message": message } });
+        let mut error = serde_json::json!({ "code": code, "message": message });
+        let refusal = failure.refusal().filter(|refusal| refusal.reason != Reason::Unknown);
+        if let Some(refusal) = refusal {
+            error["reason"] = refusal.reason.name().into();
+            // Of those that are about one.
+            if let Some(field) = refusal.field {
+                error["field"] = field.into();
+            }
+        }
+        let error = serde_json::json!({ "error": error });
         match self {
             Self::Json => Some(format!("{error:#}")),
             Self::Yaml => serde_yaml_ng::to_string(&error).ok(),

@@ -314,7 +314,7 @@ pub(crate) async fn run(
             let look = async || get(client, port.clone()).await;
             let said = (&*port, &*what.name());
             let is_so = |port: &Port| what.is_so(port);
-            (patience.until(connection.timeout, said, is_so, look).await?, false)
+            (patience.until(connection.timeout(), said, is_so, look).await?, false)
         }
         Command::Watch(InNetwork { network }) => return watch(client, network, out).await,
         Command::Kinds => return kinds(out),

@@ -5,6 +5,7 @@ mod browser;
 mod changes;
 mod console;
 mod events;
+mod examples;
 mod exposition;
 mod metrics;
 mod objects;

@@ -167,7 +167,7 @@ pub(crate) async fn run(
             return how.each(&nics, "vNIC", out, delete).await;
         }
         Command::Watch(InNetwork { network }) => return watch::watch(client, network, out).await,
-        Command::Wait(wait) => wait.run(client, connection.timeout).await?,
+        Command::Wait(wait) => wait.run(client, connection.timeout()).await?,
         Command::VmmArgs { nic, machine } => return vmm_args(client, nic, &machine, out).await,
     };
     show::nic(&nic, out)?;
