@@ -12,6 +12,8 @@ build: ## Build the daemon, the CLI and the front ends (target/release)
 # By the compiler that cargo links with. No other machine has a User-mode Linux.
 	@test "$$(uname -m)" != x86_64 || (set -x; mkdir -p $(TARGET)/guests && \
 	    $(CC) -O2 -shared -fPIC -o $(TARGET)/guests/$(PRELOAD) guests/uml-xstate.c -ldl)
+	@if command -v python3 >/dev/null; then CARGO=$(CARGO) scripts/notice.py $(TARGET)/release; \
+	    else echo "python3 is not there: no NOTICE is made, of what the programs contain of others"; fi
 
 clean: ## Remove what was built, and nothing else
 	$(CARGO) clean
@@ -69,6 +71,9 @@ MAN = $(share)/man/man1
 DOC = $(share)/doc/mvirt-net
 DOCS := CHANGELOG.md $(wildcard docs/*.md)
 DECISIONS := $(wildcard docs/decisions/*.md)
+EXAMPLES := $(wildcard examples/client.*)
+# What the programs contain of others, for people and for programs. `make build` makes them, where it has Python.
+NOTICES := NOTICE mvirt-net.cdx.json
 MAN5 = $(share)/man/man5
 MAN8 = $(share)/man/man8
 LIB = $(call at,$(PREFIX)/lib/mvirt)
@@ -89,11 +94,12 @@ install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with co
 	install -d $(call at,$(UNITS))
 	sed 's|/usr/local/|$(PREFIX)/|' dist/mvirt-net.service >$(call at,$(UNITS)/mvirt-net.service)
 	chmod 644 $(call at,$(UNITS)/mvirt-net.service)
-	install -D -m 644 -t $(DOC) $(DOCS) dist/egress.conf
+	install -D -m 644 -t $(DOC) $(DOCS) dist/egress.conf $(wildcard $(NOTICES:%=$(TARGET)/release/%))
 	install -D -m 644 -t $(DOC)/decisions $(DECISIONS)
 	install -D -m 644 proto/net.proto $(share)/mvirt-net/net.proto
+	install -D -m 644 -t $(DOC)/examples $(EXAMPLES)
 # What they link to is elsewhere there.
-	sed -i 's|](\.\./proto/|](../../mvirt-net/|g' $(addprefix $(DOC)/,$(notdir $(DOCS)))
+	sed -i 's|](\.\./proto/|](../../mvirt-net/|g; s|](\.\./examples/|](examples/|g' $(addprefix $(DOC)/,$(notdir $(DOCS)))
 	@! test -e $(TARGET)/guests/$(PRELOAD) || (set -x; install -D -m 644 -t $(LIB) $(TARGET)/guests/$(PRELOAD))
 	install -D -m 644 dist/grafana.json $(share)/mvirt-net/grafana.json
 	install -D -m 644 dist/mvirt-net.sysusers $(call at,$(SYSUSERS)/mvirt-net.conf)
@@ -126,8 +132,8 @@ install: ## Install what `make build` has built, to $(DESTDIR)$(PREFIX), with co
 uninstall: ## Remove what `make install` has installed; networks and vNICs stay in /var/lib/mvirt/net, and a changed net.toml
 	rm -f $(addprefix $(call at,$(PREFIX)/bin)/,$(PROGRAMS) vswitch) $(call at,$(UNITS)/mvirt-net.service) \
 	    $(call at,$(SYSUSERS)/mvirt-net.conf) $(call at,$(TMPFILES)/mvirt-net.conf) $(MAN5)/net.toml.5 $(MAN8)/mvirt-net.8 \
-	    $(addprefix $(share)/mvirt-net/,grafana.json net.proto) $(addprefix $(DOC)/,$(notdir $(DOCS)) egress.conf) \
-	    $(addprefix $(DOC)/decisions/,$(notdir $(DECISIONS))) $(LIB)/$(PRELOAD)
+	    $(addprefix $(share)/mvirt-net/,grafana.json net.proto) $(addprefix $(DOC)/,$(notdir $(DOCS)) egress.conf $(NOTICES)) \
+	    $(addprefix $(DOC)/decisions/,$(notdir $(DECISIONS))) $(addprefix $(DOC)/,$(EXAMPLES)) $(LIB)/$(PRELOAD)
 	for name in $(PROGRAMS) vswitch; do rm -f $(BASH)/$$name $(ZSH)/_$$name $(FISH)/$$name.fish $(MAN)/$$name.1; done
 	rm -f $(MAN)/mvirt-{network,nic,port,forward,floating-ip,load-balancer,lease,mac,egress,trace,capture,extcap,vm,probe,doctor,reactor,plug,yard,version,completions,man}{,-*}.1
 	if cmp -s dist/net.toml $(CONFIG); then rm -f $(CONFIG) && rmdir --ignore-fail-on-non-empty $(dir $(CONFIG)); fi

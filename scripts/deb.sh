@@ -25,6 +25,7 @@ root=$work/root
 doc=$root/usr/share/doc/mvirt-net
 # What is installed is for everybody to read, whatever the caller's own files are.
 umask 022
+[ -e "$target/release/NOTICE" ] || scripts/notice.py "$target/release"
 make --no-print-directory install DESTDIR="$root" PREFIX=/usr ETC=/etc UNITS=/lib/systemd/system \
     ZSH="$root/usr/share/zsh/vendor-completions" >/dev/null
 find "$root/usr/bin" -type f -exec strip --strip-unneeded {} +
@@ -33,7 +34,6 @@ extcap=$root/usr/lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH)/wireshark/extcap
 mkdir -p "$extcap"
 ln -s ../../../../bin/mvirt "$extcap/mvirt-extcap"
 
-scripts/notice.py >"$doc/NOTICE"
 {
     cat dist/debian/copyright
     echo "License: Expat"

@@ -6,6 +6,7 @@ mod flags;
 pub(crate) mod install;
 mod lists;
 mod net_toml;
+mod notice;
 mod output;
 mod probe;
 mod reach;
