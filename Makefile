@@ -40,6 +40,11 @@ test: ## Every test, with real guests; installs what they need
 clients: ## Build the client for Python (target/clients); that for Rust is the crate's module `client`
 	scripts/clients.sh
 
+book: ## Build the manual as a book (target/book), where mdbook is installed
+	@command -v mdbook >/dev/null || { echo "mdbook is not there: cargo install --locked mdbook" >&2; exit 1; }
+	$(CARGO) run --quiet --locked --bin mvirt-net -- --generate-reference >book/src/api.md
+	mdbook build book
+
 MINUTES ?= 20
 soak: ## Hostile guests, kills, hand-overs and traffic together, for MINUTES; says what leaked
 	MVIRT_SOAK_SECONDS=$$(( $(MINUTES) * 60 )) $(CARGO) test --locked --test it soak:: -- --nocapture
@@ -142,4 +147,4 @@ uninstall: ## Remove what `make install` has installed; networks and vNICs stay 
 deb: build ## Make the Debian package, of all that `make install` installs, in target/
 	scripts/deb.sh
 
-.PHONY: help build clean demo check test clients soak fuzz instructions bench install uninstall deb
+.PHONY: help build clean demo check test clients book soak fuzz instructions bench install uninstall deb

@@ -478,6 +478,10 @@ pub struct Config {
     /// Print what `make install` installs for the file of flags
     #[arg(long, hide = true, value_name = "WHAT")]
     pub generate_file: Option<FilePage>,
+
+    /// Print the reference of the API, a page of the book
+    #[arg(long, hide = true)]
+    pub generate_reference: bool,
 }
 
 impl Config {
@@ -562,7 +566,10 @@ pub fn example_dir(flag: &str) -> PathBuf {
 /// Returns which file of flags is to be read, by what the command line and the environment say.
 fn file(matches: &ArgMatches) -> Option<Wanted> {
     // What is installed is the same everywhere.
-    if matches.contains_id("generate") || matches.contains_id("generate_file") {
+    if matches.contains_id("generate")
+        || matches.contains_id("generate_file")
+        || matches.get_flag("generate_reference")
+    {
         return None;
     }
     let named = |id| matches.get_one::<PathBuf>(id).cloned();

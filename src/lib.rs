@@ -69,6 +69,7 @@ pub mod pcapng;
 pub mod printable;
 pub mod proto;
 pub mod reason;
+pub mod reference;
 pub mod remains;
 mod resolv_conf;
 pub mod services;

@@ -9,6 +9,7 @@ use mvirt_net::{
     host_network::HostNetwork,
     log,
     log_writer::LogWriter,
+    reference,
     remains::Remains,
     signals::{self, Orders},
 };
@@ -40,6 +41,9 @@ fn main() -> ExitCode {
     }
     if let Some(asked) = config.generate_file {
         return print(&asked.text(&Config::command()));
+    }
+    if config.generate_reference {
+        return print(&reference::page());
     }
     if config.check_config.is_some() {
         return match daemon::check(&config) {

@@ -1,5 +1,6 @@
 //! Stories of the command lines of the programs: what they take, print and refuse.
 
+mod book;
 mod commands;
 mod doctor;
 mod flags;

@@ -1,4 +1,5 @@
-//! The session in README.md: each of its commands, typed into a shell, says what the page says.
+//! The sessions in README.md and the tutorial: each of their commands, typed into a shell, says what
+//! the page says.
 //!
 //! Ids, MACs, times and counts differ from one run to the next: they are compared by their kind. A
 //! line `…` stands for any number of lines.
@@ -14,6 +15,9 @@ use std::{
     process::{Command, Stdio},
 };
 
+/// What stands above a block that no test types, before the reason.
+const NOT_TYPED: &str = "<!-- not typed by the test: ";
+
 /// A command, and what it says.
 #[derive(Debug, Default)]
 struct Step {
@@ -21,16 +25,42 @@ struct Step {
     says: Vec<String>,
 }
 
-fn session() -> Vec<Step> {
-    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
-    let page = page.unwrap();
-    let block = page.split("```").find(|block| block.starts_with("\n$ mvirt network create"));
+/// The steps of a session, as a block of a page has it.
+fn session(block: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
-    for line in block.unwrap().trim().lines() {
+    for line in block.trim().lines() {
         match line.strip_prefix("$ ") {
             Some(command) => steps.push(Step { command: command.into(), says: Vec::new() }),
             None => steps.last_mut().unwrap().says.push(line.into()),
         }
+    }
+    steps
+}
+
+fn page(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+/// The session of README.md.
+fn readme() -> Vec<Step> {
+    let page = page("README.md");
+    let block = page.split("```").find(|block| block.starts_with("\n$ mvirt network create"));
+    session(block.unwrap())
+}
+
+/// All blocks of the tutorial, but those that it says are not typed.
+fn tutorial() -> Vec<Step> {
+    let page = page("docs/tutorial.md");
+    let parts: Vec<_> = page.split("```").collect();
+    let mut steps = Vec::new();
+    for block in parts.chunks_exact(2) {
+        let [before, block] = block else { continue };
+        let Some(lines) = block.strip_prefix("console\n") else { panic!("of no kind: {block}") };
+        if before.trim_end().lines().last().is_some_and(|line| line.starts_with(NOT_TYPED)) {
+            continue;
+        }
+        assert!(lines.starts_with("$ "), "neither typed nor marked: {lines}");
+        steps.extend(session(lines));
     }
     steps
 }
@@ -60,7 +90,7 @@ fn pattern(line: &str, sockets: &Path) -> String {
     let line = line.replace(&sockets.display().to_string(), "/run/mvirt/net");
     let (mut pattern, mut word) = (String::new(), String::new());
     for c in line.chars().chain(['\n']) {
-        if c.is_whitespace() || matches!(c, ',' | '=' | '/') {
+        if c.is_whitespace() || matches!(c, ',' | '=' | '/' | '\'' | '"') {
             pattern += kind(word.strip_suffix(".sock").unwrap_or(&word));
             pattern.push(c);
             word.clear();
@@ -97,22 +127,19 @@ fn shell(daemon: &Daemon, command: &str) -> Command {
     shell
 }
 
-#[test]
-fn every_command_of_the_page_says_what_the_page_says() {
-    let mut daemon = Daemon::start();
+/// Types all commands, and compares what they say.
+fn type_all(daemon: &mut Daemon, steps: &[Step]) {
     let sockets = daemon.path("s");
     std::fs::create_dir(daemon.path("home")).unwrap();
-    let steps = session();
-    assert!(steps.len() > 15, "{steps:?}");
-    for step in &steps {
+    for step in steps {
         let command = &step.command;
-        let mut shell = shell(&daemon, command);
-        if command.contains(" vm start ") {
+        let mut shell = shell(daemon, command);
+        if let Some(nic) = machine(command) {
             // In the foreground, where a person would stop it.
             let machine = Booting::spawn(&mut shell);
-            machine.wait_until_active(&mut daemon, "vm2");
+            machine.wait_until_active(daemon, nic);
             drop(machine);
-            wait_until("it is off", || daemon.get_nic("vm2").state() != NicState::Active);
+            wait_until("it is off", || daemon.get_nic(nic).state() != NicState::Active);
             continue;
         }
         let output = shell.stdin(Stdio::null()).output().unwrap();
@@ -121,6 +148,29 @@ fn every_command_of_the_page_says_what_the_page_says() {
         let says: Vec<_> = step.says.iter().map(|line| pattern(line, &sockets)).collect();
         assert!(agrees(&says, &said), "$ {command}\n{text}\nThe page says:\n{:#?}", step.says);
     }
+}
+
+/// The vNIC of the machine that a command runs until it is stopped.
+fn machine(command: &str) -> Option<&str> {
+    let behind = |word| command.split(word).nth(1)?.split(' ').next();
+    behind(" vm start ").or_else(|| behind("$(mvirt nic vmm-args "))
+}
+
+#[test]
+fn every_command_of_the_page_says_what_the_page_says() {
+    let mut daemon = Daemon::start();
+    let steps = readme();
+    assert!(steps.len() > 15, "{steps:?}");
+    type_all(&mut daemon, &steps);
+}
+
+#[test]
+fn every_command_of_the_tutorial_says_what_it_says() {
+    // What a public network would have the host do is no test's.
+    let mut daemon = Daemon::start_with(&["--reactors", "1", "--egress", "user"]);
+    let steps = tutorial();
+    assert!(steps.len() > 20, "{steps:?}");
+    type_all(&mut daemon, &steps);
 }
 
 #[test]
