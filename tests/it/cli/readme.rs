@@ -1,5 +1,5 @@
-//! The sessions in README.md and the tutorial: each of their commands, typed into a shell, says what
-//! the page says.
+//! The sessions in README.md and the tutorial: each of their commands, typed into a shell, says
+//! what the page says.
 //!
 //! Ids, MACs, times and counts differ from one run to the next: they are compared by their kind. A
 //! line `…` stands for any number of lines.
