@@ -31,6 +31,7 @@ use rustix::{
 use std::{
     hint::black_box,
     os::unix::net::UnixStream,
+    process::{Command, Stdio},
     sync::atomic::{Ordering, fence},
     time::{Duration, Instant},
 };
@@ -163,13 +164,17 @@ fn question(from: &Nic, to: &Nic) -> Vec<u8> {
     [header.as_bytes(), packet.as_bytes()].concat()
 }
 
-/// Frames a second that guests receive, of which each sends to the next.
-fn forward(guests: &mut [Guest]) -> f64 {
+/// Frames a second that guests receive, of which each sends to the next, all of them `pace` a
+/// second at most.
+fn forward(guests: &mut [Guest], pace: f64) -> f64 {
     let mut run = |time: Duration| {
-        let (begun, mut frames) = (Instant::now(), 0);
+        let (begun, mut frames, mut sent) = (Instant::now(), 0, 0.0);
         while begun.elapsed() < time {
             for guest in &mut *guests {
-                guest.send(BURST);
+                if sent <= begun.elapsed().as_secs_f64() * pace {
+                    guest.send(BURST);
+                    sent += f64::from(BURST);
+                }
                 frames += u64::from(guest.receive());
             }
         }
@@ -203,13 +208,9 @@ fn main() {
     let mut rates = [const { Vec::new() }; SENDERS.len()];
     for _ in 0..ROUNDS {
         for (guests, rates) in groups.iter_mut().zip(&mut rates) {
-            rates.push(forward(guests));
+            rates.push(forward(guests, f64::INFINITY));
         }
     }
-    let median = |rates: &mut Vec<f64>| {
-        rates.sort_by(f64::total_cmp);
-        (rates[ROUNDS / 2], rates[0], rates[ROUNDS - 1])
-    };
     let (two, ..) = median(&mut rates[0]);
     for (count, rates) in SENDERS.iter().zip(&mut rates) {
         let (median, least, most) = median(rates);
@@ -221,6 +222,7 @@ fn main() {
             median / two
         );
     }
+    captured(&daemon, &mut groups[0]);
     let used = used(&daemon, || std::thread::park_timeout(SILENCE));
     let all: usize = SENDERS.iter().sum();
     println!("{all:5} vNICs are connected and silent: {used:.2} % of a CPU");
@@ -240,6 +242,48 @@ fn main() {
     let answers: usize = guests.iter().map(Guest::answers).sum();
     assert_eq!(answers, asked, "each is answered, and nobody else hears of it");
     println!("{SEGMENT:5} vNICs of a segment ask now and then: {used:.2} % of a CPU");
+}
+
+/// What two that send, 1 Mpps and as many as they can, lose by a capture of all frames: by one that
+/// is written to nowhere, and by one that nobody reads. Its client has this thread's CPU, too.
+fn captured(daemon: &Daemon, guests: &mut [Guest]) {
+    let capture = |out: &str, stdout: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mvirt"));
+        command.args(["capture", "--network", "senders2", "-w", out]).stdout(stdout);
+        command.stderr(Stdio::null()).env("MVIRT_NET_SERVER", daemon.address()).spawn().unwrap()
+    };
+    let mut rates = [const { [const { Vec::new() }; 3] }; 2];
+    for _ in 0..ROUNDS {
+        for at in 0..3 {
+            let client = match at {
+                0 => None,
+                1 => Some(capture("/dev/null", Stdio::null())),
+                _ => Some(capture("-", Stdio::piped())),
+            };
+            // Until it has begun.
+            std::thread::park_timeout(SLOT);
+            for (rates, pace) in rates.iter_mut().zip([1e6, f64::INFINITY]) {
+                rates[at].push(forward(guests, pace));
+            }
+            if let Some(mut client) = client {
+                client.kill().unwrap();
+                client.wait().unwrap();
+            }
+        }
+    }
+    for (rates, what) in rates.iter().zip(["1 Mpps", "all they can"]) {
+        for (captured, how) in rates[1..].iter().zip(["captured", "captured, and nobody reads it"])
+        {
+            let ratios = captured.iter().zip(&rates[0]).map(|(with, without)| with / without);
+            let (median, least, most) = median(&mut ratios.collect());
+            println!("    2 vNICs send {what}, {how}: {median:.2} ({least:.2}..{most:.2}) of it");
+        }
+    }
+}
+
+fn median(rates: &mut Vec<f64>) -> (f64, f64, f64) {
+    rates.sort_by(f64::total_cmp);
+    (rates[ROUNDS / 2], rates[0], rates[ROUNDS - 1])
 }
 
 /// The share of a CPU in percent that the daemon needs meanwhile.
