@@ -1,7 +1,7 @@
 //! What a provider of Terraform, or another program that keeps what there is as it is written, does
 //! with each kind of object: it makes it, reads it back as it was written, finds it by its name,
-//! changes one field if nobody else has changed it, sees that nothing is left to be done, imports it
-//! by its id, and finds it gone when it deletes it again.
+//! changes one field if nobody else has changed it, sees that nothing is left to be done, imports
+//! it by its id, and finds it gone when it deletes it again.
 
 use crate::{
     daemon::Daemon,
@@ -99,8 +99,8 @@ macro_rules! resource {
             }
 
             fn delete(daemon: &mut Daemon, known: &Known) -> Result<(), Status> {
-                let request =
-                    proto::$gone { id: known.id.clone(), etag: known.etag.clone(), ..Default::default() };
+                let (id, etag) = (known.id.clone(), known.etag.clone());
+                let request = proto::$gone { id, etag, ..Default::default() };
                 daemon.call(async |client| client.$delete(request).await).map(drop)
             }
 
