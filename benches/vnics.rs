@@ -275,13 +275,13 @@ fn captured(daemon: &Daemon, guests: &mut [Guest]) {
         for (captured, how) in rates[1..].iter().zip(["captured", "captured, and nobody reads it"])
         {
             let ratios = captured.iter().zip(&rates[0]).map(|(with, without)| with / without);
-            let (median, least, most) = median(&mut ratios.collect());
+            let (median, least, most) = median(&mut ratios.collect::<Vec<_>>());
             println!("    2 vNICs send {what}, {how}: {median:.2} ({least:.2}..{most:.2}) of it");
         }
     }
 }
 
-fn median(rates: &mut Vec<f64>) -> (f64, f64, f64) {
+fn median(rates: &mut [f64]) -> (f64, f64, f64) {
     rates.sort_by(f64::total_cmp);
     (rates[ROUNDS / 2], rates[0], rates[ROUNDS - 1])
 }
