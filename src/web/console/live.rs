@@ -21,7 +21,7 @@ use crate::{
 };
 use hyper::{StatusCode, body::Bytes};
 use serde::Serialize;
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{MissedTickBehavior, interval},
@@ -76,7 +76,7 @@ impl Live {
             .merge(events("nic", nics))
             .merge(events("port", ports))
             .merge(events("stats", stats));
-        Ok(parts("text/event-stream", INTERVAL, held(events, place)))
+        Ok(parts("text/event-stream", INTERVAL, held(Box::pin(events), place)))
     }
 }
 
@@ -95,24 +95,25 @@ fn hosts(service: Service) -> impl Stream<Item = Result<Host, Status>> + Send {
     })
 }
 
+/// Of any kind.
+// Boxed: streams within streams are types that the compiler takes minutes for.
+type Events = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
+
 /// Returns messages as events of that name.
-fn events<T: Serialize>(
+fn events<T: Serialize + 'static>(
     name: &'static str,
-    messages: impl Stream<Item = Result<T, Status>> + Send,
-) -> impl Stream<Item = Result<Bytes, Status>> + Send {
-    messages.map(move |message| {
+    messages: impl Stream<Item = Result<T, Status>> + Send + 'static,
+) -> Events {
+    Box::pin(messages.map(move |message| {
         // JSON has no line breaks of its own, which would end the data.
         message.map(|it| format!("event: {name}\ndata: {}\n\n", lean::text(&it)).into())
-    })
+    }))
 }
 
 /// Holds a place for as long as a stream is.
-fn held<T>(
-    stream: impl Stream<Item = T> + Send,
-    place: OwnedSemaphorePermit,
-) -> impl Stream<Item = T> + Send {
-    stream.map(move |item| {
+fn held(stream: Events, place: OwnedSemaphorePermit) -> Events {
+    Box::pin(stream.map(move |item| {
         let _held = &place;
         item
-    })
+    }))
 }
