@@ -50,9 +50,13 @@ pub(super) struct Obstacles {
 impl HostNetwork {
     /// Returns what is in the way of guests of public networks now.
     pub fn obstacles(&mut self) -> Vec<Obstacle> {
+        // Of the switches, the last network's stay.
+        if self.made.prefixes.is_empty() {
+            return Vec::new();
+        }
         let mut obstacles = Vec::new();
         for (sysctl, lost, refused) in &self.obstacles.switches {
-            if sysctl.is_set(&self.root).is_ok_and(|is_set| is_set) {
+            if sysctl.is_set(&self.root) {
                 continue;
             }
             let or = match (self.sysctls, refused) {
@@ -65,9 +69,6 @@ impl HostNetwork {
                 text: format!("{} is not set: {lost}", sysctl.name()),
                 remedy: format!("sysctl -w {sysctl}{or}"),
             });
-        }
-        if self.made.prefixes.is_empty() {
-            return obstacles;
         }
         let device = &self.device;
         let of_chain = |chain: String| {
@@ -90,8 +91,7 @@ impl HostNetwork {
         let switches = switches(&self.made, answering);
         let set = |(sysctl, lost): (Sysctl, String)| {
             let mut refused = None;
-            let is_set = sysctl.is_set(&self.root).is_ok_and(|is_set| is_set);
-            if !is_set && self.sysctls == Sysctls::Set {
+            if !sysctl.is_set(&self.root) && self.sysctls == Sysctls::Set {
                 match sysctl.set(&self.root) {
                     Ok(()) => tracing::info!(%sysctl, "set, for guests of public networks"),
                     Err(error) => refused = Some(error.to_string()),

@@ -62,7 +62,7 @@ pub(super) fn print(netfilter: &Nfnetlink) -> io::Result<Option<u64>> {
     }
 }
 
-// Those of balancers are large, and change as backends do.
+/// Adds what is in our sets to a print: those of balancers are large, and change as backends do.
 fn print_sets(netfilter: &Nfnetlink, print: &mut DefaultHasher) -> io::Result<()> {
     let mut sets = Vec::new();
     netfilter.ask(&message(GET_SET, REQUEST | DUMP, INET, &named(rules::NAME)), |set| {

@@ -47,10 +47,12 @@ fn nothing_is_touched_before_there_is_a_public_network_nor_left_after_the_last()
         assert!(all.iter().all(|text| text.contains(what)), "{all:?}");
         run("sysctl -qw net.ipv4.ip_forward=1");
         assert!(shown().iter().all(|text| !text.contains("ip_forward")), "it is set now");
+        run("sysctl -qw net.ipv4.ip_forward=0");
         stdout(&mvirt(&daemon, &["network", "delete", "web"]));
         assert!(is_untouched());
         let shown = stdout(&mvirt(&daemon, &["egress"]));
         assert!(shown.contains("tun (mvirt0)"), "{shown}");
+        assert!(!shown.contains("ip_forward"), "in nobody's way: {shown}");
     });
 }
 
