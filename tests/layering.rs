@@ -483,7 +483,9 @@ fn no_line_is_wider_than_a_hundred_columns() {
 fn every_drop_reason_is_documented() {
     let operations = fs::read_to_string("docs/operations.md").unwrap();
     for reason in mvirt_net::dataplane::frame::verdict::DropReason::ALL {
-        assert!(operations.contains(&format!("`{}`", reason.name())), "{}", reason.name());
+        // In the same words: what commands print of it is what is found there.
+        let row = format!("| `{}` | {} |\n", reason.name(), reason.meaning());
+        assert!(operations.contains(&row), "docs/operations.md lacks {row}");
     }
 }
 

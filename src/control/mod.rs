@@ -23,6 +23,7 @@ mod change;
 mod choices;
 mod clients;
 pub mod compile;
+mod drops;
 mod egress;
 mod events;
 mod explain;
@@ -232,7 +233,6 @@ pub struct Control {
     /// While the store is waited for.
     busy: Busy,
     telemetry: Telemetry,
-    /// What has happened.
     events: Events,
     dataplane: Dataplane,
     /// Who is served what.

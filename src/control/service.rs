@@ -3,7 +3,7 @@
 use super::{
     Accounts, Caller, Control, Decided, Gone, Handle, LongLists,
     caller::{Asked, Told},
-    capture, events,
+    capture, drops, events,
     refusal::Refusal,
     stats,
     watch::{self, Events, Streams},
@@ -516,6 +516,17 @@ impl NetService for Service {
         let mark = request.mark_synced;
         let watch = self.call(move |control| control.watch_load_balancers(&request)).await?;
         Ok(watch::stream(watch, mark, stream))
+    }
+
+    type WatchDropsStream = Events<proto::DropsUpdate>;
+
+    async fn watch_drops(
+        &self,
+        request: Request<proto::WatchDropsRequest>,
+    ) -> Result<Response<Self::WatchDropsStream>, Status> {
+        let (request, stream) = (request.into_inner(), self.streams.take()?);
+        let watch = self.call(move |control| control.watch_drops(&request)).await?;
+        Ok(Response::new(Box::pin(drops::stream(watch, self.control.clone(), stream))))
     }
 
     type CaptureStream = Events<proto::CaptureChunk>;

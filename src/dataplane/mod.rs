@@ -14,6 +14,7 @@
 
 mod capture;
 pub mod counters;
+mod dropped;
 pub mod endpoint;
 pub mod foreign;
 pub mod forward;
@@ -24,6 +25,7 @@ pub mod reactor;
 mod reports;
 
 pub use capture::{Capture, CaptureRequest, Kept, TooManyCaptures};
+pub use dropped::DropReader;
 pub use endpoint::{
     PortSpec,
     arrivals::{Arrival, MAX_CLIENTS},
@@ -44,6 +46,7 @@ pub use port::{PortFailure, Undelivered};
 pub use port::{packet::send_frames, tun::Tun};
 pub use reactor::{
     Fate, Hugepages, Receiver, StartError,
+    dropped::DroppedFrame,
     tap::{Chunk, Flight, Outcome, Point, Points, Record, Targets},
 };
 pub use reports::{Punts, Reports, Way};
@@ -592,6 +595,11 @@ impl Dataplane {
     /// Asks for what is in the flight ring; none where there is no ring.
     pub fn kept_frames(&self) -> Option<Kept> {
         self.keeps_frames.then(|| Kept::of(&self.reactors))
+    }
+
+    /// Reads the last frames that were dropped, and those that will be.
+    pub fn dropped(&self) -> DropReader {
+        DropReader::of(&self.reactors)
     }
 
     /// The way to see that all reactors still turn.

@@ -16,8 +16,8 @@ pub(crate) fn described(frame: &[u8], len: usize) -> String {
     let packet = frame.get(at..).unwrap_or_default();
     let what = match ether_type {
         Some(ethernet::ARP) => arp::Packet::parse(packet).map(|packet| arp_line(&packet)),
-        Some(ethernet::IPV4) => ipv4_line(packet),
-        Some(ethernet::IPV6) => ipv6_line(packet),
+        Some(ethernet::IPV4) => ipv4_line(packet, len.saturating_sub(at)),
+        Some(ethernet::IPV6) => ipv6_line(packet, len.saturating_sub(at)),
         _ => None,
     };
     let ether_type = ether_type.unwrap_or_default();
@@ -41,10 +41,11 @@ fn arp_line(packet: &arp::Packet) -> String {
     }
 }
 
-fn ipv4_line(packet: &[u8]) -> Option<String> {
-    let header = ipv4::Header::parse(packet, packet.len())?;
+fn ipv4_line(packet: &[u8], len: usize) -> Option<String> {
+    let header = ipv4::Header::parse(packet, len)?;
     let (source, destination) = (header.source(), header.destination());
-    let upper = packet.get(header.header_len()..header.total_len())?;
+    let end = header.total_len().min(packet.len());
+    let upper = packet.get(header.header_len()..end)?;
     if header.is_fragment() {
         let protocol = header.protocol;
         return Some(format!("IPv4 {source} > {destination} fragment of protocol {protocol}"));
@@ -53,13 +54,14 @@ fn ipv4_line(packet: &[u8]) -> Option<String> {
     Some(format!("IPv4 {}", upper_line(&source, &destination, header.protocol, upper)))
 }
 
-fn ipv6_line(packet: &[u8]) -> Option<String> {
-    let header = ipv6::Header::parse(packet, packet.len())?;
+fn ipv6_line(packet: &[u8], len: usize) -> Option<String> {
+    let header = ipv6::Header::parse(packet, len)?;
     let (source, destination) =
         (format!("[{}]", header.source()), format!("[{}]", header.destination()));
     Some(match header.upper(packet) {
         Ok(found) => {
-            let upper = packet.get(found.offset..header.total_len())?;
+            let end = header.total_len().min(packet.len());
+            let upper = packet.get(found.offset..end)?;
             format!("IPv6 {}", upper_line(&source, &destination, found.protocol, upper))
         }
         Err(_) => format!("IPv6 {source} > {destination}"),
@@ -149,5 +151,10 @@ mod tests {
             assert_eq!(told, expected);
         }
         assert_eq!(described(&[0; 13], 13), "cut, length 13");
+        // The beginning of a long one.
+        let long = ipv4.replace("0020", "05dc").replace("40 11", "40 06");
+        let head = ethernet("0800", &format!("{long} 3039 01bb 00000000 00000000 5002"));
+        let told = described(&head, 1514);
+        assert!(told.ends_with("TCP 10.0.0.1:12345 > 10.0.0.2:443 SYN, length 1514"), "{told}");
     }
 }

@@ -10,6 +10,7 @@ mod connect;
 mod delete;
 mod described;
 mod doctor;
+mod drops;
 mod egress;
 mod events;
 mod extcap;

@@ -1,8 +1,9 @@
-//! `mvirt trace`: what would become of a frame.
+//! `mvirt trace`: what would become of a frame, and what has become of those that were dropped.
 
 use super::{
     Failure, complete,
     connect::Client,
+    drops,
     output::{Output, Table, print},
 };
 use clap::Args;
@@ -17,18 +18,20 @@ Examples:
   mvirt trace --from vm1 --to 192.0.2.1                 # a ping of the world
   mvirt trace --from vm1 --to 10.0.0.7 --length 1500 --source 10.9.9.9
   mvirt trace --from vm1 --frame 020000000001525400c57a12080045…
+  mvirt trace --drops vm1                              # which of its frames were dropped, and why
+  mvirt trace --drops --follow
 
 Exit status: 0 it is delivered or answered, 1 it is dropped, 2 wrong usage, 3 no daemon.";
 
-/// Find out what would become of a packet, step by step, without sending it.
+/// Find out what would become of a packet, step by step, without sending it, or which were dropped.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Command {
     /// The vNIC or port that it comes from, by name or id
-    #[arg(long, value_name = "VNIC", add = complete::nics())]
-    from: String,
+    #[arg(long, value_name = "VNIC", add = complete::nics(), required_unless_present = "drops")]
+    from: Option<String>,
     /// Where it goes to
-    #[arg(long, value_name = "ADDRESS", required_unless_present = "frame")]
+    #[arg(long, value_name = "ADDRESS", required_unless_present_any = ["frame", "drops"])]
     to: Option<String>,
     /// tcp, udp, icmp or a number [default: tcp with --dport, else icmp]
     #[arg(long, value_name = "PROTOCOL", conflicts_with = "frame")]
@@ -57,6 +60,20 @@ pub(crate) struct Command {
     /// A whole Ethernet frame instead, in hexadecimal digits
     #[arg(long, value_name = "HEX", conflicts_with = "to")]
     frame: Option<Hex>,
+    /// The frames instead that were dropped last, and why: of some a second the first octets are kept
+    #[arg(long, conflicts_with_all = ["from", "to", "frame", "proto", "sport", "dport", "source"])]
+    #[arg(conflicts_with_all = ["length", "icmp_type", "source_mac", "destination_mac"])]
+    drops: bool,
+    /// With --drops, also those that come, until Ctrl-C
+    #[arg(long, requires = "drops")]
+    follow: bool,
+    /// With --drops, those of a network alone
+    #[arg(long, value_name = "NETWORK", requires = "drops", conflicts_with = "nics")]
+    #[arg(add = complete::networks())]
+    network: Option<String>,
+    /// With --drops, those of these vNICs and ports alone
+    #[arg(value_name = "NIC", requires = "drops", add = complete::nics())]
+    nics: Vec<String>,
 }
 
 /// Octets, written as hexadecimal digits; blanks and colons are left out.
@@ -99,7 +116,7 @@ impl Command {
                 destination_mac: self.destination_mac.unwrap_or_default(),
             }),
         };
-        ExplainRequest { from: self.from, what: Some(what) }
+        ExplainRequest { from: self.from.unwrap_or_default(), what: Some(what) }
     }
 }
 
@@ -109,6 +126,9 @@ pub(crate) async fn run(
     client: &mut Client,
     out: &Output,
 ) -> Result<(), Failure> {
+    if command.drops {
+        return drops::run((command.nics, command.network, command.follow), client, out).await;
+    }
     let reply = client.explain(command.request()).await?.into_inner();
     let mut table = Table::new(&["", "STAGE", "AT", "RESULT", "FOUND"], 5);
     for (number, step) in (1_u32..).zip(&reply.steps) {
@@ -127,7 +147,7 @@ pub(crate) async fn run(
 }
 
 /// Returns what becomes of it, in a sentence.
-fn verdict(reply: &ExplainReply) -> String {
+pub(crate) fn verdict(reply: &ExplainReply) -> String {
     match reply.verdict() {
         ExplainVerdict::Delivered if reply.delivered_to.is_empty() => {
             "Delivered to nobody: there is nobody else.".into()

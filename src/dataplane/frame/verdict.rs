@@ -238,7 +238,7 @@ macro_rules! drop_reasons {
                 }
             }
 
-            /// What it means, in a sentence or two.
+            /// What it means, in a sentence or two, as the documentation says it.
             pub const fn meaning(self) -> &'static str {
                 match self {
                     $(Self::$variant => concat!($($doc),+).trim_ascii_start()),+
@@ -339,7 +339,8 @@ drop_reasons! {
     HopLimit = "hop_limit_exceeded",
     /// The packet is longer than the MTU.
     ExceedsMtu = "exceeds_mtu",
-    /// The destination vNIC has no running guest.
+    /// The destination vNIC has no running guest, or nobody is at the other end of the destination
+    /// port.
     NoGuest = "no_guest",
     /// The destination guest posts no receive buffers fast enough.
     RxRingFull = "rx_ring_full",
@@ -359,12 +360,16 @@ drop_reasons! {
     /// A host behind a port is leased no address: none of `dhcp_pool` is free, or the port has one
     /// for each MAC that may be behind it.
     NoLease = "no_lease",
-    /// A tunnel's packet from a host that is none of its members.
+    /// A tunnel's packet came from a host that is none of its members: it is to be in `remote=` or
+    /// `allow=` of the port's locator.
     UnknownVtep = "unknown_vtep",
-    /// A tunnel's packet for another network.
+    /// A tunnel's packet was for another network: the members have different numbers (`vni=`), or
+    /// somebody else uses the UDP port.
     UnknownVni = "unknown_vni",
-    /// Lost on purpose: the port has `impairments`.
+    /// Lost on purpose: the port has `impairments`; `--no-impairments` of `mvirt port update` or
+    /// `mvirt nic update` ends them. Counted at that port, whichever way the frame went.
     ImpairedLoss = "impaired_loss",
-    /// A line that is slow on purpose holds as much as it may.
+    /// A line that is slow on purpose held as much as it may: `queue=`, 4 MiB each way, 16 MiB for
+    /// all such ports of a reactor. Counted at that port.
     ImpairedQueue = "impaired_queue",
 }

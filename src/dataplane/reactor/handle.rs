@@ -2,6 +2,7 @@
 
 use super::{
     Reactor, Settings, StartError,
+    dropped::NewDrops,
     hugepage::{HugePage, Hugepages},
     link::{Links, Waker},
     pipeline::{Asked, Fate, Supposed},
@@ -41,6 +42,7 @@ pub(super) enum Command {
     EndTap(u64),
     Keep(Flight),
     Kept(Box<dyn FnOnce(Vec<Arc<Chunk>>) + Send>),
+    DroppedSince(u64, Box<dyn FnOnce(NewDrops) + Send>),
     Hold,
     GoOn,
     Stop,
@@ -171,6 +173,11 @@ impl Handle {
     /// Calls `answer` with the last frames of its ports, if they are kept.
     pub fn kept(&self, answer: impl FnOnce(Vec<Arc<Chunk>>) + Send + 'static) {
         self.send(Command::Kept(Box::new(answer)));
+    }
+
+    /// Calls `answer` with the frames that were dropped and kept since there were `from`.
+    pub fn dropped_since(&self, from: u64, answer: impl FnOnce(NewDrops) + Send + 'static) {
+        self.send(Command::DroppedSince(from, Box::new(answer)));
     }
 
     /// Calls `answer` between two turns. All commands sent before are in force by then.

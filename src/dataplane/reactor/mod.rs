@@ -11,6 +11,7 @@
 
 pub mod allowance;
 mod cursors;
+pub mod dropped;
 pub mod flood_limit;
 mod handle;
 mod hugepage;
@@ -333,6 +334,7 @@ impl Reactor {
                 Command::EndTap(id) => self.ports.end_tap(id),
                 Command::Keep(flight) => self.ports.keep_frames(flight),
                 Command::Kept(answer) => answer(self.ports.kept_frames()),
+                Command::DroppedSince(from, answer) => answer(self.ports.dropped_since(from)),
                 Command::Hold => self.hold(now),
                 Command::GoOn => self.active.extend(self.held.take().into_iter().flatten()),
                 Command::Stop => return false,

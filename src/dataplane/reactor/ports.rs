@@ -1,9 +1,11 @@
 //! The ports a reactor owns, each with what is known of it between two bursts.
 
+mod dropped;
 mod tapped;
 
 use super::{
     allowance::Allowance,
+    dropped::{LastDrops, PortShare},
     poll_window::PollWindow,
     tap::{Tapped, Taps},
     trunk::Trunk,
@@ -142,6 +144,8 @@ pub struct Slot {
     pub punted: Arc<()>,
     /// Who captures its frames, if anybody does.
     pub tapped: Option<Tapped>,
+    /// How many of its dropped frames may be kept.
+    kept_drops: PortShare,
     /// Absent once it was called: the port has failed.
     on_failure: Option<Box<dyn FnOnce(PortFailure) + Send>>,
     touched: bool,
@@ -378,6 +382,13 @@ pub struct Ports {
     taps: Rc<RefCell<Taps>>,
     /// Whether there are any.
     is_tapped: bool,
+    /// The last frames that were dropped.
+    last_drops: LastDrops,
+}
+
+/// A port among all.
+fn slot_mut(slots: &mut [Option<Slot>], id: PortId) -> Option<&mut Slot> {
+    slots.get_mut(id.slot as usize)?.as_mut().filter(|slot| slot.id == id)
 }
 
 impl Ports {
@@ -412,6 +423,7 @@ impl Ports {
             probes: 0,
             punted: Arc::default(),
             tapped: None,
+            kept_drops: PortShare::default(),
             on_failure: Some(attachment.on_failure),
             touched: false,
         };
@@ -480,7 +492,7 @@ impl Ports {
 
     /// A port.
     pub fn get_mut(&mut self, id: PortId) -> Option<&mut Slot> {
-        self.slots.get_mut(id.slot as usize)?.as_mut().filter(|slot| slot.id == id)
+        slot_mut(&mut self.slots, id)
     }
 
     /// A port that has not failed.
@@ -527,7 +539,8 @@ impl Ports {
         timed: &mut impl FnMut() -> Option<HeldUp>,
     ) {
         self.in_hand = Some(port);
-        let Some(slot) = self.healthy_mut(port) else { return };
+        let Self { slots, last_drops, .. } = self;
+        let Some(slot) = slot_mut(slots, port).filter(|slot| slot.is_healthy()) else { return };
         timed();
         while !frames.is_empty() {
             let Delivered { taken, refused } = slot.put(frames, (queue, vlan), now);
@@ -539,7 +552,7 @@ impl Ports {
             }
             // The next one may fit.
             let dropped = if why.is_of_the_frame() { 1 } else { frames.len() };
-            slot.drop_frames(&frames[..dropped], vlan, why.reason());
+            slot.drop_egress(&frames[..dropped], vlan, why.reason(), (last_drops, now));
             frames = &frames[dropped..];
         }
         self.touch(port);

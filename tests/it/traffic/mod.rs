@@ -1,5 +1,6 @@
 //! Stories of frames: forwarded, answered, refused, finished, limited.
 
+mod drops;
 mod explain;
 mod forwarding;
 mod guard;

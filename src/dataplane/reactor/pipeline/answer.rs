@@ -98,10 +98,16 @@ impl Pipeline {
             Ok(Answer::NeedsLease(..)) => Err(DropReason::NoLease),
             Err(reason) => Err(reason),
         };
-        let Some(slot) = ports.get_mut(port) else { return };
         match outcome {
-            Ok(()) => slot.counters.ingress_answered.add(1),
-            Err(reason) => slot.counters.drop_frame(reason),
+            Ok(()) => {
+                if let Some(slot) = ports.get_mut(port) {
+                    slot.counters.ingress_answered.add(1);
+                }
+            }
+            Err(reason) => {
+                let frame = (&*asked.frame, asked.frame.len());
+                ports.drop_ingress((port, vlan), std::iter::once(frame), reason, now);
+            }
         }
         ports.touch(port);
     }

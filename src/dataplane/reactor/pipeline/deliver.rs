@@ -18,6 +18,7 @@ use crate::{
         },
         port::{Delivered, HeldUp, Undelivered},
         reactor::{
+            dropped::seen,
             ports::{HOLD, Held, Ports},
             tap::Outcome,
             ways::{Envelope, To, Ways},
@@ -79,7 +80,13 @@ impl Pipeline {
                         self.tapped.ended(at, &outcome);
                     }
                     context.blame(context.ingress);
-                    context.count(outcome);
+                    match outcome {
+                        Ok(done) => context.count(done),
+                        Err(reason) => {
+                            let frame = self.burst.frame(at);
+                            context.drop_frames([(frame.head(), frame.len)], reason);
+                        }
+                    }
                     dealt.insert(at);
                     left.remove(at);
                 }
@@ -151,7 +158,8 @@ impl Pipeline {
                 self.tapped.note(at, Outcome::Flooded);
             } else {
                 self.tapped.note(at, Outcome::Dropped(DropReason::StormLimited));
-                context.count(Err(DropReason::StormLimited));
+                let frame = self.burst.frame(at);
+                context.drop_frames([(frame.head(), frame.len)], DropReason::StormLimited);
             }
         }
         let queue = self.burst.queue;
@@ -245,7 +253,7 @@ impl Pipeline {
                 Backpressure::Drop(reason) => (reason, sent + 1),
                 Backpressure::DropRest(reason) => (reason, frames.len()),
             };
-            (sent..until).for_each(|_| context.count(Err(reason)));
+            context.drop_frames(frames[sent..until].iter().map(seen), reason);
             if self.tapped.is_on {
                 let refused = group.iter().skip(sent).take(until - sent);
                 refused.for_each(|at| self.tapped.note(at, Outcome::Dropped(reason)));
@@ -285,7 +293,7 @@ impl Pipeline {
                     Backpressure::Hold => return dealt,
                     Backpressure::Drop(reason) | Backpressure::DropRest(reason) => {
                         self.tapped.note(at, Outcome::Dropped(reason));
-                        context.count(Err(reason));
+                        context.drop_frames([seen(&frame)], reason);
                     }
                 }
             }
@@ -362,16 +370,26 @@ impl<L: Ways> Context<'_, L> {
         self.ports.blame(port, held_up, self.now);
     }
 
-    /// Counts a frame by what became of it.
-    fn count(&mut self, outcome: Result<Done, DropReason>) {
+    /// Counts a frame that was not dropped by what became of it.
+    fn count(&mut self, done: Done) {
         if let Some(slot) = self.ports.get_mut(self.ingress) {
-            match outcome {
-                Ok(Done::Asked) => {}
-                Ok(Done::Answered) => slot.counters.ingress_answered.add(1),
-                Ok(Done::Forwarded) => slot.counters.ingress_forwarded.add(1),
-                Err(reason) => slot.counters.drop_frame(reason),
+            match done {
+                Done::Asked => {}
+                Done::Answered => slot.counters.ingress_answered.add(1),
+                Done::Forwarded => slot.counters.ingress_forwarded.add(1),
             }
         }
+    }
+
+    /// Drops frames, each with its first octets and its length.
+    #[cold]
+    fn drop_frames<'f>(
+        &mut self,
+        frames: impl IntoIterator<Item = (&'f [u8], usize)>,
+        reason: DropReason,
+    ) {
+        let from = (self.ingress, self.vlan);
+        self.ports.drop_ingress(from, frames.into_iter(), reason, self.now);
     }
 
     /// Sends frames to their next hop, and counts those that it took.
@@ -442,7 +460,9 @@ impl<L: Ways> Context<'_, L> {
                     _ => {}
                 }
             }
-            (sent..frames.len()).for_each(|_| slot.counters.drop_frame(DropReason::LinkFull));
+        }
+        if sent < frames.len() {
+            self.drop_frames(frames[sent..].iter().map(seen), DropReason::LinkFull);
         }
     }
 

@@ -3,7 +3,7 @@
 use super::{Ports, Slot};
 use crate::{
     dataplane::{
-        frame::{Outgoing, verdict::DropReason},
+        frame::Outgoing,
         reactor::tap::{Chunk, Flight, Outcome, Point, Recorder, Seen, Tap, Taps},
     },
     wire::vlan::VlanId,
@@ -62,18 +62,8 @@ impl Slot {
         self.see(frames, vlan, Outcome::Delivered);
     }
 
-    /// Drops frames that nobody waits with.
-    pub(super) fn drop_frames(
-        &mut self,
-        frames: &[Outgoing<'_>],
-        vlan: Option<VlanId>,
-        reason: DropReason,
-    ) {
-        frames.iter().for_each(|_| self.counters.drop_frame(reason));
-        self.see(frames, vlan, Outcome::Dropped(reason));
-    }
-
-    fn see(&self, frames: &[Outgoing<'_>], vlan: Option<VlanId>, outcome: Outcome) {
+    /// Frames that were put into the port, or were to be, are seen by who captures it.
+    pub(super) fn see(&self, frames: &[Outgoing<'_>], vlan: Option<VlanId>, outcome: Outcome) {
         if let Some(tapped) = &self.tapped {
             tapped.see(frames, Seen { port: self.id, vlan, point: Point::ToGuest, outcome });
         }

@@ -1,0 +1,181 @@
+//! Frames that were dropped, as the API tells them: whose, why, and who spoke to whom.
+//!
+//! ```text
+//! reactors ── the last heads, asked for twice a second ──▶ a task a watcher ──▶ its client
+//!                                                            │ who is behind this port?
+//!                                                            ▼ Control
+//! ```
+
+use super::{Control, Gone, Handle, Owner, refusal::Refusal};
+use crate::{
+    capture::flow,
+    dataplane::{DropReader, DroppedFrame, Point, forward::tables::PortId},
+    printable::printable,
+    proto,
+};
+use jiff::Timestamp;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::sleep,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use uuid::Uuid;
+
+/// Between two looks.
+// Reactors keep what is dropped in more than two seconds.
+const LOOK: Duration = Duration::from_millis(500);
+/// vNICs and ports that may be named.
+const MAX_TARGETS: usize = 1024;
+
+/// Whose frames are told.
+#[derive(Debug, Clone)]
+enum Whose {
+    Everybodys,
+    These(BTreeSet<Uuid>),
+    Network(Uuid),
+}
+
+/// Somebody who watches.
+#[derive(Debug)]
+pub(super) struct DropWatch {
+    reader: DropReader,
+    whose: Whose,
+}
+
+impl Control {
+    /// Returns the way to what is dropped of those whom a request names.
+    pub(super) fn watch_drops(
+        &self,
+        request: &proto::WatchDropsRequest,
+    ) -> Result<DropWatch, Refusal> {
+        let (network, targets) = (&request.network_id, &request.targets);
+        let whose = match (&**network, &**targets) {
+            ("", []) => Whose::Everybodys,
+            ("", targets) if targets.len() > MAX_TARGETS => {
+                let expected = format!("expected at most {MAX_TARGETS}; a network has any number");
+                return Err(Refusal::invalid("targets", targets.len(), expected));
+            }
+            ("", targets) => {
+                let find = |key: &String| self.find_nic_or_port(key);
+                Whose::These(targets.iter().map(find).collect::<Result<_, _>>()?)
+            }
+            (network, []) => Whose::Network(self.find_network(network)?),
+            _ => {
+                let expected = "expected either targets or a network";
+                return Err(Refusal::invalid("network_id", network, expected));
+            }
+        };
+        Ok(DropWatch { reader: self.dataplane.dropped(), whose })
+    }
+
+    fn find_nic_or_port(&self, key: &str) -> Result<Uuid, Refusal> {
+        let missing = |_| Refusal::not_found("vNIC or port", key);
+        self.find_nic(key).or_else(|_| self.find_port(key)).map_err(missing)
+    }
+
+    /// Returns whose frames are counted at a port, as its id; none where that has gone.
+    fn object_at(&self, port: PortId) -> Option<Uuid> {
+        match *self.by_port.get(&port)? {
+            Owner::Nic(id) | Owner::Port(id) | Owner::Client { port: id, .. } => Some(id),
+            Owner::Outside => None,
+        }
+    }
+
+    fn is_meant(&self, whose: &Whose, object: Option<Uuid>) -> bool {
+        match (whose, object) {
+            (Whose::Everybodys, _) => true,
+            (_, None) => false,
+            (Whose::These(ids), Some(id)) => ids.contains(&id),
+            (Whose::Network(network), Some(id)) => {
+                let nic = self.nics.get(&id).map(|nic| nic.model.network_id == *network);
+                let port = || self.ports.get(&id).map(|entry| entry.model.is_in(*network));
+                nic.or_else(port).unwrap_or_default()
+            }
+        }
+    }
+
+    /// Returns frames as they are told, of those who are meant.
+    fn told_drops(&self, frames: &[DroppedFrame], whose: &Whose) -> Vec<proto::DroppedFrame> {
+        let clocks = (Instant::now(), Timestamp::now());
+        let frames = frames.iter().map(|frame| (frame, self.object_at(frame.port)));
+        let meant = frames.filter(|(_, object)| self.is_meant(whose, *object));
+        let told = meant.map(|(frame, object)| {
+            let who = self.who(frame.port);
+            let point = match frame.point {
+                Point::FromGuest => proto::CapturePoint::FromGuest,
+                Point::ToGuest => proto::CapturePoint::ToGuest,
+            };
+            proto::DroppedFrame {
+                time: time(clocks, frame.time),
+                reason: frame.reason.name().into(),
+                text: frame.reason.meaning().into(),
+                object_id: object.map(|id| id.to_string()).unwrap_or_default(),
+                name: printable(&who.name),
+                network: who.network,
+                point: point.into(),
+                vlan: frame.vlan.map_or(0, |vlan| vlan.get().into()),
+                length: frame.len.try_into().unwrap_or(u32::MAX),
+                head: frame.head.to_vec(),
+                flow: flow(&frame.head),
+            }
+        });
+        told.collect()
+    }
+}
+
+/// Returns a time of the clock as the API tells it.
+fn time((now, at): (Instant, Timestamp), then: Instant) -> String {
+    at.checked_sub(now.saturating_duration_since(then)).unwrap_or(at).to_string()
+}
+
+/// Tells what there is at once, then what comes.
+pub(super) fn stream(
+    watch: DropWatch,
+    control: Handle,
+    stream: OwnedSemaphorePermit,
+) -> ReceiverStream<Result<proto::DropsUpdate, Status>> {
+    // One waits: a reader that is slow misses frames, and nobody waits for it.
+    let (updates, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let _held = stream;
+        let DropWatch { mut reader, whose } = watch;
+        let mut is_first = true;
+        loop {
+            let update = look(&mut reader, &whose, &control).await.map_err(Status::from);
+            let is_over = update.is_err();
+            let is_news = update.as_ref().is_ok_and(|update| !update.frames.is_empty());
+            if (is_news || is_over || std::mem::take(&mut is_first))
+                && updates.send(update).await.is_err()
+            {
+                return;
+            }
+            if is_over {
+                return;
+            }
+            tokio::select! {
+                () = sleep(LOOK) => {}
+                () = updates.closed() => return,
+            }
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+async fn look(
+    reader: &mut DropReader,
+    whose: &Whose,
+    control: &Handle,
+) -> Result<proto::DropsUpdate, Gone> {
+    let (frames, unseen) = reader.next().await;
+    if frames.is_empty() {
+        return Ok(proto::DropsUpdate { frames: Vec::new(), unseen });
+    }
+    let whose = whose.clone();
+    let frames = control.call(move |control| control.told_drops(&frames, &whose)).await?;
+    Ok(proto::DropsUpdate { frames, unseen })
+}
