@@ -33,6 +33,7 @@ mod probe;
 mod rate;
 mod reactor;
 mod stats;
+mod top;
 mod trace;
 mod units;
 mod vm;
@@ -122,6 +123,8 @@ enum Command {
     /// Be a program on a Switchyard fabric
     #[command(subcommand)]
     Yard(yard::Command),
+    /// Watch what networks, vNICs and reactors carry, and what is dropped
+    Top(top::Flags),
     /// Print what happens, until Ctrl-C
     Watch(events::Watch),
     /// Print the versions of this program and of the server
@@ -252,6 +255,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Trace(command) => trace::run(command, &mut client, &out).await,
         Command::Reactor(command) => reactor::run(command, &mut client, &out).await,
         Command::Capture(flags) => capture::run(flags, &mut client, &out).await,
+        Command::Top(flags) => top::run(flags, client, (&connection, &out)).await,
         Command::Watch(command) => command.run(&mut client, &out).await,
         Command::Version => version(&mut client, &out).await,
         Command::Completions { .. }

@@ -116,7 +116,7 @@ fn time_of_day(time: &str) -> String {
 }
 
 /// A rate: `0`, `950`, `1.2k`, `13.5M`.
-fn scaled(mut rate: f64) -> String {
+pub(crate) fn scaled(mut rate: f64) -> String {
     for prefix in ["", "k", "M", "G"] {
         // As of octets.
         if rate < 999.95 {

@@ -12,5 +12,6 @@ mod output;
 mod probe;
 mod reach;
 mod readme;
+mod top;
 mod trace;
 mod vmm_args;
