@@ -10,7 +10,7 @@ command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
 export RUSTC_BOOTSTRAP=1
 cargo fuzz build --fuzz-dir tests/fuzz
 [ "$seconds" != 0 ] || exit 0
-for target in packet session switch store api locator switchyard_message dives_advert vde_request stream_framing vxlan tap_frame join egress_packet segment_frame filter; do
+for target in packet session switch store api locator switchyard_message dives_advert vde_request stream_framing vxlan tap_frame join egress_packet segment_frame filter dns_message dns_answer; do
     # As long as the longest frame (64 KiB and an Ethernet header), or as the guest's whole memory: work that grows with the length
     # shows only there. Nothing a guest sends may take a second, even in this slow build; the clock ticks every two.
     case $target in
