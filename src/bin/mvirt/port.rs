@@ -19,8 +19,8 @@ use mvirt_net::{
     lists,
     locator::KINDS,
     proto::{
-        CreatePortRequest, DeletePortRequest, GetPortRequest, ListPortsRequest, Port, PortRole,
-        PortState, RateLimit, TaggedNetwork, UpdatePortRequest, WatchPortsRequest,
+        CreatePortRequest, DeletePortRequest, GetPortRequest, ListPortsRequest, ListPortsResponse,
+        Port, PortRole, PortState, RateLimit, TaggedNetwork, UpdatePortRequest, WatchPortsRequest,
         get_port_request::Identifier,
     },
 };
@@ -390,14 +390,26 @@ async fn get(client: &mut Client, key: String) -> Result<Port, Failure> {
     Ok(client.get_port(request).await?.into_inner())
 }
 
+/// Returns all ports.
+pub(crate) async fn all(client: &mut Client) -> Result<Vec<Port>, Failure> {
+    Ok(wanted(client, ListPortsRequest::default()).await?.ports)
+}
+
+async fn wanted(
+    client: &mut Client,
+    request: ListPortsRequest,
+) -> Result<ListPortsResponse, Failure> {
+    let page = async |request| Ok::<_, Failure>(client.list_ports(request).await?.into_inner());
+    lists::all(request, page).await
+}
+
 async fn list(
     client: &mut Client,
     request: ListPortsRequest,
     state: Option<String>,
     out: &Output,
 ) -> Result<(), Failure> {
-    let page = async |request| Ok::<_, Failure>(client.list_ports(request).await?.into_inner());
-    let mut response = lists::all(request, page).await?;
+    let mut response = wanted(client, request).await?;
     response.ports.retain(|port| state.as_ref().is_none_or(|state| port.state().word() == state));
     // The first five fit a terminal of 80 columns; `-o wide` has the rest.
     const HEADER: &[&str] = &[

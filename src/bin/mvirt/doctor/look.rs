@@ -8,8 +8,10 @@ use mvirt_net::{
     net_toml,
     proto::Nic,
 };
+use rustix::net::sockopt;
 use std::{
     fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     time::SystemTime,
@@ -203,9 +205,27 @@ pub(super) fn socket(path: &str) -> Socket {
     }
 }
 
+/// Returns how long packets to there may be; none where there is no way.
+pub(super) fn mtu(to: SocketAddr) -> Option<u32> {
+    let any: IpAddr =
+        if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    // Nothing is sent by that: the kernel looks for the way (udp(7), ip(7): IP_MTU).
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(to).ok()?;
+    if to.is_ipv4() { sockopt::ip_mtu(&socket) } else { sockopt::ipv6_mtu(&socket) }.ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_way_to_oneself_is_as_long_as_the_loopback_device_takes() {
+        assert_eq!(
+            mtu("127.0.0.1:4789".parse().unwrap()),
+            number("/sys/class/net/lo/mtu").map(|mtu| mtu as u32)
+        );
+    }
 
     #[test]
     fn a_thread_is_held_where_it_may_run_on_one_cpu_alone() {

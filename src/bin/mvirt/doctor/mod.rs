@@ -2,8 +2,8 @@
 //! wrong and what to do.
 //!
 //! ```text
-//! look.rs  reads what there is of the host ─▶ host.rs, egress.rs  what is wrong with it
-//! the API  the daemon, a vNIC twice ────────▶ nic.rs              what is wrong with that
+//! look.rs  reads what there is of the host ─▶ host.rs, egress.rs, tunnel.rs  what is wrong with it
+//! the API  the daemon, a vNIC twice ────────▶ nic.rs                         what is wrong with that
 //! ```
 //! What is looked at is a value, and a check a function of it: each text is tried without a host
 //! that is as ill.
@@ -13,6 +13,7 @@ mod finding;
 mod host;
 mod look;
 mod nic;
+mod tunnel;
 
 use super::{
     Failure,
@@ -94,6 +95,9 @@ async fn told(
     findings.push(host::hugepages(host.hugepages, reactors.len() as u64));
     findings.push(host::sockets(look::folder(&nics).as_ref()));
     findings.extend(egress::check(&way, &host.egress));
+    let (ports, networks) = (super::port::all(client).await?, super::network::all(client).await?);
+    let ways = tunnel::ways(&ports, &networks);
+    findings.extend(ways.iter().map(|way| tunnel::check(way, look::mtu(way.to))));
     let is_ill = |nic: &&mvirt_net::proto::Nic| nic.state() == NicState::Error;
     let ill: Vec<_> = nics.iter().filter(is_ill).map(|nic| nic.name.as_str()).collect();
     findings.push(host::nics(count, &ill));
