@@ -42,7 +42,7 @@ mod watch;
 mod yard;
 
 use clap::{
-    CommandFactory as _, Parser, Subcommand,
+    CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use clap_complete::env::{CompleteEnv, Shells};
@@ -148,7 +148,7 @@ enum Command {
 fn main() -> ExitCode {
     // Before anything is parsed: a shell asks with half a line.
     CompleteEnv::with_factory(Cli::command).complete();
-    let cli = match Cli::try_parse_from(plug::arguments()) {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&without_nonsense(error)),
     };
@@ -175,6 +175,25 @@ fn main() -> ExitCode {
         // Also where the pipe is broken: `mvirt … | head` is no failure.
         _ => ExitCode::SUCCESS,
     }
+}
+
+fn parse() -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(plug::arguments())?;
+    let (mut last, mut words) = (&matches, vec!["mvirt"]);
+    while let Some((word, next)) = last.subcommand() {
+        words.push(word);
+        last = next;
+    }
+    // Before anything is done: other commands would do it, and print what was not asked for.
+    let has_table = words.ends_with(&["yard", "stats"])
+        || matches!(words.last(), Some(&("list" | "kinds" | "trace")));
+    let is_chosen = last.try_contains_id("columns").is_ok_and(|is_there| is_there);
+    if is_chosen && !has_table {
+        let text = format!("--columns: {}: expected a command that lists", words.join(" "));
+        return Err(command.error(ErrorKind::ArgumentConflict, text));
+    }
+    Cli::from_arg_matches(&matches)
 }
 
 /// Says what is wrong with the command line; what was asked for, as by --help, goes to the standard

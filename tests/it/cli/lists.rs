@@ -77,6 +77,8 @@ fn columns_are_chosen_and_values_have_commas_between() {
     assert!(said.contains("\"SIZE\": expected some of NAME,NETWORK,STATE"), "{said}");
     let said = stderr(&run(&daemon, "nic list --columns NAME -o json"), 2);
     assert!(said.contains("only tables have columns"), "{said}");
+    let said = stderr(&run(&daemon, "nic delete vm1 --columns NAME"), 2);
+    assert!(said.contains("--columns: mvirt nic delete: expected a command that lists"), "{said}");
     let networks = printed(&daemon, "network list --columns NAME,PUBLIC");
     assert_eq!(networks, "NAME  PUBLIC\nprod  no\n");
     // Whoever cuts columns at blanks finds as many in each line.
