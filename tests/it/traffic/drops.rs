@@ -91,7 +91,7 @@ fn who_sends_what_is_dropped_without_end_hides_nobody_and_is_counted() {
     b.send(&Udp4::new(b.mac, "10.0.0.2", "10.0.0.77", b"lost").frame());
     wait_until("it is dropped", || daemon.drops("b", "no_route") == 1);
     let told = kept(&mut daemon, &[]);
-    let of = |name: &str| told.frames.iter().filter(|frame| frame.name == name);
+    let of = |name: &'static str| told.frames.iter().filter(move |frame| frame.name == name);
     assert!(of("b").any(|frame| frame.reason == "no_route"));
     // 32 at once and 20 a second, of which there cannot have been more meanwhile.
     let most = 32 + 20 * PATIENCE.as_secs() as usize;
