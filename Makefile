@@ -140,7 +140,7 @@ uninstall: ## Remove what `make install` has installed; networks and vNICs stay 
 	    $(addprefix $(share)/mvirt-net/,grafana.json net.proto) $(addprefix $(DOC)/,$(notdir $(DOCS)) egress.conf $(NOTICES)) \
 	    $(addprefix $(DOC)/decisions/,$(notdir $(DECISIONS))) $(addprefix $(DOC)/,$(EXAMPLES)) $(LIB)/$(PRELOAD)
 	for name in $(PROGRAMS) vswitch; do rm -f $(BASH)/$$name $(ZSH)/_$$name $(FISH)/$$name.fish $(MAN)/$$name.1; done
-	rm -f $(MAN)/mvirt-{network,nic,port,forward,floating-ip,load-balancer,lease,mac,egress,trace,capture,extcap,vm,probe,doctor,reactor,plug,yard,version,completions,man}{,-*}.1
+	rm -f $(MAN)/mvirt-{network,nic,port,forward,floating-ip,load-balancer,lease,mac,egress,trace,capture,extcap,vm,probe,doctor,reactor,top,watch,plug,yard,version,completions,man}{,-*}.1
 	if cmp -s dist/net.toml $(CONFIG); then rm -f $(CONFIG) && rmdir --ignore-fail-on-non-empty $(dir $(CONFIG)); fi
 	@! test -e $(CONFIG) || echo '$(CONFIG) stays: it was changed'
 
