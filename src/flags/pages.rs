@@ -90,20 +90,22 @@ fn default(flag: &Arg) -> String {
     let defaults: Vec<_> = defaults.map(|text| effective::value(flag, &text)).collect();
     let value = match (is_switch(flag), &defaults[..]) {
         (true, _) => return "false".into(),
-        (_, []) => example(value_name(flag)).to_owned(),
+        (_, []) => example(flag).to_owned(),
         (_, some) => some.join(", "),
     };
     if is_list(flag) { format!("[{value}]") } else { value }
 }
 
-/// Returns what a value of that name may be.
-fn example(name: &str) -> &'static str {
-    match name {
+/// Returns what a flag's value may be, going by the name of it.
+fn example(flag: &Arg) -> &'static str {
+    match value_name(flag) {
         "LIST" => "2, 3",
         "USER" | "GROUP" => "\"root\"",
         "MODE" => "\"660\"",
         "CIDR" | "PREFIX" => "\"10.0.0.0/8\"",
         "ADDRESS" => "\"192.0.2.1\"",
+        // Not where counters are: who takes both examples gets both.
+        "ADDR" if flag.get_long() == Some("http") => "\"127.0.0.1:9178\"",
         "ADDR" => "\"127.0.0.1:9177\"",
         "WHICH" => "\"all\"",
         "DIR" => "\"/path/of/folder\"",

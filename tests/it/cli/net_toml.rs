@@ -66,6 +66,16 @@ fn a_flag_counts_before_a_variable_before_the_file_before_the_default() {
 }
 
 #[test]
+fn no_two_examples_are_of_one_port() {
+    let sample = fs::read_to_string("dist/net.toml").unwrap();
+    let of = |key: &str| {
+        let line = sample.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "));
+        line.unwrap_or_else(|| panic!("{key}")).to_owned()
+    };
+    assert_ne!(of("#metrics"), of("#http"));
+}
+
+#[test]
 fn users_have_files_of_their_own() {
     if !rustix::process::geteuid().is_root() {
         return;
