@@ -12,8 +12,8 @@ build: ## Build the daemon, the CLI and the front ends (target/release)
 # By the compiler that cargo links with. No other machine has a User-mode Linux.
 	@test "$$(uname -m)" != x86_64 || (set -x; mkdir -p $(TARGET)/guests && \
 	    $(CC) -O2 -shared -fPIC -o $(TARGET)/guests/$(PRELOAD) guests/uml-xstate.c -ldl)
-	@if command -v python3 >/dev/null; then CARGO=$(CARGO) scripts/notice.py $(TARGET)/release; \
-	    else echo "python3 is not there: no NOTICE is made, of what the programs contain of others"; fi
+	@if python3 -c 'import tomllib' 2>/dev/null; then CARGO=$(CARGO) scripts/notice.py $(TARGET)/release; \
+	    else echo "no Python 3.11 or later is there: no NOTICE is made, of what the programs contain of others"; fi
 
 clean: ## Remove what was built, and nothing else
 	$(CARGO) clean
@@ -77,7 +77,7 @@ DOC = $(share)/doc/mvirt-net
 DOCS := CHANGELOG.md $(wildcard docs/*.md)
 DECISIONS := $(wildcard docs/decisions/*.md)
 EXAMPLES := $(wildcard examples/client.*)
-# What the programs contain of others, for people and for programs. `make build` makes them, where it has Python.
+# What the programs contain of others, for people and for programs. `make build` makes them, where it has Python 3.11.
 NOTICES := NOTICE mvirt-net.cdx.json
 MAN5 = $(share)/man/man5
 MAN8 = $(share)/man/man8

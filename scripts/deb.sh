@@ -25,7 +25,8 @@ root=$work/root
 doc=$root/usr/share/doc/mvirt-net
 # What is installed is for everybody to read, whatever the caller's own files are.
 umask 022
-[ -e "$target/release/NOTICE" ] || scripts/notice.py "$target/release"
+# A notice that is there may be of another Cargo.lock.
+scripts/notice.py "$target/release"
 make --no-print-directory install DESTDIR="$root" PREFIX=/usr ETC=/etc UNITS=/lib/systemd/system \
     ZSH="$root/usr/share/zsh/vendor-completions" >/dev/null
 find "$root/usr/bin" -type f -exec strip --strip-unneeded {} +

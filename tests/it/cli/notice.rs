@@ -5,6 +5,7 @@ use crate::command::stdout;
 use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::Command,
 };
@@ -26,6 +27,21 @@ fn linked() -> BTreeSet<String> {
     };
     // The first is ours.
     tree.lines().skip(1).map(name).collect()
+}
+
+/// A Python before 3.11, or none: what was built is all the same.
+#[test]
+fn a_build_ends_without_it_where_python_is_too_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let python = folder.path().join("python3");
+    fs::write(&python, "#!/bin/sh\nexit 1\n").unwrap();
+    fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut make = Command::new("make");
+    make.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("MAKEFLAGS");
+    make.env("PATH", format!("{}:{}", folder.path().display(), env::var("PATH").unwrap()));
+    make.env("CARGO_TARGET_DIR", folder.path()).args(["build", "CARGO=true", "CC=true"]);
+    let said = stdout(&make.output().unwrap());
+    assert!(said.contains("no NOTICE is made"), "{said}");
 }
 
 #[test]
