@@ -5,10 +5,15 @@ use mvirt_net::{
     locator::Locator,
     proto::{Network, Port},
 };
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 /// What is around a guest's packet: its Ethernet header, those of VXLAN and UDP (RFC 7348 §5).
 const AROUND: u32 = 14 + 8 + 8;
+/// What is beside them around one with a tag (IEEE 802.1Q).
+const TAG: u32 = 4;
 
 /// To where a port sends packets, and how long they may be.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,6 +21,8 @@ pub(super) struct Way {
     port: String,
     network: String,
     network_mtu: u32,
+    /// Octets beside those.
+    around: u32,
     pub(super) to: SocketAddr,
 }
 
@@ -29,11 +36,17 @@ pub(super) fn ways(ports: &[Port], networks: &[Network]) -> Vec<Way> {
             Ok(Locator::Vxvde(vxvde)) => (vec![vxvde.group], vxvde.port),
             _ => (Vec::new(), 0),
         };
-        let network_mtu = mtus.get(port.network_id.as_str()).copied().unwrap_or_default();
-        let way = |to| Way {
+        // A trunk has the packets of several networks, of all but one with tags.
+        let tagged = port.vlans.iter().map(|it| (&it.network_id, &it.network_name, TAG));
+        let all = tagged.chain([(&port.network_id, &port.network_name, 0)]);
+        let all = all.map(|(id, name, tag)| (mtus.get(&**id).map_or(0, |mtu| *mtu), name, tag));
+        let longest = all.max_by_key(|(mtu, _, tag)| mtu + tag);
+        let (network_mtu, network, tag) = longest.unwrap_or((0, &port.network_name, 0));
+        let way = |to: IpAddr| Way {
             port: port.name.clone(),
-            network: port.network_name.clone(),
+            network: network.clone(),
             network_mtu,
+            around: AROUND + tag + if to.is_ipv4() { 20 } else { 40 },
             to: SocketAddr::new(to, at),
         };
         to.into_iter().map(way).collect::<Vec<_>>()
@@ -43,9 +56,8 @@ pub(super) fn ways(ports: &[Port], networks: &[Network]) -> Vec<Way> {
 
 /// Checks a way, which takes packets of `mtu` octets; `None`: there is none.
 pub(super) fn check(way: &Way, mtu: Option<u32>) -> Finding {
-    let Way { port, network, network_mtu, to } = way;
-    let header = if to.is_ipv4() { 20 } else { 40 };
-    let needed = network_mtu + AROUND + header;
+    let Way { port, network, network_mtu, around, to } = way;
+    let needed = network_mtu + around;
     let to = to.ip();
     match mtu {
         None => Finding::warn(
@@ -54,7 +66,7 @@ pub(super) fn check(way: &Way, mtu: Option<u32>) -> Finding {
             format!("ip route get {to}"),
         ),
         Some(mtu) if mtu < needed => {
-            let fits = mtu.saturating_sub(AROUND + header);
+            let fits = mtu.saturating_sub(*around);
             Finding::warn(
                 "tunnel",
                 format!(
@@ -71,6 +83,7 @@ pub(super) fn check(way: &Way, mtu: Option<u32>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mvirt_net::proto::TaggedNetwork;
 
     fn of(locator: &str) -> Vec<Way> {
         let port = Port {
@@ -92,6 +105,26 @@ mod tests {
         assert_eq!(to("vxlan://239.1.2.3[vni=7/port=8472]"), ["239.1.2.3:8472"]);
         assert_eq!(to("vxvde://239.1.2.4"), ["239.1.2.4:14789"]);
         assert!(to("tap://tap0").is_empty());
+    }
+
+    #[test]
+    fn of_a_trunk_the_longest_packets_count_with_their_tags() {
+        let vlan =
+            |id: &str| TaggedNetwork { vid: 7, network_id: id.into(), network_name: id.into() };
+        let port = Port {
+            network_id: "lab".into(),
+            network_name: "lab".into(),
+            vlans: vec![vlan("jumbo"), vlan("small")],
+            locator: "vxlan://[vni=7/remote=192.0.2.2]".into(),
+            ..Default::default()
+        };
+        let networks = [("lab", 1500), ("jumbo", 9000), ("small", 1400)];
+        let network = |(id, mtu): (&str, u32)| Network { id: id.into(), mtu, ..Default::default() };
+        let ways = ways(&[port], &networks.map(network));
+        let line = check(&ways[0], Some(9050)).line();
+        assert!(line.contains("those of jumbo have up to 9054 "), "{line}");
+        assert!(line.ends_with("mvirt network update jumbo --mtu 8996"), "{line}");
+        assert!(check(&ways[0], Some(9054)).line().starts_with("ok "));
     }
 
     #[test]
