@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any, Generic, Iterator, TypeVar
 
@@ -67,12 +68,13 @@ class Connection:
     ) -> None:
         default = f"unix:{_SERVICE}" if os.path.exists(_SERVICE) else _DEFAULT
         self.address = address or os.environ.get("MVIRT_NET_SERVER") or default
-        #: Seconds that an answer may take.
+        #: Seconds that an answer may take, or the beginning of a stream.
         self.timeout = timeout
         ca = ca or os.environ.get("MVIRT_NET_SERVER_CA")
         certificate = certificate or os.environ.get("MVIRT_NET_CLIENT_CERT")
         key = key or os.environ.get("MVIRT_NET_CLIENT_KEY")
-        if (certificate is None) != (key is None):
+        # An empty variable is none.
+        if bool(certificate) != bool(key):
             raise ValueError("a certificate and its key go together: give both")
         target, is_secure = _target(self.address)
         options: list[tuple[str, Any]] = [
@@ -117,7 +119,18 @@ class Connection:
             request_serializer=type(request).SerializeToString,
             response_deserializer=answer.FromString,
         )
-        return Stream(call(request))
+        stream = call(request)
+        # A deadline would end what is watched: only the beginning has one.
+        late = threading.Timer(self.timeout, stream.cancel)
+        late.daemon = True
+        late.start()
+        # Returns also where there will be none.
+        stream.initial_metadata()
+        late.cancel()
+        late.join()
+        if stream.cancelled():
+            raise errors.Late(f"no answer within {self.timeout} s")
+        return Stream(stream)
 
 
 def _target(address: str) -> tuple[str, bool]:

@@ -120,6 +120,7 @@ fn a_program_in_python() {
     let known: Vec<_> = Reason::ALL.map(Reason::name).into_iter().chain(["UNKNOWN"]).collect();
     assert_eq!(said.trim().split(' ').collect::<Vec<_>>(), known);
     let failures = "\
+import socket
 from mvirt_net import *
 with Client() as client:
     try:
@@ -131,6 +132,13 @@ with Client() as client:
         client.list_nics()
     except Late as late:
         print('late')
+# It takes connections, and never says anything.
+with socket.create_server(('127.0.0.1', 0)) as mute:
+    with Client('127.0.0.1:%d' % mute.getsockname()[1], timeout=0.2) as client:
+        try:
+            next(client.watch_nics())
+        except Late:
+            print('late')
 with Client('unix:/nonexistent') as client:
     try:
         client.get_version()
@@ -141,9 +149,12 @@ try:
 except ValueError as error:
     print(error)
 ";
+    // An empty variable is none.
+    let mut failing = python.command(&["-c", failures]);
+    failing.env("MVIRT_NET_CLIENT_CERT", "");
     assert_eq!(
-        says(&mut python.command(&["-c", failures]), &daemon),
-        "NOT_FOUND NOT_FOUND Object(kind='vNIC', name='nobody', owner='')\nlate\nunreachable\n\
+        says(&mut failing, &daemon),
+        "NOT_FOUND NOT_FOUND Object(kind='vNIC', name='nobody', owner='')\nlate\nlate\nunreachable\n\
          mvirt-net's address '/nonexistent': expected unix:/path, http://HOST:PORT or \
          https://HOST:PORT\n"
     );
