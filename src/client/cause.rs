@@ -10,7 +10,7 @@ use std::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
-    /// Nobody answers at the address: it may not be running.
+    /// Nobody answers at the address: it may not be running, or is about to end.
     Nobody,
     /// It does not let in the user that this program runs as, whose number this is.
     TurnedAway(u32),

@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 use tonic::{
-    Status,
+    Code, Status,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
@@ -183,9 +183,19 @@ impl Connection {
         Ok(client.max_decoding_message_size(MAX_ANSWER))
     }
 
-    /// Why a call has failed: the daemon has refused it, or the connection has ended.
+    /// Why a call has failed: the daemon has refused it, or there is no answer.
     pub fn explain(&self, status: Status) -> Error {
-        self.lost(&status).unwrap_or_else(|| Error::Refused(Box::new(status.into())))
+        match (self.lost(&status), status.code()) {
+            (Some(lost), _) => lost,
+            // A daemon that is about to end says so, or who is between: it may have been done.
+            (None, Code::Unavailable) => Error::Unreachable {
+                address: self.address(),
+                reason: status.message().into(),
+                cause: Cause::Nobody,
+            },
+            (None, Code::DeadlineExceeded) => self.late(),
+            (None, _) => Error::Refused(Box::new(status.into())),
+        }
     }
 
     /// What became of the connection, where a call failed by that and not by the daemon.
@@ -274,6 +284,15 @@ mod tests {
         let missing = Connection { address, ca: Some("/nope".into()), ..Connection::default() };
         let Error::File { file, .. } = missing.connect().await.unwrap_err() else { panic!() };
         assert_eq!(file, TlsFile::Ca);
+    }
+
+    #[test]
+    fn what_is_no_answer_is_no_refusal() {
+        let explained = |code| Connection::to("unix:/a").explain(Status::new(code, "why"));
+        let ending = explained(Code::Unavailable);
+        assert_eq!(ending.to_string(), "cannot reach mvirt-net at unix:/a: why");
+        assert!(matches!(explained(Code::DeadlineExceeded), Error::Late { .. }));
+        assert!(matches!(explained(Code::NotFound), Error::Refused(_)));
     }
 
     #[tokio::test]

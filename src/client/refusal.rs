@@ -16,7 +16,8 @@ pub struct Object {
     pub owner: String,
 }
 
-/// The daemon has refused a request, and changed nothing.
+/// The daemon has refused a request, and changed nothing; with [`Reason::Unknown`] it may have been
+/// somebody else, like a proxy, who does not know what was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 #[non_exhaustive]

@@ -58,7 +58,8 @@ class Late(Error):
 
 
 class Refused(Error):
-    """The daemon says no, and has changed nothing."""
+    """The daemon says no, and has changed nothing; with Reason.UNKNOWN it may have been somebody else,
+    like a proxy, who does not know what was changed."""
 
     def __init__(
         self,
