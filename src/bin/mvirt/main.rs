@@ -155,7 +155,7 @@ fn main() -> ExitCode {
     let output = cli.output.clone();
     output.set_colors();
     // Of a command whose status is an answer, 1 is one.
-    let answers = matches!(cli.command, Command::Trace(_));
+    let answers = matches!(&cli.command, Command::Trace(trace) if !trace.drops);
     // One thread: one request at a time.
     let ended = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -184,6 +184,10 @@ fn parse() -> Result<Cli, clap::Error> {
     while let Some((word, next)) = last.subcommand() {
         words.push(word);
         last = next;
+    }
+    // What it prints are lines as they come.
+    if last.try_get_one("follow").is_ok_and(|it| it == Some(&true)) {
+        words.push("--follow");
     }
     // Before anything is done: other commands would do it, and print what was not asked for.
     let has_table = words.ends_with(&["yard", "stats"])

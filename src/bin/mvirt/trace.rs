@@ -21,7 +21,8 @@ Examples:
   mvirt trace --drops vm1                              # which of its frames were dropped, and why
   mvirt trace --drops --follow
 
-Exit status: 0 it is delivered or answered, 1 it is dropped, 2 wrong usage, 3 no daemon.";
+Exit status: 0 it is delivered or answered, 1 it is dropped, 2 wrong usage, 3 no daemon (with
+--drops: 1).";
 
 /// Find out what would become of a packet, step by step, without sending it, or which were dropped.
 #[derive(Debug, Args)]
@@ -63,7 +64,7 @@ pub(crate) struct Command {
     /// The frames instead that were dropped last, and why: of some a second the first octets are kept
     #[arg(long, conflicts_with_all = ["from", "to", "frame", "proto", "sport", "dport", "source"])]
     #[arg(conflicts_with_all = ["length", "icmp_type", "source_mac", "destination_mac"])]
-    drops: bool,
+    pub(crate) drops: bool,
     /// With --drops, also those that come, until Ctrl-C
     #[arg(long, requires = "drops")]
     follow: bool,

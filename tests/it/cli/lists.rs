@@ -79,6 +79,9 @@ fn columns_are_chosen_and_values_have_commas_between() {
     assert!(said.contains("only tables have columns"), "{said}");
     let said = stderr(&run(&daemon, "nic delete vm1 --columns NAME"), 2);
     assert!(said.contains("--columns: mvirt nic delete: expected a command that lists"), "{said}");
+    let said = stderr(&run(&daemon, "trace --drops --follow --columns NIC"), 2);
+    assert!(said.contains("--columns: mvirt trace --follow: expected a command"), "{said}");
+    assert_eq!(printed(&daemon, "trace --drops --columns NIC"), "NIC\n");
     let networks = printed(&daemon, "network list --columns NAME,PUBLIC");
     assert_eq!(networks, "NAME  PUBLIC\nprod  no\n");
     // Whoever cuts columns at blanks finds as many in each line.

@@ -32,4 +32,8 @@ fn scripts_can_tell_what_would_become_of_a_packet() {
     let mut alone = Command::new(env!("CARGO_BIN_EXE_mvirt"));
     let alone = alone.env("MVIRT_NET_SERVER", "unix:/nowhere").args(args);
     stderr(&alone.output().unwrap(), 3);
+    // What was dropped is no verdict.
+    let mut alone = Command::new(env!("CARGO_BIN_EXE_mvirt"));
+    let alone = alone.env("MVIRT_NET_SERVER", "unix:/nowhere").args(["trace", "--drops"]);
+    stderr(&alone.output().unwrap(), 1);
 }
