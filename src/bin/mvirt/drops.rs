@@ -5,7 +5,7 @@ use crate::{
     connect::Client,
     described::described,
     output::{self, Output, Table},
-    units,
+    units, watch,
 };
 use jiff::Timestamp;
 use mvirt_net::{
@@ -49,17 +49,12 @@ pub(crate) async fn run(
     }
     let mut explained = BTreeSet::new();
     out.header(&widths(["TIME", "NIC", "WAY", "FRAMES", "REASON", "FLOW"]))?;
-    loop {
-        let update = tokio::select! {
-            update = updates.message() => update?,
-            // It is how this ends: nothing went wrong.
-            _ = tokio::signal::ctrl_c() => return Ok(()),
-        };
-        let Some(update) = update else { return Ok(()) };
+    while let Some(update) = watch::next(&mut updates).await? {
         for group in grouped(update.frames) {
             line(&group, &mut explained, out)?;
         }
     }
+    Ok(())
 }
 
 /// Prints what there is, and what each reason means.

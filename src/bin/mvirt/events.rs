@@ -1,6 +1,6 @@
 //! `mvirt watch`: what happens.
 
-use crate::{Failure, connect::Client, output::Output, units};
+use crate::{Failure, connect::Client, output::Output, units, watch};
 use clap::Args;
 use jiff::Timestamp;
 use mvirt_net::proto::WatchEventsRequest;
@@ -58,13 +58,7 @@ impl Watch {
         let request = WatchEventsRequest { since, kinds: self.kind };
         let mut events = client.watch_events(request).await?.into_inner();
         out.header(&widths(["TIME", "SEVERITY", "KIND", "WHAT"]))?;
-        loop {
-            let event = tokio::select! {
-                event = events.message() => event?,
-                // It is how this ends: nothing went wrong.
-                _ = tokio::signal::ctrl_c() => return Ok(()),
-            };
-            let Some(event) = event else { return Ok(()) };
+        while let Some(event) = watch::next(&mut events).await? {
             if out.is_document() {
                 out.event(&event)?;
                 continue;
@@ -73,6 +67,7 @@ impl Watch {
             let time = units::time_of_day(at.as_millisecond());
             out.line(&widths([&*time, event.severity().word(), &*event.kind, &*event.text]))?;
         }
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     nic::InNetwork,
     output::{Cell, Output, Table},
     units,
-    watch::Lines,
+    watch::{self, Lines},
 };
 use clap::{Args, Subcommand};
 use mvirt_net::{
@@ -186,7 +186,7 @@ async fn watch(client: &mut Client, network_id: String, out: &Output) -> Result<
     let mut events = client.watch_floating_ips(request).await?.into_inner();
     // `not-in-force`; names as most are.
     let mut lines = Lines::begin(out, [("STATE", 12), ("VNIC", 15), ("NETWORK", 0)])?;
-    while let Some(event) = events.message().await? {
+    while let Some(event) = watch::next(&mut events).await? {
         let state = event.floating_ip.as_ref().map(|it| state_word(&it.error)).unwrap_or_default();
         let shown = event.floating_ip.as_ref();
         let shown = shown.map(|it| (&*it.address, [&*state, nic(it), &it.network_name]));

@@ -9,7 +9,7 @@ use super::{
     nic::InNetwork,
     output::{Cell, Output, Table},
     units,
-    watch::Lines,
+    watch::{self, Lines},
 };
 use clap::{Args, Subcommand};
 use mvirt_net::{
@@ -281,7 +281,7 @@ async fn watch(client: &mut Client, network_id: String, out: &Output) -> Result<
     let mut events = client.watch_forwards(request).await?.into_inner();
     // `not-in-force`; the longest of IPv4, with one port.
     let mut lines = Lines::begin(out, [("STATE", 12), ("LISTENS", 25), ("TO", 0)])?;
-    while let Some(event) = events.message().await? {
+    while let Some(event) = watch::next(&mut events).await? {
         let cells =
             event.forward.as_ref().map(|it| (state_word(&it.error), listens(it), target(it)));
         let cells = cells.unwrap_or_default();

@@ -11,7 +11,7 @@ use super::{
     output::{Cell, Output, Table},
     units,
     wait::Patience,
-    watch::Lines,
+    watch::{self, Lines},
 };
 use clap::{Args, Subcommand};
 use mvirt_net::{
@@ -433,7 +433,7 @@ async fn watch(client: &mut Client, network_id: String, out: &Output) -> Result<
     let mut events = client.watch_load_balancers(request).await?.into_inner();
     // `not-in-force`; a header.
     let mut lines = Lines::begin(out, [("STATE", 12), ("BACKENDS", 8), ("ADDRESS", 0)])?;
-    while let Some(event) = events.message().await? {
+    while let Some(event) = watch::next(&mut events).await? {
         let shown = event.load_balancer.as_ref();
         let cells = shown.map(|it| (state_word(&it.error), taking_of_all(it))).unwrap_or_default();
         let shown = shown.map(|it| (&*it.name, [&*cells.0, &cells.1, &it.address]));

@@ -12,7 +12,7 @@ use super::{
     rate::{self, Rate},
     stats, units,
     wait::Patience,
-    watch::Lines,
+    watch::{self, Lines},
 };
 use clap::{Args, Subcommand, ValueEnum};
 use mvirt_net::{
@@ -469,7 +469,7 @@ async fn watch(client: &mut Client, network_id: String, out: &Output) -> Result<
     let mut events = client.watch_ports(request).await?.into_inner();
     // `listening`; a header.
     let mut lines = Lines::begin(out, [("STATE", 9), ("CLIENTS", 7), ("LOCATOR", 0)])?;
-    while let Some(event) = events.message().await? {
+    while let Some(event) = watch::next(&mut events).await? {
         let clients = event.port.as_ref().map_or(0, |port| port.attachments.len()).to_string();
         let port = event.port.as_ref();
         let port = port.map(|port| (&*port.name, [port.state().word(), &clients, &port.locator]));

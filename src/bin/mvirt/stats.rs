@@ -5,6 +5,7 @@ use crate::{
     connect::Client,
     output::{Cell, Output},
     units::{ago, counted, octets, seconds},
+    watch,
 };
 use clap::Args;
 use mvirt_net::proto::{EgressFlows, GetNicStatsRequest, NicStats, StatsUpdate, WatchStatsRequest};
@@ -61,13 +62,7 @@ async fn watch(
 ) -> Result<(), Failure> {
     let mut updates = client.watch_stats(request).await?.into_inner();
     let mut lines = 0;
-    loop {
-        let update = tokio::select! {
-            update = updates.message() => update?,
-            // It is how this ends: nothing went wrong.
-            _ = tokio::signal::ctrl_c() => return Ok(()),
-        };
-        let Some(update) = update else { return Ok(()) };
+    while let Some(update) = watch::next(&mut updates).await? {
         if out.is_document() {
             out.event(&update)?;
             continue;
@@ -83,6 +78,7 @@ async fn watch(
         let cells = rates(&update);
         out.line(&columns(cells.each_ref().map(String::as_str)))?;
     }
+    Ok(())
 }
 
 fn columns(cells: [&str; 7]) -> [(&str, usize); 7] {

@@ -1,7 +1,18 @@
-//! What `nic watch`, `port watch` and `network watch` print of events: a line each, or a document.
+//! Watches: until Ctrl-C, and what those of objects (`nic watch`, `lb watch`) print of events: a
+//! line each, or a document.
 
 use crate::{Failure, output::Output, units};
 use std::collections::BTreeMap;
+use tonic::Streaming;
+
+/// Returns what comes next, until the server ends, or Ctrl-C: it is how a watch ends, and nothing
+/// went wrong.
+pub(crate) async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Failure> {
+    tokio::select! {
+        it = stream.message() => Ok(it?),
+        _ = tokio::signal::ctrl_c() => Ok(None),
+    }
+}
 
 /// The cells beside time and name; the first is `deleted` where an object is gone.
 type Cells<'a> = [&'a str; 3];

@@ -7,6 +7,7 @@ use crate::{
     guest::Guest,
 };
 use mvirt_net::proto::NicState;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
     io::{BufRead as _, BufReader},
@@ -296,8 +297,8 @@ fn changes_can_be_watched_and_waited_for() {
     stdout(&mvirt(&daemon, &["nic", "delete", "vm1", "--force"]));
     let gone = std::iter::repeat_with(|| told(lines.next())).find(|told| told.contains("deleted"));
     assert_eq!(gone.as_deref(), Some("vm1 deleted - -"));
-    watch.kill().unwrap();
-    watch.wait().unwrap();
+    kill_process(Pid::from_child(&watch), Signal::INT).unwrap();
+    assert!(watch.wait().unwrap().success(), "it is how it ends");
     drop(guest);
 }
 

@@ -1,7 +1,13 @@
 //! `mvirt nic watch` and `mvirt nic wait`
 
 use super::get;
-use crate::{Failure, complete, connect::Client, output::Output, wait::Patience, watch::Lines};
+use crate::{
+    Failure, complete,
+    connect::Client,
+    output::Output,
+    wait::Patience,
+    watch::{self, Lines},
+};
 use clap::{Args, ValueEnum};
 use mvirt_net::proto::{Nic, WatchNicsRequest};
 use std::time::Duration;
@@ -74,7 +80,7 @@ pub(super) async fn watch(
     let mut events = client.watch_nics(request).await?.into_inner();
     // `created` and `deleted`; the longest IPv4 address.
     let mut lines = Lines::begin(out, [("STATE", 7), ("IPV4", 15), ("IPV6", 0)])?;
-    while let Some(event) = events.message().await? {
+    while let Some(event) = watch::next(&mut events).await? {
         let nic = event.nic.as_ref().map(|nic| {
             let (ipv4, ipv6) = (or_none(&nic.ipv4_address), or_none(&nic.ipv6_address));
             (&*nic.name, [nic.state().word(), ipv4, ipv6])
