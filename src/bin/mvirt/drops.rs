@@ -14,19 +14,19 @@ use mvirt_net::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Frames of one flow that were dropped for one reason.
+/// Frames of one flow that were dropped for one reason, on their way from a guest or to it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-struct Group {
-    reason: String,
-    text: String,
-    nic: String,
+pub(crate) struct Group {
+    pub(crate) reason: String,
+    pub(crate) text: String,
+    pub(crate) nic: String,
     network: String,
-    direction: &'static str,
-    flow: String,
-    count: u64,
+    pub(crate) direction: &'static str,
+    pub(crate) flow: String,
+    pub(crate) count: u64,
     first: String,
-    last: String,
-    example: String,
+    pub(crate) last: String,
+    pub(crate) example: String,
 }
 
 /// All of them, as documents tell it.
@@ -117,31 +117,34 @@ fn widths(cells: [&str; 6]) -> [(&str, usize); 6] {
     std::array::from_fn(|at| (cells[at], widths[at]))
 }
 
+/// Adds a frame to its group, which has what its frames have in common for a key.
+pub(crate) fn add(groups: &mut BTreeMap<String, Group>, frame: DroppedFrame) {
+    let direction = match frame.point() {
+        CapturePoint::ToGuest => "to",
+        _ => "from",
+    };
+    let key = [&frame.reason, &frame.name, direction, &frame.flow].join("\n");
+    let group = groups.entry(key).or_insert_with(|| Group {
+        example: described(&frame.head, frame.length as usize),
+        reason: frame.reason,
+        text: frame.text,
+        nic: frame.name,
+        network: frame.network,
+        direction,
+        flow: frame.flow,
+        count: 0,
+        first: frame.time.clone(),
+        last: String::new(),
+    });
+    group.count += 1;
+    // They come in order.
+    group.last = frame.time;
+}
+
 /// Returns frames by reason and flow, the largest group first.
 fn grouped(frames: Vec<DroppedFrame>) -> Vec<Group> {
     let mut groups = BTreeMap::new();
-    for frame in frames {
-        let direction = match frame.point() {
-            CapturePoint::ToGuest => "to",
-            _ => "from",
-        };
-        let key = (frame.reason.clone(), frame.name.clone(), direction, frame.flow.clone());
-        let group = groups.entry(key).or_insert_with(|| Group {
-            example: described(&frame.head, frame.length as usize),
-            reason: frame.reason,
-            text: frame.text,
-            nic: frame.name,
-            network: frame.network,
-            direction,
-            flow: frame.flow,
-            count: 0,
-            first: frame.time.clone(),
-            last: String::new(),
-        });
-        group.count += 1;
-        // They come in order.
-        group.last = frame.time;
-    }
+    frames.into_iter().for_each(|frame| add(&mut groups, frame));
     let mut groups: Vec<_> = groups.into_values().collect();
     groups.sort_by_key(|group| std::cmp::Reverse(group.count));
     groups

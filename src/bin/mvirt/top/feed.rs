@@ -36,8 +36,10 @@ impl Feed {
             }};
         }
         watch!(watch_networks, WatchNetworksRequest::default(), News::Network);
-        watch!(watch_nics, WatchNicsRequest::default(), News::Nic);
-        watch!(watch_ports, WatchPortsRequest::default(), News::Port);
+        let request = WatchNicsRequest { mark_synced: true, ..Default::default() };
+        watch!(watch_nics, request, News::Nic);
+        let request = WatchPortsRequest { mark_synced: true, ..Default::default() };
+        watch!(watch_ports, request, News::Port);
         let interval_ms = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
         let request = WatchStatsRequest { interval_ms, ..Default::default() };
         watch!(watch_stats, request, News::Stats);

@@ -1,14 +1,17 @@
 //! Tables as values: sorted, narrowed and laid out, for a screen or for a script.
 
-use crate::stats::scaled;
+use crate::{stats::scaled, units};
+use jiff::Timestamp;
 use mvirt_net::printable::printable;
 use std::cmp::Ordering;
 
 /// A part of a row.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
-    /// What somebody has named, escaped.
+    /// What somebody has named.
     Text(String),
+    /// When, as the API has it.
+    Time(String),
     /// So many.
     Count(u64),
     /// So many a second.
@@ -20,14 +23,18 @@ pub(super) enum Value {
 impl Value {
     /// A text, whoever chose it.
     pub(super) fn text(text: &str) -> Self {
-        Self::Text(printable(text))
+        Self::Text(text.to_owned())
     }
 
     /// As it is shown.
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Text(text) if text.is_empty() => "-".into(),
-            Self::Text(text) => text.clone(),
+            Self::Text(text) => printable(text),
+            Self::Time(time) => {
+                let at = time.parse::<Timestamp>().unwrap_or_default();
+                units::time_of_day(at.as_millisecond())
+            }
             Self::Count(count) => count.to_string(),
             Self::Rate(rate) => scaled(*rate),
             Self::Share(share) => format!("{:.1}%", share * 100.0),
@@ -37,28 +44,30 @@ impl Value {
     /// As documents have it.
     fn document(&self) -> serde_json::Value {
         match self {
-            Self::Text(text) => text.as_str().into(),
+            Self::Text(text) | Self::Time(text) => text.as_str().into(),
             Self::Count(count) => (*count).into(),
             Self::Rate(value) | Self::Share(value) => (*value).into(),
         }
     }
 
     fn is_number(&self) -> bool {
-        !matches!(self, Self::Text(_))
+        !matches!(self, Self::Text(_) | Self::Time(_))
     }
 
     fn number(&self) -> f64 {
         match self {
-            Self::Text(_) => 0.0,
+            Self::Text(_) | Self::Time(_) => 0.0,
             Self::Count(count) => *count as f64,
             Self::Rate(value) | Self::Share(value) => *value,
         }
     }
 
-    /// Texts from A to Z, numbers from the largest down: what matters is on top.
+    /// Texts from A to Z, times from the first on, numbers from the largest down: what matters is on top.
     fn order(&self, other: &Self) -> Ordering {
         match (self, other) {
             (Self::Text(one), Self::Text(other)) => one.cmp(other),
+            // In the order of their texts.
+            (Self::Time(one), Self::Time(other)) => one.cmp(other),
             _ => other.number().total_cmp(&self.number()),
         }
     }
@@ -211,6 +220,18 @@ mod tests {
         assert_eq!(names(&sheet), "baC", "there is no such column");
         sheet.narrow("c");
         assert_eq!(names(&sheet), "C");
+    }
+
+    #[test]
+    fn documents_have_names_and_times_as_they_are() {
+        let time = "2026-11-27T18:30:00Z";
+        let cells = vec![Value::text("a\x1b"), Value::Time(time.into())];
+        let row = Row { id: String::new(), cells, tone: Tone::Plain, trend: vec![] };
+        let rows = vec![row];
+        let sheet = Sheet { header: &["NAME", "LAST"], keys: &["name", "last"], rows };
+        assert_eq!(sheet.documents(), [serde_json::json!({ "name": "a\x1b", "last": time })]);
+        let line = sheet.rows[0].line(&sheet.widths());
+        assert!(line.starts_with("a\\u{1b} ") && line.ends_with(":30:00"), "{line}");
     }
 
     #[test]

@@ -1,18 +1,23 @@
 //! What is known of a daemon while it is watched, and tables of it. No I/O.
 
 use super::sheet::{Row, Sheet, Tone, Value};
-use crate::units;
+use crate::{
+    drops::{self, Group},
+    units,
+};
 use jiff::Timestamp;
 use mvirt_net::proto::{
-    DroppedFrame, DropsUpdate, Event, NetworkEvent, Nic, NicEvent, NicState, NicStats, Port,
-    PortEvent, PortState, Reactor, Severity, StatsUpdate,
+    DropsUpdate, Event, NetworkEvent, Nic, NicEvent, NicState, NicStats, Port, PortEvent,
+    PortState, Reactor, Severity, StatsUpdate,
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Seconds that are remembered.
 const HISTORY: usize = 60;
 /// Flows of dropped frames, and events, that are remembered.
 const MOST: usize = 500;
+/// Streams of objects that are counted: vNICs and ports.
+const COUNTED: u8 = 2;
 
 /// Of rates, what documents call them: each of a second.
 const FROM: &str = "from_frames";
@@ -22,6 +27,7 @@ const TO_BITS: &str = "to_bits";
 const DROPS: &str = "dropped_frames";
 
 /// Something that the daemon says.
+#[expect(clippy::large_enum_variant, reason = "most are of the largest, and none is kept")]
 #[derive(Debug)]
 pub(super) enum News {
     Network(NetworkEvent),
@@ -33,7 +39,8 @@ pub(super) enum News {
 }
 
 /// What is shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Tab {
     Networks,
     Nics,
@@ -62,7 +69,7 @@ impl Tab {
     pub(super) fn sorted_by(self) -> usize {
         match self {
             // Of drops, how many frames there were.
-            Self::Drops => 3,
+            Self::Drops => 4,
             _ => 0,
         }
     }
@@ -144,6 +151,16 @@ impl Object {
         }
     }
 
+    /// The networks that it is in: of a trunk several.
+    fn networks(&self) -> BTreeSet<&str> {
+        let vlans = match self {
+            Self::Nic(_) => &[][..],
+            Self::Port(port) => &port.vlans,
+        };
+        let vlans = vlans.iter().map(|vlan| &*vlan.network_id);
+        vlans.chain([self.network().0]).collect()
+    }
+
     fn state(&self) -> (&'static str, Tone) {
         match self {
             Self::Nic(nic) => match nic.state() {
@@ -183,13 +200,6 @@ struct Thread {
     history: History,
 }
 
-/// Frames of one flow that were dropped for one reason.
-#[derive(Debug, Clone, Default)]
-struct Flow {
-    count: u64,
-    last: DroppedFrame,
-}
-
 /// All that is known.
 #[derive(Debug, Clone, Default)]
 pub(super) struct State {
@@ -198,8 +208,10 @@ pub(super) struct State {
     counted: BTreeMap<String, Counted>,
     reactors: Vec<Thread>,
     reactors_at: Option<Timestamp>,
-    drops: BTreeMap<(String, String, String), Flow>,
+    drops: BTreeMap<String, Group>,
     events: VecDeque<Event>,
+    /// Streams of objects that have told what there is.
+    synced: u8,
     /// Of the update before.
     continues: bool,
     time: String,
@@ -220,15 +232,22 @@ impl State {
                 None => drop(self.networks.remove(&event.network_id)),
             },
             News::Nic(event) => {
+                self.synced += u8::from(event.synced);
                 let object = event.nic.map(|nic| Object::Nic(Box::new(nic)));
                 self.object(event.nic_id, object);
             }
             News::Port(event) => {
+                self.synced += u8::from(event.synced);
                 let object = event.port.map(|port| Object::Port(Box::new(port)));
                 self.object(event.port_id, object);
             }
             News::Stats(update) => return self.count(update),
-            News::Drops(update) => update.frames.into_iter().for_each(|frame| self.note(frame)),
+            News::Drops(update) => {
+                for frame in update.frames {
+                    drops::add(&mut self.drops, frame);
+                    self.forget_drops();
+                }
+            }
             News::Event(event) => {
                 if self.events.len() == MOST {
                     self.events.pop_front();
@@ -269,6 +288,12 @@ impl State {
         if continues {
             return false;
         }
+        if self.synced == COUNTED {
+            // What is counted comes by another stream, also once its object is gone, or before that
+            // is told.
+            let is_news = |counted: &Counted| counted.rates != Rates::default();
+            self.counted.retain(|id, counted| self.objects.contains_key(id) || is_news(counted));
+        }
         self.time = time;
         self.is_measured = elapsed_ns > 0;
         if self.is_measured {
@@ -302,18 +327,14 @@ impl State {
         }
     }
 
-    fn note(&mut self, frame: DroppedFrame) {
-        let key = (frame.reason.clone(), frame.name.clone(), frame.flow.clone());
-        if self.drops.len() >= MOST && !self.drops.contains_key(&key) {
+    fn forget_drops(&mut self) {
+        if self.drops.len() > MOST {
             // Times of the API are in the order of their texts.
-            let oldest = self.drops.iter().min_by(|a, b| a.1.last.time.cmp(&b.1.last.time));
+            let oldest = self.drops.iter().min_by(|a, b| a.1.last.cmp(&b.1.last));
             if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
                 self.drops.remove(&oldest);
             }
         }
-        let flow = self.drops.entry(key).or_default();
-        flow.count += 1;
-        flow.last = frame;
     }
 
     /// Returns a line about all of it.
@@ -323,11 +344,9 @@ impl State {
         let active = self.objects.values().filter(|object| object.state().1 == Tone::Good).count();
         let [frames, _, _, _, drops] = all.cells();
         let bits = Value::Rate(all.from_bits);
-        let at = self.time.parse::<Timestamp>().unwrap_or_default();
         format!(
-            "mvirt top {}  {} networks, {} vNICs and ports, {active} in use  {} frames/s {} bit/s \
-             {} dropped/s",
-            units::time_of_day(at.as_millisecond()),
+            "{}  {} networks, {} vNICs, {active} in use  {} frames/s {} bit/s {} dropped/s",
+            Value::Time(self.time.clone()).shown(),
             self.networks.len(),
             self.objects.len(),
             frames.shown(),
@@ -350,21 +369,22 @@ impl State {
     fn network_sheet(&self) -> Sheet {
         let header = &["NAME", "KIND", "VNICS", "FROM/S", "BIT/S", "TO/S", "BIT/S", "DROP/S"];
         let keys = &["name", "kind", "nics", FROM, FROM_BITS, TO, TO_BITS, DROPS];
-        let row = |(id, (name, kind)): (&String, &(String, &'static str))| {
-            let (mut count, mut rates) = (0, Rates::default());
-            let mut trend = vec![0.0; HISTORY];
-            for (object_id, object) in &self.objects {
-                if object.network().0 != id {
-                    continue;
-                }
-                count += 1;
-                let Some(counted) = self.counted.get(object_id) else { continue };
+        let mut sums = BTreeMap::<&str, (u64, Rates, Vec<f64>)>::new();
+        for (id, object) in &self.objects {
+            for network in object.networks() {
+                let (count, rates, trend) = sums.entry(network).or_default();
+                *count += 1;
+                let Some(counted) = self.counted.get(id) else { continue };
                 rates.add(counted.rates);
+                trend.resize(HISTORY, 0.0);
                 // The last second of all is the last one.
                 for (sum, value) in trend.iter_mut().rev().zip(counted.history.iter().rev()) {
                     *sum += value;
                 }
             }
+        }
+        let row = |(id, (name, kind)): (&String, &(String, &'static str))| {
+            let (count, rates, trend) = sums.remove(&**id).unwrap_or_default();
             let cells = [Value::text(name), Value::text(kind), Value::Count(count)];
             let cells = cells.into_iter().chain(rates.cells()).collect();
             Row { id: id.clone(), cells, tone: rates.tone(), trend }
@@ -409,16 +429,17 @@ impl State {
     }
 
     fn drop_sheet(&self) -> Sheet {
-        let header = &["LAST", "NIC", "REASON", "FRAMES", "FLOW"];
-        let keys = &["last", "nic", "reason", "frames", "flow"];
-        let row = |((reason, name, flow), found): (&(String, String, String), &Flow)| Row {
-            id: format!("{reason} {name} {flow}"),
+        let header = &["LAST", "NIC", "WAY", "REASON", "FRAMES", "FLOW"];
+        let keys = &["last", "nic", "direction", "reason", "frames", "flow"];
+        let row = |(id, group): (&String, &Group)| Row {
+            id: id.clone(),
             cells: vec![
-                Value::Text(time_of_day(&found.last.time)),
-                Value::text(name),
-                Value::text(reason),
-                Value::Count(found.count),
-                Value::text(flow),
+                Value::Time(group.last.clone()),
+                Value::text(&group.nic),
+                Value::text(group.direction),
+                Value::text(&group.reason),
+                Value::Count(group.count),
+                Value::text(&group.flow),
             ],
             tone: Tone::Plain,
             trend: Vec::new(),
@@ -433,7 +454,7 @@ impl State {
         let row = |event: &Event| Row {
             id: event.time.clone(),
             cells: vec![
-                Value::Text(time_of_day(&event.time)),
+                Value::Time(event.time.clone()),
                 Value::text(event.severity().word()),
                 Value::text(&event.kind),
                 Value::text(&event.text),
@@ -477,15 +498,11 @@ impl State {
                 port.attachments.iter().for_each(|client| say("connected", &client.remote));
             }
             (Tab::Drops, _) => {
-                let is_it =
-                    |key: &(String, String, String)| format!("{} {} {}", key.0, key.1, key.2) == id;
-                if let Some((_, flow)) = self.drops.iter().find(|(key, _)| is_it(key)) {
-                    say("reason", &flow.last.reason);
-                    say("meaning", &flow.last.text);
-                    say("flow", &flow.last.flow);
-                    let frame =
-                        crate::described::described(&flow.last.head, flow.last.length as usize);
-                    say("last frame", &frame);
+                if let Some(group) = self.drops.get(id) {
+                    say("reason", &group.reason);
+                    say("meaning", &group.text);
+                    say("flow", &group.flow);
+                    say("example", &group.example);
                 }
             }
             (Tab::Events, _) => {
@@ -514,6 +531,80 @@ impl State {
     }
 }
 
-fn time_of_day(time: &str) -> String {
-    units::time_of_day(time.parse::<Timestamp>().unwrap_or_default().as_millisecond())
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mvirt_net::proto::{CapturePoint, DroppedFrame, Network, TaggedNetwork};
+
+    fn shown(sheet: &Sheet, row: usize) -> Vec<String> {
+        sheet.rows[row].cells.iter().map(Value::shown).collect()
+    }
+
+    fn port(state: &mut State, port: Option<Port>) {
+        let port_id = "up".to_owned();
+        state.take(News::Port(PortEvent { port_id, port, ..Default::default() }));
+    }
+
+    fn count(state: &mut State, stats: &[NicStats]) {
+        let update =
+            StatsUpdate { elapsed_ns: 1_000_000_000, stats: stats.to_vec(), ..Default::default() };
+        state.take(News::Stats(update));
+    }
+
+    fn carried() -> NicStats {
+        NicStats { nic_id: "up".into(), ingress_frames: 9, ..Default::default() }
+    }
+
+    #[test]
+    fn a_trunk_is_in_each_of_its_networks() {
+        let mut state = State::default();
+        for id in ["a", "b", "c"] {
+            let network = Some(Network { name: id.into(), ..Default::default() });
+            let network_id = id.into();
+            state.take(News::Network(NetworkEvent { network_id, network, ..Default::default() }));
+        }
+        let vlan = |id: &str| TaggedNetwork { network_id: id.into(), ..Default::default() };
+        let vlans = vec![vlan("a"), vlan("b")];
+        let trunk = Port { network_id: "a".into(), vlans, ..Default::default() };
+        port(&mut state, Some(trunk));
+        count(&mut state, &[carried()]);
+        let sheet = state.sheet(Tab::Networks);
+        assert_eq!([0, 1, 2].map(|row| shown(&sheet, row)[2..4].join(" ")), ["1 9", "1 9", "0 0"]);
+    }
+
+    #[test]
+    fn what_is_counted_of_the_gone_is_forgotten() {
+        let mut state = State::default();
+        port(&mut state, Some(Port::default()));
+        port(&mut state, None);
+        count(&mut state, &[carried()]);
+        count(&mut state, &[]);
+        assert_eq!(state.counted.len(), 1, "its object may be told yet");
+        state.take(News::Nic(NicEvent { synced: true, ..Default::default() }));
+        state.take(News::Port(PortEvent { synced: true, ..Default::default() }));
+        count(&mut state, &[carried()]);
+        assert_eq!(state.counted.len(), 1, "it was there in that second");
+        count(&mut state, &[]);
+        assert!(state.counted.is_empty());
+    }
+
+    #[test]
+    fn drops_from_a_guest_and_to_it_are_apart_and_the_oldest_go() {
+        let mut state = State::default();
+        let frame = |flow: usize, point: CapturePoint| DroppedFrame {
+            time: format!("2026-11-27T18:30:00.{flow:03}Z"),
+            flow: flow.to_string(),
+            point: point.into(),
+            ..Default::default()
+        };
+        let ways = [CapturePoint::FromGuest, CapturePoint::ToGuest];
+        let frames = ways.map(|point| frame(0, point)).into();
+        state.take(News::Drops(DropsUpdate { frames, ..Default::default() }));
+        let sheet = state.sheet(Tab::Drops);
+        assert_eq!([0, 1].map(|row| shown(&sheet, row)[2].clone()), ["from", "to"]);
+        let frames = (1..MOST).map(|flow| frame(flow, ways[0])).collect();
+        state.take(News::Drops(DropsUpdate { frames, ..Default::default() }));
+        assert_eq!(state.drops.len(), MOST);
+        assert_eq!(state.drops.values().filter(|group| group.flow == "0").count(), 1);
+    }
 }
