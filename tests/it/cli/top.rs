@@ -6,12 +6,15 @@ use crate::{
     frames::Udp4,
     guest::pair,
 };
+use jiff::Timestamp;
+use rustix::process::Signal;
 use std::process::{Command, Output};
 
 /// One look, as a document.
 fn look(daemon: &Daemon, tab: &str) -> Vec<serde_json::Value> {
     let args = ["top", "-b", "-n", "1", "-d", "200ms", "--tab", tab, "-o", "json"];
     let document: serde_json::Value = serde_json::from_str(&stdout(&mvirt(daemon, &args))).unwrap();
+    assert_eq!(document["tab"], tab);
     document["rows"].as_array().unwrap().clone()
 }
 
@@ -24,18 +27,20 @@ fn scripts_look_as_often_as_they_want() {
     let said = stdout(&mvirt(&daemon, &["top", "-b", "-n", "2", "-d", "100ms"]));
     let lines: Vec<_> = said.lines().collect();
     assert_eq!(lines.len(), 10, "{said}");
-    assert!(lines[0].contains("1 networks, 2 vNICs and ports, 2 in use"), "{said}");
+    assert!(lines[0].contains("  1 networks, 2 vNICs, 2 in use  "), "{said}");
     let cells = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(cells(lines[1])[..4], ["NAME", "NETWORK", "STATE", "FROM/S"], "{said}");
     assert_eq!(cells(lines[2])[..3], ["a", "prod", "active"], "{said}");
-    assert_eq!((lines[4], &lines[5][..9]), ("", "mvirt top"), "{said}");
+    assert!(lines[4].is_empty() && lines[5].contains("2 in use"), "{said}");
     let nics = look(&daemon, "nics");
     assert_eq!((&nics[1]["name"], &nics[1]["state"]), (&"b".into(), &"active".into()));
     assert!(nics[1]["from_bits"].is_number());
     assert_eq!(look(&daemon, "networks")[0]["nics"], 2);
     assert_eq!(look(&daemon, "reactors")[0]["nics"], 2);
     let drops = look(&daemon, "drops");
-    assert!(drops.iter().any(|drop| drop["reason"] == "no_route"), "{drops:?}");
+    let lost = drops.iter().find(|drop| drop["reason"] == "no_route").unwrap();
+    assert_eq!(lost["direction"], "from");
+    assert!(lost["last"].as_str().unwrap().parse::<Timestamp>().is_ok(), "{lost}");
     let events = look(&daemon, "events");
     assert_eq!(events.last().unwrap()["kind"], "started", "the last one is first: {events:?}");
     let one = stdout(&mvirt(&daemon, &["top", "-b", "-n", "1", "-d", "100ms", "-f", "B"]));
@@ -74,11 +79,12 @@ impl Terminal {
         command.env("LC_ALL", "C.UTF-8").env("TERM", "xterm").output().unwrap()
     }
 
+    fn screen(&self) -> String {
+        String::from_utf8(self.tmux(&["capture-pane", "-p"]).stdout).unwrap()
+    }
+
     fn shows(&self, what: &str) {
-        wait_until(&format!("the screen shows {what:?}"), || {
-            let screen = self.tmux(&["capture-pane", "-p"]);
-            String::from_utf8_lossy(&screen.stdout).contains(what)
-        });
+        wait_until(&format!("the screen shows {what:?}"), || self.screen().contains(what));
     }
 
     fn press(&self, keys: &[&str]) {
@@ -98,9 +104,12 @@ fn people_look_at_a_screen_of_80_by_24() {
         return cannot_run("there is no tmux");
     }
     let mut daemon = Daemon::start();
-    let (_, _guests) = pair(&mut daemon);
+    let (_, [mut a, _b]) = pair(&mut daemon);
     let mvirt = env!("CARGO_BIN_EXE_mvirt");
-    let terminal = Terminal::new(&format!("{mvirt} --net-server {} top", daemon.address()));
+    let terminal = Terminal::new(&format!(
+        "trap '' XFSZ; ulimit -f 1; exec {mvirt} --net-server {} --timeout 60 top",
+        daemon.address()
+    ));
     terminal.shows("[2 vNICs]");
     terminal.shows("a     prod     active");
     terminal.press(&["/", "b", "Enter"]);
@@ -117,6 +126,31 @@ fn people_look_at_a_screen_of_80_by_24() {
     terminal.shows("trace to:");
     terminal.press(&["10.0.0.2", "Enter"]);
     terminal.shows("Delivered to b.");
-    terminal.press(&["Escape", "q"]);
+    terminal.press(&["Escape"]);
+    terminal.shows("[2 vNICs]");
+    // Of a file that may have no more than a kilobyte, all that fits.
+    terminal.press(&["c"]);
+    let frame = Udp4::new(a.mac, "10.0.0.1", "10.0.0.77", &[0; 1000]).frame();
+    wait_until("no more fits", || {
+        a.send(&frame);
+        a.drain();
+        terminal.screen().contains("captured in part into ./a-")
+    });
+    daemon.terminate();
+    terminal.shows("LOST ");
+    // Keys do not make it look as if it were there.
+    terminal.press(&["/"]);
+    terminal.shows("/_");
+    assert!(terminal.screen().contains("LOST "), "{}", terminal.screen());
+    terminal.press(&["Enter"]);
+    daemon.start_again();
+    wait_until("it is found", || !terminal.screen().contains("LOST "));
+    terminal.shows("a     prod");
+    // Nobody answers, and it is not waited for.
+    daemon.signal(Signal::STOP);
+    terminal.press(&["t", "10.0.0.2", "Enter"]);
+    terminal.shows("asking for a packet from a to 10.0.0.2");
+    terminal.press(&["q"]);
     wait_until("it has ended", || !terminal.tmux(&["has-session"]).status.success());
+    daemon.signal(Signal::CONT);
 }

@@ -27,9 +27,9 @@ const HELP: &[(&str, &str)] = &[
     ("up, down, PgUp, PgDn", "select a row; Home, End: the first, the last"),
     ("Enter", "all about the row; Esc, q: back to the table"),
     ("/", "only rows that say this; Esc: all"),
-    ("<, >, F6", "sort by another column, which has a *; r: the other way round"),
+    ("<, >, F6", "sort by another column, marked *; r: the other way round"),
     ("p", "stand still, and go on"),
-    ("c", "capture frames of the vNIC for ten seconds, into a file here"),
+    ("c", "capture frames of it into a file here: 10 s, or 64 MiB"),
     ("t", "what would become of a packet from the vNIC to an address"),
     ("q, F10, Ctrl-C", "quit"),
 ];
@@ -81,10 +81,11 @@ pub(super) fn draw(
 
 fn summary(state: &State, view: &View) -> Line<'static> {
     let bold = Style::new().add_modifier(Modifier::BOLD);
-    let mut line = Line::raw(state.summary());
-    if view.is_paused {
-        line.push_span(Span::styled("  PAUSED", bold));
-    }
+    // In front, where a narrow screen has room for it.
+    let marks = [(view.is_lost, "LOST "), (view.is_paused, "PAUSED ")];
+    let marks = marks.into_iter().filter(|(is_so, _)| *is_so);
+    let mut line = marks.map(|(_, mark)| Span::styled(mark, bold)).collect::<Line<'_>>();
+    line.push_span(state.summary());
     line
 }
 
@@ -249,6 +250,18 @@ mod tests {
         let buffer = terminal.backend().buffer();
         assert_eq!(buffer[(0, 3)].fg, Color::Red, "it drops");
         assert!(buffer[(0, 3)].modifier.contains(Modifier::REVERSED), "it is selected");
+    }
+
+    #[test]
+    fn that_the_daemon_is_lost_stays_to_be_seen() {
+        let mut view = View::new(Tab::Nics);
+        view.is_lost = true;
+        let sheet = known().sheet(Tab::Nics);
+        view.key(ratatui::crossterm::event::KeyCode::Down.into(), &sheet, 10);
+        let shown = lines(&screen(&view, (80, 24), Colour::On));
+        assert!(shown[0].starts_with("LOST "), "{shown:#?}");
+        view.is_lost = false;
+        assert!(!lines(&screen(&view, (80, 24), Colour::On))[0].contains("LOST"));
     }
 
     #[test]

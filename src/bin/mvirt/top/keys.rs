@@ -53,6 +53,8 @@ pub(super) struct View {
     selected: (Option<String>, usize),
     pub(super) over: Option<Over>,
     pub(super) is_paused: bool,
+    /// The daemon is looked for: what is shown was once.
+    pub(super) is_lost: bool,
     /// What was done last.
     pub(super) said: String,
 }
@@ -67,6 +69,7 @@ impl View {
             selected: (None, 0),
             over: None,
             is_paused: false,
+            is_lost: false,
             said: String::new(),
         }
     }

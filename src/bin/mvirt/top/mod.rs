@@ -18,15 +18,16 @@ use crate::{
     output::{self, Output},
     units,
 };
+use actions::Heard;
 use clap::Args;
 use draw::Colour;
 use feed::Feed;
 use jiff::Timestamp;
-use keys::{Action, Over, View};
+use keys::{Action, View};
 use mvirt_net::proto::ListReactorsRequest;
 use ratatui::{
     DefaultTerminal,
-    crossterm::event::{self, Event, KeyEventKind},
+    crossterm::event::{self, Event, KeyEvent, KeyEventKind},
 };
 use sheet::Sheet;
 use state::{State, Tab};
@@ -38,7 +39,7 @@ use std::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
-    time::sleep,
+    task::JoinSet,
 };
 
 const EXAMPLES: &str = "\
@@ -46,9 +47,6 @@ Examples:
   mvirt top
   mvirt top -b -n 1                       # a look for a script
   mvirt top -b -n 1 --tab reactors -o json";
-
-/// How soon a daemon that was lost is looked for again.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// How it is looked at.
 #[derive(Debug, Args)]
@@ -146,7 +144,7 @@ async fn print(
         }
         let sheet = seen(&watched.state, view);
         if out.is_document() {
-            let rows = serde_json::json!({ "tab": flags.tab.title(), "rows": sheet.documents() });
+            let rows = serde_json::json!({ "tab": flags.tab, "rows": sheet.documents() });
             out.event(&rows)?;
         } else {
             let widths = sheet.widths();
@@ -167,6 +165,13 @@ fn seen(state: &State, view: &View) -> Sheet {
     sheet
 }
 
+/// What there is to do.
+enum Turn {
+    Key(KeyEvent),
+    Draw,
+    End,
+}
+
 /// Draws, and does what keys say, until one ends it.
 async fn look(
     terminal: &mut DefaultTerminal,
@@ -178,49 +183,54 @@ async fn look(
     let has_colour = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let colour = if has_colour { Colour::On } else { Colour::Off };
     let (mut keys, mut end) = (keyboard(), signal(SignalKind::terminate())?);
-    let (said, mut hear) = mpsc::channel(1);
+    let mut actions = JoinSet::new();
     // While it stands still.
     let mut paused = None::<State>;
-    let mut is_lost = false;
     loop {
         let state = paused.as_ref().unwrap_or(&watched.state);
         let sheet = seen(state, &view);
         let selected = sheet.rows.get(view.selected(&sheet)).map(|row| row.id.clone());
         let name = selected.and_then(|id| state.name(view.tab, &id)).map(str::to_owned);
         terminal.draw(|frame| draw::draw(frame, (state, &view, &sheet), colour))?;
-        let event = loop {
+        let turn = loop {
             tokio::select! {
-                event = keys.recv() => break event,
-                _ = end.recv() => return Ok(()),
-                text = hear.recv() => {
-                    view.said = text.unwrap_or_default();
-                    break Some(Event::FocusGained);
+                event = keys.recv() => break match event {
+                    Some(Event::Key(key)) if key.kind != KeyEventKind::Release => Turn::Key(key),
+                    Some(_) => Turn::Draw,
+                    // There is no keyboard any more.
+                    None => Turn::End,
+                },
+                _ = end.recv() => break Turn::End,
+                Some(Ok(heard)) = actions.join_next() => {
+                    view.said.clear();
+                    match heard {
+                        Heard::Connected(client) => {
+                            let feed = Feed::begin(&client, delay);
+                            watched = Watched { client, feed, state: State::default() };
+                            view.is_lost = false;
+                        }
+                        Heard::Said(text) => view.said = text,
+                        Heard::Over(over) => view.over = Some(over),
+                    }
+                    break Turn::Draw;
                 }
-                news = watched.next(), if !is_lost => match news {
-                    Ok(true) => break Some(Event::FocusGained),
+                news = watched.next(), if !view.is_lost => match news {
+                    Ok(true) => break Turn::Draw,
                     // Drawn with what is counted next.
                     Ok(false) => {}
                     Err(failure) => {
-                        is_lost = true;
+                        view.is_lost = true;
                         view.said = format!("{failure}; it is looked for");
-                        break Some(Event::FocusGained);
+                        actions.spawn(actions::connected(connection.clone()));
+                        break Turn::Draw;
                     }
                 },
-                () = sleep(RETRY), if is_lost => {
-                    if let Ok(client) = connection.connect().await {
-                        let feed = Feed::begin(&client, delay);
-                        watched = Watched { client, feed, state: State::default() };
-                        is_lost = false;
-                        view.said.clear();
-                    }
-                }
             }
         };
-        let key = match event {
-            Some(Event::Key(key)) if key.kind != KeyEventKind::Release => key,
-            Some(_) => continue,
-            // There is no keyboard any more.
-            None => return Ok(()),
+        let key = match turn {
+            Turn::Key(key) => key,
+            Turn::Draw => continue,
+            Turn::End => return Ok(()),
         };
         let page = draw::page(terminal.size()?.height);
         match (view.key(key, &sheet, page), name) {
@@ -231,18 +241,11 @@ async fn look(
             }
             (Action::Capture, Some(name)) => {
                 view.said = format!("capturing frames of {name}");
-                let (client, said) = (watched.client.clone(), said.clone());
-                tokio::spawn(async move {
-                    // Nobody hears it where this has ended.
-                    said.send(actions::captured(client, name).await).await.ok();
-                });
+                actions.spawn(actions::captured(watched.client.clone(), name));
             }
             (Action::Trace(to), Some(name)) => {
-                let title = format!("ping from {name} to {to}");
-                match actions::traced(&mut watched.client, &name, to).await {
-                    Ok(lines) => view.over = Some(Over::Answer(title, lines)),
-                    Err(failure) => view.said = failure.to_string(),
-                }
+                view.said = format!("asking for a packet from {name} to {to}");
+                actions.spawn(actions::traced(watched.client.clone(), name, to));
             }
             (Action::None | Action::Capture | Action::Trace(_), _) => {}
         }
