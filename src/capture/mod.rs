@@ -8,10 +8,7 @@
 //! Takes chunks and names, returns octets; no I/O.
 
 mod comment;
-mod flow;
 mod pairs;
-
-pub use flow::flow;
 
 use crate::{
     addr::MacAddr,

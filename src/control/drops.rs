@@ -8,10 +8,10 @@
 
 use super::{Control, Gone, Handle, Owner, refusal::Refusal};
 use crate::{
-    capture::flow,
     dataplane::{DropReader, DroppedFrame, Point, forward::tables::PortId},
     printable::printable,
     proto,
+    wire::flow::Flow,
 };
 use jiff::Timestamp;
 use std::{
@@ -121,7 +121,7 @@ impl Control {
                 vlan: frame.vlan.map_or(0, |vlan| vlan.get().into()),
                 length: frame.len.try_into().unwrap_or(u32::MAX),
                 head: frame.head.to_vec(),
-                flow: flow(&frame.head),
+                flow: Flow::of(&frame.head).map_or("cut".into(), |flow| flow.to_string()),
             }
         });
         told.collect()

@@ -12,6 +12,7 @@ pub mod dns;
 pub mod dns_answer;
 pub mod dns_message;
 pub mod ethernet;
+pub mod flow;
 pub mod group_records;
 pub mod icmpv4;
 pub mod icmpv6;

@@ -2,34 +2,29 @@
 //!
 //! Only numbers and addresses are said: nothing of a frame's own text reaches a terminal.
 
-use mvirt_net::wire::{arp, ethernet, icmpv4, ipv4, ipv6, protocol, udp};
+use mvirt_net::wire::{
+    arp, ethernet,
+    flow::{Flow, Packet, ports},
+    icmpv4, protocol, udp,
+};
+use std::net::IpAddr;
 use zerocopy::FromBytes as _;
 
 /// A frame of `len` octets, or its beginning, as a line: who to whom, what, and how long.
 pub(crate) fn described(frame: &[u8], len: usize) -> String {
-    let Some((header, _)) = ethernet::Header::parse(frame) else {
+    let Some(Flow { header, ether_type, packet }) = Flow::of(frame) else {
         return format!("cut, length {len}");
     };
-    let at = ethernet::packet_at(frame);
-    // In front of the packet, behind any tags.
-    let ether_type = frame.get(at - 2..at).and_then(|octets| Some(u16_of(octets.try_into().ok()?)));
-    let packet = frame.get(at..).unwrap_or_default();
-    let what = match ether_type {
-        Some(ethernet::ARP) => arp::Packet::parse(packet).map(|packet| arp_line(&packet)),
-        Some(ethernet::IPV4) => ipv4_line(packet, len.saturating_sub(at)),
-        Some(ethernet::IPV6) => ipv6_line(packet, len.saturating_sub(at)),
-        _ => None,
+    let what = match packet {
+        Packet::Arp(packet) => arp_line(&packet),
+        Packet::Ip { ends, protocol, segment } => ip_line(ends, protocol, segment),
+        Packet::Other => format!("ethertype 0x{ether_type:04x}"),
     };
-    let ether_type = ether_type.unwrap_or_default();
-    let what = what.unwrap_or_else(|| format!("ethertype 0x{ether_type:04x}"));
-    let tag = (at > ethernet::HEADER_LEN).then(|| frame.get(14..16)).flatten();
-    let vlan = tag.and_then(|tag| Some(u16_of(tag.try_into().ok()?) & 0x0fff));
+    let is_tagged = ethernet::packet_at(frame) > ethernet::HEADER_LEN;
+    let tag = is_tagged.then(|| frame.get(ethernet::HEADER_LEN..)?.first_chunk()).flatten();
+    let vlan = tag.map(|tag| u16::from_be_bytes(*tag) & 0x0fff);
     let vlan = vlan.map_or(String::new(), |id| format!(" vlan {id},"));
     format!("{} > {},{vlan} {what}, length {len}", header.source, header.destination)
-}
-
-fn u16_of(octets: [u8; 2]) -> u16 {
-    u16::from_be_bytes(octets)
 }
 
 fn arp_line(packet: &arp::Packet) -> String {
@@ -41,56 +36,42 @@ fn arp_line(packet: &arp::Packet) -> String {
     }
 }
 
-fn ipv4_line(packet: &[u8], len: usize) -> Option<String> {
-    let header = ipv4::Header::parse(packet, len)?;
-    let (source, destination) = (header.source(), header.destination());
-    let end = header.total_len().min(packet.len());
-    let upper = packet.get(header.header_len()..end)?;
-    if header.is_fragment() {
-        let protocol = header.protocol;
-        return Some(format!("IPv4 {source} > {destination} fragment of protocol {protocol}"));
-    }
-    let (source, destination) = (source.to_string(), destination.to_string());
-    Some(format!("IPv4 {}", upper_line(&source, &destination, header.protocol, upper)))
-}
-
-fn ipv6_line(packet: &[u8], len: usize) -> Option<String> {
-    let header = ipv6::Header::parse(packet, len)?;
-    let (source, destination) =
-        (format!("[{}]", header.source()), format!("[{}]", header.destination()));
-    Some(match header.upper(packet) {
-        Ok(found) => {
-            let end = header.total_len().min(packet.len());
-            let upper = packet.get(found.offset..end)?;
-            format!("IPv6 {}", upper_line(&source, &destination, found.protocol, upper))
-        }
-        Err(_) => format!("IPv6 {source} > {destination}"),
-    })
-}
-
 /// A packet by what it carries, with ports where there are any.
-fn upper_line(source: &str, destination: &str, protocol: u8, upper: &[u8]) -> String {
+fn ip_line(ends: [IpAddr; 2], protocol: Option<u8>, segment: Option<&[u8]>) -> String {
+    let version = if ends[0].is_ipv4() { "IPv4" } else { "IPv6" };
+    let [source, destination] = ends.map(|end| match end {
+        IpAddr::V4(address) => address.to_string(),
+        // A port may follow.
+        IpAddr::V6(address) => format!("[{address}]"),
+    });
     let between = format!("{source} > {destination}");
-    let ports = upper.first_chunk::<4>().map(|[a, b, c, d]| (u16_of([*a, *b]), u16_of([*c, *d])));
-    match (protocol, ports) {
-        (protocol::UDP, Some((from, to))) => {
-            let len = udp::Header::parse(upper).map(|(_, payload)| payload.len());
+    let (protocol, segment) = match (protocol, segment) {
+        (Some(protocol), Some(segment)) => (protocol, segment),
+        (Some(protocol), None) => {
+            return format!("{version} {between} fragment of protocol {protocol}");
+        }
+        (None, _) => return format!("{version} {between}"),
+    };
+    let what = match (protocol, ports(segment)) {
+        (protocol::UDP, Some([from, to])) => {
+            let len = udp::Header::parse(segment).map(|(_, payload)| payload.len());
             let len = len.map_or("cut".into(), |len| format!("{len} octets"));
             format!("UDP {source}:{from} > {destination}:{to} {len}")
         }
-        (protocol::TCP, Some((from, to))) => {
-            format!("TCP {source}:{from} > {destination}:{to}{}", tcp_flags(upper))
+        (protocol::TCP, Some([from, to])) => {
+            format!("TCP {source}:{from} > {destination}:{to}{}", tcp_flags(segment))
         }
-        (protocol::ICMP, _) => match icmpv4::Header::ref_from_prefix(upper) {
+        (protocol::ICMP, _) => match icmpv4::Header::ref_from_prefix(segment) {
             Ok((icmp, _)) => format!("ICMP {between} type {} code {}", icmp.kind, icmp.code),
             Err(_) => format!("ICMP {between} cut"),
         },
-        (protocol::ICMPV6, _) => match upper {
+        (protocol::ICMPV6, _) => match segment {
             [kind, code, ..] => format!("ICMPv6 {between} type {kind} code {code}"),
             _ => format!("ICMPv6 {between} cut"),
         },
         (other, _) => format!("{between} protocol {other}"),
-    }
+    };
+    format!("{version} {what}")
 }
 
 fn tcp_flags(segment: &[u8]) -> String {
@@ -141,6 +122,12 @@ mod tests {
                 "86dd",
                 format!("{ipv6} 8600 0000 00000000"),
                 "IPv6 ICMPv6 [fe80::1] > [ff02::1] type 134 code 0, length 62",
+            ),
+            // Of a later fragment, what follows are no ports.
+            (
+                "86dd",
+                format!("{} 11 00 0008 00000001 3039 1b5f", ipv6.replace("0008 3a", "000c 2c")),
+                "IPv6 [fe80::1] > [ff02::1] fragment of protocol 17, length 66",
             ),
             ("beef", "00".into(), "ethertype 0xbeef, length 15"),
             ("0800", "45".into(), "ethertype 0x0800, length 15"),

@@ -6,7 +6,8 @@ use clap::Args;
 use std::time::{Duration, Instant};
 
 /// Between two looks.
-// Renewals of leases make no events. Ten small requests a second are no load, and nobody feels the delay.
+// Renewals of leases make no events. Ten small requests a second are no load, and nobody feels the
+// delay.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// How long it is waited, where nobody says.
