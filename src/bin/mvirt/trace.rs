@@ -61,7 +61,8 @@ pub(crate) struct Command {
     /// A whole Ethernet frame instead, in hexadecimal digits
     #[arg(long, value_name = "HEX", conflicts_with = "to")]
     frame: Option<Hex>,
-    /// The frames instead that were dropped last, and why: of some a second the first octets are kept
+    /// The frames instead that were dropped last, and why: of some a second the first octets are
+    /// kept
     #[arg(long, conflicts_with_all = ["from", "to", "frame", "proto", "sport", "dport", "source"])]
     #[arg(conflicts_with_all = ["length", "icmp_type", "source_mac", "destination_mac"])]
     pub(crate) drops: bool,

@@ -154,8 +154,8 @@ except ValueError as error:
     failing.env("MVIRT_NET_CLIENT_CERT", "");
     assert_eq!(
         says(&mut failing, &daemon),
-        "NOT_FOUND NOT_FOUND Object(kind='vNIC', name='nobody', owner='')\nlate\nlate\nunreachable\n\
-         mvirt-net's address '/nonexistent': expected unix:/path, http://HOST:PORT or \
+        "NOT_FOUND NOT_FOUND Object(kind='vNIC', name='nobody', owner='')\nlate\nlate\n\
+         unreachable\nmvirt-net's address '/nonexistent': expected unix:/path, http://HOST:PORT or \
          https://HOST:PORT\n"
     );
     // Both clients are in the wheel.

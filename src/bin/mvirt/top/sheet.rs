@@ -62,7 +62,8 @@ impl Value {
         }
     }
 
-    /// Texts from A to Z, times from the first on, numbers from the largest down: what matters is on top.
+    /// Texts from A to Z, times from the first on, numbers from the largest down: what matters is
+    /// on top.
     fn order(&self, other: &Self) -> Ordering {
         match (self, other) {
             (Self::Text(one), Self::Text(other)) => one.cmp(other),
