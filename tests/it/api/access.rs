@@ -13,14 +13,14 @@ use std::{
 };
 
 /// A daemon with certificates that listens on `address`, too, and what it takes to talk to it.
-struct Certified {
+pub(super) struct Certified {
     folder: tempfile::TempDir,
     daemon: Daemon,
     port: String,
 }
 
 impl Certified {
-    fn start(address: &str) -> Self {
+    pub(super) fn start(address: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
         let (ours, theirs) = (authority(), authority());
@@ -43,6 +43,17 @@ impl Certified {
             !port.is_empty()
         });
         Self { folder, daemon, port }
+    }
+
+    /// What a program of a client is to have in its environment.
+    pub(super) fn environment(&self) -> [(&'static str, String); 4] {
+        let path = |name: &str| self.folder.path().join(name).display().to_string();
+        [
+            ("MVIRT_NET_SERVER", format!("https://127.0.0.1:{}", self.port)),
+            ("MVIRT_NET_SERVER_CA", path("ca.pem")),
+            ("MVIRT_NET_CLIENT_CERT", path("client.pem")),
+            ("MVIRT_NET_CLIENT_KEY", path("client.key")),
+        ]
     }
 
     /// What somebody is told who has the files of these names.

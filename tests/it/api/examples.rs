@@ -1,6 +1,7 @@
 //! The programs of `examples/`, in three languages, do the same with the real daemon; and the
 //! clients that they are made of tell programs why a call has failed.
 
+use super::access::Certified;
 use crate::daemon::{Daemon, cannot_run};
 use mvirt_net::client::{Cause, Connection, Error, Reason, TlsFile};
 use rustix::process::Signal;
@@ -30,9 +31,13 @@ fn to(daemon: &Daemon) -> Connection {
 
 /// What a program says that ends well, with `mvirt` in its PATH.
 fn says(command: &mut Command, daemon: &Daemon) -> String {
+    said(command.env("MVIRT_NET_SERVER", daemon.address()))
+}
+
+fn said(command: &mut Command) -> String {
     let programs = Path::new(env!("CARGO_BIN_EXE_mvirt")).parent().unwrap();
     command.env("PATH", format!("{}:{}", programs.display(), env::var("PATH").unwrap()));
-    let output = command.env("MVIRT_NET_SERVER", daemon.address()).output().unwrap();
+    let output = command.output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
@@ -115,6 +120,10 @@ fn a_program_in_python() {
     let Some(python) = Python::new() else { return };
     let daemon = Daemon::start();
     assert_eq!(says(&mut python.command(&["examples/client.py"]), &daemon), SAYS);
+    // Elsewhere both sides have certificates.
+    let certified = Certified::start("0.0.0.0");
+    let example = &mut python.command(&["examples/client.py"]);
+    assert_eq!(said(example.envs(certified.environment())), SAYS);
     let reasons = "import mvirt_net; print(*mvirt_net.Reason.__members__)";
     let said = says(&mut python.command(&["-c", reasons]), &daemon);
     let known: Vec<_> = Reason::ALL.map(Reason::name).into_iter().chain(["UNKNOWN"]).collect();
