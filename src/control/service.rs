@@ -49,9 +49,7 @@ impl Service {
         decide: impl Fn(&Control, &R) -> Result<Decided<T>, Refusal> + Send + 'static,
     ) -> Result<Response<T>, Status> {
         let told = Told::new(&request);
-        let outcome = self.try_change(request.into_inner(), decide).await;
-        told.tell(outcome.as_ref().err());
-        outcome.map(Response::new)
+        told.over(self.try_change(request.into_inner(), decide).await).map(Response::new)
     }
 
     async fn try_change<R: Asked, T: Send + 'static>(
@@ -59,7 +57,7 @@ impl Service {
         request: R,
         decide: impl Fn(&Control, &R) -> Result<Decided<T>, Refusal> + Send + 'static,
     ) -> Result<T, Status> {
-        if R::is_of_id() && request.object().is_empty() {
+        if R::NEEDS_ID && request.object().is_empty() {
             required("id", String::new())?;
         }
         let changed = self.control.change(move |control| decide(control, &request)).await?;
@@ -181,7 +179,7 @@ impl NetService for Service {
             Ok(accounts) => {
                 self.change(request, move |control, it| control.create_nic(it, &accounts)).await
             }
-            Err(refusal) => Told::new(&request).refuse(refusal),
+            Err(refusal) => Told::new(&request).over(Err(refusal.into())),
         }
     }
 
@@ -214,7 +212,7 @@ impl NetService for Service {
             Ok(accounts) => {
                 self.change(request, move |control, it| control.update_nic(it, &accounts)).await
             }
-            Err(refusal) => Told::new(&request).refuse(refusal),
+            Err(refusal) => Told::new(&request).over(Err(refusal.into())),
         }
     }
 

@@ -3,17 +3,22 @@
 
 use crate::{
     command::{mvirt, stderr, stdout},
-    daemon::{Daemon, wait_until},
+    daemon::{Daemon, preload, wait_until},
     events::{kept, wait_for_event},
     guest::{Guest, pair},
     streams::{Client, free_ports},
 };
-use mvirt_net::proto::{CaptureRequest, NicState, Severity, WatchEventsRequest};
+use mvirt_net::proto::{
+    CaptureRequest, DeleteNetworkRequest, NicState, Severity, WatchEventsRequest,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
+    fs,
     io::{BufRead as _, BufReader},
     process::{Command, Stdio},
+    time::Duration,
 };
+use tokio::time::timeout;
 use tonic::Code;
 
 #[test]
@@ -153,7 +158,7 @@ fn what_happens_is_printed_until_the_user_has_seen_enough() {
     assert!(watching.wait().unwrap().success(), "it is how it ends");
     let refused = stderr(&mvirt(&daemon, &["watch", "--kind", "no\x1bthing"]), 1);
     assert!(refused.contains("kinds: \"no\\u{1b}thing\": expected some of started"), "{refused}");
-    let page = std::fs::read_to_string("docs/operations.md").unwrap();
+    let page = fs::read_to_string("docs/operations.md").unwrap();
     let kinds: Vec<_> = refused.trim().split_once("some of ").unwrap().1.split(", ").collect();
     let missing: Vec<_> =
         kinds.iter().filter(|kind| !page.contains(&format!("`{kind}`"))).collect();
@@ -187,4 +192,26 @@ fn the_log_has_a_line_for_each_request_that_may_change_something() {
             assert!(line.contains(part), "{line} lacks {part}");
         }
     }
+}
+
+#[test]
+fn who_does_not_wait_for_a_change_is_in_the_log_all_the_same() {
+    let library = preload("hang");
+    let mut daemon = Daemon::start_with_environment(|directory| {
+        vec![("LD_PRELOAD", library), ("HANG", directory.join("hang"))]
+    });
+    daemon.network("prod");
+    let disk = daemon.path("hang.disk");
+    fs::write(&disk, b"").unwrap();
+    let request = DeleteNetworkRequest { id: "prod".into(), ..Default::default() };
+    let waited = daemon.block_on(async |client| {
+        timeout(Duration::from_secs(1), client.delete_network(request)).await
+    });
+    assert!(waited.is_err(), "the disk stands still: {waited:?}");
+    let is_told = |line: &str| {
+        line.contains("method=\"DeleteNetwork\"") && line.contains("result=\"CANCELLED\"")
+    };
+    wait_until("the log says so", || daemon.log().lines().any(is_told));
+    fs::remove_file(disk).unwrap();
+    wait_for_event(&mut daemon, "change_applied", |event| event.text == "network prod was deleted");
 }
