@@ -60,8 +60,9 @@ impl Service {
         if R::NEEDS_ID && request.object().is_empty() {
             required("id", String::new())?;
         }
+        let is_dry = request.is_dry();
         let changed = self.control.change(move |control| decide(control, &request)).await?;
-        if let Err(Refusal::Exhausted(text)) = &changed {
+        if let (Err(Refusal::Exhausted(text)), false) = (&changed, is_dry) {
             let text = text.clone();
             self.control.call(move |control| control.limit_reached(text)).await?;
         }

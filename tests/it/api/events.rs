@@ -9,7 +9,8 @@ use crate::{
     streams::{Client, free_ports},
 };
 use mvirt_net::proto::{
-    CaptureRequest, DeleteNetworkRequest, NicState, Severity, WatchEventsRequest,
+    CaptureRequest, CreateNetworkRequest, DeleteNetworkRequest, NicState, Severity,
+    WatchEventsRequest,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
@@ -72,6 +73,15 @@ fn ports_and_who_comes_to_them_are_told_and_so_are_limits() {
     wait_for_event(&mut daemon, "peer_down", |event| {
         event.details["remote"] == up.details["remote"]
     });
+    let dry = CreateNetworkRequest {
+        name: "two".into(),
+        ipv4_subnet: "10.1.0.0/24".into(),
+        validate_only: true,
+        ..Default::default()
+    };
+    let refused = daemon.call(async |client| client.create_network(dry).await).unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert_eq!(kept(&mut daemon, "", &["limit_reached"]), [], "it was only checked");
     for name in ["two", "three"] {
         let refused = stderr(
             &mvirt(&daemon, &["network", "create", name, "--ipv4-subnet", "10.1.0.0/24"]),
