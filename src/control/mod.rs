@@ -86,7 +86,7 @@ use crate::{
         },
     },
     descriptor_store::DescriptorStore,
-    log_limit::{LogLimit, Said},
+    log_limit::LogLimit,
     model::{Name, Network, NetworkKind, Nic, Transport, l2::Members},
     proto,
     services::Guests,
@@ -116,7 +116,7 @@ use std::{
 };
 use tokio::sync::{broadcast, oneshot};
 use uuid::Uuid;
-use watch::{Untold, Watch};
+use watch::Untold;
 
 /// How much there may be. What is stored already is served all the same.
 #[derive(Debug, Clone, Copy)]
@@ -510,60 +510,6 @@ impl Control {
         }
     }
 
-    /// Tells of the states that have lasted; those that have come and gone are not told.
-    pub fn tell_states(&mut self, now: Instant) {
-        while let Some(owner) = self.untold.pop(now) {
-            let id = match owner {
-                Owner::Nic(id) => id,
-                Owner::Port(id) | Owner::Client { port: id, .. } => {
-                    self.tell_port_state(id, now);
-                    continue;
-                }
-                // It has no watchers.
-                Owner::Outside => continue,
-            };
-            let Some(nic) = self.nics.get_mut(&id) else { continue };
-            nic.is_untold = false;
-            if nic.state == nic.told {
-                continue;
-            }
-            // A VMM that comes and goes must not fill the log.
-            if let Some(Said { unsaid }) = nic.log.line(now) {
-                tracing::info!(
-                    nic = nic.model.name.as_str(),
-                    state = nic.state.word(),
-                    unsaid,
-                    "vNIC changed"
-                );
-                self.note_nic_state(id, Said { unsaid });
-            }
-            self.tell_nic(id);
-        }
-    }
-
-    fn tell_nic(&mut self, id: Uuid) {
-        let Some(nic) = self.nics.get_mut(&id) else { return };
-        (nic.view, nic.told) = (None, nic.state);
-        let network = nic.model.network_id;
-        let object = self.shared_nic_view(id);
-        // Without watchers there is nobody to tell.
-        self.nic_events.send(watch::Change::new(id, vec![network], object)).ok();
-    }
-
-    fn tell_nic_gone(&self, id: Uuid, network: Uuid) {
-        let gone = watch::Change::new(id, vec![network], None);
-        self.nic_events.send(gone).ok();
-    }
-
-    fn tell_network(&mut self, id: Uuid) {
-        if let Some(network) = self.networks.get_mut(&id) {
-            network.view = None;
-        }
-        let object = self.shared_network_view(id);
-        let change = watch::Change::new(id, vec![id], object);
-        self.network_events.send(change).ok();
-    }
-
     fn nic_view(&self, nic: &NicState) -> proto::Nic {
         self.changed_view(nic, &nic.model)
     }
@@ -622,37 +568,6 @@ impl Control {
         self.nics.get(&id).map(|nic| &nic.model).or_else(|| self.orphans.get(&id))
     }
 
-    /// The vNICs now, of one network if it is given, and every change from now on.
-    fn watch_nics(
-        &mut self,
-        request: &proto::WatchNicsRequest,
-    ) -> Result<Watch<proto::Nic>, Refusal> {
-        let only = self.find_only(&request.network_id)?;
-        let ids: Vec<_> = self.nic_names.values().copied().collect();
-        let present = ids.into_iter().filter_map(|id| {
-            let network = self.stored_nic(id)?.network_id;
-            if only.is_some_and(|only| only != network) {
-                return None;
-            }
-            let object = Some(self.shared_nic_view(id)?);
-            Some(watch::Change::new(id, vec![network], object))
-        });
-        // Subscribed within the same turn on Control's thread: no change falls in between.
-        let present = present.collect();
-        Ok(Watch { present, changes: self.nic_events.subscribe(), network: only })
-    }
-
-    /// The networks now, and every change from now on.
-    fn watch_networks(&mut self) -> Watch<proto::Network> {
-        let ids: Vec<_> = self.network_names.values().copied().collect();
-        let present = ids.into_iter().filter_map(|id| {
-            let object = Some(self.shared_network_view(id)?);
-            Some(watch::Change::new(id, vec![id], object))
-        });
-        let present = present.collect();
-        Watch { present, changes: self.network_events.subscribe(), network: None }
-    }
-
     /// The data plane's threads.
     pub fn list_reactors(&self) -> Vec<proto::Reactor> {
         let reactors = self.dataplane.reactors().enumerate();
@@ -693,8 +608,4 @@ impl Control {
         });
         nics.chain(ports).chain(self.egress.take_attached()).collect()
     }
-}
-
-fn unix_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
 }

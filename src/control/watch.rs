@@ -7,8 +7,9 @@
 //! must not push other watchers' events out of the backlog. All streams share the objects that they
 //! have still to tell.
 
-use super::{Owner, refusal::Refusal, unix_ms};
-use crate::proto;
+use super::{Control, Owner, refusal::Refusal};
+use crate::{log_limit::Said, proto};
+use jiff::Timestamp;
 use std::{
     collections::VecDeque,
     pin::Pin,
@@ -43,7 +44,7 @@ pub(super) struct Change<T> {
 
 impl<T> Change<T> {
     pub(super) fn new(id: Uuid, networks: Vec<Uuid>, object: Option<Arc<T>>) -> Self {
-        Self { id, networks: networks.into(), at: unix_ms(), object, is_elsewhere: false }
+        Self { id, networks: networks.into(), at: now(), object, is_elsewhere: false }
     }
 
     /// That it is in these networks no longer, but in others.
@@ -103,6 +104,11 @@ events! {
     LoadBalancerEvent { load_balancer_id, load_balancer: LoadBalancer }
 }
 
+/// Returns the time in milliseconds of UNIX.
+fn now() -> i64 {
+    Timestamp::now().as_millisecond()
+}
+
 /// Watchers that there may be at once.
 #[derive(Debug, Clone)]
 pub(super) struct Streams(Arc<Semaphore>);
@@ -121,6 +127,91 @@ impl Streams {
                 "{MAX_STREAMS} watches are open, which is the most: end some"
             ))
         })
+    }
+}
+
+impl Control {
+    /// Tells of the states that have lasted; those that have come and gone are not told.
+    pub(super) fn tell_states(&mut self, now: Instant) {
+        while let Some(owner) = self.untold.pop(now) {
+            let id = match owner {
+                Owner::Nic(id) => id,
+                Owner::Port(id) | Owner::Client { port: id, .. } => {
+                    self.tell_port_state(id, now);
+                    continue;
+                }
+                // It has no watchers.
+                Owner::Outside => continue,
+            };
+            let Some(nic) = self.nics.get_mut(&id) else { continue };
+            nic.is_untold = false;
+            if nic.state == nic.told {
+                continue;
+            }
+            // A VMM that comes and goes must not fill the log.
+            if let Some(Said { unsaid }) = nic.log.line(now) {
+                tracing::info!(
+                    nic = nic.model.name.as_str(),
+                    state = nic.state.word(),
+                    unsaid,
+                    "vNIC changed"
+                );
+                self.note_nic_state(id, Said { unsaid });
+            }
+            self.tell_nic(id);
+        }
+    }
+
+    pub(super) fn tell_nic(&mut self, id: Uuid) {
+        let Some(nic) = self.nics.get_mut(&id) else { return };
+        (nic.view, nic.told) = (None, nic.state);
+        let network = nic.model.network_id;
+        let object = self.shared_nic_view(id);
+        // Without watchers there is nobody to tell.
+        self.nic_events.send(Change::new(id, vec![network], object)).ok();
+    }
+
+    pub(super) fn tell_nic_gone(&self, id: Uuid, network: Uuid) {
+        self.nic_events.send(Change::new(id, vec![network], None)).ok();
+    }
+
+    pub(super) fn tell_network(&mut self, id: Uuid) {
+        if let Some(network) = self.networks.get_mut(&id) {
+            network.view = None;
+        }
+        let object = self.shared_network_view(id);
+        self.network_events.send(Change::new(id, vec![id], object)).ok();
+    }
+
+    /// The vNICs now, of one network if it is given, and every change from now on.
+    pub(super) fn watch_nics(
+        &mut self,
+        request: &proto::WatchNicsRequest,
+    ) -> Result<Watch<proto::Nic>, Refusal> {
+        let only = self.find_only(&request.network_id)?;
+        let ids: Vec<_> = self.nic_names.values().copied().collect();
+        let present = ids.into_iter().filter_map(|id| {
+            let network = self.stored_nic(id)?.network_id;
+            if only.is_some_and(|only| only != network) {
+                return None;
+            }
+            let object = Some(self.shared_nic_view(id)?);
+            Some(Change::new(id, vec![network], object))
+        });
+        // Subscribed within the same turn on Control's thread: no change falls in between.
+        let present = present.collect();
+        Ok(Watch { present, changes: self.nic_events.subscribe(), network: only })
+    }
+
+    /// The networks now, and every change from now on.
+    pub(super) fn watch_networks(&mut self) -> Watch<proto::Network> {
+        let ids: Vec<_> = self.network_names.values().copied().collect();
+        let present = ids.into_iter().filter_map(|id| {
+            let object = Some(self.shared_network_view(id)?);
+            Some(Change::new(id, vec![id], object))
+        });
+        let present = present.collect();
+        Watch { present, changes: self.network_events.subscribe(), network: None }
     }
 }
 
@@ -155,7 +246,7 @@ pub(super) fn stream<E: Event>(
         !std::mem::replace(&mut failed, change.is_err())
     });
     let present = tokio_stream::iter(present).map(|change| Ok(event(change)));
-    let mark = mark_synced.then(|| Ok(E::synced(unix_ms())));
+    let mark = mark_synced.then(|| Ok(E::synced(now())));
     Response::new(Box::pin(present.chain(tokio_stream::iter(mark)).chain(changes)))
 }
 
