@@ -6,7 +6,7 @@
 //!                          ▼ Control
 //! ```
 
-use super::{Control, Gone, Handle, Owner, refusal::Refusal, watch::Events};
+use super::{Control, Gone, Handle, Owner, refusal::Refusal, watch::EventStream};
 use crate::{
     bpf::Program,
     capture::{Captured, Who, Writer},
@@ -214,7 +214,7 @@ fn points(asked: &[i32]) -> Result<Points, Refusal> {
 }
 
 /// Serves a capture until it ends, or its client goes.
-pub(super) fn serve(begun: Begun, control: Handle) -> Events<proto::CaptureChunk> {
+pub(super) fn serve(begun: Begun, control: Handle) -> EventStream<proto::CaptureChunk> {
     let (parts, read) = mpsc::channel(UNREAD);
     tokio::spawn(async move {
         let served = tokio::select! {

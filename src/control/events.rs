@@ -3,17 +3,15 @@
 //!
 //! Nobody can make many: what VMMs and guests bring about is told as often as the log says it.
 
-use super::{Control, refusal::Refusal, watch::Events as Stream};
-use crate::{
-    log_limit::{LogLimit, Said},
-    proto,
+use super::{
+    Control,
+    happened::{Happened, Kind, Severity},
+    refusal::Refusal,
+    watch::EventStream,
 };
+use crate::{log_limit::LogLimit, proto};
 use jiff::Timestamp;
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 use tokio::sync::{OwnedSemaphorePermit, broadcast};
 use tokio_stream::{StreamExt as _, wrappers::BroadcastStream};
 use tonic::{Response, Status};
@@ -23,114 +21,6 @@ use uuid::Uuid;
 const KEPT: usize = 10_000;
 /// Events a watcher may be behind before it is disconnected.
 const BACKLOG: usize = 1024;
-
-macro_rules! kinds {
-    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal),+ $(,)?) => {
-        /// What has happened.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(super) enum Kind {
-            $($(#[doc = $doc])+ $variant),+
-        }
-
-        impl Kind {
-            /// Every kind.
-            const ALL: &[Self] = &[$(Self::$variant),+];
-
-            /// The name in the API, the CLI and the documentation.
-            pub(super) const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name),+
-                }
-            }
-        }
-    };
-}
-
-kinds! {
-    /// The daemon has started.
-    Started = "started",
-    /// Another process has handed over all that it served.
-    HandOver = "hand_over",
-    /// A vNIC has another state.
-    NicState = "nic_state",
-    /// A port has another state.
-    PortState = "port_state",
-    /// A port or vNIC is blocked, since what another has sent came back by it.
-    LoopDetected = "loop_detected",
-    /// A port or vNIC is blocked, since a MAC is behind it and behind others in turn.
-    MacFlap = "mac_flap",
-    /// Somebody has connected to a port that listens.
-    PeerUp = "peer_up",
-    /// Somebody has left a port that listens.
-    PeerDown = "peer_down",
-    /// A guest has taken the address of its vNIC, for the first time since its VMM connected.
-    Lease = "lease",
-    /// There is as much of something as may be.
-    LimitReached = "limit_reached",
-    /// A network, vNIC, port or what else is stored was created, changed or deleted.
-    ChangeApplied = "change_applied",
-    /// Somebody has begun to capture frames.
-    CaptureStarted = "capture_started",
-    /// The way out of public networks is lost, or cannot be had.
-    Egress = "egress",
-    /// Changes cannot be stored, or can be again.
-    Store = "store",
-}
-
-impl Kind {
-    /// Returns the name of the kind that is called so.
-    fn of(name: &str) -> Result<&'static str, Refusal> {
-        let names = Self::ALL.iter().map(|kind| kind.name());
-        names.clone().find(|known| *known == name).ok_or_else(|| {
-            let known = names.collect::<Vec<_>>().join(", ");
-            Refusal::invalid("kinds", name, format!("expected some of {known}"))
-        })
-    }
-}
-
-/// How much it matters.
-pub(super) use proto::Severity;
-
-/// Something to be told.
-#[derive(Debug)]
-pub(super) struct Happened {
-    kind: Kind,
-    severity: Severity,
-    /// Ids of what it happened to, the nearest first.
-    objects: Vec<Uuid>,
-    text: String,
-    details: BTreeMap<String, String>,
-}
-
-impl Happened {
-    pub(super) fn new(kind: Kind, severity: Severity, text: impl Into<String>) -> Self {
-        let (objects, details) = (Vec::new(), BTreeMap::new());
-        Self { kind, severity, objects, text: text.into(), details }
-    }
-
-    /// To these.
-    pub(super) fn to(mut self, objects: impl IntoIterator<Item = Uuid>) -> Self {
-        self.objects = objects.into_iter().collect();
-        self
-    }
-
-    /// With what a program reads; nothing where that is empty.
-    pub(super) fn with(mut self, name: &str, value: impl ToString) -> Self {
-        let value = value.to_string();
-        if !value.is_empty() {
-            self.details.insert(name.into(), value);
-        }
-        self
-    }
-
-    /// With how many alike before it were left out.
-    pub(super) fn after(self, said: Said) -> Self {
-        match said.unsaid {
-            Some(unsaid) => self.with("unsaid", unsaid),
-            None => self,
-        }
-    }
-}
 
 /// What has happened.
 #[derive(Debug)]
@@ -226,7 +116,7 @@ impl Control {
 pub(super) fn stream(
     watch: EventWatch,
     stream: OwnedSemaphorePermit,
-) -> Response<Stream<proto::Event>> {
+) -> Response<EventStream<proto::Event>> {
     let EventWatch { kept, events, kinds } = watch;
     let wanted = move |event: &proto::Event| kinds.is_empty() || kinds.contains(&&*event.kind);
     let wants = wanted.clone();

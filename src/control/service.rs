@@ -6,7 +6,7 @@ use super::{
     capture, drops, events,
     refusal::Refusal,
     stats,
-    watch::{self, Events, Streams},
+    watch::{self, EventStream, Streams},
 };
 use crate::{
     lists::{ListRequest, ListResponse as _},
@@ -411,7 +411,7 @@ impl NetService for Service {
         Ok(Response::new(self.control.explain(request.into_inner()).await??))
     }
 
-    type WatchStatsStream = Events<proto::StatsUpdate>;
+    type WatchStatsStream = EventStream<proto::StatsUpdate>;
 
     async fn watch_stats(
         &self,
@@ -426,7 +426,7 @@ impl NetService for Service {
         Ok(Response::new(Box::pin(updates)))
     }
 
-    type WatchPortsStream = Events<proto::PortEvent>;
+    type WatchPortsStream = EventStream<proto::PortEvent>;
 
     async fn watch_ports(
         &self,
@@ -446,7 +446,7 @@ impl NetService for Service {
         Ok(Response::new(proto::ListReactorsResponse { reactors }))
     }
 
-    type WatchNicsStream = Events<proto::NicEvent>;
+    type WatchNicsStream = EventStream<proto::NicEvent>;
 
     async fn watch_nics(
         &self,
@@ -459,7 +459,7 @@ impl NetService for Service {
         Ok(watch::stream(watch, mark, stream))
     }
 
-    type WatchEventsStream = Events<proto::Event>;
+    type WatchEventsStream = EventStream<proto::Event>;
 
     async fn watch_events(
         &self,
@@ -470,7 +470,7 @@ impl NetService for Service {
         Ok(events::stream(watch, stream))
     }
 
-    type WatchNetworksStream = Events<proto::NetworkEvent>;
+    type WatchNetworksStream = EventStream<proto::NetworkEvent>;
 
     async fn watch_networks(
         &self,
@@ -481,7 +481,7 @@ impl NetService for Service {
         Ok(watch::stream(watch, mark, stream))
     }
 
-    type WatchForwardsStream = Events<proto::ForwardEvent>;
+    type WatchForwardsStream = EventStream<proto::ForwardEvent>;
 
     async fn watch_forwards(
         &self,
@@ -493,7 +493,7 @@ impl NetService for Service {
         Ok(watch::stream(watch, mark, stream))
     }
 
-    type WatchFloatingIpsStream = Events<proto::FloatingIpEvent>;
+    type WatchFloatingIpsStream = EventStream<proto::FloatingIpEvent>;
 
     async fn watch_floating_ips(
         &self,
@@ -505,7 +505,7 @@ impl NetService for Service {
         Ok(watch::stream(watch, mark, stream))
     }
 
-    type WatchLoadBalancersStream = Events<proto::LoadBalancerEvent>;
+    type WatchLoadBalancersStream = EventStream<proto::LoadBalancerEvent>;
 
     async fn watch_load_balancers(
         &self,
@@ -517,7 +517,7 @@ impl NetService for Service {
         Ok(watch::stream(watch, mark, stream))
     }
 
-    type WatchDropsStream = Events<proto::DropsUpdate>;
+    type WatchDropsStream = EventStream<proto::DropsUpdate>;
 
     async fn watch_drops(
         &self,
@@ -528,7 +528,7 @@ impl NetService for Service {
         Ok(Response::new(Box::pin(drops::stream(watch, self.control.clone(), stream))))
     }
 
-    type CaptureStream = Events<proto::CaptureChunk>;
+    type CaptureStream = EventStream<proto::CaptureChunk>;
 
     async fn capture(
         &self,

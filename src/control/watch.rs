@@ -216,7 +216,7 @@ impl Control {
 }
 
 /// What a method returns.
-pub(super) type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type EventStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 fn event<E: Event>(change: Change<E::Object>) -> E {
     let object = change.object.map(Arc::unwrap_or_clone);
@@ -229,7 +229,7 @@ pub(super) fn stream<E: Event>(
     watch: Watch<E::Object>,
     mark_synced: bool,
     stream: OwnedSemaphorePermit,
-) -> Response<Events<E>> {
+) -> Response<EventStream<E>> {
     let Watch { present, changes, network } = watch;
     let changes = BroadcastStream::new(changes).filter_map(move |change| match change {
         Ok(change) if !change.is_for(network) => None,

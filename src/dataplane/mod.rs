@@ -14,7 +14,7 @@
 
 mod capture;
 pub mod counters;
-mod dropped;
+mod drop_reader;
 pub mod endpoint;
 pub mod foreign;
 pub mod forward;
@@ -25,7 +25,7 @@ pub mod reactor;
 mod reports;
 
 pub use capture::{Capture, CaptureRequest, Kept, TooManyCaptures};
-pub use dropped::DropReader;
+pub use drop_reader::DropReader;
 pub use endpoint::{
     PortSpec,
     arrivals::{Arrival, MAX_CLIENTS},

@@ -211,4 +211,9 @@ impl<'a> Outgoing<'a> {
     pub fn private(frame: &'a [u8], offload: Offload) -> Self {
         Self { offload, head: frame, tail: &[], len: frame.len() }
     }
+
+    /// Returns its first octets, and how many all of it has.
+    pub fn beginning(&self) -> (&'a [u8], usize) {
+        (self.head, self.len)
+    }
 }

@@ -6,10 +6,7 @@
 
 use super::tap::Point;
 use crate::{
-    dataplane::{
-        forward::tables::PortId,
-        frame::{Outgoing, verdict::DropReason},
-    },
+    dataplane::{forward::tables::PortId, frame::verdict::DropReason},
     token_bucket::TokenBucket,
     wire::vlan::VlanId,
 };
@@ -140,11 +137,6 @@ impl LastDrops {
         let frames = self.frames.iter().skip(skipped).cloned().collect();
         NewDrops { frames, next: self.kept, unseen: self.unseen }
     }
-}
-
-/// Returns of a frame what is kept of it.
-pub fn seen<'a>(frame: &Outgoing<'a>) -> (&'a [u8], usize) {
-    (frame.head, frame.len)
 }
 
 #[cfg(test)]

@@ -18,7 +18,6 @@ use crate::{
         },
         port::{Delivered, HeldUp, Undelivered},
         reactor::{
-            dropped::seen,
             ports::{HOLD, Held, Ports},
             tap::Outcome,
             ways::{Envelope, To, Ways},
@@ -253,7 +252,7 @@ impl Pipeline {
                 Backpressure::Drop(reason) => (reason, sent + 1),
                 Backpressure::DropRest(reason) => (reason, frames.len()),
             };
-            context.drop_frames(frames[sent..until].iter().map(seen), reason);
+            context.drop_frames(frames[sent..until].iter().map(Outgoing::beginning), reason);
             if self.tapped.is_on {
                 let refused = group.iter().skip(sent).take(until - sent);
                 refused.for_each(|at| self.tapped.note(at, Outcome::Dropped(reason)));
@@ -293,7 +292,7 @@ impl Pipeline {
                     Backpressure::Hold => return dealt,
                     Backpressure::Drop(reason) | Backpressure::DropRest(reason) => {
                         self.tapped.note(at, Outcome::Dropped(reason));
-                        context.drop_frames([seen(&frame)], reason);
+                        context.drop_frames([frame.beginning()], reason);
                     }
                 }
             }
@@ -462,7 +461,7 @@ impl<L: Ways> Context<'_, L> {
             }
         }
         if sent < frames.len() {
-            self.drop_frames(frames[sent..].iter().map(seen), DropReason::LinkFull);
+            self.drop_frames(frames[sent..].iter().map(Outgoing::beginning), DropReason::LinkFull);
         }
     }
 

@@ -7,7 +7,7 @@ use crate::{
         forward::tables::PortId,
         frame::{Outgoing, verdict::DropReason},
         reactor::{
-            dropped::{Dropping, LastDrops, NewDrops, seen},
+            dropped::{Dropping, LastDrops, NewDrops},
             tap::{Outcome, Point},
         },
     },
@@ -53,7 +53,7 @@ impl Slot {
         let dropping = Dropping { port: self.id, vlan, point: Point::ToGuest, reason };
         for frame in frames {
             self.counters.drop_frame(reason);
-            last_drops.keep(dropping, seen(frame), &mut self.kept_drops, now);
+            last_drops.keep(dropping, frame.beginning(), &mut self.kept_drops, now);
         }
         self.see(frames, vlan, Outcome::Dropped(reason));
     }
