@@ -7,14 +7,14 @@ use super::{
     Control,
     happened::{Happened, Kind, Severity},
     refusal::Refusal,
-    watch::EventStream,
+    watch::{self, EventStream},
 };
 use crate::{log_limit::LogLimit, proto};
 use jiff::Timestamp;
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 use tokio::sync::{OwnedSemaphorePermit, broadcast};
-use tokio_stream::{StreamExt as _, wrappers::BroadcastStream};
-use tonic::{Response, Status};
+use tokio_stream::StreamExt as _;
+use tonic::Response;
 use uuid::Uuid;
 
 /// Events that are kept.
@@ -111,31 +111,19 @@ impl Control {
     }
 }
 
-/// Those that were kept first, then each that comes; a watcher that falls behind is told so and
-/// disconnected.
+/// Those that were kept first, then each that comes.
 pub(super) fn stream(
     watch: EventWatch,
     stream: OwnedSemaphorePermit,
 ) -> Response<EventStream<proto::Event>> {
     let EventWatch { kept, events, kinds } = watch;
-    let wanted = move |event: &proto::Event| kinds.is_empty() || kinds.contains(&&*event.kind);
-    let wants = wanted.clone();
-    let kept = kept.into_iter().filter(move |event| wants(event));
-    let kept = tokio_stream::iter(kept.map(|event| Ok(Arc::unwrap_or_clone(event))));
-    let coming = BroadcastStream::new(events).filter_map(move |event| match event {
-        Ok(event) if !wanted(&event) => None,
-        Ok(event) => Some(Ok(Arc::unwrap_or_clone(event))),
-        Err(lost) => Some(Err(Status::resource_exhausted(format!(
-            "the watcher is too slow ({lost}): watch again, since the last event it has seen"
-        )))),
-    });
-    let mut failed = false;
-    let coming = coming.take_while(move |event: &Result<_, Status>| {
-        // Held for as long as the stream is.
-        let _held = &stream;
-        // Looks one item back: the error itself is still passed on, then the stream ends.
-        !std::mem::replace(&mut failed, event.is_err())
-    });
+    let told = move |event: Arc<proto::Event>| {
+        let is_wanted = kinds.is_empty() || kinds.contains(&&*event.kind);
+        is_wanted.then(|| Arc::unwrap_or_clone(event))
+    };
+    // One by one: what is told later is shared until then.
+    let kept = tokio_stream::iter(kept.into_iter().filter_map(told.clone()).map(Ok));
+    let coming = watch::until_lost(events, stream, told);
     Response::new(Box::pin(kept.chain(coming)))
 }
 

@@ -223,31 +223,40 @@ fn event<E: Event>(change: Change<E::Object>) -> E {
     E::change(change.id.to_string(), change.at, object)
 }
 
-/// The present first, then the mark if it is wanted, then every change; a watcher that falls behind
-/// is told so and disconnected.
+/// The present first, then the mark if it is wanted, then every change.
 pub(super) fn stream<E: Event>(
     watch: Watch<E::Object>,
     mark_synced: bool,
     stream: OwnedSemaphorePermit,
 ) -> Response<EventStream<E>> {
     let Watch { present, changes, network } = watch;
-    let changes = BroadcastStream::new(changes).filter_map(move |change| match change {
-        Ok(change) if !change.is_for(network) => None,
-        Ok(change) => Some(Ok(event(change))),
+    let told = move |change: Change<_>| change.is_for(network).then(|| event::<E>(change));
+    let changes = until_lost(changes, stream, told);
+    let present = tokio_stream::iter(present).map(|change| Ok(event(change)));
+    let mark = mark_synced.then(|| Ok(E::synced(now())));
+    Response::new(Box::pin(present.chain(tokio_stream::iter(mark)).chain(changes)))
+}
+
+/// Returns what is `told` of each that comes, until the watcher has fallen behind: it is told so
+/// and disconnected.
+pub(super) fn until_lost<C: Clone + Send + 'static, E>(
+    coming: broadcast::Receiver<C>,
+    stream: OwnedSemaphorePermit,
+    told: impl Fn(C) -> Option<E>,
+) -> impl Stream<Item = Result<E, Status>> {
+    let coming = BroadcastStream::new(coming).filter_map(move |next| match next {
+        Ok(next) => told(next).map(Ok),
         Err(lost) => Some(Err(Status::resource_exhausted(format!(
             "the watcher is too slow ({lost}): watch again"
         )))),
     });
     let mut failed = false;
-    let changes = changes.take_while(move |change| {
+    coming.take_while(move |next| {
         // Held for as long as the stream is.
         let _held = &stream;
         // Looks one item back: the error itself is still passed on, then the stream ends.
-        !std::mem::replace(&mut failed, change.is_err())
-    });
-    let present = tokio_stream::iter(present).map(|change| Ok(event(change)));
-    let mark = mark_synced.then(|| Ok(E::synced(now())));
-    Response::new(Box::pin(present.chain(tokio_stream::iter(mark)).chain(changes)))
+        !std::mem::replace(&mut failed, next.is_err())
+    })
 }
 
 /// vNICs and ports whose state has changed and is not told yet, the first one first.
