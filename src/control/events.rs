@@ -83,7 +83,7 @@ pub(super) struct EventWatch {
 }
 
 impl Control {
-    /// Returns what has happened since the time that is asked for, and will.
+    /// Returns what has happened after the time that is asked for, and will.
     pub(super) fn watch_events(
         &self,
         request: &proto::WatchEventsRequest,
@@ -101,7 +101,7 @@ impl Control {
             })?),
         };
         let kept = &self.events.kept;
-        let first = kept.partition_point(|(at, _)| since.is_some_and(|since| *at < since));
+        let first = kept.partition_point(|(at, _)| since.is_some_and(|since| *at <= since));
         Ok(EventWatch {
             kept: kept.range(first..).map(|(_, event)| Arc::clone(event)).collect(),
             // Subscribed within the same turn on Control's thread: none falls in between.
