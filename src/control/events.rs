@@ -32,12 +32,15 @@ pub(super) struct Events {
     last: Timestamp,
     /// Of limits that were reached: clients choose how often that is.
     limits: LogLimit,
+    /// Of captures that begin, likewise.
+    pub(super) captures: LogLimit,
 }
 
 impl Default for Events {
     fn default() -> Self {
-        let sender = broadcast::Sender::new(BACKLOG);
-        Self { kept: VecDeque::new(), sender, last: Timestamp::MIN, limits: LogLimit::default() }
+        let (sender, last) = (broadcast::Sender::new(BACKLOG), Timestamp::MIN);
+        let [limits, captures] = Default::default();
+        Self { kept: VecDeque::new(), sender, last, limits, captures }
     }
 }
 

@@ -11,6 +11,9 @@ use crate::{
 use std::{collections::BTreeMap, time::Instant};
 use uuid::Uuid;
 
+/// Of what a capture is of, so many are named: an event is kept for long.
+const NAMED: usize = 8;
+
 /// How much it matters.
 pub(super) use proto::Severity;
 
@@ -155,10 +158,14 @@ impl Control {
 
     /// Tells that somebody captures frames of a network, or of vNICs and ports.
     pub(super) fn note_capture(&mut self, who: &str, request: &proto::CaptureRequest) {
+        let Some(said) = self.events.captures.line(Instant::now()) else { return };
         let text = format!("{who} captures frames");
         let happened = Happened::new(Kind::CaptureStarted, Severity::Info, text);
         let happened = happened.with("who", who).with("network", printable(&request.network_id));
-        self.events.note(happened.with("targets", printable(&request.targets.join(" "))));
+        let named: Vec<_> = request.targets.iter().take(NAMED).map(|it| printable(it)).collect();
+        let more = request.targets.len().checked_sub(NAMED + 1).map(|more| more + 1);
+        let happened = happened.with("targets", named.join(" "));
+        self.events.note(happened.with("more_targets", view::string(more)).after(said));
     }
 
     /// Tells that something has become of the way out of public networks.

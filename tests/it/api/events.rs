@@ -148,6 +148,25 @@ fn changes_and_captures_are_told() {
 }
 
 #[test]
+fn captures_without_end_fill_nothing() {
+    let mut daemon = Daemon::start();
+    daemon.network("prod");
+    daemon.nic("prod", "a");
+    let request = CaptureRequest { targets: vec!["a".into(); 1024], ..Default::default() };
+    let mut begun = 0;
+    // As many at once as may be: one that has ended makes room a moment later.
+    wait_until("many have begun", || {
+        let request = request.clone();
+        begun += u32::from(daemon.call(async |client| client.capture(request).await).is_ok());
+        begun == 150
+    });
+    let told = kept(&mut daemon, "", &["capture_started"]);
+    assert!((100..150).contains(&told.len()), "{} are told", told.len());
+    let details = &told[0].details;
+    assert_eq!((&*details["targets"], &*details["more_targets"]), ("a a a a a a a a", "1016"));
+}
+
+#[test]
 fn what_happens_is_printed_until_the_user_has_seen_enough() {
     let mut daemon = Daemon::start();
     daemon.network("prod");
