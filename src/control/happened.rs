@@ -212,7 +212,7 @@ impl Control {
     pub(super) fn note_peer(&mut self, id: Uuid, remote: &str, change: &PeerChange) {
         let Some(entry) = self.ports.get_mut(&id) else { return };
         // Peers come and go as often as they like.
-        let Some(said) = entry.log.line(Instant::now()) else { return };
+        let Some(said) = entry.peers.line(Instant::now()) else { return };
         let port = &entry.model;
         let (kind, severity, what) = match change {
             PeerChange::Up => (Kind::PeerUp, Severity::Info, "has connected".into()),
@@ -235,7 +235,7 @@ impl Control {
             return;
         }
         // VMMs may connect anew as often as they like.
-        let Some(said) = nic.log.line(Instant::now()) else { return };
+        let Some(said) = nic.leases.line(Instant::now()) else { return };
         let (model, hostname) = (&nic.model, &nic.guest.seen().hostname);
         let address = if is_ipv4 { view::string(model.ipv4) } else { view::string(model.ipv6) };
         let text = format!("the guest of vNIC {} has leased {address}", model.name);
@@ -334,4 +334,30 @@ fn reason(text: String, why: &str) -> String {
 /// Returns what blocks a port, by why it says to be blocked.
 fn blocked(why: &str) -> Kind {
     if why.starts_with(Kind::MacFlap.name()) { Kind::MacFlap } else { Kind::LoopDetected }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        control::rig::Rig,
+        dataplane::{Client, PortChange, PortEvent},
+    };
+
+    #[test]
+    fn leases_take_no_lines_of_the_log() {
+        let rig = Rig::new();
+        rig.say(|_| true);
+        let said = rig.call(|control| {
+            let id = *control.nics.keys().next().unwrap();
+            let port = control.nics[&id].place.port;
+            for connection in 1..=150 {
+                let change = PortChange::Gateway(GatewayEvent::Lease4(Client::default()));
+                control.port_changed(PortEvent { port, connection, change });
+            }
+            control.nics.get_mut(&id).unwrap().log.line(Instant::now())
+        });
+        assert_eq!(said, Some(Said { unsaid: None }));
+        rig.end();
+    }
 }

@@ -56,6 +56,8 @@ mod ports;
 mod rebalance;
 pub mod refusal;
 mod requests;
+#[cfg(test)]
+mod rig;
 pub mod service;
 mod slirp;
 mod stats;
@@ -176,6 +178,8 @@ struct NicState {
     view: Option<Arc<proto::Nic>>,
     guest: Guest,
     log: LogLimit,
+    /// Of events of leases: they are to leave lines of the log to its states.
+    leases: LogLimit,
     /// Absent while it is being made, and where it cannot be.
     attached: Option<Attached>,
     /// Why it cannot be served; empty where it is.

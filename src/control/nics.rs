@@ -228,6 +228,7 @@ impl Control {
             view: None,
             guest: Guest::default(),
             log: LogLimit::default(),
+            leases: LogLimit::default(),
             attached: None,
             error: String::new(),
         };

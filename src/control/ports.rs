@@ -52,6 +52,8 @@ pub(super) struct PortEntry {
     /// What watchers are told of it. They share it until it changes.
     pub(super) view: Option<Arc<proto::Port>>,
     pub(super) log: LogLimit,
+    /// Of events of who comes and goes: they are to leave lines of the log to the port itself.
+    pub(super) peers: LogLimit,
     /// Absent while it is being made, and where it cannot be.
     pub(super) attached: Option<Attached>,
     /// Who is connected, by the slot of the port that each is.
@@ -283,6 +285,7 @@ impl Control {
             error: "".into(),
             view: None,
             log: LogLimit::default(),
+            peers: LogLimit::default(),
             attached: None,
             clients: BTreeMap::new(),
         };
