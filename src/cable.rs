@@ -220,7 +220,7 @@ impl Cable {
                 self.is_over = true;
             }
             // Between two ends no loop is looked for.
-            PortChange::State(PortState::Listening | PortState::Blocked, _)
+            PortChange::State(PortState::Listening | PortState::Blocked(_), _)
             | PortChange::Gateway(_) => {}
         }
         Ok(())

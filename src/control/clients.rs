@@ -2,11 +2,11 @@
 
 use super::{Control, Owner, Whose, happened::PeerChange};
 use crate::{
-    dataplane::{Arrival, Attached, Exported, NewPort, Placement, PortSpec, PortState},
+    dataplane::{Arrival, Attached, Blocking, Exported, NewPort, Placement, PortSpec, PortState},
     log_limit::Said,
 };
 use jiff::Timestamp;
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 use uuid::Uuid;
 
 /// A connection of a port that listens.
@@ -18,8 +18,8 @@ pub(super) struct Client {
     /// What it is called where its descriptors are kept.
     kept_as: Uuid,
     pub(super) attached: Attached,
-    /// Why nothing of it is carried; empty: it is.
-    pub(super) blocked: Arc<str>,
+    /// Why nothing of it is carried, where it is so.
+    pub(super) blocked: Option<Blocking>,
 }
 
 impl Client {
@@ -80,20 +80,14 @@ impl Control {
             // Of those that it carries nothing of.
             listener.counters().connections.add(1);
         }
-        let client = Client {
-            place,
-            remote: remote.clone(),
-            since,
-            kept_as,
-            attached,
-            blocked: Arc::default(),
-        };
+        let client =
+            Client { place, remote: remote.clone(), since, kept_as, attached, blocked: None };
         entry.clients.insert(place.port.slot, client);
         entry.view = None;
         let port = entry.model.clone();
         self.join(&port, place);
         if is_new {
-            self.note_peer(id, &remote, &PeerChange::Up);
+            self.note_peer(id, &remote, PeerChange::Up);
         }
         self.tell_port(id);
     }
@@ -115,19 +109,17 @@ impl Control {
     }
 
     /// Takes over what is said of somebody who is connected.
-    pub(super) fn client_reported(&mut self, id: Uuid, slot: u32, state: PortState, why: Arc<str>) {
+    pub(super) fn client_reported(&mut self, id: Uuid, slot: u32, state: PortState) {
         let Some(entry) = self.ports.get_mut(&id) else { return };
         let Some(client) = entry.clients.get_mut(&slot) else { return };
-        let blocked = if state == PortState::Blocked { why } else { Arc::default() };
-        if client.blocked == blocked {
+        if client.blocked == state.blocked() {
             return;
         }
-        let change = (!blocked.is_empty()).then(|| PeerChange::Blocked(blocked.to_string()));
+        client.blocked = state.blocked();
         let remote = client.remote.clone();
-        client.blocked = blocked;
         entry.view = None;
-        if let Some(change) = change {
-            self.note_peer(id, &remote, &change);
+        if let Some(why) = state.blocked() {
+            self.note_peer(id, &remote, PeerChange::Blocked(why));
         }
         self.tell_port(id);
     }
@@ -150,7 +142,7 @@ impl Control {
         self.by_port.remove(&client.place.port);
         // Its task has ended, or soon does; nobody waits for it.
         drop(client.attached.stop());
-        self.note_peer(id, &client.remote, &PeerChange::Down);
+        self.note_peer(id, &client.remote, PeerChange::Down);
         self.tell_port(id);
     }
 }

@@ -134,6 +134,12 @@ pub(super) fn stream(
 mod tests {
     use super::*;
 
+    impl Events {
+        pub(in crate::control) fn last_kind(&self) -> String {
+            self.kept.back().map(|(_, event)| event.kind.clone()).unwrap_or_default()
+        }
+    }
+
     #[test]
     fn as_many_are_kept_as_are_promised_and_their_times_grow() {
         let mut events = Events::default();

@@ -2,7 +2,7 @@
 
 use super::{Control, refusal::Refusal, view};
 use crate::{
-    dataplane::GatewayEvent,
+    dataplane::{Blocking, GatewayEvent},
     log_limit::Said,
     printable::printable,
     proto,
@@ -78,6 +78,15 @@ impl Kind {
             let known = names.collect::<Vec<_>>().join(", ");
             Refusal::invalid("kinds", name, format!("expected some of {known}"))
         })
+    }
+}
+
+impl From<Blocking> for Kind {
+    fn from(why: Blocking) -> Self {
+        match why {
+            Blocking::Loop => Self::LoopDetected,
+            Blocking::Flap => Self::MacFlap,
+        }
     }
 }
 
@@ -179,13 +188,15 @@ impl Control {
         let Some(nic) = self.nics.get(&id) else { return };
         let (name, state) = (&nic.model.name, nic.state.word());
         let (kind, severity) = match nic.state {
-            proto::NicState::Blocked => (blocked(&nic.error), Severity::Warning),
+            proto::NicState::Blocked => {
+                (nic.blocked.map_or(Kind::NicState, Kind::from), Severity::Warning)
+            }
             proto::NicState::Error => (Kind::NicState, Severity::Error),
             _ => (Kind::NicState, Severity::Info),
         };
         let last = nic.attached.as_ref().and_then(|attached| attached.monitor().last_error());
         let last = last.filter(|_| nic.state == proto::NicState::Error);
-        let why = last.map_or_else(|| nic.error.clone(), |error| error.reason);
+        let why = last.map_or_else(|| nic.why().into(), |error| error.reason);
         let text = reason(format!("vNIC {name} is {state}"), &why);
         let happened = Happened::new(kind, severity, text);
         let happened = happened.to([nic.model.id, nic.model.network_id]).with("nic", name);
@@ -197,7 +208,9 @@ impl Control {
         let Some(entry) = self.ports.get(&id) else { return };
         let (port, state) = (&entry.model, entry.state.word());
         let (kind, severity) = match entry.state {
-            proto::PortState::Blocked => (blocked(&entry.error), Severity::Warning),
+            proto::PortState::Blocked => {
+                (entry.blocked.map_or(Kind::PortState, Kind::from), Severity::Warning)
+            }
             proto::PortState::Error => (Kind::PortState, Severity::Error),
             proto::PortState::Down => (Kind::PortState, Severity::Warning),
             _ => (Kind::PortState, Severity::Info),
@@ -209,7 +222,7 @@ impl Control {
     }
 
     /// Tells that somebody has connected to a port, has left, or is blocked.
-    pub(super) fn note_peer(&mut self, id: Uuid, remote: &str, change: &PeerChange) {
+    pub(super) fn note_peer(&mut self, id: Uuid, remote: &str, change: PeerChange) {
         let Some(entry) = self.ports.get_mut(&id) else { return };
         // Peers come and go as often as they like.
         let Some(said) = entry.peers.line(Instant::now()) else { return };
@@ -218,7 +231,7 @@ impl Control {
             PeerChange::Up => (Kind::PeerUp, Severity::Info, "has connected".into()),
             PeerChange::Down => (Kind::PeerDown, Severity::Info, "has left".into()),
             PeerChange::Blocked(why) => {
-                (blocked(why), Severity::Warning, reason("is blocked".into(), why))
+                (why.into(), Severity::Warning, reason("is blocked".into(), why.why()))
             }
         };
         let text = format!("port {}: {remote} {what}", port.name);
@@ -306,14 +319,14 @@ impl Control {
 }
 
 /// What has become of somebody who is connected to a port that listens.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum PeerChange {
     /// Somebody has connected.
     Up,
     /// Somebody has left.
     Down,
-    /// Nothing of it is carried any more, for this reason.
-    Blocked(String),
+    /// Nothing of it is carried any more.
+    Blocked(Blocking),
 }
 
 fn done<T>(put: &Put<T>) -> &'static str {
@@ -331,17 +344,12 @@ fn reason(text: String, why: &str) -> String {
     if why.is_empty() { text } else { format!("{text}: {why}") }
 }
 
-/// Returns what blocks a port, by why it says to be blocked.
-fn blocked(why: &str) -> Kind {
-    if why.starts_with(Kind::MacFlap.name()) { Kind::MacFlap } else { Kind::LoopDetected }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         control::rig::Rig,
-        dataplane::{Client, PortChange, PortEvent},
+        dataplane::{Client, PortChange, PortEvent, PortState},
     };
 
     #[test]
@@ -358,6 +366,25 @@ mod tests {
             control.nics.get_mut(&id).unwrap().log.line(Instant::now())
         });
         assert_eq!(said, Some(Said { unsaid: None }));
+        rig.end();
+    }
+    #[test]
+    fn what_blocks_a_port_is_not_read_from_its_text() {
+        let rig = Rig::new();
+        rig.say(|_| true);
+        let (kinds, why) = rig.call(|control| {
+            let id = *control.nics.keys().next().unwrap();
+            let port = control.nics[&id].place.port;
+            let kinds = [Blocking::Loop, Blocking::Flap].map(|why| {
+                let change = PortChange::State(PortState::Blocked(why), "in other words".into());
+                control.port_changed(PortEvent { port, connection: 0, change });
+                control.note_nic_state(id, Said { unsaid: None });
+                control.events.last_kind()
+            });
+            (kinds, control.nics[&id].why().to_owned())
+        });
+        assert_eq!(kinds, ["loop_detected", "mac_flap"]);
+        assert_eq!(why, Blocking::Flap.why());
         rig.end();
     }
 }

@@ -78,8 +78,8 @@ pub use observed::{Member as ObservedMember, Observed, ReactorTotals, What};
 use crate::{
     addr::MacAddr,
     dataplane::{
-        Attached, Barrier, Closing, Dataplane, Exported, GatewayEvent, Placement, PortChange,
-        PortEvent, PortState,
+        Attached, Barrier, Blocking, Closing, Dataplane, Exported, GatewayEvent, Placement,
+        PortChange, PortEvent, PortState,
         counters::{PortCounters, ReactorCounters},
         dives::Meshes,
         forward::{
@@ -184,6 +184,15 @@ struct NicState {
     attached: Option<Attached>,
     /// Why it cannot be served; empty where it is.
     error: String,
+    /// Why nothing of it is carried, where it is so.
+    blocked: Option<Blocking>,
+}
+
+impl NicState {
+    /// Returns why it is not as it should be; empty where it is.
+    fn why(&self) -> &str {
+        self.blocked.map_or(&self.error, |why| why.why())
+    }
 }
 
 /// Whose a port of the data plane is.
@@ -474,8 +483,8 @@ impl Control {
             (Owner::Client { port, slot }, PortChange::State(PortState::Left, _)) => {
                 self.client_left(port, slot);
             }
-            (Owner::Client { port, slot }, PortChange::State(state, why)) => {
-                self.client_reported(port, slot, state, why);
+            (Owner::Client { port, slot }, PortChange::State(state, _)) => {
+                self.client_reported(port, slot, state);
             }
             (Owner::Outside, PortChange::State(PortState::Left, why)) => self.outside_is_lost(&why),
             (Owner::Outside, _) => {}
@@ -489,25 +498,20 @@ impl Control {
         nic.view = None;
         // First: a new connection is of a new guest, of whom nothing is known.
         nic.guest.of(connection);
-        let was_blocked = nic.state == proto::NicState::Blocked;
-        nic.state = match change {
+        let state = match change {
             // Watchers are not woken: a guest can be told things as often as it asks.
             // Dropped, and so refused: a vNIC has no members.
             PortChange::Arrived(_) => return,
             PortChange::Gateway(told) => return self.guest_told(id, connection, told),
-            PortChange::State(PortState::Idle | PortState::Listening | PortState::Left, _) => {
-                proto::NicState::Created
-            }
-            PortChange::State(PortState::Active, _) => proto::NicState::Active,
-            PortChange::State(PortState::Blocked, why) => {
-                nic.error = why.to_string();
-                proto::NicState::Blocked
-            }
-            PortChange::State(PortState::Failed, _) => proto::NicState::Error,
+            PortChange::State(state, _) => state,
         };
-        if was_blocked && nic.state != proto::NicState::Blocked {
-            nic.error.clear();
-        }
+        nic.blocked = state.blocked();
+        nic.state = match state {
+            PortState::Idle | PortState::Listening | PortState::Left => proto::NicState::Created,
+            PortState::Active => proto::NicState::Active,
+            PortState::Blocked(_) => proto::NicState::Blocked,
+            PortState::Failed => proto::NicState::Error,
+        };
         // In the queue once, however often its VMM comes and goes.
         if nic.state != nic.told && !std::mem::replace(&mut nic.is_untold, true) {
             self.untold.push(Instant::now(), Owner::Nic(id));
@@ -521,7 +525,7 @@ impl Control {
     /// A vNIC as it would be if `model` took the place of its own.
     fn changed_view(&self, nic: &NicState, model: &Nic) -> proto::Nic {
         let view = self.new_view(model);
-        let (guest, error) = (Some(nic.guest.seen().clone()), nic.error.clone());
+        let (guest, error) = (Some(nic.guest.seen().clone()), nic.why().into());
         proto::Nic { state: nic.state.into(), guest, error, ..view }
     }
 

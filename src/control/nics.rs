@@ -231,6 +231,7 @@ impl Control {
             leases: LogLimit::default(),
             attached: None,
             error: String::new(),
+            blocked: None,
         };
         self.nics.insert(state.model.id, state);
     }

@@ -105,7 +105,7 @@ impl Control {
 pub(super) fn set_error(nic: &mut NicState, reason: String) {
     let error = !reason.is_empty();
     nic.state = if error { proto::NicState::Error } else { proto::NicState::Created };
-    (nic.error, nic.view) = (reason, None);
+    (nic.error, nic.blocked, nic.view) = (reason, None, None);
 }
 
 fn reason(nic: &Nic) -> String {

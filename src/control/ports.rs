@@ -17,7 +17,7 @@ use super::{
     view, watch,
 };
 use crate::{
-    dataplane::{Attached, Exported, Monitor, NewPort, Placement, PortSpec, PortState},
+    dataplane::{Attached, Blocking, Exported, Monitor, NewPort, Placement, PortSpec, PortState},
     locator::Locator,
     log_limit::{LogLimit, Said},
     model::{Impairments, Labels, Name, NetworkKind, Port, PortSettings, TaggedNetwork},
@@ -49,6 +49,8 @@ pub(super) struct PortEntry {
     is_untold: bool,
     /// Why it is in its state; empty where that is as it should be.
     pub(super) error: Arc<str>,
+    /// Why nothing of it is carried, where that was said last.
+    pub(super) blocked: Option<Blocking>,
     /// What watchers are told of it. They share it until it changes.
     pub(super) view: Option<Arc<proto::Port>>,
     pub(super) log: LogLimit,
@@ -283,6 +285,7 @@ impl Control {
             told: proto::PortState::Down,
             is_untold: false,
             error: "".into(),
+            blocked: None,
             view: None,
             log: LogLimit::default(),
             peers: LogLimit::default(),
@@ -518,12 +521,12 @@ impl Control {
             PortState::Idle => proto::PortState::Down,
             PortState::Active => proto::PortState::Up,
             PortState::Listening => proto::PortState::Listening,
-            PortState::Blocked => proto::PortState::Blocked,
+            PortState::Blocked(_) => proto::PortState::Blocked,
             PortState::Failed => proto::PortState::Error,
             // Said of a client alone.
             PortState::Left => return,
         };
-        (entry.error, entry.view) = (why, None);
+        (entry.error, entry.blocked, entry.view) = (why, state.blocked(), None);
         if entry.state != entry.told && !std::mem::replace(&mut entry.is_untold, true) {
             self.untold.push(Instant::now(), Owner::Port(id));
         }
@@ -566,7 +569,7 @@ impl Control {
         let attachments = entry.clients.values().map(|client| proto::Attachment {
             remote: client.remote.clone(),
             since: client.since.to_string(),
-            blocked: client.blocked.to_string(),
+            blocked: view::string(client.blocked.map(Blocking::why)),
         });
         proto::Port {
             state: entry.state.into(),

@@ -37,7 +37,7 @@ pub use endpoint::{
     listener::{Access, listeners_of, longest_socket_path, room_for_listeners},
     single, slirp, socket, switchyard, tap, tunnel, vde, vhost_user,
 };
-pub use frame::verdict::{DropReason, Stage};
+pub use frame::verdict::{Blocking, DropReason, Stage};
 pub use gateway::{
     Asked, Client, GatewayEvent, MAX_RESPONSE, Punted, Reply as DnsReply, response as dns_response,
 };
@@ -110,11 +110,21 @@ pub enum PortState {
     /// They broke the protocol, or what it is to be reached by is not there.
     Failed,
     /// It is in a loop: nothing comes from it or goes to it for a while.
-    Blocked,
+    Blocked(Blocking),
     /// It waits for others to connect, each of whom is a port of its own.
     Listening,
     /// Who had connected has left: the port is of no more use.
     Left,
+}
+
+impl PortState {
+    /// Returns why nothing comes from it or goes to it, where it is so.
+    pub fn blocked(self) -> Option<Blocking> {
+        match self {
+            Self::Blocked(why) => Some(why),
+            _ => None,
+        }
+    }
 }
 
 /// Something that happened at a port.

@@ -197,7 +197,7 @@ impl PortHandle {
             on_failure: Box::new(move |failure| drop(failures.send(failure))),
             on_gateway_event: Box::new(move |told| reporter.told(told)),
             on_blocking: Box::new(move |why| match why {
-                Some(why) => blocked.state(PortState::Blocked, why.why()),
+                Some(why) => blocked.state(PortState::Blocked(why), why.why()),
                 None => blocked.state(PortState::Active, ""),
             }),
         });
