@@ -9,7 +9,7 @@ use super::{
     refusal::Refusal,
 };
 use crate::{
-    dataplane::{Attached, Closing, PortEvent, Reports},
+    dataplane::{Attached, Closing, PortChange, PortEvent, Reports},
     store::Busy,
 };
 use std::time::Instant;
@@ -58,12 +58,15 @@ async fn take(
     // Events of ports first: a client that has its lease already must not read a state without it.
     // Not all, as ports may report without end.
     let happened = std::iter::from_fn(|| reports.try_recv());
-    happened.take(SETTLED_TOGETHER).for_each(|event| control.port_changed(event));
+    hear(happened, control);
     let waiting = std::iter::from_fn(|| waiting.try_recv().ok());
     let mut batch = Batch::default();
     for request in [first].into_iter().chain(waiting).take(SETTLED_TOGETHER) {
         match request {
-            Request::Change(request) => batch.add(request, control),
+            Request::Change(request) => {
+                batch.add(request, control);
+                control.follow();
+            }
             Request::Call(request) => {
                 // Nobody sees what is not stored yet.
                 batch.commit(control);
@@ -76,7 +79,8 @@ async fn take(
         }
     }
     batch.commit(control);
-    let barrier = control.settle();
+    // Requests that only read are many, and nothing follows from them.
+    let barrier = control.publish();
     // Here, not where the answer is waited for: whoever waits may give up.
     tokio::spawn(async move {
         barrier.passed().await;
@@ -93,9 +97,19 @@ async fn take(
 fn heed(first: PortEvent, reports: &mut Reports, control: &mut Control) {
     let more = std::iter::from_fn(|| reports.try_recv());
     // A network that many have connected to at once is compiled once.
-    let events = [first].into_iter().chain(more).take(SETTLED_TOGETHER);
-    events.for_each(|event| control.port_changed(event));
-    control.settle();
+    hear([first].into_iter().chain(more), control);
+    control.publish();
+}
+
+/// Takes over some of what has happened at ports.
+fn hear(events: impl Iterator<Item = PortEvent>, control: &mut Control) {
+    for event in events.take(SETTLED_TOGETHER) {
+        // A guest is told things as often as it asks: nothing follows from that.
+        if !matches!(event.change, PortChange::Gateway(_)) {
+            control.follow();
+        }
+        control.port_changed(event);
+    }
 }
 
 /// Completes with the next event of those that come from somewhere, or never.

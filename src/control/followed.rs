@@ -2,9 +2,10 @@
 //! much else: vNICs, networks, the way out, health checks.
 //!
 //! ```text
-//! anything settled ──▶ due (100 ms) ──▶ all are looked at ──▶ those that differ from what was told
+//! anything changed ──▶ due (100 ms) ──▶ all are looked at ──▶ those that differ from what was told
 //! ```
-//! Nothing is done or kept while nobody watches.
+//! Nothing is done while nobody watches; what is kept of them goes with the first look that finds
+//! no watcher.
 
 use super::{
     Control,
@@ -34,7 +35,7 @@ type Placed<T> = (Uuid, Uuid, T);
 #[derive(Debug)]
 struct Followed<T> {
     told: HashMap<Uuid, (Uuid, Arc<T>)>,
-    /// Absent: nobody watches.
+    /// Absent: nobody has watched since the last look.
     events: Option<broadcast::Sender<Change<T>>>,
 }
 
@@ -106,8 +107,13 @@ impl<T: PartialEq> Followed<T> {
         Watch { present, changes: events.subscribe(), network }
     }
 
-    fn forget(&mut self) {
-        *self = Self::default();
+    /// Tells what is otherwise `now`; forgets it all where nobody watches any more.
+    fn look(&mut self, now: impl FnOnce() -> Vec<Placed<T>>) {
+        if self.is_watched() {
+            self.tell(now());
+        } else {
+            *self = Self::default();
+        }
     }
 }
 
@@ -115,10 +121,11 @@ impl Control {
     /// Has those looked at soon whose state may be another one.
     pub(super) fn follow(&mut self) {
         let all = &self.followers;
-        let is_watched = all.forwards.is_watched()
-            || all.floating_ips.is_watched()
-            || all.load_balancers.is_watched();
-        if is_watched && all.due.is_none() {
+        // Not whether somebody watches: of whom the last watcher has left is to be forgotten.
+        let is_kept = all.forwards.events.is_some()
+            || all.floating_ips.events.is_some()
+            || all.load_balancers.events.is_some();
+        if is_kept && all.due.is_none() {
             let wait = SETTLING.max(all.took * PAUSE);
             self.followers.due = Some(Instant::now() + wait);
         }
@@ -127,26 +134,11 @@ impl Control {
     /// Tells watchers what has changed.
     pub(super) fn tell_followers(&mut self) {
         let began = Instant::now();
-        self.followers.due = None;
-        if self.followers.forwards.is_watched() {
-            let now = self.placed_forwards();
-            self.followers.forwards.tell(now);
-        } else {
-            self.followers.forwards.forget();
-        }
-        if self.followers.floating_ips.is_watched() {
-            let now = self.placed_floating_ips();
-            self.followers.floating_ips.tell(now);
-        } else {
-            self.followers.floating_ips.forget();
-        }
-        if self.followers.load_balancers.is_watched() {
-            let now = self.placed_balancers();
-            self.followers.load_balancers.tell(now);
-        } else {
-            self.followers.load_balancers.forget();
-        }
-        self.followers.took = began.elapsed();
+        let mut all = std::mem::take(&mut self.followers);
+        all.forwards.look(|| self.placed_forwards());
+        all.floating_ips.look(|| self.placed_floating_ips());
+        all.load_balancers.look(|| self.placed_balancers());
+        self.followers = Followers { due: None, took: began.elapsed(), ..all };
     }
 
     fn placed_forwards(&self) -> Vec<Placed<proto::Forward>> {
@@ -195,6 +187,7 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::rig::Rig;
 
     /// Returns the ids that a watcher of a network is told of, and what of each.
     fn told(watch: &mut Watch<&'static str>) -> Vec<(u128, Option<&'static str>)> {
@@ -227,5 +220,40 @@ mod tests {
         assert_eq!((told(&mut all), told(&mut of_one)), (vec![(8, None)], vec![]));
         drop((all, of_one));
         assert!(!followed.is_watched());
+        followed.look(|| panic!("nobody wants to know"));
+        assert!(followed.told.is_empty() && followed.events.is_none());
+    }
+
+    #[test]
+    fn it_is_looked_again_after_changes_and_not_after_requests_that_read() {
+        let rig = Rig::new();
+        rig.say(|_| true);
+        let request = proto::WatchForwardsRequest::default();
+        let watch = rig.call(move |control| control.watch_forwards(&request)).unwrap();
+        let rest = || {
+            rig.call(|control| {
+                control.tell_followers();
+                // The next look is not within this test.
+                control.followers.took = Duration::from_secs(60);
+            });
+        };
+        let create = |name| {
+            rig.say(|_| true);
+            rig.answer(rig.create(name, "")).unwrap();
+        };
+        let is_due = || rig.call(|control| control.followers.due.is_some());
+        rest();
+        rig.listed();
+        assert!(!is_due(), "nothing has changed");
+        create("second");
+        assert!(is_due());
+        rest();
+        // What is kept goes with the last watcher.
+        drop(watch);
+        create("third");
+        assert!(is_due());
+        rest();
+        assert!(rig.call(|control| control.followers.forwards.events.is_none()));
+        rig.end();
     }
 }

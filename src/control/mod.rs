@@ -433,8 +433,14 @@ impl Control {
         self.socket_dir.join(format!("{}.{kind}", nic.id))
     }
 
-    /// Publishes to the data plane the whole truth of each network that has changed.
+    /// Publishes what has changed, and has watchers told of what follows from it.
     fn settle(&mut self) -> Barrier {
+        self.follow();
+        self.publish()
+    }
+
+    /// Publishes to the data plane the whole truth of each network that has changed.
+    fn publish(&mut self) -> Barrier {
         self.store_leases();
         let changed: Vec<_> = self.unpublished.iter().copied().collect();
         let way_in = self.settle_egress(&changed);
@@ -446,7 +452,6 @@ impl Control {
         let turn = self.dataplane.publish(tables);
         self.deleted.clear();
         self.return_questions();
-        self.follow();
         turn
     }
 
