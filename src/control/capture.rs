@@ -6,7 +6,7 @@
 //!                          ▼ Control
 //! ```
 
-use super::{Control, Gone, Handle, Owner, refusal::Refusal, watch::EventStream};
+use super::{Control, Gone, Handle, Owner, refusal::Refusal, watch::EventStream, whom::Whom};
 use crate::{
     bpf::Program,
     capture::{Captured, Who, Writer},
@@ -21,12 +21,11 @@ use std::{
 use tokio::{sync::mpsc, time::sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
+use uuid::Uuid;
 
 /// Octets of a frame that are captured, where nobody says.
 // As of tcpdump: more than any frame has.
 const SNAPLEN: u32 = 262_144;
-/// Vnics and ports that may be named.
-const MAX_TARGETS: usize = 1024;
 /// Parts that wait for their client, beside those that reactors hold.
 const UNREAD: usize = 2;
 
@@ -119,43 +118,30 @@ impl Control {
 
     /// Returns whose frames a request is about, and the ports that there are of them.
     fn captured(&self, request: &proto::CaptureRequest) -> Result<(Targets, Vec<PortId>), Refusal> {
-        let (network, targets) = (&request.network_id, &request.targets);
-        if !network.is_empty() {
-            if !targets.is_empty() {
-                let expected = "expected either targets or a network";
-                return Err(Refusal::invalid("network_id", network, expected));
+        match self.whom(&request.network_id, &request.targets)? {
+            Whom::All => {
+                let expected = "required: vNICs or ports, or else a network";
+                Err(Refusal::invalid("targets", "", expected))
             }
-            let network = &self.networks[&self.find_network(network)?];
-            let members = network.members.values().chain(network.bridges.values());
-            let mut ports: Vec<_> = members.map(|member| member.entry.port()).collect();
-            ports.sort_unstable();
-            return Ok((Targets::Network(network.key), ports));
+            Whom::Network(id) => {
+                let network = &self.networks[&id];
+                let members = network.members.values().chain(network.bridges.values());
+                let mut ports: Vec<_> = members.map(|member| member.entry.port()).collect();
+                ports.sort_unstable();
+                Ok((Targets::Network(network.key), ports))
+            }
+            Whom::These(ids) => {
+                let ports: Vec<_> = ids.into_iter().flat_map(|id| self.ports_of(id)).collect();
+                Ok((Targets::Ports(ports.clone()), ports))
+            }
         }
-        if targets.is_empty() {
-            let expected = "required: vNICs or ports, or else a network";
-            return Err(Refusal::invalid("targets", "", expected));
-        }
-        if targets.len() > MAX_TARGETS {
-            let expected = format!("expected at most {MAX_TARGETS}; a network has any number");
-            return Err(Refusal::invalid("targets", targets.len(), expected));
-        }
-        let mut ports = Vec::new();
-        for target in targets {
-            self.add_target(target, &mut ports)?;
-        }
-        Ok((Targets::Ports(ports.clone()), ports))
     }
 
-    fn add_target(&self, target: &str, ports: &mut Vec<PortId>) -> Result<(), Refusal> {
-        if let Ok(id) = self.find_nic(target) {
-            ports.push(self.nics[&id].place.port);
-            return Ok(());
-        }
-        let missing = |_| Refusal::not_found("vNIC or port", target);
-        let entry = &self.ports[&self.find_port(target).map_err(missing)?];
-        let clients = entry.clients.values().map(|client| client.place.port);
-        ports.extend(clients.chain([entry.place.port]));
-        Ok(())
+    /// Returns the ports of the data plane that a vNIC or port is.
+    fn ports_of(&self, id: Uuid) -> Vec<PortId> {
+        let nic = self.nics.get(&id).map(|nic| vec![nic.place]);
+        let places = nic.or_else(|| Some(self.ports.get(&id)?.places())).unwrap_or_default();
+        places.into_iter().map(|place| place.port).collect()
     }
 
     /// Returns who is behind a port; nobody, where that has gone.

@@ -6,7 +6,7 @@
 //!                                                            ▼ Control
 //! ```
 
-use super::{Control, Gone, Handle, Owner, refusal::Refusal};
+use super::{Control, Gone, Handle, Owner, refusal::Refusal, whom::Whom};
 use crate::{
     dataplane::{DropReader, DroppedFrame, Point, forward::tables::PortId},
     printable::printable,
@@ -14,10 +14,7 @@ use crate::{
     wire::flow::Flow,
 };
 use jiff::Timestamp;
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     time::sleep,
@@ -29,22 +26,12 @@ use uuid::Uuid;
 /// Between two looks.
 // Reactors keep what is dropped in more than two seconds.
 const LOOK: Duration = Duration::from_millis(500);
-/// vNICs and ports that may be named.
-const MAX_TARGETS: usize = 1024;
-
-/// Whose frames are told.
-#[derive(Debug, Clone)]
-enum Whose {
-    Everybodys,
-    These(BTreeSet<Uuid>),
-    Network(Uuid),
-}
 
 /// Somebody who watches.
 #[derive(Debug)]
 pub(super) struct DropWatch {
     reader: DropReader,
-    whose: Whose,
+    whom: Whom,
 }
 
 impl Control {
@@ -53,29 +40,12 @@ impl Control {
         &self,
         request: &proto::WatchDropsRequest,
     ) -> Result<DropWatch, Refusal> {
-        let (network, targets) = (&request.network_id, &request.targets);
-        let whose = match (&**network, &**targets) {
-            ("", []) => Whose::Everybodys,
-            ("", targets) if targets.len() > MAX_TARGETS => {
-                let expected = format!("expected at most {MAX_TARGETS}; a network has any number");
-                return Err(Refusal::invalid("targets", targets.len(), expected));
-            }
-            ("", targets) => {
-                let find = |key: &String| self.find_nic_or_port(key);
-                Whose::These(targets.iter().map(find).collect::<Result<_, _>>()?)
-            }
-            (network, []) => Whose::Network(self.find_network(network)?),
-            _ => {
-                let expected = "expected either targets or a network";
-                return Err(Refusal::invalid("network_id", network, expected));
-            }
-        };
-        Ok(DropWatch { reader: self.dataplane.dropped(), whose })
-    }
-
-    fn find_nic_or_port(&self, key: &str) -> Result<Uuid, Refusal> {
-        let missing = |_| Refusal::not_found("vNIC or port", key);
-        self.find_nic(key).or_else(|_| self.find_port(key)).map_err(missing)
+        let mut whom = self.whom(&request.network_id, &request.targets)?;
+        if let Whom::These(ids) = &mut whom {
+            // For each frame it is looked for there.
+            ids.sort_unstable();
+        }
+        Ok(DropWatch { reader: self.dataplane.dropped(), whom })
     }
 
     /// Returns whose frames are counted at a port, as its id; none where that has gone.
@@ -86,12 +56,12 @@ impl Control {
         }
     }
 
-    fn is_meant(&self, whose: &Whose, object: Option<Uuid>) -> bool {
-        match (whose, object) {
-            (Whose::Everybodys, _) => true,
+    fn is_meant(&self, whom: &Whom, object: Option<Uuid>) -> bool {
+        match (whom, object) {
+            (Whom::All, _) => true,
             (_, None) => false,
-            (Whose::These(ids), Some(id)) => ids.contains(&id),
-            (Whose::Network(network), Some(id)) => {
+            (Whom::These(ids), Some(id)) => ids.binary_search(&id).is_ok(),
+            (Whom::Network(network), Some(id)) => {
                 let nic = self.nics.get(&id).map(|nic| nic.model.network_id == *network);
                 let port = || self.ports.get(&id).map(|entry| entry.model.is_in(*network));
                 nic.or_else(port).unwrap_or_default()
@@ -100,10 +70,10 @@ impl Control {
     }
 
     /// Returns frames as they are told, of those who are meant.
-    fn told_drops(&self, frames: &[DroppedFrame], whose: &Whose) -> Vec<proto::DroppedFrame> {
+    fn told_drops(&self, frames: &[DroppedFrame], whom: &Whom) -> Vec<proto::DroppedFrame> {
         let clocks = (Instant::now(), Timestamp::now());
         let frames = frames.iter().map(|frame| (frame, self.object_at(frame.port)));
-        let meant = frames.filter(|(_, object)| self.is_meant(whose, *object));
+        let meant = frames.filter(|(_, object)| self.is_meant(whom, *object));
         let told = meant.map(|(frame, object)| {
             let who = self.who(frame.port);
             let point = match frame.point {
@@ -143,10 +113,10 @@ pub(super) fn stream(
     let (updates, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         let _held = stream;
-        let DropWatch { mut reader, whose } = watch;
+        let DropWatch { mut reader, whom } = watch;
         let mut is_first = true;
         loop {
-            let update = look(&mut reader, &whose, &control).await.map_err(Status::from);
+            let update = look(&mut reader, &whom, &control).await.map_err(Status::from);
             let is_over = update.is_err();
             let is_news = update.as_ref().is_ok_and(|update| !update.frames.is_empty());
             if (is_news || is_over || std::mem::take(&mut is_first))
@@ -168,14 +138,14 @@ pub(super) fn stream(
 
 async fn look(
     reader: &mut DropReader,
-    whose: &Whose,
+    whom: &Whom,
     control: &Handle,
 ) -> Result<proto::DropsUpdate, Gone> {
     let (frames, unseen) = reader.next().await;
     if frames.is_empty() {
         return Ok(proto::DropsUpdate { frames: Vec::new(), unseen });
     }
-    let whose = whose.clone();
-    let frames = control.call(move |control| control.told_drops(&frames, &whose)).await?;
+    let whom = whom.clone();
+    let frames = control.call(move |control| control.told_drops(&frames, &whom)).await?;
     Ok(proto::DropsUpdate { frames, unseen })
 }

@@ -64,6 +64,7 @@ mod stats;
 mod trunks;
 mod view;
 mod watch;
+mod whom;
 
 pub use accounts::Accounts;
 pub use actor::{ControlThread, Gone, Handle};

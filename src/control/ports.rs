@@ -71,7 +71,7 @@ impl PortEntry {
     }
 
     /// Returns its place, and those of who is connected to it.
-    fn places(&self) -> Vec<Placement> {
+    pub(super) fn places(&self) -> Vec<Placement> {
         self.clients.values().map(|client| client.place).chain([self.place]).collect()
     }
 
