@@ -113,27 +113,34 @@ pub(super) fn stream(
     let (updates, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         let _held = stream;
-        let DropWatch { mut reader, whom } = watch;
-        let mut is_first = true;
-        loop {
-            let update = look(&mut reader, &whom, &control).await.map_err(Status::from);
-            let is_over = update.is_err();
-            let is_news = update.as_ref().is_ok_and(|update| !update.frames.is_empty());
-            if (is_news || is_over || std::mem::take(&mut is_first))
-                && updates.send(update).await.is_err()
-            {
-                return;
-            }
-            if is_over {
-                return;
-            }
-            tokio::select! {
-                () = sleep(LOOK) => {}
-                () = updates.closed() => return,
-            }
+        tokio::select! {
+            () = tell(watch, &control, &updates) => {}
+            // Also while Control waits for a disk: who has gone keeps no place.
+            () = updates.closed() => {}
         }
     });
     ReceiverStream::new(receiver)
+}
+
+async fn tell(
+    DropWatch { mut reader, whom }: DropWatch,
+    control: &Handle,
+    updates: &mpsc::Sender<Result<proto::DropsUpdate, Status>>,
+) {
+    let mut is_first = true;
+    loop {
+        let update = look(&mut reader, &whom, control).await.map_err(Status::from);
+        let is_over = update.is_err();
+        let is_news = update.as_ref().is_ok_and(|update| !update.frames.is_empty());
+        if is_news || is_over || std::mem::take(&mut is_first) {
+            // Nobody reads it: `stream` sees that, too.
+            updates.send(update).await.ok();
+        }
+        if is_over {
+            return;
+        }
+        sleep(LOOK).await;
+    }
 }
 
 async fn look(

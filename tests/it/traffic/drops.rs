@@ -2,17 +2,19 @@
 
 use crate::{
     command::{mvirt, stderr, stdout},
-    daemon::{Daemon, PATIENCE, wait_until},
+    daemon::{Daemon, PATIENCE, client, preload, wait_until},
     frames::Udp4,
     guest::{Guest, pair},
     lab,
     streams::{BROADCAST, Client, free_ports, mac},
 };
-use mvirt_net::proto::{CapturePoint, DropsUpdate, WatchDropsRequest};
+use mvirt_net::proto::{CapturePoint, CreateNetworkRequest, DropsUpdate, WatchDropsRequest};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
+    fs,
     io::{BufRead as _, BufReader},
     process::{Command, Stdio},
+    time::Duration,
 };
 use tokio::time::timeout;
 
@@ -132,4 +134,49 @@ fn a_receiver_is_told_of_what_it_missed_and_a_watcher_of_what_comes() {
     let missed = missed.frames.iter().find(|frame| frame.reason == "rx_ring_full").unwrap();
     assert_eq!((missed.point(), &*missed.name), (CapturePoint::ToGuest, "deaf"));
     drop(guest);
+}
+
+#[test]
+fn who_leaves_while_the_disk_stands_still_makes_room() {
+    let library = preload("hang");
+    let mut daemon = Daemon::start_with_environment(|directory| {
+        vec![("LD_PRELOAD", library), ("HANG", directory.join("hang"))]
+    });
+    let (_, [mut a, _b]) = pair(&mut daemon);
+    let path = daemon.path("api");
+    let mut watches = daemon.block_on(async |_| {
+        let mut all = Vec::new();
+        for _ in 0..8 {
+            let mut client = client(&path).await.unwrap();
+            for _ in 0..32 {
+                let watch = client.watch_drops(WatchDropsRequest::default()).await;
+                let mut updates = watch.unwrap().into_inner();
+                updates.message().await.unwrap();
+                all.push((client.clone(), updates));
+            }
+        }
+        all
+    });
+    let disk = daemon.path("hang.disk");
+    fs::write(&disk, b"").unwrap();
+    let request = CreateNetworkRequest {
+        name: "other".into(),
+        ipv4_subnet: "10.1.0.0/24".into(),
+        ..Default::default()
+    };
+    let second = Duration::from_secs(1);
+    let changed =
+        daemon.block_on(async |client| timeout(second, client.create_network(request)).await);
+    assert!(changed.is_err(), "Control waits for the disk: {changed:?}");
+    a.send(&Udp4::new(a.mac, "10.0.0.9", "10.0.0.2", b"evil").frame());
+    let told = daemon.block_on(async |_| timeout(second, watches[0].1.message()).await);
+    assert!(told.is_err(), "each watcher waits for Control: {told:?}");
+    drop(watches);
+    wait_until("who comes is let in, and waits for Control, too", || {
+        let watch = daemon.block_on(async |client| {
+            timeout(second / 5, client.watch_drops(WatchDropsRequest::default())).await
+        });
+        watch.is_err()
+    });
+    fs::remove_file(disk).unwrap();
 }
