@@ -220,11 +220,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_way_to_oneself_is_as_long_as_the_loopback_device_takes() {
-        assert_eq!(
-            mtu("127.0.0.1:4789".parse().unwrap()),
-            number("/sys/class/net/lo/mtu").map(|mtu| mtu as u32)
-        );
+    fn packets_to_oneself_are_as_long_as_any() {
+        // The loopback device takes an octet more than a packet has.
+        assert_eq!(mtu("127.0.0.1:4789".parse().unwrap()), Some(65535));
     }
 
     #[test]

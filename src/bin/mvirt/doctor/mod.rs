@@ -2,8 +2,8 @@
 //! wrong and what to do.
 //!
 //! ```text
-//! look.rs  reads what there is of the host ─▶ host.rs, egress.rs, tunnel.rs  what is wrong with it
-//! the API  the daemon, a vNIC twice ────────▶ nic.rs                         what is wrong with that
+//! look.rs  reads what there is of the host ──▶ host.rs, egress.rs  what is wrong with it
+//! the API  the daemon, ports, a vNIC twice ─▶ tunnel.rs, nic.rs   what is wrong with those
 //! ```
 //! What is looked at is a value, and a check a function of it: each text is tried without a host
 //! that is as ill.

@@ -100,9 +100,9 @@ mod tests {
     #[test]
     fn tunnels_lead_to_their_members_or_their_group() {
         let to = |locator| of(locator).iter().map(|way| way.to.to_string()).collect::<Vec<_>>();
-        let remotes = "vxlan://[vni=7/remote=192.0.2.2,192.0.2.3]";
+        let remotes = "vxlan:///vni=7/remote=192.0.2.2,192.0.2.3";
         assert_eq!(to(remotes), ["192.0.2.2:4789", "192.0.2.3:4789"]);
-        assert_eq!(to("vxlan://239.1.2.3[vni=7/port=8472]"), ["239.1.2.3:8472"]);
+        assert_eq!(to("vxlan://239.1.2.3/vni=7/port=8472"), ["239.1.2.3:8472"]);
         assert_eq!(to("vxvde://239.1.2.4"), ["239.1.2.4:14789"]);
         assert!(to("tap://tap0").is_empty());
     }
@@ -115,7 +115,7 @@ mod tests {
             network_id: "lab".into(),
             network_name: "lab".into(),
             vlans: vec![vlan("jumbo"), vlan("small")],
-            locator: "vxlan://[vni=7/remote=192.0.2.2]".into(),
+            locator: "vxlan:///vni=7/remote=192.0.2.2".into(),
             ..Default::default()
         };
         let networks = [("lab", 1500), ("jumbo", 9000), ("small", 1400)];
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_told() {
         let line = |locator, mtu| check(&of(locator)[0], mtu).line();
-        let ipv4 = "vxlan://[vni=7/remote=192.0.2.2]";
+        let ipv4 = "vxlan:///vni=7/remote=192.0.2.2";
         assert_eq!(line(ipv4, Some(1550)), "ok   tunnel: up: 1550 octets to 192.0.2.2");
         assert_eq!(
             line(ipv4, Some(1500)),
@@ -138,7 +138,7 @@ mod tests {
              to 1550 with what is around them: they are sent in pieces → an MTU of 1550 there, or \
              mvirt network update lab --mtu 1450"
         );
-        let ipv6 = line("vxlan://[vni=7/remote=2001:db8::2]", Some(1550));
+        let ipv6 = line("vxlan:///vni=7/remote=2001:db8::2", Some(1550));
         assert!(ipv6.contains("up to 1570") && ipv6.ends_with("--mtu 1480"), "{ipv6}");
         assert_eq!(
             line(ipv4, None),
