@@ -1,8 +1,12 @@
 //! Messages as JSON without what is not given: empty, zero and false are what is meant by nothing
-//! (`proto/net.proto`), and what is told each second of thousands is to be short.
+//! (`proto/net.proto`), and what is told each second of thousands is to be short. Maps are told
+//! whole: their keys say something without a value, too.
 
 use serde::Serialize;
 use serde_json::Value;
+
+/// The fields that are maps. In JSON they look like messages.
+const MAPS: &[&str] = &["labels", "details"];
 
 /// Returns it as text.
 pub(super) fn text(message: &impl Serialize) -> String {
@@ -11,10 +15,13 @@ pub(super) fn text(message: &impl Serialize) -> String {
     value.to_string()
 }
 
-/// Takes out of objects what is nothing. Lists keep their length.
+/// Takes out of messages what is nothing. Lists keep their length, and maps their keys.
 fn thin(value: &mut Value) {
     match value {
-        Value::Object(fields) => fields.retain(|_, field| {
+        Value::Object(fields) => fields.retain(|name, field| {
+            if MAPS.contains(&&**name) {
+                return field.as_object().is_none_or(|map| !map.is_empty());
+            }
             thin(field);
             !is_nothing(field)
         }),
@@ -37,6 +44,9 @@ fn is_nothing(value: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::DESCRIPTORS;
+    use prost::Message as _;
+    use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
     use serde_json::json;
 
     #[test]
@@ -46,5 +56,32 @@ mod tests {
             "h": 1, "i": "x", "j": true,
         }));
         assert_eq!(said, r#"{"f":{},"g":[0,{}],"h":1,"i":"x","j":true}"#);
+    }
+
+    #[test]
+    fn keys_of_maps_are_said_without_a_value_too() {
+        let said = text(&json!({"nic": {"labels": {"gpu": "", "owner": "me"}, "error": ""}}));
+        assert_eq!(said, r#"{"nic":{"labels":{"gpu":"","owner":"me"}}}"#);
+        assert_eq!(text(&json!({"nic": {"labels": {}}})), r#"{"nic":{}}"#);
+    }
+
+    #[test]
+    fn every_map_of_the_api_is_known_by_its_name() {
+        let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
+        let ours = files.file.iter().find(|file| file.package() == "mvirt.net").unwrap();
+        let is_map = |message: &DescriptorProto, field: &FieldDescriptorProto| {
+            message.nested_type.iter().any(|entry| {
+                let is_entry = entry.options.as_ref().is_some_and(|options| options.map_entry());
+                is_entry && field.type_name().ends_with(&format!(".{}", entry.name()))
+            })
+        };
+        // Requests are not told.
+        let told = ours.message_type.iter().filter(|it| !it.name().ends_with("Request"));
+        for message in told {
+            for field in &message.field {
+                let (of, name) = (message.name(), field.name());
+                assert_eq!(MAPS.contains(&name), is_map(message, field), "{of}.{name}");
+            }
+        }
     }
 }

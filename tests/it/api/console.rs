@@ -8,6 +8,7 @@ use crate::{
 };
 use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
@@ -278,6 +279,21 @@ fn what_changes_is_told_as_it_does_and_goes_on_in_the_next_process() {
     assert!(daemon.hand_over(), "{}", daemon.log());
     let mut stream = live(at);
     next(&mut stream, "network", |it| it["network"]["name"] == "late");
+}
+
+#[test]
+fn labels_without_values_are_told_as_elsewhere() {
+    let mut daemon = Daemon::start_with(FLAGS);
+    let at = address(&daemon);
+    let labels = BTreeMap::from([("gpu".to_owned(), String::new())]);
+    daemon.network_with("prod", |request| request.labels = labels.clone());
+    daemon.nic_with("prod", "a", |request| request.labels = labels.clone());
+    for (event, name) in [("network", "prod"), ("nic", "a")] {
+        let told = next(&mut live(at), event, |it| it[event]["name"] == name);
+        let asked = json(&get(at, &format!("/api/{event}s/{name}")));
+        assert_eq!(told[event]["labels"], asked["labels"], "{told}");
+        assert_eq!(told[event]["labels"]["gpu"], "", "{told}");
+    }
 }
 
 #[test]

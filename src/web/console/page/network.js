@@ -160,7 +160,7 @@ export function networkPage(main, name) {
   };
 }
 
-/** Labels as people write them. */
+/** Labels as `mvirt nic list` prints them. */
 export function labels(all) {
-  return Object.entries(all ?? {}).map(([key, value]) => `${key}=${value}`).join(", ");
+  return Object.entries(all ?? {}).map(([key, value]) => `${key}=${value}`).join(",");
 }
