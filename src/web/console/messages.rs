@@ -7,6 +7,7 @@ use super::{
 use crate::{
     control::service::Service,
     dataplane::frame::verdict::DropReason,
+    printable::printable,
     proto::{
         ExplainRequest, GetEgressRequest, GetForwardRequest, GetNetworkRequest, GetNicRequest,
         GetNicStatsRequest, GetPortRequest, GetVersionRequest, ListFloatingIpsRequest,
@@ -51,7 +52,7 @@ async fn all(service: &Service, what: &str, mut query: Query) -> Result<Answer, 
         ($request:ident { $($field:ident: $name:literal),* }, $method:ident) => {{
             let page_size = query.number("page_size", PAGE, 1..=PAGE)?;
             let page_token = query.text("page_token")?;
-            let labels = labels(query.all("label"));
+            let labels = labels(query.all("label"))?;
             $(let $field = query.text($name)?;)*
             query.end()?;
             let request = $request { page_size, page_token, labels, $($field),* };
@@ -101,12 +102,16 @@ async fn all(service: &Service, what: &str, mut query: Query) -> Result<Answer, 
 }
 
 /// Reads labels as people write them: `key=value`, or `key` for any value.
-fn labels(all: Vec<String>) -> BTreeMap<String, String> {
-    let pair = |label: String| match label.split_once('=') {
-        Some((key, value)) => (key.into(), value.into()),
-        None => (label, String::new()),
-    };
-    all.into_iter().map(pair).collect()
+fn labels(all: Vec<String>) -> Result<BTreeMap<String, String>, Refused> {
+    let mut labels = BTreeMap::new();
+    for label in all {
+        let (key, value) = label.split_once('=').unwrap_or((&label, ""));
+        // The last one would win silently, and who asks would see what is not wanted.
+        if labels.insert(key.to_owned(), value.to_owned()).is_some() {
+            return Err(Refused::bad(format!("label: {:.63}: expected once", printable(key))));
+        }
+    }
+    Ok(labels)
 }
 
 /// One object.

@@ -95,6 +95,48 @@ fn messages_are_those_of_the_api() {
 }
 
 #[test]
+fn objects_are_found_by_their_labels() {
+    let mut daemon = Daemon::start_with(FLAGS);
+    let at = address(&daemon);
+    let pairs = |all: &[(&str, &str)]| {
+        all.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    };
+    daemon.network_with("prod", |it| it.labels = pairs(&[("owner", "me")]));
+    daemon.network("lab");
+    daemon.nic_with("prod", "a", |it| it.labels = pairs(&[("owner", "me"), ("gpu", "")]));
+    daemon.nic_with("prod", "b", |it| it.labels = pairs(&[("owner", "you"), ("gpu", "")]));
+    daemon.nic("prod", "c");
+    let names = |list: &str, query: &str| {
+        let found = json(&get(at, &format!("/api/{list}?{query}")));
+        let found = found[list].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap());
+        found.collect::<Vec<_>>().join(" ")
+    };
+    for (query, expected) in [
+        ("", "a b c"),
+        ("label=owner", "a b"),
+        ("label=owner=me", "a"),
+        ("label=owner%3Dme", "a"),
+        ("label=owner=nobody", ""),
+        ("label=gpu", "a b"),
+        ("label=gpu=", "a b"),
+        ("label=gpu&label=owner=you", "b"),
+        ("label=gpu=big", ""),
+        ("label=team", ""),
+        ("label=owner&name_prefix=b", "b"),
+        ("label=owner&network=lab", ""),
+    ] {
+        assert_eq!(names("nics", query), expected, "{query}");
+    }
+    assert_eq!(names("networks", "label=owner=me"), "prod");
+    for list in ["ports", "forwards", "floating_ips", "load_balancers"] {
+        assert_eq!(names(list, "label=owner"), "", "{list}");
+    }
+    let first = json(&get(at, "/api/nics?label=owner&page_size=1"));
+    let more = first["next_page_token"].as_str().unwrap();
+    assert_eq!(names("nics", &format!("label=owner&page_size=1&page_token={more}")), "b");
+}
+
+#[test]
 fn packets_are_explained_and_frames_captured_for_who_shows_our_header() {
     let mut daemon = Daemon::start_with(FLAGS);
     let at = address(&daemon);
@@ -148,6 +190,8 @@ fn what_is_no_question_is_refused_with_what_is() {
         ("GET /api/nics?networ=x", "", 400, "networ: no such field: expected page_size"),
         ("GET /api/nics?page_size=0", "", 400, "page_size: \"0\": expected 1 to 1000"),
         ("GET /api/nics?network=x", "", 404, "network \"x\" does not exist"),
+        ("GET /api/nics?label=a=1&label=b&label=a=2", "", 400, "label: a: expected once"),
+        ("GET /api/nics?label==1", "", 400, "labels: \"\": expected a key of 1-63"),
         ("POST /api/nics", "", 405, "expected GET or HEAD"),
         ("DELETE /api/nics/a", "", 405, "expected GET or HEAD"),
         ("OPTIONS /api/nics", "", 405, "expected GET or HEAD"),
