@@ -18,7 +18,7 @@ use tonic::Response;
 use uuid::Uuid;
 
 /// Events that are kept.
-const KEPT: usize = 10_000;
+pub const KEPT: usize = 10_000;
 /// Events a watcher may be behind before it is disconnected.
 const BACKLOG: usize = 1024;
 

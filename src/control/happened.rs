@@ -70,12 +70,16 @@ kinds! {
     Store = "store",
 }
 
+/// Returns the names of all kinds.
+pub fn kinds() -> impl Iterator<Item = &'static str> {
+    Kind::ALL.iter().map(|kind| kind.name())
+}
+
 impl Kind {
     /// Returns the name of the kind that is called so.
     pub(super) fn of(name: &str) -> Result<&'static str, Refusal> {
-        let names = Self::ALL.iter().map(|kind| kind.name());
-        names.clone().find(|known| *known == name).ok_or_else(|| {
-            let known = names.collect::<Vec<_>>().join(", ");
+        kinds().find(|known| *known == name).ok_or_else(|| {
+            let known = kinds().collect::<Vec<_>>().join(", ");
             Refusal::invalid("kinds", name, format!("expected some of {known}"))
         })
     }

@@ -24,6 +24,7 @@ const FILES: &[(&str, &str, &[u8])] = files! {
     "ask.js": JS,
     "capture.js": JS,
     "dom.js": JS,
+    "events.js": JS,
     "explain.js": JS,
     "format.js": JS,
     "leases.js": JS,

@@ -5,29 +5,37 @@ use super::{
     query::Query,
 };
 use crate::{
-    control::service::Service,
+    control::{events, happened, service::Service},
     dataplane::frame::verdict::DropReason,
     printable::printable,
     proto::{
-        ExplainRequest, GetEgressRequest, GetForwardRequest, GetNetworkRequest, GetNicRequest,
-        GetNicStatsRequest, GetPortRequest, GetVersionRequest, ListFloatingIpsRequest,
-        ListForwardsRequest, ListLoadBalancersRequest, ListMacsRequest, ListNetworksRequest,
-        ListNicsRequest, ListPortsRequest, ListReactorsRequest, PacketSpec, explain_request::What,
-        get_network_request, get_nic_request, get_port_request, net_service_server::NetService,
+        Event, ExplainRequest, GetEgressRequest, GetForwardRequest, GetNetworkRequest,
+        GetNicRequest, GetNicStatsRequest, GetPortRequest, GetVersionRequest,
+        ListFloatingIpsRequest, ListForwardsRequest, ListLoadBalancersRequest, ListMacsRequest,
+        ListNetworksRequest, ListNicsRequest, ListPortsRequest, ListReactorsRequest, PacketSpec,
+        WatchEventsRequest, explain_request::What, get_network_request, get_nic_request,
+        get_port_request, net_service_server::NetService,
     },
 };
 use serde::Serialize;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::poll_fn,
+    task::Poll,
+};
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 /// Objects of a page, where nobody says, and at most.
 const PAGE: u32 = 1000;
+/// Events, where nobody says.
+const LAST: usize = 1000;
 /// What there is.
 const KNOWN: &str = "/api/ and version, egress, networks, nics, ports, forwards, floating_ips, \
-                     load_balancers, reactors, drop_reasons, networks/NAME, networks/NAME/macs, \
-                     nics/NAME, nics/NAME/stats, ports/NAME, ports/NAME/stats, explain, capture \
-                     or live";
+                     load_balancers, events, event_kinds, reactors, drop_reasons, networks/NAME, \
+                     networks/NAME/macs, nics/NAME, nics/NAME/stats, ports/NAME, ports/NAME/stats, \
+                     explain, capture or live";
 
 /// Answers what is asked for by a path below `/api/`.
 pub(super) async fn get(service: &Service, path: &str, query: Query) -> Result<Answer, Refused> {
@@ -93,6 +101,12 @@ async fn all(service: &Service, what: &str, mut query: Query) -> Result<Answer, 
             query.end()?;
             json(service.list_reactors(Request::new(ListReactorsRequest {})).await)
         }
+        "events" => happened(service, query).await,
+        "event_kinds" => {
+            query.end()?;
+            let kinds: Vec<_> = happened::kinds().collect();
+            Ok(whole("application/json", json!({ "event_kinds": kinds }).to_string()))
+        }
         "drop_reasons" => {
             query.end()?;
             Ok(drop_reasons())
@@ -112,6 +126,43 @@ fn labels(all: Vec<String>) -> Result<BTreeMap<String, String>, Refused> {
         }
     }
     Ok(labels)
+}
+
+/// What has happened, the first of it first.
+#[derive(Debug, Serialize)]
+struct Happened {
+    events: VecDeque<Event>,
+}
+
+/// The last events that are kept: since a time, of some kinds, of an object.
+async fn happened(service: &Service, mut query: Query) -> Result<Answer, Refused> {
+    let last = query.number("last", LAST, 1..=events::KEPT)?;
+    let object = match &*query.text("object")? {
+        "" => None,
+        id => Some(id.parse::<Uuid>().map_err(|_| {
+            Refused::bad(format!("object: \"{:.60}\": expected an id", printable(id)))
+        })?),
+    };
+    let request = WatchEventsRequest { since: query.text("since")?, kinds: query.all("kind") };
+    query.end()?;
+    let object = object.map(|id| id.to_string());
+    let is_of = |event: &Event| object.as_ref().is_none_or(|id| event.object_ids.contains(id));
+    let mut stream = service.watch_events(Request::new(request)).await?.into_inner();
+    let mut events = VecDeque::new();
+    // What is kept is there at once. What comes is for who asks again.
+    poll_fn(|context| {
+        while let Poll::Ready(Some(Ok(event))) = stream.as_mut().poll_next(context) {
+            if is_of(&event) {
+                if events.len() == last {
+                    events.pop_front();
+                }
+                events.push_back(event);
+            }
+        }
+        Poll::Ready(())
+    })
+    .await;
+    json(Ok(Response::new(Happened { events })))
 }
 
 /// One object.

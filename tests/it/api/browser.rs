@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     daemon::{Daemon, wait_until},
+    events::wait_for_event,
     frames::Udp4,
     guest::{Guest, pair},
 };
@@ -87,8 +88,16 @@ fn the_console_updates_within_two_seconds_and_asks_nobody_else() {
     browser.wait("document.getElementById('tile-nics').textContent === '3'");
     assert!(made.elapsed() < Duration::from_secs(2), "{:?}", made.elapsed());
     browser.wait("document.querySelectorAll('.dot').length === 3");
-    for page in ["networks", "network/prod", "members", "nic/a", "leases", "reactors", "explain/a"]
-    {
+    for page in [
+        "networks",
+        "network/prod",
+        "members",
+        "nic/a",
+        "events",
+        "leases",
+        "reactors",
+        "explain/a",
+    ] {
         browser.run(&format!("location.hash = '#/{page}'"));
         browser.wait(&format!("location.hash === '#/{page}' && document.querySelector('h1')"));
     }
@@ -114,7 +123,7 @@ fn what_a_guest_calls_itself_is_text_and_nothing_else() {
         daemon.get_nic("a").guest.is_some_and(|guest| !guest.hostname.is_empty())
     });
     let Some(browser) = Browser::start() else { return };
-    for page in ["nic/a", "leases"] {
+    for page in ["nic/a", "events", "leases"] {
         browser.open(&format!("{base}#/{page}"));
         browser.run("location.reload()");
         is_live(&browser);
@@ -124,6 +133,52 @@ fn what_a_guest_calls_itself_is_text_and_nothing_else() {
             0
         );
     }
+    is_quiet(&browser, &base);
+}
+
+#[test]
+fn what_happens_is_seen_as_it_does_by_its_kind_and_at_its_vnic() {
+    let mut daemon = Daemon::start_with(FLAGS);
+    let base = format!("http://{}/", address(&daemon));
+    let (_, [mut a, _b]) = pair(&mut daemon);
+    a.lease();
+    wait_for_event(&mut daemon, "lease", |event| event.details["nic"] == "a");
+    daemon.network_with("many", |request| request.ipv4_subnet = "10.1.0.0/16".into());
+    for number in 0..600 {
+        daemon.nic("many", &format!("vm{number}"));
+    }
+    let Some(browser) = Browser::start() else { return };
+    let count = "document.querySelector('table[aria-label=Events]')?.getAttribute('aria-rowcount')";
+    let first = "document.querySelector('tbody tr:not([aria-hidden])')?.innerText";
+    browser.open(&format!("{base}#/events"));
+    is_live(&browser);
+    browser.wait(&format!("{count} === '501'"));
+    browser.wait(&format!("{first}.includes('vNIC vm599 was created')"));
+    let rows = browser.run("return document.querySelectorAll('tbody tr').length");
+    assert!(rows.as_u64() < Some(80), "only those are made that are seen: {rows}");
+    let made = Instant::now();
+    daemon.network("late");
+    browser.wait(&format!("{first}.includes('network late was created')"));
+    assert!(made.elapsed() < Duration::from_secs(3), "{:?}", made.elapsed());
+    assert_eq!(browser.run(&format!("return {count}")), "501", "the oldest is gone");
+    // By the keyboard: a kind, older than what was shown; and from its row to the vNIC.
+    browser.wait("document.querySelectorAll('select option').length > 10");
+    browser.run("document.querySelector('select').focus()");
+    browser.press("lease");
+    browser.wait(&format!("{count} === '2' && {first}.includes('has leased 10.0.0.1')"));
+    for _ in 0..8 {
+        browser.press(TAB);
+        if browser.run("return document.activeElement.className") == "scroll" {
+            break;
+        }
+    }
+    browser.press(DOWN);
+    browser.press(ENTER);
+    browser.wait("location.hash === '#/nic/a'");
+    browser.wait("document.querySelector('main').innerText.includes('has leased 10.0.0.1')");
+    drop(a);
+    browser.wait("document.querySelector('main').innerText.includes('vNIC a is created')");
+    assert!(!browser.text("main").contains("vNIC vm599"), "events of others");
     is_quiet(&browser, &base);
 }
 

@@ -3,6 +3,7 @@
 use super::exposition::{get, status, talk};
 use crate::{
     daemon::{Daemon, PATIENCE, in_directory, wait_until},
+    events::{kept, wait_for_event},
     frames::Udp4,
     guest::pair,
 };
@@ -137,6 +138,40 @@ fn objects_are_found_by_their_labels() {
 }
 
 #[test]
+fn what_has_happened_is_had_by_time_kind_and_object() {
+    let mut daemon = Daemon::start_with(FLAGS);
+    let at = address(&daemon);
+    let (nics, [mut a, _b]) = pair(&mut daemon);
+    for nic in ["a", "b"] {
+        wait_for_event(&mut daemon, "nic_state", |event| event.details["nic"] == nic);
+    }
+    a.lease();
+    wait_for_event(&mut daemon, "lease", |event| event.details["address"] == "10.0.0.1");
+    let events = |query: &str| {
+        let told = json(&get(at, &format!("/api/events?{query}")));
+        told["events"].as_array().unwrap().clone()
+    };
+    let texts = |query: &str| {
+        let told = events(query);
+        told.iter().map(|event| event["text"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let all = events("");
+    let told = serde_json::to_value(kept(&mut daemon, "", &[])).unwrap();
+    assert_eq!(Value::Array(all.clone()), told, "as -o json");
+    assert_eq!(all[0]["severity"], "SEVERITY_INFO");
+    let of_b = texts(&format!("object={}", nics[1].id));
+    assert_eq!(of_b, ["vNIC b was created", "vNIC b is active"]);
+    assert_eq!(texts("kind=started&kind=lease").first().unwrap(), "the daemon has started");
+    assert!(events("kind=started&kind=lease").len() < all.len());
+    assert_eq!(events("last=2"), all[all.len() - 2..]);
+    let third = all[2]["time"].as_str().unwrap();
+    assert_eq!(events(&format!("since={third}")), all[2..]);
+    let kinds = json(&get(at, "/api/event_kinds"));
+    let kinds = kinds["event_kinds"].as_array().unwrap();
+    assert!(all.iter().all(|event| kinds.contains(&event["kind"])), "{kinds:?}");
+}
+
+#[test]
 fn packets_are_explained_and_frames_captured_for_who_shows_our_header() {
     let mut daemon = Daemon::start_with(FLAGS);
     let at = address(&daemon);
@@ -192,6 +227,11 @@ fn what_is_no_question_is_refused_with_what_is() {
         ("GET /api/nics?network=x", "", 404, "network \"x\" does not exist"),
         ("GET /api/nics?label=a=1&label=b&label=a=2", "", 400, "label: a: expected once"),
         ("GET /api/nics?label==1", "", 400, "labels: \"\": expected a key of 1-63"),
+        ("GET /api/events?kind=nothing", "", 400, "expected some of started, "),
+        ("GET /api/events?since=yesterday", "", 400, "expected a time like 2026-"),
+        ("GET /api/events?object=a", "", 400, "object: \"a\": expected an id"),
+        ("GET /api/events?last=0", "", 400, "last: \"0\": expected 1 to 10000"),
+        ("GET /api/events?page_size=1", "", 400, "expected last, object, since, kind"),
         ("POST /api/nics", "", 405, "expected GET or HEAD"),
         ("DELETE /api/nics/a", "", 405, "expected GET or HEAD"),
         ("OPTIONS /api/nics", "", 405, "expected GET or HEAD"),

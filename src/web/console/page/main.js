@@ -3,6 +3,7 @@
 import { keepToken } from "./ask.js";
 import { h, say, set } from "./dom.js";
 import { follow, state, subscribe } from "./state.js";
+import { eventsPage } from "./events.js";
 import { explainPage } from "./explain.js";
 import { leasesPage } from "./leases.js";
 import { membersPage, networkPage, networksPage } from "./network.js";
@@ -17,6 +18,7 @@ const PAGES = {
   members: ["vNICs and ports", membersPage],
   nic: ["vNIC", (main, name) => memberPage(main, "nic", name)],
   port: ["Port", (main, name) => memberPage(main, "port", name)],
+  events: ["Events", eventsPage],
   leases: ["Leases", leasesPage],
   reactors: ["Reactors", reactorsPage],
   explain: ["Explain", explainPage],

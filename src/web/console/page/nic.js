@@ -3,12 +3,15 @@
 import { get } from "./ask.js";
 import { captureButton } from "./capture.js";
 import { card, empty, facts, h, say, stateOf } from "./dom.js";
+import { Events } from "./events.js";
 import { bits, count, duration, octets, packets, when, word } from "./format.js";
 import { labels } from "./network.js";
 import { Plot } from "./plot.js";
 import { find, SECONDS, state } from "./state.js";
 
 const LOOK = 3;
+/** Events that are shown. */
+const LAST = 10;
 const QUIET = Object.fromEntries(
   ["from", "to", "drops"].map((name) => [name, new Array(SECONDS).fill(0)]));
 
@@ -38,6 +41,8 @@ export function memberPage(main, kind, name) {
   const plot = new Plot(`Rates of ${name} within two minutes`, kind === "nic" ? "guest" : "it", () => ({
     times: state.times, history: find(kind, name)?.counter.history ?? QUIET,
   }));
+  const events = new Events(`Last events of ${name}`, { most: LAST, filter: false });
+  events.element.classList.add("short");
   const explain = h("a", {
     class: "button", href: `#/explain/${encodeURIComponent(name)}`,
   }, "Explain a packet");
@@ -45,7 +50,8 @@ export function memberPage(main, kind, name) {
     h("div", { class: "title" }, h("h1", {}, name), badge,
       h("div", { class: "actions" }, explain, captureButton({ target: name }))),
     card("Carried", plot.element),
-    h("div", { class: "columns" }, h("div", {}, about, totals), h("div", {}, drops, guest, link)));
+    h("div", { class: "columns" }, h("div", {}, about, totals), h("div", {}, drops, guest, link)),
+    card("Last events", events.element));
 
   const objects = () => {
     const member = find(kind, name);
@@ -58,9 +64,10 @@ export function memberPage(main, kind, name) {
     badge.replaceChildren(stateOf(member));
     about.replaceChildren(card("Identity", facts(
       kind === "nic" ? nicFacts(member.object) : portFacts(member.object))));
-    if (!of) {
-      of = member;
+    if (of !== member.id) {
+      of = member.id;
       look();
+      events.of({ object: of });
     }
     tick(false);
   };
@@ -82,6 +89,8 @@ export function memberPage(main, kind, name) {
     ])));
   };
   const tick = (isNew = true) => {
+    // Also of one that is gone.
+    if (isNew) events.look();
     const member = find(kind, name);
     if (!member) return;
     const { counter } = member;
@@ -92,7 +101,7 @@ export function memberPage(main, kind, name) {
     if (isNew && ticks % LOOK === 0) look();
   };
   objects();
-  return { objects, tick, close: () => plot.close() };
+  return { objects, tick, close: () => [plot, events].forEach((part) => part.close()) };
 }
 
 function list(values) {

@@ -8,11 +8,13 @@ const ROW = 36;
 
 /**
  * Columns are `{ title, value(row), cell(row)?, class?, sort?: 1 | -1 }`: `value` sorts and, without
- * `cell`, is shown; `cell` returns text, or a list of a class and text. A row has an `href`.
+ * `cell`, is shown; `cell` returns text, or a list of a class and text. A row has an `href`, to which
+ * the first column leads, or the one with `link`; and a `key`, where others lead there, too.
  */
 export class Table {
   constructor(label, columns, { filter = true, nothing = "Nothing here yet." } = {}) {
     this.columns = columns;
+    this.link = Math.max(0, columns.findIndex(({ link }) => link));
     this.by = columns.findIndex((column) => column.sort);
     this.descends = columns[this.by]?.sort === -1;
     this.rows = [];
@@ -56,7 +58,8 @@ export class Table {
   /** Shows these rows. */
   update(rows) {
     this.rows = rows;
-    const chosen = this.shown[this.chosen]?.href;
+    const keyOf = (row) => row?.key ?? row?.href;
+    const chosen = keyOf(this.shown[this.chosen]);
     const words = this.input.value.toLowerCase().split(/\s+/).filter(Boolean);
     const fits = (row) => words.every((word) => row.text.includes(word));
     this.shown = words.length ? rows.filter(fits) : [...rows];
@@ -67,7 +70,7 @@ export class Table {
       keyed.sort(([a, one], [b, other]) => way * compare(a, b) || compare(one.name, other.name));
       this.shown = keyed.map(([, row]) => row);
     }
-    this.chosen = chosen ? this.shown.findIndex((row) => row.href === chosen) : -1;
+    this.chosen = chosen ? this.shown.findIndex((row) => keyOf(row) === chosen) : -1;
     this.headings.forEach((heading, at) => {
       const order = this.descends ? "descending" : "ascending";
       if (at === this.by) set(heading, "aria-sort", order);
@@ -99,7 +102,7 @@ export class Table {
 
   line() {
     const cells = this.columns.map((column, at) => h("td", { class: column.class },
-      at === 0 ? h("a", { tabindex: "-1" }) : h("span")));
+      at === this.link ? h("a", { tabindex: "-1" }) : h("span")));
     return h("tr", {
       click: (event) => {
         if (!event.target.closest("a")) event.currentTarget.querySelector("a").click();
@@ -117,7 +120,7 @@ export class Table {
       const [kind, text] = Array.isArray(said) ? said : ["", said];
       say(place, String(text));
       set(place, "class", kind);
-      if (number === 0) {
+      if (number === this.link) {
         if (row.href) set(place, "href", row.href);
         else place.removeAttribute("href");
       }
