@@ -81,3 +81,4 @@ pub mod token_bucket;
 pub mod way_out;
 pub mod web;
 pub mod wire;
+pub mod written;

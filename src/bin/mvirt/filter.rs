@@ -2,6 +2,7 @@
 
 use crate::Failure;
 use clap::Args;
+use mvirt_net::written;
 use std::collections::BTreeMap;
 
 // No documentation: that would be the commands'.
@@ -41,14 +42,6 @@ impl Labels {
     ///
     /// One is given twice.
     pub(crate) fn wanted(self) -> Result<BTreeMap<String, String>, Failure> {
-        let mut labels = BTreeMap::new();
-        for label in self.labels {
-            let (key, value) = label.split_once('=').unwrap_or((&label, ""));
-            // No object has two values of one.
-            if labels.insert(key.to_owned(), value.to_owned()).is_some() {
-                return Err(Failure::Usage(format!("--label: {key} is given twice")));
-            }
-        }
-        Ok(labels)
+        written::labels(self.labels).map_err(|twice| Failure::Usage(format!("--label: {twice}")))
     }
 }

@@ -10,6 +10,7 @@ use clap::Args;
 use mvirt_net::{
     printable::printable,
     proto::{ExplainReply, ExplainRequest, ExplainVerdict, PacketSpec, explain_request::What},
+    written::Octets,
 };
 
 const EXAMPLES: &str = "\
@@ -60,7 +61,7 @@ pub(crate) struct Command {
     destination_mac: Option<String>,
     /// A whole Ethernet frame instead, in hexadecimal digits
     #[arg(long, value_name = "HEX", conflicts_with = "to")]
-    frame: Option<Hex>,
+    frame: Option<Octets>,
     /// The frames instead that were dropped last, and why: of some a second the first octets are
     /// kept
     #[arg(long, conflicts_with_all = ["from", "to", "frame", "proto", "sport", "dport", "source"])]
@@ -78,32 +79,10 @@ pub(crate) struct Command {
     nics: Vec<String>,
 }
 
-/// Octets, written as hexadecimal digits; blanks and colons are left out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Hex(Vec<u8>);
-
-impl std::str::FromStr for Hex {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const EXPECTED: &str = "expected hexadecimal digits, two for each octet";
-        let digits: Option<Vec<_>> = text
-            .chars()
-            .filter(|c| !c.is_whitespace() && *c != ':')
-            .map(|c| c.to_digit(16).map(|digit| digit as u8))
-            .collect();
-        let (pairs, rest) = digits.as_deref().ok_or(EXPECTED)?.as_chunks::<2>();
-        if !rest.is_empty() {
-            return Err(EXPECTED);
-        }
-        Ok(Self(pairs.iter().map(|[high, low]| high << 4 | low).collect()))
-    }
-}
-
 impl Command {
     fn request(self) -> ExplainRequest {
         let what = match self.frame {
-            Some(Hex(frame)) => What::Frame(frame),
+            Some(Octets(frame)) => What::Frame(frame),
             None => What::Packet(PacketSpec {
                 destination: self.to.unwrap_or_default(),
                 protocol: self
@@ -159,22 +138,6 @@ pub(crate) fn verdict(reply: &ExplainReply) -> String {
         ExplainVerdict::Dropped | ExplainVerdict::Unspecified => {
             let told = if reply.sender_is_told { ", and its sender is told" } else { "" };
             format!("Dropped as {}{told}: {}", reply.drop_reason, reply.drop_text)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn octets_are_written_with_blanks_and_colons_or_without() {
-        let octets = Ok(Hex(vec![0x02, 0, 0xff]));
-        for written in ["0200ff", "02 00 FF", "02:00:ff"] {
-            assert_eq!(written.parse(), octets, "{written}");
-        }
-        for bad in ["020", "0g", "0x02"] {
-            assert!(bad.parse::<Hex>().is_err(), "{bad}");
         }
     }
 }

@@ -16,14 +16,11 @@ use crate::{
         WatchEventsRequest, explain_request::What, get_network_request, get_nic_request,
         get_port_request, net_service_server::NetService,
     },
+    written::{self, Octets},
 };
 use serde::Serialize;
 use serde_json::json;
-use std::{
-    collections::{BTreeMap, VecDeque},
-    future::poll_fn,
-    task::Poll,
-};
+use std::{collections::VecDeque, future::poll_fn, task::Poll};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -60,7 +57,8 @@ async fn all(service: &Service, what: &str, mut query: Query) -> Result<Answer, 
         ($request:ident { $($field:ident: $name:literal),* }, $method:ident) => {{
             let page_size = query.number("page_size", PAGE, 1..=PAGE)?;
             let page_token = query.text("page_token")?;
-            let labels = labels(query.all("label"))?;
+            let labels = written::labels(query.all("label"));
+            let labels = labels.map_err(|twice| Refused::bad(format!("label: {twice}")))?;
             $(let $field = query.text($name)?;)*
             query.end()?;
             let request = $request { page_size, page_token, labels, $($field),* };
@@ -113,19 +111,6 @@ async fn all(service: &Service, what: &str, mut query: Query) -> Result<Answer, 
         }
         _ => Err(Refused::unknown(KNOWN)),
     }
-}
-
-/// Reads labels as people write them: `key=value`, or `key` for any value.
-fn labels(all: Vec<String>) -> Result<BTreeMap<String, String>, Refused> {
-    let mut labels = BTreeMap::new();
-    for label in all {
-        let (key, value) = label.split_once('=').unwrap_or((&label, ""));
-        // The last one would win silently, and who asks would see what is not wanted.
-        if labels.insert(key.to_owned(), value.to_owned()).is_some() {
-            return Err(Refused::bad(format!("label: {:.63}: expected once", printable(key))));
-        }
-    }
-    Ok(labels)
 }
 
 /// What has happened, the first of it first.
@@ -215,20 +200,13 @@ pub(super) async fn explain(service: &Service, mut query: Query) -> Result<Answe
         destination_mac: query.text("destination_mac")?,
     };
     query.end()?;
-    let what = if frame.is_empty() { What::Packet(packet) } else { What::Frame(octets(&frame)?) };
+    let what = if frame.is_empty() {
+        What::Packet(packet)
+    } else {
+        let frame: Result<Octets, _> = frame.parse();
+        What::Frame(frame.map_err(|why| Refused::bad(format!("frame: {why}")))?.0)
+    };
     json(service.explain(Request::new(ExplainRequest { from, what: Some(what) })).await)
-}
-
-/// Reads octets in hexadecimal, with spaces or colons between them or without.
-fn octets(text: &str) -> Result<Vec<u8>, Refused> {
-    let digits: Option<Vec<u8>> = text
-        .chars()
-        .filter(|c| !matches!(c, ' ' | ':' | '\n'))
-        .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
-        .collect();
-    let pairs = digits.filter(|digits| digits.len().is_multiple_of(2));
-    let pairs = pairs.ok_or_else(|| Refused::bad("frame: expected octets in hexadecimal"))?;
-    Ok(pairs.chunks(2).map(|pair| pair.iter().fold(0, |octet, digit| octet << 4 | digit)).collect())
 }
 
 fn json<T: Serialize>(answered: Result<Response<T>, Status>) -> Result<Answer, Refused> {
@@ -242,19 +220,4 @@ fn drop_reasons() -> Answer {
     let reason = |reason: &DropReason| json!({"name": reason.name(), "meaning": reason.meaning()});
     let reasons: Vec<_> = DropReason::ALL.iter().map(reason).collect();
     whole("application/json", json!({ "drop_reasons": reasons }).to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn octets_are_read_as_people_write_them() {
-        for text in ["00ff10", "00:ff:10", "00 FF 10"] {
-            assert_eq!(octets(text).unwrap(), [0, 255, 16], "{text}");
-        }
-        for none in ["0", "0x10", "zz", "\u{e9}"] {
-            assert!(octets(none).is_err(), "{none}");
-        }
-    }
 }

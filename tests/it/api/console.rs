@@ -225,7 +225,7 @@ fn what_is_no_question_is_refused_with_what_is() {
         ("GET /api/nics?networ=x", "", 400, "networ: no such field: expected page_size"),
         ("GET /api/nics?page_size=0", "", 400, "page_size: \"0\": expected 1 to 1000"),
         ("GET /api/nics?network=x", "", 404, "network \"x\" does not exist"),
-        ("GET /api/nics?label=a=1&label=b&label=a=2", "", 400, "label: a: expected once"),
+        ("GET /api/nics?label=a=1&label=b&label=a=2", "", 400, "label: a is given twice"),
         ("GET /api/nics?label==1", "", 400, "labels: \"\": expected a key of 1-63"),
         ("GET /api/events?kind=nothing", "", 400, "expected some of started, "),
         ("GET /api/events?since=yesterday", "", 400, "expected a time like 2026-"),
@@ -240,6 +240,7 @@ fn what_is_no_question_is_refused_with_what_is() {
         ("GET /api/capture", "Mvirt-Console: 1\n", 400, "targets"),
         ("GET /api/capture?target=a&seconds=301", "Mvirt-Console: 1\n", 400, "1 to 300"),
         ("GET /api/version", "Sec-Fetch-Site: cross-site\n", 403, "expected same-origin"),
+        ("GET /api/explain?frame=0g", "Mvirt-Console: 1\n", 400, "frame: expected hexadecimal"),
         ("GET /api/version", "Sec-Fetch-Site: same-origin\n", 200, ""),
         ("GET /api/version", "Content-Length: 9\n", 413, "expected no body"),
     ] {
