@@ -32,7 +32,7 @@ const LAST: usize = 1000;
 const KNOWN: &str = "/api/ and version, egress, networks, nics, ports, forwards, floating_ips, \
                      load_balancers, events, event_kinds, reactors, drop_reasons, networks/NAME, \
                      networks/NAME/macs, nics/NAME, nics/NAME/stats, ports/NAME, ports/NAME/stats, \
-                     explain, capture or live";
+                     forwards/NAME, explain, capture or live";
 
 /// Answers what is asked for by a path below `/api/`.
 pub(super) async fn get(service: &Service, path: &str, query: Query) -> Result<Answer, Refused> {
