@@ -45,6 +45,14 @@ pub(super) fn parts(
     answer
 }
 
+/// Returns the answer to a method that is none of these (RFC 9110 §15.5.6).
+pub(super) fn only(methods: &'static str) -> Answer {
+    let mut answer = whole(TEXT, format!("expected {methods}\n"));
+    *answer.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    answer
+}
+
 fn of(kind: &'static str, body: Body) -> Answer {
     let mut answer = Response::new(body);
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -131,16 +139,9 @@ impl From<Refused> for Answer {
     fn from(Refused(status, why): Refused) -> Self {
         let mut answer = whole(TEXT, why + "\n");
         *answer.status_mut() = status;
-        let headers = answer.headers_mut();
-        match status {
-            StatusCode::METHOD_NOT_ALLOWED => {
-                headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            }
-            StatusCode::UNAUTHORIZED => {
-                let scheme = HeaderValue::from_static("Bearer realm=\"mvirt-net\"");
-                headers.insert(header::WWW_AUTHENTICATE, scheme);
-            }
-            _ => {}
+        if status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer realm=\"mvirt-net\"");
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         }
         answer
     }

@@ -3,7 +3,7 @@
 
 use super::{
     Purpose,
-    answer::{Answer, Deadline, Refused, whole},
+    answer::{Answer, Deadline, Refused, only, whole},
     console::Console,
     hosts::Hosts,
     metrics::{self, Metrics},
@@ -164,7 +164,7 @@ impl Site {
             return Err(Refused(StatusCode::PAYLOAD_TOO_LARGE, "expected no body".into()));
         }
         if ![Method::GET, Method::HEAD].contains(request.method()) {
-            return Err(Refused(StatusCode::METHOD_NOT_ALLOWED, "expected GET or HEAD".into()));
+            return Ok(only("GET, HEAD"));
         }
         // As it was written: no path leads anywhere but to what has this very name.
         match (&self.pages, request.uri().path()) {

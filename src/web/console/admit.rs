@@ -7,7 +7,7 @@ use crate::{
     mutex::lock,
     printable::printable,
 };
-use hyper::{Method, Request, StatusCode, header};
+use hyper::{Request, StatusCode, header};
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
@@ -64,14 +64,6 @@ impl Admission {
         }
         Err(Refused(StatusCode::FORBIDDEN, format!("expected the header {OURS}, like {OURS}: 1")))
     }
-}
-
-/// Refuses what asks for the head alone of something that is done while it is read.
-pub(super) fn only_get<B>(request: &Request<B>) -> Result<(), Refused> {
-    if request.method() == Method::GET {
-        return Ok(());
-    }
-    Err(Refused(StatusCode::METHOD_NOT_ALLOWED, "expected GET".into()))
 }
 
 #[cfg(test)]

@@ -18,10 +18,10 @@ mod messages;
 mod query;
 pub mod token;
 
-use super::answer::{Answer, Refused};
+use super::answer::{Answer, Refused, only};
 use crate::control::{Handle, service::Service};
 use admit::Admission;
-use hyper::{Request, body::Incoming};
+use hyper::{Method, Request, body::Incoming};
 use live::Live;
 use query::Query;
 use std::net::SocketAddr;
@@ -54,14 +54,16 @@ impl Console {
         };
         self.admission.check(request, peer)?;
         let query = Query::of(request.uri().query().unwrap_or_default())?;
+        // What is done while it is read has no head alone.
+        if ["live", "capture"].contains(&path) && request.method() != Method::GET {
+            return Ok(only("GET"));
+        }
         match path {
             "live" => {
-                admit::only_get(request)?;
                 query.end()?;
                 self.live.follow(&self.service).await
             }
             "capture" => {
-                admit::only_get(request)?;
                 self.admission.check_deed(request)?;
                 capture::begin(&self.service, query, peer).await
             }
