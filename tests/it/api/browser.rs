@@ -2,6 +2,7 @@
 
 use super::{
     console::{FLAGS, address},
+    trunks::vlans,
     webdriver::Browser,
 };
 use crate::{
@@ -9,11 +10,13 @@ use crate::{
     events::wait_for_event,
     frames::Udp4,
     guest::{Guest, pair},
+    streams::free_ports,
 };
 use dhcproto::{
     Encodable as _,
     v4::{DhcpOption, Message, MessageType},
 };
+use mvirt_net::proto::{CreatePortRequest, NetworkKind};
 use serde_json::Value;
 use std::{
     os::unix::fs::PermissionsExt as _,
@@ -179,6 +182,38 @@ fn what_happens_is_seen_as_it_does_by_its_kind_and_at_its_vnic() {
     drop(a);
     browser.wait("document.querySelector('main').innerText.includes('vNIC a is created')");
     assert!(!browser.text("main").contains("vNIC vm599"), "events of others");
+    is_quiet(&browser, &base);
+}
+
+#[test]
+fn a_trunk_is_a_member_of_each_of_its_networks() {
+    let mut daemon = Daemon::start_with(FLAGS);
+    let base = format!("http://{}/", address(&daemon));
+    for name in ["red", "blue"] {
+        daemon.network_with(name, |request| {
+            request.kind = NetworkKind::Switched.into();
+            request.ipv4_subnet.clear();
+            request.ipv6_prefix.clear();
+        });
+    }
+    let [port] = free_ports();
+    let request = CreatePortRequest {
+        network_id: "red".into(),
+        name: "up".into(),
+        locator: format!("stream-listen://127.0.0.1:{port}"),
+        vlans: vlans(&[(20, "blue")]),
+        ..Default::default()
+    };
+    daemon.call(async |client| client.create_port(request).await).unwrap();
+    let Some(browser) = Browser::start() else { return };
+    browser.open(&format!("{base}#/networks"));
+    is_live(&browser);
+    browser.wait(
+        "[...document.querySelectorAll('tbody tr:not([aria-hidden])')]\
+         .map((row) => row.children[5].innerText).join() === '1,1'",
+    );
+    browser.run("location.hash = '#/'");
+    browser.wait("document.querySelectorAll('.dot').length === 2");
     is_quiet(&browser, &base);
 }
 

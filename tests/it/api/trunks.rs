@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tonic::Code;
 
 /// VLANs as they are asked for.
-fn vlans(vlans: &[(u32, &str)]) -> Vec<TaggedNetwork> {
+pub(super) fn vlans(vlans: &[(u32, &str)]) -> Vec<TaggedNetwork> {
     let tagged = |&(vid, network): &(u32, &str)| TaggedNetwork {
         vid,
         network_id: network.into(),

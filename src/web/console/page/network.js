@@ -4,21 +4,25 @@ import { get } from "./ask.js";
 import { captureButton } from "./capture.js";
 import { card, empty, facts, h } from "./dom.js";
 import { bits, count, packets, when, word } from "./format.js";
-import { findNetwork, members, state } from "./state.js";
+import { byNetwork, findNetwork, members, state } from "./state.js";
 import { Table } from "./table.js";
 import { legend, Topology } from "./topology.js";
 
 /** Seconds between two looks at what nobody is told of. */
 const LOOK = 5;
 
-/** The columns of vNICs and ports. */
-export function memberColumns({ network = true } = {}) {
-  const rate = (title, value, shown) => ({
-    title, class: "number", value, cell: (member) => {
-      const now = value(member);
+/** A column of what comes each second. */
+function rate(title, value, shown) {
+  return {
+    title, class: "number", value, cell: (row) => {
+      const now = value(row);
       return now ? [title === "Dropped" ? "bad" : "", shown(now)] : ["quiet", "0"];
     },
-  });
+  };
+}
+
+/** The columns of vNICs and ports. */
+export function memberColumns({ network = true } = {}) {
   const columns = [
     { title: "Name", class: "wide", value: ({ name }) => name, sort: 1 },
     { title: "State", value: (it) => it.state, cell: (it) => [`state ${it.state}`, it.state] },
@@ -45,35 +49,34 @@ export function membersPage(main) {
 
 /** All networks. */
 export function networksPage(main) {
-  const sum = (row, name) => row.found.reduce((all, member) => all + member.rate[name], 0);
-  const rate = (title, name, format) => ({
-    title, class: "number", value: (row) => sum(row, name),
-    cell: (row) => (sum(row, name) ? format(sum(row, name)) : ["quiet", "0"]),
-  });
   const table = new Table("Networks", [
     { title: "Name", class: "wide", value: ({ name }) => name, sort: 1 },
     { title: "Kind", value: (it) => it.kind },
     { title: "IPv4", class: "mono", value: (it) => it.network.ipv4_subnet ?? "" },
     { title: "IPv6", class: "mono", value: (it) => it.network.ipv6_prefix ?? "" },
     { title: "Public", value: (it) => (it.network.is_public ? "yes" : "") },
-    { title: "Members", class: "number", value: (it) => it.found.length },
-    rate("From guests", "from", bits),
-    rate("To guests", "to", bits),
-    rate("Dropped", "drops", packets),
+    { title: "Members", class: "number", value: (it) => it.members },
+    rate("From guests", (it) => it.from, bits),
+    rate("To guests", (it) => it.to, bits),
+    rate("Dropped", (it) => it.drops, packets),
   ], { nothing: "There are none yet: mvirt network create makes one." });
   table.element.classList.add("tall");
   main.append(h("h1", {}, "Networks"), h("section", { class: "card" }, table.element));
   const update = () => {
-    const by = new Map();
-    for (const member of members()) by.set(member.network, [...by.get(member.network) ?? [], member]);
-    table.update([...state.networks.values()].map((network) => ({
-      network,
-      name: network.name,
-      kind: word(network.kind, "NETWORK_KIND_"),
-      found: by.get(network.name) ?? [],
-      href: `#/network/${encodeURIComponent(network.name)}`,
-      text: [network.name, network.ipv4_subnet, network.ipv6_prefix].join(" ").toLowerCase(),
-    })));
+    const by = byNetwork();
+    table.update([...state.networks.values()].map((network) => {
+      const found = by.get(network.name) ?? [];
+      const sum = (name) => found.reduce((all, member) => all + member.rate[name], 0);
+      return {
+        network,
+        name: network.name,
+        kind: word(network.kind, "NETWORK_KIND_"),
+        members: found.length,
+        from: sum("from"), to: sum("to"), drops: sum("drops"),
+        href: `#/network/${encodeURIComponent(network.name)}`,
+        text: [network.name, network.ipv4_subnet, network.ipv6_prefix].join(" ").toLowerCase(),
+      };
+    }));
   };
   update();
   return { objects: update, tick: update, close: () => table.close() };

@@ -75,6 +75,8 @@ class Member {
     this.object = object;
     this.name = object.name;
     this.network = object.network_name ?? "";
+    const tagged = (object.vlans ?? []).map(({ network_name }) => network_name);
+    this.networks = [...new Set([this.network, ...tagged])];
     const prefix = this.kind === "nic" ? "NIC_STATE_" : "PORT_STATE_";
     this.state = (object.state ?? "").replace(prefix, "").toLowerCase();
     this.error = object.error ?? "";
@@ -125,12 +127,19 @@ function tell(what) {
 /** All vNICs and ports, of one network if it is named. */
 export function members(network = "") {
   const all = [...state.members.values()];
-  return network ? all.filter((member) => isIn(member, network)) : all;
+  return network ? all.filter(({ networks }) => networks.includes(network)) : all;
 }
 
-function isIn(member, network) {
-  const tagged = member.object.vlans ?? [];
-  return member.network === network || tagged.some((vlan) => vlan.network_name === network);
+/** vNICs and ports by the names of their networks: a trunk is in several. */
+export function byNetwork() {
+  const by = new Map();
+  for (const member of members()) {
+    for (const name of member.networks) {
+      if (!by.has(name)) by.set(name, []);
+      by.get(name).push(member);
+    }
+  }
+  return by;
 }
 
 /** A vNIC or port by its kind and name. */

@@ -3,7 +3,7 @@
 
 import { h, s, say, set } from "./dom.js";
 import { bits, count, counted } from "./format.js";
-import { members, state } from "./state.js";
+import { byNetwork, state } from "./state.js";
 
 /** Members of a network up to which each has its name beside it. */
 const NAMED = 24;
@@ -56,12 +56,7 @@ export class Topology {
   }
 
   groups() {
-    const by = new Map();
-    for (const member of members(this.network)) {
-      const name = this.network || member.network;
-      if (!by.has(name)) by.set(name, []);
-      by.get(name).push(member);
-    }
+    const by = byNetwork();
     const named = (a, b) => a.name.localeCompare(b.name, "en", { numeric: true });
     const all = [...state.networks.values()].filter(({ name }) => !this.network || name === this.network);
     const groups = all.map((network) => ({
