@@ -3,10 +3,12 @@
 //! | event | data |
 //! |---|---|
 //! | `network`, `nic`, `port` | NetworkEvent, …: what there is, `synced`, then each change |
-//! | `stats` | StatsUpdate, each second |
+//! | `stats` | StatsUpdate, each second: what has come within it |
 //! | `host` | the daemon's version and what ails it, and its reactors, each second |
 //!
-//! All of them without what is empty. A reader that falls behind is disconnected, and asks anew.
+//! All of them without what is empty. What is told each second is counted and written once, for all
+//! who look: one task begins with the first of them and ends with the last. Who reads slowly finds
+//! the last second; who falls behind with changes is disconnected, and asks anew.
 
 use super::{
     super::answer::{Answer, Refused, parts},
@@ -14,6 +16,7 @@ use super::{
 };
 use crate::{
     control::service::Service,
+    mutex::lock,
     proto::{
         GetVersionRequest, ListReactorsRequest, Reactor, VersionInfo, WatchNetworksRequest,
         WatchNicsRequest, WatchPortsRequest, WatchStatsRequest, net_service_server::NetService,
@@ -21,27 +24,33 @@ use crate::{
 };
 use hyper::{StatusCode, body::Bytes};
 use serde::Serialize;
-use std::{pin::Pin, sync::Arc, time::Duration};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{MissedTickBehavior, interval},
+use std::{
+    mem,
+    pin::Pin,
+    sync::{Arc, Mutex, Weak},
+    time::Duration,
 };
-use tokio_stream::{Stream, StreamExt as _, wrappers::IntervalStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_stream::{Stream, StreamExt as _, wrappers::WatchStream};
 use tonic::{Request, Status};
 
 /// Pages that may look at the same time.
-// Each costs a count of all vNICs and ports a second.
+// Each is told of every change by itself.
 const PAGES: usize = 16;
 /// How often it is counted.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Who looks.
 #[derive(Debug, Clone)]
-pub(super) struct Live(Arc<Semaphore>);
+pub(super) struct Live {
+    places: Arc<Semaphore>,
+    /// Held by each that looks; without any, nobody counts.
+    seconds: Arc<Mutex<Weak<watch::Receiver<Bytes>>>>,
+}
 
 impl Default for Live {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(PAGES)))
+        Self { places: Arc::new(Semaphore::new(PAGES)), seconds: Arc::default() }
     }
 }
 
@@ -55,7 +64,7 @@ struct Host {
 impl Live {
     /// Tells a page what there is and what becomes of it, until it is closed.
     pub(super) async fn follow(&self, service: &Service) -> Result<Answer, Refused> {
-        let place = Arc::clone(&self.0).try_acquire_owned().map_err(|_| {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             let why = format!("{PAGES} pages are open, which is the most: close some");
             Refused(StatusCode::TOO_MANY_REQUESTS, why)
         })?;
@@ -66,33 +75,65 @@ impl Live {
         let nics = service.watch_nics(Request::new(nics)).await?.into_inner();
         let ports = WatchPortsRequest { mark_synced, ..Default::default() };
         let ports = service.watch_ports(Request::new(ports)).await?.into_inner();
-        let stats = WatchStatsRequest {
-            interval_ms: u32::try_from(INTERVAL.as_millis()).unwrap_or(u32::MAX),
-            targets: Vec::new(),
-        };
-        let stats = service.watch_stats(Request::new(stats)).await?.into_inner();
-        let events = events("host", hosts(service.clone()))
+        let seconds = self.seconds(service);
+        let counted = WatchStream::new(watch::Receiver::clone(&seconds))
+            .filter(|second| !second.is_empty())
+            .map(Ok)
+            // Not before the daemon ends. A page that is told no more is to notice.
+            .chain(tokio_stream::once(Err(Status::unavailable("nothing is counted any more"))));
+        let counted: Events = Box::pin(counted);
+        let events = counted
             .merge(events("network", networks))
             .merge(events("nic", nics))
-            .merge(events("port", ports))
-            .merge(events("stats", stats));
-        Ok(parts("text/event-stream", INTERVAL, held(Box::pin(events), place)))
+            .merge(events("port", ports));
+        Ok(parts("text/event-stream", INTERVAL, held(Box::pin(events), (place, seconds))))
+    }
+
+    /// Returns what all pages are told each second.
+    fn seconds(&self, service: &Service) -> Arc<watch::Receiver<Bytes>> {
+        let mut kept = lock(&self.seconds);
+        kept.upgrade().unwrap_or_else(|| {
+            let (sender, receiver) = watch::channel(Bytes::new());
+            let service = service.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    ended = count(&service, &sender) => {
+                        tracing::debug!(?ended, "nothing is counted any more");
+                    }
+                    () = sender.closed() => {}
+                }
+            });
+            let receiver = Arc::new(receiver);
+            *kept = Arc::downgrade(&receiver);
+            receiver
+        })
     }
 }
 
-/// Returns how the daemon is, now and then.
-fn hosts(service: Service) -> impl Stream<Item = Result<Host, Status>> + Send {
-    let mut ticks = interval(INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    IntervalStream::new(ticks).then(move |_| {
-        let service = service.clone();
-        async move {
-            let version = service.get_version(Request::new(GetVersionRequest {})).await?;
-            let reactors = service.list_reactors(Request::new(ListReactorsRequest {})).await?;
-            let (version, reactors) = (version.into_inner(), reactors.into_inner().reactors);
-            Ok(Host { version, reactors })
+/// Tells what has come within each second, and how the daemon is.
+async fn count(service: &Service, told: &watch::Sender<Bytes>) -> Result<(), Status> {
+    let interval_ms = u32::try_from(INTERVAL.as_millis()).unwrap_or(u32::MAX);
+    let request = WatchStatsRequest { interval_ms, targets: Vec::new() };
+    let mut updates = service.watch_stats(Request::new(request)).await?.into_inner();
+    let mut second = String::new();
+    while let Some(update) = updates.next().await {
+        let update = update?;
+        // The first has what came before anybody looked, which those who come later are not told.
+        if update.elapsed_ns > 0 {
+            second += &event("stats", &update);
         }
-    })
+        if !update.continues {
+            second += &event("host", &host(service).await?);
+            told.send_replace(mem::take(&mut second).into());
+        }
+    }
+    Ok(())
+}
+
+async fn host(service: &Service) -> Result<Host, Status> {
+    let version = service.get_version(Request::new(GetVersionRequest {})).await?.into_inner();
+    let reactors = service.list_reactors(Request::new(ListReactorsRequest {})).await?.into_inner();
+    Ok(Host { version, reactors: reactors.reactors })
 }
 
 /// Of any kind.
@@ -104,16 +145,18 @@ fn events<T: Serialize + 'static>(
     name: &'static str,
     messages: impl Stream<Item = Result<T, Status>> + Send + 'static,
 ) -> Events {
-    Box::pin(messages.map(move |message| {
-        // JSON has no line breaks of its own, which would end the data.
-        message.map(|it| format!("event: {name}\ndata: {}\n\n", lean::text(&it)).into())
-    }))
+    Box::pin(messages.map(move |message| message.map(|it| event(name, &it).into())))
 }
 
-/// Holds a place for as long as a stream is.
-fn held(stream: Events, place: OwnedSemaphorePermit) -> Events {
+fn event(name: &str, message: &impl Serialize) -> String {
+    // JSON has no line breaks of its own, which would end the data.
+    format!("event: {name}\ndata: {}\n\n", lean::text(message))
+}
+
+/// Holds what a page has for as long as its stream is.
+fn held(stream: Events, held: impl Send + 'static) -> Events {
     Box::pin(stream.map(move |item| {
-        let _held = &place;
+        let _held = &held;
         item
     }))
 }

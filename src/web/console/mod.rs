@@ -7,7 +7,8 @@
 //! /api/capture    frames, as pcapng
 //! ```
 //! It asks what a client of the API would ask, and changes nothing. What nobody looks at costs
-//! nothing: each page has one stream, and closes it when it is hidden.
+//! nothing: each page has one stream, and closes it when it is hidden. Many that look cost what one
+//! does: what is counted each second is counted for all.
 
 mod admit;
 mod assets;
@@ -53,11 +54,11 @@ impl Console {
             return assets::find(path).ok_or_else(|| Refused::unknown("/ or /api/…"));
         };
         self.admission.check(request, peer)?;
-        let query = Query::of(request.uri().query().unwrap_or_default())?;
         // What is done while it is read has no head alone.
         if ["live", "capture"].contains(&path) && request.method() != Method::GET {
             return Ok(only("GET"));
         }
+        let query = Query::of(request.uri().query().unwrap_or_default())?;
         match path {
             "live" => {
                 query.end()?;

@@ -1,7 +1,7 @@
 //! The console's page, in a browser: what people see, and what guests cannot do to them.
 
 use super::{
-    console::{FLAGS, address},
+    console::{FLAGS, address, live, next},
     trunks::vlans,
     webdriver::Browser,
 };
@@ -182,6 +182,28 @@ fn what_happens_is_seen_as_it_does_by_its_kind_and_at_its_vnic() {
     drop(a);
     browser.wait("document.querySelector('main').innerText.includes('vNIC a is created')");
     assert!(!browser.text("main").contains("vNIC vm599"), "events of others");
+    is_quiet(&browser, &base);
+}
+
+#[test]
+fn what_a_vnic_has_carried_and_dropped_is_seen_whenever_one_begins_to_look() {
+    let mut daemon = Daemon::start_with(FLAGS);
+    let at = address(&daemon);
+    let base = format!("http://{at}/");
+    let (_, [mut a, _b]) = pair(&mut daemon);
+    let mut nobody = || a.send(&Udp4::new(a.mac, "10.0.0.1", "10.0.0.99", b"nobody").frame());
+    nobody();
+    // Another looks already.
+    let mut first = live(at);
+    next(&mut first, "stats", |_| true);
+    let Some(browser) = Browser::start() else { return };
+    browser.open(&format!("{base}#/nic/a"));
+    is_live(&browser);
+    let dropped = "document.querySelector('table.drops tbody tr')?.innerText";
+    browser.wait(&format!("/^no_route[^]*\\b1\\b/.test({dropped})"));
+    nobody();
+    browser.wait(&format!("/^no_route[^]*\\b2\\b/.test({dropped})"));
+    browser.wait("document.querySelector('main').innerText.includes('Since the daemon started')");
     is_quiet(&browser, &base);
 }
 

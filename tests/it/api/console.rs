@@ -240,8 +240,8 @@ fn what_is_no_question_is_refused_with_what_is() {
         ("HEAD /api/capture?target=a", "Mvirt-Console: 1\n", 405, "\r\nallow: GET\r\n"),
         ("GET /api/capture", "Mvirt-Console: 1\n", 400, "targets"),
         ("GET /api/capture?target=a&seconds=301", "Mvirt-Console: 1\n", 400, "1 to 300"),
-        ("GET /api/version", "Sec-Fetch-Site: cross-site\n", 403, "expected same-origin"),
         ("GET /api/explain?frame=0g", "Mvirt-Console: 1\n", 400, "frame: expected hexadecimal"),
+        ("GET /api/version", "Sec-Fetch-Site: cross-site\n", 403, "expected same-origin"),
         ("GET /api/version", "Sec-Fetch-Site: same-origin\n", 200, ""),
         ("GET /api/version", "Content-Length: 9\n", 413, "expected no body"),
     ] {
@@ -317,7 +317,7 @@ fn beyond_loopback_there_is_a_token_and_on_loopback_there_may_be() {
 }
 
 /// A stream of events, and the lines of it.
-fn live(at: SocketAddr) -> BufReader<TcpStream> {
+pub(super) fn live(at: SocketAddr) -> BufReader<TcpStream> {
     let mut stream = TcpStream::connect(at).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(stream, "GET /api/live HTTP/1.1\r\nHost: {at}\r\n\r\n").unwrap();
@@ -325,7 +325,11 @@ fn live(at: SocketAddr) -> BufReader<TcpStream> {
 }
 
 /// The data of the next event of that name of which something is so.
-fn next(stream: &mut BufReader<TcpStream>, name: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+pub(super) fn next(
+    stream: &mut BufReader<TcpStream>,
+    name: &str,
+    is_so: impl Fn(&Value) -> bool,
+) -> Value {
     let mut line = String::new();
     let mut event = String::new();
     loop {
@@ -365,6 +369,21 @@ fn what_changes_is_told_as_it_does_and_goes_on_in_the_next_process() {
     assert!(daemon.hand_over(), "{}", daemon.log());
     let mut stream = live(at);
     next(&mut stream, "network", |it| it["network"]["name"] == "late");
+}
+
+#[test]
+fn what_is_carried_is_counted_once_for_all_who_look() {
+    let mut daemon = Daemon::start_with(FLAGS);
+    let at = address(&daemon);
+    let (_, [mut a, mut b]) = pair(&mut daemon);
+    assert!(b.answers(&mut a, "10.0.0.2"));
+    let counted = [live(at), live(at)].each_mut().map(|page| {
+        let seconds = [(); 4].map(|()| next(page, "stats", |_| true));
+        assert!(seconds[0]["elapsed_ns"].is_u64(), "not what came before: {}", seconds[0]);
+        seconds.map(|second| second["time"].to_string())
+    });
+    assert!(counted[0].iter().any(|time| counted[1].contains(time)), "{counted:?}");
+    next(&mut live(at), "stats", |it| it["elapsed_ns"].is_u64());
 }
 
 #[test]
@@ -432,4 +451,5 @@ fn a_console_that_nobody_looks_at_leaves_the_daemon_idle() {
     std::thread::park_timeout(Duration::from_secs(2));
     let used = daemon.cpu_time() - before;
     assert!(used <= Duration::from_millis(20), "{used:?} in two seconds");
+    next(&mut live(at), "stats", |_| true);
 }

@@ -9,6 +9,7 @@ import { labels } from "./network.js";
 import { Plot } from "./plot.js";
 import { find, SECONDS, state } from "./state.js";
 
+/** Seconds between two looks at what its guest does. */
 const LOOK = 3;
 /** Events that are shown. */
 const LAST = 10;
@@ -36,10 +37,10 @@ export function memberPage(main, kind, name) {
   const totals = h("div");
   const badge = h("span");
   let of = null;
-  let seen = null;
-  let ticks = 0;
+  let looks = 0;
+  let isLooking = false;
   const plot = new Plot(`Rates of ${name} within two minutes`, kind === "nic" ? "guest" : "it", () => ({
-    times: state.times, history: find(kind, name)?.counter.history ?? QUIET,
+    times: state.times, history: find(kind, name)?.history ?? QUIET,
   }));
   const events = new Events(`Last events of ${name}`, { most: LAST, filter: false });
   events.element.classList.add("short");
@@ -66,18 +67,27 @@ export function memberPage(main, kind, name) {
       kind === "nic" ? nicFacts(member.object) : portFacts(member.object))));
     if (of !== member.id) {
       of = member.id;
+      looks = 0;
       look();
       events.of({ object: of });
     }
-    tick(false);
+    plot.tick();
   };
   const look = async () => {
+    if (isLooking) return;
+    isLooking = true;
+    const isWhole = looks % LOOK === 0;
+    looks += 1;
     const path = `${kind}s/${encodeURIComponent(name)}`;
-    const asked = [kind === "nic" ? get(path) : null, get(`${path}/stats`)];
+    const asked = [get(`${path}/stats`), isWhole && kind === "nic" ? get(path) : null];
     const found = await Promise.all(asked).catch(() => null);
+    isLooking = false;
     if (!found) return;
-    const [object, stats] = found;
-    seen = stats;
+    const [stats, object] = found;
+    showDrops(drops, stats.drops, find(kind, name)?.drops);
+    showTotals(totals, stats);
+    // What is made anew each second nobody can mark and copy.
+    if (!isWhole) return;
     if (kind === "nic") guest.replaceChildren(card("Guest", facts(guestFacts(object))));
     else guest.replaceChildren(card("Connections", connections(find(kind, name)?.object ?? {})));
     link.replaceChildren(card("Line", facts([
@@ -88,17 +98,12 @@ export function memberPage(main, kind, name) {
       ["Longest stall", stats.longest_stall_ns && duration(stats.longest_stall_ns)],
     ])));
   };
-  const tick = (isNew = true) => {
+  const tick = () => {
     // Also of one that is gone.
-    if (isNew) events.look();
-    const member = find(kind, name);
-    if (!member) return;
-    const { counter } = member;
+    events.look();
+    if (!find(kind, name)) return;
     plot.tick();
-    showDrops(drops, counter);
-    showTotals(totals, counter, seen);
-    if (isNew) ticks += 1;
-    if (isNew && ticks % LOOK === 0) look();
+    look();
   };
   objects();
   return { objects, tick, close: () => [plot, events].forEach((part) => part.close()) };
@@ -181,9 +186,9 @@ function connections(port) {
   return h("ul", {}, all.map((it) => h("li", { class: "mono" }, it.remote)));
 }
 
-/** What was dropped by reason, the most recent first, and what each means. */
-function showDrops(place, counter) {
-  const reasons = [...counter.drops].sort((a, b) => b[1] - a[1]);
+/** What was dropped by reason, the most frequent first, and what each means; and what just now. */
+function showDrops(place, all, now) {
+  const reasons = all.map(({ reason, frames }) => [reason, frames]).sort((a, b) => b[1] - a[1]);
   const key = reasons.map(([reason]) => reason).join(" ");
   if (place.dataset.reasons !== key || !place.firstChild) {
     place.dataset.reasons = key;
@@ -202,10 +207,10 @@ function showDrops(place, counter) {
   }
   const lines = place.querySelectorAll("tbody tr");
   reasons.forEach(([reason, frames], at) => {
-    const now = counter.newDrops.get(reason) ?? 0;
+    const rate = now?.get(reason) ?? 0;
     say(lines[at].children[1], count(frames));
-    say(lines[at].children[2], now ? packets(now) : "0");
-    lines[at].children[2].className = now ? "number bad" : "number quiet";
+    say(lines[at].children[2], rate ? packets(rate) : "0");
+    lines[at].children[2].className = rate ? "number bad" : "number quiet";
   });
 }
 
@@ -221,13 +226,13 @@ const TOTALS = [
   ["Connections", (it) => count(it.connections)],
 ];
 
-function showTotals(place, counter, stats) {
+function showTotals(place, stats) {
   if (!place.firstChild) {
     place.replaceChildren(card("Since the daemon started", facts(
       TOTALS.map(([title]) => [title, " "]))));
   }
   const values = place.querySelectorAll("dd");
-  TOTALS.forEach(([, format], at) => say(values[at], format(counter.total)));
-  const answers = (stats?.answers ?? []).map(({ kind, frames }) => `${kind} ${count(frames)}`);
+  TOTALS.forEach(([, format], at) => say(values[at], format(stats)));
+  const answers = stats.answers.map(({ kind, frames }) => `${kind} ${count(frames)}`);
   if (answers.length) values[5].title = answers.join(", ");
 }

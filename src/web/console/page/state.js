@@ -7,12 +7,6 @@ import { events, Refused } from "./ask.js";
 export const SECONDS = 120;
 /** How long a hidden page goes on, so that who looks elsewhere for a moment misses nothing. */
 const GRACE = 15_000;
-/** What is counted of a vNIC or port and added up. */
-const SUMS = [
-  "ingress_frames", "ingress_octets", "egress_frames", "egress_octets", "ingress_forwarded",
-  "ingress_answered", "kicks", "calls", "connections", "receive_stalls", "macs_learned",
-];
-
 /** Rates over the last seconds, the latest one last. */
 class History {
   constructor() {
@@ -30,44 +24,17 @@ class History {
 }
 
 const NOTHING = Object.freeze({ from: 0, to: 0, framesFrom: 0, framesTo: 0, drops: 0 });
-
-/** What a vNIC or port has carried. */
-class Counter {
-  constructor() {
-    this.total = Object.fromEntries(SUMS.map((name) => [name, 0]));
-    this.drops = new Map();
-    this.newDrops = new Map();
-    this.rate = NOTHING;
-    this.history = null;
-    this.last = {};
-  }
-
-  add(stats, seconds) {
-    for (const name of SUMS) this.total[name] += stats[name] ?? 0;
-    this.newDrops = new Map();
-    let dropped = 0;
-    for (const { reason, frames } of stats.drops ?? []) {
-      this.drops.set(reason, (this.drops.get(reason) ?? 0) + frames);
-      if (seconds) this.newDrops.set(reason, frames / seconds);
-      dropped += frames;
-    }
-    this.last = stats;
-    const rate = (name) => (seconds ? (stats[name] ?? 0) / seconds : 0);
-    this.rate = {
-      from: rate("ingress_octets") * 8,
-      to: rate("egress_octets") * 8,
-      framesFrom: rate("ingress_frames"),
-      framesTo: rate("egress_frames"),
-      drops: seconds ? dropped / seconds : 0,
-    };
-  }
-}
+const NO_DROPS = Object.freeze(new Map());
 
 /** A vNIC or a port, as the pages show them. */
 class Member {
   constructor(kind, object) {
     this.kind = kind;
     this.id = object.id;
+    // A stream that begins anew takes up where the last one has ended.
+    this.history = state.members.get(object.id)?.history ?? null;
+    this.rate = NOTHING;
+    this.drops = NO_DROPS;
     this.tell(object);
   }
 
@@ -88,12 +55,24 @@ class Member {
       .join(" ").toLowerCase();
   }
 
-  get rate() {
-    return state.counters.get(this.id)?.rate ?? NOTHING;
-  }
-
-  get counter() {
-    return state.counters.get(this.id) ?? new Counter();
+  /** Takes what has come to it within so many seconds: nothing, where it is not told. */
+  count(stats, seconds) {
+    if (stats) {
+      const rate = (name) => (stats[name] ?? 0) / seconds;
+      this.drops = new Map((stats.drops ?? []).map(({ reason, frames }) => [reason, frames / seconds]));
+      this.rate = {
+        from: rate("ingress_octets") * 8,
+        to: rate("egress_octets") * 8,
+        framesFrom: rate("ingress_frames"),
+        framesTo: rate("egress_frames"),
+        drops: [...this.drops.values()].reduce((all, each) => all + each, 0),
+      };
+      this.history ??= new History();
+    } else {
+      this.rate = NOTHING;
+      this.drops = NO_DROPS;
+    }
+    this.history?.push(this.rate);
   }
 }
 
@@ -101,7 +80,6 @@ class Member {
 export const state = {
   networks: new Map(),
   members: new Map(),
-  counters: new Map(),
   host: { version: {}, reactors: [] },
   /** What reactors did within the last second. */
   loads: [],
@@ -157,7 +135,6 @@ class Session {
   constructor() {
     this.networks = new Map();
     this.members = new Map();
-    this.counters = new Map();
     this.unsynced = new Set(["network", "nic", "port"]);
     this.parts = [];
     this.told = null;
@@ -177,7 +154,6 @@ class Session {
     Object.assign(state, {
       networks: this.networks,
       members: this.members,
-      counters: this.counters,
       connection: "live",
     });
     tell("connection");
@@ -192,7 +168,6 @@ class Session {
       else this.networks.delete(id);
     } else if (!object) {
       this.members.delete(id);
-      this.counters.delete(id);
     } else if (this.members.has(id)) {
       this.members.get(id).tell(object);
     } else {
@@ -210,30 +185,14 @@ class Session {
   count(update) {
     this.parts.push(...(update.stats ?? []));
     if (update.continues) return;
-    const seconds = (update.elapsed_ns ?? 0) / 1e9;
-    const told = new Set();
-    const total = { from: 0, to: 0, framesFrom: 0, framesTo: 0, drops: 0 };
-    for (const stats of this.parts) {
-      let counter = this.counters.get(stats.nic_id);
-      if (!counter) {
-        counter = new Counter();
-        counter.history = state.counters.get(stats.nic_id)?.history ?? null;
-        this.counters.set(stats.nic_id, counter);
-      }
-      counter.add(stats, seconds);
-      told.add(stats.nic_id);
-      for (const name of Object.keys(total)) total[name] += counter.rate[name];
-    }
+    const told = new Map(this.parts.map((stats) => [stats.nic_id, stats]));
     this.parts = [];
-    if (!seconds) return;
-    for (const [id, counter] of this.counters) {
-      if (!told.has(id)) {
-        counter.rate = NOTHING;
-        counter.newDrops = new Map();
-      } else {
-        counter.history ??= new History();
-      }
-      counter.history?.push(counter.rate);
+    // Of what is not known yet nothing is shown.
+    if (this.unsynced.size) return;
+    const total = { ...NOTHING };
+    for (const member of this.members.values()) {
+      member.count(told.get(member.id), update.elapsed_ns / 1e9);
+      for (const name of Object.keys(total)) total[name] += member.rate[name];
     }
     state.total = total;
     state.history.push(total);
