@@ -186,6 +186,24 @@ fn what_happens_is_seen_as_it_does_by_its_kind_and_at_its_vnic() {
 }
 
 #[test]
+fn a_lease_is_seen_as_it_is_taken() {
+    let mut daemon = Daemon::start_with(FLAGS);
+    let base = format!("http://{}/", address(&daemon));
+    let (_, [mut a, _b]) = pair(&mut daemon);
+    let Some(browser) = Browser::start() else { return };
+    browser.open(&format!("{base}#/leases"));
+    is_live(&browser);
+    browser.wait(
+        "document.querySelector('.empty').innerText === 'Nobody has asked for an address yet.'",
+    );
+    a.lease();
+    let leased = Instant::now();
+    browser.wait("document.querySelector('main').innerText.includes('10.0.0.1')");
+    assert!(leased.elapsed() < Duration::from_secs(3), "{:?}", leased.elapsed());
+    is_quiet(&browser, &base);
+}
+
+#[test]
 fn what_a_vnic_has_carried_and_dropped_is_seen_whenever_one_begins_to_look() {
     let mut daemon = Daemon::start_with(FLAGS);
     let at = address(&daemon);

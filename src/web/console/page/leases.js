@@ -6,8 +6,10 @@ import { ago } from "./format.js";
 import { state } from "./state.js";
 import { Table } from "./table.js";
 
-/** Seconds between two looks: nobody is told of leases. */
-const LOOK = 5;
+/** Seconds between two looks at leases of hosts behind ports: those make no events. */
+const HOSTS = 5;
+/** And at those of vNICs without an event, which renewals do not make. */
+const NICS = 30;
 
 export function leasesPage(main) {
   const table = new Table("Leases", [
@@ -22,25 +24,29 @@ export function leasesPage(main) {
   ], { nothing: "Nobody has asked for an address yet." });
   table.element.classList.add("tall");
   main.append(h("h1", {}, "Leases"), h("section", { class: "card" }, table.element));
-  let looking = false;
+  let [nics, hosts] = [[], []];
+  let [looks, isLooking, heard] = [0, false, ""];
   const look = async () => {
-    if (looking || state.connection !== "live") return;
-    looking = true;
+    if (isLooking || state.connection !== "live") return;
+    isLooking = true;
     try {
-      table.update([...await ofNics(), ...await ofHosts()]);
+      // What was heard of last comes again, alone where nothing is new.
+      const { events } = await get("events", { kind: "lease", since: heard, last: 1 });
+      const last = events[0]?.time ?? "";
+      if (last !== heard || looks % NICS === 0) nics = await ofNics();
+      if (looks % HOSTS === 0) hosts = await ofHosts();
+      heard = last;
+      looks += 1;
+      table.update([...nics.filter(({ id }) => state.members.has(id)), ...hosts]);
     } catch {
       // The connection says why.
     }
-    looking = false;
+    isLooking = false;
   };
-  let ticks = 0;
   look();
   return {
     connection: look,
-    tick: () => {
-      ticks += 1;
-      if (ticks % LOOK === 0) look();
-    },
+    tick: look,
     close: () => table.close(),
   };
 }
@@ -52,8 +58,8 @@ function seen(time) {
 async function ofNics() {
   const nics = await all("nics");
   const asked = nics.filter(({ guest }) => guest?.ipv4_lease_at || guest?.ipv6_lease_at || guest?.hostname);
-  return asked.map(({ name, network_name, ipv4_address, ipv6_address, guest }) => lease({
-    name, network: network_name, ipv4: ipv4_address, ipv6: ipv6_address,
+  return asked.map(({ id, name, network_name, ipv4_address, ipv6_address, guest }) => lease({
+    id, name, network: network_name, ipv4: ipv4_address, ipv6: ipv6_address,
     at4: guest.ipv4_lease_at, at6: guest.ipv6_lease_at,
     hostname: guest.hostname, client: guest.vendor_class,
     href: `#/nic/${encodeURIComponent(name)}`,
