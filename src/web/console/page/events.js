@@ -44,7 +44,7 @@ export class Events {
     const { fields, kept } = this;
     if (!fields || this.isAsking || state.connection !== "live") return;
     this.isAsking = true;
-    // From the last one on, which comes again: its time is its own.
+    // What came after the last one.
     const since = kept.at(-1)?.time ?? "";
     const found = await get("events", { ...fields, since, last: this.most }).catch(() => null);
     this.isAsking = false;
@@ -52,7 +52,7 @@ export class Events {
       // Others are wanted by now.
       this.look();
     } else if (found) {
-      const come = found.events.filter(({ time }) => time !== since);
+      const come = found.events;
       kept.push(...come);
       kept.splice(0, kept.length - this.most);
       if (come.length || !since) this.show();
