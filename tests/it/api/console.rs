@@ -165,7 +165,7 @@ fn what_has_happened_is_had_by_time_kind_and_object() {
     assert!(events("kind=started&kind=lease").len() < all.len());
     assert_eq!(events("last=2"), all[all.len() - 2..]);
     let third = all[2]["time"].as_str().unwrap();
-    assert_eq!(events(&format!("since={third}")), all[2..]);
+    assert_eq!(events(&format!("since={third}")), all[3..]);
     let kinds = json(&get(at, "/api/event_kinds"));
     let kinds = kinds["event_kinds"].as_array().unwrap();
     assert!(all.iter().all(|event| kinds.contains(&event["kind"])), "{kinds:?}");
