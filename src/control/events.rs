@@ -85,6 +85,25 @@ pub(super) struct EventWatch {
     kinds: Vec<&'static str>,
 }
 
+impl EventWatch {
+    fn is_wanted(kinds: &[&'static str], event: &proto::Event) -> bool {
+        kinds.is_empty() || kinds.contains(&&*event.kind)
+    }
+
+    /// Returns the last ones of what was kept, to one object where that is wanted, the first first.
+    pub(super) fn last(&self, most: usize, object: Option<Uuid>) -> Vec<proto::Event> {
+        let object = object.map(|id| id.to_string());
+        let is_of = |event: &&Arc<proto::Event>| {
+            Self::is_wanted(&self.kinds, event)
+                && object.as_ref().is_none_or(|id| event.object_ids.contains(id))
+        };
+        let last = self.kept.iter().rev().filter(is_of).take(most);
+        let mut last: Vec<_> = last.map(|event| (**event).clone()).collect();
+        last.reverse();
+        last
+    }
+}
+
 impl Control {
     /// Returns what has happened after the time that is asked for, and will.
     pub(super) fn watch_events(
@@ -121,8 +140,7 @@ pub(super) fn stream(
 ) -> Response<EventStream<proto::Event>> {
     let EventWatch { kept, events, kinds } = watch;
     let told = move |event: Arc<proto::Event>| {
-        let is_wanted = kinds.is_empty() || kinds.contains(&&*event.kind);
-        is_wanted.then(|| Arc::unwrap_or_clone(event))
+        EventWatch::is_wanted(&kinds, &event).then(|| Arc::unwrap_or_clone(event))
     };
     // One by one: what is told later is shared until then.
     let kept = tokio_stream::iter(kept.into_iter().filter_map(told.clone()).map(Ok));

@@ -15,6 +15,7 @@ use crate::{
 use prost::Message;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 /// `mvirt.net.NetService`.
 #[derive(Debug, Clone)]
@@ -40,6 +41,21 @@ impl Service {
         request: impl FnOnce(&mut Control) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Status> {
         Ok(self.control.call(request).await??)
+    }
+
+    /// Returns the last events of those that `request` would begin with, to one object where that
+    /// is wanted, the first first.
+    ///
+    /// # Errors
+    ///
+    /// Those of `WatchEvents`.
+    pub async fn last_events(
+        &self,
+        request: proto::WatchEventsRequest,
+        most: usize,
+        object: Option<Uuid>,
+    ) -> Result<Vec<proto::Event>, Status> {
+        self.call(move |control| Ok(control.watch_events(&request)?.last(most, object))).await
     }
 
     /// Carries out what `decide` comes to, and tells the log who has asked for it.

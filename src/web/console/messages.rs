@@ -20,7 +20,6 @@ use crate::{
 };
 use serde::Serialize;
 use serde_json::json;
-use std::{collections::VecDeque, future::poll_fn, task::Poll};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -116,7 +115,7 @@ async fn all(service: &Service, what: &str, mut query: Query) -> Result<Answer, 
 /// What has happened, the first of it first.
 #[derive(Debug, Serialize)]
 struct Happened {
-    events: VecDeque<Event>,
+    events: Vec<Event>,
 }
 
 /// The last events that are kept: since a time, of some kinds, of an object.
@@ -130,23 +129,7 @@ async fn happened(service: &Service, mut query: Query) -> Result<Answer, Refused
     };
     let request = WatchEventsRequest { since: query.text("since")?, kinds: query.all("kind") };
     query.end()?;
-    let object = object.map(|id| id.to_string());
-    let is_of = |event: &Event| object.as_ref().is_none_or(|id| event.object_ids.contains(id));
-    let mut stream = service.watch_events(Request::new(request)).await?.into_inner();
-    let mut events = VecDeque::new();
-    // What is kept is there at once. What comes is for who asks again.
-    poll_fn(|context| {
-        while let Poll::Ready(Some(Ok(event))) = stream.as_mut().poll_next(context) {
-            if is_of(&event) {
-                if events.len() == last {
-                    events.pop_front();
-                }
-                events.push_back(event);
-            }
-        }
-        Poll::Ready(())
-    })
-    .await;
+    let events = service.last_events(request, last, object).await?;
     json(Ok(Response::new(Happened { events })))
 }
 

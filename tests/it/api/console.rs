@@ -166,6 +166,11 @@ fn what_has_happened_is_had_by_time_kind_and_object() {
     assert_eq!(events("last=2"), all[all.len() - 2..]);
     let third = all[2]["time"].as_str().unwrap();
     assert_eq!(events(&format!("since={third}")), all[3..]);
+    // As many as there are.
+    for number in 0..100 {
+        daemon.network(&format!("net{number}"));
+    }
+    assert_eq!(events("").len(), all.len() + 100);
     let kinds = json(&get(at, "/api/event_kinds"));
     let kinds = kinds["event_kinds"].as_array().unwrap();
     assert!(all.iter().all(|event| kinds.contains(&event["kind"])), "{kinds:?}");
