@@ -351,7 +351,7 @@ impl Reactor {
             (0..queues).for_each(|queue| self.activate(id, queue, now));
         }
         let ports = &self.ports;
-        let is_held = |active: &mut Active| ports.is_switched(active.port);
+        let is_held = |active: &mut Active| ports.may_be_switched(active.port);
         self.held.get_or_insert_default().extend(self.active.extract_if(.., is_held));
     }
 
@@ -360,7 +360,7 @@ impl Reactor {
         self.pipeline.attached(&attachment, now);
         // First of all: what was begun for it ends with it, if it fails here.
         self.ports.attach(attachment, self.busy_poll);
-        let is_switched = self.ports.is_switched(id);
+        let may_be_switched = self.ports.may_be_switched(id);
         let Some(slot) = self.ports.get_mut(id) else { return };
         for queue in (0..slot.port.queues()).filter(|queue| slot.port.runs(*queue)) {
             match slot.port.wakeup(queue) {
@@ -375,7 +375,7 @@ impl Reactor {
             let window = self.busy_poll;
             // Polled at first: what came before the watch began may have been announced already.
             let active = match &mut self.held {
-                Some(held) if is_switched => held,
+                Some(held) if may_be_switched => held,
                 _ => &mut self.active,
             };
             active.push(Active { port: id, queue, busy: now, window });

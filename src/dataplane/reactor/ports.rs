@@ -509,17 +509,20 @@ impl Ports {
         }
     }
 
-    /// Whether a port is, first of all, in a switched network.
-    pub fn is_switched(&self, id: PortId) -> bool {
+    /// Whether a port is, first of all, in a switched network, or in one that may be: nothing was
+    /// published of it yet.
+    pub fn may_be_switched(&self, id: PortId) -> bool {
         let slot = self.slots.get(id.slot as usize).and_then(Option::as_ref);
-        let network = slot.and_then(|slot| self.network(slot.network));
-        network.is_some_and(|network| matches!(network.domain, Domain::Switched(_)))
+        slot.is_some_and(|slot| {
+            let network = self.network(slot.network);
+            network.is_none_or(|network| matches!(network.domain, Domain::Switched(_)))
+        })
     }
 
-    /// Returns all ports of switched networks.
+    /// Returns all ports of which that is so.
     pub fn switched(&self) -> Vec<PortId> {
         let all = self.slots.iter().flatten().map(|slot| slot.id);
-        all.filter(|id| self.is_switched(*id)).collect()
+        all.filter(|id| self.may_be_switched(*id)).collect()
     }
 
     /// A network, as it was published.
