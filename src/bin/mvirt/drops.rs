@@ -5,7 +5,8 @@ use crate::{
     connect::Client,
     described::described,
     output::{self, Output, Table},
-    units, watch,
+    units,
+    watch::Watched,
 };
 use jiff::Timestamp;
 use mvirt_net::{
@@ -43,13 +44,13 @@ pub(crate) async fn run(
     out: &Output,
 ) -> Result<(), Failure> {
     let request = WatchDropsRequest { targets, network_id: network.unwrap_or_default() };
-    let mut updates = client.watch_drops(request).await?.into_inner();
+    let mut updates = Watched::of(client.watch_drops(request).await?)?;
     if !follow {
-        return summary(updates.message().await?.unwrap_or_default(), out);
+        return summary(updates.next().await?.unwrap_or_default(), out);
     }
     let mut explained = BTreeSet::new();
     out.header(&widths(["TIME", "NIC", "WAY", "FRAMES", "REASON", "FLOW"]))?;
-    while let Some(update) = watch::next(&mut updates).await? {
+    while let Some(update) = updates.next().await? {
         for group in grouped(update.frames) {
             line(&group, &mut explained, out)?;
         }

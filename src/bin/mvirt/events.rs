@@ -1,6 +1,6 @@
 //! `mvirt watch`: what happens.
 
-use crate::{Failure, connect::Client, output::Output, units, watch};
+use crate::{Failure, connect::Client, output::Output, units, watch::Watched};
 use clap::Args;
 use jiff::Timestamp;
 use mvirt_net::proto::WatchEventsRequest;
@@ -56,9 +56,9 @@ impl Watch {
             None => now.to_string(),
         };
         let request = WatchEventsRequest { since, kinds: self.kind };
-        let mut events = client.watch_events(request).await?.into_inner();
+        let mut events = Watched::of(client.watch_events(request).await?)?;
         out.header(&widths(["TIME", "SEVERITY", "KIND", "WHAT"]))?;
-        while let Some(event) = watch::next(&mut events).await? {
+        while let Some(event) = events.next().await? {
             if out.is_document() {
                 out.event(&event)?;
                 continue;

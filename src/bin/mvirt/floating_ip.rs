@@ -10,7 +10,7 @@ use super::{
     nic::InNetwork,
     output::{Cell, Output, Table},
     units,
-    watch::{self, Lines},
+    watch::{Lines, Watched},
 };
 use clap::{Args, Subcommand};
 use mvirt_net::{
@@ -183,10 +183,10 @@ async fn get(client: &mut Client, id: String) -> Result<FloatingIp, Failure> {
 /// Prints the floating IPs there are, and each change, until the server ends.
 async fn watch(client: &mut Client, network_id: String, out: &Output) -> Result<(), Failure> {
     let request = WatchFloatingIpsRequest { network_id, ..Default::default() };
-    let mut events = client.watch_floating_ips(request).await?.into_inner();
+    let mut events = Watched::of(client.watch_floating_ips(request).await?)?;
     // `not-in-force`; names as most are.
     let mut lines = Lines::begin(out, [("STATE", 12), ("VNIC", 15), ("NETWORK", 0)])?;
-    while let Some(event) = watch::next(&mut events).await? {
+    while let Some(event) = events.next().await? {
         let state = event.floating_ip.as_ref().map(|it| state_word(&it.error)).unwrap_or_default();
         let shown = event.floating_ip.as_ref();
         let shown = shown.map(|it| (&*it.address, [&*state, nic(it), &it.network_name]));

@@ -9,7 +9,7 @@ use super::{
     nic::InNetwork,
     output::{Cell, Output, Table},
     units,
-    watch::{self, Lines},
+    watch::{Lines, Watched},
 };
 use clap::{Args, Subcommand};
 use mvirt_net::{
@@ -278,10 +278,10 @@ async fn get(client: &mut Client, id: String) -> Result<Forward, Failure> {
 /// Prints the forwards there are, and each change, until the server ends.
 async fn watch(client: &mut Client, network_id: String, out: &Output) -> Result<(), Failure> {
     let request = WatchForwardsRequest { network_id, ..Default::default() };
-    let mut events = client.watch_forwards(request).await?.into_inner();
+    let mut events = Watched::of(client.watch_forwards(request).await?)?;
     // `not-in-force`; the longest of IPv4, with one port.
     let mut lines = Lines::begin(out, [("STATE", 12), ("LISTENS", 25), ("TO", 0)])?;
-    while let Some(event) = watch::next(&mut events).await? {
+    while let Some(event) = events.next().await? {
         let cells =
             event.forward.as_ref().map(|it| (state_word(&it.error), listens(it), target(it)));
         let cells = cells.unwrap_or_default();

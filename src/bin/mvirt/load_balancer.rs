@@ -11,7 +11,7 @@ use super::{
     output::{Cell, Output, Table},
     units,
     wait::Patience,
-    watch::{self, Lines},
+    watch::{Lines, Watched},
 };
 use clap::{Args, Subcommand};
 use mvirt_net::{
@@ -430,10 +430,10 @@ async fn get(client: &mut Client, id: String) -> Result<LoadBalancer, Failure> {
 /// Prints the load balancers there are, and each change, until the server ends.
 async fn watch(client: &mut Client, network_id: String, out: &Output) -> Result<(), Failure> {
     let request = WatchLoadBalancersRequest { network_id, ..Default::default() };
-    let mut events = client.watch_load_balancers(request).await?.into_inner();
+    let mut events = Watched::of(client.watch_load_balancers(request).await?)?;
     // `not-in-force`; a header.
     let mut lines = Lines::begin(out, [("STATE", 12), ("BACKENDS", 8), ("ADDRESS", 0)])?;
-    while let Some(event) = watch::next(&mut events).await? {
+    while let Some(event) = events.next().await? {
         let shown = event.load_balancer.as_ref();
         let cells = shown.map(|it| (state_word(&it.error), taking_of_all(it))).unwrap_or_default();
         let shown = shown.map(|it| (&*it.name, [&*cells.0, &cells.1, &it.address]));

@@ -10,7 +10,7 @@ use super::{
     mask::{self, Mask, NewNotes, Notes, Now, Places},
     output::{Cell, Output, Table},
     units,
-    watch::{self, Lines},
+    watch::{Lines, Watched},
 };
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use mvirt_net::{
@@ -348,9 +348,9 @@ fn is_public(network: &Network) -> Cell {
 
 async fn watch(client: &mut Client, out: &Output) -> Result<(), Failure> {
     let request = WatchNetworksRequest::default();
-    let mut events = client.watch_networks(request).await?.into_inner();
+    let mut events = Watched::of(client.watch_networks(request).await?)?;
     let mut lines = Lines::begin(out, [("VNICS", 5), ("IPV4", 18), ("IPV6", 0)])?;
-    while let Some(event) = watch::next(&mut events).await? {
+    while let Some(event) = events.next().await? {
         let network = event.network.as_ref();
         let nics = network.map_or(0, |network| network.nic_count).to_string();
         let shown = network.map(|it| (&*it.name, [&*nics, &it.ipv4_subnet, &it.ipv6_prefix]));

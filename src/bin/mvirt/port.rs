@@ -12,7 +12,7 @@ use super::{
     rate::{self, Rate},
     stats, units,
     wait::Patience,
-    watch::{self, Lines},
+    watch::{Lines, Watched},
 };
 use clap::{Args, Subcommand, ValueEnum};
 use mvirt_net::{
@@ -466,10 +466,10 @@ pub(crate) fn kinds(out: &Output) -> Result<(), Failure> {
 /// Prints the ports there are, and each change, until the server ends.
 async fn watch(client: &mut Client, network_id: String, out: &Output) -> Result<(), Failure> {
     let request = WatchPortsRequest { network_id, ..Default::default() };
-    let mut events = client.watch_ports(request).await?.into_inner();
+    let mut events = Watched::of(client.watch_ports(request).await?)?;
     // `listening`; a header.
     let mut lines = Lines::begin(out, [("STATE", 9), ("CLIENTS", 7), ("LOCATOR", 0)])?;
-    while let Some(event) = watch::next(&mut events).await? {
+    while let Some(event) = events.next().await? {
         let clients = event.port.as_ref().map_or(0, |port| port.attachments.len()).to_string();
         let port = event.port.as_ref();
         let port = port.map(|port| (&*port.name, [port.state().word(), &clients, &port.locator]));

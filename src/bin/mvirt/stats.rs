@@ -5,7 +5,7 @@ use crate::{
     connect::Client,
     output::{Cell, Output},
     units::{ago, counted, octets, seconds},
-    watch,
+    watch::Watched,
 };
 use clap::Args;
 use mvirt_net::proto::{EgressFlows, GetNicStatsRequest, NicStats, StatsUpdate, WatchStatsRequest};
@@ -60,9 +60,9 @@ async fn watch(
     request: WatchStatsRequest,
     out: &Output,
 ) -> Result<(), Failure> {
-    let mut updates = client.watch_stats(request).await?.into_inner();
+    let mut updates = Watched::of(client.watch_stats(request).await?)?;
     let mut lines = 0;
-    while let Some(update) = watch::next(&mut updates).await? {
+    while let Some(update) = updates.next().await? {
         if out.is_document() {
             out.event(&update)?;
             continue;

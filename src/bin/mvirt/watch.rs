@@ -3,14 +3,29 @@
 
 use crate::{Failure, output::Output, units};
 use std::collections::BTreeMap;
-use tonic::Streaming;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tonic::{Response, Streaming};
 
-/// Returns what comes next, until the server ends, or Ctrl-C: it is how a watch ends, and nothing
-/// went wrong.
-pub(crate) async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Failure> {
-    tokio::select! {
-        it = stream.message() => Ok(it?),
-        _ = tokio::signal::ctrl_c() => Ok(None),
+/// What is watched, until the server ends, or Ctrl-C: it is how a watch ends, and nothing went
+/// wrong.
+pub(crate) struct Watched<T> {
+    stream: Streaming<T>,
+    interrupt: Signal,
+}
+
+impl<T> Watched<T> {
+    /// Watches a stream. From here on Ctrl-C ends it, also while something is printed.
+    pub(crate) fn of(response: Response<Streaming<T>>) -> Result<Self, Failure> {
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Self { stream: response.into_inner(), interrupt })
+    }
+
+    /// Returns what comes next; nothing at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<T>, Failure> {
+        tokio::select! {
+            it = self.stream.message() => Ok(it?),
+            _ = self.interrupt.recv() => Ok(None),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     connect::Client,
     output::Output,
     wait::Patience,
-    watch::{self, Lines},
+    watch::{Lines, Watched},
 };
 use clap::{Args, ValueEnum};
 use mvirt_net::proto::{Nic, WatchNicsRequest};
@@ -77,10 +77,10 @@ pub(super) async fn watch(
     out: &Output,
 ) -> Result<(), Failure> {
     let request = WatchNicsRequest { network_id: network, ..Default::default() };
-    let mut events = client.watch_nics(request).await?.into_inner();
+    let mut events = Watched::of(client.watch_nics(request).await?)?;
     // `created` and `deleted`; the longest IPv4 address.
     let mut lines = Lines::begin(out, [("STATE", 7), ("IPV4", 15), ("IPV6", 0)])?;
-    while let Some(event) = watch::next(&mut events).await? {
+    while let Some(event) = events.next().await? {
         let nic = event.nic.as_ref().map(|nic| {
             let (ipv4, ipv6) = (or_none(&nic.ipv4_address), or_none(&nic.ipv6_address));
             (&*nic.name, [nic.state().word(), ipv4, ipv6])

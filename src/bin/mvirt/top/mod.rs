@@ -132,11 +132,12 @@ async fn print(
     out: &Output,
 ) -> Result<(), Failure> {
     let mut left = flags.count.unwrap_or(u64::MAX);
+    let mut interrupt = signal(SignalKind::interrupt())?;
     while left > 0 {
         let is_whole = tokio::select! {
             is_whole = watched.next() => is_whole?,
             // It is how this ends: nothing went wrong.
-            _ = tokio::signal::ctrl_c() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
         };
         // Rates take two looks.
         if !is_whole || !watched.state.is_measured {
