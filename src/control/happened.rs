@@ -172,10 +172,15 @@ impl Control {
     /// Tells that somebody captures frames of a network, or of vNICs and ports.
     pub(super) fn note_capture(&mut self, who: &str, request: &proto::CaptureRequest) {
         let Some(said) = self.events.captures.line(Instant::now()) else { return };
-        let text = format!("{who} captures frames");
+        let named: Vec<_> = request.targets.iter().take(NAMED).map(|it| printable(it)).collect();
+        let whose = match (&*request.network_id, &named[..]) {
+            ("", []) => "everybody".into(),
+            ("", names) => names.join(" "),
+            (network, _) => printable(network),
+        };
+        let text = format!("{who} captures frames of {whose}");
         let happened = Happened::new(Kind::CaptureStarted, Severity::Info, text);
         let happened = happened.with("who", who).with("network", printable(&request.network_id));
-        let named: Vec<_> = request.targets.iter().take(NAMED).map(|it| printable(it)).collect();
         let more = request.targets.len().checked_sub(NAMED + 1).map(|more| more + 1);
         let happened = happened.with("targets", named.join(" "));
         self.events.note(happened.with("more_targets", view::string(more)).after(said));

@@ -171,7 +171,7 @@ struct NicState {
     model: Nic,
     place: Placement,
     state: proto::NicState,
-    /// The state that watchers know.
+    /// The state that was told of last, as one that lasts.
     told: proto::NicState,
     /// Among [`Control::untold`].
     is_untold: bool,

@@ -43,7 +43,7 @@ pub(super) struct PortEntry {
     pub(super) model: Port,
     pub(super) place: Placement,
     pub(super) state: proto::PortState,
-    /// The state that watchers know.
+    /// The state that was told of last, as one that lasts.
     told: proto::PortState,
     /// Among [`Control::untold`].
     is_untold: bool,
@@ -536,7 +536,7 @@ impl Control {
     pub(super) fn tell_port_state(&mut self, id: Uuid, now: Instant) {
         let Some(entry) = self.ports.get_mut(&id) else { return };
         entry.is_untold = false;
-        if entry.state == entry.told {
+        if std::mem::replace(&mut entry.told, entry.state) == entry.state {
             return;
         }
         if let Some(Said { unsaid }) = entry.log.line(now) {
@@ -549,7 +549,7 @@ impl Control {
 
     pub(super) fn tell_port(&mut self, id: Uuid) {
         let Some(entry) = self.ports.get_mut(&id) else { return };
-        (entry.view, entry.told) = (None, entry.state);
+        entry.view = None;
         let networks = entry.model.networks().collect();
         let object = self.shared_port_view(id);
         // Without watchers there is nobody to tell.

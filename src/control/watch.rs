@@ -145,7 +145,7 @@ impl Control {
             };
             let Some(nic) = self.nics.get_mut(&id) else { continue };
             nic.is_untold = false;
-            if nic.state == nic.told {
+            if std::mem::replace(&mut nic.told, nic.state) == nic.state {
                 continue;
             }
             // A VMM that comes and goes must not fill the log.
@@ -164,7 +164,7 @@ impl Control {
 
     pub(super) fn tell_nic(&mut self, id: Uuid) {
         let Some(nic) = self.nics.get_mut(&id) else { return };
-        (nic.view, nic.told) = (None, nic.state);
+        nic.view = None;
         let network = nic.model.network_id;
         let object = self.shared_nic_view(id);
         // Without watchers there is nobody to tell.

@@ -51,7 +51,9 @@ pub(crate) async fn run(
     let mut explained = BTreeSet::new();
     out.header(&widths(["TIME", "NIC", "WAY", "FRAMES", "REASON", "FLOW"]))?;
     while let Some(update) = updates.next().await? {
-        for group in grouped(update.frames) {
+        let mut groups = grouped(update.frames);
+        groups.sort_by(|one, other| one.last.cmp(&other.last));
+        for group in groups {
             line(&group, &mut explained, out)?;
         }
     }

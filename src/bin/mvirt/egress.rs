@@ -10,12 +10,19 @@ pub(crate) async fn run(client: &mut Client, out: &Output) -> Result<(), Failure
         rows.push(("error", egress.error.as_str().into()));
     }
     let carried = egress.stats.clone().unwrap_or_default();
-    for Obstacle { text, remedy, .. } in &egress.obstacles {
-        rows.push(("in the way", format!("{text} → {remedy}").into()));
-    }
+    rows.extend(egress.obstacles.iter().map(|it| ("in the way", line(it).into())));
     rows.extend(stats::carried(("from outside", "to the outside"), &carried));
     rows.extend(egress.flows.iter().flat_map(stats::flows));
     out.object(&egress, "egress", &rows)
+}
+
+fn line(Obstacle { text, remedy, .. }: &Obstacle) -> String {
+    format!("{text} → {remedy}")
+}
+
+/// Returns what of the host is in the way of guests of public networks, each with what to do.
+pub(crate) async fn in_the_way(client: &mut Client) -> Result<Vec<String>, Failure> {
+    Ok(get(client).await?.obstacles.iter().map(line).collect())
 }
 
 pub(crate) async fn get(client: &mut Client) -> Result<Egress, Failure> {

@@ -3,7 +3,7 @@
 use super::{
     Failure, complete,
     connect::Client,
-    drops,
+    drops, egress,
     output::{Output, Table, print},
 };
 use clap::Args;
@@ -85,9 +85,7 @@ impl Command {
             Some(Octets(frame)) => What::Frame(frame),
             None => What::Packet(PacketSpec {
                 destination: self.to.unwrap_or_default(),
-                protocol: self
-                    .proto
-                    .unwrap_or_else(|| if self.dport.is_some() { "tcp" } else { "icmp" }.into()),
+                protocol: self.proto.unwrap_or_default(),
                 source_port: self.sport.unwrap_or_default().into(),
                 destination_port: self.dport.unwrap_or_default().into(),
                 source: self.source.unwrap_or_default(),
@@ -100,6 +98,9 @@ impl Command {
         ExplainRequest { from: self.from.unwrap_or_default(), what: Some(what) }
     }
 }
+
+/// Who has what goes out into the world.
+const OUTSIDE: &str = "outside";
 
 /// Prints it. Fails where it is dropped, once that is printed.
 pub(crate) async fn run(
@@ -120,6 +121,11 @@ pub(crate) async fn run(
     out.list(&reply, &table)?;
     if out.is_for_people() {
         print(&format!("{}\n", printable(&verdict(&reply))))?;
+        if reply.delivered_to == [OUTSIDE] {
+            for line in egress::in_the_way(client).await? {
+                print(&format!("In its way there: {}\n", printable(&line)))?;
+            }
+        }
     }
     match reply.verdict() {
         ExplainVerdict::Delivered | ExplainVerdict::Answered => Ok(()),

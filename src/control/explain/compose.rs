@@ -59,7 +59,12 @@ impl Packet {
             let expected = format!("expected an address of the family of {destination}");
             return Err(Refusal::invalid("packet.source", source, expected));
         }
-        let protocol = number_of(&spec.protocol, destination)?;
+        let protocol = match (&*spec.protocol, spec.destination_port) {
+            ("", 0) => "icmp",
+            ("", _) => "tcp",
+            (named, _) => named,
+        };
+        let protocol = number_of(protocol, destination)?;
         let port = |field, given: u32, default| match u16::try_from(given) {
             Ok(0) => Ok(default),
             Ok(port) => Ok(port),
@@ -181,7 +186,7 @@ impl Packet {
 /// Returns the number of a protocol, by its name or number; TCP where none is given.
 fn number_of(text: &str, destination: IpAddr) -> Result<u8, Refusal> {
     match (text.to_ascii_lowercase().as_str(), destination) {
-        ("" | "tcp", _) => Ok(protocol::TCP),
+        ("tcp", _) => Ok(protocol::TCP),
         ("udp", _) => Ok(protocol::UDP),
         // What people call the other family's, too.
         ("icmp" | "ping", IpAddr::V4(_)) => Ok(protocol::ICMP),

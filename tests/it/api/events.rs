@@ -35,6 +35,8 @@ fn what_becomes_of_a_vnic_is_told_in_order_and_kept() {
     a.lease();
     assert_eq!(kept(&mut daemon, "", &["lease"]).len(), 1, "a lease is told once");
     drop(a);
+    // A change that is told meanwhile does not stand for it.
+    stdout(&mvirt(&daemon, &["nic", "update", "a", "--label", "x=y"]));
     wait_for_event(&mut daemon, "nic_state", |event| event.text == "vNIC a is created");
     let all = kept(&mut daemon, "", &[]);
     let times: Vec<_> =
@@ -140,7 +142,7 @@ fn changes_and_captures_are_told() {
     let request = CaptureRequest { network_id: network.id.clone(), ..Default::default() };
     daemon.call(async |client| client.capture(request).await).unwrap();
     let capture = wait_for_event(&mut daemon, "capture_started", |_| true);
-    assert!(capture.text.ends_with(" captures frames"), "{capture:?}");
+    assert!(capture.text.ends_with(&format!(" captures frames of {}", network.id)), "{capture:?}");
     assert_eq!(capture.details["network"], network.id);
 }
 

@@ -27,7 +27,7 @@ fn scripts_look_as_often_as_they_want() {
     let said = stdout(&mvirt(&daemon, &["top", "-b", "-n", "2", "-d", "100ms"]));
     let lines: Vec<_> = said.lines().collect();
     assert_eq!(lines.len(), 10, "{said}");
-    assert!(lines[0].contains("  1 networks, 2 vNICs, 2 in use  "), "{said}");
+    assert!(lines[0].contains("  1 network, 2 members, 2 in use  "), "{said}");
     let cells = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(cells(lines[1])[..4], ["NAME", "NETWORK", "STATE", "FROM/S"], "{said}");
     assert_eq!(cells(lines[2])[..3], ["a", "prod", "active"], "{said}");

@@ -160,7 +160,10 @@ pub(super) fn daemon(version: &VersionInfo, ours: &str) -> Vec<Finding> {
 /// Checks the daemon's limit of open files, where it is known, for so many vNICs.
 pub(super) fn open_files(limit: Option<u64>, nics: u64) -> Finding {
     let Some(limit) = limit else {
-        return Finding::ok("open files", "not looked at: no one process mvirt-net is seen here");
+        return Finding::ok(
+            "open files",
+            "not looked at: none or several processes mvirt-net are seen here",
+        );
     };
     let room = mvirt_net::dataplane::listeners_of(limit);
     let text = format!("{limit} may be open: room for {room} vNICs, of which there are {nics}");
@@ -329,7 +332,7 @@ mod tests {
         );
         says(
             open_files(None, 5),
-            "ok   open files: not looked at: no one process mvirt-net is seen here",
+            "ok   open files: not looked at: none or several processes mvirt-net are seen here",
         );
         says(
             open_files(Some(1024), 200),

@@ -3,7 +3,7 @@
 use super::sheet::{Row, Sheet, Tone, Value};
 use crate::{
     drops::{self, Group},
-    units,
+    units::{self, counted},
 };
 use jiff::Timestamp;
 use mvirt_net::proto::{
@@ -345,10 +345,10 @@ impl State {
         let [frames, _, _, _, drops] = all.cells();
         let bits = Value::Rate(all.from_bits);
         format!(
-            "{}  {} networks, {} vNICs, {active} in use  {} frames/s {} bit/s {} dropped/s",
+            "{}  {}, {}, {active} in use  {} frames/s {} bit/s {} dropped/s",
             Value::Time(self.time.clone()).shown(),
-            self.networks.len(),
-            self.objects.len(),
+            counted(self.networks.len() as u64, "network"),
+            counted(self.objects.len() as u64, "member"),
             frames.shown(),
             bits.shown(),
             drops.shown(),
