@@ -256,7 +256,7 @@ mod tests {
             (spec("10.0.0.7", "tpc", 0), "packet.protocol"),
             (spec("10.0.0.7", "", 39), "packet.length"),
             (spec("10.0.0.7", "", 65_536), "packet.length"),
-            (PacketSpec { destination_port: 0, ..spec("10.0.0.7", "", 0) }, "destination_port"),
+            (PacketSpec { destination_port: 0, ..spec("10.0.0.7", "udp", 0) }, "destination_port"),
             (PacketSpec { source_port: 65_536, ..spec("10.0.0.7", "", 0) }, "source_port"),
             (PacketSpec { icmp_type: 256, ..spec("10.0.0.7", "icmp", 0) }, "icmp_type"),
         ] {

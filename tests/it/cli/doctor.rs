@@ -50,6 +50,8 @@ fn a_vnic_is_looked_at_from_its_socket_to_its_guest() {
         stdout(&run("a")).contains(silent)
     });
     // Programs get the same.
+    let table = stdout(&mvirt(&daemon, &["doctor", "-o", "csv"]));
+    assert!(table.starts_with("LEVEL,CHECK,FOUND,REMEDY\nok,kernel,"), "{table}");
     let json = stdout(&mvirt(&daemon, &["doctor", "a", "-o", "json"]));
     let found: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();
     let state = found.iter().find(|finding| finding["name"] == "state").unwrap();

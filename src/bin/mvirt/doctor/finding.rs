@@ -46,14 +46,19 @@ impl Finding {
         Self { level: Level::Fail, name, text: text.into(), remedy: remedy.into() }
     }
 
-    /// Returns the finding as a line; it may quote guests.
-    pub(super) fn line(&self) -> String {
-        let Self { level, name, text, remedy } = self;
-        let level = match level {
+    /// Returns its parts: how bad it is, of what, what was found, and what to do.
+    pub(super) fn parts(&self) -> [&str; 4] {
+        let level = match self.level {
             Level::Ok => "ok",
             Level::Warn => "warn",
             Level::Fail => "fail",
         };
+        [level, self.name, &self.text, &self.remedy]
+    }
+
+    /// Returns the finding as a line; it may quote guests.
+    pub(super) fn line(&self) -> String {
+        let [level, name, text, remedy] = self.parts();
         let arrow = if remedy.is_empty() { "" } else { " → " };
         printable(&format!("{level:4} {name}: {text}{arrow}{remedy}"))
     }

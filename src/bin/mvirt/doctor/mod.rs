@@ -18,7 +18,7 @@ mod tunnel;
 use super::{
     Failure,
     connect::{Client, Connection},
-    output::{self, Output},
+    output::{self, Output, Table},
     units::counted,
 };
 use clap::Args;
@@ -56,9 +56,15 @@ pub(crate) async fn run(
     }
     if out.is_document() {
         out.document(&findings)?;
-    } else {
+    } else if out.is_for_people() {
         let lines = findings.iter().map(|finding| finding.line() + "\n");
         output::print(&lines.collect::<String>())?;
+    } else {
+        let mut table = Table::new(&["LEVEL", "CHECK", "FOUND", "REMEDY"], 4);
+        for finding in &findings {
+            table.row(finding.name, finding.parts().map(Into::into).to_vec());
+        }
+        out.list(&findings, &table)?;
     }
     let failed = findings.iter().filter(|finding| finding.level == Level::Fail).count();
     match outcome {

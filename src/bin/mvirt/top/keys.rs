@@ -143,10 +143,13 @@ impl View {
                 self.sorted[number].1 ^= true;
             }
             KeyCode::Char('p' | ' ') => return Action::Pause,
-            KeyCode::Char('c') if self.tab == Tab::Nics => return Action::Capture,
-            KeyCode::Char('t') if self.tab == Tab::Nics => {
-                self.prompt = Some((Prompt::Trace, String::new()));
+            // What they are about is not seen.
+            KeyCode::Char('c' | 't') if self.over == Some(Over::Help) => {}
+            KeyCode::Char('c' | 't') if self.tab != Tab::Nics => {
+                self.said = "of a vNIC or port: 2 shows them".into();
             }
+            KeyCode::Char('c') => return Action::Capture,
+            KeyCode::Char('t') => self.prompt = Some((Prompt::Trace, String::new())),
             KeyCode::Enter if !sheet.rows.is_empty() => {
                 self.select(sheet, at);
                 self.over = Some(Over::Details);
@@ -245,6 +248,7 @@ mod tests {
         assert_eq!(view.over, Some(Over::Details));
         assert_eq!(press(&mut view, &sheet, "q"), [Action::None], "it closes what is over it");
         assert_eq!(press(&mut view, &sheet, "p"), [Action::Pause]);
+        assert_eq!(press(&mut view, &sheet, "?c\x1b"), [const { Action::None }; 3], "behind help");
         assert_eq!(press(&mut view, &sheet, "c"), [Action::Capture]);
         let traced = press(&mut view, &sheet, "t10.0\n");
         assert_eq!(traced.last(), Some(&Action::Trace("10.0".into())));
@@ -252,6 +256,8 @@ mod tests {
         assert_eq!(view.tab, Tab::Reactors);
         press(&mut view, &sheet, "5\t");
         assert_eq!(view.tab, Tab::Networks);
+        assert_eq!(press(&mut view, &sheet, "t"), [Action::None]);
+        assert_eq!(view.said, "of a vNIC or port: 2 shows them");
         assert_eq!(press(&mut view, &sheet, "c?"), [Action::None, Action::None]);
         assert_eq!(view.over, Some(Over::Help));
         assert_eq!(press(&mut view, &sheet, "\x1bq").last(), Some(&Action::Quit));
