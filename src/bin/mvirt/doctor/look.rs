@@ -5,13 +5,14 @@ use io_uring::IoUring;
 use mvirt_net::{
     config::Config,
     flags::{self, read},
+    locator::unspecified,
     net_toml,
     proto::Nic,
 };
 use rustix::net::sockopt;
 use std::{
     fs, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{SocketAddr, UdpSocket},
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     time::SystemTime,
@@ -207,10 +208,8 @@ pub(super) fn socket(path: &str) -> Socket {
 
 /// Returns how long packets to there may be; none where there is no way.
 pub(super) fn mtu(to: SocketAddr) -> Option<u32> {
-    let any: IpAddr =
-        if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     // Nothing is sent by that: the kernel looks for the way (udp(7), ip(7): IP_MTU).
-    let socket = UdpSocket::bind((any, 0)).ok()?;
+    let socket = UdpSocket::bind((unspecified(to.ip()), 0)).ok()?;
     socket.connect(to).ok()?;
     if to.is_ipv4() { sockopt::ip_mtu(&socket) } else { sockopt::ipv6_mtu(&socket) }.ok()
 }
